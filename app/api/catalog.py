@@ -1,0 +1,29 @@
+"""GET /catalog: every name with the JSON Schema of its parameters."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter
+
+from app import catalog
+from app.api.deps import CallerDep, problems
+from app.api.schemas import CatalogEntry
+
+router = APIRouter(tags=["catalog"])
+
+
+@router.get("/catalog", responses=problems())
+def read_catalog(_: CallerDep) -> dict[str, dict[str, CatalogEntry]]:
+    """Methods, attacks, audits, architectures, recipes and sources by name."""
+    return {
+        kind: {
+            name: CatalogEntry(
+                summary=entry.summary,
+                params=entry.params.model_json_schema(),
+                needs_remain=entry.needs_remain,
+                needs_adversarial=entry.needs_adversarial,
+                exact=entry.exact,
+            )
+            for name, entry in entries.items()
+        }
+        for kind, entries in catalog.KINDS.items()
+    }

@@ -1,0 +1,167 @@
+"""What endpoints are given: settings, blobs, a transaction each, the caller, idempotency, a pager.
+
+Transactions end before the reply leaves (scope `function`): a 202 that the client sees is committed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any
+
+from fastapi import Depends, Header, Query, Request
+from fastapi.responses import JSONResponse, Response
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from pydantic import BaseModel
+from sqlalchemy.dialects.postgresql import insert as upsert
+from sqlalchemy.orm import Session
+
+from app import db, keys
+from app.api.paging import Pager
+from app.config import Settings
+from app.db import Database
+from app.errors import Unauthorized, Unprocessable
+from app.keys import Caller
+from app.storage import Folder
+from app.tables import Idempotency as IdempotencyRow
+
+
+class Parts:
+    """What the application holds for its life."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.database = Database(settings)
+        self.blobs = Folder(settings.data_dir / "blobs")
+
+
+def parts(request: Request) -> Parts:
+    held: Parts = request.app.state.parts
+    return held
+
+
+PartsDep = Annotated[Parts, Depends(parts)]
+bearer = HTTPBearer(auto_error=False, description="an API key: `lethe_…`")
+
+
+def caller(held: PartsDep, credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(bearer)]) -> Caller:
+    if credentials is None:
+        raise Unauthorized("Send an API key: `Authorization: Bearer lethe_…`.")
+    with held.database.read() as session:
+        return keys.authenticate(session, credentials.credentials)
+
+
+CallerDep = Annotated[Caller, Depends(caller)]
+
+
+def _read(held: PartsDep, _: CallerDep) -> Iterator[Session]:
+    with held.database.read() as session:
+        yield session
+
+
+def _write(held: PartsDep, _: CallerDep) -> Iterator[Session]:
+    with held.database.write() as session:
+        yield session
+
+
+Read = Annotated[Session, Depends(_read, scope="function")]
+Write = Annotated[Session, Depends(_write, scope="function")]
+
+
+# -- idempotency -----------------------------------------------------------------------------------
+
+
+class Replay(Exception):
+    """The same request came before: its stored reply is the reply."""
+
+    def __init__(self, response: Response) -> None:
+        self.response = response
+
+
+class Idempotent:
+    """Writes the reply of a POST beside what it did, under the client's key, in the same transaction."""
+
+    def __init__(self, session: Session, row: IdempotencyRow | None) -> None:
+        self._session, self._row = session, row
+
+    def reply(self, status: int, body: BaseModel, headers: Mapping[str, str] | None = None) -> JSONResponse:
+        text = body.model_dump_json()
+        if self._row is not None:
+            self._row.status, self._row.body, self._row.headers = status, text, dict(headers or {})
+        return _json(status, text, headers or {})
+
+
+def _json(status: int, text: str, headers: Mapping[str, str]) -> JSONResponse:
+    response = JSONResponse(None, status_code=status, headers=dict(headers))
+    response.body = text.encode()
+    response.headers["content-length"] = str(len(response.body))
+    return response
+
+
+KEY_RULE = r"^[\x21-\x7e]{1,255}$"
+
+
+async def _body(request: Request) -> bytes:
+    return await request.body()
+
+
+def idempotent(
+    request: Request,
+    held: PartsDep,
+    who: CallerDep,
+    session: Write,
+    body: Annotated[bytes, Depends(_body)],
+    key: Annotated[
+        str | None,
+        Header(
+            alias="Idempotency-Key",
+            pattern=KEY_RULE,
+            description="the same key with the same body replays the stored reply; with another body it is refused",
+        ),
+    ] = None,
+) -> Idempotent:
+    if key is None:
+        return Idempotent(session, None)
+    mac = hmac.new(held.settings.secret_bytes(), b"idempotency\x00" + body, hashlib.sha256).hexdigest()
+    where = {"tenant_id": who.tenant_id, "route": request.url.path, "key": key}
+    fresh = upsert(IdempotencyRow).values(**where, fingerprint=mac, created_at=db.now(session))
+    session.execute(fresh.on_conflict_do_nothing())  # waits for a twin in flight, then sees its row
+    row = session.get_one(IdempotencyRow, tuple(where.values()))
+    if row.fingerprint != mac:
+        raise Unprocessable("This Idempotency-Key was used with another body.", kind="idempotency-key-reused")
+    if row.status is not None:
+        raise Replay(_json(row.status, row.body or "", {**(row.headers or {}), "Idempotent-Replayed": "true"}))
+    return Idempotent(session, row)
+
+
+IdempotentDep = Annotated[Idempotent, Depends(idempotent, scope="function")]
+
+
+# -- paging ----------------------------------------------------------------------------------------
+
+PageSize = Annotated[int, Query(ge=1, le=1000, description="items of one page")]
+PageToken = Annotated[str | None, Query(max_length=400, description="`next_page_token` of the page before")]
+
+
+def pager(
+    request: Request, held: PartsDep, who: CallerDep, page_size: PageSize = 50, page_token: PageToken = None
+) -> Pager:
+    filters = sorted((k, v) for k, v in request.query_params.items() if k not in ("page_size", "page_token"))
+    return Pager(held.settings, page_size, page_token, [who.tenant_id, request.url.path, filters])
+
+
+PagerDep = Annotated[Pager, Depends(pager)]
+
+
+def accepted(location: str) -> dict[str, str]:
+    """Headers of a 202: where to look, and when."""
+    return {"Location": location, "Retry-After": "1"}
+
+
+def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """OpenAPI `responses` for problem documents; every operation may answer 401 and 422 besides."""
+    from app.api.schemas import Problem
+
+    content = {"application/problem+json": {"schema": Problem.model_json_schema()}}
+    return {code: {"description": "a problem document", "content": content} for code in (401, 422, *statuses)}

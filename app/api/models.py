@@ -1,0 +1,91 @@
+"""Models: register, read, and start jobs on them by hand."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import APIRouter, Path
+from fastapi.responses import JSONResponse
+from sqlalchemy import select
+
+from app import models
+from app.api import jobs as job_api
+from app.api.deps import CallerDep, IdempotentDep, PagerDep, Read, Write, accepted, problems
+from app.api.paging import Page
+from app.api.schemas import JobOut, ModelCreate, ModelOut, ReferencesBody, SeedBody, TrainBody, id_pattern
+from app.lifecycle import JobKind
+from app.policy import Choice, Policy
+from app.tables import Job, Model
+
+router = APIRouter(prefix="/models", tags=["models"])
+ModelId = Annotated[str, Path(pattern=id_pattern("mdl"))]
+
+
+def show(model: Model) -> ModelOut:
+    return ModelOut(
+        id=model.id,
+        name=model.name,
+        dataset=model.dataset_id,
+        architecture=Choice(name=model.architecture, params=model.architecture_params),
+        recipe=Choice(name=model.recipe, params=model.recipe_params),
+        policy=Policy.model_validate(model.policy),
+        current_version=model.current_version,
+        created_at=model.created_at,
+    )
+
+
+def started(job: Job, session: Write, once: IdempotentDep) -> JSONResponse:
+    return once.reply(202, job_api.show(session, job), accepted(f"/v1/jobs/{job.id}"))
+
+
+@router.post("", status_code=201, response_model=ModelOut, responses=problems(404))
+def create(body: ModelCreate, who: CallerDep, session: Write, once: IdempotentDep) -> JSONResponse:
+    """Register a classifier on a dataset: architecture, training recipe and unlearning policy."""
+    model = models.register(
+        session,
+        who.tenant_id,
+        dataset_id=body.dataset,
+        name=body.name,
+        architecture=body.architecture,
+        recipe=body.recipe,
+        policy=body.policy,
+    )
+    return once.reply(201, show(model), {"Location": f"/v1/models/{model.id}"})
+
+
+@router.get("", responses=problems())
+def list_all(who: CallerDep, session: Read, pager: PagerDep) -> Page[ModelOut]:
+    rows, token = pager.rows(session, select(Model).where(Model.tenant_id == who.tenant_id), Model.id)
+    return Page(items=[show(row) for row in rows], next_page_token=token)
+
+
+@router.get("/{model}", responses=problems(404))
+def read(model: ModelId, who: CallerDep, session: Read) -> ModelOut:
+    return show(models.get(session, who.tenant_id, model))
+
+
+@router.post("/{model}:train", status_code=202, response_model=JobOut, responses=problems(404, 409))
+def train(model: ModelId, body: TrainBody, who: CallerDep, session: Write, once: IdempotentDep) -> JSONResponse:
+    """Train version 1; or, with `exclude_request` and `compare_only`, an exact retrain to compare with."""
+    row = models.get(session, who.tenant_id, model)
+    job = models.start_training(
+        session, row, seed=body.seed, exclude_request=body.exclude_request, compare_only=body.compare_only
+    )
+    return started(job, session, once)
+
+
+@router.post("/{model}:references", status_code=202, response_model=JobOut, responses=problems(404, 409))
+def references(
+    model: ModelId, body: ReferencesBody, who: CallerDep, session: Write, once: IdempotentDep
+) -> JSONResponse:
+    """Build the pool of reference models that audits of this dataset, architecture and recipe need."""
+    row = models.get(session, who.tenant_id, model)
+    job = models.start(session, row, JobKind.REFERENCES, seed=body.seed, params={"count": body.count})
+    return started(job, session, once)
+
+
+@router.post("/{model}:precompute", status_code=202, response_model=JobOut, responses=problems(404, 409))
+def precompute(model: ModelId, body: SeedBody, who: CallerDep, session: Write, once: IdempotentDep) -> JSONResponse:
+    """Precompute adversarial examples of the whole training set on the current version (policy `precomputed`)."""
+    row = models.get(session, who.tenant_id, model)
+    return started(models.start(session, row, JobKind.PRECOMPUTE, seed=body.seed), session, once)

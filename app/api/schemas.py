@@ -1,0 +1,241 @@
+"""Bodies of the HTTP contract. Times are RFC 3339 UTC.
+
+Sample ids appear in requests and in the listing of a dataset, and in no other reply.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, field_validator
+
+from app.deadlines import JURISDICTIONS
+from app.ids import ALPHABET
+from app.policy import Choice, Policy, choose
+
+Time = Annotated[
+    datetime,
+    PlainSerializer(lambda t: t.replace(tzinfo=UTC).isoformat().replace("+00:00", "Z"), return_type=str),
+    Field(json_schema_extra={"format": "date-time"}),
+]
+Name = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]+$")]
+SampleId = Annotated[str, Field(min_length=1, max_length=256, pattern=r"^[^\x00]+$")]
+Digest = Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$")]
+Seed = Annotated[int, Field(ge=0, lt=2**31)]
+
+
+def id_pattern(prefix: str) -> str:
+    return rf"^{prefix}_[{ALPHABET}]{{26}}$"
+
+
+class Body(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class Problem(BaseModel):
+    """RFC 9457."""
+
+    model_config = ConfigDict(extra="allow")
+    type: str
+    title: str
+    status: int
+    detail: str
+
+
+# -- datasets --------------------------------------------------------------------------------------
+
+
+class DatasetCreate(Body):
+    name: Name
+    source: Choice = Field(description="a source of the catalog; `upload` waits for `PUT …/content`")
+
+    @field_validator("source")
+    @classmethod
+    def _source(cls, choice: Choice) -> Choice:
+        return choose("sources", choice)
+
+
+class DatasetOut(BaseModel):
+    id: str
+    name: str
+    source: Choice
+    state: Literal["awaiting-content", "ingesting", "ready", "failed"]
+    samples: int
+    train_samples: int
+    classes: int
+    shape: list[int] | None
+    erased_samples: int
+    job: str | None = Field(None, description="the ingest job, in the reply that started it")
+    problem: dict[str, Any] | None
+    created_at: Time
+
+
+class SampleOut(BaseModel):
+    id: str
+    label: int
+    split: Literal["train", "holdout"]
+
+
+# -- models ----------------------------------------------------------------------------------------
+
+
+class ModelCreate(Body):
+    name: Name
+    dataset: str = Field(pattern=id_pattern("dst"))
+    architecture: Choice
+    recipe: Choice = Field(default=Choice(name="sgd"), validate_default=True)
+    policy: Policy = Field(default_factory=Policy)
+
+    @field_validator("architecture")
+    @classmethod
+    def _architecture(cls, choice: Choice) -> Choice:
+        return choose("architectures", choice)
+
+    @field_validator("recipe")
+    @classmethod
+    def _recipe(cls, choice: Choice) -> Choice:
+        return choose("recipes", choice)
+
+
+class ModelOut(BaseModel):
+    id: str
+    name: str
+    dataset: str
+    architecture: Choice
+    recipe: Choice
+    policy: Policy
+    current_version: int | None
+    created_at: Time
+
+
+class TrainBody(Body):
+    seed: Seed = 0
+    exclude_request: str | None = Field(
+        None, pattern=id_pattern("del"), description="retrain exactly without this request's samples"
+    )
+    compare_only: bool = Field(False, description="keep the result to compare with; never publish it")
+
+
+class SeedBody(Body):
+    seed: Seed = 0
+
+
+class ReferencesBody(Body):
+    count: int = Field(
+        16, ge=4, le=256, multiple_of=2, description="reference models; each sample is in half of them"
+    )
+    seed: Seed = 0
+
+
+class VersionCreate(Body):
+    digest: Digest = Field(description="sha256 of the safetensors file that will be sent")
+    trained_on: Literal["train-split"] | Annotated[list[SampleId], Field(min_length=1, max_length=1_000_000)] = (
+        Field(description="the ids that the checkpoint was trained on, or the dataset's whole train split")
+    )
+
+
+class VersionOut(BaseModel):
+    model: str
+    number: int
+    state: Literal["candidate", "current", "superseded", "quarantined", "purged"]
+    origin: Literal["trained", "imported", "unlearned", "comparison"]
+    parent: int | None
+    digest: str
+    size: int = Field(description="bytes; 0 while an announced checkpoint has not been sent")
+    trained_samples: int
+    metrics: dict[str, Any]
+    job: str | None
+    created_at: Time
+    purge_after: Time | None
+    purged_at: Time | None
+
+
+# -- deletion requests -----------------------------------------------------------------------------
+
+
+class DeletionCreate(Body):
+    dataset: str = Field(pattern=id_pattern("dst"))
+    model: str | None = Field(
+        None, pattern=id_pattern("mdl"), description="this model only: the dataset keeps the samples"
+    )
+    sample_ids: Annotated[list[SampleId], Field(min_length=1, max_length=100_000)]
+    jurisdiction: Literal["gdpr", "ccpa"] = "gdpr"
+    basis: Name = Field("erasure-request", max_length=60, description="the ground, in your register's words")
+    allow_data_loss: bool = Field(False, description="accept that a model loses its last sample of a class, or all")
+
+
+assert set(JURISDICTIONS) == {"gdpr", "ccpa"}  # noqa: S101
+
+
+class OutcomeOut(BaseModel):
+    model: str
+    state: Literal["pending", "batched", "published", "purged", "attention"]
+    job: str | None
+    version: int | None
+    reason: str | None
+
+
+class ReceiptOut(BaseModel):
+    subject: str
+    detail: str
+    digest: str | None
+    due_at: Time | None
+    done_at: Time | None
+
+
+class DeletionOut(BaseModel):
+    id: str
+    status: Literal[
+        "accepted", "processing", "published", "fulfilled", "needs-attention", "held", "refused", "cancelled"
+    ]
+    dataset: str
+    model: str | None
+    samples: int
+    jurisdiction: str
+    basis: str
+    received_at: Time
+    due_at: Time
+    fulfilled_at: Time | None
+    outcomes: list[OutcomeOut]
+    receipts: list[ReceiptOut]
+
+
+# -- jobs ------------------------------------------------------------------------------------------
+
+
+class JobOut(BaseModel):
+    id: str
+    kind: Literal["ingest", "train", "import", "references", "precompute", "unlearn", "audit", "purge"]
+    state: Literal["queued", "running", "succeeded", "rejected", "failed", "cancelled", "dead"]
+    stage: str | None
+    fraction: float
+    eta_seconds: float | None = Field(description="at the present pace; absent unless it runs")
+    attempts: int
+    dataset: str | None
+    model: str | None
+    request: str | None
+    result: dict[str, Any] | None
+    problem: dict[str, Any] | None
+    created_at: Time
+    started_at: Time | None
+    finished_at: Time | None
+
+
+# -- the rest --------------------------------------------------------------------------------------
+
+
+class CatalogEntry(BaseModel):
+    summary: str
+    params: dict[str, Any] = Field(description="JSON Schema of the parameters")
+    needs_remain: bool
+    needs_adversarial: bool
+    exact: bool
+
+
+class Readiness(BaseModel):
+    status: Literal["ready", "degraded"]
+    database: Literal["ok"]
+    broker: Literal["ok", "unreachable", "none"]
+    workers: int
+    degraded: list[str] = Field(description="what is missing in words; requests are accepted all the same")

@@ -1,0 +1,105 @@
+"""Bytes in and out: streamed uploads with a digest, downloads with strong ETag, Range, HEAD and Repr-Digest."""
+
+from __future__ import annotations
+
+import base64
+import re
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+
+from fastapi import Request
+from fastapi.responses import Response, StreamingResponse
+from starlette.concurrency import run_in_threadpool
+
+from app.errors import Gone, RangeNotSatisfiable, TooLarge, Unprocessable
+from app.storage import CHUNK, BlobMissingError, Folder, Writer
+
+
+async def receive(request: Request, blobs: Folder, limit: int) -> tuple[AbstractContextManager[Writer], Writer]:
+    """Stream the body into a writer, 1 MiB at a time in the thread pool; memory stays flat.
+
+    The caller holds the returned context until the bytes are committed or refused.
+
+    Raises:
+        TooLarge: more than `limit` bytes came.
+        Unprocessable: nothing came.
+    """
+    context = blobs.writer()
+    writer = await run_in_threadpool(context.__enter__)
+    try:
+        pending = bytearray()
+        async for piece in request.stream():
+            pending += piece
+            if writer.size + len(pending) > limit:
+                raise TooLarge(f"The body is over {limit} bytes.")
+            if len(pending) >= CHUNK:
+                await run_in_threadpool(writer.write, bytes(pending))
+                pending.clear()
+        await run_in_threadpool(writer.write, bytes(pending))
+        if writer.size == 0:
+            raise Unprocessable("The body is empty.", kind="empty-body")
+    except BaseException:
+        await run_in_threadpool(context.__exit__, None, None, None)
+        raise
+    return context, writer
+
+
+def download(request: Request, blobs: Folder, digest: str, filename: str, media_type: str) -> Response:
+    """Serve a blob: 200, 206, 304 or 416 by the request's conditions."""
+    try:
+        size = blobs.size(digest)
+    except BlobMissingError:
+        raise Gone("These bytes have been removed.") from None
+    etag = f'"{digest}"'
+    headers = {
+        "ETag": etag,
+        "Accept-Ranges": "bytes",
+        "Cache-Control": "private, max-age=31536000, immutable",
+        "Repr-Digest": f"sha-256=:{base64.b64encode(bytes.fromhex(digest.removeprefix('sha256:'))).decode()}:",
+        "Content-Disposition": f'attachment; filename="{filename}"',
+    }
+    if _matches(request.headers.get("if-none-match"), etag):
+        return Response(status_code=304, headers=headers)
+    start, stop, status = 0, size, 200
+    wanted = request.headers.get("range")
+    if wanted and request.headers.get("if-range", etag) == etag and (span := _span(wanted, size)):
+        start, stop, status = *span, 206
+        headers["Content-Range"] = f"bytes {start}-{stop - 1}/{size}"
+    headers["Content-Length"] = str(stop - start)
+    if request.method == "HEAD":
+        return Response(status_code=status, headers=headers, media_type=media_type)
+    return StreamingResponse(_pieces(blobs, digest, start, stop), status, headers, media_type)
+
+
+def _matches(header: str | None, etag: str) -> bool:
+    """If-None-Match by weak comparison (RFC 9110, 13.1.2)."""
+    if header is None:
+        return False
+    return header.strip() == "*" or etag in (tag.strip().removeprefix("W/") for tag in header.split(","))
+
+
+def _span(header: str, size: int) -> tuple[int, int] | None:
+    """(start, stop) of a single byte range; None where the header is to be ignored (RFC 9110, 14.2).
+
+    Raises:
+        RangeNotSatisfiable: well-formed, but outside the file.
+    """
+    match = re.fullmatch(r"bytes=\s*(\d{0,18})-(\d{0,18})\s*", header)
+    if match is None or match.group(1) == match.group(2) == "":
+        return None
+    first, last = match.groups()
+    start = size - min(int(last), size) if first == "" else int(first)
+    stop = size if first == "" or last == "" else min(int(last) + 1, size)
+    if first and last and int(last) < int(first):
+        return None
+    if start >= stop:
+        raise RangeNotSatisfiable(f"The file has {size} bytes.", headers={"Content-Range": f"bytes */{size}"})
+    return start, stop
+
+
+def _pieces(blobs: Folder, digest: str, start: int, stop: int) -> Iterator[bytes]:
+    with blobs.open(digest) as file:
+        file.seek(start)
+        while start < stop and (piece := file.read(min(CHUNK, stop - start))):
+            start += len(piece)
+            yield piece

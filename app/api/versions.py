@@ -1,0 +1,167 @@
+"""Versions of a model: lineage, checkpoint transfer, audit report."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Path, Request
+from fastapi.responses import HTMLResponse, JSONResponse, Response
+from sqlalchemy import select
+from starlette.concurrency import run_in_threadpool
+
+from app import deletions, models, versions
+from app.api import jobs as job_api
+from app.api.deps import CallerDep, IdempotentDep, PagerDep, PartsDep, Read, Write, accepted, problems
+from app.api.models import ModelId
+from app.api.paging import Page
+from app.api.schemas import JobOut, VersionCreate, VersionOut
+from app.api.transfer import download, receive
+from app.datasets import get as get_dataset
+from app.errors import Conflict, Unprocessable, UnsupportedMedia
+from app.safetensors_header import CheckpointError, read_header
+from app.storage import Writer
+from app.tables import Version
+from app.web import audits
+
+router = APIRouter(prefix="/models/{model}/versions", tags=["versions"])
+Number = Annotated[int, Path(ge=1, lt=2**31)]
+SAFETENSORS = "application/vnd.safetensors"
+BINARY = (SAFETENSORS, "application/octet-stream")
+
+
+def show(version: Version) -> VersionOut:
+    return VersionOut(
+        model=version.model_id,
+        number=version.number,
+        state=version.state,
+        origin=version.origin,
+        parent=version.parent,
+        digest=version.digest,
+        size=version.size,
+        trained_samples=version.trained_count,
+        metrics=version.metrics,
+        job=version.job_id,
+        created_at=version.created_at,
+        purge_after=version.purge_after,
+        purged_at=version.purged_at,
+    )
+
+
+@router.get("", responses=problems(404))
+def list_all(model: ModelId, who: CallerDep, session: Read, pager: PagerDep) -> Page[VersionOut]:
+    row = models.get(session, who.tenant_id, model)
+    rows, token = pager.rows(session, select(Version).where(Version.model_id == row.id), Version.id)
+    return Page(items=[show(version) for version in rows], next_page_token=token)
+
+
+@router.post("", status_code=201, response_model=VersionOut, responses=problems(404, 409))
+def announce(
+    model: ModelId, body: VersionCreate, who: CallerDep, held: PartsDep, session: Write, once: IdempotentDep
+) -> JSONResponse:
+    """Announce a checkpoint trained elsewhere; then send it with `PUT …/versions/{n}/checkpoint`."""
+    row = models.get(session, who.tenant_id, model, lock=True)
+    dataset = get_dataset(session, who.tenant_id, row.dataset_id)
+    if dataset.state != "ready":
+        raise Conflict("The model's dataset is not ready yet.", kind="dataset-not-ready")
+    if body.trained_on == "train-split":
+        positions = versions.trainable(session, dataset)
+    else:
+        positions = deletions.resolve(session, held.settings, dataset, body.trained_on, "/trained_on")
+    version = versions.declare_import(session, row, body.digest, positions)
+    return once.reply(201, show(version), {"Location": f"/v1/models/{row.id}/versions/{version.number}"})
+
+
+@router.get("/{number}", responses=problems(404))
+def read(model: ModelId, number: Number, who: CallerDep, session: Read) -> VersionOut:
+    return show(versions.get(session, models.get(session, who.tenant_id, model), number))
+
+
+@router.put(
+    "/{number}/checkpoint",
+    status_code=202,
+    response_model=JobOut,
+    responses=problems(404, 409, 413, 415),
+    openapi_extra={
+        "requestBody": {
+            "required": True,
+            "content": {form: {"schema": {"type": "string", "format": "binary"}} for form in BINARY},
+        }
+    },
+)
+async def put_checkpoint(
+    model: ModelId, number: Number, request: Request, who: CallerDep, held: PartsDep
+) -> JSONResponse:
+    """Stream the announced safetensors file in. Its digest and header are checked before the reply; the import
+    job holds names, shapes and values against the architecture and publishes the version."""
+    if request.headers.get("content-type", "").partition(";")[0].strip().lower() not in BINARY:
+        raise UnsupportedMedia(f"Send one of: {', '.join(BINARY)}.")
+
+    def ready() -> str:
+        with held.database.read() as session:
+            version = versions.get(session, models.get(session, who.tenant_id, model), number)
+            versions.require_awaiting(version)
+            return version.digest
+
+    def keep(writer: Writer, announced: str) -> JobOut:
+        try:
+            with writer.path.open("rb") as file:
+                read_header(file)
+        except CheckpointError as error:
+            raise Unprocessable(str(error), kind="checkpoint-refused") from None
+        if writer.digest != announced:
+            raise Unprocessable("The bytes do not have the announced digest.", kind="digest-mismatch")
+        stored = writer.commit()
+        with held.database.write() as session:
+            row = models.get(session, who.tenant_id, model, lock=True)
+            job = versions.accept_checkpoint(session, row, versions.get(session, row, number), stored)
+            return job_api.show(session, job)
+
+    digest = await run_in_threadpool(ready)
+    context, writer = await receive(request, held.blobs, held.settings.max_upload_bytes)
+    try:
+        body = await run_in_threadpool(keep, writer, digest)
+    finally:
+        await run_in_threadpool(context.__exit__, None, None, None)
+    return JSONResponse(body.model_dump(mode="json"), 202, accepted(f"/v1/jobs/{body.id}"))
+
+
+CHECKPOINT_RESPONSES: dict[int | str, dict[str, Any]] = {
+    200: {"content": {SAFETENSORS: {}}, "description": "the safetensors file"},
+    206: {"content": {SAFETENSORS: {}}, "description": "the range asked for"},
+    304: {"description": "unchanged"},
+    **problems(404, 409, 410, 416),
+}
+
+
+@router.head("/{number}/checkpoint", include_in_schema=False)
+@router.get("/{number}/checkpoint", response_class=Response, responses=CHECKPOINT_RESPONSES)
+def get_checkpoint(
+    model: ModelId, number: Number, request: Request, who: CallerDep, held: PartsDep, session: Read
+) -> Response:
+    """Download: strong ETag, `Range`, `If-None-Match`, `Repr-Digest`; 410 once purged."""
+    version = versions.get(session, models.get(session, who.tenant_id, model), number)
+    versions.require_present(version)
+    return download(request, held.blobs, version.digest, f"{model}-v{number}.safetensors", SAFETENSORS)
+
+
+@router.get(
+    "/{number}/audit",
+    response_model=None,
+    responses={
+        200: {
+            "description": "the report: JSON, or a self-contained page by `Accept: text/html`",
+            "content": {
+                "application/json": {"schema": audits.SCHEMA},
+                "text/html": {"schema": {"type": "string"}},
+            },
+        },
+        **problems(404),
+    },
+)
+def get_audit(model: ModelId, number: Number, request: Request, who: CallerDep, session: Read) -> Response:
+    """The audit report of a version, with an exact retrain beside it where one was trained."""
+    version = versions.get(session, models.get(session, who.tenant_id, model), number)
+    document = audits.find(session, version)
+    if audits.prefers_html(request.headers.get("accept", "")):
+        return HTMLResponse(audits.page(document), headers={"Vary": "Accept"})
+    return JSONResponse(document.model_dump(mode="json"), headers={"Vary": "Accept"})

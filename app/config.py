@@ -1,0 +1,103 @@
+"""Settings: the only reader of the environment (prefix LETHE_)."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from functools import lru_cache
+from pathlib import Path
+
+from pydantic import Field, SecretStr, field_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+LEASE_BEATS = 4  # a lease is renewed this often within its length
+
+
+class Settings(BaseSettings):
+    """Embedded defaults: everything in `data_dir`, no server needed. Production changes values, not code paths."""
+
+    model_config = SettingsConfigDict(env_prefix="LETHE_", frozen=True, extra="ignore")
+
+    data_dir: Path = Field(Path("lethe-data"), description="database, blobs, key and secret of an embedded service")
+    database_url: str = Field("", description="postgresql://… ; empty: SQLite in data_dir")
+    broker_url: str = Field("", description="redis://… for Celery hints; empty: workers watch the database")
+    host: str = "127.0.0.1"
+    port: int = Field(8321, ge=0, le=65535)
+    secret: SecretStr = Field(
+        SecretStr(""), description="key of fingerprints and suppression; empty: data_dir/secret"
+    )
+    api_key: SecretStr = Field(SecretStr(""), description="what the command line sends; empty: data_dir/api-key")
+    url: str = Field("", description="where the command line finds the service; empty: data_dir/url")
+
+    worker_name: str = Field("", description="who holds a lease; empty: host and process id")
+    device: str = Field("", description="cpu, cuda, cuda:1 …; empty: cuda when there is one")
+    torch_threads: int = Field(1, ge=1, le=1024, description="CPU threads of one worker")
+    lease_seconds: float = Field(60.0, gt=0)
+    poll_seconds: float = Field(0.1, gt=0, description="how often an idle worker or sweeper looks at the database")
+    rehint_seconds: float = Field(30.0, gt=0, description="age at which a queued job's hint is sent again")
+    resume_seconds: float = Field(60.0, ge=0, description="shortest time between two resume files of one job")
+    source_cache: Path | None = Field(None, description="where torchvision downloads go; empty: data_dir/sources")
+
+    max_json_bytes: int = Field(32 * 2**20, ge=1024)
+    max_upload_bytes: int = Field(16 * 2**30, ge=1024)
+
+    crash_at: str = Field("", description="fault tests: SIGKILL this process at the named point")
+
+    @field_validator("database_url")
+    @classmethod
+    def _driver(cls, url: str) -> str:
+        """Both common spellings of a PostgreSQL address mean psycopg 3."""
+        for plain in ("postgres://", "postgresql://"):
+            if url.startswith(plain):
+                return "postgresql+psycopg://" + url.removeprefix(plain)
+        return url
+
+    @property
+    def resolved_database_url(self) -> str:
+        return self.database_url or f"sqlite:///{self.data_dir.absolute() / 'lethe.db'}"
+
+    @property
+    def key_file(self) -> Path:
+        return self.data_dir / "api-key"
+
+    @property
+    def url_file(self) -> Path:
+        return self.data_dir / "url"
+
+    @property
+    def sources_dir(self) -> Path:
+        return self.source_cache or self.data_dir / "sources"
+
+    def secret_bytes(self) -> bytes:
+        """The service's secret: from the environment, else from a file only its owner can read, made once."""
+        if given := self.secret.get_secret_value():
+            return given.encode()
+        path = self.data_dir / "secret"
+        if not path.exists():
+            write_private(path, secrets.token_hex(32), exclusive=True)
+        return path.read_text().strip().encode()
+
+
+def write_private(path: Path, text: str, *, exclusive: bool = False) -> None:
+    """Write a file that only its owner can read. With `exclusive`, the first of several writers wins."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "w") as file:
+        file.write(text + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+    try:
+        if exclusive:
+            os.link(partial, path)
+        else:
+            partial.replace(path)
+    except FileExistsError:
+        pass
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+@lru_cache
+def get_settings() -> Settings:
+    return Settings()

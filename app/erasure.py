@@ -1,0 +1,298 @@
+"""Erasing what the samples of a request left behind, each thing with a receipt or a dated pending entry.
+
+A purge job works in two transactions with the deleting between them, so that a crash anywhere is repaired by
+running it again: `swap` points every row at bytes without the samples and writes a pending receipt for each
+blob that must go; `complete` marks the receipts done once the blobs are gone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from sqlalchemy import and_, func, select, update
+from sqlalchemy.orm import Session
+
+from app import db, jobs
+from app.db import Database
+from app.ids import new_id
+from app.jobs import Claim, LeaseLostError
+from app.lifecycle import JobKind, JobState, Outcome, VersionState, move_outcome
+from app.positions import Positions, marked, mask_of, unpack
+from app.storage import Folder
+from app.tables import (
+    AdversarialRow,
+    Dataset,
+    DeletionRequest,
+    Job,
+    JobArtifact,
+    OutcomeRow,
+    Receipt,
+    ReferenceRow,
+    Sample,
+    Version,
+)
+
+
+def start_if_published(session: Session, request_id: str) -> None:
+    """Queue the request's purge once every affected model has published."""
+    request = session.get_one(DeletionRequest, request_id, with_for_update=True)
+    left = select(func.count()).where(OutcomeRow.request_id == request_id, OutcomeRow.state != Outcome.PUBLISHED)
+    if session.scalars(left).one():
+        return
+    jobs.enqueue(
+        session,
+        tenant_id=request.tenant_id,
+        kind=JobKind.PURGE,
+        lane=f"dataset:{request.dataset_id}",
+        dataset_id=request.dataset_id,
+        model_id=request.model_id,
+        request_id=request_id,
+    )
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a purge job must rewrite.
+
+    positions: to erase from the dataset; empty for a request that names one model, whose data stay.
+    requested: all positions of the request. references: digests by (pool, number). adversarial, covered: digests
+    and packed positions of the precomputed sets that hold any of the request's samples.
+    """
+
+    request_id: str
+    dataset_id: str
+    positions: Positions
+    requested: Positions
+    images: str | None
+    references: dict[tuple[str, int], str]
+    adversarial: dict[str, str]
+    covered: dict[str, bytes]
+
+
+@dataclass(frozen=True)
+class Rewritten:
+    """Digests of the same things without the samples."""
+
+    images: str | None
+    references: dict[tuple[str, int], str]
+    adversarial: dict[str, tuple[str, bytes]]
+
+
+def plan(session: Session, claim: Claim) -> Plan:
+    request = session.get_one(DeletionRequest, claim.request_id)
+    dataset = session.get_one(Dataset, request.dataset_id)
+    requested = unpack(request.positions)
+    positions = requested if request.model_id is None else requested[:0]
+    positions = positions[~mask_of(dataset.erased, dataset.sample_count)[positions]]
+    rows = session.scalars(select(ReferenceRow).where(ReferenceRow.dataset_id == dataset.id)).all()
+    models = select(OutcomeRow.model_id).where(OutcomeRow.request_id == request.id)
+    sets = session.scalars(select(AdversarialRow).where(AdversarialRow.model_id.in_(models))).all()
+    holding = [row for row in sets if np.isin(unpack(row.positions), requested).any()]
+    return Plan(
+        request_id=request.id,
+        dataset_id=dataset.id,
+        positions=positions,
+        requested=requested,
+        images=dataset.images,
+        references={(row.pool, row.number): row.digest for row in rows} if len(positions) else {},
+        adversarial={row.id: row.digest for row in holding},
+        covered={row.id: row.positions for row in holding},
+    )
+
+
+def swap(session: Session, claim: Claim, work: Plan, rewritten: Rewritten, suppress: Callable[[str], str]) -> None:
+    """Point at the bytes without the samples, overwrite their ids, and owe a receipt for everything that must go.
+
+    Raises:
+        LeaseLostError: the claim is gone, or the bytes changed since `plan`: start again.
+    """
+    jobs.fenced(session, claim)
+    dataset = session.get_one(Dataset, work.dataset_id, with_for_update=True)
+    if dataset.images != work.images:
+        raise LeaseLostError("the dataset's bytes changed while they were being rewritten")
+    request = session.get_one(DeletionRequest, work.request_id)
+    if len(work.positions):
+        _swap_images(session, dataset, request, rewritten.images)
+        _erase_ids(session, dataset, work.positions, suppress)
+        for (pool, number), digest in rewritten.references.items():
+            reference = session.get_one(ReferenceRow, (pool, number))
+            detail = f"columns of reference {number} were dropped"
+            _owe(session, request, "reference-columns", detail, reference.digest)
+            reference.digest = digest
+    for key, (digest, covered) in rewritten.adversarial.items():
+        row = session.get_one(AdversarialRow, key)
+        _owe(session, request, "precomputed-adversarial", "rows of a precomputed set were removed", row.digest)
+        row.digest, row.positions = digest, covered
+    _drop_derived(session, request)
+    _date_superseded(session, request)
+
+
+def _swap_images(session: Session, dataset: Dataset, request: DeletionRequest, images: str | None) -> None:
+    if dataset.images and images and images != dataset.images:
+        _owe(
+            session,
+            request,
+            "sample-bytes",
+            "the samples' pixels were overwritten with zeros",
+            dataset.images,
+        )
+        dataset.images = images
+
+
+def _erase_ids(session: Session, dataset: Dataset, positions: Positions, suppress: Callable[[str], str]) -> None:
+    wanted = positions.tolist()
+    for start in range(0, len(wanted), 500):
+        part = wanted[start : start + 500]
+        query = select(Sample).where(Sample.dataset_id == dataset.id, Sample.position.in_(part))
+        for sample in session.scalars(query):
+            sample.sample_id = suppress(sample.sample_id)
+    dataset.erased = marked(dataset.erased, dataset.sample_count, positions)
+
+
+def _drop_derived(session: Session, request: DeletionRequest) -> None:
+    """Adversarial sets and resume files of the request's jobs."""
+    job_ids = select(OutcomeRow.job_id).where(OutcomeRow.request_id == request.id)
+    for row in session.scalars(select(JobArtifact).where(JobArtifact.job_id.in_(job_ids))).all():
+        if row.name != "candidate":
+            _owe(
+                session,
+                request,
+                f"{row.name}-artifact",
+                f"the {row.name} file of a job was removed",
+                row.digest,
+            )
+        session.delete(row)
+    session.flush()
+
+
+def _date_superseded(session: Session, request: DeletionRequest) -> None:
+    """Superseded checkpoints that were trained on the samples go after the policy's grace: a dated entry each."""
+    models = select(OutcomeRow.model_id).where(OutcomeRow.request_id == request.id)
+    query = select(Version).where(Version.model_id.in_(models), Version.state == VersionState.SUPERSEDED)
+    positions = unpack(request.positions)
+    for version in session.scalars(query).all():
+        size = len(version.trained_on) * 8
+        if mask_of(version.trained_on, size)[positions].any():
+            detail = f"version {version.number}, trained on the samples"
+            _owe(session, request, "superseded-checkpoint", detail, version.digest, version)
+
+
+def _owe(
+    session: Session,
+    request: DeletionRequest,
+    subject: str,
+    detail: str,
+    digest: str,
+    version: Version | None = None,
+) -> None:
+    session.add(
+        Receipt(
+            id=new_id("rcp"),
+            request_id=request.id,
+            model_id=version.model_id if version else request.model_id,
+            subject=subject,
+            detail=detail,
+            digest=digest,
+            due_at=version.purge_after if version else None,
+        )
+    )
+
+
+def remove_owed(database: Database, blobs: Folder, request_id: str) -> int:
+    """Delete the bytes behind the request's undated pending receipts, unless a row still needs them."""
+    with database.read() as session:
+        pending = select(Receipt.digest).where(
+            Receipt.request_id == request_id, Receipt.done_at.is_(None), Receipt.due_at.is_(None)
+        )
+        digests = [d for d in session.scalars(pending) if d and not in_use(session, d)]
+    return sum(blobs.delete(digest) for digest in digests)
+
+
+def in_use(session: Session, digest: str) -> bool:
+    """Whether any row still points at these bytes (content addressing lets two rows share them)."""
+    holders = (
+        select(Dataset.id).where((Dataset.images == digest) | (Dataset.upload == digest)),
+        select(Version.id).where(Version.digest == digest, Version.state != VersionState.PURGED),
+        select(JobArtifact.job_id).where(JobArtifact.digest == digest),
+        select(AdversarialRow.id).where(AdversarialRow.digest == digest),
+        select(ReferenceRow.pool).where(ReferenceRow.digest == digest),
+    )
+    return any(session.scalars(query.limit(1)).first() is not None for query in holders)
+
+
+def complete(session: Session, claim: Claim, request_id: str) -> None:
+    """The blobs are gone: receipts, outcomes and the request's end, in the transaction that ends the job."""
+    job = jobs.fenced(session, claim)
+    now = db.now(session)
+    session.execute(
+        update(Receipt)
+        .where(Receipt.request_id == request_id, Receipt.done_at.is_(None), Receipt.due_at.is_(None))
+        .values(done_at=now)
+        .execution_options(synchronize_session=False)
+    )
+    for row in session.scalars(select(OutcomeRow).where(OutcomeRow.request_id == request_id)).all():
+        row.state = move_outcome(Outcome(row.state), Outcome.PURGED)
+    request = session.get_one(DeletionRequest, request_id)
+    request.fulfilled_at = now
+    jobs.record(session, claim.tenant_id, "request.fulfilled", request_id)
+    jobs.finish(session, job, JobState.SUCCEEDED, result={"request": request_id})
+
+
+def purge_due_versions(database: Database, blobs: Folder) -> int:
+    """Remove superseded checkpoints whose grace is over; how many. Any process may run it, and run it again."""
+    with database.write() as session:
+        now = db.now(session)
+        query = select(Version).where(Version.state == VersionState.SUPERSEDED, Version.purge_after <= now)
+        due = session.scalars(query.with_for_update(skip_locked=True)).all()
+        for version in due:
+            version.state, version.purged_at = VersionState.PURGED, now
+            jobs.record(session, version.tenant_id, "version.purged", version.id, digest=version.digest)
+        session.flush()
+        for version in due:
+            if not in_use(session, version.digest):
+                blobs.delete(version.digest)
+            session.execute(
+                update(Receipt)
+                .where(
+                    Receipt.subject == "superseded-checkpoint",
+                    Receipt.model_id == version.model_id,
+                    Receipt.digest == version.digest,
+                )
+                .values(done_at=now)
+                .execution_options(synchronize_session=False)
+            )
+        return len(due)
+
+
+def remove_leftovers(database: Database, blobs: Folder) -> int:
+    """Remove what jobs stored to resume from, once they cannot be resumed; how many rows.
+
+    A succeeded unlearn job keeps its adversarial set for the request's purge, which gives a receipt for it.
+    """
+    kept_for_purge = and_(JobArtifact.name == "adversarial", Job.state == JobState.SUCCEEDED)
+    over = [JobState.SUCCEEDED, JobState.REJECTED, JobState.CANCELLED]
+    with database.write() as session:
+        query = (
+            select(JobArtifact).join(Job, Job.id == JobArtifact.job_id).where(Job.state.in_(over), ~kept_for_purge)
+        )
+        rows = session.scalars(query.limit(100).with_for_update(skip_locked=True, of=JobArtifact)).all()
+        for row in rows:
+            session.delete(row)
+        session.flush()
+        for digest in {row.digest for row in rows}:
+            if not in_use(session, digest):
+                blobs.delete(digest)
+        return len(rows)
+
+
+def remove_orphans(database: Database, blobs: Folder, older_than_seconds: float) -> int:
+    """Remove old bytes that no row points at: what a crash between storing and recording left; how many."""
+    removed = blobs.sweep_parts(older_than_seconds)
+    for digest in blobs.older_than(older_than_seconds):
+        with database.read() as session:
+            used = in_use(session, digest)
+        if not used:
+            removed += blobs.delete(digest)
+    return removed

@@ -1,0 +1,24 @@
+"""A child that ends with its supervisor: it holds the reading end of a pipe that only the supervisor writes to."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+
+VARIABLE = "LETHE_LEASH_FD"
+GRACE_SECONDS = 8.0
+
+
+def hold() -> None:
+    """When the supervisor is gone, however it went, stop this process, and after a grace its whole group."""
+    if number := os.environ.pop(VARIABLE, ""):
+        threading.Thread(target=_watch, args=(int(number),), name="leash", daemon=True).start()
+
+
+def _watch(descriptor: int) -> None:
+    while os.read(descriptor, 1):
+        pass
+    os.kill(os.getpid(), signal.SIGTERM)
+    threading.Event().wait(GRACE_SECONDS)
+    os.killpg(os.getpgid(0), signal.SIGKILL)

@@ -1,0 +1,105 @@
+"""Models: a classifier's registration, and the jobs a client can start on it by hand."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from app import datasets, db, jobs
+from app.errors import Conflict, NotFound, Unprocessable
+from app.ids import new_id
+from app.lifecycle import JobKind
+from app.policy import Choice, Policy
+from app.tables import DeletionRequest, Job, Model
+
+
+def get(session: Session, tenant_id: str, model_id: str, *, lock: bool = False) -> Model:
+    query = select(Model).where(Model.tenant_id == tenant_id, Model.id == model_id)
+    model = session.scalars(query.with_for_update() if lock else query).first()
+    if model is None:
+        raise NotFound("There is no such model.")
+    return model
+
+
+def register(
+    session: Session,
+    tenant_id: str,
+    *,
+    dataset_id: str,
+    name: str,
+    architecture: Choice,
+    recipe: Choice,
+    policy: Policy,
+) -> Model:
+    dataset = datasets.get(session, tenant_id, dataset_id)
+    model = Model(
+        id=new_id("mdl"),
+        tenant_id=tenant_id,
+        dataset_id=dataset.id,
+        name=name,
+        architecture=architecture.name,
+        architecture_params=architecture.params,
+        recipe=recipe.name,
+        recipe_params=recipe.params,
+        policy=policy.model_dump(),
+        created_at=db.now(session),
+    )
+    session.add(model)
+    session.flush()
+    jobs.record(session, tenant_id, "model.registered", model.id, dataset=dataset.id)
+    return model
+
+
+def start(session: Session, model: Model, kind: JobKind, *, seed: int, params: dict[str, Any] | None = None) -> Job:
+    """Queue a job of `kind` on the model, in the model's lane (reference pools have a lane of their own)."""
+    dataset = datasets.get(session, model.tenant_id, model.dataset_id)
+    if dataset.state != "ready":
+        raise Conflict("The model's dataset is not ready yet.", kind="dataset-not-ready")
+    if kind in (JobKind.PRECOMPUTE, JobKind.AUDIT) and model.current_version is None:
+        raise Conflict("The model has no current version.", kind="no-version")
+    lane = f"references:{model.id}" if kind is JobKind.REFERENCES else f"model:{model.id}"
+    return jobs.enqueue(
+        session,
+        tenant_id=model.tenant_id,
+        kind=kind,
+        lane=lane,
+        dataset_id=model.dataset_id,
+        model_id=model.id,
+        params=params,
+        seed=seed,
+    )
+
+
+def start_training(
+    session: Session, model: Model, *, seed: int, exclude_request: str | None, compare_only: bool
+) -> Job:
+    """Train version 1, or retrain exactly without one request's samples to compare with."""
+    if compare_only != (exclude_request is not None):
+        raise Unprocessable(
+            "`compare_only` and `exclude_request` go together: a comparison is an exact retrain without the "
+            "samples of one deletion request.",
+            kind="comparison-incomplete",
+        )
+    if exclude_request is not None:
+        _require_comparable(session, model, exclude_request)
+    params = {"exclude_request": exclude_request, "compare_only": compare_only}
+    return start(session, model, JobKind.TRAIN, seed=seed, params=params)
+
+
+def _require_comparable(session: Session, model: Model, request_id: str) -> None:
+    query = select(DeletionRequest).where(
+        DeletionRequest.tenant_id == model.tenant_id,
+        DeletionRequest.dataset_id == model.dataset_id,
+        DeletionRequest.id == request_id,
+    )
+    request = session.scalars(query).first()
+    if request is None:
+        raise NotFound("There is no such deletion request on the model's dataset.")
+    if request.fulfilled_at is not None:
+        raise Conflict(
+            "The samples of this request have been erased, so a retrain can no longer be measured on them; start "
+            "the comparison right after the deletion request.",
+            kind="samples-erased",
+        )

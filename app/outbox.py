@@ -1,0 +1,48 @@
+"""Messages that leave only after the commit that wrote them.
+
+A hint carries a job id and nothing else. It may be lost or repeated: a claim is atomic and the sweeper hints
+old queued jobs again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from sqlalchemy import delete, select
+from sqlalchemy.orm import Session
+
+from app import db
+from app.db import Database
+from app.tables import Outbox
+
+Sender = Callable[[str], None]
+BATCH = 200
+
+
+def hint(session: Session, job_id: str) -> None:
+    """Put a wake-up for `job_id` beside the change that made it runnable."""
+    session.add(Outbox(topic="hint", key=job_id, created_at=db.now(session)))
+
+
+def discard(_: str) -> None:
+    """The embedded sender: workers watch the database, so nothing needs ringing."""
+
+
+def relay(database: Database, send: Sender) -> int:
+    """Send what is waiting, oldest first, and forget it; what `send` raises on stays for the next round.
+
+    A crash between the sending and the commit repeats a message: harmless by design.
+    """
+    with database.write() as session:
+        waiting = select(Outbox).order_by(Outbox.number).limit(BATCH).with_for_update(skip_locked=True)
+        rows = session.scalars(waiting).all()
+        sent: list[int] = []
+        try:
+            for row in rows:
+                send(row.key)
+                sent.append(row.number)
+        finally:
+            if sent:
+                session.execute(delete(Outbox).where(Outbox.number.in_(sent)))
+                session.commit()
+    return len(sent)

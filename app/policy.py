@@ -1,0 +1,76 @@
+"""A model's unlearning policy: which method, which adversarial set, which data, and what the audit must show."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from app import catalog
+
+
+class Choice(BaseModel):
+    """A name from the catalog with its parameters; defaults are filled in when it is stored."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str = Field(max_length=60)
+    params: dict[str, Any] = Field(default_factory=dict)
+
+
+def choose(kind: str, choice: Choice) -> Choice:
+    """The choice with its parameters checked and completed.
+
+    Raises:
+        ValueError: no such name, or parameters outside their schema; says which, without the values sent.
+    """
+    try:
+        params = catalog.parse(kind, choice.name, choice.params)
+    except KeyError:
+        raise ValueError(f"no such name; the catalog has: {', '.join(catalog.KINDS[kind])}") from None
+    except ValidationError as error:
+        faults = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'params'}: {e['msg']}" for e in error.errors())
+        raise ValueError(faults) from None
+    return Choice(name=choice.name, params=params.model_dump())
+
+
+class Policy(BaseModel):
+    """How deletions of one model are carried out (DESIGN 4)."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    method: Choice = Field(default=Choice(name="amun"), validate_default=True)
+    attack: Choice = Field(default=Choice(name="pgd_l2"), validate_default=True)
+    adversarial: Literal["recompute", "precomputed"] = Field(
+        "recompute",
+        description="recompute on the current version (AMUN-A), or precomputed on the base (AMUN)",
+    )
+    remain: Literal["full", "none"] = Field("full", description="access of the method to the remain set")
+    audit: Choice = Field(default=Choice(name="rmia"), validate_default=True)
+    utility_floor: float = Field(
+        0.05, ge=0, le=1, description="largest loss of test accuracy against the parent, as a fraction"
+    )
+    grace_seconds: int = Field(
+        7 * 86400, ge=0, le=90 * 86400, description="how long a superseded checkpoint is kept"
+    )
+
+    @field_validator("method")
+    @classmethod
+    def _method(cls, choice: Choice) -> Choice:
+        return choose("methods", choice)
+
+    @field_validator("attack")
+    @classmethod
+    def _attack(cls, choice: Choice) -> Choice:
+        return choose("attacks", choice)
+
+    @field_validator("audit")
+    @classmethod
+    def _audit(cls, choice: Choice) -> Choice:
+        return choose("audits", choice)
+
+    @model_validator(mode="after")
+    def _remain_needed(self) -> Policy:
+        if self.remain == "none" and catalog.METHODS[self.method.name].needs_remain:
+            raise ValueError(f"method {self.method.name} needs the remain set, which this policy does not give")
+        return self

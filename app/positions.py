@@ -1,0 +1,45 @@
+"""Sets of sample positions in two packed forms: a sorted uint32 list (few of many), a bitmap (many of many)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+from numpy.typing import NDArray
+
+Positions = NDArray[np.int64]
+
+
+def pack(positions: Iterable[int] | Positions) -> bytes:
+    """Sorted, distinct positions as little-endian uint32."""
+    array = np.unique(np.asarray(list(positions) if not isinstance(positions, np.ndarray) else positions))
+    return array.astype("<u4").tobytes()
+
+
+def unpack(packed: bytes) -> Positions:
+    return np.frombuffer(packed, dtype="<u4").astype(np.int64)
+
+
+def bitmap(positions: Positions, size: int) -> bytes:
+    """A bitmap of `size` bits with those of `positions` set."""
+    mask = np.zeros(size, dtype=bool)
+    mask[positions] = True
+    return np.packbits(mask).tobytes()
+
+
+def mask_of(bits: bytes, size: int) -> NDArray[np.bool_]:
+    """Bool (size,) of a bitmap; an empty bitmap is an empty set."""
+    if not bits:
+        return np.zeros(size, dtype=bool)
+    return np.unpackbits(np.frombuffer(bits, dtype=np.uint8), count=size).astype(bool)
+
+
+def members(bits: bytes, size: int) -> Positions:
+    return np.flatnonzero(mask_of(bits, size)).astype(np.int64)
+
+
+def marked(bits: bytes, size: int, positions: Positions, value: bool = True) -> bytes:
+    """The bitmap with those of `positions` set, or cleared."""
+    mask = mask_of(bits, size)
+    mask[positions] = value
+    return np.packbits(mask).tobytes()

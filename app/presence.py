@@ -1,0 +1,65 @@
+"""Signs of life of a worker: a row that is renewed while it lives. `/readyz` counts them."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import threading
+from datetime import timedelta
+
+from sqlalchemy import delete
+
+from app import db
+from app.config import Settings
+from app.db import Database
+from app.tables import Worker
+
+log = logging.getLogger("lethe.presence")
+
+SECONDS = 5.0
+FORGET_AFTER = timedelta(days=1)
+
+_stopped = threading.Event()
+_thread: threading.Thread | None = None
+
+
+def own_name(settings: Settings) -> str:
+    """Who holds this process's leases."""
+    return settings.worker_name or f"{socket.gethostname()}:{os.getpid()}"
+
+
+def start(settings: Settings) -> None:
+    """Say every few seconds, from a thread, that this process is alive."""
+    global _thread
+    _stopped.clear()
+    _thread = threading.Thread(target=_run, args=(settings,), name="presence", daemon=True)
+    _thread.start()
+
+
+def stop() -> None:
+    """Withdraw the sign of life: this worker is leaving."""
+    _stopped.set()
+    if _thread is not None:
+        _thread.join(SECONDS)
+
+
+def _run(settings: Settings) -> None:
+    database, name = Database(settings), own_name(settings)
+    while True:
+        try:
+            _say(database, name, settings.device)
+        except Exception:
+            log.exception("could not say that this worker is alive; trying again")
+        if _stopped.wait(SECONDS):
+            break
+    with database.write() as session:
+        session.execute(delete(Worker).where(Worker.name == name))
+    database.close()
+
+
+def _say(database: Database, name: str, device: str) -> None:
+    with database.write() as session:
+        now = db.now(session)
+        session.merge(Worker(name=name, device=device or "auto", seen_at=now))
+        session.execute(delete(Worker).where(Worker.seen_at < now - FORGET_AFTER))

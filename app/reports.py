@@ -1,0 +1,152 @@
+"""The audit report: the typed contract between the worker that measures and the API that shows.
+
+Everything here is an aggregate. No sample id, no per-sample score and no logit belongs in a report
+(DESIGN 9); the worst forgotten sample appears as a p-value without a name.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Verdict = Literal["pass", "fail", "inconclusive"]
+
+
+class Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class Interval(Part):
+    """A two-sided 95 % confidence interval."""
+
+    low: float
+    high: float
+
+
+class Auc(Part):
+    """An area under the ROC curve with its uncertainty (fractions, not percent)."""
+
+    value: float
+    standard_error: float = Field(description="sqrt of DeLong over samples plus jackknife over references")
+    interval: Interval
+    positives: int
+    negatives: int
+
+
+class TprAtFpr(Part):
+    """True-positive rate at a fixed false-positive rate; absent where there are under 10 / fpr controls."""
+
+    fpr: float
+    tpr: float
+    interval: Interval = Field(description="Clopper-Pearson, over the positives")
+    positives: int
+    controls: int
+
+
+class Curve(Part):
+    """Points of a ROC curve, thinned to at most 200."""
+
+    fpr: list[float]
+    tpr: list[float]
+
+
+class Histogram(Part):
+    """Counts of the true class's softmax confidence in equal bins over [0, 1]."""
+
+    forget: list[int]
+    retain: list[int]
+    test: list[int]
+
+
+class Measurement(Part):
+    """What was measured on one checkpoint. Accuracies are fractions."""
+
+    accuracy_forget: float
+    accuracy_retain: float | None = None
+    accuracy_test: float | None = None
+    ft_auc: Auc | None = Field(None, description="forget against never-trained controls; null about 0.5")
+    fr_auc: Auc | None = Field(None, description="retain against forget")
+    rt_auc: Auc | None = Field(None, description="retain against never-trained: the model's own signal")
+    tpr: list[TprAtFpr] = Field(default_factory=list)
+    worst_p_value: float | None = Field(
+        None,
+        description="smallest empirical p-value of a forgotten sample against the controls, times their number",
+    )
+    roc_ft: Curve | None = None
+    confidence: Histogram | None = None
+
+
+class Balance(Part):
+    """Is the forget set like a random draw of the training set? Both tests at 1 %."""
+
+    random_like: bool
+    class_p_value: float | None = Field(None, description="chi-square of class counts, forget against controls")
+    difficulty_p_value: float | None = Field(
+        None, description="Mann-Whitney of the OUT-references' mean log-odds, forget against controls"
+    )
+
+
+class Judgement(Part):
+    """The verdict and what it rests on (DESIGN 8)."""
+
+    verdict: Verdict
+    reason: str
+    margin: float
+    null: float | None
+    null_source: Literal["exchangeable", "none"]
+    difference: float | None = Field(None, description="d = FT-AUC - null")
+    interval: Interval | None = None
+    smallest_margin: float | None = Field(
+        None,
+        description="smallest margin that this size could have passed with 80 % power: 3.24 standard errors",
+    )
+    parent_failed: bool | None = Field(
+        None, description="whether the parent fails the same test: is there a signal?"
+    )
+
+
+class References(Part):
+    models: int
+    signal: str
+    in_and_out_per_sample: Interval | None = None
+
+
+class Adversarial(Part):
+    """The adversarial set that the method used."""
+
+    attack: str
+    policy: Literal["recompute", "precomputed"]
+    found: int
+    total: int
+    mean_norm: float | None = Field(None, description="mean L2 distance of the found, pixels in [0, 1]")
+    radius_counts: dict[str, int] = Field(default_factory=dict, description="samples found at each radius")
+
+
+class AuditReport(Part):
+    """The report of one version: candidate, its parent, and what was judged."""
+
+    format: Literal["lethe.audit/1"] = "lethe.audit/1"
+    created_at: str
+    model: str
+    version: int | None
+    checkpoint: str = Field(description="sha256 digest of the audited file, reloaded from storage")
+    parent_checkpoint: str | None
+    method: str
+    method_params: dict[str, object]
+    remain_access: str
+    forget_samples: int
+    retain_samples: int
+    test_samples: int
+    audit: str
+    audit_params: dict[str, object]
+    candidate: Measurement
+    parent: Measurement | None
+    balance: Balance | None
+    judgement: Judgement
+    references: References | None
+    adversarial: Adversarial | None
+    seed: int
+    stage_seconds: dict[str, float]
+    environment: dict[str, str] = Field(description="versions of code and libraries, device, threads")
+    not_shown: list[str] = Field(description="what this report does not show")

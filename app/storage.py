@@ -1,0 +1,161 @@
+"""Content-addressed blobs: put, open, verified read, delete. The name of a blob is `sha256:<hex>` of its bytes."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import secrets
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+CHUNK = 2**20
+
+
+class BlobMissingError(Exception):
+    """There is no blob of that digest."""
+
+
+class BlobCorruptError(Exception):
+    """The stored bytes are not those of the digest."""
+
+
+@dataclass(frozen=True)
+class Stored:
+    digest: str
+    size: int
+
+
+class Writer:
+    """Bytes on their way in: hashed as they are written, visible only once `commit` has renamed them."""
+
+    def __init__(self, folder: Path, final: Folder) -> None:
+        self._path = folder / f"{int(time.time())}-{secrets.token_hex(8)}.part"
+        self._file = self._path.open("xb")
+        self._hash = hashlib.sha256()
+        self._final = final
+        self.size = 0
+
+    def write(self, data: bytes) -> None:
+        self._file.write(data)
+        self._hash.update(data)
+        self.size += len(data)
+
+    @property
+    def path(self) -> Path:
+        """The temporary file, flushed: for checks that must read it before it is kept."""
+        self._file.flush()
+        return self._path
+
+    @property
+    def digest(self) -> str:
+        """Of what has been written so far."""
+        return f"sha256:{self._hash.hexdigest()}"
+
+    def commit(self) -> Stored:
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self._file.close()
+        digest = self.digest
+        target = self._final.place(digest)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        self._path.replace(target)
+        _sync_folder(target.parent)
+        return Stored(digest, self.size)
+
+    def abort(self) -> None:
+        self._file.close()
+        self._path.unlink(missing_ok=True)
+
+
+class Folder:
+    """Blobs in a folder of a local or shared file system."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self._parts = root / "incoming"
+        self._parts.mkdir(parents=True, exist_ok=True)
+
+    def place(self, digest: str) -> Path:
+        algorithm, _, name = digest.partition(":")
+        if algorithm != "sha256" or len(name) != 64 or not set(name) <= set("0123456789abcdef"):
+            raise BlobMissingError(digest)
+        return self._root / name[:2] / name
+
+    @contextmanager
+    def writer(self) -> Iterator[Writer]:
+        """A writer that is aborted unless the block commits it."""
+        writer = Writer(self._parts, self)
+        try:
+            yield writer
+        finally:
+            writer.abort()
+
+    def put(self, data: bytes) -> Stored:
+        with self.writer() as writer:
+            writer.write(data)
+            return writer.commit()
+
+    def put_file(self, path: Path) -> Stored:
+        with self.writer() as writer, path.open("rb") as file:
+            while chunk := file.read(CHUNK):
+                writer.write(chunk)
+            return writer.commit()
+
+    def size(self, digest: str) -> int:
+        try:
+            return self.place(digest).stat().st_size
+        except FileNotFoundError:
+            raise BlobMissingError(digest) from None
+
+    def open(self, digest: str) -> BinaryIO:
+        """The bytes, unverified: for streaming to a client that is told the digest."""
+        try:
+            return self.place(digest).open("rb")
+        except FileNotFoundError:
+            raise BlobMissingError(digest) from None
+
+    def fetch(self, digest: str) -> Path:
+        """A local file with exactly the bytes of `digest`, verified now."""
+        found = hashlib.sha256()
+        with self.open(digest) as file:
+            while chunk := file.read(CHUNK):
+                found.update(chunk)
+        if f"sha256:{found.hexdigest()}" != digest:
+            raise BlobCorruptError(digest)
+        return self.place(digest)
+
+    def delete(self, digest: str) -> bool:
+        """Remove the bytes; False if they were not there."""
+        try:
+            self.place(digest).unlink()
+        except FileNotFoundError:
+            return False
+        return True
+
+    def older_than(self, seconds: float) -> Iterator[str]:
+        """Digests of blobs that were stored at least so long ago."""
+        limit = time.time() - seconds
+        for path in self._root.glob("??/*"):
+            if path.stat().st_mtime < limit:
+                yield f"sha256:{path.name}"
+
+    def sweep_parts(self, older_than_seconds: float) -> int:
+        """Remove what interrupted uploads left behind."""
+        limit, removed = time.time() - older_than_seconds, 0
+        for path in self._parts.glob("*.part"):
+            if path.stat().st_mtime < limit:
+                path.unlink(missing_ok=True)
+                removed += 1
+        return removed
+
+
+def _sync_folder(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,168 @@
+"""`lethe serve`: API, one worker and the sweeper as one process tree on a data folder.
+
+A child that dies for any reason is started again, and a worker's leases are handed back at once. Each child has a
+process group of its own, so that a terminal's Ctrl-C reaches only the supervisor, which stops them in order. The
+supervisor opens the listening socket itself: a port in use is said before anything starts, and a restarted API
+loses no connection that waits.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+
+from app import jobs, keys, leash, schema
+from app.config import Settings, write_private
+from app.db import Database
+
+log = logging.getLogger("lethe.serve")
+
+STOP_SECONDS = 8.0
+RESTART_SECONDS = (0.0, 0.5, 2.0, 5.0)  # waits before a child that keeps dying is started again
+STEADY_SECONDS = 30.0  # a child that lived so long starts again without a wait
+
+
+class StartError(Exception):
+    """The service cannot start; the text says why and what to do."""
+
+
+@dataclass
+class Child:
+    name: str
+    process: subprocess.Popen[bytes] | None = None
+    deaths: int = 0
+    started: float = 0.0
+    due: float = 0.0
+
+
+def serve(settings: Settings, stop: threading.Event) -> None:
+    """Run the tree until `stop` is set.
+
+    Raises:
+        StartError: the folder cannot be written or is in use, the port is taken, or the schema is newer.
+    """
+    with _folder(settings), _listen(settings) as listening:
+        database = Database(settings)
+        try:
+            schema.migrate(database)
+        except schema.SchemaError as error:
+            raise StartError(str(error)) from None
+        keys.bootstrap(database, settings)
+        host, port = listening.getsockname()[:2]
+        write_private(settings.url_file, f"http://{host}:{port}")
+        log.info("serving on http://%s:%d from %s", host, port, settings.data_dir.absolute())
+        _supervise(settings, database, listening, stop)
+        settings.url_file.unlink(missing_ok=True)
+        database.close()
+
+
+@contextmanager
+def _folder(settings: Settings) -> Iterator[None]:
+    """The data folder, made, writable, and ours alone."""
+    lock = settings.data_dir / "serve.lock"
+    try:
+        settings.data_dir.mkdir(parents=True, exist_ok=True)
+        file = lock.open("w")
+    except OSError as error:
+        reason = f"the data folder {settings.data_dir.absolute()} cannot be written: {error.strerror}"
+        raise StartError(f"{reason}; set LETHE_DATA_DIR to one that can") from None
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise StartError(f"another `lethe serve` runs on {settings.data_dir.absolute()}") from None
+        yield
+
+
+@contextmanager
+def _listen(settings: Settings) -> Iterator[socket.socket]:
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as listening:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listening.bind((settings.host, settings.port))
+        except OSError as error:
+            where = f"{settings.host}:{settings.port}"
+            raise StartError(
+                f"cannot listen on {where}: {error.strerror}; set LETHE_PORT to another port"
+            ) from None
+        listening.listen(1024)
+        yield listening
+
+
+def _supervise(settings: Settings, database: Database, listening: socket.socket, stop: threading.Event) -> None:
+    reading, writing = os.pipe()
+    children = [Child("api"), Child("sweep"), Child("worker")]
+    try:
+        while not stop.is_set():
+            for child in children:
+                _tend(child, settings, database, listening, reading)
+            stop.wait(0.1)
+    finally:
+        _stop(children)
+        jobs.release(database, _worker_name(settings), "the service was stopped")
+        os.close(reading)
+        os.close(writing)
+
+
+def _worker_name(settings: Settings) -> str:
+    folder = zlib.crc32(str(settings.data_dir.absolute()).encode())
+    return settings.worker_name or f"{socket.gethostname()}:embedded:{folder:08x}"
+
+
+def _tend(child: Child, settings: Settings, database: Database, listening: socket.socket, reading: int) -> None:
+    """Start a child that does not run; when one has died, hand back what it held."""
+    now = time.monotonic()
+    if child.process is not None and (code := child.process.poll()) is not None:
+        log.warning("%s ended with code %d; starting it again", child.name, code)
+        _kill_group(child.process)
+        child.process = None
+        child.deaths = 0 if now - child.started > STEADY_SECONDS else child.deaths + 1
+        child.due = now + RESTART_SECONDS[min(child.deaths, len(RESTART_SECONDS) - 1)]
+        if child.name == "worker":
+            jobs.release(database, _worker_name(settings), f"its worker died (code {code})")
+    if child.process is None and now >= child.due:
+        child.process, child.started = _start(child.name, settings, listening, reading), now
+
+
+def _start(name: str, settings: Settings, listening: socket.socket, reading: int) -> subprocess.Popen[bytes]:
+    passed = [reading, listening.fileno()] if name == "api" else [reading]
+    environment = {
+        **os.environ,
+        leash.VARIABLE: str(reading),
+        "LETHE_DATA_DIR": str(settings.data_dir.absolute()),
+        "LETHE_WORKER_NAME": _worker_name(settings),
+        "LETHE_BROKER_URL": "",
+    }
+    extra = ["--fd", str(listening.fileno())] if name == "api" else []
+    return subprocess.Popen(  # noqa: S603
+        [sys.executable, "-m", "app", name, *extra], env=environment, pass_fds=passed, process_group=0
+    )
+
+
+def _stop(children: list[Child]) -> None:
+    """Ask all to stop, wait, then make sure that nothing of any group is left."""
+    running = [child.process for child in children if child.process is not None]
+    for process in running:
+        process.send_signal(signal.SIGTERM)
+    deadline = time.monotonic() + STOP_SECONDS
+    for process in running:
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(max(0.0, deadline - time.monotonic()))
+        _kill_group(process)
+        process.wait()
+
+
+def _kill_group(process: subprocess.Popen[bytes]) -> None:
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)

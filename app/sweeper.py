@@ -1,0 +1,63 @@
+"""The sweeper: sends what the outbox holds, repairs what died, removes what is due. Any number may run."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+
+from app import erasure, jobs, outbox
+from app.config import LEASE_BEATS, Settings
+from app.db import Database
+from app.outbox import Sender
+from app.storage import Folder
+
+log = logging.getLogger("lethe.sweep")
+
+HOUSEKEEPING_SECONDS = 600.0
+ORPHAN_SECONDS = 24 * 3600.0
+
+
+def sender(settings: Settings) -> Sender:
+    """Celery's bell where there is a broker; embedded workers watch the database instead."""
+    if not settings.broker_url:
+        return outbox.discard
+    from celery import Celery  # the worker's code is not needed to ring its bell
+
+    ring = Celery("lethe", broker=settings.broker_url, set_as_current=False)
+    ring.conf.update(
+        task_ignore_result=True,
+        broker_transport_options={"socket_connect_timeout": 2, "socket_timeout": 5, "max_retries": 0},
+    )
+
+    def send(job_id: str) -> None:
+        ring.send_task("lethe.run", args=[job_id], queue="lethe", retry=False)
+
+    return send
+
+
+def run(settings: Settings, stop: threading.Event) -> None:
+    """Work in rounds until `stop` is set. A round that fails is logged and tried again."""
+    database, blobs, send = Database(settings), Folder(settings.data_dir / "blobs"), sender(settings)
+    lease_check = settings.lease_seconds / LEASE_BEATS
+    duties: list[tuple[float, Callable[[], object]]] = [
+        (settings.poll_seconds, lambda: outbox.relay(database, send)),
+        (min(lease_check, 5.0), lambda: jobs.sweep(database, settings.rehint_seconds)),
+        (1.0, lambda: erasure.purge_due_versions(database, blobs)),
+        (5.0, lambda: erasure.remove_leftovers(database, blobs)),
+        (HOUSEKEEPING_SECONDS, lambda: erasure.remove_orphans(database, blobs, ORPHAN_SECONDS)),
+    ]
+    waits = [0.0] * len(duties)
+    while not stop.is_set():
+        for index, (period, duty) in enumerate(duties):
+            waits[index] -= settings.poll_seconds
+            if waits[index] > 0:
+                continue
+            waits[index] = period
+            try:
+                duty()
+            except Exception as error:
+                log.warning("a round of the sweeper failed and will be tried again: %s", type(error).__name__)
+                log.debug("the failure", exc_info=error)
+        stop.wait(settings.poll_seconds)
+    database.close()

@@ -1,0 +1,331 @@
+"""ORM rows. Constraints do the guarding; every row belongs to a tenant.
+
+A *model* is always a classifier. Only `samples` holds the string ids of samples; everything else speaks of a
+sample by its integer position in the dataset, in packed form (`app.positions`).
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    DateTime,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    String,
+    Text,
+    UniqueConstraint,
+    text,
+)
+from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+Json = JSON().with_variant(JSONB(), "postgresql")
+Serial = BigInteger().with_variant(Integer(), "sqlite")  # SQLite numbers only INTEGER keys by itself
+Id = String(40)
+
+
+class Base(DeclarativeBase):
+    type_annotation_map = {datetime: DateTime(), dict[str, Any]: Json, list[Any]: Json}  # noqa: RUF012
+
+
+class Tenant(Base):
+    __tablename__ = "tenants"
+    id: Mapped[str] = mapped_column(Id, primary_key=True)
+    name: Mapped[str] = mapped_column(Text)
+    created_at: Mapped[datetime]
+
+
+class ApiKey(Base):
+    __tablename__ = "api_keys"
+    id: Mapped[str] = mapped_column(Id, primary_key=True)
+    tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"))
+    name: Mapped[str] = mapped_column(Text)
+    digest: Mapped[str] = mapped_column(String(64))
+    scopes: Mapped[list[Any]]
+    created_at: Mapped[datetime]
+    expires_at: Mapped[datetime | None]
+    revoked_at: Mapped[datetime | None]
+
+
+class Dataset(Base):
+    """A manifest of samples and where their bytes are.
+
+    `images` is the digest of a .npy blob, uint8 (N, H, W, C), row = position. `requested` marks positions under a
+    deletion request against the whole dataset, `erased` those whose bytes are gone (bitmaps).
+    """
+
+    __tablename__ = "datasets"
+    id: Mapped[str] = mapped_column(Id, primary_key=True)
+    tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"), index=True)
+    name: Mapped[str] = mapped_column(Text)
+    source: Mapped[str] = mapped_column(String(60))
+    source_params: Mapped[dict[str, Any]]
+    state: Mapped[str] = mapped_column(String(20))  # awaiting-content | ingesting | ready | failed
+    problem: Mapped[dict[str, Any] | None]
+    upload: Mapped[str | None] = mapped_column(String(71))
+    images: Mapped[str | None] = mapped_column(String(71))
+    sample_count: Mapped[int] = mapped_column(Integer, default=0)
+    train_count: Mapped[int] = mapped_column(Integer, default=0)
+    class_count: Mapped[int] = mapped_column(Integer, default=0)
+    shape: Mapped[list[Any] | None]  # [height, width, channels]
+    requested: Mapped[bytes] = mapped_column(LargeBinary, default=b"", deferred=True)
+    erased: Mapped[bytes] = mapped_column(LargeBinary, default=b"", deferred=True)
+    created_at: Mapped[datetime]
+
+
+class Sample(Base):
+    """The one table with sample ids. Erasing overwrites the id with a keyed digest (a suppression entry)."""
+
+    __tablename__ = "samples"
+    dataset_id: Mapped[str] = mapped_column(ForeignKey("datasets.id"), primary_key=True)
+    position: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
+    sample_id: Mapped[str] = mapped_column(Text)
+    label: Mapped[int] = mapped_column(Integer)
+    holdout: Mapped[bool]
+    __table_args__ = (UniqueConstraint("dataset_id", "sample_id", name="uq_samples_id"),)
+
+
+class Model(Base):
+    """A registered classifier. `requested` marks positions under requests that name this model only."""
+
+    __tablename__ = "models"
+    id: Mapped[str] = mapped_column(Id, primary_key=True)
+    tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"), index=True)
+    dataset_id: Mapped[str] = mapped_column(ForeignKey("datasets.id"), index=True)
+    name: Mapped[str] = mapped_column(Text)
+    architecture: Mapped[str] = mapped_column(String(60))
+    architecture_params: Mapped[dict[str, Any]]
+    recipe: Mapped[str] = mapped_column(String(60))
+    recipe_params: Mapped[dict[str, Any]]
+    policy: Mapped[dict[str, Any]]
+    current_version: Mapped[int | None] = mapped_column(Integer)
+    requested: Mapped[bytes] = mapped_column(LargeBinary, default=b"", deferred=True)
+    created_at: Mapped[datetime]
+
+
+class Version(Base):
+    """An immutable checkpoint. `trained_on`: bitmap of the exact positions it was trained on."""
+
+    __tablename__ = "versions"
+    id: Mapped[str] = mapped_column(Id, primary_key=True)
+    tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"))
+    model_id: Mapped[str] = mapped_column(ForeignKey("models.id"))
+    number: Mapped[int] = mapped_column(Integer)
+    parent: Mapped[int | None] = mapped_column(Integer)
+    origin: Mapped[str] = mapped_column(String(20))  # trained | imported | unlearned | comparison
+    state: Mapped[str] = mapped_column(String(20))
+    digest: Mapped[str] = mapped_column(String(71))
+    size: Mapped[int] = mapped_column(BigInteger)
+    trained_on: Mapped[bytes] = mapped_column(LargeBinary, deferred=True)
+    trained_count: Mapped[int] = mapped_column(Integer)
+    class_counts: Mapped[list[Any]]  # training samples per class
+    metrics: Mapped[dict[str, Any]]
+    job_id: Mapped[str | None] = mapped_column(ForeignKey("jobs.id"), unique=True)
+    created_at: Mapped[datetime]
+    purge_after: Mapped[datetime | None]
+    purged_at: Mapped[datetime | None]
+    __table_args__ = (UniqueConstraint("model_id", "number", name="uq_versions_number"),)
+
+
+class DeletionRequest(Base):
+    """The legal life of one request. `positions`: its samples, packed, in the order of their positions."""
+
+    __tablename__ = "deletion_requests"
+    id: Mapped[str] = mapped_column(Id, primary_key=True)
+    tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"), index=True)
+    dataset_id: Mapped[str] = mapped_column(ForeignKey("datasets.id"))
+    model_id: Mapped[str | None] = mapped_column(ForeignKey("models.id"))
+    decision: Mapped[str] = mapped_column(String(20))
+    reason: Mapped[str | None] = mapped_column(Text)
+    jurisdiction: Mapped[str] = mapped_column(String(20))
+    basis: Mapped[str] = mapped_column(String(60))
+    sample_count: Mapped[int] = mapped_column(Integer)
+    positions: Mapped[bytes] = mapped_column(LargeBinary, deferred=True)
+    received_at: Mapped[datetime]
+    due_at: Mapped[datetime]
+    fulfilled_at: Mapped[datetime | None]
+
+
+class OutcomeRow(Base):
+    """What became of one request in one affected model."""
+
+    __tablename__ = "outcomes"
+    request_id: Mapped[str] = mapped_column(ForeignKey("deletion_requests.id"), primary_key=True)
+    model_id: Mapped[str] = mapped_column(ForeignKey("models.id"), primary_key=True)
+    state: Mapped[str] = mapped_column(String(20))
+    job_id: Mapped[str | None] = mapped_column(ForeignKey("jobs.id"), index=True)
+    version: Mapped[int | None] = mapped_column(Integer)
+    reason: Mapped[str | None] = mapped_column(Text)
+
+
+class Job(Base):
+    """The machine life. `lane` is what must not run twice at once, held by a partial unique index."""
+
+    __tablename__ = "jobs"
+    id: Mapped[str] = mapped_column(Id, primary_key=True)
+    tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"), index=True)
+    kind: Mapped[str] = mapped_column(String(20))
+    dataset_id: Mapped[str | None] = mapped_column(ForeignKey("datasets.id"))
+    model_id: Mapped[str | None] = mapped_column(ForeignKey("models.id"), index=True)
+    request_id: Mapped[str | None] = mapped_column(ForeignKey("deletion_requests.id"))
+    lane: Mapped[str] = mapped_column(String(60))
+    params: Mapped[dict[str, Any]]
+    seed: Mapped[int] = mapped_column(BigInteger)
+    state: Mapped[str] = mapped_column(String(20))
+    stage: Mapped[str | None] = mapped_column(String(40))
+    fraction: Mapped[float] = mapped_column(default=0.0)
+    attempts: Mapped[int] = mapped_column(Integer, default=0)
+    fence: Mapped[int] = mapped_column(Integer, default=0)
+    owner: Mapped[str | None] = mapped_column(Text)
+    lease_until: Mapped[datetime | None]
+    cancel_requested: Mapped[bool] = mapped_column(default=False)
+    result: Mapped[dict[str, Any] | None]
+    problem: Mapped[dict[str, Any] | None]
+    created_at: Mapped[datetime]
+    available_at: Mapped[datetime]
+    hinted_at: Mapped[datetime | None]
+    started_at: Mapped[datetime | None]
+    finished_at: Mapped[datetime | None]
+    __table_args__ = (
+        Index(
+            "uq_jobs_running_lane",
+            "lane",
+            unique=True,
+            postgresql_where=text("state = 'running'"),
+            sqlite_where=text("state = 'running'"),
+        ),
+        Index("ix_jobs_claim", "state", "available_at"),
+    )
+
+
+class JobArtifact(Base):
+    """What a stage of a job has stored, so that a new owner goes on from there: adversarial, candidate, resume …"""
+
+    __tablename__ = "job_artifacts"
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"), primary_key=True)
+    name: Mapped[str] = mapped_column(String(40), primary_key=True)
+    digest: Mapped[str] = mapped_column(String(71))
+    facts: Mapped[dict[str, Any]]
+    created_at: Mapped[datetime]
+
+
+class JobEvent(Base):
+    """Progress that clients follow; its number is the SSE event id."""
+
+    __tablename__ = "job_events"
+    number: Mapped[int] = mapped_column(Serial, primary_key=True, autoincrement=True)
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"), index=True)
+    kind: Mapped[str] = mapped_column(String(20))  # state | progress
+    data: Mapped[dict[str, Any]]
+    at: Mapped[datetime]
+
+
+class AuditRow(Base):
+    """A report: of a published version, or of an exact retrain kept to compare with (`comparison_of`: the job)."""
+
+    __tablename__ = "audit_reports"
+    id: Mapped[str] = mapped_column(Id, primary_key=True)
+    tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"))
+    model_id: Mapped[str] = mapped_column(ForeignKey("models.id"))
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"), index=True)
+    version: Mapped[int | None] = mapped_column(Integer)
+    compares_request: Mapped[str | None] = mapped_column(ForeignKey("deletion_requests.id"), index=True)
+    verdict: Mapped[str] = mapped_column(String(20))
+    report: Mapped[dict[str, Any]] = mapped_column(Json, deferred=True)
+    created_at: Mapped[datetime]
+    __table_args__ = (Index("ix_audit_version", "model_id", "version"),)
+
+
+class AdversarialRow(Base):
+    """A precomputed adversarial set of one base version (AMUN without -A), held until its samples are erased."""
+
+    __tablename__ = "adversarial_sets"
+    id: Mapped[str] = mapped_column(Id, primary_key=True)
+    tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"))
+    model_id: Mapped[str] = mapped_column(ForeignKey("models.id"))
+    version: Mapped[int] = mapped_column(Integer)
+    attack: Mapped[str] = mapped_column(String(60))
+    attack_params: Mapped[dict[str, Any]]
+    digest: Mapped[str] = mapped_column(String(71))
+    positions: Mapped[bytes] = mapped_column(LargeBinary, deferred=True)
+    created_at: Mapped[datetime]
+    __table_args__ = (Index("ix_adversarial_model", "model_id"),)
+
+
+class ReferenceRow(Base):
+    """One reference model's signals: logits and log-odds of every sample, never its weights."""
+
+    __tablename__ = "reference_models"
+    pool: Mapped[str] = mapped_column(
+        String(64), primary_key=True
+    )  # digest of dataset, architecture, recipe, design
+    number: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
+    family: Mapped[str] = mapped_column(String(64), index=True)  # digest of dataset, architecture and recipe
+    pool_size: Mapped[int] = mapped_column(Integer)  # complete when it has so many rows
+    tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"))
+    dataset_id: Mapped[str] = mapped_column(ForeignKey("datasets.id"), index=True)
+    digest: Mapped[str] = mapped_column(String(71))
+    created_at: Mapped[datetime]
+
+
+class Receipt(Base):
+    """One thing that was purged for a request, or will be at a date. Nothing is claimed that has none."""
+
+    __tablename__ = "receipts"
+    id: Mapped[str] = mapped_column(Id, primary_key=True)
+    request_id: Mapped[str] = mapped_column(ForeignKey("deletion_requests.id"), index=True)
+    model_id: Mapped[str | None] = mapped_column(ForeignKey("models.id"))
+    subject: Mapped[str] = mapped_column(String(60))
+    detail: Mapped[str] = mapped_column(Text)
+    digest: Mapped[str | None] = mapped_column(String(71))
+    due_at: Mapped[datetime | None]
+    done_at: Mapped[datetime | None]
+
+
+class Outbox(Base):
+    """Messages that leave after the commit that wrote them."""
+
+    __tablename__ = "outbox"
+    number: Mapped[int] = mapped_column(Serial, primary_key=True, autoincrement=True)
+    topic: Mapped[str] = mapped_column(String(20))  # hint
+    key: Mapped[str] = mapped_column(Id)
+    created_at: Mapped[datetime]
+
+
+class Idempotency(Base):
+    __tablename__ = "idempotency"
+    tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"), primary_key=True)
+    route: Mapped[str] = mapped_column(String(120), primary_key=True)
+    key: Mapped[str] = mapped_column(String(255), primary_key=True)
+    fingerprint: Mapped[str] = mapped_column(String(64))
+    status: Mapped[int | None] = mapped_column(Integer)
+    headers: Mapped[dict[str, Any] | None]
+    body: Mapped[str | None] = mapped_column(Text)
+    created_at: Mapped[datetime]
+
+
+class AuditEvent(Base):
+    """What happened to which object, committed with the change that caused it. Names nobody."""
+
+    __tablename__ = "events"
+    number: Mapped[int] = mapped_column(Serial, primary_key=True, autoincrement=True)
+    tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"), index=True)
+    kind: Mapped[str] = mapped_column(String(60))
+    object_id: Mapped[str] = mapped_column(Id, index=True)
+    data: Mapped[dict[str, Any]]
+    at: Mapped[datetime]
+
+
+class Worker(Base):
+    """A live worker's last sign of life: what `/readyz` reports, and whose lease a supervisor may release."""
+
+    __tablename__ = "workers"
+    name: Mapped[str] = mapped_column(String(120), primary_key=True)
+    device: Mapped[str] = mapped_column(String(40))
+    seen_at: Mapped[datetime]

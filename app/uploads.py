@@ -1,0 +1,112 @@
+"""The cheap checks of an uploaded Parquet file: its schema, ids, labels and splits, without its images."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+MAX_ROWS = 5_000_000
+MAX_CLASSES = 10_000
+MAX_ID_LENGTH = 200
+MAX_ERRORS = 20
+HOLDOUT = {"train": False, "holdout": True, "test": True}
+
+
+class SourceError(Exception):
+    """A dataset that cannot be taken. `errors` names rows, counted from 0, never ids; at most 20."""
+
+    def __init__(self, detail: str, errors: Sequence[str] = ()) -> None:
+        super().__init__(detail)
+        self.detail = detail
+        self.errors = list(errors[:MAX_ERRORS])
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a file says of its samples, in its order; `holdout` is None where it has no column `split`."""
+
+    ids: list[str]
+    labels: list[int]
+    holdout: list[bool] | None
+
+
+def check_parquet(path: Path) -> Manifest:
+    """Check a file with columns `id`, `image`, `label` and, optionally, `split`; do not decode any image.
+
+    id: string or integer. image: binary, or a struct with a binary `bytes`. label: integer in [0, 10000).
+    split: `train`, `holdout` or `test` (the same as holdout).
+
+    Raises:
+        SourceError: what is wrong with it.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        with pq.ParquetFile(path) as file:
+            _check_schema(file.schema_arrow)
+            if not 0 < file.metadata.num_rows <= MAX_ROWS:
+                raise SourceError(f"the file has {file.metadata.num_rows} rows; it must have 1 to {MAX_ROWS:,}")
+            wanted = [name for name in ("id", "label", "split") if name in file.schema_arrow.names]
+            table = file.read(columns=wanted)
+    except (pa.ArrowException, OSError) as error:
+        raise SourceError("the file is not a readable Parquet file") from error
+    columns = {name: table.column(name).to_pylist() for name in wanted}
+    return _manifest(columns["id"], columns["label"], columns.get("split"))
+
+
+def _check_schema(schema: Any) -> None:
+    import pyarrow.types as is_type
+
+    errors = []
+    if missing := [name for name in ("id", "image", "label") if schema.names.count(name) != 1]:
+        raise SourceError(f"the file must have one column each of: {', '.join(missing)}")
+    kind = schema.field("id").type
+    if not (is_type.is_string(kind) or is_type.is_large_string(kind) or is_type.is_integer(kind)):
+        errors.append("column id must hold strings or integers")
+    kind = schema.field("image").type
+    if is_type.is_struct(kind) and kind.get_field_index("bytes") >= 0:
+        kind = kind.field("bytes").type
+    if not (is_type.is_binary(kind) or is_type.is_large_binary(kind)):
+        errors.append("column image must hold binary, or a struct with a binary field bytes")
+    if not is_type.is_integer(schema.field("label").type):
+        errors.append("column label must hold integers")
+    if "split" in schema.names:
+        kind = schema.field("split").type
+        if not (is_type.is_string(kind) or is_type.is_large_string(kind)):
+            errors.append("column split must hold strings")
+    if errors:
+        raise SourceError("the columns are not of the right types", errors)
+
+
+def _manifest(ids: list[Any], labels: list[Any], splits: list[Any] | None) -> Manifest:
+    errors: list[str] = []
+    names: list[str] = []
+    seen: dict[str, int] = {}
+    for row, sample in enumerate(ids):
+        name = "" if sample is None else str(sample)
+        names.append(name)
+        if not 0 < len(name) <= MAX_ID_LENGTH:
+            errors.append(f"row {row}: the id must have 1 to {MAX_ID_LENGTH} characters")
+        elif name in seen:
+            errors.append(f"row {row}: the same id as row {seen[name]}")
+        else:
+            seen[name] = row
+    errors += _rows(
+        labels,
+        lambda label: label is not None and 0 <= label < MAX_CLASSES,
+        f"the label must be an integer from 0 to {MAX_CLASSES - 1}",
+    )
+    errors += _rows(splits or [], HOLDOUT.__contains__, "the split must be train, holdout or test")
+    if errors:
+        raise SourceError(f"{len(errors)} problems with ids, labels or splits", errors)
+    holdout = None if splits is None else [HOLDOUT[split] for split in splits]
+    if holdout is not None and all(holdout):
+        raise SourceError("the file has no training sample")
+    return Manifest(names, labels, holdout)
+
+
+def _rows(values: Iterable[Any], good: Any, text: str) -> list[str]:
+    return [f"row {row}: {text}" for row, value in enumerate(values) if not good(value)]

@@ -1,0 +1,329 @@
+"""Versions: what a job needs to know of the present one, and the one transaction that publishes the next."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+import numpy as np
+from sqlalchemy import func, select, update
+from sqlalchemy.orm import Session
+
+from app import datasets, db, erasure, jobs, models
+from app.errors import Conflict, Gone, NotFound
+from app.ids import new_id
+from app.jobs import Claim
+from app.lifecycle import JobKind, JobState, Outcome, VersionState, move_outcome
+from app.positions import Positions, bitmap, mask_of, members, unpack
+from app.storage import Stored
+from app.tables import AuditRow, Dataset, DeletionRequest, Job, Model, OutcomeRow, Version
+
+
+class SupersededError(Exception):
+    """The model's current version is not the one this job worked from: nothing was published."""
+
+
+def get(session: Session, model: Model, number: int) -> Version:
+    query = select(Version).where(Version.model_id == model.id, Version.number == number)
+    version = session.scalars(query).first()
+    if version is None:
+        raise NotFound("There is no such version.")
+    return version
+
+
+def current(session: Session, model: Model) -> Version | None:
+    return None if model.current_version is None else get(session, model, model.current_version)
+
+
+def require_present(version: Version) -> None:
+    if version.size == 0:
+        raise Conflict("The checkpoint of this version has been announced but not sent.", kind="content-missing")
+    if version.state == VersionState.PURGED:
+        raise Gone("This checkpoint was purged.", purged_at=f"{version.purged_at:%Y-%m-%dT%H:%M:%SZ}")
+
+
+def trainable(session: Session, dataset: Dataset) -> Positions:
+    """Training positions that a new version may use: neither held out, nor requested, nor erased."""
+    holdout = [h for _, h in datasets.manifest(session, dataset.id)]
+    mask = ~np.array(holdout, dtype=bool)
+    mask[datasets.unavailable(dataset)] = False
+    return np.flatnonzero(mask).astype(np.int64)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """The frozen work of one unlearn job."""
+
+    requests: tuple[str, ...]
+    forget: Positions  # of the requests, those that the parent was trained on
+    remain: Positions  # trained on, minus forgotten now, minus everything erased before
+
+
+def batch(session: Session, job_id: str, dataset: Dataset, parent: Version) -> Batch:
+    """What the job must forget and what is left, against the version that it starts from."""
+    rows = session.execute(
+        select(DeletionRequest.id, DeletionRequest.positions)
+        .join(OutcomeRow, OutcomeRow.request_id == DeletionRequest.id)
+        .where(OutcomeRow.job_id == job_id)
+        .order_by(DeletionRequest.id)
+    ).all()
+    size = dataset.sample_count
+    trained = mask_of(parent.trained_on, size)
+    asked = np.zeros(size, dtype=bool)
+    for _, packed in rows:
+        asked[unpack(packed)] = True
+    remain = trained & ~asked & ~mask_of(dataset.erased, size)
+    return Batch(
+        tuple(request_id for request_id, _ in rows),
+        np.flatnonzero(trained & asked).astype(np.int64),
+        np.flatnonzero(remain).astype(np.int64),
+    )
+
+
+# -- publishing ------------------------------------------------------------------------------------
+
+
+def add(
+    session: Session,
+    model: Model,
+    *,
+    origin: str,
+    parent: int | None,
+    stored: Stored,
+    trained_on: Positions,
+    metrics: dict[str, Any],
+    job_id: str | None,
+) -> Version:
+    """Insert the model's next version as a candidate; numbers are never used twice."""
+    dataset = session.get_one(Dataset, model.dataset_id)
+    last = session.scalars(select(func.max(Version.number)).where(Version.model_id == model.id)).one()
+    version = Version(
+        id=new_id("ver"),
+        tenant_id=model.tenant_id,
+        model_id=model.id,
+        number=(last or 0) + 1,
+        parent=parent,
+        origin=origin,
+        state=VersionState.CANDIDATE,
+        digest=stored.digest,
+        size=stored.size,
+        trained_on=bitmap(trained_on, dataset.sample_count),
+        trained_count=len(trained_on),
+        class_counts=_class_counts(session, dataset, trained_on),
+        metrics=metrics,
+        job_id=job_id,
+        created_at=db.now(session),
+    )
+    session.add(version)
+    session.flush()
+    data = {"number": version.number, "digest": stored.digest}
+    jobs.record(session, model.tenant_id, f"version.{origin}", version.id, **data)
+    return version
+
+
+def make_current(session: Session, model: Model, version: Version) -> None:
+    """Publish by compare-and-set on the parent, which is superseded and will be purged after the policy's grace.
+
+    Raises:
+        SupersededError: another version has become current meanwhile.
+    """
+    moved = session.execute(
+        update(Model)
+        .where(Model.id == model.id, Model.current_version.is_not_distinct_from(version.parent))
+        .values(current_version=version.number)
+        .execution_options(synchronize_session=False)
+    )
+    if moved.rowcount != 1:  # type: ignore[attr-defined]
+        raise SupersededError(f"version {version.parent} of the model is not its current one any more")
+    grace = timedelta(seconds=model.policy["grace_seconds"])
+    session.execute(
+        update(Version)
+        .where(Version.model_id == model.id, Version.number == version.parent)
+        .values(state=VersionState.SUPERSEDED, purge_after=db.now(session) + grace)
+        .execution_options(synchronize_session=False)
+    )
+    version.state = VersionState.CURRENT
+    session.flush()
+
+
+def _class_counts(session: Session, dataset: Dataset, trained_on: Positions) -> list[int]:
+    labels = np.array([label for label, _ in datasets.manifest(session, dataset.id)])
+    counts: list[int] = np.bincount(labels[trained_on], minlength=dataset.class_count).tolist()
+    return counts
+
+
+def publish_trained(
+    session: Session,
+    claim: Claim,
+    stored: Stored,
+    trained_on: Positions,
+    metrics: dict[str, Any],
+    comparison: dict[str, Any] | None = None,
+) -> Version:
+    """End a train job: the new version, or with `comparison` (its report) an exact retrain kept to compare with."""
+    job = jobs.fenced(session, claim)
+    model = session.get_one(Model, claim.model_id, with_for_update=True)
+    if comparison is None:
+        dataset = session.get_one(Dataset, model.dataset_id, with_for_update=True)
+        if np.intersect1d(trained_on, datasets.unavailable(dataset)).size:
+            raise SupersededError("samples of the training set were requested for deletion while it trained")
+    version = add(
+        session,
+        model,
+        origin="trained" if comparison is None else "comparison",
+        parent=model.current_version,
+        stored=stored,
+        trained_on=trained_on,
+        metrics=metrics,
+        job_id=claim.id,
+    )
+    if comparison is None:
+        make_current(session, model, version)
+    else:
+        _add_report(session, claim, model, version.number, comparison, claim.params["exclude_request"])
+    jobs.finish(session, job, JobState.SUCCEEDED, result={"version": version.number, "digest": stored.digest})
+    return version
+
+
+def publish_unlearned(
+    session: Session,
+    claim: Claim,
+    work: Batch,
+    parent: Version,
+    stored: Stored,
+    metrics: dict[str, Any],
+    report: dict[str, Any],
+) -> Version:
+    """End an unlearn job in one transaction: version, report, compare-and-set, outcomes, events, purge jobs."""
+    job = jobs.fenced(session, claim)
+    model = session.get_one(Model, claim.model_id, with_for_update=True)
+    version = add(
+        session,
+        model,
+        origin="unlearned",
+        parent=parent.number,
+        stored=stored,
+        trained_on=work.remain,
+        metrics=metrics,
+        job_id=claim.id,
+    )
+    make_current(session, model, version)
+    report = report | {"version": version.number}
+    _add_report(session, claim, model, version.number, report, None)
+    settle(session, claim, version.number)
+    result = {"version": version.number, "digest": stored.digest, "verdict": report["judgement"]["verdict"]}
+    jobs.finish(session, job, JobState.SUCCEEDED, result=result)
+    return version
+
+
+def reject(session: Session, claim: Claim, report: dict[str, Any]) -> None:
+    """The audit said no: keep the report, publish nothing, and tell the requests."""
+    job = jobs.fenced(session, claim)
+    model = session.get_one(Model, claim.model_id)
+    _add_report(session, claim, model, None, report, None)
+    detail = f"the audit failed: {report['judgement']['reason']}"
+    jobs.finish(session, job, JobState.REJECTED, problem=jobs.problem("audit-failed", detail))
+
+
+def nothing_to_forget(session: Session, claim: Claim) -> None:
+    """The current version never saw these samples (it was trained after they were requested)."""
+    job = jobs.fenced(session, claim)
+    model = session.get_one(Model, claim.model_id)
+    settle(session, claim, model.current_version, reason="the current version was never trained on these samples")
+    jobs.finish(session, job, JobState.SUCCEEDED, result={"version": model.current_version, "digest": None})
+
+
+def settle(session: Session, claim: Claim, number: int | None, reason: str | None = None) -> None:
+    """Move the job's outcomes to published, and start the purge of every request that has none left to wait for."""
+    rows = session.scalars(select(OutcomeRow).where(OutcomeRow.job_id == claim.id)).all()
+    for row in rows:
+        row.state, row.version, row.reason = (
+            move_outcome(Outcome(row.state), Outcome.PUBLISHED),
+            number,
+            reason,
+        )
+    session.flush()
+    for request_id in sorted({row.request_id for row in rows}):
+        erasure.start_if_published(session, request_id)
+
+
+def _add_report(
+    session: Session,
+    claim: Claim,
+    model: Model,
+    number: int | None,
+    report: dict[str, Any],
+    compares: str | None,
+) -> None:
+    session.add(
+        AuditRow(
+            id=new_id("aud"),
+            tenant_id=model.tenant_id,
+            model_id=model.id,
+            job_id=claim.id,
+            version=number,
+            compares_request=compares,
+            verdict=report["judgement"]["verdict"],
+            report=report,
+            created_at=db.now(session),
+        )
+    )
+
+
+# -- imports ---------------------------------------------------------------------------------------
+
+
+def declare_import(session: Session, model: Model, digest: str, trained_on: Positions) -> Version:
+    """Announce a checkpoint that will be uploaded: its digest and what it was trained on.
+
+    Raises:
+        Conflict: the model has a version, or the checkpoint was trained on requested or erased samples.
+    """
+    if model.current_version is not None:
+        raise Conflict("This model has a version already; an import is its first.", kind="version-present")
+    _refuse_unavailable(session, model, trained_on)
+    announced = Stored(digest, 0)
+    return add(
+        session,
+        model,
+        origin="imported",
+        parent=None,
+        stored=announced,
+        trained_on=trained_on,
+        metrics={},
+        job_id=None,
+    )
+
+
+def _refuse_unavailable(session: Session, model: Model, trained_on: Positions) -> None:
+    dataset = session.get_one(Dataset, model.dataset_id, with_for_update=True)
+    if np.intersect1d(trained_on, datasets.unavailable(dataset)).size:
+        raise Conflict(
+            "The checkpoint was trained on samples that have been requested for deletion or erased.",
+            kind="trained-on-erased",
+        )
+
+
+def require_awaiting(version: Version) -> None:
+    if version.origin != "imported" or version.state != VersionState.CANDIDATE:
+        raise Conflict("This version does not wait for a checkpoint.", kind="content-present")
+
+
+def accept_checkpoint(session: Session, model: Model, version: Version, stored: Stored) -> Job:
+    """Take the announced bytes; an import job holds them against the architecture and publishes them."""
+    require_awaiting(version)
+    version.size = stored.size
+    return models.start(session, model, JobKind.IMPORT, seed=0, params={"version": version.number})
+
+
+def publish_imported(session: Session, claim: Claim, metrics: dict[str, Any]) -> None:
+    """End an import job: the announced version becomes current."""
+    job = jobs.fenced(session, claim)
+    model = session.get_one(Model, claim.model_id, with_for_update=True)
+    version = get(session, model, claim.params["version"])
+    _refuse_unavailable(session, model, members(version.trained_on, len(version.trained_on) * 8))
+    version.metrics, version.job_id = metrics, claim.id
+    make_current(session, model, version)
+    result = {"version": version.number, "digest": version.digest}
+    jobs.finish(session, job, JobState.SUCCEEDED, result=result)

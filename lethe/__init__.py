@@ -1,0 +1,5 @@
+"""Lethe's Python client: `from lethe import Client`."""
+
+from lethe.client import Client, LetheError
+
+__all__ = ["Client", "LetheError"]

@@ -1,0 +1,96 @@
+"""RMIA, online (Zarifzadeh et al. 2024; methods.md 7.1): signals, ratios and scores as array functions."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from app.catalog import RmiaParams
+
+Floats = NDArray[np.float64]
+
+
+def signals(logits: NDArray[Any], labels: NDArray[np.int64], params: RmiaParams) -> Floats:
+    """Return the confidence (N,) in the true class that `params` reads off `logits` (N, classes).
+
+    `softmax`: softmax of logits / T. `taylor`: with c = logits / T and the Taylor polynomial P of exp,
+    P(c_y - m) / (P(c_y - m) + sum of P(c_j), j != y). Degree 3 is negative under c = -1.6, so that signals
+    may be negative; degree 4 is positive everywhere.
+    """
+    scaled = logits.astype(np.float64) / params.temperature
+    rows = np.arange(len(labels))
+    if params.signal == "softmax":
+        terms = np.exp(scaled - scaled.max(axis=1, keepdims=True))
+    else:
+        scaled[rows, labels] -= params.taylor_margin
+        terms = np.polynomial.polynomial.polyval(
+            scaled, [1 / math.factorial(power) for power in range(params.taylor_degree + 1)]
+        )
+    true: Floats = terms[rows, labels] / terms.sum(axis=1)
+    return true
+
+
+def log_odds(logits: NDArray[Any], labels: NDArray[np.int64]) -> Floats:
+    """Return log p_y - log(1 - p_y), (N,), as z_y - logsumexp of the others: exact where p_y rounds to 1."""
+    others = logits.astype(np.float64)
+    rows = np.arange(len(labels))
+    own = others[rows, labels]
+    others[rows, labels] = -np.inf
+    top = others.max(axis=1)
+    odds: Floats = own - top - np.log(np.exp(others - top[:, None]).sum(axis=1))
+    return odds
+
+
+def ratios(target: Floats, references: Floats, membership: NDArray[np.bool_]) -> Floats:
+    """Return r = s / s_ref, (N,), with s_ref half the mean over IN models plus half the mean over OUT models.
+
+    target: (N,). references, membership: (K, N). Samples that no model saw, or all of them, get NaN, and
+    so do erased ones, whose references are NaN.
+    """
+    return _ratios(target, *_sums(references, membership), membership.sum(axis=0), len(membership))
+
+
+def leave_one_out_ratios(target: Floats, references: Floats, membership: NDArray[np.bool_]) -> Iterator[Floats]:
+    """Yield `ratios` without model 0, without model 1, ..., IN and OUT means computed anew each time."""
+    inside, outside = _sums(references, membership)
+    count = membership.sum(axis=0)
+    for row, member in zip(references, membership, strict=True):
+        yield _ratios(
+            target,
+            inside - np.where(member, row, 0),
+            outside - np.where(member, 0, row),
+            count - member,
+            len(membership) - 1,
+        )
+
+
+def _sums(references: Floats, membership: NDArray[np.bool_]) -> tuple[Floats, Floats]:
+    return np.where(membership, references, 0).sum(axis=0), np.where(membership, 0, references).sum(axis=0)
+
+
+def _ratios(target: Floats, inside: Floats, outside: Floats, count: NDArray[np.int64], models: int) -> Floats:
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return 2 * target / (inside / count + outside / (models - count))
+
+
+def scores(ratios: Floats, population: Floats, gamma: float) -> Floats:
+    """Return for each x the share of z in the population with LRT(x, z) = r_x / r_z > gamma.
+
+    Compared as r_x > gamma * r_z where r_z > 0, and r_x < gamma * r_z where r_z < 0 (a cubic Taylor signal
+    may be negative); r_z = 0 counts where r_x > 0. O(N log N). An x that is itself in the population is
+    compared with itself too: all samples then go through one step function, which leaves their order alone.
+    """
+    thresholds = np.sort(gamma * population)
+    first, last = np.searchsorted(thresholds, 0.0, "left"), np.searchsorted(thresholds, 0.0, "right")
+    order = np.argsort(ratios)
+    queries = ratios[order]
+    above = np.searchsorted(thresholds[last:], queries, "left")
+    above += first - np.searchsorted(thresholds[:first], queries, "right")
+    above += (last - first) * (queries > 0)
+    result = np.empty(len(ratios))
+    result[order] = above / len(population)
+    return result

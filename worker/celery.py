@@ -1,0 +1,67 @@
+"""Celery's side of the bell: a message is a job id and nothing else, and the task is `run_one`.
+
+Acknowledged early, one at a time, no result backend: the database redelivers, not the broker. The pool child is
+spawned, never forked, so that CUDA is first touched in the process that uses it, and one that is killed takes
+nobody with it.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any
+
+from billiard.exceptions import WorkerLostError
+from celery import Celery
+from celery.signals import task_failure, worker_ready, worker_shutdown
+
+from app import jobs, presence
+from app.config import get_settings
+from app.db import Database
+
+app = Celery("lethe", broker=get_settings().broker_url or None, set_as_current=False)
+app.conf.update(
+    task_ignore_result=True,
+    task_acks_late=False,
+    task_serializer="json",
+    accept_content=["json"],
+    task_default_queue="lethe",
+    worker_prefetch_multiplier=1,
+    worker_concurrency=1,
+    worker_pool_start_method="spawn",
+    worker_hijack_root_logger=False,
+    worker_send_task_events=False,
+    broker_connection_retry_on_startup=True,
+    worker_cancel_long_running_tasks_on_connection_loss=False,
+)
+
+
+@lru_cache
+def _desk() -> Any:
+    from worker.run import Desk  # torch only in the pool child
+
+    return Desk.open(get_settings())
+
+
+@app.task(name="lethe.run")  # type: ignore[untyped-decorator]
+def run(job_id: str) -> None:
+    from worker.tasks import run_one
+
+    run_one(_desk(), presence.own_name(get_settings()), hint=job_id)
+
+
+@task_failure.connect  # type: ignore[untyped-decorator]
+def _child_lost(exception: BaseException | None = None, **_: Any) -> None:
+    """The pool child was killed (out of memory, a CUDA abort): hand its lease back without waiting for its end."""
+    if isinstance(exception, WorkerLostError):
+        settings = get_settings()
+        jobs.release(Database(settings), presence.own_name(settings), "its process was killed")
+
+
+@worker_ready.connect  # type: ignore[untyped-decorator]
+def _ready(**_: Any) -> None:
+    presence.start(get_settings())
+
+
+@worker_shutdown.connect  # type: ignore[untyped-decorator]
+def _shutdown(**_: Any) -> None:
+    presence.stop()

@@ -1,0 +1,93 @@
+"""The worker's two bells: Celery on Redis, or the database itself."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import time
+from types import FrameType
+from typing import Any
+
+from app import jobs, presence
+from app.config import Settings
+from app.db import Database
+
+log = logging.getLogger("lethe.worker")
+
+
+class Stopping(BaseException):
+    """SIGTERM or SIGINT came: stop now and hand the lease back."""
+
+
+def watch(settings: Settings) -> None:
+    """Embedded: run what there is, then look for change in the database, until told to stop."""
+    from worker.run import Desk
+    from worker.tasks import run_one
+
+    owner = presence.own_name(settings)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _stop)
+    desk = Desk.open(settings)
+    presence.start(settings)
+    log.info("worker %s on %s watches the database", owner, desk.device)
+    bell = Bell(desk.database)
+    try:
+        while True:
+            try:
+                if run_one(desk, owner):
+                    continue
+            except Exception as error:  # the database may be away for a while
+                log.warning("looking for a job failed and will be tried again: %s", type(error).__name__)
+            bell.wait(settings.poll_seconds)
+    except Stopping:
+        jobs.release(desk.database, owner, "its worker was stopped", counted=False)
+    finally:
+        presence.stop()
+
+
+def _stop(_number: int, _frame: FrameType | None) -> None:
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)  # once is enough: the lease must be handed back undisturbed
+    raise Stopping
+
+
+class Bell:
+    """Rings when the database changed, or after a second: a queued job may also become due by time alone."""
+
+    def __init__(self, database: Database) -> None:
+        self._connection: Any = None
+        if database.is_sqlite:
+            self._connection = database.engine.connect()
+            self._connection.rollback()
+        self._seen = self._version()
+
+    def _version(self) -> int:
+        if self._connection is None:
+            return 0
+        raw = self._connection.connection.driver_connection
+        version: int = raw.execute("PRAGMA data_version").fetchone()[0]
+        return version
+
+    def wait(self, poll_seconds: float) -> None:
+        waited = 0.0
+        while waited < 1.0:
+            time.sleep(poll_seconds)
+            waited += poll_seconds
+            version = self._version()
+            if version != self._seen or self._connection is None:
+                self._seen = version
+                return
+
+
+def consume(settings: Settings) -> None:
+    """Production: a Celery worker with one spawned pool child; a lease whose child died is handed back at once."""
+    name = presence.own_name(settings)
+    os.environ["LETHE_WORKER_NAME"] = name  # the pool child claims in this name
+    os.environ.setdefault("REMAP_SIGTERM", "SIGQUIT")  # stop the child now: the database redelivers, not a drain
+    from worker.celery import app
+
+    try:
+        app.worker_main(["worker", "--loglevel=INFO", "--without-gossip", "--without-mingle", "-n", f"{name}@%h"])
+    finally:
+        jobs.release(Database(settings), name, "its worker was stopped", counted=False)

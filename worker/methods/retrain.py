@@ -1,0 +1,30 @@
+"""Exact retraining: the gold standard of unlearning."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from app.catalog import RetrainParams
+from worker.attacks import AttackResult
+from worker.data.samples import Split
+from worker.methods import MethodContext, MethodError
+from worker.training import train_recipe
+
+
+def retrain(
+    model: nn.Module,  # noqa: ARG001  the methods' common shape
+    split: Split,
+    params: RetrainParams,  # noqa: ARG001
+    adversarial: AttackResult | None,  # noqa: ARG001
+    context: MethodContext,
+) -> nn.Module:
+    """Train a fresh model on the remain set alone, by the recipe of the original.
+
+    Raises:
+        MethodError: there is no remain set.
+    """
+    if not len(split.remain):
+        raise MethodError("exact retraining needs the remain set")
+    return train_recipe(
+        context.fresh(), context.recipe, split.samples, split.remain, context.generator, context.progress
+    )

@@ -1,0 +1,104 @@
+"""Reference models: who sees which sample, and what is kept of each model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors.numpy import load_file, save_file
+from torch import nn
+
+from app.catalog import Params
+from worker import evaluation, seeding
+from worker.audits.rmia import log_odds
+from worker.data.samples import Samples
+from worker.training import Progress, train_recipe
+
+
+@dataclass(frozen=True)
+class ReferenceSignal:
+    """All that is kept of one reference model, over the N samples of its dataset (train and holdout).
+
+    logits: (N, classes) float16. log_odds: (N,) float32, of the true class. membership: (N,) bool, which
+    samples it was trained on. Erased samples have NaN logits and log-odds.
+    """
+
+    logits: NDArray[np.float16]
+    log_odds: NDArray[np.float32]
+    membership: NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class ReferenceSignals:
+    """A pool of K references: logits (K, N, classes), log_odds (K, N), membership (K, N)."""
+
+    logits: NDArray[np.float16]
+    log_odds: NDArray[np.float32]
+    membership: NDArray[np.bool_]
+
+
+def membership(models: int, samples: int, seed: int) -> NDArray[np.bool_]:
+    """Draw which model (rows) sees which sample (columns): each sample is in exactly half of the models.
+
+    Raises:
+        ValueError: `models` is odd or under 2.
+    """
+    if models < 2 or models % 2:
+        raise ValueError("the number of reference models must be even and at least 2")
+    draws = np.random.default_rng(seed).random((models, samples))
+    return draws.argsort(axis=0).argsort(axis=0) < models // 2
+
+
+def train_reference(
+    index: int,
+    design: NDArray[np.bool_],
+    samples: Samples,
+    recipe: tuple[str, Params],
+    build: Callable[[], nn.Module],
+    seed: int,
+    progress: Progress,
+) -> ReferenceSignal:
+    """Train reference `index` on its row of `design` (K, N) and return its signals on all N samples.
+
+    Args:
+        build: makes an untrained model; its weights are drawn from `seed` and `index`.
+        seed: of the pool.
+    """
+    device = samples.images.device
+    own = seeding.derive(seed, "reference", index)
+    row = design[index]
+    model = seeding.seeded_model(build, own, device)
+    positions = torch.from_numpy(np.flatnonzero(row)).to(device)
+    train_recipe(model, recipe, samples, positions, seeding.generator(own, device), progress)
+    logits = evaluation.logits(model, samples.images).cpu().numpy()
+    odds = log_odds(logits, samples.labels.cpu().numpy()).astype(np.float32)
+    return ReferenceSignal(logits.astype(np.float16), odds, row)
+
+
+def stack(signals: Sequence[ReferenceSignal]) -> ReferenceSignals:
+    return ReferenceSignals(
+        np.stack([signal.logits for signal in signals]),
+        np.stack([signal.log_odds for signal in signals]),
+        np.stack([signal.membership for signal in signals]),
+    )
+
+
+def erase(signal: ReferenceSignal, positions: NDArray[np.int64]) -> ReferenceSignal:
+    """Return a copy in which nothing is left of what the model says of samples `positions`."""
+    logits, odds = signal.logits.copy(), signal.log_odds.copy()
+    logits[positions] = np.nan
+    odds[positions] = np.nan
+    return replace(signal, logits=logits, log_odds=odds)
+
+
+def to_file(signal: ReferenceSignal, path: Path) -> None:
+    """Write `signal` as safetensors."""
+    save_file({name: np.ascontiguousarray(array) for name, array in vars(signal).items()}, path)
+
+
+def from_file(path: Path) -> ReferenceSignal:
+    return ReferenceSignal(**load_file(path))

@@ -1,0 +1,68 @@
+"""Seeds, determinism and the record of the software that ran."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from importlib import metadata
+
+import numpy as np
+import torch
+from torch import nn
+
+
+def derive(seed: int, *names: str | int) -> int:
+    """Return a stable 63-bit seed for the purpose that `names` spell, independent of other purposes."""
+    text = "\x1f".join([str(seed), *(f"{type(name).__name__}:{name}" for name in names)])
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
+
+
+def generator(seed: int, device: torch.device | str = "cpu") -> torch.Generator:
+    """Return a fresh generator on `device`."""
+    return torch.Generator(device=device).manual_seed(seed)
+
+
+def seeded_model(build: Callable[[], nn.Module], seed: int, device: torch.device | str = "cpu") -> nn.Module:
+    """Build a model whose initial weights depend on `seed` alone, and put it on `device`, channels-last.
+
+    Weights are drawn on the CPU, so that every device starts from the same; torch's global generator is
+    left as it was.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = build()
+    return model.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+
+
+@contextmanager
+def deterministic() -> Iterator[None]:
+    """Make torch choose deterministic kernels inside; on the CPU equal seeds then give equal bits.
+
+    Equal bits also need an equal number of threads: sums are split among them.
+    """
+    before = torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(True, warn_only=torch.cuda.is_available())
+    torch.backends.cudnn.benchmark = False
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before[0])
+        torch.backends.cudnn.benchmark = before[1]
+
+
+def environment(device: torch.device | str = "cpu") -> dict[str, str]:
+    """Return versions of code and libraries, the device's name and the number of threads."""
+    device = torch.device(device)
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
+    return {
+        "lethe": metadata.version("lethe"),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "device": f"{device.type} ({name})",
+        "threads": str(torch.get_num_threads()),
+    }

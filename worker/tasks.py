@@ -1,0 +1,80 @@
+"""`run_one`: the one function that runs jobs, whatever rang the bell."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+
+from app import faults, jobs
+from app.db import Database
+from app.errors import AppError
+from app.jobs import LeaseLostError
+from app.lifecycle import JobKind, JobState
+from app.storage import BlobCorruptError
+from app.versions import SupersededError
+from worker import chores, pipeline, seeding
+from worker.methods import MethodError
+from worker.run import CancelledError, Desk, Heartbeat, JobError, Run
+from worker.training import DivergedError
+
+log = logging.getLogger("lethe.worker")
+
+KINDS: Mapping[JobKind, Callable[[Run], None]] = {
+    JobKind.INGEST: chores.ingest,
+    JobKind.TRAIN: chores.train,
+    JobKind.IMPORT: chores.import_checkpoint,
+    JobKind.REFERENCES: chores.build_references,
+    JobKind.PRECOMPUTE: chores.precompute,
+    JobKind.UNLEARN: pipeline.unlearn,
+    JobKind.PURGE: chores.purge,
+}
+
+
+def run_one(desk: Desk, owner: str, hint: str | None = None) -> bool:
+    """Claim the hinted job, else the oldest that can run, and take it to its end. False: there was none."""
+    claim = jobs.claim(desk.database, owner, desk.settings.lease_seconds, hint)
+    if claim is None:
+        return False
+    faults.point(f"{claim.kind}.claimed")
+    log.info("job %s (%s): attempt %d", claim.id, claim.kind.value, claim.attempts)
+    with Heartbeat(desk, claim) as heartbeat:
+        run = Run(desk, claim, heartbeat)
+        try:
+            with seeding.deterministic():
+                KINDS[claim.kind](run)
+        except LeaseLostError:
+            log.warning("job %s: the lease was lost; nothing was written", claim.id)
+        except CancelledError:
+            _end(desk.database, run, JobState.CANCELLED, "cancelled", "cancelled on request")
+        except JobError as error:
+            _end(desk.database, run, JobState.FAILED, error.kind, error.detail)
+        except (MethodError, DivergedError) as error:
+            _end(desk.database, run, JobState.FAILED, "method-failed", str(error))
+        except AppError as error:
+            _end(desk.database, run, JobState.FAILED, error.kind, error.detail)
+        except SupersededError as error:
+            _again(desk.database, run, str(error))
+        except BlobCorruptError as error:
+            _end(desk.database, run, JobState.FAILED, "corrupt-bytes", f"stored bytes are damaged: {error}")
+        except Exception as error:
+            log.exception("job %s failed", claim.id)
+            _again(desk.database, run, f"an unexpected {type(error).__name__}; it is in the worker's log")
+    return True
+
+
+def _end(database: Database, run: Run, state: JobState, kind: str, detail: str) -> None:
+    try:
+        with database.write() as session:
+            job = jobs.fenced(session, run.claim)
+            jobs.finish(session, job, state, problem=jobs.problem(kind, detail))
+    except LeaseLostError:
+        log.warning("job %s: the lease was lost before its end could be written", run.claim.id)
+
+
+def _again(database: Database, run: Run, reason: str) -> None:
+    """Give the attempt up; the job is queued again, or buried when it has had its attempts."""
+    try:
+        with database.write() as session:
+            jobs.requeue(session, jobs.fenced(session, run.claim), reason)
+    except LeaseLostError:
+        log.warning("job %s: the lease was lost before it could be queued again", run.claim.id)

@@ -1,0 +1,280 @@
+"""The one training loop. Methods and recipes differ in the sets, rates and losses that they hand to it."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from app.catalog import Params, SgdRecipe
+from worker.data.samples import Samples, gather, to_float
+
+Schedule = Callable[[float], float]
+"""Epochs done so far, fractional, to the factor on the learning rate."""
+Loss = Callable[[Tensor, Tensor], Tensor]
+Augment = Literal["none", "crop_flip"]
+
+SMALLEST_NORMALISED_BATCH = 8
+SECONDS_BETWEEN_UPDATES = 0.5
+CROP_PADDING = 4
+
+
+class DivergedError(Exception):
+    """The loss became infinite or not a number."""
+
+    def __init__(self, epoch: int) -> None:
+        super().__init__(f"training diverged: the loss of epoch {epoch} is not finite")
+        self.epoch = epoch
+
+
+class Progress(Protocol):
+    """Where a long computation reports, and keeps what it needs to resume."""
+
+    def update(self, fraction: float) -> None:
+        """Report the share done, in [0, 1]. May raise, to stop the computation."""
+
+    def load(self) -> dict[str, Tensor] | None:
+        """Return the last state kept, or None."""
+
+    def save(self, state: Callable[[], dict[str, Tensor]]) -> None:
+        """Keep `state()`; an implementation may skip calls, and then the state is not even made."""
+
+
+class NullProgress:
+    """Reports nowhere and keeps nothing."""
+
+    def update(self, fraction: float) -> None:
+        pass
+
+    def load(self) -> dict[str, Tensor] | None:
+        return None
+
+    def save(self, state: Callable[[], dict[str, Tensor]]) -> None:
+        pass
+
+
+@dataclass(frozen=True)
+class Source:
+    """A part of a training set: rows `positions` (n,) of `images` with rows `positions` of `labels`.
+
+    images: (N, C, H, W), uint8 or float32 in [0, 1]. labels: (N,) int64.
+    augment: `crop_flip` is a random crop after padding by 4 and a random horizontal flip.
+    """
+
+    images: Tensor
+    labels: Tensor
+    positions: Tensor
+    augment: Augment = "none"
+
+
+class TrainingSet:
+    """The uniformly shuffled concatenation of its sources."""
+
+    def __init__(self, sources: Sequence[Source]) -> None:
+        self.sources = [source for source in sources if len(source.positions)]
+        self.starts: list[int] = []
+        self.n = 0
+        for source in self.sources:
+            self.starts.append(self.n)
+            self.n += len(source.positions)
+        if not self.n:
+            raise ValueError("the training set is empty")
+
+    def batch(self, indices: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Gather images (n, C, H, W) float32 and labels (n,) for `indices` (n,) into the concatenation.
+
+        Every source is gathered for the whole batch and kept where it belongs: how many rows of a batch
+        come from which source is never asked, because on a GPU the answer would stall the queue.
+        """
+        images, labels = self._rows(0, indices, generator)
+        for number in range(1, len(self.sources)):
+            more_images, more_labels = self._rows(number, indices, generator)
+            belongs = indices >= self.starts[number]
+            images = torch.where(belongs[:, None, None, None], more_images, images)
+            labels = torch.where(belongs, more_labels, labels)
+        return images, labels
+
+    def _rows(self, number: int, indices: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        source = self.sources[number]
+        if len(self.sources) > 1:
+            indices = (indices - self.starts[number]).clamp(0, len(source.positions) - 1)
+        positions = source.positions[indices]
+        images = gather(source.images, positions)
+        if source.augment == "crop_flip":
+            images = crop_flip(images, generator)
+        return to_float(images), source.labels[positions]
+
+
+def crop_flip(images: Tensor, generator: torch.Generator) -> Tensor:
+    """Pad each of (n, C, H, W) by 4 zero pixels, crop at random to (H, W), flip half of them left-right."""
+    n, _, height, width = images.shape
+    device = images.device
+    padded = functional.pad(images, (CROP_PADDING,) * 4)
+    shifts = torch.randint(0, 2 * CROP_PADDING + 1, (2, n, 1), generator=generator, device=device)
+    flips = torch.randint(0, 2, (n, 1), generator=generator, device=device)
+    rows = shifts[0] + torch.arange(height, device=device)
+    columns = torch.arange(width, device=device)
+    columns = shifts[1] + torch.where(flips == 1, width - 1 - columns, columns)
+    each = torch.arange(n, device=device)[:, None, None]
+    return padded.permute(0, 2, 3, 1)[each, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+
+
+def constant(_epochs_done: float) -> float:
+    return 1.0
+
+
+def cosine(epochs: int) -> Schedule:
+    """Half a cosine from 1 to 0 over `epochs`."""
+    return lambda done: 0.5 * (1 + math.cos(math.pi * done / epochs))
+
+
+def steps(every: int) -> Schedule:
+    """Times 0.1 after each `every` epochs."""
+    return lambda done: 0.1 ** math.floor(done / every)
+
+
+def batch_sizes(n: int, batch_size: int) -> list[int]:
+    """Cut `n` samples into ceil(n / batch_size) batches whose sizes differ by one at most."""
+    count = -(-n // batch_size)
+    return [n // count + (number < n % count) for number in range(count)]
+
+
+def fit(
+    model: nn.Module,
+    training_set: TrainingSet,
+    *,
+    epochs: int,
+    learning_rate: float,
+    batch_size: int,
+    momentum: float,
+    weight_decay: float,
+    schedule: Schedule = constant,
+    generator: torch.Generator,
+    progress: Progress,
+    loss: Loss = functional.cross_entropy,
+) -> nn.Module:
+    """Train `model` in place by SGD on shuffled, evened-out batches and return it, in eval mode.
+
+    The model is in train mode, so BatchNorm statistics follow the training set (AMUN's code does the
+    same); only where batches hold fewer than eight samples do BatchNorm layers stay in eval mode, as
+    statistics of a few samples ruin a model. A state kept by `progress` is resumed: on the CPU the result
+    then equals that of the straight run bit for bit.
+
+    Args:
+        training_set: on the device of the model.
+        schedule: epochs done (fractional) to the factor on `learning_rate`.
+        generator: on the same device; draws the order and the augmentation.
+        loss: (logits (n, classes), labels (n,)) to a scalar.
+
+    Raises:
+        DivergedError: the loss of an epoch is not finite.
+    """
+    sizes = batch_sizes(training_set.n, batch_size)
+    device = training_set.sources[0].images.device
+    model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    _train_mode(model, min(sizes))
+    optimizer = torch.optim.SGD(
+        model.parameters(), learning_rate, momentum=momentum, weight_decay=weight_decay, fused=True
+    )
+    kept = progress.load()
+    first = _restore(kept, model, optimizer, generator) if kept else 0
+    reported = time.monotonic()
+    for epoch in range(first, epochs):
+        total = torch.zeros((), device=device)
+        order = torch.randperm(training_set.n, generator=generator, device=device)
+        for number, indices in enumerate(torch.split(order, sizes)):
+            done = epoch + number / len(sizes)
+            if time.monotonic() - reported > SECONDS_BETWEEN_UPDATES:
+                progress.update(done / epochs)
+                reported = time.monotonic()
+            optimizer.param_groups[0]["lr"] = learning_rate * schedule(done)
+            images, labels = training_set.batch(indices, generator)
+            value = loss(model(images), labels)
+            optimizer.zero_grad()
+            value.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+            total += value.detach()
+        if not math.isfinite(total.item()):
+            raise DivergedError(epoch)
+        progress.save(lambda done=epoch + 1: _state(model, optimizer, generator, done))  # type: ignore[misc]
+        progress.update((epoch + 1) / epochs)
+    return model.eval()
+
+
+def _train_mode(model: nn.Module, smallest_batch: int) -> None:
+    model.train()
+    if smallest_batch < SMALLEST_NORMALISED_BATCH:
+        for module in model.modules():
+            if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                module.eval()
+
+
+def _state(
+    model: nn.Module, optimizer: torch.optim.SGD, generator: torch.Generator, epoch: int
+) -> dict[str, Tensor]:
+    tensors = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
+    for name, parameter in model.named_parameters():
+        buffer = optimizer.state[parameter].get("momentum_buffer")
+        if buffer is not None:
+            tensors[f"momentum.{name}"] = buffer
+    tensors["generator"] = generator.get_state()
+    tensors["epoch"] = torch.tensor(epoch)
+    return {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}
+
+
+def _restore(
+    state: dict[str, Tensor], model: nn.Module, optimizer: torch.optim.SGD, generator: torch.Generator
+) -> int:
+    """Put a state made by `_state` back and return the number of epochs it holds."""
+    model.load_state_dict({name: state[f"model.{name}"] for name in model.state_dict()})
+    for name, parameter in model.named_parameters():
+        buffer = state.get(f"momentum.{name}")
+        if buffer is not None:
+            optimizer.state[parameter]["momentum_buffer"] = torch.empty_like(parameter).copy_(buffer)
+    generator.set_state(state["generator"])
+    return int(state["epoch"])
+
+
+def sgd(
+    model: nn.Module,
+    params: SgdRecipe,
+    samples: Samples,
+    positions: Tensor,
+    generator: torch.Generator,
+    progress: Progress,
+) -> nn.Module:
+    """Recipe `sgd`: plain SGD on rows `positions` of `samples`."""
+    schedules = {"cosine": cosine(params.epochs), "step": steps(params.step_every)}
+    return fit(
+        model,
+        TrainingSet([Source(samples.images, samples.labels, positions, params.augment)]),
+        epochs=params.epochs,
+        learning_rate=params.learning_rate,
+        batch_size=params.batch_size,
+        momentum=params.momentum,
+        weight_decay=params.weight_decay,
+        schedule=schedules[params.schedule],
+        generator=generator,
+        progress=progress,
+    )
+
+
+def train_recipe(
+    model: nn.Module,
+    recipe: tuple[str, Params],
+    samples: Samples,
+    positions: Tensor,
+    generator: torch.Generator,
+    progress: Progress,
+) -> nn.Module:
+    """Train `model` on rows `positions` of `samples` by the recipe of that name and parameters."""
+    from worker.registry import RECIPES  # not above: the registry imports this module
+
+    name, params = recipe
+    return RECIPES[name](model, params, samples, positions, generator, progress)
