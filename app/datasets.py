@@ -117,7 +117,7 @@ def manifest(session: Session, dataset_id: str) -> list[tuple[int, bool]]:
 
 
 def suppression(settings: Settings, dataset_id: str, sample_id: str) -> str:
-    """What stands in the place of an erased id: a keyed digest, so that the same id is known when it comes again."""
+    """What stands in the place of an erased id: a keyed digest, so that the id is known when it comes again."""
     key = hmac.new(settings.secret_bytes(), f"suppression:{dataset_id}".encode(), hashlib.sha256).digest()
     return ERASED_PREFIX + hmac.new(key, sample_id.encode(), hashlib.sha256).hexdigest()
 

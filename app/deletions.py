@@ -188,7 +188,7 @@ def _refuse_data_loss(session: Session, dataset: Dataset, affected: Sequence[Mod
         if emptied:
             what = "no training data" if not left.any() else f"no sample of {emptied} class(es)"
             raise Conflict(
-                f"This deletion would leave model {model.id} {what}. Send `allow_data_loss: true` if that is meant.",
+                f"It would leave model {model.id} {what}. Send `allow_data_loss: true` if that is meant.",
                 kind="data-loss",
             )
 

@@ -113,7 +113,7 @@ class Run:
         self.heartbeat.check()
 
     def stored(self, name: str, base: str) -> tuple[str, dict[str, Any]] | None:
-        """Digest and facts of an artefact that an earlier attempt made from the same `base`, if it is still there."""
+        """Digest and facts of what an earlier attempt made from the same `base`, if it is still there."""
         with self.desk.database.read() as session:
             row = jobs.artifacts(session, self.claim.id).get(name)
         if row is None or row.facts.get("base") != base:

@@ -75,7 +75,7 @@ def torchvision_set(
     try:
         halves = make(found, dict(params.options), cache)
     except (RuntimeError, ValueError, TypeError, OSError) as error:
-        raise SourceError(f"{params.dataset} could not be loaded: {error}") from error
+        raise SourceError(f"{params.dataset} could not be had ({type(error).__name__})") from error
     train, test = (_arrays(half, params.dataset) for half in halves)
     if train[0].shape[1:] != test[0].shape[1:]:
         raise SourceError(f"the train and test images of {params.dataset} differ in size")
@@ -92,15 +92,15 @@ def _downloaded_halves(dataset: Callable[..., Any], options: dict[str, Any], cac
     names = {parameter.name for parameter in parameters}
     passes_on = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters)
     if not ("root" in names and ("download" in names or passes_on)):
-        raise ValueError("it cannot be downloaded")
+        raise SourceError(f"torchvision cannot download {dataset.__name__}")
     if cache is None:
-        raise ValueError("there is no folder to download to")
+        raise SourceError("there is no folder to download to")
     options |= {"root": str(cache), "download": True}
     if "train" in names or (passes_on and "split" in options):  # EMNIST names its variants `split`
         return dataset(train=True, **options), dataset(train=False, **options)
     if "split" in names and "split" not in options:
         return dataset(split="train", **options), dataset(split="test", **options)
-    raise ValueError("it has no train and test half")
+    raise SourceError(f"{dataset.__name__} has no train and test half")
 
 
 def _fake_halves(dataset: Callable[..., Any], options: dict[str, Any], _cache: Path | None) -> tuple[Any, Any]:
@@ -108,7 +108,7 @@ def _fake_halves(dataset: Callable[..., Any], options: dict[str, Any], _cache: P
     size = str(options.pop("image_size", "3x32x32"))
     shape = tuple(int(part) for part in (size if "x" in size else f"3x{size}x{size}").split("x"))
     if len(shape) != 3 or shape[0] not in (1, 3) or min(shape) < 1:
-        raise ValueError("image_size must be like 3x32x32 or 1x8x8")
+        raise SourceError("image_size must be like 3x32x32 or 1x8x8")
     count = int(options.pop("size", 1000))
     offset = int(options.pop("random_offset", 0))
     halves = [

@@ -1,0 +1,98 @@
+"""Fixtures: databases (SQLite always, PostgreSQL where one was named), clients in process, services as processes.
+
+Tests that need servers are marked `services`. Without LETHE_TEST_DATABASE_URL and LETHE_TEST_REDIS_URL they are
+left out and counted in the last lines; with LETHE_TEST_SERVICES=required that is a failure instead.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from fastapi.testclient import TestClient
+
+from app import keys, schema
+from app.config import Settings, get_settings
+from app.db import Database
+from app.main import create_app
+from tests.support import Account, scratch_database
+
+POSTGRES = os.environ.get("LETHE_TEST_DATABASE_URL", "")
+REDIS = os.environ.get("LETHE_TEST_REDIS_URL", "")
+REQUIRED = os.environ.get("LETHE_TEST_SERVICES") == "required"
+left_out = 0
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if REQUIRED and not (POSTGRES and REDIS):
+        raise pytest.UsageError(
+            "LETHE_TEST_SERVICES=required needs LETHE_TEST_DATABASE_URL and LETHE_TEST_REDIS_URL"
+        )
+    for name in [name for name in os.environ if name.startswith("LETHE_") and not name.startswith("LETHE_TEST_")]:
+        del os.environ[name]
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    global left_out
+    if POSTGRES and REDIS:
+        return
+    kept = [item for item in items if not item.get_closest_marker("services")]
+    left_out = len(items) - len(kept)
+    items[:] = kept
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    if left_out:
+        terminalreporter.write_line(
+            f"left out: {left_out} tests that need PostgreSQL and Redis; "
+            "set LETHE_TEST_DATABASE_URL and LETHE_TEST_REDIS_URL to run them",
+            yellow=True,
+        )
+
+
+@pytest.fixture(autouse=True)
+def _fresh_settings() -> Iterator[None]:
+    get_settings.cache_clear()
+    yield
+    get_settings.cache_clear()
+
+
+@pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.services)])
+def database_url(request: pytest.FixtureRequest) -> Iterator[str]:
+    """An empty database of each kind; empty text for SQLite, which lives in the data folder."""
+    if request.param == "sqlite":
+        yield ""
+        return
+    with scratch_database(POSTGRES) as url:
+        yield url
+
+
+@pytest.fixture
+def settings(tmp_path: Path, database_url: str) -> Settings:
+    return Settings(data_dir=tmp_path / "data", database_url=database_url)
+
+
+@pytest.fixture
+def database(settings: Settings) -> Iterator[Database]:
+    """A migrated database with the first tenant in it."""
+    found = Database(settings)
+    schema.migrate(found)
+    keys.bootstrap(found, settings)
+    yield found
+    found.close()
+
+
+@pytest.fixture
+def client(settings: Settings, database: Database) -> Iterator[TestClient]:
+    """The API in this process, called with the first key; nothing runs its jobs."""
+    with TestClient(create_app(settings), raise_server_exceptions=False) as found:
+        found.headers["Authorization"] = f"Bearer {settings.key_file.read_text().strip()}"
+        yield found
+
+
+@pytest.fixture
+def account(settings: Settings, database: Database, client: TestClient) -> Account:
+    """The same, with a worker at hand that is called job by job."""
+    return Account(settings, database, client)

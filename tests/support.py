@@ -1,0 +1,203 @@
+"""What several tests need: scratch databases, an account with a small trained model, service process trees."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import psycopg
+from fastapi.testclient import TestClient
+from psycopg import sql
+
+from app.config import Settings
+from app.db import Database
+from lethe import Client
+
+PATIENCE = 90.0
+Document = dict[str, Any]
+
+# Small enough for seconds on one core, large enough to train: 200 digits are asked for nothing but the machinery.
+QUICK_RECIPE = {"name": "sgd", "params": {"epochs": 3, "batch_size": 64}}
+QUICK_POLICY = {
+    "method": {"name": "amun", "params": {"epochs": 2, "learning_rate": 0.05, "batch_size": 64}},
+    "attack": {"name": "pgd_l2", "params": {"steps": 10}},
+}
+QUICK_MODEL = {"architecture": {"name": "small_cnn", "params": {"width": 8}}, "recipe": QUICK_RECIPE}
+
+
+def eventually(ready: Callable[[], Any], what: str, patience: float = PATIENCE) -> Any:
+    """The first truthy value of `ready()`, looked for until patience ends."""
+    deadline = time.monotonic() + patience
+    while not (found := ready()):
+        if time.monotonic() > deadline:
+            raise AssertionError(f"waited {patience:.0f} s for {what}")
+        time.sleep(0.02)
+    return found
+
+
+@contextmanager
+def scratch_database(url: str) -> Iterator[str]:
+    """A new PostgreSQL database beside the one that `url` names, dropped at the end."""
+    name = f"lethe_test_{secrets.token_hex(6)}"
+    with psycopg.connect(url, autocommit=True) as admin:
+        admin.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
+    try:
+        yield url.rpartition("/")[0] + f"/{name}"
+    finally:
+        with psycopg.connect(url, autocommit=True) as admin:
+            admin.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
+
+
+@dataclass
+class Account:
+    """The API in this process and a worker that runs jobs when it is told to."""
+
+    settings: Settings
+    database: Database
+    http: TestClient
+    _desk: Any = field(default=None, repr=False)
+
+    @property
+    def desk(self) -> Any:
+        from worker.run import Desk
+
+        if self._desk is None:
+            self._desk = Desk.open(self.settings)
+        return self._desk
+
+    def work(self, owner: str = "tester") -> int:
+        """Run jobs until there is none; how many ran."""
+        from worker.tasks import run_one
+
+        count = 0
+        while run_one(self.desk, owner):
+            count += 1
+        return count
+
+    def post(self, path: str, body: Document | None = None, status: int | None = None, **headers: str) -> Document:
+        response = self.http.post(path, json=body or {}, headers=headers)
+        expected = (status,) if status else (200, 201, 202)
+        assert response.status_code in expected, response.text
+        return response.json()
+
+    def get(self, path: str, status: int = 200, **params: Any) -> Document:
+        response = self.http.get(path, params=params)
+        assert response.status_code == status, response.text
+        return response.json()
+
+    def digits(self) -> Document:
+        """The digits, taken in."""
+        made = self.post("/v1/datasets", {"name": "digits", "source": {"name": "digits"}})
+        self.work()
+        return self.get(f"/v1/datasets/{made['id']}")
+
+    def model(self, dataset: str, *, train: bool = True, policy: Document | None = None) -> Document:
+        """A small model on the dataset, with version 1 trained for a few epochs."""
+        body = {"name": "m", "dataset": dataset, **QUICK_MODEL, "policy": QUICK_POLICY | (policy or {})}
+        made = self.post("/v1/models", body)
+        if train:
+            self.post(f"/v1/models/{made['id']}:train", {"seed": 1})
+            self.work()
+        return self.get(f"/v1/models/{made['id']}")
+
+    def training_ids(self, dataset: str) -> list[str]:
+        page = self.get(f"/v1/datasets/{dataset}/samples", split="train", page_size=1000)
+        return [item["id"] for item in page["items"]]
+
+    def delete(self, dataset: str, ids: list[str], status: int = 202, **fields: Any) -> Document:
+        return self.post("/v1/deletion-requests", {"dataset": dataset, "sample_ids": ids, **fields}, status)
+
+
+# -- services as processes -------------------------------------------------------------------------
+
+
+def environment(folder: Path, **settings: str) -> dict[str, str]:
+    clean = {k: v for k, v in os.environ.items() if not k.startswith("LETHE_")}
+    return clean | {"LETHE_DATA_DIR": str(folder)} | {f"LETHE_{k.upper()}": v for k, v in settings.items()}
+
+
+def start(*arguments: str, log: Path, env: dict[str, str]) -> subprocess.Popen[bytes]:
+    """`python -m app …` in a process group of its own, its output appended to `log`."""
+    with log.open("ab") as file:
+        return subprocess.Popen(
+            [sys.executable, "-m", "app", *arguments], env=env, stdout=file, stderr=file, process_group=0
+        )
+
+
+def stop(process: subprocess.Popen[bytes], patience: float = 20.0) -> None:
+    if process.poll() is None:
+        process.terminate()
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(patience)
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+@contextmanager
+def embedded(folder: Path, **settings: str) -> Iterator[Client]:
+    """`lethe serve` on a free port."""
+    folder.mkdir(parents=True, exist_ok=True)
+    log = folder.parent / f"{folder.name}.log"
+    process = start("serve", log=log, env=environment(folder, port="0", **settings))
+    url = folder / "url"
+    try:
+        eventually(lambda: url.exists() or process.poll() is not None, "the service to start", 20)
+        assert process.poll() is None, log.read_text()
+        with Client(url.read_text().strip(), (folder / "api-key").read_text().strip()) as client:
+            yield client
+    except BaseException:
+        print(log.read_text()[-6000:])
+        raise
+    finally:
+        stop(process)
+
+
+@contextmanager
+def production(
+    folder: Path, database_url: str, redis_url: str, workers: int = 1, **settings: str
+) -> Iterator[Client]:
+    """The commands of docker-compose.yml: migrate once, then api, worker and sweep as separate processes."""
+    folder.mkdir(parents=True, exist_ok=True)
+    port = free_port()
+    values = {"database_url": database_url, "broker_url": redis_url, "port": str(port)} | settings
+    env = environment(folder, **values)
+    log = folder.parent / f"{folder.name}.log"
+    subprocess.run([sys.executable, "-m", "app", "migrate"], env=env, check=True, timeout=60, capture_output=True)
+    parts = [start(name, log=log, env=env) for name in ("api", "sweep", *["worker"] * workers)]
+    try:
+        with Client(f"http://127.0.0.1:{port}", (folder / "api-key").read_text().strip()) as client:
+            eventually(lambda: answers(client), "the API to answer", 20)
+            yield client
+    except BaseException:
+        print(log.read_text()[-6000:])
+        raise
+    finally:
+        for part in reversed(parts):
+            part.terminate()
+        for part in reversed(parts):
+            stop(part)
+
+
+def answers(client: Client) -> bool:
+    try:
+        return bool(client.get("/readyz"))
+    except Exception:
+        return False
+
+
+def free_port() -> int:
+    import socket
+
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

@@ -1,0 +1,46 @@
+import torch
+from torch import nn
+
+from worker import seeding
+
+
+def test_a_derived_seed_is_stable_and_63_bits_wide():
+    assert seeding.derive(7, "reference", 3) == 6439419146323720305
+    assert all(0 <= seeding.derive(seed, "x") < 2**63 for seed in range(200))
+
+
+def test_derived_seeds_differ_by_seed_by_name_and_by_how_names_are_cut():
+    seeds = {
+        seeding.derive(1),
+        seeding.derive(1, "a"),
+        seeding.derive(2, "a"),
+        seeding.derive(1, "a", "b"),
+        seeding.derive(1, "ab"),
+        seeding.derive(1, 1),
+        seeding.derive(1, "1"),
+    }
+    assert len(seeds) == 7
+
+
+def test_a_seeded_model_depends_on_its_seed_and_leaves_the_global_generator_alone():
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    weights = [seeding.seeded_model(lambda: nn.Linear(4, 4), seed).weight for seed in (1, 1, 2)]
+    assert torch.equal(weights[0], weights[1])
+    assert not torch.equal(weights[0], weights[2])
+    assert torch.equal(torch.rand(3), expected)
+
+
+def test_determinism_ends_with_its_block():
+    before = torch.are_deterministic_algorithms_enabled()
+    with seeding.deterministic():
+        assert torch.are_deterministic_algorithms_enabled()
+    assert torch.are_deterministic_algorithms_enabled() is before
+
+
+def test_the_environment_names_versions_and_threads():
+    record = seeding.environment()
+    assert record["torch"] == torch.__version__
+    assert record["threads"] == str(torch.get_num_threads())
+    assert {"python", "numpy", "device", "lethe"} < set(record)
