@@ -47,6 +47,20 @@ def _die(text: str) -> None:
     sys.exit(1)
 
 
+def _check_schema() -> None:
+    """Refuse to start a part on a database whose schema is not this program's."""
+    from app import schema
+    from app.db import Database
+
+    database = Database(get_settings())
+    try:
+        schema.check(database)
+    except schema.SchemaError as error:
+        _die(str(error))
+    finally:
+        database.close()
+
+
 def _stop_event() -> threading.Event:
     """An event that SIGTERM and SIGINT set."""
     stop = threading.Event()
@@ -80,6 +94,7 @@ def api(fd: Annotated[int, typer.Option(hidden=True)] = -1) -> None:
     import uvicorn
 
     logs.configure()
+    _check_schema()
     settings = get_settings()
     uvicorn.run(
         "app.main:create_app",
@@ -97,6 +112,7 @@ def api(fd: Annotated[int, typer.Option(hidden=True)] = -1) -> None:
 @cli.command()
 def worker() -> None:
     """One worker: on Celery where LETHE_BROKER_URL is set, else watching the database."""
+    _check_schema()
     os.execv(sys.executable, [sys.executable, "-m", "worker"])  # noqa: S606
 
 
@@ -106,6 +122,7 @@ def sweep() -> None:
     from app import sweeper
 
     logs.configure()
+    _check_schema()
     sweeper.run(get_settings(), _stop_event())
 
 

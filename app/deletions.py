@@ -244,7 +244,15 @@ def receipts(session: Session, request: DeletionRequest) -> list[Receipt]:
     return list(session.scalars(select(Receipt).where(Receipt.request_id == request.id).order_by(Receipt.id)))
 
 
-def status(request: DeletionRequest, rows: Sequence[OutcomeRow]) -> RequestStatus:
-    return request_status(
-        Decision(request.decision), [Outcome(row.state) for row in rows], bool(request.fulfilled_at)
-    )
+def purge_problem(session: Session, request: DeletionRequest) -> str | None:
+    """Why the request's purge has given up; None while it has not."""
+    query = select(Job).where(Job.request_id == request.id, Job.kind == JobKind.PURGE)
+    job = session.scalars(query.order_by(Job.id.desc()).limit(1)).first()
+    if job is None or job.state not in (JobState.DEAD, JobState.FAILED, JobState.CANCELLED):
+        return None
+    return f"the purge job {job.id} ended as {job.state}: {(job.problem or {}).get('detail', '')}"
+
+
+def status(request: DeletionRequest, rows: Sequence[OutcomeRow], purge_failed: bool) -> RequestStatus:
+    states = [Outcome(row.state) for row in rows]
+    return request_status(Decision(request.decision), states, bool(request.fulfilled_at), purge_failed)

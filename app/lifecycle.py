@@ -143,8 +143,13 @@ def move_outcome(now: Outcome, to: Outcome) -> Outcome:
     return to
 
 
-def request_status(decision: Decision, outcomes: Iterable[Outcome], purge_done: bool) -> RequestStatus:
-    """The one status of a request. `purge_done`: nothing that was derived from its samples is left unaccounted."""
+def request_status(
+    decision: Decision, outcomes: Iterable[Outcome], purge_done: bool, purge_failed: bool = False
+) -> RequestStatus:
+    """The one status of a request.
+
+    `purge_done`: nothing derived from its samples is left unaccounted. `purge_failed`: its purge job has given up.
+    """
     match decision:
         case Decision.REFUSED:
             return RequestStatus.REFUSED
@@ -153,7 +158,7 @@ def request_status(decision: Decision, outcomes: Iterable[Outcome], purge_done: 
         case Decision.HELD:
             return RequestStatus.HELD
     states = set(outcomes)
-    if Outcome.ATTENTION in states:
+    if Outcome.ATTENTION in states or purge_failed:
         return RequestStatus.ATTENTION
     if states <= {Outcome.PUBLISHED, Outcome.PURGED}:
         return RequestStatus.FULFILLED if purge_done else RequestStatus.PUBLISHED

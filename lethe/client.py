@@ -148,10 +148,10 @@ class Client:
 
     def upload(self, path: str, file: Path, content_type: str) -> Document:
         """PUT a file, streamed."""
+        headers = {"Content-Type": content_type, "Content-Length": str(file.stat().st_size)}
         with file.open("rb") as body:
-            headers = {"Content-Type": content_type, "Content-Length": str(file.stat().st_size)}
             pieces = iter(lambda: body.read(CHUNK), b"")
-            return cast("Document", self.call("PUT", path, content=pieces, headers=headers).json())
+            return cast("Document", _checked(self._http.put(path, content=pieces, headers=headers)).json())
 
     def download(self, model: str, version: int, target: Path) -> str:
         """Fetch a checkpoint to `target`, taking up what an interrupted download left; returns its digest.

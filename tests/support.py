@@ -12,15 +12,17 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import psycopg
-from fastapi.testclient import TestClient
 from psycopg import sql
 
 from app.config import Settings
 from app.db import Database
 from lethe import Client
+
+if TYPE_CHECKING:
+    from fastapi.testclient import TestClient
 
 PATIENCE = 90.0
 Document = dict[str, Any]

@@ -20,7 +20,6 @@ Schedule = Callable[[float], float]
 Loss = Callable[[Tensor, Tensor], Tensor]
 Augment = Literal["none", "crop_flip"]
 
-SMALLEST_NORMALISED_BATCH = 8
 SECONDS_BETWEEN_UPDATES = 0.5
 CROP_PADDING = 4
 
@@ -161,9 +160,8 @@ def fit(
 ) -> nn.Module:
     """Train `model` in place by SGD on shuffled, evened-out batches and return it, in eval mode.
 
-    The model is in train mode, so BatchNorm statistics follow the training set (AMUN's code does the
-    same); only where batches hold fewer than eight samples do BatchNorm layers stay in eval mode, as
-    statistics of a few samples ruin a model. A state kept by `progress` is resumed: on the CPU the result
+    The model is in train mode, so BatchNorm statistics follow the training set, as in AMUN's code; only
+    where a batch is a single sample do BatchNorm layers stay in eval mode: one sample has no statistics. A state kept by `progress` is resumed: on the CPU the result
     then equals that of the straight run bit for bit.
 
     Args:
@@ -209,7 +207,7 @@ def fit(
 
 def _train_mode(model: nn.Module, smallest_batch: int) -> None:
     model.train()
-    if smallest_batch < SMALLEST_NORMALISED_BATCH:
+    if smallest_batch == 1:
         for module in model.modules():
             if isinstance(module, nn.modules.batchnorm._BatchNorm):
                 module.eval()

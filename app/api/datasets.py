@@ -13,7 +13,7 @@ from app import datasets, uploads
 from app.api.deps import CallerDep, IdempotentDep, PagerDep, PartsDep, Read, Write, accepted, problems
 from app.api.paging import Page
 from app.api.schemas import DatasetCreate, DatasetOut, SampleOut, id_pattern
-from app.api.transfer import receive
+from app.api.transfer import ANY_SIZE, receive
 from app.errors import Unprocessable, UnsupportedMedia
 from app.policy import Choice
 from app.positions import members
@@ -85,6 +85,7 @@ def list_samples(
     status_code=202,
     response_model=DatasetOut,
     responses=problems(404, 409, 413, 415),
+    max_body_size=ANY_SIZE,
     openapi_extra={
         "requestBody": {
             "required": True,

@@ -21,9 +21,11 @@ RequestId = Annotated[str, Path(pattern=id_pattern("del"))]
 
 def show(session: Session, request: DeletionRequest) -> DeletionOut:
     rows = deletions.outcomes(session, request)
+    problem = deletions.purge_problem(session, request)
     return DeletionOut(
         id=request.id,
-        status=deletions.status(request, rows).value,
+        status=deletions.status(request, rows, problem is not None).value,
+        reason=request.reason or problem,
         dataset=request.dataset_id,
         model=request.model_id,
         samples=request.sample_count,

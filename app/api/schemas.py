@@ -189,6 +189,7 @@ class DeletionOut(BaseModel):
     status: Literal[
         "accepted", "processing", "published", "fulfilled", "needs-attention", "held", "refused", "cancelled"
     ]
+    reason: str | None = Field(description="of a decision, or why its purge needs attention")
     dataset: str
     model: str | None
     samples: int

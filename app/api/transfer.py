@@ -44,6 +44,9 @@ async def receive(request: Request, blobs: Folder, limit: int) -> tuple[Abstract
     return context, writer
 
 
+ANY_SIZE = 2**62  # of a route's body: `receive` counts by itself, up to the limit of the settings
+
+
 def download(request: Request, blobs: Folder, digest: str, filename: str, media_type: str) -> Response:
     """Serve a blob: 200, 206, 304 or 416 by the request's conditions."""
     try:

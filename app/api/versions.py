@@ -15,7 +15,7 @@ from app.api.deps import CallerDep, IdempotentDep, PagerDep, PartsDep, Read, Wri
 from app.api.models import ModelId
 from app.api.paging import Page
 from app.api.schemas import JobOut, VersionCreate, VersionOut
-from app.api.transfer import download, receive
+from app.api.transfer import ANY_SIZE, download, receive
 from app.datasets import get as get_dataset
 from app.errors import Conflict, Unprocessable, UnsupportedMedia
 from app.safetensors_header import CheckpointError, read_header
@@ -81,6 +81,7 @@ def read(model: ModelId, number: Number, who: CallerDep, session: Read) -> Versi
     status_code=202,
     response_model=JobOut,
     responses=problems(404, 409, 413, 415),
+    max_body_size=ANY_SIZE,
     openapi_extra={
         "requestBody": {
             "required": True,

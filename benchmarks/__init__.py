@@ -1,0 +1,1 @@
+"""What the documentation claims about speed, measured: `make bench`. Timings are never tests."""

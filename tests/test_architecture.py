@@ -1,0 +1,96 @@
+"""The rules of the house, held by tests: who may import whom, and that the API never sees torch."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parent.parent
+WORKER_MAY_USE = {
+    "catalog", "config", "datasets", "db", "erasure", "errors", "faults", "ids", "jobs", "leash", "lifecycle",
+    "logs", "policy", "positions", "presence", "reports", "safetensors_header", "storage", "tables", "uploads",
+    "versions",
+}  # fmt: skip
+LEAVES_MAY_USE = {"catalog", "lifecycle", "reports", "safetensors_header", "uploads"}
+LEAVES = [
+    *(path for part in ("architectures", "attacks", "methods", "audits", "data") for path in (ROOT / "worker" / part).glob("*.py")),
+    *(ROOT / "worker" / name for name in ("training.py", "evaluation.py", "seeding.py", "references.py", "checkpoints.py")),
+]  # fmt: skip
+
+
+def imports(path: Path) -> set[str]:
+    """Every module that a file imports, wherever the import stands."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def app_modules(path: Path) -> set[str]:
+    return {name.split(".")[1] for name in imports(path) if name.startswith("app.")}
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "app").rglob("*.py")), ids=str)
+def test_app_imports_neither_torch_nor_the_worker(path: Path) -> None:
+    tops = {name.split(".")[0] for name in imports(path)}
+    assert tops.isdisjoint({"torch", "torchvision", "safetensors", "worker"})
+
+
+def test_the_running_api_has_not_loaded_torch() -> None:
+    code = "import sys, app.main; app.main.create_app(); print('torch' in sys.modules, 'worker' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
+    assert done.stdout.split() == ["False", "False"]
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "worker").rglob("*.py")), ids=str)
+def test_the_worker_uses_only_its_side_of_app(path: Path) -> None:
+    assert app_modules(path) <= WORKER_MAY_USE
+
+
+@pytest.mark.parametrize("path", LEAVES, ids=str)
+def test_leaves_touch_no_database_and_no_storage(path: Path) -> None:
+    assert app_modules(path) <= LEAVES_MAY_USE
+
+
+def test_only_the_database_module_commits() -> None:
+    commits = {
+        path.relative_to(ROOT).as_posix()
+        for folder in ("app", "worker")
+        for path in (ROOT / folder).rglob("*.py")
+        if ".commit()" in path.read_text().replace("writer.commit()", "")
+    }
+    assert commits <= {"app/db.py", "app/outbox.py"}
+
+
+def test_only_the_settings_read_the_environment() -> None:
+    readers = {
+        path.relative_to(ROOT).as_posix()
+        for folder in ("app", "worker", "lethe")
+        for path in (ROOT / folder).rglob("*.py")
+        if "os.environ" in path.read_text()
+    }
+    # The others hand an environment to a child, or a library's switch to itself.
+    assert readers <= {"app/leash.py", "app/supervisor.py", "app/demo.py", "worker/loop.py", "worker/seeding.py"}
+
+
+def test_compose_runs_the_commands_that_the_end_to_end_test_runs() -> None:
+    services = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]
+    assert {name: services[name]["command"] for name in ("migrate", "api", "worker", "sweeper")} == {
+        "migrate": "migrate",
+        "api": "api",
+        "worker": "worker",
+        "sweeper": "sweep",
+    }
+    dockerfile = (ROOT / "Dockerfile").read_text()
+    assert 'ENTRYPOINT ["lethe"]' in dockerfile
+    support = (ROOT / "tests/support.py").read_text()
+    assert '"migrate"' in support
+    assert '("api", "sweep", *["worker"] * workers)' in support

@@ -1,0 +1,243 @@
+"""The audit on synthetic worlds, where what each model remembers is planted, and on real digits."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from app.catalog import RmiaParams
+from tests.unit.engine_cases import RECIPE, digits, small_network, train_positions, trained
+from worker import evaluation, references
+from worker.audits import measure, rmia, roc
+from worker.training import NullProgress
+
+TRAIN, HOLDOUT, CLASSES, MODELS = 4000, 2500, 5, 8
+N = TRAIN + HOLDOUT
+PARAMS = RmiaParams(signal="softmax", temperature=1)
+RANDOM = np.random.default_rng(0)
+LABELS = RANDOM.integers(0, CLASSES, N)
+EASE = RANDOM.normal(1, 1, N)
+
+
+def answers(remembered, seed, bonus=2.0):
+    """Logits of a model that knows `remembered` (N,) bool better by `bonus`."""
+    noise = np.random.default_rng(seed).normal(0, 1, (N, CLASSES))
+    noise[np.arange(N), LABELS] += EASE + bonus * remembered
+    return noise
+
+
+DESIGN = references.membership(MODELS, N, 1)
+POOL = references.stack(
+    [
+        references.ReferenceSignal(
+            (logits := answers(row, 100 + number)).astype(np.float16),
+            rmia.log_odds(logits, LABELS).astype(np.float32),
+            row,
+        )
+        for number, row in enumerate(DESIGN)
+    ]
+)
+IN_TRAIN = np.arange(N) < TRAIN
+HELD_OUT = np.flatnonzero(~IN_TRAIN)
+FORGET = np.sort(np.random.default_rng(2).permutation(TRAIN)[:1500])
+
+
+def without(forget):
+    remembered = IN_TRAIN.copy()
+    remembered[forget] = False
+    return remembered
+
+
+PARENT = answers(IN_TRAIN, 1)
+RETRAINED = answers(without(FORGET), 2)
+
+
+def audited(candidate, *, parent=PARENT, forget=FORGET, remain=None, holdout=HELD_OUT, pool=POOL, **options):
+    remain = np.setdiff1d(np.arange(TRAIN), forget) if remain is None else remain
+    return measure.audit(candidate, parent, LABELS, forget, remain, holdout, pool, PARAMS, **options)
+
+
+def judged(*args, **options):
+    return audited(*args, **options)[3]
+
+
+def test_a_retrained_model_passes():
+    candidate, parent, balance, judgement = audited(RETRAINED, utility_floor=0.5)
+    assert judgement.verdict == "pass"
+    assert judgement.null == 0.5
+    assert judgement.parent_failed
+    assert balance.random_like
+    assert abs(candidate.ft_auc.value - 0.5) < 0.05
+    assert candidate.rt_auc.value > 0.6
+    assert candidate.fr_auc.value > 0.6
+    assert parent.ft_auc.value > 0.6
+    assert candidate.confidence.forget != parent.confidence.forget
+    assert sum(candidate.confidence.forget) == len(FORGET)
+    assert judgement.interval.low == pytest.approx(
+        judgement.difference - 1.959964 * candidate.ft_auc.standard_error
+    )
+
+
+def test_the_parent_returned_unchanged_fails():
+    judgement = judged(PARENT)
+    assert judgement.verdict == "fail"
+    assert judgement.reason.startswith("still remembered")
+
+
+def test_forgetting_too_much_fails():
+    forgotten = np.zeros(N, dtype=bool)
+    forgotten[FORGET] = True
+    judgement = judged(
+        answers(without(FORGET), 3) + answers(forgotten, 3, bonus=-2) - answers(forgotten, 3, bonus=0)
+    )
+    assert judgement.verdict == "fail"
+    assert judgement.reason.startswith("over-forgotten")
+
+
+@pytest.mark.parametrize("forgotten", [1, 2, 60])
+def test_a_small_set_is_inconclusive_and_says_which_margin_it_could_have_passed(forgotten):
+    forget = FORGET[:forgotten]
+    judgement = judged(answers(without(forget), 4), forget=forget)
+    assert judgement.verdict == "inconclusive"
+    assert judgement.smallest_margin > 0.1
+    assert f"{judgement.smallest_margin:.3f}" in judgement.reason
+
+
+def test_one_forgotten_sample_is_never_a_certainty():
+    assert judged(PARENT, forget=FORGET[:1]).verdict == "inconclusive"
+
+
+def test_a_whole_class_has_no_valid_control():
+    forget = np.flatnonzero(IN_TRAIN & (LABELS == 2))
+    *_, balance, judgement = audited(answers(without(forget), 5), forget=forget)
+    assert (judgement.verdict, judgement.null, judgement.difference) == ("inconclusive", None, None)
+    assert judgement.null_source == "none"
+    assert balance.class_p_value < 1e-6
+    assert "no valid control" in judgement.reason
+
+
+def test_the_hardest_samples_have_no_valid_control():
+    forget = np.argsort(EASE[:TRAIN])[: TRAIN // 10]
+    *_, balance, judgement = audited(answers(without(forget), 6), forget=forget)
+    assert judgement.verdict == "inconclusive"
+    assert balance.difficulty_p_value < 1e-6
+    assert balance.class_p_value > 0.01
+
+
+def test_a_collapsed_model_does_not_pass():
+    judgement = judged(np.random.default_rng(7).normal(0, 1e-3, (N, CLASSES)))
+    assert judgement.verdict == "inconclusive"
+    assert "lost its own membership signal" in judgement.reason
+
+
+def test_a_model_under_the_utility_floor_does_not_pass():
+    assert judged(RETRAINED, utility_floor=0.99).verdict == "inconclusive"
+    assert "utility floor" in judged(RETRAINED, utility_floor=0.99).reason
+
+
+def test_a_parent_that_passes_too_leaves_nothing_to_detect():
+    judgement = judged(RETRAINED, parent=answers(without(FORGET), 8))
+    assert judgement.verdict == "inconclusive"
+    assert not judgement.parent_failed
+    assert "no signal" in judgement.reason
+    assert judged(RETRAINED, parent=None).parent_failed is None
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ({"pool": None}, "no references"),
+        (
+            {
+                "pool": replace(
+                    POOL, logits=POOL.logits[:2], log_odds=POOL.log_odds[:2], membership=POOL.membership[:2]
+                )
+            },
+            "fewer than 4",
+        ),
+        ({"holdout": HELD_OUT[:0]}, "no never-trained controls"),
+        ({"remain": FORGET[:0]}, "no retained samples"),
+    ],
+)
+def test_what_is_missing_makes_it_inconclusive(options, reason):
+    candidate, _, _, judgement = audited(RETRAINED, **options)
+    assert judgement.verdict == "inconclusive"
+    assert reason in judgement.reason
+    assert 0 < candidate.accuracy_forget < 1
+
+
+def test_erased_columns_are_left_out_and_counted_for_accuracies_only():
+    erased = FORGET[::3]
+    signals = [
+        references.erase(references.ReferenceSignal(*each), erased)
+        for each in zip(POOL.logits, POOL.log_odds, POOL.membership, strict=True)
+    ]
+    with_holes = audited(RETRAINED, pool=references.stack(signals))[0]
+    smaller = audited(
+        RETRAINED, forget=np.setdiff1d(FORGET, erased), remain=np.setdiff1d(np.arange(TRAIN), FORGET)
+    )[0]
+    assert with_holes.ft_auc == smaller.ft_auc
+    assert with_holes.rt_auc == smaller.rt_auc
+    assert with_holes.accuracy_forget == audited(RETRAINED)[0].accuracy_forget
+    assert judged(
+        RETRAINED, pool=references.stack([references.erase(each, FORGET) for each in signals])
+    ).reason == ("no reference signals of the forget set")
+
+
+def test_tpr_is_reported_only_where_there_are_controls_enough():
+    assert [part.fpr for part in audited(RETRAINED)[0].tpr] == [0.01]
+    assert audited(RETRAINED, holdout=HELD_OUT[:999])[0].tpr == []
+
+
+def test_the_worst_p_value_corrects_for_the_number_of_samples():
+    controls = np.arange(99.0)
+    assert measure._worst_p_value(np.array([200.0, 1.0]), controls) == pytest.approx(2 / 100)
+    assert measure._worst_p_value(np.array([98.0]), controls) == pytest.approx(2 / 100)
+    assert measure._worst_p_value(np.array([3.0] * 50), controls) == 1
+
+
+def test_the_standard_error_is_delong_and_an_explicit_jackknife_over_smaller_pools():
+    few, params = np.r_[FORGET[:40], HELD_OUT[:60]], RmiaParams(signal="softmax", gamma=1)
+    labels, parent = LABELS[few], PARENT[few]
+    part = references.ReferenceSignals(POOL.logits[:, few], POOL.log_odds[:, few], POOL.membership[:, few])
+    target = rmia.signals(parent, labels, params)
+
+    def scored(kept):
+        signals = np.stack([rmia.signals(part.logits[number], labels, params) for number in kept])
+        ratios = rmia.ratios(target, signals, part.membership[kept])
+        scores = rmia.scores(ratios, ratios[40:], params.gamma)
+        return scores[:40], scores[40:]
+
+    everyone = list(range(MODELS))
+    values = [roc.auc(*scored([number for number in everyone if number != left_out])) for left_out in everyone]
+    jackknife = (MODELS - 1) / MODELS * sum((value - np.mean(values)) ** 2 for value in values)
+    over_samples = max(roc.delong_variance(*scored(everyone)), roc.exchangeable_variance(40, 60))
+    sets = np.arange(40), np.arange(0), np.arange(40, 100)
+    auc = measure.audit(parent, None, labels, *sets, part, params)[0].ft_auc
+    assert auc.value == pytest.approx(roc.auc(*scored(everyone)))
+    assert jackknife > 0
+    assert auc.standard_error == pytest.approx(np.sqrt(over_samples + jackknife), rel=1e-6)
+
+
+def test_on_digits_an_untouched_model_fails_and_a_retrained_one_does_not():
+    raw, samples = digits()
+    train = np.random.default_rng(3).permutation(train_positions())
+    forget, remain, holdout = train[:300], train[300:], np.flatnonzero(raw.holdout)
+    design = references.membership(6, samples.n, 1)
+    pool = references.stack(
+        [
+            references.train_reference(index, design, samples, RECIPE, small_network, 2, NullProgress())
+            for index in range(6)
+        ]
+    )
+    parent, retrained = (
+        evaluation.logits(trained(torch.from_numpy(np.sort(positions)), 5), samples.images).numpy()
+        for positions in (train, remain)
+    )
+    verdicts = [
+        measure.audit(candidate, parent, raw.labels, forget, remain, holdout, pool, RmiaParams())[3].verdict
+        for candidate in (parent, retrained)
+    ]
+    assert verdicts[0] == "fail"
+    assert verdicts[1] != "fail"
