@@ -41,7 +41,7 @@ class Settings(BaseSettings):
     max_json_bytes: int = Field(32 * 2**20, ge=1024)
     max_upload_bytes: int = Field(16 * 2**30, ge=1024)
 
-    crash_at: str = Field("", description="fault tests: SIGKILL this process at the named point")
+    crash_at: str = Field("", description="fault tests: SIGKILL this process at the named point, or `stop:` it there")
 
     @field_validator("database_url")
     @classmethod

@@ -111,7 +111,8 @@ def _lookup(session: Session, dataset_id: str, ids: Sequence[str]) -> dict[str, 
     else:
         sql = "SELECT s.sample_id, s.position FROM samples s WHERE s.dataset_id = :d AND s.sample_id = ANY(:ids)"
         given = list(ids)
-    return dict(session.execute(text(sql), {"ids": given, "d": dataset_id}).tuples().all())
+    rows = session.execute(text(sql), {"ids": given, "d": dataset_id})
+    return {sample_id: position for sample_id, position in rows}
 
 
 ID_KINDS = {

@@ -168,9 +168,12 @@ def _drop_derived(session: Session, request: DeletionRequest) -> None:
 
 
 def _date_superseded(session: Session, request: DeletionRequest) -> None:
-    """Superseded checkpoints that were trained on the samples go after the policy's grace: a dated entry each."""
+    """Superseded checkpoints that were trained on the samples go after the policy's grace: a dated entry each, once."""
     models = select(OutcomeRow.model_id).where(OutcomeRow.request_id == request.id)
-    query = select(Version).where(Version.model_id.in_(models), Version.state == VersionState.SUPERSEDED)
+    dated = select(Receipt.digest).where(Receipt.request_id == request.id, Receipt.subject == "superseded-checkpoint")
+    query = select(Version).where(
+        Version.model_id.in_(models), Version.state == VersionState.SUPERSEDED, Version.digest.not_in(dated)
+    )
     positions = unpack(request.positions)
     for version in session.scalars(query).all():
         size = len(version.trained_on) * 8

@@ -14,7 +14,7 @@ from sqlalchemy import Select, exists, or_, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session, aliased
 
-from app import db, outbox
+from app import db, faults, outbox
 from app.db import Database
 from app.ids import new_id
 from app.lifecycle import (
@@ -134,7 +134,9 @@ def claim(database: Database, owner: str, lease_seconds: float, hint: str | None
     for _ in range(CLAIM_TRIES):
         try:
             with database.write() as session:
-                return _claim_once(session, owner, lease_seconds, hint)
+                taken = _claim_once(session, owner, lease_seconds, hint)
+                faults.point("claim.uncommitted")
+            return taken
         except IntegrityError:
             continue  # another worker took the lane between our look and our write: look again
     return None

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from sqlalchemy import delete, select
 from sqlalchemy.orm import Session
 
-from app import db
+from app import db, faults
 from app.db import Database
 from app.tables import Outbox
 
@@ -40,6 +40,7 @@ def relay(database: Database, send: Sender) -> int:
         try:
             for row in rows:
                 send(row.key)
+                faults.point("outbox.sent")
                 sent.append(row.number)
         finally:
             if sent:

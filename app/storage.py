@@ -59,12 +59,8 @@ class Writer:
         self._file.flush()
         os.fsync(self._file.fileno())
         self._file.close()
-        digest = self.digest
-        target = self._final.place(digest)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        self._path.replace(target)
-        _sync_folder(target.parent)
-        return Stored(digest, self.size)
+        self._final._rename(self._path, self.digest)
+        return Stored(self.digest, self.size)
 
     def abort(self) -> None:
         self._file.close()
@@ -99,11 +95,36 @@ class Folder:
             writer.write(data)
             return writer.commit()
 
-    def put_file(self, path: Path) -> Stored:
-        with self.writer() as writer, path.open("rb") as file:
+    @contextmanager
+    def scratch(self, owner: str) -> Iterator[Path]:
+        """A path to write a file at before `adopt` takes it; a crash leaves it to `clear_scratch`."""
+        path = self._parts / f"{owner}-{secrets.token_hex(8)}.part"
+        try:
+            yield path
+        finally:
+            path.unlink(missing_ok=True)
+
+    def clear_scratch(self, owner: str) -> None:
+        """Remove what interrupted writers of that owner left behind."""
+        for path in self._parts.glob(f"{owner}-*.part"):
+            path.unlink(missing_ok=True)
+
+    def adopt(self, path: Path) -> Stored:
+        """Make a file of `scratch` a blob, without copying it."""
+        found, size = hashlib.sha256(), path.stat().st_size
+        with path.open("rb") as file:
             while chunk := file.read(CHUNK):
-                writer.write(chunk)
-            return writer.commit()
+                found.update(chunk)
+            os.fsync(file.fileno())
+        digest = f"sha256:{found.hexdigest()}"
+        self._rename(path, digest)
+        return Stored(digest, size)
+
+    def _rename(self, path: Path, digest: str) -> None:
+        target = self.place(digest)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        path.replace(target)
+        _sync_folder(target.parent)
 
     def size(self, digest: str) -> int:
         try:

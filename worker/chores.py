@@ -291,11 +291,13 @@ def purge(run: Run) -> None:
         suppress = partial(datasets.suppression, run.desk.settings, work.dataset_id)
         with run.desk.database.write() as session:
             erasure.swap(session, run.claim, work, erasure.Rewritten(images, signals, sets), suppress)
+            faults.point("purge.swap.uncommitted")
     with run.stage("remove", 0.7, 1.0):
         erasure.remove_owed(run.desk.database, run.desk.blobs, work.request_id)
         faults.point("purge.removed")
         with run.desk.database.write() as session:
             erasure.complete(session, run.claim, work.request_id)
+            faults.point("purge.complete.uncommitted")
 
 
 def _without_pixels(run: Run, digest: str | None, positions: Positions) -> str | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -126,6 +125,7 @@ class Run:
 
     def keep(self, name: str, base: str, stored: Stored, **facts: Any) -> None:
         """Record an artefact under the fence, and remove the bytes that it replaces."""
+        faults.point(f"{self.claim.kind}.{name}.stored")
         with self.desk.database.write() as session:
             facts = {**facts, "base": base, "size": stored.size}
             replaced = jobs.keep(session, self.claim, name, stored.digest, facts)
@@ -138,10 +138,10 @@ class Run:
 
     def put(self, write: Callable[[Path], None]) -> Stored:
         """Store the file that `write` makes."""
-        with tempfile.TemporaryDirectory(prefix="lethe-") as folder:
-            path = Path(folder) / "blob"
+        with self.desk.blobs.scratch(self.claim.id) as path:
             write(path)
-            return self.desk.blobs.put_file(path)
+            faults.point(f"{self.claim.kind}.written")
+            return self.desk.blobs.adopt(path)
 
     def put_tensors(self, tensors: dict[str, Tensor]) -> Stored:
         plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}

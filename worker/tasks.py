@@ -37,6 +37,7 @@ def run_one(desk: Desk, owner: str, hint: str | None = None) -> bool:
         return False
     faults.point(f"{claim.kind}.claimed")
     log.info("job %s (%s): attempt %d", claim.id, claim.kind.value, claim.attempts)
+    desk.blobs.clear_scratch(claim.id)
     with Heartbeat(desk, claim) as heartbeat:
         run = Run(desk, claim, heartbeat)
         try:

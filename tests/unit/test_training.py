@@ -9,15 +9,12 @@ from torch import nn
 
 from tests.unit.engine_cases import RECIPE, KeptProgress, digits, same, small_network, train_positions
 from worker import evaluation, seeding
+from worker.data.batches import Source, TrainingSet, batch_sizes, crop_flip
 from worker.data.samples import Samples, gather, to_float
 from worker.training import (
     DivergedError,
     NullProgress,
-    Source,
-    TrainingSet,
-    batch_sizes,
     cosine,
-    crop_flip,
     fit,
     steps,
     train_recipe,

@@ -9,9 +9,9 @@ from torch import Tensor, nn
 
 from app.catalog import PgdL2Params
 from worker.attacks import AttackResult
+from worker.data.batches import batch_sizes
 from worker.data.samples import gather
 from worker.evaluation import frozen, logits
-from worker.training import batch_sizes
 
 STEPS_BETWEEN_COMPACTIONS = 5
 ROUNDING = 1e-5

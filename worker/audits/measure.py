@@ -9,28 +9,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from app.catalog import RmiaParams
-from app.lifecycle import Z95, Estimate, Ruling, fails, judge, smallest_margin
+from app.lifecycle import Z95
 from app.reports import Auc, Balance, Curve, Histogram, Interval, Judgement, Measurement, TprAtFpr
 from worker.audits import rmia, roc
+from worker.audits.verdict import Groups, Positions, balance, judgement
 from worker.references import ReferenceSignals
 
 Floats = NDArray[np.float64]
-Positions = NDArray[np.int64]
 
-NULL = 0.5
 FEWEST_REFERENCES = 4  # a jackknife leaves one out, and an IN and an OUT model must remain of each sample
 FALSE_POSITIVE_RATES = (0.01, 0.001)
 BINS = 20
-SIGNIFICANCE = 0.01
-
-
-@dataclass(frozen=True)
-class Groups:
-    """Positions (into the pool's N samples) of the three groups that the audit compares."""
-
-    forget: Positions
-    retain: Positions
-    test: Positions
 
 
 @dataclass(frozen=True)
@@ -75,7 +64,7 @@ def audit(
     usable, problem = _usable(groups, references)
     logits = [candidate_logits] if parent_logits is None else [candidate_logits, parent_logits]
     measurements = [_plain(each, labels, groups) for each in logits]
-    balance = None
+    balanced = None
     if references is not None and not problem:
         pool = np.stack([rmia.signals(each, labels, params) for each in references.logits])
         scores = [_scores(each, labels, usable, pool, references.membership, params) for each in logits]
@@ -83,10 +72,10 @@ def audit(
             measurement.model_copy(update=_attacked(each, usable))
             for measurement, each in zip(measurements, scores, strict=True)
         ]
-        balance = _balance(references.log_odds, references.membership, labels, usable)
+        balanced = balance(references.log_odds, references.membership, labels, usable)
     parent = measurements[1] if parent_logits is not None else None
-    judgement = _judge(measurements[0], parent, balance, problem, params.margin, utility_floor)
-    return measurements[0], parent, balance, judgement
+    ruling = judgement(measurements[0], parent, balanced, problem, params.margin, utility_floor)
+    return measurements[0], parent, balanced, ruling
 
 
 def _usable(groups: Groups, references: ReferenceSignals | None) -> tuple[Groups, str]:
@@ -190,60 +179,3 @@ def _worst_p_value(forget: Floats, test: Floats) -> float:
     """The smallest empirical p-value of a forgotten sample among the controls, times their number."""
     as_high = len(test) - np.searchsorted(np.sort(test), forget.max(), "left")
     return float(min(1.0, (1 + as_high) / (1 + len(test)) * len(forget)))
-
-
-def _balance(
-    log_odds: NDArray[np.float32], membership: NDArray[np.bool_], labels: NDArray[np.int64], usable: Groups
-) -> Balance:
-    """Test whether the forget set is like the controls, in classes and in difficulty to unseeing models."""
-    classes = int(labels.max()) + 1
-    by_class = roc.chi_square_p(
-        *(np.bincount(labels[each], minlength=classes) for each in (usable.forget, usable.test))
-    )
-    odds = np.where(membership, 0, log_odds.astype(np.float64)).sum(axis=0) / (~membership).sum(axis=0)
-    by_difficulty = roc.mann_whitney_p(odds[usable.forget], odds[usable.test])
-    return Balance(
-        random_like=min(by_class, by_difficulty) >= SIGNIFICANCE,
-        class_p_value=by_class,
-        difficulty_p_value=by_difficulty,
-    )
-
-
-def _judge(
-    candidate: Measurement,
-    parent: Measurement | None,
-    balance: Balance | None,
-    problem: str,
-    margin: float,
-    utility_floor: float | None,
-) -> Judgement:
-    """Apply the verdict rule. Only a random-like forget set has 0.5 as its null; others have none here."""
-    valid = balance is not None and balance.random_like
-    estimate = _estimate(candidate.ft_auc) if valid else None
-    parent_estimate = _estimate(parent.ft_auc) if valid and parent else None
-    signal = candidate.rt_auc
-    ruling = judge(
-        estimate,
-        margin,
-        parent=parent_estimate,
-        utility_kept=utility_floor is None or (candidate.accuracy_test or 0.0) >= utility_floor,
-        signal_kept=signal is None or signal.interval.low > NULL + margin,
-        no_estimate=problem or "no valid control: the forget set is not like a random draw of the training set",
-    )
-    if ruling.verdict == "pass" and signal is None:
-        ruling = Ruling("inconclusive", "no retained samples to show that the audit still sees membership")
-    return Judgement(
-        verdict=ruling.verdict,
-        reason=ruling.reason,
-        margin=margin,
-        null=NULL if valid else None,
-        null_source="exchangeable" if valid else "none",
-        difference=estimate.difference if estimate else None,
-        interval=Interval(low=estimate.low, high=estimate.high) if estimate else None,
-        smallest_margin=smallest_margin(estimate.standard_error) if estimate else None,
-        parent_failed=fails(parent_estimate, margin) if parent_estimate else None,
-    )
-
-
-def _estimate(auc: Auc | None) -> Estimate | None:
-    return None if auc is None else Estimate(auc.value - NULL, auc.standard_error)

@@ -9,7 +9,8 @@ import torch
 from torch import nn
 
 from app.catalog import Params
-from worker.training import Augment, Progress
+from worker.data.batches import Augment
+from worker.training import Progress
 
 
 class MethodError(Exception):

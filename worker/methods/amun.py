@@ -7,9 +7,10 @@ from torch import nn
 
 from app.catalog import AmunParams
 from worker.attacks import AttackResult
+from worker.data.batches import Source, TrainingSet
 from worker.data.samples import Split
 from worker.methods import MethodContext, MethodError
-from worker.training import Source, TrainingSet, constant, fit, steps
+from worker.training import constant, fit, steps
 
 
 def amun(

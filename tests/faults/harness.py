@@ -1,0 +1,247 @@
+"""Worker processes that can be killed anywhere, on copies of one prepared service: what the fault tests share."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import runpy
+import shutil
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import psycopg
+from fastapi.testclient import TestClient
+from psycopg import sql
+from sqlalchemy import func, select
+
+from app import erasure, jobs, keys, schema
+from app.config import Settings
+from app.db import Database
+from app.lifecycle import TERMINAL_JOBS
+from app.main import create_app
+from app.storage import Folder
+from app.tables import Base, DeletionRequest, Job, JobArtifact, OutcomeRow, Receipt, Version
+from tests.support import Account, eventually
+
+LEASE = 0.5
+
+# Workers are forked from a process that has torch loaded already: a fresh interpreter takes two seconds to say that.
+FORKS = multiprocessing.get_context("forkserver")
+FORKS.set_forkserver_preload(["worker.loop", "worker.tasks", "worker.registry", "tests.faults.harness"])
+
+
+def _worker(variables: dict[str, str], log: str) -> None:
+    """`python -m worker` with these settings, its output appended to `log`."""
+    os.setpgid(0, 0)
+    for name in [name for name in os.environ if name.startswith("LETHE_")]:
+        del os.environ[name]
+    os.environ.update(variables)
+    with open(log, "ab") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    runpy.run_module("worker", run_name="__main__", alter_sys=True)
+
+
+def fork(target: Callable[..., None], *arguments: Any) -> Any:
+    process = FORKS.Process(target=target, args=arguments)
+    process.start()
+    return process
+
+
+@contextmanager
+def ended(process: Any) -> Iterator[Any]:
+    """The process, certainly gone afterwards."""
+    try:
+        yield process
+    finally:
+        if process.is_alive():
+            os.kill(process.pid, signal.SIGKILL)
+        process.join()
+
+
+# -- a prepared service ----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A data folder with digits, a trained model, four references and one queued deletion; its database, if apart."""
+
+    folder: Path
+    database_url: str
+    dataset: str
+    model: str
+    request: str
+    job: str
+    ids: tuple[str, ...]
+
+
+def prepare(folder: Path, database_url: str) -> Prepared:
+    settings = Settings(data_dir=folder, database_url=database_url)
+    database = Database(settings)
+    schema.migrate(database)
+    keys.bootstrap(database, settings)
+    with TestClient(create_app(settings), raise_server_exceptions=False) as http:
+        http.headers["Authorization"] = f"Bearer {settings.key_file.read_text().strip()}"
+        account = Account(settings, database, http)
+        dataset = account.digits()["id"]
+        model = account.model(dataset)["id"]
+        account.post(f"/v1/models/{model}:references", {"count": 4})
+        account.work()
+        ids = account.training_ids(dataset)[::40]
+        request = account.delete(dataset, ids)
+        erasure.remove_leftovers(database, account.desk.blobs)
+        account.desk.database.close()
+    database.close()
+    job = request["outcomes"][0]["job"]
+    return Prepared(folder, database_url, dataset, model, request["id"], job, tuple(ids))
+
+
+def admin(prepared: Prepared, statement: str, *names: str) -> None:
+    server = prepared.database_url.rpartition("/")[0] + "/postgres"
+    with psycopg.connect(server, autocommit=True) as connection:
+        connection.execute(sql.SQL(statement).format(*map(sql.Identifier, names)))
+
+
+@contextmanager
+def case_of(prepared: Prepared, folder: Path, **settings: Any) -> Iterator[Case]:
+    """A copy of the prepared service of one's own."""
+    shutil.copytree(prepared.folder, folder)
+    with ExitStack() as stack:
+        url = ""
+        if prepared.database_url:
+            server, _, name = prepared.database_url.rpartition("/")
+            copy = f"{name}_{os.urandom(4).hex()}"
+            admin(prepared, "CREATE DATABASE {} TEMPLATE {}", copy, name)
+            stack.callback(admin, prepared, "DROP DATABASE {} WITH (FORCE)", copy)
+            url = f"{server}/{copy}"
+        found = Settings(data_dir=folder, database_url=url, **{"lease_seconds": LEASE, "resume_seconds": 0, **settings})
+        case = Case(prepared, found, Database(found))
+        stack.callback(case.close)
+        yield case
+
+
+@dataclass
+class Case:
+    """One copy: workers as processes or in this one, and what the database says of it."""
+
+    origin: Prepared
+    settings: Settings
+    database: Database
+    _desk: Any = field(default=None, repr=False)
+
+    @property
+    def log(self) -> Path:
+        return self.settings.data_dir.parent / "worker.log"
+
+    def close(self) -> None:
+        self.database.close()
+        if self._desk is not None:
+            self._desk.database.close()
+
+    def worker(self, **settings: Any) -> Any:
+        """A worker process on this copy."""
+        scratch = self.settings.data_dir.parent / "tmp"
+        scratch.mkdir(exist_ok=True)
+        values = self.settings.model_dump(include={"data_dir", "database_url", "lease_seconds", "resume_seconds"})
+        variables = {f"LETHE_{name.upper()}": str(value) for name, value in (values | settings).items()}
+        return fork(_worker, variables | {"TMPDIR": str(scratch)}, str(self.log))
+
+    def killed_at(self, point: str) -> None:
+        """Run a worker until it has killed itself at `point`."""
+        with ended(self.worker(crash_at=point, worker_name="first")) as process:
+            process.join(60)
+            assert process.exitcode == -signal.SIGKILL, self.log.read_text()[-4000:]
+
+    def expire(self) -> None:
+        """Let the leases of dead workers run out, as the sweeper would."""
+        running = select(func.count()).where(Job.state == "running")
+
+        def none_runs() -> bool:
+            jobs.sweep(self.database, 30.0)
+            with self.database.read() as session:
+                return not session.scalars(running).one()
+
+        eventually(none_runs, "the lease to run out", 20)
+
+    def run_one(self, owner: str = "second") -> bool:
+        """One job, worked on in this process."""
+        from worker.run import Desk
+        from worker.tasks import run_one
+
+        self._desk = self._desk or Desk.open(self.settings)
+        return run_one(self._desk, owner)
+
+    def drain(self) -> None:
+        while self.run_one():
+            pass
+
+    def rows(self, table: type[Base]) -> list[Any]:
+        with self.database.read() as session:
+            return list(session.scalars(select(table).order_by(*table.__table__.primary_key.columns)))
+
+    def job(self, job_id: str = "") -> Job:
+        return next(job for job in self.rows(Job) if job.id == (job_id or self.origin.job))
+
+    def purge(self) -> Job:
+        return next(job for job in self.rows(Job) if job.kind == "purge")
+
+    def artifacts(self) -> dict[str, tuple[str, Any]]:
+        return {
+            row.name: (row.digest, row.created_at)
+            for row in self.rows(JobArtifact)
+            if row.job_id == self.origin.job
+        }
+
+    def outcome(self) -> OutcomeRow:
+        return self.rows(OutcomeRow)[0]
+
+    def all_ended(self) -> bool:
+        return all(job.state in TERMINAL_JOBS for job in self.rows(Job))
+
+    def account(self) -> dict[str, Any]:
+        """What must come out the same whatever died on the way."""
+        versions = [(v.number, v.parent, v.origin, v.state, v.digest) for v in self.rows(Version)]
+        receipts = sorted((r.subject, r.digest, bool(r.done_at)) for r in self.rows(Receipt))
+        request, outcome = self.rows(DeletionRequest)[0], self.outcome()
+        ends = (request.decision, bool(request.fulfilled_at), outcome.state, outcome.version)
+        return {"versions": versions, "receipts": receipts, "request": ends}
+
+    def strays(self) -> list[str]:
+        """Files that no row accounts for: in the blob folder, among its parts, in the workers' temporary folder."""
+        blobs = Folder(self.settings.data_dir / "blobs")
+        erasure.remove_leftovers(self.database, blobs)
+        with self.database.read() as session:
+            kept = [d for d in blobs.older_than(-60) if not erasure.in_use(session, d)]
+        folders = [self.settings.data_dir / "blobs" / "incoming", self.settings.data_dir.parent / "tmp"]
+        return kept + [str(path) for folder in folders for path in folder.rglob("*") if path.is_file()]
+
+
+# -- processes -------------------------------------------------------------------------------------
+
+
+def children(pid: int) -> dict[int, str]:
+    """Processes whose parent is `pid`: id and command line."""
+    found = {}
+    for entry in Path("/proc").iterdir():
+        with suppress(OSError, ValueError):
+            if int((entry / "stat").read_text().rpartition(")")[2].split()[1]) == pid:
+                found[int(entry.name)] = (entry / "cmdline").read_text().replace("\0", " ").strip()
+    return found
+
+
+def alive(pid: int) -> bool:
+    """Whether the process runs; one that only waits to be reaped does not."""
+    try:
+        return (Path("/proc") / str(pid) / "stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def say(text: str) -> None:
+    """A line for whoever runs with -s: figures that no test asserts."""
+    print(text, file=sys.stderr)

@@ -1,0 +1,122 @@
+"""A small trained model on the digits with a pool of references, made once for each database and copied for each test."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import psycopg
+import pytest
+from fastapi.testclient import TestClient
+from psycopg import sql
+
+from app import keys, schema
+from app.config import Settings
+from app.db import Database
+from app.main import create_app
+from tests.support import Account, Document, scratch_database
+
+
+@dataclass
+class Trained:
+    """An account whose model has version 1 and a pool of four references."""
+
+    account: Account
+    dataset: str
+    model: str
+    ids: list[str]  # of the train split, in order
+
+    @property
+    def where(self) -> str:
+        return f"/v1/models/{self.model}"
+
+    def delete(self, ids: list[str], status: int = 202, **fields: object) -> Document:
+        return self.account.delete(self.dataset, ids, status, **fields)
+
+    def request(self, made: Document) -> Document:
+        return self.account.get(f"/v1/deletion-requests/{made['id']}")
+
+    def forget(self, ids: list[str], **fields: object) -> Document:
+        """Delete and work until nothing is left to do; the request as it then is."""
+        made = self.delete(ids, **fields)
+        self.account.work()
+        return self.request(made)
+
+
+@contextmanager
+def open_account(settings: Settings) -> Iterator[Account]:
+    database = Database(settings)
+    schema.migrate(database)
+    keys.bootstrap(database, settings)
+    with TestClient(create_app(settings), raise_server_exceptions=False) as client:
+        client.headers["Authorization"] = f"Bearer {settings.key_file.read_text().strip()}"
+        account = Account(settings, database, client)
+        yield account
+        if account._desk is not None:
+            account._desk.database.close()
+    database.close()
+
+
+@dataclass(frozen=True)
+class Template:
+    folder: Path
+    url: str
+    dataset: str
+    model: str
+    ids: list[str]
+
+
+def _make(folder: Path, url: str) -> Template:
+    with open_account(Settings(data_dir=folder, database_url=url)) as account:
+        dataset = account.digits()["id"]
+        model = account.model(dataset)["id"]
+        account.post(f"/v1/models/{model}:references", {"count": 4})
+        account.work()
+        return Template(folder, url, dataset, model, account.training_ids(dataset))
+
+
+@pytest.fixture(scope="session")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], Template]]:
+    """The prepared account on a kind of database, made at its first use."""
+    made: dict[str, Template] = {}
+    with ExitStack() as stack:
+
+        def get(kind: str) -> Template:
+            if kind not in made:
+                server = os.environ.get("LETHE_TEST_DATABASE_URL", "")
+                url = "" if kind == "sqlite" else stack.enter_context(scratch_database(server))
+                made[kind] = _make(tmp_path_factory.mktemp(kind) / "data", url)
+            return made[kind]
+
+        yield get
+
+
+@contextmanager
+def _copied(url: str) -> Iterator[str]:
+    """A copy of the PostgreSQL database at `url`."""
+    name = url.rpartition("/")[2]
+    with scratch_database(url) as copy:
+        target = copy.rpartition("/")[2]
+        with psycopg.connect(os.environ["LETHE_TEST_DATABASE_URL"], autocommit=True) as admin:
+            admin.execute(sql.SQL("DROP DATABASE {}").format(sql.Identifier(target)))
+            admin.execute(
+                sql.SQL("CREATE DATABASE {} TEMPLATE {}").format(sql.Identifier(target), sql.Identifier(name))
+            )
+        yield copy
+
+
+@pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.services)])
+def trained(
+    request: pytest.FixtureRequest, tmp_path: Path, template: Callable[[str], Template]
+) -> Iterator[Trained]:
+    source = template(request.param)
+    folder = tmp_path / "data"
+    shutil.copytree(source.folder, folder)
+    with ExitStack() as stack:
+        url = stack.enter_context(_copied(source.url)) if source.url else ""
+        account = stack.enter_context(open_account(Settings(data_dir=folder, database_url=url)))
+        yield Trained(account, source.dataset, source.model, source.ids)
