@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveFloat, PositiveInt
 
@@ -30,7 +30,9 @@ class FineTuneSchedule(Params):
     batch_size: PositiveInt = Field(128, le=65536)
     momentum: NonNegativeFloat = Field(0.9, lt=1)
     weight_decay: NonNegativeFloat = Field(5e-4, lt=1)
-    decay_every: PositiveInt | None = Field(None, description="multiply the rate by 0.1 every so many epochs")
+    decay_every: PositiveInt | None = Field(
+        None, le=1000, description="multiply the rate by 0.1 every so many epochs"
+    )
 
 
 class AmunParams(FineTuneSchedule):
@@ -41,6 +43,111 @@ class AmunParams(FineTuneSchedule):
         description="whether the clean forget samples stay in the fine-tuning set beside their adversarial "
         "examples; the remain set joins either when the policy gives access to it",
     )
+
+
+class FineTuneParams(FineTuneSchedule):
+    """FT: plain fine-tuning on the remain set."""
+
+
+class L1SparseParams(FineTuneSchedule):
+    """l1-sparse (Jia et al., NeurIPS 2023): FT with a penalty on the l1 norm that decays to zero."""
+
+    alpha: PositiveFloat = Field(
+        5e-4, le=1, description="strength of the penalty in the first epoch; it falls as 1 - epoch / epochs"
+    )
+
+
+class RandomLabelParams(FineTuneSchedule):
+    """RL: fine-tune on the forget set under wrong labels drawn anew at each visit, beside the remain set."""
+
+
+class SalunParams(RandomLabelParams):
+    """SalUn (Fan et al., ICLR 2024): RL on the weights that are salient for the forget set."""
+
+    learning_rate: PositiveFloat = Field(0.013, le=10)
+    mask_ratio: PositiveFloat = Field(0.5, le=1, description="share of all weights that may be trained")
+
+
+class AmunSalunParams(AmunParams):
+    """AMUN on the weights that are salient for the forget set."""
+
+    mask_ratio: PositiveFloat = Field(0.5, le=1, description="share of all weights that may be trained")
+
+
+class GradientAscentParams(FineTuneSchedule):
+    """GA: ascent on the forget set, after a pass of descent on the remain set where there is one."""
+
+    learning_rate: PositiveFloat = Field(1e-4, le=10, description="of the ascent and of the descent")
+
+
+class BoundaryShrinkParams(FineTuneSchedule):
+    """BS (Chen et al., CVPR 2023): fine-tune the forget set on its nearest wrong labels."""
+
+    step: PositiveFloat = Field(
+        0.1, le=1, description="L-infinity length of the signed-gradient step that finds the label"
+    )
+
+
+class MixUnlearnParams(FineTuneSchedule):
+    """In the style of MixUnlearn (ICLR 2025); what its paper and code leave open has a default of our own.
+
+    An epoch is one pass over the forget set, with as many samples drawn from the remain set.
+    """
+
+    batch_size: PositiveInt = Field(
+        32, le=4096, description="forget samples a step, and remain samples; dense pairing blends its square"
+    )
+    targets: Literal["labels", "predictions"] = Field(
+        "labels",
+        description="label-aware: one-hot labels; label-agnostic: sharpened predictions of the given model",
+    )
+    sharpening: PositiveFloat = Field(0.3, le=10, description="temperature T of sharpened predictions, p^(1/T)")
+    pairing: Literal["dense", "diagonal"] = Field(
+        "dense", description="blend every forget sample of a batch with every remain sample, or one with one"
+    )
+    mixing_alpha: PositiveFloat = Field(0.75, le=100, description="lambda is drawn from Beta(alpha, alpha)")
+    temperature_mix: PositiveFloat = Field(
+        4.0,
+        le=100,
+        description="tau of the unlearner's loss on blends: the pull to remain targets is tau times as strong as "
+        "the push from forget targets; at 1 both are equal and random forget sets ruin the model",
+    )
+    temperature_generator: PositiveFloat = Field(4.0, le=100, description="tau of the generator's loss")
+    temperature_real: PositiveFloat = Field(4.0, le=100, description="tau of the loss on real samples")
+    real_weight: NonNegativeFloat = Field(1.0, le=1000, description="weight omega of the loss on real samples")
+    generator_every: PositiveInt = Field(2, le=1000, description="K: unlearner steps per generator step")
+    generator_learning_rate: PositiveFloat = Field(0.01, le=10)
+    generator_ema: NonNegativeFloat = Field(
+        0.999, lt=1, description="decay of the averaged unlearner that judges the generator; 0: the unlearner"
+    )
+    generator_width: PositiveInt = Field(64, le=1024, description="channels of queries and keys")
+    feature_layer: PositiveInt = Field(
+        1, le=1000, description="which convolution of the given model shows the generator its features, from 1"
+    )
+    mask_grid: PositiveInt = Field(8, le=64, description="features are pooled to at most so many rows and columns")
+
+
+class CertifiedNewtonParams(Params):
+    """One damped Newton step to the optimum on the remain set, then Gaussian noise (Zhang et al., ICML 2024).
+
+    No certificate: that needs a proven bound on the distance to the retrained weights, which a deep network
+    does not have. `noise` is a standard deviation and nothing more.
+    """
+
+    solver: Literal["lissa", "conjugate_gradient"] = Field(
+        "lissa",
+        description="lissa: stochastic, bears mild negative curvature; conjugate_gradient: refuses any",
+    )
+    damping: PositiveFloat = Field(0.01, le=1e6, description="gamma, added to the Hessian's diagonal")
+    weight_decay: NonNegativeFloat = Field(5e-4, lt=1, description="of the objective that the model was trained on")
+    noise: NonNegativeFloat = Field(0.001, le=10, description="sigma of each weight's Gaussian noise; 0: none")
+    batch_size: PositiveInt = Field(512, le=65536, description="of passes over the whole remain set")
+    lissa_batch_size: PositiveInt = Field(10, le=65536, description="samples of each stochastic Hessian")
+    lissa_scale: PositiveFloat = Field(1000.0, le=1e9, description="s, above half of the largest curvature")
+    lissa_steps: PositiveInt = Field(1000, le=1_000_000, description="s_2, length of a chain")
+    lissa_chains: PositiveInt = Field(10, le=1000, description="s_1, chains averaged")
+    cg_iterations: PositiveInt = Field(50, le=100_000, description="each is a pass over the remain set")
+    cg_tolerance: PositiveFloat = Field(1e-4, lt=1, description="residual, as a fraction of the gradient")
 
 
 class RetrainParams(Params):
@@ -60,12 +167,61 @@ class PgdL2Params(Params):
     batch_size: PositiveInt = Field(512, le=65536)
 
 
+class FastMinNormParams(Params):
+    """A linearised jump to the boundary, then steps on a shrinking sphere: the nearest mislabelled image."""
+
+    steps: PositiveInt = Field(10, le=1000, description="gradient steps a round, the jumps among them")
+    search: Literal["auto", "float32", "bfloat16"] = Field(
+        "auto", description="precision of the search; auto: bfloat16 on CUDA, where convolutions gain by it"
+    )
+    finish_steps: PositiveInt = Field(
+        3, le=1000, description="float32 steps that follow a search in bfloat16; none without one"
+    )
+    shrink: PositiveFloat = Field(0.1, lt=1, description="first change of the sphere's radius; falls to a tenth")
+    turn: PositiveFloat = Field(0.3, le=1, description="share of the new normal in the direction on the sphere")
+    overshoot: NonNegativeFloat = Field(0.02, le=10, description="how far a jump goes past the boundary")
+    rounds: PositiveInt = Field(5, le=30, description="each for the rows not found so far, four times as bold")
+    batch_size: PositiveInt = Field(512, le=65536)
+
+
+class FfgsmParams(Params):
+    """Steps along the sign of one gradient with random restarts (AMUN, table 9); defaults are ours."""
+
+    step: PositiveFloat = Field(1 / 255, le=1, description="L-infinity length of a step, pixels in [0, 1]")
+    steps: PositiveInt = Field(16, le=1000, description="steps along one sign")
+    noise: NonNegativeFloat = Field(2 / 255, le=1, description="a restart begins within this of the image")
+    starts: PositiveInt = Field(10, le=1000)
+    seed: int = Field(0, ge=0, lt=2**31, description="of the noise")
+    batch_size: PositiveInt = Field(512, le=65536)
+
+
+class TransferParams(Params):
+    """The adversarial set of another version: its inputs with its labels (AMUN, table 8)."""
+
+    version: PositiveInt | None = Field(
+        None, description="whose set to use; None: the newest other one that has one"
+    )
+    keep: Literal["all", "fooling"] = Field(
+        "all", description="all of its examples, as in the paper, or those that fool this model too"
+    )
+    batch_size: PositiveInt = Field(512, le=65536)
+
+
 # -- audits ----------------------------------------------------------------------------------------
 
 
-class RmiaParams(Params):
-    """RMIA (Zarifzadeh et al. 2024), online: reference models that saw a sample and that did not."""
+MARGIN = Field(0.05, lt=0.5, description="largest |FT-AUC - null| that still passes")
 
+
+class RmiaParams(Params):
+    """RMIA (Zarifzadeh et al. 2024) against reference models that saw a sample and that did not."""
+
+    mode: Literal["online", "offline"] = Field(
+        "online", description="offline: only the references that did not see a sample stand for its average"
+    )
+    offline_a: float = Field(
+        0.3, ge=0, le=1, description="offline: the IN mean is taken as a * OUT mean + 1 - a (0.3 for CIFAR-10)"
+    )
     signal: Literal["softmax", "taylor"] = Field("taylor", description="how a confidence is read off the logits")
     temperature: PositiveFloat = Field(2.0, le=100)
     taylor_degree: Literal[3, 4] = Field(
@@ -73,7 +229,64 @@ class RmiaParams(Params):
     )
     taylor_margin: NonNegativeFloat = Field(0.6, le=10)
     gamma: PositiveFloat = Field(2.0, le=1e6)
-    margin: PositiveFloat = Field(0.05, lt=0.5, description="largest |FT-AUC - null| that still passes")
+    margin: PositiveFloat = MARGIN
+
+
+class LiraParams(Params):
+    """LiRA (Carlini et al. 2022): likelihood ratio of two Gaussians of a sample's log-odds."""
+
+    signal: Literal["log_odds"] = "log_odds"
+    mode: Literal["online", "offline"] = Field(
+        "online", description="offline: one-sided tail against the references that did not see the sample"
+    )
+    spread: Literal["auto", "own", "pooled"] = Field(
+        "auto", description="standard deviations of each sample or of all; auto: own from 32 models a side"
+    )
+    margin: PositiveFloat = MARGIN
+
+
+class MisParams(Params):
+    """MIS, the older attack: an RBF support-vector machine on the true class's confidence."""
+
+    signal: Literal["confidence", "modified_entropy"] = "confidence"
+    c: PositiveFloat = Field(3.0, le=1e6, description="the machine's penalty")
+    most: PositiveInt = Field(5_000, le=100_000, description="retained and as many unseen samples it learns from")
+    seed: int = Field(0, ge=0, lt=2**31, description="of the draw of retained samples")
+    margin: PositiveFloat = MARGIN
+
+
+# -- probes: what an audit may measure beside its verdict, on models instead of logits ------------------
+
+
+class RelearnParams(Params):
+    """How many steps of fine-tuning on the forget set bring it back?"""
+
+    reaches: Literal["loss", "accuracy"] = "loss"
+    target: NonNegativeFloat | None = Field(
+        None, le=100, description="where to stop; None: what the parent reaches on the forget set"
+    )
+    learning_rate: PositiveFloat = Field(0.01, le=10)
+    batch_size: PositiveInt = Field(64, le=65536)
+    momentum: NonNegativeFloat = Field(0.9, lt=1)
+    most_steps: PositiveInt = Field(500, le=100_000)
+
+
+class RobustParams(Params):
+    """Accuracy under a fixed L2 PGD."""
+
+    epsilon: PositiveFloat = Field(0.25, le=100, description="radius, L2, pixels in [0, 1]")
+    steps: PositiveInt = Field(10, le=1000)
+    step_fraction: PositiveFloat = Field(0.25, le=1, description="step length as a fraction of the radius")
+    batch_size: PositiveInt = Field(512, le=65536)
+
+
+class KnownMethodParams(Params):
+    """The attack that knows the method (U-LiRA, Hayes et al. 2024): shadows unlearned by it."""
+
+    shadows: PositiveInt = Field(
+        16, ge=4, le=512, description="shadow models; each sample is forgotten by half of them"
+    )
+    spread: Literal["auto", "own", "pooled"] = "auto"
 
 
 # -- architectures ---------------------------------------------------------------------------------
@@ -106,7 +319,9 @@ class SgdRecipe(Params):
     momentum: NonNegativeFloat = Field(0.9, lt=1)
     weight_decay: NonNegativeFloat = Field(5e-4, lt=1)
     schedule: Literal["cosine", "step"] = "cosine"
-    step_every: PositiveInt = Field(40, description="with schedule `step`: multiply the rate by 0.1 so often")
+    step_every: PositiveInt = Field(
+        40, le=10000, description="with schedule `step`: multiply the rate by 0.1 so often"
+    )
     augment: Literal["none", "crop_flip"] = "none"
 
 
@@ -123,11 +338,17 @@ class DigitsSource(Params):
     seed: int = Field(0, ge=0, lt=2**31, description="of the noise and of the train / holdout halves")
 
 
+OptionName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,39}$")]
+OptionText = Annotated[str, Field(max_length=200, pattern=r"^[^\x00-\x1f\x7f]*$")]
+OptionInteger = Annotated[int, Field(ge=-(2**53), le=2**53)]
+OptionNumber = Annotated[float, Field(ge=-(2**53), le=2**53)]
+
+
 class TorchvisionSource(Params):
     """Any classification set that `torchvision.datasets` can download or make, by class name."""
 
     dataset: str = Field("CIFAR10", pattern=r"^[A-Za-z0-9]{2,40}$")
-    options: dict[str, str | int | float | bool] = Field(
+    options: dict[OptionName, OptionText | OptionInteger | OptionNumber | bool] = Field(
         default_factory=dict,
         description="further keyword arguments of the dataset class, e.g. size of FakeData",
     )
@@ -157,6 +378,7 @@ class Entry:
     params: type[Params]
     needs_remain: bool = False
     needs_adversarial: bool = False
+    needs_given: bool = False  # an attack that takes another version's adversarial set instead of searching
     exact: bool = False  # forgets by construction: its provenance is the proof, the audit only reports
 
 
@@ -166,15 +388,49 @@ METHODS: Mapping[str, Entry] = {
         AmunParams,
         needs_adversarial=True,
     ),
+    "amun_salun": Entry(
+        "AMUN on the weights that are salient for the forget set alone", AmunSalunParams, needs_adversarial=True
+    ),
+    "boundary_shrink": Entry(
+        "BS: fine-tune the forget set on the labels of the nearest other class", BoundaryShrinkParams
+    ),
+    "certified_newton": Entry(
+        "A damped Newton step to the optimum without the forget set, then noise; not a certificate",
+        CertifiedNewtonParams,
+        needs_remain=True,
+    ),
+    "fine_tune": Entry("FT: fine-tune on the remain set", FineTuneParams, needs_remain=True),
+    "gradient_ascent": Entry("GA: raise the loss on the forget set", GradientAscentParams),
+    "l1_sparse": Entry(
+        "FT with a decaying penalty on the l1 norm of the weights", L1SparseParams, needs_remain=True
+    ),
+    "mixunlearn": Entry(
+        "In the style of MixUnlearn: contrastive unlearning against a generator of forget/remain blends",
+        MixUnlearnParams,
+        needs_remain=True,
+    ),
+    "random_label": Entry("RL: fine-tune the forget set on random wrong labels", RandomLabelParams),
+    "salun": Entry("SalUn: RL on the weights that are salient for the forget set alone", SalunParams),
     "retrain": Entry("Exact retraining without the forget set", RetrainParams, needs_remain=True, exact=True),
 }
 
 ATTACKS: Mapping[str, Entry] = {
     "pgd_l2": Entry("L2 PGD with a radius that doubles until the label flips (AMUN, Algorithm 1)", PgdL2Params),
+    "fast_min_norm": Entry("The nearest mislabelled image, at a fraction of the cost of pgd_l2", FastMinNormParams),
+    "ffgsm": Entry("The weak attack: along the sign of one gradient, with restarts", FfgsmParams),
+    "transfer": Entry("Another version's adversarial set: nothing is searched", TransferParams, needs_given=True),
 }
 
 AUDITS: Mapping[str, Entry] = {
-    "rmia": Entry("RMIA membership inference, online, against a pool of reference models", RmiaParams),
+    "rmia": Entry("RMIA membership inference against a pool of reference models", RmiaParams),
+    "lira": Entry("LiRA membership inference against the same pool, as a cross-check", LiraParams),
+    "mis": Entry("The confidence itself, and the share a support-vector machine takes for unseen", MisParams),
+}
+
+PROBES: Mapping[str, Entry] = {
+    "relearn": Entry("Steps of fine-tuning until the forget set is back", RelearnParams),
+    "robust_accuracy": Entry("Accuracy under a fixed L2 PGD", RobustParams),
+    "known_method": Entry("Shadow models unlearned by the same method", KnownMethodParams),
 }
 
 ARCHITECTURES: Mapping[str, Entry] = {

@@ -33,7 +33,6 @@ Json = Annotated[bool, typer.Option("--json", help="print the service's document
 
 
 def main() -> None:
-    leash.hold()
     try:
         cli()
     except LetheError as error:
@@ -93,6 +92,7 @@ def api(fd: Annotated[int, typer.Option(hidden=True)] = -1) -> None:
     """The HTTP API by itself."""
     import uvicorn
 
+    leash.hold()
     logs.configure()
     _check_schema()
     settings = get_settings()
@@ -112,6 +112,7 @@ def api(fd: Annotated[int, typer.Option(hidden=True)] = -1) -> None:
 @cli.command()
 def worker() -> None:
     """One worker: on Celery where LETHE_BROKER_URL is set, else watching the database."""
+    # What it becomes takes the leash up itself: a thread of this program would not survive that.
     _check_schema()
     os.execv(sys.executable, [sys.executable, "-m", "worker"])  # noqa: S606
 
@@ -121,6 +122,7 @@ def sweep() -> None:
     """The sweeper: sends hints, repairs what died, removes what is due."""
     from app import sweeper
 
+    leash.hold()
     logs.configure()
     _check_schema()
     sweeper.run(get_settings(), _stop_event())

@@ -36,12 +36,29 @@ class Settings(BaseSettings):
     poll_seconds: float = Field(0.1, gt=0, description="how often an idle worker or sweeper looks at the database")
     rehint_seconds: float = Field(30.0, gt=0, description="age at which a queued job's hint is sent again")
     resume_seconds: float = Field(60.0, ge=0, description="shortest time between two resume files of one job")
+    blob_url: str = Field(
+        "",
+        pattern=r"^(s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/[\w.-]+)*/?)?$",
+        description="s3://bucket/prefix; empty: a folder in data_dir",
+    )
+    s3_endpoint: str = Field("", description="http(s)://… of S3-compatible storage; empty: Amazon's")
+    s3_region: str = "us-east-1"
+    s3_access_key: str = Field("", description="empty: what the library finds (AWS_…, an instance's role)")
+    s3_secret_key: SecretStr = SecretStr("")
+    s3_timeout_seconds: float = Field(10.0, gt=0, description="silence after which object storage counts as away")
+    s3_copies_bytes: int = Field(20 * 2**30, ge=0, description="local copies of blobs: the longest unused go first")
     source_cache: Path | None = Field(None, description="where torchvision downloads go; empty: data_dir/sources")
+
+    webhooks_to_private: bool = Field(
+        False, description="let webhooks go to http and private addresses: tests only"
+    )
 
     max_json_bytes: int = Field(32 * 2**20, ge=1024)
     max_upload_bytes: int = Field(16 * 2**30, ge=1024)
 
-    crash_at: str = Field("", description="fault tests: SIGKILL this process at the named point, or `stop:` it there")
+    crash_at: str = Field(
+        "", description="fault tests: SIGKILL this process at the named point, or `stop:` it there"
+    )
 
     @field_validator("database_url")
     @classmethod

@@ -20,8 +20,7 @@ from app.policy import Choice
 from app.positions import Positions, mask_of
 from app.storage import Stored
 from app.tables import Dataset, Job, Sample
-
-ERASED_PREFIX = "erased:"
+from app.uploads import ERASED_PREFIX
 
 
 def get(session: Session, tenant_id: str, dataset_id: str, *, lock: bool = False) -> Dataset:
@@ -85,6 +84,7 @@ def write_manifest(
     ids: Sequence[str],
     labels: Sequence[int],
     holdout: Sequence[bool],
+    subjects: Sequence[str | None] | None,
     shape: Sequence[int],
     images: Stored,
 ) -> None:
@@ -92,9 +92,10 @@ def write_manifest(
     jobs.fenced(session, claim)
     dataset = session.get_one(Dataset, claim.dataset_id, with_for_update=True)
     session.execute(delete(Sample).where(Sample.dataset_id == dataset.id))
+    whose = subjects or [None] * len(ids)
     rows = [
-        {"dataset_id": dataset.id, "position": p, "sample_id": i, "label": y, "holdout": h}
-        for p, (i, y, h) in enumerate(zip(ids, labels, holdout, strict=True))
+        {"dataset_id": dataset.id, "position": p, "sample_id": i, "subject": s, "label": y, "holdout": h}
+        for p, (i, s, y, h) in enumerate(zip(ids, whose, labels, holdout, strict=True))
     ]
     session.execute(insert(Sample), rows)
     dataset.images, dataset.shape, dataset.sample_count = images.digest, list(shape), len(rows)

@@ -76,7 +76,10 @@ def utcnow() -> datetime:
 def _sqlite_engine(url: str) -> Engine:
     # NullPool: a file handle is cheap, and none is left behind in a process that is stopped.
     engine = create_engine(
-        url, poolclass=NullPool, connect_args={"timeout": BUSY_SECONDS, "check_same_thread": False}
+        url,
+        poolclass=NullPool,
+        hide_parameters=True,  # an error's text goes to the log, and sample ids are parameters
+        connect_args={"timeout": BUSY_SECONDS, "check_same_thread": False},
     )
 
     @event.listens_for(engine, "connect")
@@ -110,6 +113,7 @@ def _postgres_engine(url: str) -> Engine:
     return create_engine(
         url,
         isolation_level="READ COMMITTED",
+        hide_parameters=True,
         pool_pre_ping=True,
         pool_size=10,
         max_overflow=20,

@@ -1,27 +1,219 @@
-"""When an answer is due. GDPR Art. 12(3) with Regulation 1182/71: a calendar month, not thirty days."""
+"""The law's clock: until when a request must be confirmed, answered, extended or refused.
+
+A jurisdiction is a statute and, after a colon, where the controller acts, by ISO 3166 codes: `gdpr`,
+`gdpr:DE`, `gdpr:DE-BY`, `uk-gdpr`, `uk-gdpr:GB-SCT`, `ccpa`. The place gives the public holidays and the time
+zone in which the day of receipt is a day; bare `gdpr` has no holidays but week-ends, and its days are UTC's.
+
+Times may be aware, or naive and then UTC as in the database; results are naive UTC, the last second in time.
+"""
 
 from __future__ import annotations
 
 import calendar
-from datetime import datetime, timedelta
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from datetime import UTC, date, datetime, time, timedelta
+from functools import lru_cache, partial
+from importlib.metadata import version
+from zoneinfo import ZoneInfo
 
-JURISDICTIONS = ("gdpr", "ccpa")
+import holidays
+
+DAY = timedelta(days=1)
+LAST_SECOND = time(23, 59, 59)
+HOLIDAYS = f"holidays-{version('holidays')}"
+
+# -- days ------------------------------------------------------------------------------------------
 
 
-def add_months(moment: datetime, months: int) -> datetime:
-    """The same-numbered day so many months later, or that month's last day where there is none."""
-    index = moment.year * 12 + moment.month - 1 + months
-    year, month = divmod(index, 12)
-    day = min(moment.day, calendar.monthrange(year, month + 1)[1])
-    return moment.replace(year=year, month=month + 1, day=day)
+@lru_cache(maxsize=4096)
+def public_holidays(region: str, year: int) -> frozenset[date]:
+    """The public holidays of a country (`DE`) or a part of it (`DE-BY`); none for the empty region.
+
+    Frozen year by year: the library's own calendar fills itself on look-up, which threads must not share.
+    """
+    if not region:
+        return frozenset()
+    country, _, part = region.partition("-")
+    return frozenset(holidays.country_holidays(country, subdiv=part or None, years=year))
 
 
-def due(jurisdiction: str, received: datetime) -> datetime:
-    """The end of the last day (UTC) on which an answer is in time."""
-    if jurisdiction == "ccpa":
-        last = received + timedelta(days=45)
-    else:
-        last = add_months(received, 1)
-        while last.weekday() >= 5:  # ends with the last hour of the following working day
-            last += timedelta(days=1)
-    return last.replace(hour=23, minute=59, second=59, microsecond=0)
+def is_working_day(day: date, region: str) -> bool:
+    """Regulation 1182/71 Art. 2(2): any day but public holidays, Sundays and Saturdays."""
+    return day.weekday() < 5 and day not in public_holidays(region, day.year)
+
+
+# -- periods: the day of receipt and a region give the last day ---------------------------------------
+
+Period = Callable[[date, str], date]
+
+
+def months(count: int, received: date, region: str) -> date:
+    """The same-numbered day `count` months on, or that month's last day; then the next working day.
+
+    Regulation (EEC, Euratom) 1182/71 Art. 3(1), 3(2)(c) and 3(4). The period runs from the day of receipt,
+    which is not counted in it (Court of Justice, C-171/03 Toeters, paragraphs 33 and 36). Art. 3(5), at least
+    two working days in a period, holds in any month by itself.
+    """
+    year, month = divmod(received.year * 12 + received.month - 1 + count, 12)
+    last = date(year, month + 1, min(received.day, calendar.monthrange(year, month + 1)[1]))
+    while not is_working_day(last, region):
+        last += DAY
+    return last
+
+
+def calendar_days(count: int, received: date, region: str) -> date:  # noqa: ARG001
+    """`count` days on, whatever day that is."""
+    return received + count * DAY
+
+
+def business_days(count: int, received: date, region: str) -> date:
+    """The `count`-th working day after the day of receipt."""
+    day = received
+    while count:
+        day += DAY
+        count -= is_working_day(day, region)
+    return day
+
+
+# -- laws ------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Law:
+    """The periods of one statute, all from receipt. `zones`: its places; the empty one stands for `home`."""
+
+    rule: str
+    answer: Period
+    extended: Period
+    refusal_once_extended: Period
+    confirmation: Period | None
+    home: str
+    zones: Mapping[str, str]
+
+
+ZONES = {
+    "": "UTC",
+    "AT": "Europe/Vienna", "BE": "Europe/Brussels", "BG": "Europe/Sofia", "CY": "Asia/Nicosia",
+    "CZ": "Europe/Prague", "DE": "Europe/Berlin", "DK": "Europe/Copenhagen", "EE": "Europe/Tallinn",
+    "ES": "Europe/Madrid", "FI": "Europe/Helsinki", "FR": "Europe/Paris", "GR": "Europe/Athens",
+    "HR": "Europe/Zagreb", "HU": "Europe/Budapest", "IE": "Europe/Dublin", "IS": "Atlantic/Reykjavik",
+    "IT": "Europe/Rome", "LI": "Europe/Vaduz", "LT": "Europe/Vilnius", "LU": "Europe/Luxembourg",
+    "LV": "Europe/Riga", "MT": "Europe/Malta", "NL": "Europe/Amsterdam", "NO": "Europe/Oslo",
+    "PL": "Europe/Warsaw", "PT": "Europe/Lisbon", "RO": "Europe/Bucharest", "SE": "Europe/Stockholm",
+    "SI": "Europe/Ljubljana", "SK": "Europe/Bratislava",
+    # parts whose day is not their capital's
+    "ES-CN": "Atlantic/Canary", "PT-20": "Atlantic/Azores",
+    "FR-971": "America/Guadeloupe", "FR-972": "America/Martinique", "FR-973": "America/Cayenne",
+    "FR-974": "Indian/Reunion", "FR-976": "Indian/Mayotte", "FR-BL": "America/Guadeloupe",
+    "FR-MF": "America/Guadeloupe", "FR-NC": "Pacific/Noumea", "FR-PF": "Pacific/Tahiti",
+    "FR-PM": "America/Miquelon", "FR-TF": "Indian/Kerguelen", "FR-WF": "Pacific/Wallis",
+}  # fmt: skip
+
+GDPR = Law(
+    rule="gdpr/1182-71/2026-11",
+    answer=partial(months, 1),  # Art. 12(3)
+    extended=partial(months, 3),  # two further months, and never two roll-overs
+    refusal_once_extended=partial(months, 1),  # Art. 12(4) knows no extension
+    confirmation=None,
+    home="",
+    zones=ZONES,
+)
+LAWS = {
+    "gdpr": GDPR,
+    # the Commissioner's guidance counts alike; a pause for identity or clarification (Art. 12A) is not counted
+    "uk-gdpr": replace(
+        GDPR, rule="uk-gdpr/1182-71/2026-11", home="GB", zones=dict.fromkeys(("", "GB"), "Europe/London")
+    ),
+    # California Code of Regulations, title 11, § 7021
+    "ccpa": Law(
+        rule="ccpa/7021/2026-11",
+        answer=partial(calendar_days, 45),
+        extended=partial(calendar_days, 90),
+        refusal_once_extended=partial(calendar_days, 90),  # a denial is one of the answers
+        confirmation=partial(business_days, 10),
+        home="US",
+        zones={"": "America/Los_Angeles"},
+    ),
+}
+
+
+# -- clocks ----------------------------------------------------------------------------------------
+
+
+def utc(moment: datetime) -> datetime:
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+
+
+@dataclass(frozen=True)
+class Clock:
+    """One law in one place. A `now` before `received`, of a clock set back, is merely early."""
+
+    law: Law
+    region: str
+    zone: ZoneInfo
+
+    @property
+    def rule(self) -> str:
+        """What computed a date, to be stored with it: the rule's version and the table of holidays."""
+        return f"{self.law.rule}/{HOLIDAYS}" if self.region else self.law.rule
+
+    def due(self, received: datetime) -> datetime:
+        """The answer, and the notice with reasons of an extension, are in time up to here."""
+        return self._end(self.law.answer, received)
+
+    def extended(self, received: datetime) -> datetime:
+        """The due moment once extended, counted from receipt."""
+        return self._end(self.law.extended, received)
+
+    def confirm_by(self, received: datetime) -> datetime | None:
+        """Until when receipt must be confirmed; None where the law asks no confirmation."""
+        return self._end(self.law.confirmation, received) if self.law.confirmation else None
+
+    def may_extend(self, received: datetime, now: datetime) -> bool:
+        """Whether a notice of extension is still in time. That it is the first one is the caller's to know."""
+        return utc(now) <= utc(self.due(received))
+
+    def may_refuse(self, received: datetime, now: datetime, *, extended: bool = False) -> bool:
+        """Whether a refusal is still in time. `extended`: the request's due moment has been extended."""
+        period = self.law.refusal_once_extended if extended else self.law.answer
+        return utc(now) <= utc(self._end(period, received))
+
+    def _end(self, period: Period, received: datetime) -> datetime:
+        last = period(utc(received).astimezone(self.zone).date(), self.region)
+        return datetime.combine(last, LAST_SECOND, self.zone).astimezone(UTC).replace(tzinfo=None)
+
+
+JURISDICTION = re.compile(r"([a-z-]+)(?::([A-Z]{2})(?:-(\w+))?)?", re.ASCII)
+
+
+@lru_cache(maxsize=1024)
+def clock(jurisdiction: str) -> Clock:
+    """The clock of a jurisdiction; ValueError where there is none."""
+    match = JURISDICTION.fullmatch(jurisdiction)
+    name, country, part = match.groups(default="") if match else ("", "", "")
+    law = LAWS.get(name)
+    if law is None:
+        raise ValueError(f"A jurisdiction is one of {', '.join(LAWS)}, or names a place as gdpr:DE-BY does.")
+    if country not in law.zones:
+        places = ", ".join(place for place in law.zones if len(place) == 2)
+        raise ValueError(f"The places of {name} are {places}." if places else f"{name} takes no place.")
+    if part and part not in (parts := holidays.country_holidays(country).subdivisions):
+        raise ValueError(f"The parts of {country} are {', '.join(parts) or 'not told apart'}.")
+    region = f"{country}-{part}" if part else country
+    return Clock(law, region or law.home, ZoneInfo(law.zones.get(region, law.zones[country])))
+
+
+def known(jurisdiction: str) -> bool:
+    """Whether `clock` takes it."""
+    try:
+        clock(jurisdiction)
+    except ValueError:
+        return False
+    return True
+
+
+def days_left(due: datetime, now: datetime) -> int:
+    """Whole days until `due`, rounded down: 0 on the last day, negative once overdue."""
+    return (utc(due) - utc(now)) // DAY

@@ -2,39 +2,33 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 
 import numpy as np
-from numpy.typing import NDArray
-from sqlalchemy import exists, select, text
+from sqlalchemy import exists, select
 from sqlalchemy.orm import Session
 
-from app import datasets, db, deadlines, erasure, jobs, models
+from app import batches, datasets, db, erasure, jobs, models, samples
 from app.config import Settings
-from app.errors import Conflict, NotFound, Unprocessable
+from app.deadlines import clock
+from app.errors import Conflict, NotFound
 from app.ids import new_id
-from app.lifecycle import Decision, JobKind, JobState, Outcome, RequestStatus, VersionState, request_status
+from app.lifecycle import Decision, JobKind, JobState, Outcome, VersionState
 from app.positions import Positions, marked, mask_of, pack
-from app.tables import Dataset, DeletionRequest, Job, Model, OutcomeRow, Receipt, Version
-
-SHOWN_FAULTS = 100
-
-
-def get(session: Session, tenant_id: str, request_id: str) -> DeletionRequest:
-    query = select(DeletionRequest).where(DeletionRequest.tenant_id == tenant_id, DeletionRequest.id == request_id)
-    request = session.scalars(query).first()
-    if request is None:
-        raise NotFound("There is no such deletion request.")
-    return request
+from app.tables import Dataset, DeletionRequest, Job, Model, OutcomeRow, Version
 
 
 @dataclass(frozen=True)
 class Order:
-    """What a client asks for. `model_id`: this model only; the dataset keeps the samples."""
+    """What a client asks for: samples by id, or everything of some subjects.
+
+    `model_id`: this model only; the dataset keeps the samples.
+    """
 
     sample_ids: Sequence[str]
+    subjects: Sequence[str]
     dataset_id: str
     model_id: str | None
     jurisdiction: str
@@ -42,8 +36,31 @@ class Order:
     allow_data_loss: bool
 
 
-def accept(session: Session, settings: Settings, tenant_id: str, order: Order) -> DeletionRequest:
-    """Write the request, its outcomes and jobs, their hints and events; nothing at all if anything is wrong."""
+@dataclass(frozen=True)
+class Impact:
+    """What carrying out an order would mean."""
+
+    dataset: Dataset
+    model: Model | None
+    positions: Positions
+    affected: list[Model]
+    due_at: datetime
+
+
+def get(session: Session, tenant_id: str, request_id: str, *, lock: bool = False) -> DeletionRequest:
+    query = select(DeletionRequest).where(DeletionRequest.tenant_id == tenant_id, DeletionRequest.id == request_id)
+    request = session.scalars(query.with_for_update() if lock else query).first()
+    if request is None:
+        raise NotFound("There is no such deletion request.")
+    return request
+
+
+def assess(session: Session, settings: Settings, tenant_id: str, order: Order) -> Impact:
+    """All the checks of a request, and what it would mean. Locks the dataset, so that it stays true.
+
+    Raises:
+        AppError: whatever is wrong with the order; nothing is stored.
+    """
     dataset = datasets.get(session, tenant_id, order.dataset_id, lock=True)
     if dataset.state != "ready":
         raise Conflict("The dataset is not ready yet.", kind="dataset-not-ready")
@@ -53,87 +70,28 @@ def accept(session: Session, settings: Settings, tenant_id: str, order: Order) -
     requested = mask_of(dataset.requested, dataset.sample_count)
     if model is not None:
         requested = requested | mask_of(model.requested, dataset.sample_count)
-    positions = resolve(session, settings, dataset, order.sample_ids, "/sample_ids", requested)
+    if order.subjects:
+        positions = samples.of_subjects(session, dataset, order.subjects, requested)
+    else:
+        positions = samples.resolve(session, settings, dataset, order.sample_ids, "/sample_ids", requested)
     affected = _affected(session, dataset, model, positions)
     if not order.allow_data_loss:
         _refuse_data_loss(session, dataset, affected, positions)
-    request = _write(session, tenant_id, order, dataset, model, positions)
-    for target in affected:
-        _start(session, request, target)
-    if not affected:
-        session.flush()
+    return Impact(dataset, model, positions, affected, clock(order.jurisdiction).due(db.now(session)))
+
+
+def accept(session: Session, settings: Settings, tenant_id: str, order: Order) -> DeletionRequest:
+    """Write the request, its outcomes and jobs, their hints and events; nothing at all if anything is wrong."""
+    impact = assess(session, settings, tenant_id, order)
+    request = _write(session, tenant_id, order, impact)
+    for model in impact.affected:
+        session.add(OutcomeRow(request_id=request.id, model_id=model.id, state=Outcome.PENDING))
+    session.flush()
+    for model in impact.affected:
+        batches.close_if_due(session, model)
+    if not impact.affected:
         erasure.start_if_published(session, request.id)
     return request
-
-
-# -- ids -------------------------------------------------------------------------------------------
-
-
-def resolve(
-    session: Session,
-    settings: Settings,
-    dataset: Dataset,
-    ids: Sequence[str],
-    pointer: str,
-    requested: NDArray[np.bool_] | None = None,
-) -> Positions:
-    """Positions of the ids, in no order; a refusal names places in the list `pointer`, never ids.
-
-    `requested`: bool (N,) of positions that may not be named again.
-    """
-    found = _lookup(session, dataset.id, ids)
-    faults: list[tuple[int, str]] = []
-    first: dict[str, int] = {}
-    for place, sample_id in enumerate(ids):
-        if first.setdefault(sample_id, place) != place:
-            faults.append((place, "duplicate"))
-    unknown = [sample_id for sample_id in first if sample_id not in found]
-    if unknown:
-        marks = {datasets.suppression(settings, dataset.id, sample_id): sample_id for sample_id in unknown}
-        erased = {marks[mark] for mark in _lookup(session, dataset.id, list(marks))}
-        faults += [(first[i], "erased" if i in erased else "unknown") for i in unknown]
-    positions = np.fromiter(found.values(), dtype=np.int64)
-    if requested is not None and requested[positions].any():
-        faults += [(first[i], "requested") for i, p in found.items() if requested[p]]
-    if faults:
-        raise _id_problem(sorted(faults), pointer)
-    return positions
-
-
-def _lookup(session: Session, dataset_id: str, ids: Sequence[str]) -> dict[str, int]:
-    """Positions by id, in one statement whatever the number of ids."""
-    if session.get_bind().dialect.name == "sqlite":
-        sql = (
-            "SELECT s.sample_id, s.position FROM json_each(:ids) j "
-            "JOIN samples s ON s.dataset_id = :d AND s.sample_id = j.value"
-        )
-        given: object = json.dumps(list(ids))
-    else:
-        sql = "SELECT s.sample_id, s.position FROM samples s WHERE s.dataset_id = :d AND s.sample_id = ANY(:ids)"
-        given = list(ids)
-    rows = session.execute(text(sql), {"ids": given, "d": dataset_id})
-    return {sample_id: position for sample_id, position in rows}
-
-
-ID_KINDS = {
-    "duplicate": "sample-duplicated",
-    "unknown": "sample-unknown",
-    "erased": "sample-erased",
-    "requested": "sample-requested",
-}
-
-
-def _id_problem(faults: list[tuple[int, str]], pointer: str) -> Conflict | Unprocessable:
-    counts = {code: sum(c == code for _, c in faults) for code in ID_KINDS}
-    words = ", ".join(f"{n} {code}" for code, n in counts.items() if n)
-    worst = next(code for code in ("unknown", "duplicate", "erased", "requested") if counts[code])
-    error = Conflict if worst in ("erased", "requested") else Unprocessable
-    return error(
-        f"Some sample ids cannot be accepted: {words}. Nothing was stored.",
-        kind=ID_KINDS[worst],
-        errors=[{"pointer": f"{pointer}/{place}", "code": code} for place, code in faults[:SHOWN_FAULTS]],
-        counts={code: n for code, n in counts.items() if n},
-    )
 
 
 # -- models ----------------------------------------------------------------------------------------
@@ -169,22 +127,22 @@ def _training(session: Session, model: Model) -> bool:
 
 
 def _refuse_data_loss(session: Session, dataset: Dataset, affected: Sequence[Model], positions: Positions) -> None:
-    """Refuse what would leave a model no training data, or no sample of a class, unless it was asked for."""
-    labels: NDArray[np.int64] | None = None
-    for model in affected:
-        version = _current(session, model)
-        if version is None:
-            continue
-        if labels is None:
-            labels = np.array([label for label, _ in datasets.manifest(session, dataset.id)])
-        left = mask_of(version.trained_on, dataset.sample_count)
+    """Refuse what would leave a model no training data, or no sample of a class, unless it was asked for.
+
+    The labels of a whole dataset are read only where a cheap bound cannot rule it out.
+    """
+    doubtful = [model for model in affected if not _surely_enough_left(session, dataset, model, positions)]
+    rows = datasets.manifest(session, dataset.id) if doubtful else []
+    labels = np.array([label for label, _ in rows], dtype=np.int64)
+    train_split = np.array([not holdout for _, holdout in rows], dtype=bool)
+    for model in doubtful:
+        version = _current(session, model)  # None while version 1 is being trained, on the train split
+        left = mask_of(version.trained_on, dataset.sample_count) if version else train_split.copy()
         left[datasets.unavailable(dataset)] = False
         left &= ~mask_of(model.requested, dataset.sample_count)
+        before = np.bincount(labels[left], minlength=dataset.class_count)
         left[positions] = False
-        before, after = (
-            np.array(version.class_counts),
-            np.bincount(labels[left], minlength=dataset.class_count),
-        )
+        after = np.bincount(labels[left], minlength=dataset.class_count)
         emptied = int(((before > 0) & (after == 0)).sum())
         if emptied:
             what = "no training data" if not left.any() else f"no sample of {emptied} class(es)"
@@ -194,66 +152,39 @@ def _refuse_data_loss(session: Session, dataset: Dataset, affected: Sequence[Mod
             )
 
 
+def _surely_enough_left(session: Session, dataset: Dataset, model: Model, positions: Positions) -> bool:
+    """Whether the smallest class outnumbers all samples that are on their way out, whatever their classes."""
+    version = _current(session, model)
+    if version is None:
+        return False
+    gone = mask_of(dataset.requested, dataset.sample_count) | mask_of(model.requested, dataset.sample_count)
+    leaving = int((gone & mask_of(version.trained_on, dataset.sample_count)).sum()) + len(positions)
+    return all(count > leaving for count in version.class_counts if count)
+
+
 # -- writing ---------------------------------------------------------------------------------------
 
 
-def _write(
-    session: Session,
-    tenant_id: str,
-    order: Order,
-    dataset: Dataset,
-    model: Model | None,
-    positions: Positions,
-) -> DeletionRequest:
-    now = db.now(session)
+def _write(session: Session, tenant_id: str, order: Order, impact: Impact) -> DeletionRequest:
+    now, law = db.now(session), clock(order.jurisdiction)
     request = DeletionRequest(
         id=new_id("del"),
         tenant_id=tenant_id,
-        dataset_id=dataset.id,
-        model_id=model.id if model else None,
+        dataset_id=impact.dataset.id,
+        model_id=impact.model.id if impact.model else None,
         decision=Decision.ACCEPTED,
         jurisdiction=order.jurisdiction,
+        rule=law.rule,
         basis=order.basis,
-        sample_count=len(positions),
-        positions=pack(positions),
+        sample_count=len(impact.positions),
+        positions=pack(impact.positions),
         received_at=now,
-        due_at=deadlines.due(order.jurisdiction, now),
+        due_at=law.due(now),
+        confirm_by=law.confirm_by(now),
     )
     session.add(request)
-    holder: Dataset | Model = model or dataset
-    holder.requested = marked(holder.requested, dataset.sample_count, positions)
+    holder: Dataset | Model = impact.model or impact.dataset
+    holder.requested = marked(holder.requested, impact.dataset.sample_count, impact.positions)
     session.flush()
-    jobs.record(session, tenant_id, "request.accepted", request.id, samples=len(positions))
+    jobs.record(session, tenant_id, "request.accepted", request.id, samples=len(impact.positions))
     return request
-
-
-def _start(session: Session, request: DeletionRequest, model: Model) -> None:
-    """Policy `each`: a job for this request as it comes."""
-    job = models.start(session, model, JobKind.UNLEARN, seed=0)
-    session.add(OutcomeRow(request_id=request.id, model_id=model.id, state=Outcome.BATCHED, job_id=job.id))
-
-
-# -- reading ---------------------------------------------------------------------------------------
-
-
-def outcomes(session: Session, request: DeletionRequest) -> list[OutcomeRow]:
-    query = select(OutcomeRow).where(OutcomeRow.request_id == request.id).order_by(OutcomeRow.model_id)
-    return list(session.scalars(query))
-
-
-def receipts(session: Session, request: DeletionRequest) -> list[Receipt]:
-    return list(session.scalars(select(Receipt).where(Receipt.request_id == request.id).order_by(Receipt.id)))
-
-
-def purge_problem(session: Session, request: DeletionRequest) -> str | None:
-    """Why the request's purge has given up; None while it has not."""
-    query = select(Job).where(Job.request_id == request.id, Job.kind == JobKind.PURGE)
-    job = session.scalars(query.order_by(Job.id.desc()).limit(1)).first()
-    if job is None or job.state not in (JobState.DEAD, JobState.FAILED, JobState.CANCELLED):
-        return None
-    return f"the purge job {job.id} ended as {job.state}: {(job.problem or {}).get('detail', '')}"
-
-
-def status(request: DeletionRequest, rows: Sequence[OutcomeRow], purge_failed: bool) -> RequestStatus:
-    states = [Outcome(row.state) for row in rows]
-    return request_status(Decision(request.decision), states, bool(request.fulfilled_at), purge_failed)

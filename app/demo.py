@@ -24,7 +24,7 @@ from lethe.client import finished
 AMUN = {"name": "amun", "params": {"learning_rate": 0.15, "decay_every": 5, "batch_size": 64}}
 SHARE = 10  # every tenth training sample is asked to be forgotten
 REFERENCES = 16
-console = Console(highlight=False)
+console = Console(highlight=False, soft_wrap=True)
 
 
 def run(folder: Path) -> int:

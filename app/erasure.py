@@ -9,24 +9,26 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 
 import numpy as np
-from sqlalchemy import and_, func, select, update
+from sqlalchemy import Select, and_, delete, func, or_, select
 from sqlalchemy.orm import Session
 
 from app import db, jobs
+from app.blobs import Blobs
 from app.db import Database
 from app.ids import new_id
 from app.jobs import Claim, LeaseLostError
 from app.lifecycle import JobKind, JobState, Outcome, VersionState, move_outcome
 from app.positions import Positions, marked, mask_of, unpack
-from app.storage import Folder
 from app.tables import (
     AdversarialRow,
     Dataset,
     DeletionRequest,
     Job,
     JobArtifact,
+    Model,
     OutcomeRow,
     Receipt,
     ReferenceRow,
@@ -87,8 +89,7 @@ def plan(session: Session, claim: Claim) -> Plan:
     positions = requested if request.model_id is None else requested[:0]
     positions = positions[~mask_of(dataset.erased, dataset.sample_count)[positions]]
     rows = session.scalars(select(ReferenceRow).where(ReferenceRow.dataset_id == dataset.id)).all()
-    models = select(OutcomeRow.model_id).where(OutcomeRow.request_id == request.id)
-    sets = session.scalars(select(AdversarialRow).where(AdversarialRow.model_id.in_(models))).all()
+    sets = session.scalars(select(AdversarialRow).where(AdversarialRow.model_id.in_(_models(request)))).all()
     holding = [row for row in sets if np.isin(unpack(row.positions), requested).any()]
     return Plan(
         request_id=request.id,
@@ -102,6 +103,13 @@ def plan(session: Session, claim: Claim) -> Plan:
     )
 
 
+def _models(request: DeletionRequest) -> Select[str]:
+    """Ids of the models that may hold something of the samples: the one named, else all of the dataset."""
+    if request.model_id is not None:
+        return select(Model.id).where(Model.id == request.model_id)
+    return select(Model.id).where(Model.dataset_id == request.dataset_id)
+
+
 def swap(session: Session, claim: Claim, work: Plan, rewritten: Rewritten, suppress: Callable[[str], str]) -> None:
     """Point at the bytes without the samples, overwrite their ids, and owe a receipt for everything that must go.
 
@@ -110,8 +118,9 @@ def swap(session: Session, claim: Claim, work: Plan, rewritten: Rewritten, suppr
     """
     jobs.fenced(session, claim)
     dataset = session.get_one(Dataset, work.dataset_id, with_for_update=True)
-    if dataset.images != work.images:
-        raise LeaseLostError("the dataset's bytes changed while they were being rewritten")
+    now = plan(session, claim)
+    if (now.images, now.references, now.adversarial) != (work.images, work.references, work.adversarial):
+        raise LeaseLostError("what holds the samples changed while it was being rewritten")
     request = session.get_one(DeletionRequest, work.request_id)
     if len(work.positions):
         _swap_images(session, dataset, request, rewritten.images)
@@ -147,7 +156,7 @@ def _erase_ids(session: Session, dataset: Dataset, positions: Positions, suppres
         part = wanted[start : start + 500]
         query = select(Sample).where(Sample.dataset_id == dataset.id, Sample.position.in_(part))
         for sample in session.scalars(query):
-            sample.sample_id = suppress(sample.sample_id)
+            sample.sample_id, sample.subject = suppress(sample.sample_id), None
     dataset.erased = marked(dataset.erased, dataset.sample_count, positions)
 
 
@@ -168,18 +177,31 @@ def _drop_derived(session: Session, request: DeletionRequest) -> None:
 
 
 def _date_superseded(session: Session, request: DeletionRequest) -> None:
-    """Superseded checkpoints that were trained on the samples go after the policy's grace: a dated entry each, once."""
-    models = select(OutcomeRow.model_id).where(OutcomeRow.request_id == request.id)
-    dated = select(Receipt.digest).where(Receipt.request_id == request.id, Receipt.subject == "superseded-checkpoint")
+    """Every other checkpoint trained on the samples goes after the policy's grace: a dated entry each, once.
+
+    That is superseded ones, also where the grace was over before this purge began, and candidates: comparisons of
+    other requests, imports that were not published.
+    """
+    dated = select(Receipt.digest).where(
+        Receipt.request_id == request.id, Receipt.subject == "superseded-checkpoint"
+    )
     query = select(Version).where(
-        Version.model_id.in_(models), Version.state == VersionState.SUPERSEDED, Version.digest.not_in(dated)
+        Version.model_id.in_(_models(request)),
+        Version.state != VersionState.CURRENT,
+        Version.size > 0,
+        or_(Version.purged_at.is_(None), Version.purged_at >= request.received_at),
+        Version.digest.not_in(dated),
     )
     positions = unpack(request.positions)
     for version in session.scalars(query).all():
         size = len(version.trained_on) * 8
-        if mask_of(version.trained_on, size)[positions].any():
-            detail = f"version {version.number}, trained on the samples"
-            _owe(session, request, "superseded-checkpoint", detail, version.digest, version)
+        if not mask_of(version.trained_on, size)[positions].any():
+            continue
+        if version.state == VersionState.CANDIDATE:
+            grace = timedelta(seconds=session.get_one(Model, version.model_id).policy["grace_seconds"])
+            version.state, version.purge_after = VersionState.SUPERSEDED, db.now(session) + grace
+        detail = f"version {version.number}, trained on the samples"
+        _owe(session, request, "superseded-checkpoint", detail, version.digest, version)
 
 
 def _owe(
@@ -199,11 +221,20 @@ def _owe(
             detail=detail,
             digest=digest,
             due_at=version.purge_after if version else None,
+            done_at=version.purged_at if version else None,
         )
     )
 
 
-def remove_owed(database: Database, blobs: Folder, request_id: str) -> int:
+def remove(database: Database, blobs: Blobs, digest: str) -> None:
+    """Remove bytes that no row points at."""
+    with database.read() as session:
+        used = in_use(session, digest)
+    if not used:
+        blobs.delete(digest)
+
+
+def remove_owed(database: Database, blobs: Blobs, request_id: str) -> int:
     """Delete the bytes behind the request's undated pending receipts, unless a row still needs them."""
     with database.read() as session:
         pending = select(Receipt.digest).where(
@@ -217,7 +248,9 @@ def in_use(session: Session, digest: str) -> bool:
     """Whether any row still points at these bytes (content addressing lets two rows share them)."""
     holders = (
         select(Dataset.id).where((Dataset.images == digest) | (Dataset.upload == digest)),
-        select(Version.id).where(Version.digest == digest, Version.state != VersionState.PURGED),
+        select(Version.id).where(  # an announcement alone (size 0) holds no bytes, and must keep none
+            Version.digest == digest, Version.state != VersionState.PURGED, Version.size > 0
+        ),
         select(JobArtifact.job_id).where(JobArtifact.digest == digest),
         select(AdversarialRow.id).where(AdversarialRow.digest == digest),
         select(ReferenceRow.pool).where(ReferenceRow.digest == digest),
@@ -229,12 +262,10 @@ def complete(session: Session, claim: Claim, request_id: str) -> None:
     """The blobs are gone: receipts, outcomes and the request's end, in the transaction that ends the job."""
     job = jobs.fenced(session, claim)
     now = db.now(session)
-    session.execute(
-        update(Receipt)
-        .where(Receipt.request_id == request_id, Receipt.done_at.is_(None), Receipt.due_at.is_(None))
-        .values(done_at=now)
-        .execution_options(synchronize_session=False)
+    owed = select(Receipt).where(
+        Receipt.request_id == request_id, Receipt.done_at.is_(None), Receipt.due_at.is_(None)
     )
+    _tick(session, owed, now)
     for row in session.scalars(select(OutcomeRow).where(OutcomeRow.request_id == request_id)).all():
         row.state = move_outcome(Outcome(row.state), Outcome.PURGED)
     request = session.get_one(DeletionRequest, request_id)
@@ -243,7 +274,15 @@ def complete(session: Session, claim: Claim, request_id: str) -> None:
     jobs.finish(session, job, JobState.SUCCEEDED, result={"request": request_id})
 
 
-def purge_due_versions(database: Database, blobs: Folder) -> int:
+def _tick(session: Session, owed: Select[Receipt], now: datetime) -> None:
+    """Mark receipts done. Where the same bytes were stored for another object too, they stay for it: said there."""
+    for receipt in session.scalars(owed).all():
+        receipt.done_at = now
+        if receipt.digest and in_use(session, receipt.digest):
+            receipt.detail += "; another object holds the same bytes, and keeps them"
+
+
+def purge_due_versions(database: Database, blobs: Blobs) -> int:
     """Remove superseded checkpoints whose grace is over; how many. Any process may run it, and run it again."""
     with database.write() as session:
         now = db.now(session)
@@ -251,25 +290,23 @@ def purge_due_versions(database: Database, blobs: Folder) -> int:
         due = session.scalars(query.with_for_update(skip_locked=True)).all()
         for version in due:
             version.state, version.purged_at = VersionState.PURGED, now
+            session.execute(delete(JobArtifact).where(JobArtifact.digest == version.digest))
             jobs.record(session, version.tenant_id, "version.purged", version.id, digest=version.digest)
         session.flush()
         for version in due:
             if not in_use(session, version.digest):
                 blobs.delete(version.digest)
-            session.execute(
-                update(Receipt)
-                .where(
-                    Receipt.subject == "superseded-checkpoint",
-                    Receipt.model_id == version.model_id,
-                    Receipt.digest == version.digest,
-                )
-                .values(done_at=now)
-                .execution_options(synchronize_session=False)
+            owed = select(Receipt).where(
+                Receipt.subject == "superseded-checkpoint",
+                Receipt.model_id == version.model_id,
+                Receipt.digest == version.digest,
+                Receipt.done_at.is_(None),
             )
+            _tick(session, owed, now)
         return len(due)
 
 
-def remove_leftovers(database: Database, blobs: Folder) -> int:
+def remove_leftovers(database: Database, blobs: Blobs) -> int:
     """Remove what jobs stored to resume from, once they cannot be resumed; how many rows.
 
     A succeeded unlearn job keeps its adversarial set for the request's purge, which gives a receipt for it.
@@ -290,7 +327,7 @@ def remove_leftovers(database: Database, blobs: Folder) -> int:
         return len(rows)
 
 
-def remove_orphans(database: Database, blobs: Folder, older_than_seconds: float) -> int:
+def remove_orphans(database: Database, blobs: Blobs, older_than_seconds: float) -> int:
     """Remove old bytes that no row points at: what a crash between storing and recording left; how many."""
     removed = blobs.sweep_parts(older_than_seconds)
     for digest in blobs.older_than(older_than_seconds):

@@ -14,8 +14,9 @@ from sqlalchemy import Select, exists, or_, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session, aliased
 
-from app import db, faults, outbox
+from app import db, deliveries, faults, outbox
 from app.db import Database
+from app.errors import Conflict
 from app.ids import new_id
 from app.lifecycle import (
     MAX_ATTEMPTS,
@@ -25,7 +26,7 @@ from app.lifecycle import (
     move_job,
     move_outcome,
 )
-from app.tables import AuditEvent, Job, JobArtifact, JobEvent, OutcomeRow
+from app.tables import AuditEvent, Dataset, Job, JobArtifact, JobEvent, OutcomeRow
 
 CLAIM_TRIES = 8
 
@@ -100,16 +101,25 @@ def emit(session: Session, job: Job, kind: str = "state") -> None:
 
 def record(session: Session, tenant_id: str, kind: str, object_id: str, **data: Any) -> None:
     """Append an audit event, in the transaction of the change that it tells of."""
-    session.add(AuditEvent(tenant_id=tenant_id, kind=kind, object_id=object_id, data=data, at=db.now(session)))
+    now = db.now(session)
+    session.add(AuditEvent(tenant_id=tenant_id, kind=kind, object_id=object_id, data=data, at=now))
+    deliveries.fan_out(session, tenant_id, kind, object_id, now)
 
 
 # -- claiming --------------------------------------------------------------------------------------
 
 
 def _claimable(now: datetime) -> Select[Job]:
-    """Queued jobs whose lane is free, oldest first; a purge also waits for its dataset's earlier jobs."""
+    """Queued jobs that are first in a free lane, oldest first; a purge also waits for its dataset's earlier jobs.
+
+    A lane keeps its order whichever hint arrives first: unlearning must find the version that training makes.
+    """
     other = aliased(Job)
     lane_busy = exists().where(other.lane == Job.lane, other.state == JobState.RUNNING)
+    ahead = aliased(Job)
+    overtakes = exists().where(
+        ahead.lane == Job.lane, ahead.state == JobState.QUEUED, ahead.id < Job.id, ahead.available_at <= now
+    )
     earlier = aliased(Job)
     dataset_in_use = exists().where(
         earlier.dataset_id == Job.dataset_id,
@@ -123,6 +133,7 @@ def _claimable(now: datetime) -> Select[Job]:
             Job.state == JobState.QUEUED,
             Job.available_at <= now,
             ~lane_busy,
+            ~overtakes,
             or_(Job.kind != JobKind.PURGE, ~dataset_in_use),
         )
         .order_by(Job.id)
@@ -242,10 +253,20 @@ def finish(
             select(OutcomeRow).where(OutcomeRow.job_id == job.id, OutcomeRow.state == Outcome.BATCHED)
         ):
             row.state, row.reason = move_outcome(Outcome(row.state), Outcome.ATTENTION), reason
+        if job.kind == JobKind.INGEST:
+            _close_ingest(session, job)
     emit(session, job)
     record(session, job.tenant_id, f"job.{state.value}", job.id, job=job.kind)
     session.flush()
     _hint_next(session, job)
+
+
+def _close_ingest(session: Session, job: Job) -> None:
+    """The dataset was not taken in: say why; content may be sent again, or the job tried again where it has any."""
+    dataset = session.get_one(Dataset, job.dataset_id, with_for_update=True)
+    dataset.state, dataset.problem = "failed", job.problem
+    if job.state == JobState.CANCELLED:
+        dataset.upload = None
 
 
 def _hint_next(session: Session, ended: Job) -> None:
@@ -257,8 +278,13 @@ def _hint_next(session: Session, ended: Job) -> None:
         outbox.hint(session, job_id)
 
 
-def requeue(session: Session, job: Job, reason: str) -> None:
-    """An attempt ended without an end: try again, or bury the job after `MAX_ATTEMPTS`."""
+def requeue(session: Session, job: Job, reason: str, *, pause_seconds: float = 0.0) -> None:
+    """An attempt ended without an end: try again, or bury the job after `MAX_ATTEMPTS`.
+
+    With a pause the attempt does not count: what failed lies outside the job, and time may mend it.
+    """
+    job.available_at = db.now(session) + timedelta(seconds=pause_seconds)
+    job.attempts -= pause_seconds > 0
     job.owner = job.lease_until = None
     if job.cancel_requested:
         finish(session, job, JobState.CANCELLED, problem=problem("cancelled", "cancelled on request"))
@@ -302,7 +328,10 @@ def cancel(session: Session, job: Job) -> None:
 
     Raises:
         IllegalMoveError: the job has ended.
+        Conflict: it is a purge, which is owed.
     """
+    if job.kind == JobKind.PURGE:
+        raise Conflict("A purge is owed to the people whose samples it erases; it cannot be cancelled.")
     if job.state == JobState.RUNNING:
         job.cancel_requested = True
         return
@@ -314,8 +343,11 @@ def retry(session: Session, job: Job) -> None:
 
     Raises:
         IllegalMoveError: the job is not failed or dead.
+        Conflict: it took in content that is no longer there.
     """
     job.state = move_job(JobState(job.state), JobState.QUEUED)
+    if job.kind == JobKind.INGEST:
+        _reopen_ingest(session, job)
     job.attempts, job.fraction, job.problem, job.finished_at = 0, 0.0, None, None
     job.cancel_requested, job.available_at = False, db.now(session)
     for row in session.scalars(
@@ -326,11 +358,21 @@ def retry(session: Session, job: Job) -> None:
     outbox.hint(session, job.id)
 
 
+def _reopen_ingest(session: Session, job: Job) -> None:
+    dataset = session.get_one(Dataset, job.dataset_id, with_for_update=True)
+    if dataset.state != "failed" or (dataset.source == "upload" and dataset.upload is None):
+        raise Conflict("The content that this job took in is gone, or has been replaced.", kind="content-missing")
+    dataset.state, dataset.problem = "ingesting", None
+
+
 # -- repair ----------------------------------------------------------------------------------------
 
 
 def sweep(database: Database, rehint_seconds: float) -> tuple[int, int]:
-    """Requeue jobs whose lease ran out, and hint old queued ones again; how many of each. Idempotent."""
+    """Requeue jobs whose lease ran out, and hint again what has long been ready; how many of each. Idempotent.
+
+    What waits for its lane is left alone: the end of the job before it sends its hint.
+    """
     with database.write() as session:
         now = db.now(session)
         query = select(Job).where(Job.state == JobState.RUNNING, Job.lease_until < now)
@@ -338,8 +380,8 @@ def sweep(database: Database, rehint_seconds: float) -> tuple[int, int]:
         for job in expired:
             requeue(session, job, "its worker's lease ran out")
         old = now - timedelta(seconds=rehint_seconds)
-        queued = select(Job.id).where(Job.state == JobState.QUEUED, Job.available_at <= now, Job.hinted_at < old)
-        stale = list(session.scalars(queued.order_by(Job.id).limit(outbox.BATCH)))
+        ready = _claimable(now).with_only_columns(Job.id).where(Job.hinted_at < old)
+        stale = list(session.scalars(ready.limit(outbox.BATCH)))
         if stale:
             session.execute(update(Job).where(Job.id.in_(stale)).values(hinted_at=now))
             for job_id in stale:

@@ -6,6 +6,7 @@ import hashlib
 import hmac
 import secrets
 from dataclasses import dataclass
+from datetime import timedelta
 
 from sqlalchemy import select
 from sqlalchemy.exc import IntegrityError
@@ -35,20 +36,27 @@ def _digest(secret: str) -> str:
     return hashlib.sha256(secret.encode()).hexdigest()
 
 
-def create(session: Session, tenant_id: str, name: str, scopes: tuple[str, ...] = SCOPES) -> str:
-    """Store a new key and return it; it cannot be read again."""
-    key_id, secret = new_id("key"), secrets.token_urlsafe(32)
-    session.add(
-        ApiKey(
-            id=key_id,
-            tenant_id=tenant_id,
-            name=name,
-            digest=_digest(secret),
-            scopes=list(scopes),
-            created_at=db.now(session),
-        )
+def create(
+    session: Session,
+    tenant_id: str,
+    name: str,
+    scopes: tuple[str, ...] = SCOPES,
+    lifetime: timedelta | None = None,
+) -> tuple[ApiKey, str]:
+    """Store a new key and return it with its token, which cannot be read again."""
+    secret, now = secrets.token_urlsafe(32), db.now(session)
+    row = ApiKey(
+        id=new_id("key"),
+        tenant_id=tenant_id,
+        name=name,
+        digest=_digest(secret),
+        scopes=list(scopes),
+        created_at=now,
+        expires_at=now + lifetime if lifetime else None,
     )
-    return f"lethe_{key_id.removeprefix('key_')}_{secret}"
+    session.add(row)
+    session.flush()
+    return row, f"lethe_{row.id.removeprefix('key_')}_{secret}"
 
 
 def authenticate(session: Session, token: str) -> Caller:
@@ -78,7 +86,7 @@ def bootstrap(database: Database, settings: Settings) -> bool:
         with database.write() as session:
             session.add(Tenant(id=FIRST_TENANT, name="default", created_at=db.now(session)))
             session.flush()
-            write_private(settings.key_file, create(session, FIRST_TENANT, "first key"))
+            write_private(settings.key_file, create(session, FIRST_TENANT, "first key")[1])
     except IntegrityError:
         return False
     return True

@@ -15,15 +15,28 @@ from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
 
 from app import keys, schema
-from app.api import catalog, datasets, deletions, health, jobs, models, versions
+from app.api import (
+    catalog,
+    compliance,
+    datasets,
+    deletions,
+    health,
+    jobs,
+    lineage,
+    models,
+    versions,
+    webhooks,
+)
+from app.api import keys as api_keys
 from app.api.deps import Parts, Replay
 from app.api.follow import Follower
+from app.api.limits import BodyLimit
 from app.config import Settings, get_settings
-from app.errors import AppError, Conflict, NotFound, TooLarge, Unprocessable
+from app.errors import AppError, Conflict, NotFound, TooLarge, Unavailable, Unprocessable
 from app.lifecycle import IllegalMoveError
+from app.storage import StorageUnavailableError
 
 log = logging.getLogger("lethe")
-UPLOADS = ("/v1/datasets/{dataset}/content", "/v1/models/{model}/versions/{number}/checkpoint")
 
 
 def create_app(settings: Settings | None = None) -> FastAPI:
@@ -50,10 +63,11 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         openapi_url="/v1/openapi.json",
         docs_url="/docs",
         redoc_url=None,
-        max_body_size=settings.max_json_bytes,
     )
+    app.add_middleware(BodyLimit, limit=settings.max_json_bytes)
     app.state.parts = parts
-    for noun in (catalog, datasets, models, versions, deletions, jobs):
+    nouns = (catalog, datasets, models, lineage, versions, deletions, jobs, compliance, webhooks, api_keys)
+    for noun in nouns:
         app.include_router(noun.router, prefix="/v1")
     app.include_router(health.router)
     _install_errors(app)
@@ -85,11 +99,18 @@ def _install_errors(app: FastAPI) -> None:
     @app.exception_handler(RequestValidationError)
     def _invalid(_: Request, error: RequestValidationError) -> Response:
         return _problem(
-            Unprocessable("The request does not fit its schema.", kind="schema", errors=map(_fault, error.errors()))
+            Unprocessable(
+                "The request does not fit its schema.",
+                kind="schema",
+                errors=[_fault(fault, error.body) for fault in error.errors()],
+            )
         )
 
     @app.exception_handler(HTTPException)
     def _http(_: Request, error: HTTPException) -> Response:
+        if error.status_code == 400:  # FastAPI's word for a body that its JSON parser gave up on
+            fault = {"in": "body", "pointer": "", "detail": str(error.detail)}
+            return _problem(Unprocessable("The request does not fit its schema.", kind="schema", errors=[fault]))
         known = {404: NotFound, 413: TooLarge}.get(error.status_code)
         found = (
             known(str(error.detail)) if known else AppError(str(error.detail), kind="http", headers=error.headers)
@@ -98,16 +119,37 @@ def _install_errors(app: FastAPI) -> None:
             found.status, found.title = error.status_code, str(error.detail)
         return _problem(found)
 
+    @app.exception_handler(StorageUnavailableError)
+    def _storage(_: Request, error: StorageUnavailableError) -> Response:
+        log.warning("a request was refused: %s", error)
+        return _problem(
+            Unavailable("The storage does not answer.", kind="storage-unavailable", headers={"Retry-After": "10"})
+        )
+
     @app.exception_handler(Exception)
     def _unexpected(_: Request, error: Exception) -> Response:
         log.error("unexpected %s", type(error).__name__, exc_info=error)
         return _problem(AppError("An unexpected error; it is in the service's log."))
 
 
-def _fault(error: Any) -> dict[str, str]:
+def _fault(error: Any, body: Any) -> dict[str, str]:
     """Where and why, without any value that was sent: an unknown key may itself be a sample id."""
     place, *path = error["loc"]
     if error["type"] == "extra_forbidden":
         path = path[:-1]
+    if place == "body":
+        path = _steps(path, body)
     pointer = "".join(f"/{part}" for part in path)
     return {"in": str(place), "pointer": pointer, "detail": error["msg"]}
+
+
+def _steps(path: list[Any], at: Any) -> list[Any]:
+    """Those steps of a validation path that lead into the body; pydantic adds names of union members."""
+    steps = []
+    for number, part in enumerate(path, 1):
+        if (isinstance(at, dict) and part in at) or (isinstance(at, list) and isinstance(part, int)):
+            at = at[part]
+            steps.append(part)
+        elif number == len(path) and isinstance(at, dict):  # a field that is missing
+            steps.append(part)
+    return steps

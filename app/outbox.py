@@ -24,18 +24,23 @@ def hint(session: Session, job_id: str) -> None:
     session.add(Outbox(topic="hint", key=job_id, created_at=db.now(session)))
 
 
+def remove_blob(session: Session, digest: str) -> None:
+    """Have bytes removed once the change that needs them no longer is committed."""
+    session.add(Outbox(topic="blob", key=digest, created_at=db.now(session)))
+
+
 def discard(_: str) -> None:
     """The embedded sender: workers watch the database, so nothing needs ringing."""
 
 
-def relay(database: Database, send: Sender) -> int:
-    """Send what is waiting, oldest first, and forget it; what `send` raises on stays for the next round.
+def relay(database: Database, send: Sender, topic: str = "hint") -> int:
+    """Send what is waiting under `topic`, oldest first, and forget it; what `send` raises on stays for the next round.
 
     A crash between the sending and the commit repeats a message: harmless by design.
     """
     with database.write() as session:
-        waiting = select(Outbox).order_by(Outbox.number).limit(BATCH).with_for_update(skip_locked=True)
-        rows = session.scalars(waiting).all()
+        waiting = select(Outbox).where(Outbox.topic == topic).order_by(Outbox.number).limit(BATCH)
+        rows = session.scalars(waiting.with_for_update(skip_locked=True)).all()
         sent: list[int] = []
         try:
             for row in rows:

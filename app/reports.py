@@ -59,6 +59,24 @@ class Histogram(Part):
     test: list[int]
 
 
+class ConvergencePoint(Part):
+    """AUCs by a part of the references: would fewer have said the same?"""
+
+    models: int
+    samples: int = Field(description="forgotten samples that so few references can judge")
+    ft_auc: float | None
+    rt_auc: float | None
+
+
+class Relearning(Part):
+    """Steps of fine-tuning on the forget set until it is back; absent where the cap came first."""
+
+    steps: int | None
+    target: float
+    reaches: Literal["loss", "accuracy"]
+    most_steps: int
+
+
 class Measurement(Part):
     """What was measured on one checkpoint. Accuracies are fractions."""
 
@@ -75,6 +93,19 @@ class Measurement(Part):
     )
     roc_ft: Curve | None = None
     confidence: Histogram | None = None
+    matched_ft_auc: Auc | None = Field(
+        None, description="forget against never-trained controls of the same class, class by class; null 0.5"
+    )
+    cross_checks: dict[str, Auc] = Field(
+        default_factory=dict, description="FT-AUC by the other attacks, with their default parameters"
+    )
+    mis: float | None = Field(
+        None, description="share of the forget set that a support-vector machine takes for unseen"
+    )
+    convergence: list[ConvergencePoint] = Field(default_factory=list, description="by number of references")
+    known_method_ft_auc: Auc | None = Field(None, description="FT-AUC of the attack that knows the method")
+    relearning: Relearning | None = None
+    robust_accuracy: float | None = Field(None, description="under a fixed L2 PGD, on the holdout")
 
 
 class Balance(Part):
@@ -85,6 +116,12 @@ class Balance(Part):
     difficulty_p_value: float | None = Field(
         None, description="Mann-Whitney of the OUT-references' mean log-odds, forget against controls"
     )
+    difficulty_within_classes_p_value: float | None = Field(
+        None, description="the same class by class; absent where a class of the forget set has no controls"
+    )
+    grouped: bool | None = Field(
+        None, description="the samples were chosen together, as one person's or one cluster's; no test shows that"
+    )
 
 
 class Judgement(Part):
@@ -94,8 +131,12 @@ class Judgement(Part):
     reason: str
     margin: float
     null: float | None
-    null_source: Literal["exchangeable", "none"]
-    difference: float | None = Field(None, description="d = FT-AUC - null")
+    null_source: Literal["exchangeable", "same_classes", "retrained", "none"]
+    null_standard_error: float | None = Field(None, description="of a null from retrains: their spread")
+    null_models: int | None = Field(None, description="exact retrains behind the null")
+    difference: float | None = Field(
+        None, description="d = FT-AUC - null; with `same_classes` the FT-AUC is the matched one"
+    )
     interval: Interval | None = None
     smallest_margin: float | None = Field(
         None,

@@ -1,12 +1,16 @@
-"""Content-addressed blobs: put, open, verified read, delete. The name of a blob is `sha256:<hex>` of its bytes."""
+"""Content-addressed blobs: put, read, verified copy, delete. The name of a blob is `sha256:<hex>` of its bytes.
+
+Here they lie in a folder; `app.storage_s3` keeps them in a bucket, and `app.blobs` says which of the two is in use.
+"""
 
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import secrets
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +27,10 @@ class BlobCorruptError(Exception):
     """The stored bytes are not those of the digest."""
 
 
+class StorageUnavailableError(Exception):
+    """The storage does not answer, or refuses: nothing is known of the blob, and a later try may do."""
+
+
 @dataclass(frozen=True)
 class Stored:
     digest: str
@@ -30,13 +38,13 @@ class Stored:
 
 
 class Writer:
-    """Bytes on their way in: hashed as they are written, visible only once `commit` has renamed them."""
+    """Bytes on their way in: hashed as they are written, visible only once `commit` has kept them."""
 
-    def __init__(self, folder: Path, final: Folder) -> None:
+    def __init__(self, folder: Path, keep: Callable[[Path, str], None]) -> None:
         self._path = folder / f"{int(time.time())}-{secrets.token_hex(8)}.part"
         self._file = self._path.open("xb")
         self._hash = hashlib.sha256()
-        self._final = final
+        self._keep = keep
         self.size = 0
 
     def write(self, data: bytes) -> None:
@@ -59,12 +67,24 @@ class Writer:
         self._file.flush()
         os.fsync(self._file.fileno())
         self._file.close()
-        self._final._rename(self._path, self.digest)
+        self._keep(self._path, self.digest)
         return Stored(self.digest, self.size)
 
     def abort(self) -> None:
         self._file.close()
         self._path.unlink(missing_ok=True)
+
+
+def relative_name(digest: str) -> str:
+    """Where a blob lies in its storage: `ab/abcd…`.
+
+    Raises:
+        BlobMissingError: that is no digest, so there is no such blob.
+    """
+    algorithm, _, name = digest.partition(":")
+    if algorithm != "sha256" or len(name) != 64 or not set(name) <= set("0123456789abcdef"):
+        raise BlobMissingError(digest)
+    return f"{name[:2]}/{name}"
 
 
 class Folder:
@@ -76,15 +96,13 @@ class Folder:
         self._parts.mkdir(parents=True, exist_ok=True)
 
     def place(self, digest: str) -> Path:
-        algorithm, _, name = digest.partition(":")
-        if algorithm != "sha256" or len(name) != 64 or not set(name) <= set("0123456789abcdef"):
-            raise BlobMissingError(digest)
-        return self._root / name[:2] / name
+        return self._root / relative_name(digest)
 
     @contextmanager
-    def writer(self) -> Iterator[Writer]:
-        """A writer that is aborted unless the block commits it."""
-        writer = Writer(self._parts, self)
+    def writer(self, keep: Callable[[Path, str], None] | None = None) -> Iterator[Writer]:
+        """A writer that is aborted unless the block commits it. `keep` takes its file and digest, instead of
+        this folder."""
+        writer = Writer(self._parts, keep or self._rename)
         try:
             yield writer
         finally:
@@ -139,6 +157,14 @@ class Folder:
         except FileNotFoundError:
             raise BlobMissingError(digest) from None
 
+    def read(self, digest: str, start: int, stop: int) -> Iterator[bytes]:
+        """Bytes `start` to `stop` in pieces, unverified."""
+        with self.open(digest) as file:
+            file.seek(start)
+            while start < stop and (piece := file.read(min(CHUNK, stop - start))):
+                start += len(piece)
+                yield piece
+
     def fetch(self, digest: str) -> Path:
         """A local file with exactly the bytes of `digest`, verified now."""
         found = hashlib.sha256()
@@ -161,17 +187,29 @@ class Folder:
         """Digests of blobs that were stored at least so long ago."""
         limit = time.time() - seconds
         for path in self._root.glob("??/*"):
-            if path.stat().st_mtime < limit:
+            if stored_at(path) < limit:
                 yield f"sha256:{path.name}"
 
     def sweep_parts(self, older_than_seconds: float) -> int:
         """Remove what interrupted uploads left behind."""
         limit, removed = time.time() - older_than_seconds, 0
         for path in self._parts.glob("*.part"):
-            if path.stat().st_mtime < limit:
+            if stored_at(path) < limit:
                 path.unlink(missing_ok=True)
                 removed += 1
         return removed
+
+    def sweep_copies(self) -> int:
+        """A folder has no copies."""
+        return 0
+
+
+def stored_at(path: Path) -> float:
+    """Its modification time; infinite for a file that another process has just removed."""
+    try:
+        return path.stat().st_mtime
+    except FileNotFoundError:
+        return math.inf
 
 
 def _sync_folder(path: Path) -> None:

@@ -60,6 +60,7 @@ def serve(settings: Settings, stop: threading.Event) -> None:
             raise StartError(str(error)) from None
         keys.bootstrap(database, settings)
         host, port = listening.getsockname()[:2]
+        jobs.release(database, _worker_name(settings), "its service was killed")
         write_private(settings.url_file, f"http://{host}:{port}")
         log.info("serving on http://%s:%d from %s", host, port, settings.data_dir.absolute())
         _supervise(settings, database, listening, stop)
@@ -106,11 +107,15 @@ def _supervise(settings: Settings, database: Database, listening: socket.socket,
     try:
         while not stop.is_set():
             for child in children:
-                _tend(child, settings, database, listening, reading)
+                try:
+                    _tend(child, settings, database, listening, reading)
+                except Exception as error:  # the database or the machine's memory may be away for a while
+                    log.warning("tending the %s failed and will be tried again: %r", child.name, error)
+                    stop.wait(1.0)
             stop.wait(0.1)
     finally:
         _stop(children)
-        jobs.release(database, _worker_name(settings), "the service was stopped")
+        jobs.release(database, _worker_name(settings), "the service was stopped", counted=False)
         os.close(reading)
         os.close(writing)
 
@@ -124,13 +129,13 @@ def _tend(child: Child, settings: Settings, database: Database, listening: socke
     """Start a child that does not run; when one has died, hand back what it held."""
     now = time.monotonic()
     if child.process is not None and (code := child.process.poll()) is not None:
-        log.warning("%s ended with code %d; starting it again", child.name, code)
         _kill_group(child.process)
+        if child.name == "worker":
+            jobs.release(database, _worker_name(settings), f"its worker died (code {code})")
+        log.warning("%s ended with code %d; starting it again", child.name, code)
         child.process = None
         child.deaths = 0 if now - child.started > STEADY_SECONDS else child.deaths + 1
         child.due = now + RESTART_SECONDS[min(child.deaths, len(RESTART_SECONDS) - 1)]
-        if child.name == "worker":
-            jobs.release(database, _worker_name(settings), f"its worker died (code {code})")
     if child.process is None and now >= child.due:
         child.process, child.started = _start(child.name, settings, listening, reading), now
 

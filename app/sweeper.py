@@ -5,16 +5,18 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable
+from functools import partial
 
-from app import erasure, jobs, outbox
+from app import batches, deliveries, erasure, jobs, outbox
+from app.blobs import open_blobs
 from app.config import LEASE_BEATS, Settings
 from app.db import Database
 from app.outbox import Sender
-from app.storage import Folder
 
 log = logging.getLogger("lethe.sweep")
 
 HOUSEKEEPING_SECONDS = 600.0
+DELIVERY_SECONDS = 0.5
 ORPHAN_SECONDS = 24 * 3600.0
 
 
@@ -38,15 +40,19 @@ def sender(settings: Settings) -> Sender:
 
 def run(settings: Settings, stop: threading.Event) -> None:
     """Work in rounds until `stop` is set. A round that fails is logged and tried again."""
-    database, blobs, send = Database(settings), Folder(settings.data_dir / "blobs"), sender(settings)
+    database, blobs, send = Database(settings), open_blobs(settings), sender(settings)
     lease_check = settings.lease_seconds / LEASE_BEATS
     duties: list[tuple[float, Callable[[], object]]] = [
         (settings.poll_seconds, lambda: outbox.relay(database, send)),
         (min(lease_check, 5.0), lambda: jobs.sweep(database, settings.rehint_seconds)),
+        (settings.poll_seconds, lambda: outbox.relay(database, partial(erasure.remove, database, blobs), "blob")),
+        (0.5, lambda: batches.close_due(database)),
         (1.0, lambda: erasure.purge_due_versions(database, blobs)),
         (5.0, lambda: erasure.remove_leftovers(database, blobs)),
         (HOUSEKEEPING_SECONDS, lambda: erasure.remove_orphans(database, blobs, ORPHAN_SECONDS)),
     ]
+    receivers = threading.Thread(target=_deliver, args=(settings, stop), name="webhooks", daemon=True)
+    receivers.start()
     waits = [0.0] * len(duties)
     while not stop.is_set():
         for index, (period, duty) in enumerate(duties):
@@ -54,10 +60,23 @@ def run(settings: Settings, stop: threading.Event) -> None:
             if waits[index] > 0:
                 continue
             waits[index] = period
-            try:
-                duty()
-            except Exception as error:
-                log.warning("a round of the sweeper failed and will be tried again: %s", type(error).__name__)
-                log.debug("the failure", exc_info=error)
+            _try(duty)
         stop.wait(settings.poll_seconds)
+    receivers.join()
+    database.close()
+
+
+def _try(duty: Callable[[], object]) -> None:
+    try:
+        duty()
+    except Exception as error:
+        log.warning("a round of the sweeper failed and will be tried again: %s", type(error).__name__)
+        log.debug("the failure", exc_info=error)
+
+
+def _deliver(settings: Settings, stop: threading.Event) -> None:
+    """Webhooks have a thread of their own: a receiver that answers slowly delays nothing else."""
+    database = Database(settings)
+    while not stop.wait(DELIVERY_SECONDS):
+        _try(lambda: deliveries.send_due(database, allow_private=settings.webhooks_to_private))
     database.close()

@@ -86,9 +86,13 @@ class Sample(Base):
     dataset_id: Mapped[str] = mapped_column(ForeignKey("datasets.id"), primary_key=True)
     position: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
     sample_id: Mapped[str] = mapped_column(Text)
+    subject: Mapped[str | None] = mapped_column(Text)
     label: Mapped[int] = mapped_column(Integer)
     holdout: Mapped[bool]
-    __table_args__ = (UniqueConstraint("dataset_id", "sample_id", name="uq_samples_id"),)
+    __table_args__ = (
+        UniqueConstraint("dataset_id", "sample_id", name="uq_samples_id"),
+        Index("ix_samples_subject", "dataset_id", "subject"),
+    )
 
 
 class Model(Base):
@@ -107,6 +111,17 @@ class Model(Base):
     current_version: Mapped[int | None] = mapped_column(Integer)
     requested: Mapped[bytes] = mapped_column(LargeBinary, default=b"", deferred=True)
     created_at: Mapped[datetime]
+    purged_at: Mapped[datetime | None]
+
+
+class Alias(Base):
+    """A name for one version of a model, such as `production`; its history is in the events."""
+
+    __tablename__ = "aliases"
+    model_id: Mapped[str] = mapped_column(ForeignKey("models.id"), primary_key=True)
+    name: Mapped[str] = mapped_column(String(60), primary_key=True)
+    version: Mapped[int] = mapped_column(Integer)
+    updated_at: Mapped[datetime]
 
 
 class Version(Base):
@@ -149,6 +164,12 @@ class DeletionRequest(Base):
     positions: Mapped[bytes] = mapped_column(LargeBinary, deferred=True)
     received_at: Mapped[datetime]
     due_at: Mapped[datetime]
+    rule: Mapped[str] = mapped_column(String(60), server_default="")  # which reading of the law set `due_at`
+    confirm_by: Mapped[datetime | None]
+    extended_at: Mapped[datetime | None]
+    extension_reason: Mapped[str | None] = mapped_column(Text)
+    decided_at: Mapped[datetime | None]
+    refused_count: Mapped[int] = mapped_column(Integer, server_default="0")  # of a partial grant
     fulfilled_at: Mapped[datetime | None]
 
 
@@ -175,6 +196,8 @@ class Job(Base):
     model_id: Mapped[str | None] = mapped_column(ForeignKey("models.id"), index=True)
     request_id: Mapped[str | None] = mapped_column(ForeignKey("deletion_requests.id"))
     lane: Mapped[str] = mapped_column(String(60))
+    queue: Mapped[str] = mapped_column(String(60), server_default="compute")  # which workers may take it
+    parent_id: Mapped[str | None] = mapped_column(Id, index=True)
     params: Mapped[dict[str, Any]]
     seed: Mapped[int] = mapped_column(BigInteger)
     state: Mapped[str] = mapped_column(String(20))
@@ -293,8 +316,8 @@ class Outbox(Base):
 
     __tablename__ = "outbox"
     number: Mapped[int] = mapped_column(Serial, primary_key=True, autoincrement=True)
-    topic: Mapped[str] = mapped_column(String(20))  # hint
-    key: Mapped[str] = mapped_column(Id)
+    topic: Mapped[str] = mapped_column(String(20))  # hint: a job's id; blob: the digest of bytes to remove
+    key: Mapped[str] = mapped_column(String(80))
     created_at: Mapped[datetime]
 
 
@@ -308,6 +331,34 @@ class Idempotency(Base):
     headers: Mapped[dict[str, Any] | None]
     body: Mapped[str | None] = mapped_column(Text)
     created_at: Mapped[datetime]
+
+
+class Webhook(Base):
+    """A receiver of events. `disabled_at`: it answered 410, or its owner switched it off."""
+
+    __tablename__ = "webhooks"
+    id: Mapped[str] = mapped_column(Id, primary_key=True)
+    tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"), index=True)
+    url: Mapped[str] = mapped_column(Text)
+    secret: Mapped[str] = mapped_column(Text)
+    events: Mapped[list[Any]]  # kinds it wants; empty: all
+    created_at: Mapped[datetime]
+    disabled_at: Mapped[datetime | None]
+
+
+class Delivery(Base):
+    """One event on its way to one receiver. `due_at`: the next attempt; none when it is done with."""
+
+    __tablename__ = "deliveries"
+    id: Mapped[str] = mapped_column(Id, primary_key=True)
+    webhook_id: Mapped[str] = mapped_column(ForeignKey("webhooks.id"), index=True)
+    kind: Mapped[str] = mapped_column(String(60))
+    body: Mapped[str] = mapped_column(Text)
+    state: Mapped[str] = mapped_column(String(20))  # pending | delivered | failed
+    attempts: Mapped[int] = mapped_column(Integer, default=0)
+    last_error: Mapped[str | None] = mapped_column(Text)
+    created_at: Mapped[datetime]
+    due_at: Mapped[datetime | None] = mapped_column(index=True)
 
 
 class AuditEvent(Base):
@@ -328,4 +379,16 @@ class Worker(Base):
     __tablename__ = "workers"
     name: Mapped[str] = mapped_column(String(120), primary_key=True)
     device: Mapped[str] = mapped_column(String(40))
+    queues: Mapped[str] = mapped_column(Text, server_default="")
+    device_memory: Mapped[int] = mapped_column(BigInteger, server_default="0")  # peak, bytes
     seen_at: Mapped[datetime]
+
+
+class StageTime(Base):
+    """Seconds spent and runs completed by kind and stage, for metrics."""
+
+    __tablename__ = "stage_times"
+    kind: Mapped[str] = mapped_column(String(20), primary_key=True)
+    stage: Mapped[str] = mapped_column(String(40), primary_key=True)
+    seconds: Mapped[float]
+    runs: Mapped[int] = mapped_column(BigInteger)

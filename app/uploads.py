@@ -10,6 +10,7 @@ from typing import Any
 MAX_ROWS = 5_000_000
 MAX_CLASSES = 10_000
 MAX_ID_LENGTH = 200
+ERASED_PREFIX = "erased:"  # of what stands in the place of an erased id; no sample may be called so
 MAX_ERRORS = 20
 HOLDOUT = {"train": False, "holdout": True, "test": True}
 
@@ -25,18 +26,19 @@ class SourceError(Exception):
 
 @dataclass(frozen=True)
 class Manifest:
-    """What a file says of its samples, in its order; `holdout` is None where it has no column `split`."""
+    """What a file says of its samples, in its order; None where it has no column `split` or `subject`."""
 
     ids: list[str]
     labels: list[int]
     holdout: list[bool] | None
+    subjects: list[str | None] | None = None
 
 
 def check_parquet(path: Path) -> Manifest:
-    """Check a file with columns `id`, `image`, `label` and, optionally, `split`; do not decode any image.
+    """Check a file with columns `id`, `image`, `label` and, optionally, `split`, `subject`; decode no image.
 
     id: string or integer. image: binary, or a struct with a binary `bytes`. label: integer in [0, 10000).
-    split: `train`, `holdout` or `test` (the same as holdout).
+    split: `train`, `holdout` or `test` (the same as holdout). subject: whose the sample is, or null.
 
     Raises:
         SourceError: what is wrong with it.
@@ -49,12 +51,12 @@ def check_parquet(path: Path) -> Manifest:
             _check_schema(file.schema_arrow)
             if not 0 < file.metadata.num_rows <= MAX_ROWS:
                 raise SourceError(f"the file has {file.metadata.num_rows} rows; it must have 1 to {MAX_ROWS:,}")
-            wanted = [name for name in ("id", "label", "split") if name in file.schema_arrow.names]
+            wanted = [name for name in ("id", "label", "split", "subject") if name in file.schema_arrow.names]
             table = file.read(columns=wanted)
-    except (pa.ArrowException, OSError) as error:
+        columns = {name: table.column(name).to_pylist() for name in wanted}
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise SourceError("the file is not a readable Parquet file") from error
-    columns = {name: table.column(name).to_pylist() for name in wanted}
-    return _manifest(columns["id"], columns["label"], columns.get("split"))
+    return _manifest(columns["id"], columns["label"], columns.get("split"), columns.get("subject"))
 
 
 def _check_schema(schema: Any) -> None:
@@ -63,6 +65,9 @@ def _check_schema(schema: Any) -> None:
     errors = []
     if missing := [name for name in ("id", "image", "label") if schema.names.count(name) != 1]:
         raise SourceError(f"the file must have one column each of: {', '.join(missing)}")
+    for name in ("split", "subject"):
+        if schema.names.count(name) > 1:
+            raise SourceError(f"the file has more than one column {name}")
     kind = schema.field("id").type
     if not (is_type.is_string(kind) or is_type.is_large_string(kind) or is_type.is_integer(kind)):
         errors.append("column id must hold strings or integers")
@@ -73,23 +78,25 @@ def _check_schema(schema: Any) -> None:
         errors.append("column image must hold binary, or a struct with a binary field bytes")
     if not is_type.is_integer(schema.field("label").type):
         errors.append("column label must hold integers")
-    if "split" in schema.names:
-        kind = schema.field("split").type
+    for name in {"split", "subject"} & set(schema.names):
+        kind = schema.field(name).type
         if not (is_type.is_string(kind) or is_type.is_large_string(kind)):
-            errors.append("column split must hold strings")
+            errors.append(f"column {name} must hold strings")
     if errors:
         raise SourceError("the columns are not of the right types", errors)
 
 
-def _manifest(ids: list[Any], labels: list[Any], splits: list[Any] | None) -> Manifest:
+def _manifest(ids: list[Any], labels: list[Any], splits: list[Any] | None, subjects: list[Any] | None) -> Manifest:
     errors: list[str] = []
     names: list[str] = []
     seen: dict[str, int] = {}
     for row, sample in enumerate(ids):
         name = "" if sample is None else str(sample)
         names.append(name)
-        if not 0 < len(name) <= MAX_ID_LENGTH:
-            errors.append(f"row {row}: the id must have 1 to {MAX_ID_LENGTH} characters")
+        if not 0 < len(name) <= MAX_ID_LENGTH or "\x00" in name:
+            errors.append(f"row {row}: the id must have 1 to {MAX_ID_LENGTH} characters, none of them NUL")
+        elif name.startswith(ERASED_PREFIX):
+            errors.append(f"row {row}: the id must not begin with {ERASED_PREFIX}")
         elif name in seen:
             errors.append(f"row {row}: the same id as row {seen[name]}")
         else:
@@ -100,12 +107,17 @@ def _manifest(ids: list[Any], labels: list[Any], splits: list[Any] | None) -> Ma
         f"the label must be an integer from 0 to {MAX_CLASSES - 1}",
     )
     errors += _rows(splits or [], HOLDOUT.__contains__, "the split must be train, holdout or test")
+    errors += _rows(
+        subjects or [],
+        lambda name: name is None or (0 < len(name) <= MAX_ID_LENGTH and "\x00" not in name),
+        f"the subject must have 1 to {MAX_ID_LENGTH} characters, none of them NUL",
+    )
     if errors:
-        raise SourceError(f"{len(errors)} problems with ids, labels or splits", errors)
+        raise SourceError(f"{len(errors)} problems with ids, labels, splits or subjects", errors)
     holdout = None if splits is None else [HOLDOUT[split] for split in splits]
     if holdout is not None and all(holdout):
         raise SourceError("the file has no training sample")
-    return Manifest(names, labels, holdout)
+    return Manifest(names, labels, holdout, subjects)
 
 
 def _rows(values: Iterable[Any], good: Any, text: str) -> list[str]:

@@ -43,12 +43,18 @@ def require_present(version: Version) -> None:
         raise Gone("This checkpoint was purged.", purged_at=f"{version.purged_at:%Y-%m-%dT%H:%M:%SZ}")
 
 
-def trainable(session: Session, dataset: Dataset) -> Positions:
-    """Training positions that a new version may use: neither held out, nor requested, nor erased."""
+def trainable(session: Session, dataset: Dataset, model: Model) -> Positions:
+    """Training positions that a new version of `model` may use: neither held out, nor requested, nor erased."""
     holdout = [h for _, h in datasets.manifest(session, dataset.id)]
     mask = ~np.array(holdout, dtype=bool)
-    mask[datasets.unavailable(dataset)] = False
+    mask[_unavailable(dataset, model)] = False
     return np.flatnonzero(mask).astype(np.int64)
+
+
+def _unavailable(dataset: Dataset, model: Model) -> Positions:
+    """What no new version of `model` may train on, with what was requested of this model alone."""
+    own = members(model.requested, dataset.sample_count)
+    return np.union1d(datasets.unavailable(dataset), own)
 
 
 @dataclass(frozen=True)
@@ -153,6 +159,13 @@ def _class_counts(session: Session, dataset: Dataset, trained_on: Positions) -> 
     return counts
 
 
+def _locked(session: Session, claim: Claim) -> tuple[Job, Dataset, Model]:
+    """The rows that a publish changes or points at, locked in the order of a new request: dataset, then model."""
+    job = jobs.fenced(session, claim)
+    dataset = session.get_one(Dataset, claim.dataset_id, with_for_update=True)
+    return job, dataset, session.get_one(Model, claim.model_id, with_for_update=True)
+
+
 def publish_trained(
     session: Session,
     claim: Claim,
@@ -162,12 +175,9 @@ def publish_trained(
     comparison: dict[str, Any] | None = None,
 ) -> Version:
     """End a train job: the new version, or with `comparison` (its report) an exact retrain kept to compare with."""
-    job = jobs.fenced(session, claim)
-    model = session.get_one(Model, claim.model_id, with_for_update=True)
-    if comparison is None:
-        dataset = session.get_one(Dataset, model.dataset_id, with_for_update=True)
-        if np.intersect1d(trained_on, datasets.unavailable(dataset)).size:
-            raise SupersededError("samples of the training set were requested for deletion while it trained")
+    job, dataset, model = _locked(session, claim)
+    if comparison is None and np.intersect1d(trained_on, _unavailable(dataset, model)).size:
+        raise SupersededError("samples of the training set were requested for deletion while it trained")
     version = add(
         session,
         model,
@@ -196,8 +206,7 @@ def publish_unlearned(
     report: dict[str, Any],
 ) -> Version:
     """End an unlearn job in one transaction: version, report, compare-and-set, outcomes, events, purge jobs."""
-    job = jobs.fenced(session, claim)
-    model = session.get_one(Model, claim.model_id, with_for_update=True)
+    job, _, model = _locked(session, claim)
     version = add(
         session,
         model,
@@ -280,8 +289,7 @@ def declare_import(session: Session, model: Model, digest: str, trained_on: Posi
     Raises:
         Conflict: the model has a version, or the checkpoint was trained on requested or erased samples.
     """
-    if model.current_version is not None:
-        raise Conflict("This model has a version already; an import is its first.", kind="version-present")
+    _require_first(model)
     _refuse_unavailable(session, model, trained_on)
     announced = Stored(digest, 0)
     return add(
@@ -296,32 +304,45 @@ def declare_import(session: Session, model: Model, digest: str, trained_on: Posi
     )
 
 
+def _require_first(model: Model) -> None:
+    if model.current_version is not None:
+        raise Conflict("This model has a version already; an import is its first.", kind="version-present")
+
+
 def _refuse_unavailable(session: Session, model: Model, trained_on: Positions) -> None:
     dataset = session.get_one(Dataset, model.dataset_id, with_for_update=True)
-    if np.intersect1d(trained_on, datasets.unavailable(dataset)).size:
+    if np.intersect1d(trained_on, _unavailable(dataset, model)).size:
         raise Conflict(
             "The checkpoint was trained on samples that have been requested for deletion or erased.",
             kind="trained-on-erased",
         )
 
 
-def require_awaiting(version: Version) -> None:
-    if version.origin != "imported" or version.state != VersionState.CANDIDATE:
+def require_awaiting(session: Session, model: Model, version: Version) -> None:
+    """Refuse bytes for a version that was not announced, has been published, or is being looked at."""
+    busy = select(Job.params).where(
+        Job.model_id == model.id,
+        Job.kind == JobKind.IMPORT,
+        Job.state.in_([JobState.QUEUED, JobState.RUNNING]),
+    )
+    looked_at = version.number in [params["version"] for params in session.scalars(busy)]
+    if version.origin != "imported" or version.state != VersionState.CANDIDATE or looked_at:
         raise Conflict("This version does not wait for a checkpoint.", kind="content-present")
+    _require_first(model)
 
 
 def accept_checkpoint(session: Session, model: Model, version: Version, stored: Stored) -> Job:
     """Take the announced bytes; an import job holds them against the architecture and publishes them."""
-    require_awaiting(version)
+    require_awaiting(session, model, version)
     version.size = stored.size
     return models.start(session, model, JobKind.IMPORT, seed=0, params={"version": version.number})
 
 
 def publish_imported(session: Session, claim: Claim, metrics: dict[str, Any]) -> None:
     """End an import job: the announced version becomes current."""
-    job = jobs.fenced(session, claim)
-    model = session.get_one(Model, claim.model_id, with_for_update=True)
+    job, _, model = _locked(session, claim)
     version = get(session, model, claim.params["version"])
+    _require_first(model)
     _refuse_unavailable(session, model, members(version.trained_on, len(version.trained_on) * 8))
     version.metrics, version.job_id = metrics, claim.id
     make_current(session, model, version)

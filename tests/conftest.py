@@ -93,6 +93,8 @@ def client(settings: Settings, database: Database) -> Iterator[TestClient]:
 
 
 @pytest.fixture
-def account(settings: Settings, database: Database, client: TestClient) -> Account:
+def account(settings: Settings, database: Database, client: TestClient) -> Iterator[Account]:
     """The same, with a worker at hand that is called job by job."""
-    return Account(settings, database, client)
+    found = Account(settings, database, client)
+    yield found
+    found.close()

@@ -76,6 +76,10 @@ class Account:
             self._desk = Desk.open(self.settings)
         return self._desk
 
+    def close(self) -> None:
+        if self._desk is not None:
+            self._desk.database.close()
+
     def work(self, owner: str = "tester") -> int:
         """Run jobs until there is none; how many ran."""
         from worker.tasks import run_one

@@ -12,7 +12,7 @@ import yaml
 
 ROOT = Path(__file__).parent.parent
 WORKER_MAY_USE = {
-    "catalog", "config", "datasets", "db", "erasure", "errors", "faults", "ids", "jobs", "leash", "lifecycle",
+    "blobs", "catalog", "config", "datasets", "db", "erasure", "errors", "faults", "ids", "jobs", "leash", "lifecycle",
     "logs", "policy", "positions", "presence", "reports", "safetensors_header", "storage", "tables", "uploads",
     "versions",
 }  # fmt: skip

@@ -57,6 +57,7 @@ def ingest(run: Run) -> None:
                 ids=raw.ids,
                 labels=raw.labels.tolist(),
                 holdout=raw.holdout.tolist(),
+                subjects=raw.subjects,
                 shape=raw.images.shape[1:],
                 images=images,
             )
@@ -98,7 +99,8 @@ def train(run: Run) -> None:
         compare(run, piece)
         return
     with run.desk.database.read() as session:
-        positions = versions.trainable(session, session.get_one(Dataset, piece.dataset_id))
+        dataset, model = session.get_one(Dataset, piece.dataset_id), session.get_one(Model, piece.model_id)
+        positions = versions.trainable(session, dataset, model)
     stored = _train_on(run, piece, positions)
     with run.stage("evaluate", 0.95, 1.0):
         metrics = _accuracies(run, piece, stored.digest, positions)

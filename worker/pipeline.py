@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from math import ceil
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from numpy.typing import NDArray
 from sqlalchemy import select
 
 from app import catalog, faults, versions
+from app.policy import Policy
 from app.positions import Positions, unpack
 from app.reports import Adversarial, AuditReport, Judgement, Measurement, References
 from app.storage import Stored
@@ -134,7 +136,7 @@ def finetune(run: Run, work: Work, adversarial: AttackResult | None) -> Stored:
     with run.stage("finetune", 0.4, 0.8) as progress:
         if kept := run.stored("candidate", work.parent.digest):
             return Stored(kept[0], kept[1]["size"])
-        remain = work.batch.remain if policy.remain == "full" else np.empty(0, dtype=np.int64)
+        remain = remain_access(policy, work.batch, seed_for(run, "remain"))
         split = Split(
             piece.samples,
             forget=piece.on_device(work.batch.forget),
@@ -157,6 +159,17 @@ def finetune(run: Run, work: Work, adversarial: AttackResult | None) -> Stored:
         stored = piece.store(run, model)
         run.keep("candidate", work.parent.digest, stored)
     return stored
+
+
+def remain_access(policy: Policy, batch: Batch, seed: int) -> Positions:
+    """What the policy lets the method see of the remain set: all, so many for each forgotten sample, or nothing."""
+    if policy.remain == "full":
+        return batch.remain
+    count = min(len(batch.remain), ceil(policy.remain_ratio * len(batch.forget)))
+    chosen = np.random.default_rng(seed).choice(
+        batch.remain, count if policy.remain == "subsample" else 0, replace=False
+    )
+    return np.sort(chosen)
 
 
 # -- audit -----------------------------------------------------------------------------------------

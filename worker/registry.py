@@ -10,30 +10,59 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from app.reports import Balance, Judgement, Measurement
 from worker import training
 from worker.architectures import resnet18, small_cnn
 from worker.attacks import AttackResult
+from worker.attacks.fast_min_norm import fast_min_norm
+from worker.attacks.ffgsm import ffgsm
 from worker.attacks.pgd_l2 import pgd_l2
-from worker.audits import measure
+from worker.attacks.transfer import transfer
+from worker.audits import known_method, measure, relearn, robust
 from worker.data import parquet, sources
 from worker.data.sources import RawData
-from worker.methods.amun import amun
+from worker.methods.amun import amun, amun_salun
+from worker.methods.boundary_shrink import boundary_shrink
+from worker.methods.certified_newton import certified_newton
+from worker.methods.fine_tune import fine_tune, l1_sparse
+from worker.methods.gradient_ascent import gradient_ascent
+from worker.methods.mixunlearn import mixunlearn
+from worker.methods.random_label import random_label, salun
 from worker.methods.retrain import retrain
 
 METHODS: Mapping[str, Callable[..., nn.Module]] = {
     "amun": amun,
+    "amun_salun": amun_salun,
+    "boundary_shrink": boundary_shrink,
+    "certified_newton": certified_newton,
+    "fine_tune": fine_tune,
+    "gradient_ascent": gradient_ascent,
+    "l1_sparse": l1_sparse,
+    "mixunlearn": mixunlearn,
+    "random_label": random_label,
+    "salun": salun,
     "retrain": retrain,
 }
 
-ATTACKS: Mapping[str, Callable[[nn.Module, Tensor, Tensor, Any], AttackResult]] = {
+ATTACKS: Mapping[str, Callable[..., AttackResult]] = {
     "pgd_l2": pgd_l2,
+    "fast_min_norm": fast_min_norm,
+    "ffgsm": ffgsm,
+    "transfer": transfer,
 }
 
 AUDITS: Mapping[str, Callable[..., tuple[Measurement, Measurement | None, Balance | None, Judgement]]] = {
     "rmia": measure.audit,
+    "lira": measure.audit,
+    "mis": measure.audit,
+}
+
+PROBES: Mapping[str, Callable[..., Any]] = {
+    "relearn": relearn.relearn,
+    "robust_accuracy": robust.robust_accuracy,
+    "known_method": known_method.scores,
 }
 
 ARCHITECTURES: Mapping[str, Callable[[Any, int, int], nn.Module]] = {

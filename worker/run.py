@@ -16,10 +16,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from app import erasure, faults, jobs
+from app.blobs import Blobs, open_blobs
 from app.config import LEASE_BEATS, Settings
 from app.db import Database
 from app.jobs import Claim, LeaseLostError
-from app.storage import BlobMissingError, Folder, Stored
+from app.storage import BlobMissingError, Stored
 
 log = logging.getLogger("lethe.worker")
 
@@ -44,14 +45,14 @@ class Desk:
 
     settings: Settings
     database: Database
-    blobs: Folder
+    blobs: Blobs
     device: torch.device
 
     @classmethod
     def open(cls, settings: Settings) -> Desk:
         torch.set_num_threads(settings.torch_threads)
         device = settings.device or ("cuda" if torch.cuda.is_available() else "cpu")
-        return cls(settings, Database(settings), Folder(settings.data_dir / "blobs"), torch.device(device))
+        return cls(settings, Database(settings), open_blobs(settings), torch.device(device))
 
 
 class Heartbeat:
@@ -109,7 +110,6 @@ class Run:
         yield StageProgress(self, name, start, stop)
         self.stage_seconds[name] = round(self.stage_seconds.get(name, 0.0) + time.perf_counter() - began, 3)
         faults.point(f"{self.claim.kind}.{name}.end")
-        self.heartbeat.check()
 
     def stored(self, name: str, base: str) -> tuple[str, dict[str, Any]] | None:
         """Digest and facts of what an earlier attempt made from the same `base`, if it is still there."""

@@ -10,7 +10,7 @@ from app.db import Database
 from app.errors import AppError
 from app.jobs import LeaseLostError
 from app.lifecycle import JobKind, JobState
-from app.storage import BlobCorruptError
+from app.storage import BlobCorruptError, StorageUnavailableError
 from app.versions import SupersededError
 from worker import chores, pipeline, seeding
 from worker.methods import MethodError
@@ -18,6 +18,8 @@ from worker.run import CancelledError, Desk, Heartbeat, JobError, Run
 from worker.training import DivergedError
 
 log = logging.getLogger("lethe.worker")
+
+STORAGE_PAUSE_SECONDS = 30.0
 
 KINDS: Mapping[JobKind, Callable[[Run], None]] = {
     JobKind.INGEST: chores.ingest,
@@ -53,6 +55,9 @@ def run_one(desk: Desk, owner: str, hint: str | None = None) -> bool:
             _end(desk.database, run, JobState.FAILED, "method-failed", str(error))
         except AppError as error:
             _end(desk.database, run, JobState.FAILED, error.kind, error.detail)
+        except StorageUnavailableError as error:
+            log.warning("job %s waits for the storage: %s", claim.id, error)
+            _again(desk.database, run, str(error), pause_seconds=STORAGE_PAUSE_SECONDS)
         except SupersededError as error:
             _again(desk.database, run, str(error))
         except BlobCorruptError as error:
@@ -72,10 +77,10 @@ def _end(database: Database, run: Run, state: JobState, kind: str, detail: str) 
         log.warning("job %s: the lease was lost before its end could be written", run.claim.id)
 
 
-def _again(database: Database, run: Run, reason: str) -> None:
+def _again(database: Database, run: Run, reason: str, pause_seconds: float = 0.0) -> None:
     """Give the attempt up; the job is queued again, or buried when it has had its attempts."""
     try:
         with database.write() as session:
-            jobs.requeue(session, jobs.fenced(session, run.claim), reason)
+            jobs.requeue(session, jobs.fenced(session, run.claim), reason, pause_seconds=pause_seconds)
     except LeaseLostError:
         log.warning("job %s: the lease was lost before it could be queued again", run.claim.id)

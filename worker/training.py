@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 import torch
@@ -18,15 +18,22 @@ from worker.data.samples import Samples
 Schedule = Callable[[float], float]
 """Epochs done so far, fractional, to the factor on the learning rate."""
 Loss = Callable[[Tensor, Tensor], Tensor]
+"""(logits (n, classes), labels (n,)) to a scalar."""
+Pass = tuple[TrainingSet, Loss]
+"""One walk over a training set, and the loss that is lowered on it."""
+Part = tuple[nn.Module, torch.optim.SGD | None]
+"""A module that a computation changes, and its optimizer; None where it changes by other means."""
+Epoch = Callable[[int, Callable[[float], None]], Tensor]
+"""An epoch's number from 0, and where to report the epochs done (fractional), to the epoch's loss ()."""
 
 SECONDS_BETWEEN_UPDATES = 0.5
 
 
 class DivergedError(Exception):
-    """The loss became infinite or not a number."""
+    """A computation left the finite numbers, or is sure to; the text is for the client."""
 
-    def __init__(self, epoch: int) -> None:
-        super().__init__(f"training diverged: the loss of epoch {epoch} is not finite")
+    def __init__(self, reason: str, epoch: int | None = None) -> None:
+        super().__init__(reason)
         self.epoch = epoch
 
 
@@ -70,6 +77,41 @@ def steps(every: int) -> Schedule:
     return lambda done: 0.1 ** math.floor(done / every)
 
 
+def run_epochs(
+    parts: Mapping[str, Part], epochs: int, epoch: Epoch, generator: torch.Generator, progress: Progress
+) -> None:
+    """Run `epoch` so many times, resuming from the state kept by `progress`, and keep a state after each.
+
+    All that `epoch` carries from one call to the next must be in `parts` and `generator`: on the CPU a
+    resumed run then equals the straight one bit for bit.
+
+    Raises:
+        DivergedError: the loss of an epoch, or a weight or a buffer after it, is not finite.
+    """
+    kept = progress.load()
+    first = _restore(kept, parts, generator) if kept else 0
+    reported = time.monotonic()
+
+    def report(done: float) -> None:
+        nonlocal reported
+        if time.monotonic() - reported > SECONDS_BETWEEN_UPDATES:
+            progress.update(done / epochs)
+            reported = time.monotonic()
+
+    for number in range(first, epochs):
+        loss = epoch(number, report)
+        floats = [
+            tensor.float()
+            for module, _ in parts.values()
+            for tensor in module.state_dict().values()
+            if tensor.is_floating_point()
+        ]
+        if not math.isfinite((loss + nn.utils.get_total_norm(floats)).item()):
+            raise DivergedError(f"training diverged: epoch {number} ended with values that are not finite", number)
+        progress.save(lambda done=number + 1: _state(parts, generator, done))  # type: ignore[misc]
+        progress.update((number + 1) / epochs)
+
+
 def fit(
     model: nn.Module,
     training_set: TrainingSet,
@@ -83,52 +125,62 @@ def fit(
     generator: torch.Generator,
     progress: Progress,
     loss: Loss = functional.cross_entropy,
+    then: Sequence[Pass] = (),
+    penalty: Callable[[float], Tensor] | None = None,
+    after_step: Callable[[], None] | None = None,
 ) -> nn.Module:
     """Train `model` in place by SGD on shuffled, evened-out batches and return it, in eval mode.
 
     The model is in train mode, so BatchNorm statistics follow the training set, as in AMUN's code; only
-    where a batch is a single sample do BatchNorm layers stay in eval mode: one sample has no statistics.
-    A state kept by `progress` is resumed: on the CPU the result then equals that of the straight run bit
-    for bit.
+    in a pass with a batch of a single sample do BatchNorm layers stay in eval mode: one sample has no
+    statistics. A state kept by `progress` is resumed: on the CPU the result then equals that of the
+    straight run bit for bit.
 
     Args:
         training_set: on the device of the model.
         schedule: epochs done (fractional) to the factor on `learning_rate`.
-        generator: on the same device; draws the order and the augmentation.
-        loss: (logits (n, classes), labels (n,)) to a scalar.
+        generator: on the same device; draws the order, the augmentation and the labels drawn anew.
+        then: further passes of each epoch, after the one over `training_set`.
+        penalty: epochs done (fractional) to a scalar that is added to the loss of a batch.
+        after_step: called after each step of the optimizer.
 
     Raises:
-        DivergedError: the loss of an epoch is not finite.
+        DivergedError: see `run_epochs`.
     """
-    sizes = batch_sizes(training_set.n, batch_size)
+    passes: list[tuple[TrainingSet, Loss, list[int]]] = [
+        (each, its_loss, batch_sizes(each.n, batch_size)) for each, its_loss in [(training_set, loss), *then]
+    ]
+    batches = sum(len(sizes) for *_, sizes in passes)
     device = training_set.sources[0].images.device
     model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    _train_mode(model, min(sizes))
     optimizer = torch.optim.SGD(
         model.parameters(), learning_rate, momentum=momentum, weight_decay=weight_decay, fused=True
     )
-    kept = progress.load()
-    first = _restore(kept, model, optimizer, generator) if kept else 0
-    reported = time.monotonic()
-    for epoch in range(first, epochs):
+
+    def epoch(number: int, report: Callable[[float], None]) -> Tensor:
         total = torch.zeros((), device=device)
-        order = torch.randperm(training_set.n, generator=generator, device=device)
-        for number, indices in enumerate(torch.split(order, sizes)):
-            done = epoch + number / len(sizes)
-            if time.monotonic() - reported > SECONDS_BETWEEN_UPDATES:
-                progress.update(done / epochs)
-                reported = time.monotonic()
-            optimizer.param_groups[0]["lr"] = learning_rate * schedule(done)
-            images, labels = training_set.batch(indices, generator)
-            value = loss(model(images), labels)
-            optimizer.zero_grad()
-            value.backward()  # type: ignore[no-untyped-call]
-            optimizer.step()
-            total += value.detach()
-        if not math.isfinite(total.item()):
-            raise DivergedError(epoch)
-        progress.save(lambda done=epoch + 1: _state(model, optimizer, generator, done))  # type: ignore[misc]
-        progress.update((epoch + 1) / epochs)
+        batch = 0
+        for data, loss_of, sizes in passes:
+            _train_mode(model, min(sizes))
+            order = torch.randperm(data.n, generator=generator, device=device)
+            for indices in torch.split(order, sizes):
+                done = number + batch / batches
+                report(done)
+                optimizer.param_groups[0]["lr"] = learning_rate * schedule(done)
+                images, labels = data.batch(indices, generator)
+                value = loss_of(model(images), labels)
+                if penalty is not None:
+                    value = value + penalty(done)
+                optimizer.zero_grad()
+                value.backward()  # type: ignore[no-untyped-call]
+                optimizer.step()
+                if after_step is not None:
+                    after_step()
+                total += value.detach()
+                batch += 1
+        return total
+
+    run_epochs({"model": (model, optimizer)}, epochs, epoch, generator, progress)
     return model.eval()
 
 
@@ -140,28 +192,25 @@ def _train_mode(model: nn.Module, smallest_batch: int) -> None:
                 module.eval()
 
 
-def _state(
-    model: nn.Module, optimizer: torch.optim.SGD, generator: torch.Generator, epoch: int
-) -> dict[str, Tensor]:
-    tensors = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
-    for name, parameter in model.named_parameters():
-        buffer = optimizer.state[parameter].get("momentum_buffer")
-        if buffer is not None:
-            tensors[f"momentum.{name}"] = buffer
-    tensors["generator"] = generator.get_state()
-    tensors["epoch"] = torch.tensor(epoch)
+def _state(parts: Mapping[str, Part], generator: torch.Generator, epoch: int) -> dict[str, Tensor]:
+    tensors = {"generator": generator.get_state(), "epoch": torch.tensor(epoch)}
+    for part, (module, optimizer) in parts.items():
+        tensors |= {f"{part}.{name}": tensor for name, tensor in module.state_dict().items()}
+        for name, parameter in module.named_parameters():
+            buffer = optimizer.state[parameter].get("momentum_buffer") if optimizer else None
+            if buffer is not None:
+                tensors[f"{part}:momentum.{name}"] = buffer
     return {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}
 
 
-def _restore(
-    state: dict[str, Tensor], model: nn.Module, optimizer: torch.optim.SGD, generator: torch.Generator
-) -> int:
+def _restore(state: dict[str, Tensor], parts: Mapping[str, Part], generator: torch.Generator) -> int:
     """Put a state made by `_state` back and return the number of epochs it holds."""
-    model.load_state_dict({name: state[f"model.{name}"] for name in model.state_dict()})
-    for name, parameter in model.named_parameters():
-        buffer = state.get(f"momentum.{name}")
-        if buffer is not None:
-            optimizer.state[parameter]["momentum_buffer"] = torch.empty_like(parameter).copy_(buffer)
+    for part, (module, optimizer) in parts.items():
+        module.load_state_dict({name: state[f"{part}.{name}"] for name in module.state_dict()})
+        for name, parameter in module.named_parameters():
+            buffer = state.get(f"{part}:momentum.{name}")
+            if buffer is not None and optimizer is not None:
+                optimizer.state[parameter]["momentum_buffer"] = torch.empty_like(parameter).copy_(buffer)
     generator.set_state(state["generator"])
     return int(state["epoch"])
 

@@ -71,7 +71,7 @@ def list_samples(
     """The manifest: every sample that is not erased, in the dataset's order."""
     row = datasets.get(session, who.tenant_id, dataset)
     query = select(Sample).where(
-        Sample.dataset_id == row.id, ~Sample.sample_id.startswith(datasets.ERASED_PREFIX, autoescape=True)
+        Sample.dataset_id == row.id, ~Sample.sample_id.startswith(uploads.ERASED_PREFIX, autoescape=True)
     )
     if split is not None:
         query = query.where(Sample.holdout == (split == "holdout"))

@@ -19,11 +19,11 @@ from sqlalchemy.orm import Session
 
 from app import db, keys
 from app.api.paging import Pager
+from app.blobs import open_blobs
 from app.config import Settings
 from app.db import Database
-from app.errors import Unauthorized, Unprocessable
+from app.errors import Forbidden, Unauthorized, Unprocessable
 from app.keys import Caller
-from app.storage import Folder
 from app.tables import Idempotency as IdempotencyRow
 
 
@@ -33,7 +33,7 @@ class Parts:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.database = Database(settings)
-        self.blobs = Folder(settings.data_dir / "blobs")
+        self.blobs = open_blobs(settings)
 
 
 def parts(request: Request) -> Parts:
@@ -53,6 +53,16 @@ def caller(held: PartsDep, credentials: Annotated[HTTPAuthorizationCredentials |
 
 
 CallerDep = Annotated[Caller, Depends(caller)]
+
+
+def needs(scope: str) -> Any:
+    """A dependency that refuses keys without `scope`."""
+
+    def check(who: CallerDep) -> None:
+        if scope not in who.scopes:
+            raise Forbidden(f"This needs a key with scope `{scope}`.", kind="scope-missing")
+
+    return Depends(check)
 
 
 def _read(held: PartsDep, _: CallerDep) -> Iterator[Session]:
@@ -85,10 +95,18 @@ class Idempotent:
     def __init__(self, session: Session, row: IdempotencyRow | None) -> None:
         self._session, self._row = session, row
 
-    def reply(self, status: int, body: BaseModel, headers: Mapping[str, str] | None = None) -> JSONResponse:
+    def reply(
+        self,
+        status: int,
+        body: BaseModel,
+        headers: Mapping[str, str] | None = None,
+        store: BaseModel | None = None,
+    ) -> JSONResponse:
+        """The reply; `store`: what a replay answers instead, where the first reply shows a secret once."""
         text = body.model_dump_json()
         if self._row is not None:
-            self._row.status, self._row.body, self._row.headers = status, text, dict(headers or {})
+            self._row.status, self._row.headers = status, dict(headers or {})
+            self._row.body = store.model_dump_json() if store else text
         return _json(status, text, headers or {})
 
 
@@ -106,25 +124,40 @@ async def _body(request: Request) -> bytes:
     return await request.body()
 
 
+IdempotencyKey = Annotated[
+    str | None,
+    Header(
+        alias="Idempotency-Key",
+        pattern=KEY_RULE,
+        description="the same key with the same body replays the stored reply; with another body it is refused",
+    ),
+]
+
+
 def idempotent(
     request: Request,
     held: PartsDep,
     who: CallerDep,
     session: Write,
     body: Annotated[bytes, Depends(_body)],
-    key: Annotated[
-        str | None,
-        Header(
-            alias="Idempotency-Key",
-            pattern=KEY_RULE,
-            description="the same key with the same body replays the stored reply; with another body it is refused",
-        ),
-    ] = None,
+    key: IdempotencyKey = None,
 ) -> Idempotent:
+    return open_idempotent(held, who, session, request.url.path, key, body)
+
+
+def open_idempotent(
+    held: Parts, who: Caller, session: Session, route: str, key: str | None, body: bytes
+) -> Idempotent:
+    """Take `key` for this body, in the transaction that does what the body asks for.
+
+    Raises:
+        Replay: it was done before; the reply that was stored.
+        Unprocessable: the key was used with another body.
+    """
     if key is None:
         return Idempotent(session, None)
     mac = hmac.new(held.settings.secret_bytes(), b"idempotency\x00" + body, hashlib.sha256).hexdigest()
-    where = {"tenant_id": who.tenant_id, "route": request.url.path, "key": key}
+    where = {"tenant_id": who.tenant_id, "route": route, "key": key}
     fresh = upsert(IdempotencyRow).values(**where, fingerprint=mac, created_at=db.now(session))
     session.execute(fresh.on_conflict_do_nothing())  # waits for a twin in flight, then sees its row
     row = session.get_one(IdempotencyRow, tuple(where.values()))
@@ -160,8 +193,8 @@ def accepted(location: str) -> dict[str, str]:
 
 
 def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """OpenAPI `responses` for problem documents; every operation may answer 401 and 422 besides."""
+    """OpenAPI `responses` for problem documents; every operation may answer 401, 413 and 422 besides."""
     from app.api.schemas import Problem
 
     content = {"application/problem+json": {"schema": Problem.model_json_schema()}}
-    return {code: {"description": "a problem document", "content": content} for code in (401, 422, *statuses)}
+    return {code: {"description": "a problem document", "content": content} for code in (401, 413, 422, *statuses)}

@@ -62,13 +62,20 @@ class Follower:
             if not self._seen:
                 continue
             try:
-                for event in await run_in_threadpool(self._load, dict(self._seen)):
-                    if event.job_id in self._seen:
-                        self._seen[event.job_id] = max(self._seen[event.job_id], event.number)
-                    for queue in self._queues.get(event.job_id, ()):
-                        queue.put_nowait(event)
+                asked = dict(self._seen)
+                self._deliver(asked, await run_in_threadpool(self._load, asked))
             except Exception:
                 log.exception("reading job events failed; trying again")
+
+    def _deliver(self, asked: dict[str, int], found: list[Event]) -> None:
+        """Hand out what was read after the positions `asked`, but for jobs whose position was set back meanwhile by
+        a new subscriber: it must not miss what lies before, and the next round reads that."""
+        unmoved = {job_id for job_id, position in asked.items() if self._seen.get(job_id) == position}
+        for event in found:
+            if event.job_id in unmoved:
+                self._seen[event.job_id] = event.number
+                for queue in self._queues[event.job_id]:
+                    queue.put_nowait(event)
 
     def _load(self, positions: dict[str, int]) -> list[Event]:
         with self._database.read() as session:

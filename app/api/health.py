@@ -5,9 +5,11 @@ from __future__ import annotations
 from datetime import timedelta
 
 from fastapi import APIRouter
+from fastapi.responses import Response
+from prometheus_client import CONTENT_TYPE_LATEST
 from sqlalchemy import func, select
 
-from app import db
+from app import db, metrics
 from app.api.deps import PartsDep
 from app.api.schemas import Readiness
 from app.errors import Unavailable
@@ -44,6 +46,16 @@ def ready(held: PartsDep) -> Readiness:
         workers=workers,
         degraded=degraded,
     )
+
+
+@router.get(
+    "/metrics",
+    response_class=Response,
+    responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}, "description": "Prometheus text"}},
+)
+def read_metrics(held: PartsDep) -> Response:
+    """Prometheus: jobs, queue age, deadlines, verdicts, stage seconds, workers. Names no tenant and no sample."""
+    return Response(metrics.exposition(held.database), media_type=CONTENT_TYPE_LATEST)
 
 
 def _broker(url: str) -> str:

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from typing import Annotated
 
-from fastapi import APIRouter, Header, Path, Query, Request
+from fastapi import APIRouter, Depends, Header, Path, Query, Request
 from fastapi.responses import JSONResponse
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 from sqlalchemy import select
 from sqlalchemy.orm import Session
-from starlette.concurrency import run_in_threadpool
 
 from app import db, jobs
 from app.api.deps import CallerDep, IdempotentDep, PagerDep, PartsDep, Read, Write, problems
@@ -95,25 +94,23 @@ def retry(job: JobId, who: CallerDep, session: Write, once: IdempotentDep) -> JS
     return once.reply(200, show(session, row))
 
 
+def ended(job: JobId, who: CallerDep, held: PartsDep) -> bool:
+    """Whether the job has ended; a dependency, since a refusal must come before the stream begins."""
+    with held.database.read() as session:
+        return find(session, who.tenant_id, job).state in TERMINAL_JOBS
+
+
 @router.get("/{job}/events", response_class=EventSourceResponse, responses=problems(404))
 async def events(
     job: JobId,
     request: Request,
-    who: CallerDep,
-    held: PartsDep,
+    over: Annotated[bool, Depends(ended)],
     last_event_id: Annotated[int, Header(alias="Last-Event-ID", ge=0, lt=2**63)] = 0,
 ) -> AsyncIterator[ServerSentEvent]:
     """Server-sent events of a job, from after `Last-Event-ID` to its end."""
-
-    def exists() -> None:
-        with held.database.read() as session:
-            find(session, who.tenant_id, job)
-
-    await run_in_threadpool(exists)
     follower: Follower = request.app.state.follower
     async with follower.subscribe(job, last_event_id) as queue:
-        while True:
+        while not (over and queue.empty()):
             event = await queue.get()
             yield ServerSentEvent(data=event.data, event=event.kind, id=str(event.number))
-            if event.kind == "state" and event.data["state"] in TERMINAL_JOBS:
-                return
+            over = event.data["state"] in TERMINAL_JOBS  # a job that was tried again goes on after such an event

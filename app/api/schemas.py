@@ -8,9 +8,9 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, field_validator
+from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, field_validator, model_validator
 
-from app.deadlines import JURISDICTIONS
+from app.deadlines import clock
 from app.ids import ALPHABET
 from app.policy import Choice, Policy, choose
 
@@ -128,6 +128,16 @@ class ReferencesBody(Body):
     seed: Seed = 0
 
 
+class AliasBody(Body):
+    version: int = Field(ge=1, lt=2**31)
+
+
+class AliasOut(BaseModel):
+    name: str
+    version: int
+    updated_at: Time
+
+
 class VersionCreate(Body):
     digest: Digest = Field(description="sha256 of the safetensors file that will be sent")
     trained_on: Literal["train-split"] | Annotated[list[SampleId], Field(min_length=1, max_length=1_000_000)] = (
@@ -159,13 +169,51 @@ class DeletionCreate(Body):
     model: str | None = Field(
         None, pattern=id_pattern("mdl"), description="this model only: the dataset keeps the samples"
     )
-    sample_ids: Annotated[list[SampleId], Field(min_length=1, max_length=100_000)]
-    jurisdiction: Literal["gdpr", "ccpa"] = "gdpr"
+    sample_ids: Annotated[list[SampleId], Field(min_length=1, max_length=100_000)] | None = None
+    subjects: Annotated[list[SampleId], Field(min_length=1, max_length=10_000)] | None = Field(
+        None, description="instead of ids: every sample of these subjects"
+    )
+    jurisdiction: str = Field(
+        "gdpr", max_length=20, description="`gdpr`, `gdpr:DE`, `gdpr:DE-BY` …, `uk-gdpr`, `ccpa`: whose clock runs"
+    )
     basis: Name = Field("erasure-request", max_length=60, description="the ground, in your register's words")
     allow_data_loss: bool = Field(False, description="accept that a model loses its last sample of a class, or all")
+    validate_only: bool = Field(False, description="check everything, store nothing, say what it would mean")
+
+    @field_validator("jurisdiction")
+    @classmethod
+    def _known(cls, jurisdiction: str) -> str:
+        clock(jurisdiction)
+        return jurisdiction
+
+    @model_validator(mode="after")
+    def _one_of(self) -> DeletionCreate:
+        if (self.sample_ids is None) == (self.subjects is None):
+            raise ValueError("send either `sample_ids` or `subjects`")
+        return self
 
 
-assert set(JURISDICTIONS) == {"gdpr", "ccpa"}  # noqa: S101
+class DeletionPreview(BaseModel):
+    samples: int
+    models: list[str] = Field(description="models that would be edited")
+    due_at: Time
+
+
+class ImportLine(BaseModel):
+    line: int = Field(description="of the lines that are not blank, from 0")
+    status: int
+    id: str | None
+    problem: dict[str, Any] | None
+
+
+class ReasonBody(Body):
+    reason: str = Field(min_length=1, max_length=2000, description="kept with the request; name nobody in it")
+
+
+class RefuseBody(ReasonBody):
+    sample_ids: Annotated[list[SampleId], Field(min_length=1, max_length=100_000)] | None = Field(
+        None, description="refuse only these"
+    )
 
 
 class OutcomeOut(BaseModel):
@@ -174,6 +222,7 @@ class OutcomeOut(BaseModel):
     job: str | None
     version: int | None
     reason: str | None
+    forecast_at: Time | None = Field(None, description="probable time of publication, by measured durations")
 
 
 class ReceiptOut(BaseModel):
@@ -193,10 +242,16 @@ class DeletionOut(BaseModel):
     dataset: str
     model: str | None
     samples: int
+    samples_refused: int
     jurisdiction: str
+    rule: str = Field(description="which reading of the law set the dates")
     basis: str
     received_at: Time
+    confirm_by: Time | None
     due_at: Time
+    extended_at: Time | None
+    extension_reason: str | None
+    decided_at: Time | None
     fulfilled_at: Time | None
     outcomes: list[OutcomeOut]
     receipts: list[ReceiptOut]
@@ -221,6 +276,103 @@ class JobOut(BaseModel):
     created_at: Time
     started_at: Time | None
     finished_at: Time | None
+
+
+# -- keys, webhooks, compliance ------------------------------------------------------------------
+
+Scope = Literal["read", "request", "operate", "audit", "admin"]
+
+
+class KeyCreate(Body):
+    name: Name
+    scopes: Annotated[list[Scope], Field(min_length=1, max_length=5)]
+    expires_in_days: int | None = Field(None, ge=1, le=3650)
+
+
+class KeyRotate(Body):
+    overlap_seconds: int = Field(
+        0, ge=0, le=30 * 86400, description="how long the old key works beside the new one"
+    )
+
+
+class KeyOut(BaseModel):
+    id: str
+    name: str
+    scopes: list[Scope]
+    created_at: Time
+    expires_at: Time | None
+    revoked_at: Time | None
+
+
+class KeyMade(KeyOut):
+    token: str | None = Field(None, description="the key itself; shown once, absent when the reply is replayed")
+
+
+EventKind = Annotated[str, Field(pattern=r"^[a-z-]{1,30}\.([a-z-]{1,30}|\*)$")]
+
+
+class WebhookCreate(Body):
+    url: str = Field(min_length=8, max_length=2000, pattern=r"^[\x21-\x7e]+$")
+    events: Annotated[list[EventKind], Field(max_length=50)] = Field(
+        default_factory=list, description="kinds such as `version.unlearned` or `request.*`; empty: all"
+    )
+
+
+class WebhookOut(BaseModel):
+    id: str
+    url: str
+    events: list[str]
+    created_at: Time
+    disabled_at: Time | None
+
+
+class WebhookMade(WebhookOut):
+    secret: str | None = Field(None, description="signs deliveries; shown once, absent when the reply is replayed")
+
+
+class DeliveryOut(BaseModel):
+    id: str
+    kind: str
+    state: Literal["pending", "delivered", "failed"]
+    attempts: int
+    last_error: str | None
+    created_at: Time
+    due_at: Time | None
+
+
+class RegisterEntry(BaseModel):
+    request: str
+    status: str
+    dataset: str
+    model: str | None
+    samples: int
+    samples_refused: int
+    basis: str
+    jurisdiction: str
+    rule: str
+    received_at: str
+    confirm_by: str | None
+    due_at: str
+    extended_at: str | None
+    extension_reason: str | None
+    decided_at: str | None
+    reason: str | None
+    fulfilled_at: str | None
+    days: float | None
+
+
+class Summary(BaseModel):
+    as_of: str
+    year: int | None
+    received: int
+    by_status: dict[str, int]
+    samples: int
+    extended: int
+    overdue: list[str]
+    due_soon: list[str]
+    answered_late: int
+    mean_days: float | None
+    median_days: float | None
 
 
 # -- the rest --------------------------------------------------------------------------------------

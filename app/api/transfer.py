@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import base64
 import re
-from collections.abc import Iterator
 from contextlib import AbstractContextManager
 
 from fastapi import Request
 from fastapi.responses import Response, StreamingResponse
 from starlette.concurrency import run_in_threadpool
 
+from app.blobs import Blobs
 from app.errors import Gone, RangeNotSatisfiable, TooLarge, Unprocessable
-from app.storage import CHUNK, BlobMissingError, Folder, Writer
+from app.storage import CHUNK, BlobMissingError, Writer
 
 
-async def receive(request: Request, blobs: Folder, limit: int) -> tuple[AbstractContextManager[Writer], Writer]:
+async def receive(request: Request, blobs: Blobs, limit: int) -> tuple[AbstractContextManager[Writer], Writer]:
     """Stream the body into a writer, 1 MiB at a time in the thread pool; memory stays flat.
 
     The caller holds the returned context until the bytes are committed or refused.
@@ -47,7 +47,7 @@ async def receive(request: Request, blobs: Folder, limit: int) -> tuple[Abstract
 ANY_SIZE = 2**62  # of a route's body: `receive` counts by itself, up to the limit of the settings
 
 
-def download(request: Request, blobs: Folder, digest: str, filename: str, media_type: str) -> Response:
+def download(request: Request, blobs: Blobs, digest: str, filename: str, media_type: str) -> Response:
     """Serve a blob: 200, 206, 304 or 416 by the request's conditions."""
     try:
         size = blobs.size(digest)
@@ -64,14 +64,14 @@ def download(request: Request, blobs: Folder, digest: str, filename: str, media_
     if _matches(request.headers.get("if-none-match"), etag):
         return Response(status_code=304, headers=headers)
     start, stop, status = 0, size, 200
-    wanted = request.headers.get("range")
+    wanted = request.headers.get("range") if request.method == "GET" else None  # defined for GET only (14.2)
     if wanted and request.headers.get("if-range", etag) == etag and (span := _span(wanted, size)):
         start, stop, status = *span, 206
         headers["Content-Range"] = f"bytes {start}-{stop - 1}/{size}"
     headers["Content-Length"] = str(stop - start)
     if request.method == "HEAD":
         return Response(status_code=status, headers=headers, media_type=media_type)
-    return StreamingResponse(_pieces(blobs, digest, start, stop), status, headers, media_type)
+    return StreamingResponse(blobs.read(digest, start, stop), status, headers, media_type)
 
 
 def _matches(header: str | None, etag: str) -> bool:
@@ -98,11 +98,3 @@ def _span(header: str, size: int) -> tuple[int, int] | None:
     if start >= stop:
         raise RangeNotSatisfiable(f"The file has {size} bytes.", headers={"Content-Range": f"bytes */{size}"})
     return start, stop
-
-
-def _pieces(blobs: Folder, digest: str, start: int, stop: int) -> Iterator[bytes]:
-    with blobs.open(digest) as file:
-        file.seek(start)
-        while start < stop and (piece := file.read(min(CHUNK, stop - start))):
-            start += len(piece)
-            yield piece

@@ -9,7 +9,7 @@ from fastapi.responses import HTMLResponse, JSONResponse, Response
 from sqlalchemy import select
 from starlette.concurrency import run_in_threadpool
 
-from app import deletions, models, versions
+from app import models, samples, versions
 from app.api import jobs as job_api
 from app.api.deps import CallerDep, IdempotentDep, PagerDep, PartsDep, Read, Write, accepted, problems
 from app.api.models import ModelId
@@ -59,14 +59,15 @@ def announce(
     model: ModelId, body: VersionCreate, who: CallerDep, held: PartsDep, session: Write, once: IdempotentDep
 ) -> JSONResponse:
     """Announce a checkpoint trained elsewhere; then send it with `PUT …/versions/{n}/checkpoint`."""
-    row = models.get(session, who.tenant_id, model, lock=True)
-    dataset = get_dataset(session, who.tenant_id, row.dataset_id)
+    row = models.get(session, who.tenant_id, model)
+    dataset = get_dataset(session, who.tenant_id, row.dataset_id, lock=True)
+    session.refresh(row, with_for_update=True)  # after the dataset: the order in which requests lock
     if dataset.state != "ready":
         raise Conflict("The model's dataset is not ready yet.", kind="dataset-not-ready")
     if body.trained_on == "train-split":
-        positions = versions.trainable(session, dataset)
+        positions = versions.trainable(session, dataset, row)
     else:
-        positions = deletions.resolve(session, held.settings, dataset, body.trained_on, "/trained_on")
+        positions = samples.resolve(session, held.settings, dataset, body.trained_on, "/trained_on")
     version = versions.declare_import(session, row, body.digest, positions)
     return once.reply(201, show(version), {"Location": f"/v1/models/{row.id}/versions/{version.number}"})
 
@@ -99,8 +100,9 @@ async def put_checkpoint(
 
     def ready() -> str:
         with held.database.read() as session:
-            version = versions.get(session, models.get(session, who.tenant_id, model), number)
-            versions.require_awaiting(version)
+            row = models.get(session, who.tenant_id, model)
+            version = versions.get(session, row, number)
+            versions.require_awaiting(session, row, version)
             return version.digest
 
     def keep(writer: Writer, announced: str) -> JobOut:
@@ -151,10 +153,8 @@ def get_checkpoint(
     responses={
         200: {
             "description": "the report: JSON, or a self-contained page by `Accept: text/html`",
-            "content": {
-                "application/json": {"schema": audits.SCHEMA},
-                "text/html": {"schema": {"type": "string"}},
-            },
+            "model": audits.AuditDocument,
+            "content": {"text/html": {"schema": {"type": "string"}}},
         },
         **problems(404),
     },
@@ -163,6 +163,6 @@ def get_audit(model: ModelId, number: Number, request: Request, who: CallerDep, 
     """The audit report of a version, with an exact retrain beside it where one was trained."""
     version = versions.get(session, models.get(session, who.tenant_id, model), number)
     document = audits.find(session, version)
-    if audits.prefers_html(request.headers.get("accept", "")):
+    if audits.prefers("text/html", request.headers.get("accept", "")):
         return HTMLResponse(audits.page(document), headers={"Vary": "Accept"})
     return JSONResponse(document.model_dump(mode="json"), headers={"Vary": "Accept"})

@@ -50,9 +50,8 @@ def test_a_deletion_becomes_an_audited_version_and_the_samples_are_erased(servic
     service.wait(retrain["id"])
     final = service.wait_request(request["id"])
     assert final["status"] == "fulfilled"
-    assert final["outcomes"] == [
-        {"model": model["id"], "state": "purged", "job": job, "version": 2, "reason": None}
-    ]
+    outcome = {"model": model["id"], "state": "purged", "job": job, "version": 2, "reason": None}
+    assert final["outcomes"] == [outcome | {"forecast_at": None}]
 
     # The checkpoint: current, with its parent, and the bytes that its digest names.
     version = service.get(f"{where}/versions/2")

@@ -11,15 +11,16 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import psycopg
 from fastapi.testclient import TestClient
 from psycopg import sql
-from sqlalchemy import func, select
+from sqlalchemy import select, update
 
-from app import erasure, jobs, keys, schema
+from app import db, erasure, jobs, keys, schema
 from app.config import Settings
 from app.db import Database
 from app.lifecycle import TERMINAL_JOBS
@@ -28,11 +29,9 @@ from app.storage import Folder
 from app.tables import Base, DeletionRequest, Job, JobArtifact, OutcomeRow, Receipt, Version
 from tests.support import Account, eventually
 
-LEASE = 0.5
-
-# Workers are forked from a process that has torch loaded already: a fresh interpreter takes two seconds to say that.
+# Workers are forked from a process that has torch loaded already, which takes a fresh interpreter two seconds.
 FORKS = multiprocessing.get_context("forkserver")
-FORKS.set_forkserver_preload(["worker.loop", "worker.tasks", "worker.registry", "tests.faults.harness"])
+FORKS.set_forkserver_preload(["torch._dynamo", "worker.loop", "worker.tasks", "tests.faults.harness"])
 
 
 def _worker(variables: dict[str, str], log: str) -> None:
@@ -69,7 +68,7 @@ def ended(process: Any) -> Iterator[Any]:
 
 @dataclass(frozen=True)
 class Prepared:
-    """A data folder with digits, a trained model, four references and one queued deletion; its database, if apart."""
+    """A data folder with digits, a trained model, four references, one queued deletion; its database, if apart."""
 
     folder: Path
     database_url: str
@@ -80,14 +79,26 @@ class Prepared:
     ids: tuple[str, ...]
 
 
+@contextmanager
+def account_of(settings: Settings) -> Iterator[Account]:
+    """The API of a service, called in this process with its first key, and a worker that is called job by job."""
+    database = Database(settings)
+    with TestClient(create_app(settings), raise_server_exceptions=False) as http:
+        http.headers["Authorization"] = f"Bearer {settings.key_file.read_text().strip()}"
+        account = Account(settings, database, http)
+        try:
+            yield account
+        finally:
+            account.close()
+            database.close()
+
+
 def prepare(folder: Path, database_url: str) -> Prepared:
     settings = Settings(data_dir=folder, database_url=database_url)
     database = Database(settings)
     schema.migrate(database)
     keys.bootstrap(database, settings)
-    with TestClient(create_app(settings), raise_server_exceptions=False) as http:
-        http.headers["Authorization"] = f"Bearer {settings.key_file.read_text().strip()}"
-        account = Account(settings, database, http)
+    with account_of(settings) as account:
         dataset = account.digits()["id"]
         model = account.model(dataset)["id"]
         account.post(f"/v1/models/{model}:references", {"count": 4})
@@ -95,7 +106,6 @@ def prepare(folder: Path, database_url: str) -> Prepared:
         ids = account.training_ids(dataset)[::40]
         request = account.delete(dataset, ids)
         erasure.remove_leftovers(database, account.desk.blobs)
-        account.desk.database.close()
     database.close()
     job = request["outcomes"][0]["job"]
     return Prepared(folder, database_url, dataset, model, request["id"], job, tuple(ids))
@@ -119,7 +129,7 @@ def case_of(prepared: Prepared, folder: Path, **settings: Any) -> Iterator[Case]
             admin(prepared, "CREATE DATABASE {} TEMPLATE {}", copy, name)
             stack.callback(admin, prepared, "DROP DATABASE {} WITH (FORCE)", copy)
             url = f"{server}/{copy}"
-        found = Settings(data_dir=folder, database_url=url, **{"lease_seconds": LEASE, "resume_seconds": 0, **settings})
+        found = Settings(data_dir=folder, database_url=url, **{"resume_seconds": 0, **settings})
         case = Case(prepared, found, Database(found))
         stack.callback(case.close)
         yield case
@@ -158,15 +168,12 @@ class Case:
             assert process.exitcode == -signal.SIGKILL, self.log.read_text()[-4000:]
 
     def expire(self) -> None:
-        """Let the leases of dead workers run out, as the sweeper would."""
-        running = select(func.count()).where(Job.state == "running")
-
-        def none_runs() -> bool:
-            jobs.sweep(self.database, 30.0)
-            with self.database.read() as session:
-                return not session.scalars(running).one()
-
-        eventually(none_runs, "the lease to run out", 20)
+        """Let every lease run out, and the sweeper see it."""
+        with self.database.write() as session:
+            past = db.now(session) - timedelta(seconds=1)
+            session.execute(update(Job).where(Job.state == "running").values(lease_until=past))
+        jobs.sweep(self.database, 30.0)
+        assert not any(job.state == "running" for job in self.rows(Job))
 
     def run_one(self, owner: str = "second") -> bool:
         """One job, worked on in this process."""
@@ -221,6 +228,20 @@ class Case:
         return kept + [str(path) for folder in folders for path in folder.rglob("*") if path.is_file()]
 
 
+# -- long jobs -------------------------------------------------------------------------------------
+
+
+def train_long(client: Any, origin: Prepared, epochs: int) -> str:
+    """Start a training of some seconds on a new model, and return its job once some of it is done."""
+    shown = client.get(f"/v1/models/{origin.model}")
+    recipe = {"name": "sgd", "params": {"epochs": epochs, "batch_size": 64}}
+    body = {key: shown[key] for key in ("architecture", "policy")} | {"recipe": recipe}
+    model = client.post("/v1/models", {"name": "long", "dataset": origin.dataset, **body})
+    job = str(client.post(f"/v1/models/{model['id']}:train", {"seed": 1})["id"])
+    eventually(lambda: client.get(f"/v1/jobs/{job}")["fraction"] > 0.05, "the training to be under way")
+    return job
+
+
 # -- processes -------------------------------------------------------------------------------------
 
 
@@ -234,12 +255,16 @@ def children(pid: int) -> dict[int, str]:
     return found
 
 
-def alive(pid: int) -> bool:
-    """Whether the process runs; one that only waits to be reaped does not."""
+def state_of(pid: int) -> str:
+    """The letter that the kernel has for it: T is stopped, Z waits to be reaped; empty when there is none."""
     try:
-        return (Path("/proc") / str(pid) / "stat").read_text().rpartition(")")[2].split()[0] != "Z"
+        return (Path("/proc") / str(pid) / "stat").read_text().rpartition(")")[2].split()[0]
     except OSError:
-        return False
+        return ""
+
+
+def alive(pid: int) -> bool:
+    return state_of(pid) not in ("", "Z")
 
 
 def say(text: str) -> None:

@@ -95,7 +95,10 @@ def test_a_kill_on_postgres_changes_nothing(point: str, on_postgres: Prepared, t
     with case_of(on_postgres, tmp_path / "data") as case:
         check_a_kill_at(point, case)
         account = case.account()
-        assert [(number, state) for number, _, _, state, _ in account["versions"]] == [(1, "superseded"), (2, "current")]
+        assert [(number, state) for number, _, _, state, _ in account["versions"]] == [
+            (1, "superseded"),
+            (2, "current"),
+        ]
         assert account["request"] == FULFILLED
         assert len(set(account["receipts"])) == len(account["receipts"])
         assert case.strays() == []

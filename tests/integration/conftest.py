@@ -1,4 +1,4 @@
-"""A small trained model on the digits with a pool of references, made once for each database and copied for each test."""
+"""A small trained model on the digits and a pool of references: made once per database, copied per test."""
 
 from __future__ import annotations
 
@@ -56,8 +56,7 @@ def open_account(settings: Settings) -> Iterator[Account]:
         client.headers["Authorization"] = f"Bearer {settings.key_file.read_text().strip()}"
         account = Account(settings, database, client)
         yield account
-        if account._desk is not None:
-            account._desk.database.close()
+        account.close()
     database.close()
 
 
@@ -107,6 +106,16 @@ def _copied(url: str) -> Iterator[str]:
                 sql.SQL("CREATE DATABASE {} TEMPLATE {}").format(sql.Identifier(target), sql.Identifier(name))
             )
         yield copy
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory, template: Callable[[str], Template]) -> Iterator[Trained]:
+    """A copy on SQLite for the tests of one module that change nothing, or nothing that the others look at."""
+    source = template("sqlite")
+    folder = tmp_path_factory.mktemp("shared") / "data"
+    shutil.copytree(source.folder, folder)
+    with open_account(Settings(data_dir=folder)) as account:
+        yield Trained(account, source.dataset, source.model, source.ids)
 
 
 @pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.services)])

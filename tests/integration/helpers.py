@@ -13,7 +13,6 @@ from sqlalchemy import func, select
 from app import db, keys
 from app.config import Settings
 from app.db import Database
-from app.ids import new_id
 from app.tables import Base, Tenant
 from tests.support import Account, Document
 
@@ -44,7 +43,7 @@ def other_tenant(account: Account, name: str = "ten_other") -> str:
     with account.database.write() as session:
         session.add(Tenant(id=name, name=name, created_at=db.now(session)))
         session.flush()
-        return keys.create(session, name, "its key")
+        return keys.create(session, name, "its key")[1]
 
 
 def as_other(account: Account) -> dict[str, str]:
@@ -93,7 +92,3 @@ def read_safetensors(data: bytes) -> dict[str, np.ndarray[Any, Any]]:
         raw = data[8 + length + start : 8 + length + end]
         found[name] = np.frombuffer(raw, kinds[entry["dtype"]]).reshape(entry["shape"])
     return found
-
-
-def new_row_id(prefix: str) -> str:
-    return new_id(prefix)

@@ -8,8 +8,7 @@ from typing import Any
 import pytest
 from sqlalchemy import insert, text, update
 
-from app import db
-from app.tables import Dataset, Sample
+from app.tables import Base, Dataset, Sample
 from tests.integration.conftest import Trained
 from tests.integration.helpers import counts, is_problem
 from tests.support import QUICK_MODEL, Account
@@ -22,7 +21,7 @@ def refused(trained: Trained, ids: list[str], status: int, kind: str, **fields: 
     response = trained.account.http.post("/v1/deletion-requests", json=body)
     document = is_problem(response, status, kind)
     assert counts(trained.account.database) == before
-    assert not [sample for sample in ids if sample in response.text]
+    assert not [sample for sample in ids if len(sample) > 2 and sample in response.text]
     return document
 
 
@@ -123,7 +122,13 @@ def test_a_hundred_thousand_ids_fit(account: Account) -> None:
     n = 100_000
     made = account.post("/v1/datasets", {"name": "large", "source": {"name": "upload"}})["id"]
     rows = [
-        {"dataset_id": made, "position": p, "sample_id": f"person-{p:06d}-{'é' * 100}", "label": 0, "holdout": False}
+        {
+            "dataset_id": made,
+            "position": p,
+            "sample_id": f"person-{p:06d}-{'é' * 100}",
+            "label": 0,
+            "holdout": False,
+        }
         for p in range(n)
     ]
     with account.database.write() as session:
@@ -258,11 +263,8 @@ def test_the_ids_live_in_one_table_only(trained: Trained) -> None:
 
 
 def appearances(trained: Trained, ids: list[str]) -> set[str]:
-    from app.tables import Base
-
     found = set()
     with trained.account.database.read() as session:
-        db.now(session)
         for name, table in Base.metadata.tables.items():
             rows = repr(session.execute(table.select()).all())
             if any(sample in rows for sample in ids):

@@ -1,57 +1,20 @@
 from dataclasses import replace
 
-import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from app.catalog import AmunParams, PgdL2Params, RetrainParams, SgdRecipe
-from tests.unit.engine_cases import RECIPE, digits, original, same, small_network, train_positions
-from worker import evaluation, seeding
+from app.catalog import AmunParams, RetrainParams, SgdRecipe
+from tests.unit.engine_cases import original, same, small_network
+from tests.unit.method_cases import accuracy, attacked, confidence, context, split, without_remain
 from worker.attacks import AttackResult
-from worker.attacks.pgd_l2 import pgd_l2
-from worker.audits.rmia import log_odds
-from worker.data.samples import Samples, Split, gather, to_float
-from worker.methods import MethodContext, MethodError
+from worker.data.samples import Samples, Split, to_float
+from worker.methods import MethodError
 from worker.methods.amun import amun
 from worker.methods.retrain import retrain
-from worker.training import NullProgress
 
 AMUN = AmunParams(epochs=10, learning_rate=0.1, batch_size=64, decay_every=5)
 AMUN_ALONE = AmunParams(epochs=10, learning_rate=0.01, batch_size=64)
-
-
-def context(recipe=RECIPE):
-    return MethodContext(
-        seeding.generator(11), NullProgress(), recipe, lambda: seeding.seeded_model(small_network, 12)
-    )
-
-
-def split(forgotten=90):
-    raw, samples = digits()
-    train = np.random.default_rng(0).permutation(train_positions())
-    sets = train[:forgotten], train[forgotten:], np.flatnonzero(raw.holdout)
-    return Split(samples, *(torch.from_numpy(positions) for positions in sets))
-
-
-def without_remain(whole):
-    return replace(whole, remain=whole.remain[:0])
-
-
-def attacked(whole):
-    images = to_float(gather(whole.samples.images, whole.forget))
-    return pgd_l2(original(), images, whole.samples.labels[whole.forget], PgdL2Params(steps=10))
-
-
-def confidence(model, whole, positions):
-    """Mean log-odds of the true class."""
-    logits = evaluation.logits(model, whole.samples.images, positions).numpy()
-    return log_odds(logits, whole.samples.labels[positions].numpy()).mean()
-
-
-def accuracy(model, whole, positions):
-    answers = evaluation.logits(model, whole.samples.images, positions)
-    return evaluation.accuracy(answers, whole.samples.labels[positions])
 
 
 @pytest.mark.parametrize("remain", [True, False])

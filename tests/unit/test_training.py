@@ -179,6 +179,11 @@ def test_a_loss_that_is_not_finite_stops_the_run_at_its_epoch():
     assert caught.value.epoch == 0
 
 
+def test_weights_that_the_last_step_blew_up_stop_the_run_too():
+    with pytest.raises(DivergedError, match="not finite"):
+        digits_run(NullProgress(), epochs=1, batch_size=100, learning_rate=1e38)
+
+
 @pytest.mark.parametrize("n", [1, 17])
 def test_a_batch_of_one_leaves_batch_norm_statistics_alone(n):
     fresh = seeding.seeded_model(small_network, 3)

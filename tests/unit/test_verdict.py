@@ -5,11 +5,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from scipy import stats
 
-from app.catalog import RmiaParams
+from app.catalog import LiraParams, MisParams, RmiaParams
 from tests.unit.engine_cases import RECIPE, digits, small_network, train_positions, trained
 from worker import evaluation, references
-from worker.audits import measure, rmia, roc
+from worker.audits import aucs, measure, rmia, roc, scoring
 from worker.training import NullProgress
 
 TRAIN, HOLDOUT, CLASSES, MODELS = 4000, 2500, 5, 8
@@ -108,13 +109,107 @@ def test_one_forgotten_sample_is_never_a_certainty():
     assert judged(PARENT, forget=FORGET[:1]).verdict == "inconclusive"
 
 
-def test_a_whole_class_has_no_valid_control():
-    forget = np.flatnonzero(IN_TRAIN & (LABELS == 2))
-    *_, balance, judgement = audited(answers(without(forget), 5), forget=forget)
+def whole_class():
+    return np.flatnonzero(IN_TRAIN & (LABELS == 2))
+
+
+def test_a_whole_class_is_judged_against_controls_of_that_class():
+    forget = whole_class()
+    candidate, _, balance, passed = audited(answers(without(forget), 5), forget=forget)
+    assert (passed.verdict, passed.null_source, passed.null) == ("pass", "same_classes", 0.5)
+    assert passed.difference == pytest.approx(candidate.matched_ft_auc.value - 0.5)
+    assert balance.class_p_value < 1e-6
+    assert balance.difficulty_within_classes_p_value > 0.01
+    assert candidate.matched_ft_auc.negatives == (LABELS[HELD_OUT] == 2).sum()
+    assert judged(PARENT, forget=forget).verdict == "fail"
+
+
+def test_without_controls_of_its_class_a_whole_class_has_no_valid_control():
+    forget = whole_class()
+    others = HELD_OUT[LABELS[HELD_OUT] != 2]
+    candidate, _, balance, judgement = audited(answers(without(forget), 5), forget=forget, holdout=others)
     assert (judgement.verdict, judgement.null, judgement.difference) == ("inconclusive", None, None)
     assert judgement.null_source == "none"
-    assert balance.class_p_value < 1e-6
     assert "no valid control" in judgement.reason
+    assert candidate.matched_ft_auc is None
+    assert balance.difficulty_within_classes_p_value is None
+
+
+def test_the_matched_auc_compares_class_by_class():
+    scored = scoring.Scores(np.random.default_rng(3).normal(size=N), np.zeros((1, N)))
+    positives, negatives = FORGET[:200], HELD_OUT[:300]
+    total = 0.0
+    for x in positives:
+        same = negatives[LABELS[negatives] == LABELS[x]]
+        total += np.mean([scored.full[x] > scored.full[z] for z in same]) / len(positives)
+    assert aucs.matched_auc(scored, LABELS, positives, negatives).value == pytest.approx(total)
+
+
+def hardest():
+    return np.argsort(EASE[:TRAIN])[: TRAIN // 10]
+
+
+def retrains(forget, count):
+    return [answers(without(forget), 50 + number) for number in range(count)]
+
+
+def test_exact_retrains_give_a_shifted_set_its_null():
+    forget = hardest()
+    candidate, _, _, judgement = audited(
+        answers(without(forget), 6), forget=forget, retrained_logits=retrains(forget, 5)
+    )
+    assert judgement.null_source == "retrained"
+    assert judgement.null_models == 5
+    assert judgement.null < 0.4
+    assert judgement.difference == pytest.approx(candidate.ft_auc.value - judgement.null)
+    assert judgement.verdict != "fail"
+    values = [audited(each, forget=forget)[0].ft_auc.value for each in retrains(forget, 5)]
+    assert judgement.null == pytest.approx(np.mean(values))
+    spread = stats.t.ppf(0.975, 4) / 1.959964 * np.std(values, ddof=1) * np.sqrt(1 + 1 / 5)
+    assert judgement.null_standard_error == pytest.approx(spread)
+    half = (judgement.interval.high - judgement.interval.low) / 2 / 1.959964
+    assert half == pytest.approx(np.hypot(candidate.ft_auc.standard_error, spread))
+    assert judged(PARENT, forget=forget, retrained_logits=retrains(forget, 5)).verdict == "fail"
+
+
+def test_four_retrains_are_too_few_for_a_null():
+    forget = hardest()
+    judgement = judged(PARENT, forget=forget, retrained_logits=retrains(forget, 4))
+    assert (judgement.verdict, judgement.null_source) == ("inconclusive", "none")
+
+
+def test_samples_chosen_together_are_no_random_draw_whatever_the_tests_say():
+    *_, balance, judgement = audited(RETRAINED, grouped=True)
+    assert not balance.random_like
+    assert judgement.null_source == "none"
+    assert judged(RETRAINED, grouped=True, retrained_logits=retrains(FORGET, 6)).null_source == "retrained"
+    assert judged(RETRAINED, forget=whole_class(), grouped=True).null_source == "none"
+
+
+@pytest.mark.parametrize(
+    "params", [LiraParams(), LiraParams(mode="offline"), RmiaParams(mode="offline"), MisParams()]
+)
+def test_every_audit_fails_the_parent_and_not_the_retrained_model(params):
+    remain = np.setdiff1d(np.arange(TRAIN), FORGET)
+    verdicts = [
+        measure.audit(candidate, PARENT, LABELS, FORGET, remain, HELD_OUT, POOL, params)
+        for candidate in (PARENT, RETRAINED)
+    ]
+    assert verdicts[0][3].verdict == "fail"
+    assert verdicts[1][3].verdict != "fail"
+    assert set(verdicts[0][0].cross_checks) == {"rmia", "lira", "confidence"} - {
+        {RmiaParams: "rmia", LiraParams: "lira", MisParams: "confidence"}[type(params)]
+    }
+    assert (verdicts[0][0].mis is not None) == isinstance(params, MisParams)
+
+
+def test_convergence_ends_at_the_whole_pool():
+    measured = audited(PARENT)[0]
+    assert [point.models for point in measured.convergence] == [2, 4, 8]
+    assert measured.convergence[-1].ft_auc == pytest.approx(measured.ft_auc.value)
+    assert measured.convergence[-1].samples == len(FORGET)
+    assert measured.convergence[0].samples < len(FORGET)
+    assert measured.convergence[0].ft_auc < measured.convergence[-1].ft_auc
 
 
 def test_the_hardest_samples_have_no_valid_control():
@@ -220,24 +315,30 @@ def test_the_standard_error_is_delong_and_an_explicit_jackknife_over_smaller_poo
     assert auc.standard_error == pytest.approx(np.sqrt(over_samples + jackknife), rel=1e-6)
 
 
-def test_on_digits_an_untouched_model_fails_and_a_retrained_one_does_not():
-    raw, samples = digits()
-    train = np.random.default_rng(3).permutation(train_positions())
-    forget, remain, holdout = train[:300], train[300:], np.flatnonzero(raw.holdout)
+def digits_pool():
+    _, samples = digits()
     design = references.membership(6, samples.n, 1)
-    pool = references.stack(
+    return references.stack(
         [
             references.train_reference(index, design, samples, RECIPE, small_network, 2, NullProgress())
             for index in range(6)
         ]
     )
-    parent, retrained = (
-        evaluation.logits(trained(torch.from_numpy(np.sort(positions)), 5), samples.images).numpy()
-        for positions in (train, remain)
-    )
-    verdicts = [
-        measure.audit(candidate, parent, raw.labels, forget, remain, holdout, pool, RmiaParams())[3].verdict
-        for candidate in (parent, retrained)
-    ]
-    assert verdicts[0] == "fail"
-    assert verdicts[1] != "fail"
+
+
+def test_on_digits_an_untouched_model_always_fails_and_a_retrained_one_never_does():
+    raw, samples = digits()
+    pool, holdout = digits_pool(), np.flatnonzero(raw.holdout)
+    for seed in range(5):
+        train = np.random.default_rng(seed).permutation(train_positions())
+        forget, remain = train[:300], train[300:]
+        parent, retrained = (
+            evaluation.logits(trained(torch.from_numpy(np.sort(positions)), 5 + seed), samples.images).numpy()
+            for positions in (train, remain)
+        )
+        verdicts = [
+            measure.audit(candidate, parent, raw.labels, forget, remain, holdout, pool, RmiaParams())[3].verdict
+            for candidate in (parent, retrained)
+        ]
+        assert verdicts[0] == "fail"
+        assert verdicts[1] != "fail"

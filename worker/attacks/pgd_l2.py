@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from typing import cast
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
 from app.catalog import PgdL2Params
-from worker.attacks import AttackResult
+from worker.attacks import AttackResult, verified
+from worker.attacks.steps import ascent, full_precision, step
 from worker.data.batches import batch_sizes
 from worker.data.samples import gather
 from worker.evaluation import frozen, logits
 
 STEPS_BETWEEN_COMPACTIONS = 5
-ROUNDING = 1e-5
-TINY = 1e-30
 
 
 def pgd_l2(model: nn.Module, images: Tensor, labels: Tensor, params: PgdL2Params) -> AttackResult:
@@ -41,7 +40,7 @@ def pgd_l2(model: nn.Module, images: Tensor, labels: Tensor, params: PgdL2Params
     adversarial = images.clone()
     iterations = torch.zeros(len(images), dtype=torch.int32, device=images.device)
     radii = torch.zeros(len(images), device=images.device)
-    with frozen(model):
+    with frozen(model), full_precision():
         before = logits(model, images, batch=params.batch_size).argmax(1)
         active = (before == labels).nonzero().squeeze(1)
         for doubling in range(params.max_doublings + 1):
@@ -50,11 +49,8 @@ def pgd_l2(model: nn.Module, images: Tensor, labels: Tensor, params: PgdL2Params
             radius = params.epsilon * 2.0**doubling
             radii[active] = radius
             active = _search(model, images, labels, params, radius, active, adversarial, iterations)
-        predicted = logits(model, adversarial, batch=params.batch_size).argmax(1)
-    found = predicted != labels
-    adversarial = torch.where(found[:, None, None, None], adversarial, images)
-    norms = torch.linalg.vector_norm(adversarial - images, dim=(1, 2, 3))
-    return AttackResult(adversarial, torch.where(found, predicted, labels), found, norms, iterations, radii)
+    result = verified(model, images, labels, adversarial, iterations, params.batch_size)
+    return replace(result, radii=radii)
 
 
 def _search(
@@ -78,11 +74,11 @@ def _search(
             origin, label = gather(images, rows), labels[rows]
             flipped = torch.zeros_like(label, dtype=torch.bool)
             for number in range(count):
-                ascent, flips_here = _ascent(model, point, label)
+                uphill, flips_here = ascent(model, point, label)
                 flipped |= flips_here
                 if last and number == count - 1:
                     break
-                moved = _step(origin, point, ascent, radius, radius * params.step_fraction)
+                moved = step(origin, point, uphill, radius, radius * params.step_fraction)
                 point = torch.where(flipped[:, None, None, None], point, moved)
                 iterations[rows] += ~flipped
             ends.append(point)
@@ -94,29 +90,3 @@ def _search(
         if not len(active):
             break
     return active
-
-
-def _ascent(model: nn.Module, points: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the gradient of CE / (1 - p_y) at `points` and whether the label has flipped there.
-
-    d CE / d logits = p - e_y = (1 - p_y) * (q - e_y), with q the softmax over the other classes. A flip
-    counts once it exceeds what rounding could undo in a batch of another size.
-    """
-    points = points.detach().requires_grad_()
-    with torch.enable_grad():
-        outputs = model(points)
-    at_label = labels[:, None]
-    others = outputs.detach().scatter(1, at_label, -torch.inf)
-    (gradient,) = torch.autograd.grad(outputs, points, others.softmax(1).scatter(1, at_label, -1.0))
-    own = outputs.detach().gather(1, at_label).squeeze(1)
-    return gradient, others.amax(1) - own > ROUNDING * (1 + own.abs())
-
-
-def _step(origin: Tensor, point: Tensor, ascent: Tensor, radius: float, length: float) -> Tensor:
-    """One step of `length` along `ascent`, projected on the ball around `origin`, clipped to [0, 1]."""
-    shift = point + ascent * (length / _norms(ascent).clamp_min(TINY)) - origin
-    return (origin + shift * (radius / _norms(shift).clamp_min(TINY)).clamp_max(1)).clamp(0, 1)
-
-
-def _norms(batch: Tensor) -> Tensor:
-    return cast(Tensor, torch.linalg.vector_norm(batch, dim=(1, 2, 3), keepdim=True))

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from app.catalog import RmiaParams
-from app.lifecycle import Z95
-from app.reports import Auc, Balance, Curve, Histogram, Interval, Judgement, Measurement, TprAtFpr
-from worker.audits import rmia, roc
+from app.catalog import LiraParams, MisParams, Params, RmiaParams
+from app.reports import Balance, Curve, Histogram, Interval, Judgement, Measurement, TprAtFpr
+from worker.audits import mis, roc
+from worker.audits.aucs import auc_of, matched_auc
+from worker.audits.scoring import Pool, convergence, plain_scores, pool_of, scores
 from worker.audits.verdict import Groups, Positions, balance, judgement
 from worker.references import ReferenceSignals
 
@@ -22,12 +23,7 @@ FALSE_POSITIVE_RATES = (0.01, 0.001)
 BINS = 20
 
 
-@dataclass(frozen=True)
-class Scores:
-    """RMIA scores of N samples: with all K references (N,), and without each of them in turn (K, N)."""
-
-    full: Floats
-    left_out: Floats
+CROSS_CHECKS: Mapping[str, Params] = {"rmia": RmiaParams(), "lira": LiraParams(), "confidence": MisParams()}
 
 
 def audit(
@@ -38,11 +34,13 @@ def audit(
     remain: Positions,
     holdout: Positions,
     references: ReferenceSignals | None,
-    params: RmiaParams,
+    params: RmiaParams | LiraParams | MisParams,
     *,
     utility_floor: float | None = None,
+    grouped: bool = False,
+    retrained_logits: Sequence[NDArray[Any]] = (),
 ) -> tuple[Measurement, Measurement | None, Balance | None, Judgement]:
-    """Measure candidate and parent and judge the candidate.
+    """Measure candidate and parent and judge the candidate, by the audit that `params` belong to.
 
     All of the retained and all of the holdout samples are used; the holdout is also the population that
     RMIA compares with. Samples whose reference columns are erased (NaN) count for accuracies only. The
@@ -55,6 +53,9 @@ def audit(
         forget, remain, holdout: positions into N; remain and holdout may be empty.
         references: the pool, or None where there is none.
         utility_floor: the lowest accuracy on the holdout that the policy accepts; None: any.
+        grouped: the forget set was chosen together (one person's, one cluster's samples).
+        retrained_logits: of exact retrains without this forget set, (N, classes) each; five or more give the
+            null of a set that has no other.
 
     Returns:
         The candidate's measurement, the parent's (None without its logits), the balance of the forget set
@@ -63,18 +64,25 @@ def audit(
     groups = Groups(forget, remain, holdout)
     usable, problem = _usable(groups, references)
     logits = [candidate_logits] if parent_logits is None else [candidate_logits, parent_logits]
-    measurements = [_plain(each, labels, groups) for each in logits]
-    balanced = None
+    measurements = [_plain(each, labels, groups, params) for each in logits]
+    balanced, retrained = None, []
     if references is not None and not problem:
-        pool = np.stack([rmia.signals(each, labels, params) for each in references.logits])
-        scores = [_scores(each, labels, usable, pool, references.membership, params) for each in logits]
-        measurements = [
-            measurement.model_copy(update=_attacked(each, usable))
-            for measurement, each in zip(measurements, scores, strict=True)
+        pool = pool_of(references, labels, params)
+        checks = [
+            (name, other, pool_of(references, labels, other))
+            for name, other in CROSS_CHECKS.items()
+            if type(other) is not type(params)
         ]
-        balanced = balance(references.log_odds, references.membership, labels, usable)
+        measurements = [
+            measurement.model_copy(update=_attacked(each, labels, usable, pool, params, checks))
+            for measurement, each in zip(measurements, logits, strict=True)
+        ]
+        balanced = balance(references.log_odds, references.membership, labels, usable, grouped)
+        for each in retrained_logits:
+            values = plain_scores(each, labels, usable, pool, params)
+            retrained.append(roc.auc(values[usable.forget], values[usable.test]))
     parent = measurements[1] if parent_logits is not None else None
-    ruling = judgement(measurements[0], parent, balanced, problem, params.margin, utility_floor)
+    ruling = judgement(measurements[0], parent, balanced, problem, params.margin, utility_floor, retrained)
     return measurements[0], parent, balanced, ruling
 
 
@@ -91,82 +99,54 @@ def _usable(groups: Groups, references: ReferenceSignals | None) -> tuple[Groups
     return usable, "" if len(usable.test) else "no never-trained controls"
 
 
-def _plain(logits: NDArray[Any], labels: NDArray[np.int64], groups: Groups) -> Measurement:
+def _plain(
+    logits: NDArray[Any], labels: NDArray[np.int64], groups: Groups, params: RmiaParams | LiraParams | MisParams
+) -> Measurement:
     """What needs no references: accuracies and confidences."""
     right = logits.argmax(axis=1) == labels
-    odds = rmia.log_odds(logits, labels)
-    confidence = np.exp(-np.logaddexp(0, -odds))
+    confidence = mis.confidence(logits, labels)
     counts = [
         np.histogram(confidence[each], BINS, (0, 1))[0].tolist()
         for each in (groups.forget, groups.retain, groups.test)
     ]
+    unseen = None
+    if isinstance(params, MisParams):
+        unseen = mis.mis(mis.signals(logits, labels, params), groups.forget, groups.retain, groups.test, params)
     return Measurement(
         accuracy_forget=float(right[groups.forget].mean()),
         accuracy_retain=float(right[groups.retain].mean()) if len(groups.retain) else None,
         accuracy_test=float(right[groups.test].mean()) if len(groups.test) else None,
         confidence=Histogram(forget=counts[0], retain=counts[1], test=counts[2]),
+        mis=unseen,
     )
 
 
-def _scores(
+def _attacked(
     logits: NDArray[Any],
     labels: NDArray[np.int64],
     usable: Groups,
-    pool: Floats,
-    membership: NDArray[np.bool_],
-    params: RmiaParams,
-) -> Scores:
-    target = rmia.signals(logits, labels, params)
-
-    def score(ratios: Floats) -> Floats:
-        return rmia.scores(ratios, ratios[usable.test], params.gamma)
-
-    return Scores(
-        score(rmia.ratios(target, pool, membership)),
-        np.stack([score(ratios) for ratios in rmia.leave_one_out_ratios(target, pool, membership)]),
-    )
-
-
-def _attacked(scores: Scores, usable: Groups) -> dict[str, object]:
-    """The fields of a measurement that rest on RMIA scores."""
-    forget, test = scores.full[usable.forget], scores.full[usable.test]
+    pool: Pool,
+    params: Params,
+    checks: Sequence[tuple[str, Params, Pool]],
+) -> dict[str, object]:
+    """The fields of a measurement that rest on membership scores."""
+    scored = scores(logits, labels, usable, pool, params)
+    forget, test = scored.full[usable.forget], scored.full[usable.test]
     fpr, tpr = roc.roc_curve(forget, test)
     return {
-        "ft_auc": _auc(scores, usable.forget, usable.test),
-        "fr_auc": _auc(scores, usable.retain, usable.forget) if len(usable.retain) else None,
-        "rt_auc": _auc(scores, usable.retain, usable.test) if len(usable.retain) else None,
+        "ft_auc": auc_of(scored, usable.forget, usable.test),
+        "fr_auc": auc_of(scored, usable.retain, usable.forget) if len(usable.retain) else None,
+        "rt_auc": auc_of(scored, usable.retain, usable.test) if len(usable.retain) else None,
+        "matched_ft_auc": matched_auc(scored, labels, usable.forget, usable.test),
         "tpr": [_tpr(forget, test, rate) for rate in FALSE_POSITIVE_RATES if len(test) * rate >= 10],
         "worst_p_value": _worst_p_value(forget, test),
         "roc_ft": Curve(fpr=fpr.tolist(), tpr=tpr.tolist()),
+        "cross_checks": {
+            name: auc_of(scores(logits, labels, usable, other_pool, other), usable.forget, usable.test)
+            for name, other, other_pool in checks
+        },
+        "convergence": convergence(logits, labels, usable, pool, params),
     }
-
-
-def _auc(scores: Scores, positives: Positions, negatives: Positions) -> Auc:
-    """AUC with the standard error of samples and references together.
-
-    Over samples DeLong's variance, but no less than that of exchangeable scores: with few samples, or an
-    AUC near 0 or 1, DeLong's estimate vanishes and would make one sample a certainty.
-    """
-    value = roc.auc(scores.full[positives], scores.full[negatives])
-    over_samples = max(
-        roc.delong_variance(scores.full[positives], scores.full[negatives]),
-        roc.exchangeable_variance(len(positives), len(negatives)),
-    )
-    error = float(np.sqrt(over_samples + reference_variance(scores.left_out, positives, negatives)))
-    low, high = max(0.0, value - Z95 * error), min(1.0, value + Z95 * error)
-    return Auc(
-        value=value,
-        standard_error=error,
-        interval=Interval(low=low, high=high),
-        positives=len(positives),
-        negatives=len(negatives),
-    )
-
-
-def reference_variance(left_out: Floats, positives: Positions, negatives: Positions) -> float:
-    """Return the jackknife variance of the AUC over K references, from scores (K, N) without each of them."""
-    values = np.array([roc.auc(each[positives], each[negatives]) for each in left_out])
-    return float((len(values) - 1) * values.var())
 
 
 def _tpr(positives: Floats, negatives: Floats, rate: float) -> TprAtFpr:

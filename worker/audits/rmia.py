@@ -1,9 +1,9 @@
-"""RMIA, online (Zarifzadeh et al. 2024; methods.md 7.1): signals, ratios and scores as array functions."""
+"""RMIA, online and offline (Zarifzadeh et al. 2024; methods.md 7.1): signals, ratios, scores of arrays."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 from app.catalog import RmiaParams
 
 Floats = NDArray[np.float64]
+Normaliser = Callable[[Floats, Floats], Floats]
+"""Mean signal of the IN models and of the OUT models, (N,) each, to the average s_ref (N,)."""
 
 
 def signals(logits: NDArray[Any], labels: NDArray[np.int64], params: RmiaParams) -> Floats:
@@ -45,16 +47,35 @@ def log_odds(logits: NDArray[Any], labels: NDArray[np.int64]) -> Floats:
     return odds
 
 
-def ratios(target: Floats, references: Floats, membership: NDArray[np.bool_]) -> Floats:
-    """Return r = s / s_ref, (N,), with s_ref half the mean over IN models plus half the mean over OUT models.
+def online(inside: Floats, outside: Floats) -> Floats:
+    """Half the mean over IN models plus half the mean over OUT models."""
+    return (inside + outside) / 2
 
-    target: (N,). references, membership: (K, N). Samples that no model saw, or all of them, get NaN, and
-    so do erased ones, whose references are NaN.
+
+def offline(a: float) -> Normaliser:
+    """The IN mean taken as a * OUT mean + 1 - a: s_ref = ((1 + a) * OUT mean + 1 - a) / 2."""
+    return lambda _inside, outside: ((1 + a) * outside + 1 - a) / 2
+
+
+def normaliser(params: RmiaParams) -> Normaliser:
+    return {"online": online, "offline": offline(params.offline_a)}[params.mode]
+
+
+def ratios(
+    target: Floats, references: Floats, membership: NDArray[np.bool_], average: Normaliser = online
+) -> Floats:
+    """Return r = s / s_ref, (N,).
+
+    target: (N,). references, membership: (K, N). Erased samples, whose references are NaN, get NaN, and so do
+    those that no model left out, or online that none saw.
     """
-    return _ratios(target, *_sums(references, membership), membership.sum(axis=0), len(membership))
+    sums = _sums(references, membership)
+    return _ratios(target, *sums, membership.sum(axis=0), len(membership), average)
 
 
-def leave_one_out_ratios(target: Floats, references: Floats, membership: NDArray[np.bool_]) -> Iterator[Floats]:
+def leave_one_out_ratios(
+    target: Floats, references: Floats, membership: NDArray[np.bool_], average: Normaliser = online
+) -> Iterator[Floats]:
     """Yield `ratios` without model 0, without model 1, ..., IN and OUT means computed anew each time."""
     inside, outside = _sums(references, membership)
     count = membership.sum(axis=0)
@@ -65,6 +86,7 @@ def leave_one_out_ratios(target: Floats, references: Floats, membership: NDArray
             outside - np.where(member, 0, row),
             count - member,
             len(membership) - 1,
+            average,
         )
 
 
@@ -72,9 +94,16 @@ def _sums(references: Floats, membership: NDArray[np.bool_]) -> tuple[Floats, Fl
     return np.where(membership, references, 0).sum(axis=0), np.where(membership, 0, references).sum(axis=0)
 
 
-def _ratios(target: Floats, inside: Floats, outside: Floats, count: NDArray[np.int64], models: int) -> Floats:
+def _ratios(
+    target: Floats,
+    inside: Floats,
+    outside: Floats,
+    count: NDArray[np.int64],
+    models: int,
+    average: Normaliser,
+) -> Floats:
     with np.errstate(divide="ignore", invalid="ignore"):
-        return 2 * target / (inside / count + outside / (models - count))
+        return target / average(inside / count, outside / (models - count))
 
 
 def scores(ratios: Floats, population: Floats, gamma: float) -> Floats:

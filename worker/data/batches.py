@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -13,6 +13,8 @@ from torch.nn import functional
 from worker.data.samples import gather, to_float
 
 Augment = Literal["none", "crop_flip"]
+Relabel = Callable[[Tensor, torch.Generator], Tensor]
+"""The labels (n,) of a batch to those that it is trained with this time."""
 
 CROP_PADDING = 4
 
@@ -23,12 +25,14 @@ class Source:
 
     images: (N, C, H, W), uint8 or float32 in [0, 1]. labels: (N,) int64.
     augment: `crop_flip` is a random crop after padding by 4 and a random horizontal flip.
+    relabel: draws labels anew at each visit.
     """
 
     images: Tensor
     labels: Tensor
     positions: Tensor
     augment: Augment = "none"
+    relabel: Relabel | None = None
 
 
 class TrainingSet:
@@ -66,7 +70,10 @@ class TrainingSet:
         images = gather(source.images, positions)
         if source.augment == "crop_flip":
             images = crop_flip(images, generator)
-        return to_float(images), source.labels[positions]
+        labels = source.labels[positions]
+        if source.relabel is not None:
+            labels = source.relabel(labels, generator)
+        return to_float(images), labels
 
 
 def crop_flip(images: Tensor, generator: torch.Generator) -> Tensor:

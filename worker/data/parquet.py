@@ -43,7 +43,8 @@ def load_parquet(path: Path, holdout_fraction: float, seed: int) -> RawData:
         holdout[np.random.default_rng(seed).permutation(n)[: int(n * holdout_fraction)]] = True
     else:
         holdout = np.array(manifest.holdout, dtype=np.bool_)
-    return RawData(manifest.ids, _decode(path, n), np.array(manifest.labels, dtype=np.int64), holdout)
+    labels = np.array(manifest.labels, dtype=np.int64)
+    return RawData(manifest.ids, _decode(path, n), labels, holdout, manifest.subjects)
 
 
 def _decode(path: Path, n: int) -> NDArray[np.uint8]:

@@ -12,12 +12,16 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class RawData:
-    """A dataset as arrays: string ids, images (N, H, W, C) uint8, labels (N,) int64, holdout (N,) bool."""
+    """A dataset as arrays: string ids, images (N, H, W, C) uint8, labels (N,) int64, holdout (N,) bool.
+
+    subjects: whose each sample is, where the source says so.
+    """
 
     ids: list[str]
     images: NDArray[np.uint8]
     labels: NDArray[np.int64]
     holdout: NDArray[np.bool_]
+    subjects: list[str | None] | None = None
 
 
 @dataclass(frozen=True)

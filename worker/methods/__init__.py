@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.nn import functional
 
-from app.catalog import Params
-from worker.data.batches import Augment
-from worker.training import Progress
+from app.catalog import FineTuneSchedule, Params
+from worker.data.batches import Augment, Relabel, Source, TrainingSet
+from worker.data.samples import Split
+from worker.training import Loss, Pass, Progress, Schedule, constant, fit, steps
 
 
 class MethodError(Exception):
@@ -35,3 +37,48 @@ class MethodContext:
         """How the recipe augments clean images."""
         augment: Augment = getattr(self.recipe[1], "augment", "none")
         return augment
+
+
+def require_remain(split: Split, method: str) -> None:
+    """Raise `MethodError` where there is no remain set."""
+    if not len(split.remain):
+        raise MethodError(f"{method} needs the remain set, and has no meaning without it")
+
+
+def clean(split: Split, positions: Tensor, context: MethodContext, relabel: Relabel | None = None) -> Source:
+    """Rows `positions` of the samples, augmented as in the model's recipe."""
+    return Source(split.samples.images, split.samples.labels, positions, context.augment, relabel)
+
+
+def schedule_of(params: FineTuneSchedule) -> Schedule:
+    return steps(params.decay_every) if params.decay_every else constant
+
+
+def tune(
+    model: nn.Module,
+    training_set: TrainingSet,
+    params: FineTuneSchedule,
+    context: MethodContext,
+    *,
+    loss: Loss = functional.cross_entropy,
+    then: Sequence[Pass] = (),
+    penalty: Callable[[float], Tensor] | None = None,
+    after_step: Callable[[], None] | None = None,
+) -> nn.Module:
+    """Run `fit` by the schedule of `params`; see there."""
+    return fit(
+        model,
+        training_set,
+        epochs=params.epochs,
+        learning_rate=params.learning_rate,
+        batch_size=params.batch_size,
+        momentum=params.momentum,
+        weight_decay=params.weight_decay,
+        schedule=schedule_of(params),
+        generator=context.generator,
+        progress=context.progress,
+        loss=loss,
+        then=then,
+        penalty=penalty,
+        after_step=after_step,
+    )

@@ -1,16 +1,16 @@
-"""AMUN: adversarial machine unlearning (section 4 of its paper; methods.md 1)."""
+"""AMUN: adversarial machine unlearning (section 4 of its paper; methods.md 1), whole or under a saliency mask."""
 
 from __future__ import annotations
 
 import torch
 from torch import nn
 
-from app.catalog import AmunParams
+from app.catalog import AmunParams, AmunSalunParams
 from worker.attacks import AttackResult
 from worker.data.batches import Source, TrainingSet
 from worker.data.samples import Split
-from worker.methods import MethodContext, MethodError
-from worker.training import constant, fit, steps
+from worker.methods import MethodContext, MethodError, clean, tune
+from worker.methods.saliency import freezer, saliency_mask
 
 
 def amun(
@@ -31,26 +31,37 @@ def amun(
 
     Raises:
         MethodError: there is no adversarial example.
+        DivergedError: see `worker.training.fit`, also for BatchNorm.
     """
+    return tune(model, _fine_tuning_set(split, params, adversarial, context), params, context)
+
+
+def amun_salun(
+    model: nn.Module,
+    split: Split,
+    params: AmunSalunParams,
+    adversarial: AttackResult | None,
+    context: MethodContext,
+) -> nn.Module:
+    """AMUN that moves only the weights that are salient for the forget set (AMUN paper, section 5.1).
+
+    Everything else of `amun` holds, and of `salun` what it says of the mask and of BatchNorm.
+
+    Raises:
+        MethodError: there is no adversarial example.
+        DivergedError: see `worker.training.fit`.
+    """
+    training_set = _fine_tuning_set(split, params, adversarial, context)
+    mask = saliency_mask(model, split, params.mask_ratio)
+    return tune(model, training_set, params, context, after_step=freezer(model, mask))
+
+
+def _fine_tuning_set(
+    split: Split, params: AmunParams, adversarial: AttackResult | None, context: MethodContext
+) -> TrainingSet:
     if adversarial is None or not len(found := adversarial.found.nonzero().squeeze(1)):
         raise MethodError("AMUN needs an adversarial example of at least one forget sample")
-    clean = split.remain
+    positions = split.remain
     if params.fine_tuning_set == "forget_and_adversarial":
-        clean = torch.cat([split.remain, split.forget])
-    return fit(
-        model,
-        TrainingSet(
-            [
-                Source(split.samples.images, split.samples.labels, clean, context.augment),
-                Source(adversarial.images, adversarial.labels, found),
-            ]
-        ),
-        epochs=params.epochs,
-        learning_rate=params.learning_rate,
-        batch_size=params.batch_size,
-        momentum=params.momentum,
-        weight_decay=params.weight_decay,
-        schedule=steps(params.decay_every) if params.decay_every else constant,
-        generator=context.generator,
-        progress=context.progress,
-    )
+        positions = torch.cat([split.remain, split.forget])
+    return TrainingSet([clean(split, positions, context), Source(adversarial.images, adversarial.labels, found)])

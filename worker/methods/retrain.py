@@ -7,7 +7,7 @@ from torch import nn
 from app.catalog import RetrainParams
 from worker.attacks import AttackResult
 from worker.data.samples import Split
-from worker.methods import MethodContext, MethodError
+from worker.methods import MethodContext, require_remain
 from worker.training import train_recipe
 
 
@@ -23,8 +23,7 @@ def retrain(
     Raises:
         MethodError: there is no remain set.
     """
-    if not len(split.remain):
-        raise MethodError("exact retraining needs the remain set")
+    require_remain(split, "exact retraining")
     return train_recipe(
         context.fresh(), context.recipe, split.samples, split.remain, context.generator, context.progress
     )

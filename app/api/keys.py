@@ -1,0 +1,81 @@
+"""API keys of the caller's tenant: make, list, rotate, revoke."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Annotated
+
+from fastapi import APIRouter, Path
+from fastapi.responses import JSONResponse, Response
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from app import db, jobs, keys
+from app.api.deps import CallerDep, IdempotentDep, PagerDep, Read, Write, needs, problems
+from app.api.paging import Page
+from app.api.schemas import KeyCreate, KeyMade, KeyOut, KeyRotate, id_pattern
+from app.errors import NotFound
+from app.tables import ApiKey
+
+router = APIRouter(prefix="/api-keys", tags=["api keys"], dependencies=[needs("admin")])
+KeyId = Annotated[str, Path(pattern=id_pattern("key"))]
+
+
+def find(session: Session, tenant_id: str, key_id: str) -> ApiKey:
+    query = select(ApiKey).where(ApiKey.tenant_id == tenant_id, ApiKey.id == key_id)
+    row = session.scalars(query.with_for_update()).first()
+    if row is None:
+        raise NotFound("There is no such API key.")
+    return row
+
+
+def show(row: ApiKey) -> KeyOut:
+    return KeyOut(
+        id=row.id,
+        name=row.name,
+        scopes=row.scopes,
+        created_at=row.created_at,
+        expires_at=row.expires_at,
+        revoked_at=row.revoked_at,
+    )
+
+
+def _made(session: Session, row: ApiKey, token: str, once: IdempotentDep) -> JSONResponse:
+    """The token is in this reply only: a replay of the request shows the key without it."""
+    jobs.record(session, row.tenant_id, "api-key.made", row.id, scopes=row.scopes)
+    made = KeyMade(**show(row).model_dump(), token=token)
+    return once.reply(201, made, {"Location": f"/v1/api-keys/{row.id}"}, store=show(row))
+
+
+@router.post("", status_code=201, response_model=KeyMade, responses=problems(403))
+def create(body: KeyCreate, who: CallerDep, session: Write, once: IdempotentDep) -> JSONResponse:
+    """Make a key with these scopes. Its token is shown once, here."""
+    lifetime = timedelta(days=body.expires_in_days) if body.expires_in_days else None
+    row, token = keys.create(session, who.tenant_id, body.name, tuple(body.scopes), lifetime)
+    return _made(session, row, token, once)
+
+
+@router.get("", responses=problems(403))
+def list_all(who: CallerDep, session: Read, pager: PagerDep) -> Page[KeyOut]:
+    rows, token = pager.rows(session, select(ApiKey).where(ApiKey.tenant_id == who.tenant_id), ApiKey.id)
+    return Page(items=[show(row) for row in rows], next_page_token=token)
+
+
+@router.post("/{api_key}:rotate", status_code=201, response_model=KeyMade, responses=problems(403, 404))
+def rotate(api_key: KeyId, body: KeyRotate, who: CallerDep, session: Write, once: IdempotentDep) -> JSONResponse:
+    """A new key with the same name, scopes and lifetime; the old one ends after the overlap."""
+    old = find(session, who.tenant_id, api_key)
+    lifetime = old.expires_at - old.created_at if old.expires_at else None
+    row, token = keys.create(session, who.tenant_id, old.name, tuple(old.scopes), lifetime)
+    end = db.now(session) + timedelta(seconds=body.overlap_seconds)
+    old.expires_at = min(old.expires_at, end) if old.expires_at else end
+    return _made(session, row, token, once)
+
+
+@router.delete("/{api_key}", status_code=204, response_class=Response, responses=problems(403, 404))
+def revoke(api_key: KeyId, who: CallerDep, session: Write) -> Response:
+    """End a key at once."""
+    row = find(session, who.tenant_id, api_key)
+    row.revoked_at = row.revoked_at or db.now(session)
+    jobs.record(session, who.tenant_id, "api-key.revoked", row.id)
+    return Response(status_code=204)

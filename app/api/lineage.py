@@ -1,0 +1,95 @@
+"""Aliases of versions, promotion and roll-back, model cards, and the end of a whole model."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import APIRouter, Path
+from fastapi.responses import JSONResponse, Response
+
+from app import lineage, models, versions
+from app.api.deps import CallerDep, IdempotentDep, Read, Write, needs, problems
+from app.api.models import ModelId
+from app.api.models import show as show_model
+from app.api.schemas import AliasBody, AliasOut, ModelOut, VersionOut
+from app.api.versions import Number
+from app.api.versions import show as show_version
+from app.tables import Alias
+
+router = APIRouter(prefix="/models/{model}", tags=["versions"])
+AliasName = Annotated[str, Path(pattern=r"^[a-z][a-z0-9-]{0,59}$")]
+
+
+def show(row: Alias) -> AliasOut:
+    return AliasOut(name=row.name, version=row.version, updated_at=row.updated_at)
+
+
+@router.get("/aliases", responses=problems(404))
+def list_aliases(model: ModelId, who: CallerDep, session: Read) -> list[AliasOut]:
+    row = models.get(session, who.tenant_id, model)
+    return [show(alias) for alias in lineage.aliases(session, row)]
+
+
+@router.put("/aliases/{alias}", dependencies=[needs("operate")], responses=problems(403, 404, 409))
+def point(model: ModelId, alias: AliasName, body: AliasBody, who: CallerDep, session: Write) -> AliasOut:
+    """Let the alias mean a version that is live and holds no sample that was requested or erased."""
+    row = models.get(session, who.tenant_id, model, lock=True)
+    return show(lineage.point(session, row, alias, versions.get(session, row, body.version)))
+
+
+@router.delete(
+    "/aliases/{alias}",
+    status_code=204,
+    response_class=Response,
+    dependencies=[needs("operate")],
+    responses=problems(403, 404),
+)
+def unpoint(model: ModelId, alias: AliasName, who: CallerDep, session: Write) -> Response:
+    lineage.unpoint(session, models.get(session, who.tenant_id, model, lock=True), alias)
+    return Response(status_code=204)
+
+
+@router.post(
+    "/versions/{number}:promote",
+    response_model=VersionOut,
+    dependencies=[needs("operate")],
+    responses=problems(403, 404, 409),
+)
+def promote(model: ModelId, number: Number, who: CallerDep, session: Write, once: IdempotentDep) -> JSONResponse:
+    """Make a superseded version current again; refused if it holds samples that were requested or erased."""
+    row = models.get(session, who.tenant_id, model, lock=True)
+    version = versions.get(session, row, number)
+    lineage.promote(session, row, version)
+    return once.reply(200, show_version(version))
+
+
+@router.post(
+    ":rollback", response_model=VersionOut, dependencies=[needs("operate")], responses=problems(403, 404, 409)
+)
+def roll_back(model: ModelId, who: CallerDep, session: Write, once: IdempotentDep) -> JSONResponse:
+    """Promote the parent of the current version, under the same conditions."""
+    row = models.get(session, who.tenant_id, model, lock=True)
+    return once.reply(200, show_version(lineage.roll_back(session, row)))
+
+
+@router.post(":purge", response_model=ModelOut, dependencies=[needs("admin")], responses=problems(403, 404, 409))
+def purge(model: ModelId, who: CallerDep, session: Write, once: IdempotentDep) -> JSONResponse:
+    """Destroy the whole model: every checkpoint and adversarial set. It cannot be undone."""
+    row = models.get(session, who.tenant_id, model, lock=True)
+    lineage.purge(session, row)
+    return once.reply(200, show_model(row))
+
+
+@router.get(
+    "/versions/{number}/model_card.md",
+    response_class=Response,
+    responses={
+        200: {"content": {"text/markdown": {"schema": {"type": "string"}}}, "description": "the card"},
+        **problems(404),
+    },
+)
+def read_card(model: ModelId, number: Number, who: CallerDep, session: Read) -> Response:
+    """The model card: Markdown with YAML front matter."""
+    row = models.get(session, who.tenant_id, model)
+    text = lineage.model_card(session, row, versions.get(session, row, number))
+    return Response(text, media_type="text/markdown; charset=utf-8")

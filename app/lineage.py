@@ -1,0 +1,208 @@
+"""What may be done with published versions: names for them, going back to one, and destroying a whole model."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import yaml
+from sqlalchemy import delete, select, update
+from sqlalchemy.orm import Session
+
+from app import datasets, db, jobs, outbox
+from app.errors import Conflict, NotFound
+from app.lifecycle import JobState, VersionState
+from app.positions import mask_of
+from app.tables import AdversarialRow, Alias, AuditRow, Dataset, Job, Model, Version
+
+LIVE = (VersionState.CURRENT, VersionState.SUPERSEDED)
+
+
+# -- aliases ---------------------------------------------------------------------------------------
+
+
+def aliases(session: Session, model: Model) -> list[Alias]:
+    return list(session.scalars(select(Alias).where(Alias.model_id == model.id).order_by(Alias.name)))
+
+
+def point(session: Session, model: Model, name: str, version: Version) -> Alias:
+    """Let `name` mean `version` from now on.
+
+    Raises:
+        Conflict: the version is purged, or never was published.
+    """
+    if version.state not in LIVE:
+        raise Conflict(f"A version that is {version.state} cannot be named.", kind="version-not-live")
+    _refuse_erased(session, model, version)
+    row = session.merge(Alias(model_id=model.id, name=name, version=version.number, updated_at=db.now(session)))
+    jobs.record(session, model.tenant_id, "alias.set", model.id, alias=name, version=version.number)
+    return row
+
+
+def unpoint(session: Session, model: Model, name: str) -> None:
+    row = session.get(Alias, (model.id, name))
+    if row is None:
+        raise NotFound("There is no such alias.")
+    session.delete(row)
+    jobs.record(session, model.tenant_id, "alias.removed", model.id, alias=name)
+
+
+# -- promote and roll back -------------------------------------------------------------------------
+
+
+def _refuse_erased(session: Session, model: Model, version: Version) -> None:
+    """A version that contains erased or requested samples would undo their erasure."""
+    dataset = session.get_one(Dataset, model.dataset_id, with_for_update=True)
+    trained = mask_of(version.trained_on, dataset.sample_count)
+    if (
+        trained[datasets.unavailable(dataset)].any()
+        or (trained & mask_of(model.requested, dataset.sample_count)).any()
+    ):
+        raise Conflict(
+            "This version was trained on samples that have been requested for deletion or erased.",
+            kind="contains-erased",
+        )
+
+
+def promote(session: Session, model: Model, version: Version) -> None:
+    """Make a superseded version current again.
+
+    Raises:
+        Conflict: it is current, purged, a comparison, or contains samples that were requested or erased.
+    """
+    if version.state != VersionState.SUPERSEDED:
+        raise Conflict(f"A version that is {version.state} cannot be promoted.", kind="version-not-superseded")
+    _refuse_erased(session, model, version)
+    if _working(session, model):
+        raise Conflict("A job is editing this model; promote after it has ended.", kind="model-busy")
+    now = db.now(session)
+    session.execute(
+        update(Version)
+        .where(Version.model_id == model.id, Version.number == model.current_version)
+        .values(state=VersionState.SUPERSEDED, purge_after=now + _grace(model))
+        .execution_options(synchronize_session=False)
+    )
+    version.state, version.purge_after = VersionState.CURRENT, None
+    model.current_version = version.number
+    jobs.record(session, model.tenant_id, "version.promoted", version.id, number=version.number)
+
+
+def roll_back(session: Session, model: Model) -> Version:
+    """Promote the current version's parent.
+
+    Raises:
+        Conflict: there is none, or `promote` refuses it.
+    """
+    current = _number(session, model, model.current_version)
+    parent = _number(session, model, current.parent) if current else None
+    if parent is None:
+        raise Conflict("The current version has no parent to go back to.", kind="no-parent")
+    promote(session, model, parent)
+    return parent
+
+
+def _number(session: Session, model: Model, number: int | None) -> Version | None:
+    return session.scalars(select(Version).where(Version.model_id == model.id, Version.number == number)).first()
+
+
+def _working(session: Session, model: Model) -> bool:
+    active = select(Job.id).where(Job.model_id == model.id, Job.state == JobState.RUNNING)
+    return session.scalars(active.limit(1)).first() is not None
+
+
+def _grace(model: Model) -> timedelta:
+    return timedelta(seconds=model.policy["grace_seconds"])
+
+
+# -- the end of a model ----------------------------------------------------------------------------
+
+
+def purge(session: Session, model: Model) -> None:
+    """Destroy a whole model: every checkpoint and adversarial set; their bytes go right after the commit.
+
+    Its rows stay as the record of what was there. Jobs that wait are cancelled.
+
+    Raises:
+        Conflict: a job is running on it.
+    """
+    if _working(session, model):
+        raise Conflict("A job is running on this model; cancel it first.", kind="model-busy")
+    waiting = select(Job).where(Job.model_id == model.id, Job.state == JobState.QUEUED)
+    for job in session.scalars(waiting.with_for_update()).all():
+        jobs.cancel(session, job)
+    now = db.now(session)
+    versions = session.scalars(
+        select(Version).where(Version.model_id == model.id, Version.state != VersionState.PURGED)
+    )
+    for version in versions.all():
+        outbox.remove_blob(session, version.digest)
+        version.state, version.purged_at = VersionState.PURGED, now
+    sets = session.scalars(select(AdversarialRow).where(AdversarialRow.model_id == model.id)).all()
+    for row in sets:
+        outbox.remove_blob(session, row.digest)
+        session.delete(row)
+    session.execute(delete(Alias).where(Alias.model_id == model.id))
+    model.current_version, model.purged_at = None, now
+    jobs.record(session, model.tenant_id, "model.purged", model.id)
+
+
+# -- the model card --------------------------------------------------------------------------------
+
+
+def model_card(session: Session, model: Model, version: Version) -> str:
+    """Markdown with YAML front matter: what the checkpoint is, where it comes from, what its audit said."""
+    dataset = session.get_one(Dataset, model.dataset_id)
+    query = select(AuditRow).where(AuditRow.model_id == model.id, AuditRow.version == version.number)
+    audit = session.scalars(query.order_by(AuditRow.id.desc()).limit(1)).first()
+    front = {
+        "library_name": "lethe",
+        "tags": ["image-classification", "machine-unlearning"],
+        "model": model.id,
+        "version": version.number,
+        "digest": version.digest,
+        "architecture": {"name": model.architecture, "params": model.architecture_params},
+        "input": {"shape": dataset.shape, "layout": "height, width, channels", "range": [0, 1]},
+        "classes": dataset.class_count,
+        "trained_samples": version.trained_count,
+        "metrics": {k: v for k, v in version.metrics.items() if v is not None},
+        "parent": version.parent,
+        "origin": version.origin,
+        "verdict": audit.verdict if audit else None,
+    }
+    reason = audit.report["judgement"]["reason"] if audit else "no audit was run on this version"
+    return "\n".join(
+        [
+            "---",
+            yaml.safe_dump(front, sort_keys=False).rstrip(),
+            "---",
+            "",
+            f"# {_plain(model.name)}, version {version.number}",
+            "",
+            f"A `{model.architecture}` image classifier with {dataset.class_count} classes, {version.origin} by Lethe"
+            + (f" from version {version.parent}." if version.parent else "."),
+            "",
+            "## Audit",
+            "",
+            f"**{audit.verdict if audit else 'none'}**: {reason}",
+            "",
+            "## Limits",
+            "",
+            "The audit measures membership inference by one attack; it does not prove that nothing was retained.",
+            "",
+        ]
+    )
+
+
+def _plain(name: str) -> str:
+    """A model's name as Markdown text, without markup of its own."""
+    return "".join(f"\\{c}" if c in "\\`*_{}[]()<>#+-!|" else c for c in name)
+
+
+def usable(model: Model) -> Model:
+    """The model, unless it was purged.
+
+    Raises:
+        Conflict: it was.
+    """
+    if model.purged_at is not None:
+        raise Conflict("This model was purged.", kind="model-purged")
+    return model

@@ -1,0 +1,187 @@
+"""Standard Webhooks 1.0.0: thin signed messages out of the database, retried for days, to public addresses only.
+
+A delivery is a row beside the change that it tells of. The sweeper sends what is due; a receiver that answers 410
+is disabled; anything but a 2xx is a failure and is tried again.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import hmac
+import ipaddress
+import json
+import secrets
+import socket
+import ssl
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from http.client import HTTPConnection, HTTPSConnection
+from typing import Any
+from urllib.parse import SplitResult, urlsplit
+
+SECRET_PREFIX = "whsec_"  # noqa: S105
+TIMEOUT_SECONDS = 15.0
+# 5 s, 5 min, 30 min, 2 h, 5 h, 10 h, 14 h, 20 h, 24 h: about 76 hours in all
+RETRY_SECONDS = (5, 300, 1800, 7200, 18000, 36000, 50400, 72000, 86400)
+MOST_REPLY_BYTES = 4096
+
+Resolver = Callable[[str, int], Sequence[str]]
+
+
+class RefusedError(Exception):
+    """The address may not be called; nothing was sent."""
+
+
+def new_secret() -> str:
+    return SECRET_PREFIX + base64.b64encode(secrets.token_bytes(32)).decode()
+
+
+def signature(secret: str, message_id: str, timestamp: int, body: bytes) -> str:
+    """`v1,` and the HMAC-SHA256 of `id.timestamp.body`, as the standard's symmetric scheme has it."""
+    key = base64.b64decode(secret.removeprefix(SECRET_PREFIX))
+    signed = f"{message_id}.{timestamp}.".encode() + body
+    return "v1," + base64.b64encode(hmac.new(key, signed, hashlib.sha256).digest()).decode()
+
+
+def payload(kind: str, at: datetime, data: dict[str, Any]) -> bytes:
+    """The thin body: what happened to which object; the receiver reads the rest through the API."""
+    document = {"type": kind, "timestamp": f"{at:%Y-%m-%dT%H:%M:%SZ}", "data": data}
+    return json.dumps(document, separators=(",", ":")).encode()
+
+
+def retry_at(now: datetime, failures: int) -> datetime | None:
+    """When to try again after so many failures; None: give up."""
+    if failures > len(RETRY_SECONDS):
+        return None
+    return now + timedelta(seconds=RETRY_SECONDS[failures - 1])
+
+
+# -- where to --------------------------------------------------------------------------------------
+
+
+def check_url(url: str, *, allow_private: bool) -> SplitResult:
+    """The parts of an acceptable receiver address.
+
+    Raises:
+        RefusedError: not https (http only where private addresses are allowed), credentials, no host, a bad port.
+    """
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError:
+        raise RefusedError("the address is malformed") from None
+    if parts.scheme != "https" and not (allow_private and parts.scheme == "http"):
+        raise RefusedError("the address must be https")
+    if not parts.hostname or parts.username or parts.password or parts.fragment or port == 0:
+        raise RefusedError("the address must be a plain host, port and path")
+    return parts
+
+
+def resolve(host: str, port: int) -> Sequence[str]:
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError):
+        raise RefusedError("the host has no address") from None
+    return sorted({str(entry[4][0]) for entry in found})
+
+
+def is_global(address: str) -> bool:
+    """Whether an IP address is a public unicast one, looking through IPv4 that is embedded in IPv6."""
+    found = ipaddress.ip_address(address.partition("%")[0])
+    if isinstance(found, ipaddress.IPv6Address):
+        if found in ipaddress.ip_network("64:ff9b::/96"):  # NAT64
+            return is_global(str(ipaddress.IPv4Address(int(found) & 0xFFFFFFFF)))
+        inner = found.ipv4_mapped or found.sixtofour or (found.teredo[1] if found.teredo else None)
+        if inner is not None:
+            return is_global(str(inner))
+        if found in ipaddress.ip_network("64:ff9b:1::/48") or int(found) >> 32 == 0:
+            return False
+    return found.is_global and not found.is_multicast
+
+
+def target(parts: SplitResult, *, allow_private: bool, resolver: Resolver = resolve) -> tuple[str, int]:
+    """The one address to connect to: resolved once; refused if any of the host's addresses is not global.
+
+    Raises:
+        RefusedError: no address, or one that is not global.
+    """
+    port = parts.port or (443 if parts.scheme == "https" else 80)
+    addresses = resolver(str(parts.hostname), port)
+    if not addresses:
+        raise RefusedError("the host has no address")
+    if not allow_private and not all(is_global(address) for address in addresses):
+        raise RefusedError("the host has an address that is not public")
+    return addresses[0], port
+
+
+# -- sending ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Reply:
+    status: int | None
+    error: str | None
+
+    @property
+    def delivered(self) -> bool:
+        return self.status is not None and 200 <= self.status < 300
+
+
+class _Pinned(HTTPSConnection):
+    """HTTPS to an address that was resolved beforehand, with the host's name in SNI and certificate check."""
+
+    def __init__(self, host: str, address: str, port: int) -> None:
+        super().__init__(host, port, timeout=TIMEOUT_SECONDS, context=ssl.create_default_context())
+        self._address = address
+        self._tls = ssl.create_default_context()
+
+    def connect(self) -> None:
+        raw = socket.create_connection((self._address, self.port), TIMEOUT_SECONDS)
+        self.sock = self._tls.wrap_socket(raw, server_hostname=self.host)
+
+
+def send(
+    url: str,
+    secret: str,
+    message_id: str,
+    body: bytes,
+    now: datetime,
+    *,
+    allow_private: bool,
+    resolver: Resolver = resolve,
+) -> Reply:
+    """One attempt: no redirects, no proxy, a bounded reply. What went wrong is in the reply, never raised."""
+    try:
+        parts = check_url(url, allow_private=allow_private)
+        address, port = target(parts, allow_private=allow_private, resolver=resolver)
+    except RefusedError as error:
+        return Reply(None, str(error))
+    host = str(parts.hostname)
+    timestamp = int(now.timestamp())
+    headers = {
+        "Host": parts.netloc,
+        "Content-Type": "application/json",
+        "User-Agent": "lethe-webhooks",
+        "webhook-id": message_id,
+        "webhook-timestamp": str(timestamp),
+        "webhook-signature": signature(secret, message_id, timestamp, body),
+    }
+    connection: HTTPConnection
+    if parts.scheme == "https":
+        connection = _Pinned(host, address, port)
+    else:
+        connection = HTTPConnection(address, port, timeout=TIMEOUT_SECONDS)
+    path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+    try:
+        connection.request("POST", path, body, headers)
+        answer = connection.getresponse()
+        answer.read(MOST_REPLY_BYTES)
+        return Reply(answer.status, None if 200 <= answer.status < 300 else f"answered {answer.status}")
+    except (OSError, ValueError, TimeoutError) as error:
+        return Reply(None, type(error).__name__)
+    except Exception as error:  # http.client's own errors do not share a base with these
+        return Reply(None, type(error).__name__)
+    finally:
+        connection.close()

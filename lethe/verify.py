@@ -1,0 +1,627 @@
+"""Verify a deletion certificate offline: `python -m lethe.verify certificate.json --key public.pem`.
+
+This file stands alone. It needs Python and `cryptography`, shares no code with the service that issued the
+certificate, and asks no server. Formats: DSSE v1, in-toto Statement v1, RFC 8785 (canonical JSON), RFC 9162
+section 2 (Merkle trees), C2SP signed-note and tlog-checkpoint.
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import hashlib
+import hmac
+import json
+import re
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import Any, NoReturn
+
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
+Object = dict[str, Any]
+
+PAYLOAD_TYPE = "application/vnd.in-toto+json"
+STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
+PREDICATE_TYPE = "https://lethe.invalid/attestation/deletion/v1"
+MAX_BYTES = 64 * 2**20
+NOTHING = type(None)
+
+# What every object of a statement has to hold, exactly; objects that are not listed are figures and free.
+MEMBERS: dict[str, dict[str, tuple[type, ...]]] = {
+    "statement": {"_type": (str,), "subject": (list,), "predicateType": (str,), "predicate": (dict,)},
+    "subject": {"name": (str,), "digest": (dict,)},
+    "predicate": {
+        "wording": (str,), "issued_at": (str,), "request": (dict,), "samples": (dict,), "dataset": (dict,),
+        "models": (list,), "receipts": (list,), "not_proved": (list,), "supersedes": (str, NOTHING), "log": (dict,),
+    },
+    "request": {
+        "id": (str,), "received_at": (str,), "due_at": (str,), "extended_at": (str, NOTHING),
+        "fulfilled_at": (str,), "jurisdiction": (str,), "rule": (str,), "ground": (str,), "decision": (str,),
+    },
+    "samples": {"count": (int,), "scheme": (str,), "tags": (str,)},
+    "dataset": {"id": (str,), "digest": (str, NOTHING)},
+    "model": {
+        "model": (str,), "version": (int,), "base_digest": (str, NOTHING), "result_digest": (str,),
+        "lineage": (list,), "method": (str,), "method_params": (dict,), "remain_access": (str,),
+        "seed": (int,), "software": (dict,), "audit": (dict, NOTHING), "verdict": (str,),
+    },
+    "receipt": {
+        "subject": (str,), "detail": (str,), "model": (str, NOTHING), "done_at": (str, NOTHING),
+        "due_at": (str, NOTHING), "state": (str,),
+    },
+    "log": {
+        "entry": (dict,), "leaf_index": (int,), "tree_size": (int,), "root": (str,), "inclusion_proof": (list,),
+        "head": (str,),
+    },
+    "entry": {"at": (str,), "data": (dict,), "kind": (str,), "object": (str,)},
+}  # fmt: skip
+
+
+class RefusedError(ValueError):
+    """Something does not hold; says what."""
+
+
+def refuse(why: str) -> NoReturn:
+    raise RefusedError(why)
+
+
+@dataclass(frozen=True)
+class TrustedKey:
+    """A public key that the verifier was given, and when its signatures count."""
+
+    key: Ed25519PublicKey
+    not_before: datetime | None = None
+    not_after: datetime | None = None
+
+    @property
+    def raw(self) -> bytes:
+        return self.key.public_bytes(serialization.Encoding.Raw, serialization.PublicFormat.Raw)
+
+    @property
+    def id(self) -> str:
+        info = serialization.PublicFormat.SubjectPublicKeyInfo
+        return "sha256:" + hashlib.sha256(self.key.public_bytes(serialization.Encoding.DER, info)).hexdigest()
+
+    def check(self, signature: bytes, message: bytes, at: datetime | None) -> None:
+        if at and ((self.not_before and at < self.not_before) or (self.not_after and at >= self.not_after)):
+            refuse(f"the key was not valid on {at.isoformat()}")
+        try:
+            self.key.verify(signature, message)
+        except InvalidSignature:
+            refuse("the signature is not of this key over these bytes")
+
+
+# -- formats ---------------------------------------------------------------------------------------
+
+
+def parse_json(data: bytes | str) -> Any:
+    """JSON without repeated names, NaN or infinities."""
+
+    def members(pairs: list[tuple[str, Any]]) -> Object:
+        found = dict(pairs)
+        return found if len(found) == len(pairs) else refuse("a JSON object repeats a name")
+
+    def constant(name: str) -> NoReturn:
+        refuse(f"{name} is not JSON")
+
+    try:
+        return json.loads(data, object_pairs_hook=members, parse_constant=constant)
+    except RecursionError:
+        refuse("the JSON is nested too deeply")
+
+
+def unbase64(text: str) -> bytes:
+    """Standard base64 in its one canonical spelling."""
+    data = base64.b64decode(text, validate=True)
+    return data if base64.b64encode(data).decode() == text else refuse("base64 with stray bits")
+
+
+def unhex(text: str) -> bytes:
+    """32 bytes in lower-case hexadecimal."""
+    return bytes.fromhex(text) if re.fullmatch("[0-9a-f]{64}", text) else refuse("not 32 bytes in hexadecimal")
+
+
+def moment(text: str) -> datetime:
+    if not re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{6})?Z", text):
+        refuse("a time is not RFC 3339 in UTC")
+    return datetime.fromisoformat(text)
+
+
+def canonical_json(value: Any) -> str:
+    """RFC 8785."""
+    if isinstance(value, dict):
+        order = sorted(value, key=lambda name: name.encode("utf-16-be"))
+        return "{" + ",".join(canonical_json(name) + ":" + canonical_json(value[name]) for name in order) + "}"
+    if isinstance(value, list):
+        return "[" + ",".join(canonical_json(member) for member in value) + "]"
+    if isinstance(value, float):
+        return ecmascript_number(value)
+    return json.dumps(value, ensure_ascii=False)
+
+
+def ecmascript_number(value: float) -> str:
+    """ECMA-262, Number::toString, from the shortest digits that read back as the same double."""
+    if value < 0:
+        return "-" + ecmascript_number(-value)
+    if value == 0:
+        return "0"
+    digits, n = "", 0
+    for precision in range(17):
+        digits, _, exponent = f"{value:.{precision}e}".partition("e")
+        n = int(exponent) + 1
+        if float(f"{digits}e{exponent}") == value:
+            break
+    digits = digits.replace(".", "").rstrip("0")
+    k = len(digits)
+    if k <= n <= 21:
+        return digits + "0" * (n - k)
+    if 0 < n <= 21:
+        return digits[:n] + "." + digits[n:]
+    if -6 < n <= 0:
+        return "0." + "0" * -n + digits
+    return digits[0] + ("." + digits[1:] if k > 1 else "") + f"e{n - 1:+d}"
+
+
+def shaped(value: Any, what: str) -> Object:
+    """The object, if it has exactly the members that MEMBERS lists for it."""
+    wanted = MEMBERS[what]
+    if not isinstance(value, dict) or value.keys() != wanted.keys():
+        refuse(f"the {what} does not have the members {', '.join(wanted)}")
+    for name, types in wanted.items():
+        if not isinstance(value[name], types) or isinstance(value[name], bool):
+            refuse(f"{what}.{name} is of another type")
+    return value
+
+
+# -- the parts of a certificate --------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """One whose signature and shape hold."""
+
+    statement: Object
+    digest: str
+    key: TrustedKey
+
+    @property
+    def predicate(self) -> Object:
+        return dict(self.statement["predicate"])
+
+    @property
+    def issued_at(self) -> datetime:
+        return moment(self.predicate["issued_at"])
+
+
+def open_envelope(data: bytes, trusted: Sequence[TrustedKey]) -> Certificate:
+    """Check the envelope's signature before anything in it is believed, then the statement's shape."""
+    envelope = parse_json(data)
+    if not isinstance(envelope, dict) or envelope.keys() != {"payload", "payloadType", "signatures"}:
+        refuse("this is not a DSSE envelope")
+    if envelope["payloadType"] != PAYLOAD_TYPE:
+        refuse("the envelope holds another type of payload")
+    payload = unbase64(envelope["payload"])
+    by_id = {key.id: key for key in trusted}
+    ours = [s for s in envelope["signatures"] if s["keyid"] in by_id]
+    if not ours:
+        refuse("no signature is by a key that you trust")
+    statement = check_statement(parse_json(payload))
+    if canonical_json(statement).encode() != payload:
+        refuse("the payload is not in canonical form")
+    issued = moment(statement["predicate"]["issued_at"])
+    signed = b"DSSEv1 %d %s %d " % (len(PAYLOAD_TYPE), PAYLOAD_TYPE.encode(), len(payload)) + payload
+    for signature in ours:
+        by_id[signature["keyid"]].check(unbase64(signature["sig"]), signed, issued)
+    return Certificate(statement, "sha256:" + hashlib.sha256(payload).hexdigest(), by_id[ours[0]["keyid"]])
+
+
+def check_statement(value: Any) -> Object:
+    statement = shaped(value, "statement")
+    if (statement["_type"], statement["predicateType"]) != (STATEMENT_TYPE, PREDICATE_TYPE):
+        refuse("the statement is of another type")
+    predicate = shaped(statement["predicate"], "predicate")
+    for part in ("request", "samples", "dataset", "log"):
+        shaped(predicate[part], part)
+    shaped(predicate["log"]["entry"], "entry")
+    models = [shaped(model, "model") for model in predicate["models"]]
+    results = [model["result_digest"] for model in models] or [predicate["dataset"]["digest"]]
+    if not results[0] or ["sha256:" + s["digest"]["sha256"] for s in subjects(statement)] != results:
+        refuse("the subjects are not the results that the statement tells of")
+    for model in models:
+        if model["verdict"] != (model["audit"]["judgement"]["verdict"] if model["audit"] else "not audited"):
+            refuse("a verdict is not that of its audit")
+    for receipt in predicate["receipts"]:
+        if (shaped(receipt, "receipt")["state"] == "done") != bool(receipt["done_at"]):
+            refuse("a receipt without a date is called done, or the other way round")
+    tags = id_tags(predicate["samples"])
+    if len(tags) != predicate["samples"]["count"] or tags != sorted(set(tags)):
+        refuse("the tags are not as many distinct ids as the statement counts")
+    return statement
+
+
+def subjects(statement: Object) -> list[Object]:
+    return [shaped(subject, "subject") for subject in statement["subject"]]
+
+
+def id_tags(samples: Object) -> list[bytes]:
+    if samples["scheme"] != "hmac-sha256-128":
+        refuse("the ids are committed to by an unknown scheme")
+    tags = unbase64(samples["tags"])
+    return [tags[at : at + 16] for at in range(0, len(tags), 16)]
+
+
+def check_membership(certificate: Certificate, salt: bytes, ids: Sequence[str]) -> str:
+    """That every one of the ids is among those of the request. The answer repeats none of them."""
+    tags = set(id_tags(certificate.predicate["samples"]))
+    mine = [hmac.new(salt, b"lethe sample id v1\0" + i.encode(), hashlib.sha256).digest()[:16] for i in ids]
+    found = sum(tag in tags for tag in mine)
+    if not ids or found < len(ids):
+        refuse(f"{found} of the {len(ids)} ids you gave belong to this request")
+    return f"all {len(ids)} ids you gave are among its {len(tags)}"
+
+
+# -- the log ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Head:
+    origin: str
+    size: int
+    root: bytes
+
+
+def open_head(note: str, trusted: Sequence[TrustedKey], at: datetime | None) -> Head:
+    """A signed tree head. Signatures of unknown keys (witnesses, rotated keys) are passed over, as C2SP has it.
+
+    A head bears no date: `at` is when it must have been signed, None for one that its holder kept.
+    """
+    text, gap, lines = note.rpartition("\n\n")
+    text += "\n"
+    found = re.fullmatch(r"([^\s+]+)\n(0|[1-9]\d{0,17})\n(\S{44})\n", text)
+    if not gap or not found or not lines.endswith("\n") or len(note) > 2**16:
+        refuse("this is not a signed tree head")
+    origin = found[1]
+    known = {hashlib.sha256(f"{origin}\n\x01".encode() + key.raw).digest()[:4]: key for key in trusted}
+    checked = 0
+    for line in lines.splitlines():
+        dash, name, signature = line.split(" ")
+        data = unbase64(signature)
+        if dash == "\N{EM DASH}" and name == origin and data[:4] in known:
+            known[data[:4]].check(data[4:], text.encode(), at)
+            checked += 1
+    if not checked:
+        refuse("the head is not signed by a key that you trust")
+    return Head(origin, int(found[2]), unbase64(found[3]))
+
+
+def _inner(left: bytes, right: bytes) -> bytes:
+    return hashlib.sha256(b"\x01" + left + right).digest()
+
+
+def _left_size(size: int) -> int:
+    """RFC 9162, 2.1.1: the largest power of two smaller than the size."""
+    half = 1
+    while half * 2 < size:
+        half *= 2
+    return half
+
+
+def root_by_inclusion(leaf: bytes, index: int, size: int, path: list[bytes]) -> bytes:
+    """The root that the path gives, taken apart from the root down."""
+    if size == 1:
+        return leaf if not path else refuse("the inclusion proof is too long")
+    if not path:
+        refuse("the inclusion proof is too short")
+    half, sibling, rest = _left_size(size), path[-1], path[:-1]
+    if index < half:
+        return _inner(root_by_inclusion(leaf, index, half, rest), sibling)
+    return _inner(sibling, root_by_inclusion(leaf, index - half, size - half, rest))
+
+
+def roots_by_consistency(old: int, new: int, path: list[bytes], old_root: bytes) -> tuple[bytes, bytes]:
+    """The roots of both sizes that the path gives, where the part shared from the left edge has `old_root`."""
+
+    def both(old: int, new: int, path: list[bytes], whole: bool) -> tuple[bytes, bytes]:
+        if old == new and whole:
+            return (old_root, old_root) if not path else refuse("the consistency proof is too long")
+        if not path:
+            refuse("the consistency proof is too short")
+        if old == new:
+            return (path[0], path[0]) if len(path) == 1 else refuse("the consistency proof is too long")
+        half, sibling, rest = _left_size(new), path[-1], path[:-1]
+        if old <= half:
+            was, now = both(old, half, rest, whole)
+            return was, _inner(now, sibling)
+        was, now = both(old - half, new - half, rest, False)
+        return _inner(sibling, was), _inner(sibling, now)
+
+    return both(old, new, path, True)
+
+
+def check_consistency(one: Head, two: Head, proof: Any) -> str:
+    """That the larger of two heads of one log extends the smaller."""
+    if one.origin != two.origin:
+        refuse("the heads are of different logs")
+    old, new = sorted((one, two), key=lambda head: head.size)
+    if old.size == new.size:
+        return "the same tree" if old.root == new.root else refuse("two roots for one size: the log was forked")
+    if old.size == 0:
+        return "every tree extends the empty one"
+    if not isinstance(proof, list):
+        refuse(f"the heads have {old.size} and {new.size} leaves: give the proof between them with --consistency")
+    roots = roots_by_consistency(old.size, new.size, [unhex(h) for h in proof], old.root)
+    if roots != (old.root, new.root):
+        refuse("the larger tree does not extend the smaller: history was changed")
+    return f"the tree of {new.size} leaves extends that of {old.size}"
+
+
+def check_log(certificate: Certificate, trusted: Sequence[TrustedKey]) -> Head:
+    """That the log's leaf holds this statement, that the leaf is in the tree, and that the tree is signed."""
+    log = certificate.predicate["log"]
+    without = certificate.statement | {"predicate": certificate.predicate | {"log": None}}
+    digest = "sha256:" + hashlib.sha256(canonical_json(without).encode()).hexdigest()
+    entry = log["entry"]
+    if entry["kind"] != "certificate.sealed" or entry["data"] != {"statement": digest}:
+        refuse("the log's entry is not of this statement")
+    if entry["object"] != certificate.predicate["request"]["id"]:
+        refuse("the log's entry is of another request")
+    head = open_head(log["head"], trusted, certificate.issued_at)
+    if (head.size, head.root.hex()) != (log["tree_size"], log["root"]):
+        refuse("the signed head is of another tree")
+    if not 0 <= log["leaf_index"] < head.size:
+        refuse("the tree has no such leaf")
+    leaf = hashlib.sha256(b"\0" + canonical_json(entry).encode()).digest()
+    path = [unhex(sibling) for sibling in log["inclusion_proof"]]
+    if root_by_inclusion(leaf, log["leaf_index"], head.size, path) != head.root:
+        refuse("the inclusion proof does not lead to the signed root")
+    return head
+
+
+# -- all of it -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Check:
+    """`holds`: True, False, or None where the verifier was not given what it takes to know."""
+
+    name: str
+    holds: bool | None
+    detail: str
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What the holder of a certificate has besides it; everything is optional.
+
+    membership: {"salt": hex, "ids": [...]}. consistency: hashes in hex. previous: superseded certificates, newest
+    first.
+    """
+
+    checkpoints: Sequence[Path] = ()
+    earlier_head: str | None = None
+    consistency: Any = None
+    membership: Any = None
+    previous: Sequence[bytes] = ()
+
+
+@dataclass
+class Report:
+    """What holds, what the certificate says, and what neither proves."""
+
+    checks: list[Check] = field(default_factory=list)
+    says: list[str] = field(default_factory=list)
+    not_proved: list[str] = field(default_factory=list)
+
+    @property
+    def holds(self) -> bool:
+        return all(check.holds is not False for check in self.checks)
+
+    def check(self, name: str, work: Callable[[], str]) -> None:
+        try:
+            self.checks.append(Check(name, True, work()))
+        except RefusedError as error:
+            self.checks.append(Check(name, False, str(error)))
+        except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError, OSError) as error:
+            self.checks.append(Check(name, False, f"cannot be read ({type(error).__name__})"))
+
+    def unknown(self, name: str, needs: str) -> None:
+        self.checks.append(Check(name, None, f"give {needs}"))
+
+
+def verify(envelope: bytes, trusted: Sequence[TrustedKey], evidence: Evidence | None = None) -> Report:
+    """Check a certificate and what its holder has besides it. Nothing is raised for bad input: the report says."""
+    given, report, opened = evidence or Evidence(), Report(), []
+
+    def signature() -> str:
+        found = open_envelope(envelope, trusted)
+        report.says, report.not_proved = summary(found), limits(found)
+        opened.append(found)
+        return f"by {found.key.id}, over a statement of the right shape"
+
+    report.check("signature", signature)
+    if not opened:
+        return report
+    certificate = opened[0]
+    heads: list[Head] = []
+
+    def log() -> str:
+        heads.append(check_log(certificate, trusted))
+        index = certificate.predicate["log"]["leaf_index"]
+        return f"leaf {index} of the signed tree of {heads[0].size} leaves ({heads[0].origin}) is this statement"
+
+    report.check("transparency log", log)
+    _check_files(report, certificate, given.checkpoints)
+    if given.earlier_head is None:
+        report.unknown("same history", "--earlier-head, a signed head that you kept")
+    elif heads:
+        kept = given.earlier_head
+        report.check(
+            "same history",
+            lambda: check_consistency(open_head(kept, trusted, None), heads[0], given.consistency),
+        )
+    if given.membership is None:
+        report.unknown("sample ids", "--membership, a file with the salt and ids")
+    else:
+        held = given.membership
+        report.check("sample ids", lambda: check_membership(certificate, unhex(held["salt"]), held["ids"]))
+    report.check("supersession", lambda: check_chain(certificate, given.previous, trusted))
+    return report
+
+
+def _check_files(report: Report, certificate: Certificate, files: Sequence[Path]) -> None:
+    found: dict[str, Path] = {}
+    wanted = {subject["digest"]["sha256"]: subject["name"] for subject in subjects(certificate.statement)}
+
+    def belongs(path: Path) -> str:
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        if digest not in wanted:
+            refuse("the file's digest is not that of any subject of the certificate")
+        found[digest] = path
+        return f"is {wanted[digest]}, sha256 {digest}"
+
+    for path in files:
+        report.check(f"file {path.name}", partial(belongs, path))
+    for digest, name in wanted.items():
+        if digest not in found:
+            report.unknown(name, f"--checkpoint, the file with sha256 {digest}")
+
+
+def check_chain(certificate: Certificate, previous: Sequence[bytes], trusted: Sequence[TrustedKey]) -> str:
+    """That each certificate given is the one that the newer one names as superseded."""
+    newer = certificate
+    for data in previous:
+        older = open_envelope(data, trusted)
+        check_log(older, trusted)
+        if newer.predicate["supersedes"] != older.digest:
+            refuse("a certificate given as superseded is not the one that is named")
+        if (
+            older.predicate["request"]["id"] != newer.predicate["request"]["id"]
+            or older.issued_at > newer.issued_at
+        ):
+            refuse("a superseded certificate is of another request, or of a later time")
+        newer = older
+    if newer.predicate["supersedes"] is None:
+        return f"the chain is whole, with {len(previous)} superseded before this one"
+    return f"supersedes {newer.predicate['supersedes']}, which was not given (--previous)"
+
+
+def summary(certificate: Certificate) -> list[str]:
+    """What the statement says, in lines for a person."""
+    predicate = certificate.predicate
+    request = predicate["request"]
+    late = "in time" if moment(request["fulfilled_at"]) <= moment(request["due_at"]) else "LATE"
+    extended = f" (extended on {request['extended_at']})" if request["extended_at"] else ""
+    lines = [
+        f"{predicate['wording']} Issued {predicate['issued_at']}.",
+        f"request {request['id']} ({request['decision']}, {request['jurisdiction']}: {request['rule']}): "
+        f"received {request['received_at']}, due {request['due_at']}{extended}, "
+        f"fulfilled {request['fulfilled_at']}, {late}",
+        f"samples: {predicate['samples']['count']} in dataset {predicate['dataset']['id']}",
+    ]
+    for model in predicate["models"]:
+        reason = f": {model['audit']['judgement']['reason']}" if model["audit"] else ""
+        name = f"{model['model']} version {model['version']}"
+        lines.append(f"{name}, by {model['method']}: the audit's verdict is {model['verdict'].upper()}{reason}")
+    for receipt in predicate["receipts"]:
+        when = (
+            f"done {receipt['done_at']}"
+            if receipt["done_at"]
+            else f"PENDING until {receipt['due_at'] or 'unknown'}"
+        )
+        lines.append(f"purge of {receipt['subject']} ({receipt['detail']}): {when}")
+    return lines
+
+
+def limits(certificate: Certificate) -> list[str]:
+    """What the statement says it does not prove, and what its audits do not show."""
+    audits = [model["audit"] or {} for model in certificate.predicate["models"]]
+    shown = [f"the audit does not show: {line}" for audit in audits for line in audit.get("not_shown") or []]
+    return [*map(str, certificate.predicate["not_proved"]), *dict.fromkeys(shown)]
+
+
+# -- command line ----------------------------------------------------------------------------------
+
+
+def read(path: Path) -> bytes:
+    return path.read_bytes() if path.stat().st_size <= MAX_BYTES else refuse(f"{path.name} is too large")
+
+
+def read_key(pem: bytes) -> Ed25519PublicKey:
+    key = serialization.load_pem_public_key(pem)
+    return key if isinstance(key, Ed25519PublicKey) else refuse("a trusted key is not an Ed25519 public key")
+
+
+def read_trust(data: bytes) -> list[TrustedKey]:
+    """A trust file: {"keys": [{"id", "public_key", "not_before", "not_after"}]}."""
+    keys = []
+    for item in parse_json(data)["keys"]:
+        start, end = (moment(item[name]) if item[name] else None for name in ("not_before", "not_after"))
+        key = TrustedKey(read_key(item["public_key"].encode()), start, end)
+        keys.append(key if key.id == item["id"] else refuse("the trust file gives a key another id"))
+    return keys
+
+
+def arguments() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="lethe.verify", description="Verify a deletion certificate offline.")
+    parser.add_argument("certificate", type=Path)
+    parser.add_argument("--key", type=Path, action="append", default=[], help="a public key (PEM) that you trust")
+    parser.add_argument("--trust", type=Path, help="a file of public keys with their validity")
+    parser.add_argument(
+        "--checkpoint", type=Path, action="append", default=[], help="a checkpoint file to identify"
+    )
+    parser.add_argument("--earlier-head", type=Path, help="a signed head of the same log that you kept")
+    parser.add_argument("--consistency", type=Path, help="the log's proof between that head and the certificate's")
+    parser.add_argument("--membership", type=Path, help='{"salt": hex, "ids": [...]}: ids to look for')
+    parser.add_argument("--previous", type=Path, action="append", default=[], help="superseded ones, newest first")
+    parser.add_argument("--json", action="store_true", help="print the report as JSON")
+    return parser
+
+
+def _evidence(options: argparse.Namespace) -> Evidence:
+    return Evidence(
+        checkpoints=options.checkpoint,
+        earlier_head=read(options.earlier_head).decode() if options.earlier_head else None,
+        consistency=parse_json(read(options.consistency))["hashes"] if options.consistency else None,
+        membership=parse_json(read(options.membership)) if options.membership else None,
+        previous=[read(path) for path in options.previous],
+    )
+
+
+def show(report: Report) -> str:
+    """The report for a person; control characters of a certificate do not reach the terminal."""
+    marks = {True: "holds        ", False: "DOES NOT HOLD", None: "not checked  "}
+    lines = [f"{marks[check.holds]} {check.name}: {check.detail}" for check in report.checks]
+    for title, part in (("It says:", report.says), ("Not proved:", report.not_proved)):
+        if part:
+            lines += ["", title, *(f"  - {line}" for line in part)]
+    verdict = "The certificate holds." if report.holds else "The certificate DOES NOT HOLD."
+    clean = ["".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in line) for line in lines]
+    return "\n".join([*clean, "", verdict])
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Exit status: 0 when everything that could be checked holds, 1 when something does not, 2 for wrong usage."""
+    options = arguments().parse_args(argv)
+    if not options.key and not options.trust:
+        arguments().error("give a public key that you trust: --key or --trust")
+    try:
+        trusted = [TrustedKey(read_key(read(path))) for path in options.key]
+        trusted += read_trust(read(options.trust)) if options.trust else []
+        report = verify(read(options.certificate), trusted, _evidence(options))
+    except (ValueError, KeyError, TypeError, AttributeError, OSError, UnsupportedAlgorithm) as error:
+        report = Report([Check("input", False, str(error) or type(error).__name__)])
+    document = asdict(report) | {"holds": report.holds, "verified_at": datetime.now(UTC).isoformat()}
+    sys.stdout.write((json.dumps(document, indent=2) if options.json else show(report)) + "\n")
+    return 0 if report.holds else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,83 @@
+"""Hints: a crash may repeat one, nothing loses one, and a broker that is away holds nobody up."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+
+import pytest
+from fastapi.testclient import TestClient
+from sqlalchemy import select
+
+from app import faults, outbox, sweeper
+from app.config import Settings, get_settings
+from app.db import Database
+from app.main import create_app
+from app.tables import Outbox
+from tests.faults.harness import ended, fork
+from tests.faults.test_leases import enqueue
+from tests.support import free_port
+
+
+def waiting(database: Database) -> list[str]:
+    with database.read() as session:
+        return list(session.scalars(select(Outbox.key).order_by(Outbox.number)))
+
+
+def relay_and_die(settings: Settings, sent: Path) -> None:
+    """Send hints by writing them to a file, and be killed before the sending is committed."""
+    get_settings.cache_clear()
+    faults.get_settings = lambda: settings.model_copy(update={"crash_at": "outbox.sent"})
+
+    def send(key: str) -> None:
+        with sent.open("a") as file:
+            file.write(key + "\n")
+
+    outbox.relay(Database(settings), send)
+
+
+def test_a_crash_between_sending_and_commit_repeats_a_hint(
+    settings: Settings, database: Database, tmp_path: Path
+) -> None:
+    ids = enqueue(database, 3)
+    sent = tmp_path / "sent"
+    with ended(fork(relay_and_die, settings, sent)) as process:
+        process.join(60)
+        assert process.exitcode == -signal.SIGKILL
+    assert sent.read_text().split() == ids[:1]
+    again: list[str] = []
+    assert outbox.relay(database, again.append) == 3
+    assert again == ids
+    assert waiting(database) == []
+
+
+def test_what_was_sent_before_the_broker_went_is_not_sent_again(database: Database) -> None:
+    ids = enqueue(database, 3)
+    sent: list[str] = []
+
+    def send(key: str) -> None:
+        if len(sent) == 1:
+            raise ConnectionError("the broker is gone")
+        sent.append(key)
+
+    with pytest.raises(ConnectionError):
+        outbox.relay(database, send)
+    assert (sent, waiting(database)) == (ids[:1], ids[1:])
+    assert outbox.relay(database, sent.append) == 2
+    assert sent == ids
+
+
+def test_without_a_broker_requests_are_accepted_and_hints_wait(settings: Settings, database: Database) -> None:
+    closed = settings.model_copy(update={"broker_url": f"redis://127.0.0.1:{free_port()}/0"})
+    with TestClient(create_app(closed)) as client:
+        client.headers["Authorization"] = f"Bearer {settings.key_file.read_text().strip()}"
+        ready = client.get("/readyz").json()
+        made = client.post("/v1/datasets", json={"name": "digits", "source": {"name": "digits"}})
+    assert (ready["status"], ready["broker"]) == ("degraded", "unreachable")
+    assert made.status_code == 202
+    with pytest.raises(Exception, match=r"(?i)refused|connect"):
+        outbox.relay(database, sweeper.sender(closed))
+    assert waiting(database) == [made.json()["job"]]
+    sent: list[str] = []
+    outbox.relay(database, sent.append)
+    assert sent == [made.json()["job"]]

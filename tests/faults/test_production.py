@@ -1,0 +1,162 @@
+"""PostgreSQL and Celery on Redis: what happens to a job when a part of them dies."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+
+from app import jobs
+from app.keys import FIRST_TENANT
+from app.lifecycle import JobKind
+from app.tables import Outbox
+from tests.conftest import REDIS
+from tests.faults.harness import Case, Prepared, account_of, alive, case_of, children, say, train_long
+from tests.support import environment, eventually, start, stop
+
+pytestmark = pytest.mark.services
+
+
+@dataclass
+class Parts:
+    """A sweeper and Celery workers on a copy of the prepared service, started one by one."""
+
+    case: Case
+    started: list[subprocess.Popen[bytes]] = field(default_factory=list)
+
+    @property
+    def log(self) -> Path:
+        return self.case.settings.data_dir.parent / "parts.log"
+
+    def start(self, name: str, **settings: str) -> subprocess.Popen[bytes]:
+        values = {
+            "database_url": self.case.settings.database_url,
+            "broker_url": REDIS,
+            "resume_seconds": "0",
+            "rehint_seconds": "1",
+        }
+        process = start(name, log=self.log, env=environment(self.case.settings.data_dir, **values | settings))
+        self.started.append(process)
+        return process
+
+    def fulfilled(self) -> bool:
+        return bool(self.case.account()["request"] == ("accepted", True, "purged", 2))
+
+
+@pytest.fixture
+def parts(on_postgres: Prepared, tmp_path: Path) -> Iterator[Parts]:
+    with redis.Redis.from_url(REDIS) as broker:
+        broker.flushdb()
+    with case_of(on_postgres, tmp_path / "data") as case:
+        found = Parts(case)
+        try:
+            yield found
+        except BaseException:
+            print(found.log.read_text()[-6000:])
+            raise
+        finally:
+            with ExitStack() as stack:
+                for process in found.started:
+                    for pid in filter(alive, children(process.pid)):
+                        stack.callback(kill, pid)
+                    stack.callback(stop, process)
+
+
+def kill(pid: int) -> None:
+    if alive(pid):
+        os.kill(pid, signal.SIGKILL)
+
+
+def pool_child(worker: subprocess.Popen[bytes]) -> int:
+    """The process that runs a worker's jobs."""
+
+    def find() -> int | None:
+        return next((pid for pid, line in children(worker.pid).items() if "spawn_main" in line), None)
+
+    return int(eventually(find, "the pool child to run", 30))
+
+
+@pytest.fixture
+def client(parts: Parts) -> Iterator[Any]:
+    """The API of the same service, in this process, ringing the same bell."""
+    settings = parts.case.settings.model_copy(update={"broker_url": REDIS})
+    with account_of(settings) as account:
+        yield account
+
+
+def test_a_killed_pool_child_hands_its_lease_back_at_once(parts: Parts, client: Any) -> None:
+    """The lease is of ten minutes: only the failure of the task can have ended it."""
+    parts.start("sweep", lease_seconds="600")
+    worker = parts.start("worker", lease_seconds="600")
+    job = train_long(client, parts.case.origin, 25)
+    began = time.monotonic()
+    os.kill(pool_child(worker), signal.SIGKILL)
+    eventually(lambda: parts.case.job(job).attempts == 2, "the job to be taken up again", 60)
+    say(f"pool child killed → job taken up again after {time.monotonic() - began:.2f} s")
+    eventually(lambda: parts.case.job(job).state == "succeeded", "the job to finish", 60)
+    assert parts.case.job(job).attempts == 2
+    assert worker.poll() is None
+    eventually(parts.fulfilled, "the prepared deletion", 60)
+
+
+def test_another_worker_finishes_what_a_killed_one_had(parts: Parts) -> None:
+    parts.start("sweep", lease_seconds="2")
+    first = parts.start("worker", lease_seconds="2", crash_at="stop:unlearn.finetune.begin")
+    eventually(lambda: parts.case.job().stage == "finetune", "the first worker to reach its point", 60)
+    tree = [first.pid, *children(first.pid)]
+    for pid in tree:
+        kill(pid)
+    began = time.monotonic()
+    parts.start("worker", lease_seconds="2")
+    eventually(parts.fulfilled, "the other worker to finish", 60)
+    say(f"worker group killed (lease 2 s) → request fulfilled after {time.monotonic() - began:.2f} s")
+    assert (parts.case.job().attempts, parts.case.job().fence) == (2, 2)
+    assert len(parts.case.account()["versions"]) == 2
+    assert parts.case.strays() == []
+
+
+def test_a_flushed_broker_loses_no_job(parts: Parts) -> None:
+    """Every hint is dropped before a worker has read any: the sweeper rings again."""
+    case = parts.case
+    with case.database.write() as session:
+        waiting = [
+            jobs.enqueue(
+                session,
+                tenant_id=FIRST_TENANT,
+                kind=JobKind.REFERENCES,
+                lane=f"references:{n}",
+                model_id=case.origin.model,
+                dataset_id=case.origin.dataset,
+                params={"count": 4},
+            ).id
+            for n in range(3)
+        ]
+    parts.start("sweep")
+    with redis.Redis.from_url(REDIS) as broker:
+        eventually(lambda: broker.llen("lethe"), "the hints to be sent", 30)
+        eventually(lambda: not case.rows(Outbox), "the outbox to be empty", 30)
+        broker.flushdb()
+    parts.start("worker")
+    eventually(parts.fulfilled, "the deletion", 60)
+    eventually(lambda: all(case.job(job).state == "succeeded" for job in waiting), "the other jobs", 60)
+
+
+def test_a_stopped_worker_hands_its_job_back_without_counting_the_attempt(parts: Parts, client: Any) -> None:
+    worker = parts.start("worker", lease_seconds="600")
+    parts.start("sweep", lease_seconds="600")
+    job = train_long(client, parts.case.origin, 400)
+    child = pool_child(worker)
+    worker.terminate()
+    worker.wait(20)
+    row = parts.case.job(job)
+    assert (row.state, row.attempts, row.owner) == ("queued", 0, None)
+    eventually(lambda: not alive(child), "the pool child to end", 10)

@@ -1,0 +1,291 @@
+"""`lethe serve` and whatever can be done to its processes."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import text
+
+from app import supervisor
+from app.config import Settings, get_settings
+from app.db import Database
+from lethe import Client
+from tests.faults.harness import Prepared, account_of, alive, children, say, state_of, train_long
+from tests.support import answers, environment, eventually, start, stop
+
+EPOCHS = 25  # some seconds of training
+
+
+@dataclass
+class Service:
+    """A running tree on a copy of the prepared folder."""
+
+    folder: Path
+    process: subprocess.Popen[bytes]
+    client: Client
+    seen: set[int]
+
+    @property
+    def log(self) -> str:
+        return (self.folder.parent / f"{self.folder.name}.log").read_text()
+
+    def child(self, name: str) -> int:
+        found = int(eventually(lambda: pid_of(self.process.pid, name), f"the {name} to run", 20))
+        self.seen.add(found)
+        return found
+
+    def job(self, job: str) -> dict[str, Any]:
+        return self.client.get(f"/v1/jobs/{job}")
+
+
+def pid_of(parent: int, name: str) -> int | None:
+    """The child that runs that part, as its command line names it."""
+    mark = "-m worker" if name == "worker" else f"-m app {name}"
+    return next((pid for pid, line in children(parent).items() if mark in line), None)
+
+
+@contextmanager
+def serving(folder: Path, **settings: str) -> Iterator[Service]:
+    seen: set[int] = set()
+    log = folder.parent / f"{folder.name}.log"
+    url = folder / "url"
+    url.unlink(missing_ok=True)  # of a service that was killed
+    process = start("serve", log=log, env=environment(folder, port="0", resume_seconds="0", **settings))
+    try:
+        eventually(lambda: url.exists() or process.poll() is not None, "the service to start", 20)
+        assert process.poll() is None, log.read_text()
+        with client_of(folder) as client:
+            eventually(lambda: answers(client), "the API to answer", 20)
+            yield Service(folder, process, client, seen)
+    except BaseException:
+        print(log.read_text()[-6000:])
+        raise
+    finally:
+        seen |= set(children(process.pid))
+        stop(process)
+        for pid in filter(alive, seen):
+            os.kill(pid, signal.SIGKILL)
+
+
+@pytest.fixture
+def folder(on_sqlite: Prepared, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(on_sqlite.folder, tmp_path / "data"))
+
+
+# -- children --------------------------------------------------------------------------------------
+
+
+def test_a_killed_worker_comes_back_and_its_job_goes_on_at_once(folder: Path, on_sqlite: Prepared) -> None:
+    """The lease is of 60 seconds: that the job ends well before shows that it was handed back."""
+    with serving(folder) as service:
+        service.client.wait_request(on_sqlite.request, poll_seconds=0.05)
+        job = train_long(service.client, on_sqlite, EPOCHS)
+        before = service.job(job)
+        killed = service.child("worker")
+        os.kill(killed, signal.SIGKILL)
+        began = time.monotonic()
+        eventually(lambda: service.job(job)["attempts"] == 2, "another worker to take the job", 30)
+        say(f"worker killed → job taken up again after {time.monotonic() - began:.2f} s")
+        assert service.child("worker") != killed
+        ended = service.client.wait(job)
+        say(f"worker killed → job finished after {time.monotonic() - began:.2f} s")
+        assert (ended["state"], ended["attempts"]) == ("succeeded", 2)
+        assert before["attempts"] == 1
+
+        made = service.client.post("/v1/datasets", {"name": "d", "source": {"name": "digits"}})
+        posted = time.monotonic()
+        eventually(lambda: service.job(made["job"])["state"] != "queued", "the job to start", 20)
+        say(f"POST → worker start {time.monotonic() - posted:.3f} s")
+
+
+def test_a_killed_api_comes_back_on_its_port(folder: Path, on_sqlite: Prepared) -> None:
+    with serving(folder) as service:
+        where = (folder / "url").read_text()
+        os.kill(service.child("api"), signal.SIGKILL)
+        began = time.monotonic()
+        assert service.client.get("/readyz")["database"] == "ok"
+        say(f"API killed → answered after {time.monotonic() - began:.2f} s")
+        assert (folder / "url").read_text() == where
+        assert service.client.wait_request(on_sqlite.request, poll_seconds=0.05)["status"] == "fulfilled"
+
+
+def test_nothing_outlives_a_killed_supervisor_and_its_job_is_handed_back(folder: Path, on_sqlite: Prepared) -> None:
+    with serving(folder) as service:
+        job = train_long(service.client, on_sqlite, EPOCHS)
+        tree = {name: service.child(name) for name in ("api", "sweep", "worker")}
+        os.kill(service.process.pid, signal.SIGKILL)
+        began = time.monotonic()
+        service.process.wait(10)
+        eventually(lambda: not any(map(alive, tree.values())), f"{tree} to end", 10)
+        say(f"supervisor killed → all children gone after {time.monotonic() - began:.2f} s")
+    assert standing(folder, job) == ("queued", 0, None)
+
+
+def test_after_a_kill_of_the_whole_tree_no_job_waits_for_its_lease(folder: Path, on_sqlite: Prepared) -> None:
+    """As after a power cut: nobody was left to hand the lease back, so the next start does."""
+    with serving(folder) as service:
+        job = train_long(service.client, on_sqlite, EPOCHS)
+        tree = [service.process.pid, *children(service.process.pid)]
+        for pid in tree:
+            os.kill(pid, signal.SIGKILL)
+        service.process.wait(10)
+    began = time.monotonic()
+    with serving(folder) as service:
+        eventually(lambda: service.job(job)["attempts"] == 2, "the job to be taken up", 30)
+        say(f"whole tree killed → job taken up {time.monotonic() - began:.2f} s after the next start")
+
+
+def test_a_stop_hands_the_job_back_without_counting_the_attempt(folder: Path, on_sqlite: Prepared) -> None:
+    with serving(folder) as service:
+        job = train_long(service.client, on_sqlite, EPOCHS)
+        tree = list(children(service.process.pid))
+        began = time.monotonic()
+        service.process.terminate()
+        assert service.process.wait(20) == 0
+        say(f"SIGTERM → ended after {time.monotonic() - began:.2f} s")
+        assert not any(map(alive, tree))
+        assert not (folder / "url").exists()
+    assert standing(folder, job) == ("queued", 0, None)
+    assert "Traceback" not in service.log
+
+
+def test_a_worker_that_does_not_stop_in_time_is_killed_and_its_attempt_not_counted(
+    folder: Path, on_sqlite: Prepared, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(supervisor, "STOP_SECONDS", 0.5)
+    with supervised(folder, monkeypatch, crash_at="stop:unlearn.finetune.begin"):
+        worker = eventually(lambda: pid_of(os.getpid(), "worker"), "the worker to run", 20)
+        eventually(lambda: state_of(worker) == "T", "the worker to stand still", 30)
+    assert not alive(worker)
+    assert standing(folder, on_sqlite.job) == ("queued", 0, None)
+
+
+@contextmanager
+def supervised(folder: Path, monkeypatch: pytest.MonkeyPatch, **settings: str) -> Iterator[None]:
+    """The supervisor in a thread of this process, so that its waits can be shortened; its children are real."""
+    for name, value in environment(folder, port="0", resume_seconds="0", **settings).items():
+        monkeypatch.setenv(name, value)
+    get_settings.cache_clear()
+    over = threading.Event()
+    thread = threading.Thread(target=supervisor.serve, args=(Settings(), over))
+    (folder / "url").unlink(missing_ok=True)
+    thread.start()
+    try:
+        eventually((folder / "url").exists, "the service to start", 20)
+        yield
+    finally:
+        over.set()
+        thread.join()
+
+
+def standing(folder: Path, job: str) -> tuple[str, int, str | None]:
+    database = Database(Settings(data_dir=folder))
+    with database.read() as session:
+        query = text("SELECT state, attempts, owner FROM jobs WHERE id = :id")
+        state, attempts, owner = session.execute(query, {"id": job}).one()
+    return state, attempts, owner
+
+
+# -- poison ----------------------------------------------------------------------------------------
+
+
+def test_a_job_that_kills_its_worker_is_buried_and_can_be_revived(
+    folder: Path, on_sqlite: Prepared, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(supervisor, "RESTART_SECONDS", (0.0,))
+    with supervised(folder, monkeypatch, crash_at="unlearn.finetune.begin"), client_of(folder) as client:
+        made = client.post("/v1/datasets", {"name": "d", "source": {"name": "digits"}})
+        request = client.wait_request(on_sqlite.request, poll_seconds=0.05)
+        assert request["status"] == "needs-attention"
+        (outcome,) = request["outcomes"]
+        assert (outcome["state"], outcome["version"]) == ("attention", None)
+        assert "3 attempts" in outcome["reason"]
+        job = client.get(f"/v1/jobs/{on_sqlite.job}")
+        assert (job["state"], job["attempts"]) == ("dead", 3)
+        assert "its worker died" in job["problem"]["detail"]
+        assert client.wait(made["job"])["state"] == "succeeded"
+        for name in ("api", "sweep", "worker"):
+            assert pid_of(os.getpid(), name)
+    monkeypatch.delenv("LETHE_CRASH_AT")
+    get_settings.cache_clear()
+    with account_of(Settings(data_dir=folder)) as account:
+        account.post(f"/v1/jobs/{on_sqlite.job}:retry")
+        account.work()
+        request = account.get(f"/v1/deletion-requests/{on_sqlite.request}")
+        assert (request["status"], request["outcomes"][0]["version"]) == ("fulfilled", 2)
+        assert account.get(f"/v1/jobs/{on_sqlite.job}")["attempts"] == 1
+
+
+def client_of(folder: Path) -> Client:
+    return Client((folder / "url").read_text().strip(), (folder / "api-key").read_text().strip())
+
+
+# -- starts that are refused -----------------------------------------------------------------------
+
+
+def refused(folder: Path, **settings: str) -> str:
+    """The one line that `lethe serve` says before it ends with code 1."""
+    log = folder.parent / "refused.log"
+    process = start("serve", log=log, env=environment(folder, **{"port": "0", **settings}))
+    try:
+        assert process.wait(20) == 1
+    finally:
+        stop(process)
+    said = log.read_text()
+    assert "Traceback" not in said
+    lines = [line for line in said.splitlines() if line.startswith("lethe: ")]
+    assert len(lines) == 1, said
+    return lines[0]
+
+
+def test_a_port_in_use(tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        said = refused(tmp_path / "data", port=str(taken.getsockname()[1]))
+    assert "cannot listen" in said
+    assert {path.name for path in (tmp_path / "data").iterdir()} <= {"serve.lock"}
+
+
+@pytest.mark.parametrize("place", ["data", "data/below"])
+def test_a_data_folder_that_cannot_be_made(place: str, tmp_path: Path) -> None:
+    (tmp_path / "data").write_text("a file\n")
+    (tmp_path / "logs").mkdir()
+    log = tmp_path / "logs" / "refused.log"
+    process = start("serve", log=log, env=environment(tmp_path / place, port="0"))
+    assert process.wait(20) == 1
+    said = " ".join(log.read_text().split())
+    assert "cannot be written" in said
+    assert "LETHE_DATA_DIR" in said
+    assert "Traceback" not in said
+    assert (tmp_path / "data").read_text() == "a file\n"
+
+
+def test_a_second_service_on_the_same_folder(folder: Path, on_sqlite: Prepared) -> None:
+    with serving(folder) as service:
+        where = (folder / "url").read_text()
+        assert "another" in refused(folder)
+        assert (folder / "url").read_text() == where
+        assert service.client.get("/readyz")["database"] == "ok"
+
+
+def test_a_database_of_a_newer_schema(folder: Path) -> None:
+    database = Database(Settings(data_dir=folder))
+    with database.write() as session:
+        session.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+    assert "newer" in refused(folder)
+    assert not (folder / "url").exists()
+    with database.read() as session:
+        assert session.execute(text("SELECT version_num FROM alembic_version")).scalar_one() == "9999"

@@ -1,0 +1,306 @@
+"""What a fulfilled request leaves behind: nothing of the samples, and a receipt or a date for everything."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+from sqlalchemy import select, update
+
+from app import erasure, jobs
+from app.positions import unpack
+from app.storage import Folder
+from app.tables import AdversarialRow, Dataset, JobArtifact, Model, ReferenceRow, Sample, Version
+from tests.integration.conftest import Trained
+from tests.integration.helpers import blobs, is_problem
+from tests.support import Document
+
+
+def open_blobs(trained: Trained) -> Folder:
+    return Folder(trained.account.settings.data_dir / "blobs")
+
+
+def grace(trained: Trained, seconds: int, **changes: Any) -> None:
+    """Change the model's policy behind the API."""
+    with trained.account.database.write() as session:
+        model = session.get_one(Model, trained.model)
+        model.policy = {**model.policy, "grace_seconds": seconds, **changes}
+
+
+def positions_of(trained: Trained, ids: list[str]) -> list[int]:
+    with trained.account.database.read() as session:
+        query = select(Sample.position).where(Sample.dataset_id == trained.dataset, Sample.sample_id.in_(ids))
+        return sorted(session.scalars(query))
+
+
+def file_of(trained: Trained, digest: str | None) -> Path:
+    assert digest is not None
+    return open_blobs(trained).fetch(digest)
+
+
+def purge_due(trained: Trained) -> int:
+    return erasure.purge_due_versions(trained.account.database, open_blobs(trained))
+
+
+def receipts(document: Document, subject: str) -> list[Document]:
+    return [receipt for receipt in document["receipts"] if receipt["subject"] == subject]
+
+
+def test_nothing_of_the_samples_is_left(trained: Trained) -> None:
+    account, ids = trained.account, trained.ids[3:60:7]
+    grace(trained, 0)
+    account.post(f"{trained.where}:precompute", {})
+    account.work()
+    where = positions_of(trained, ids)
+    with account.database.read() as session:
+        old_images = session.get_one(Dataset, trained.dataset).images
+        old_signals = set(session.scalars(select(ReferenceRow.digest)))
+        old_covered = set(unpack(session.scalars(select(AdversarialRow)).one().positions))
+        labels = dict(session.execute(select(Sample.position, Sample.label)).all())
+    before = np.load(file_of(trained, old_images))
+    assert before[where].any()
+
+    final = trained.forget(ids)
+    assert final["status"] == "fulfilled"
+    with account.database.read() as session:
+        dataset = session.get_one(Dataset, trained.dataset)
+        # The pixels: zero, and every other pixel as it was.
+        after = np.load(file_of(trained, dataset.images))
+        assert not after[where].any()
+        others = np.setdiff1d(np.arange(len(before)), where)
+        assert (after[others] == before[others]).all()
+        # The ids: overwritten, the others and the labels kept.
+        rows = {row.position: row for row in session.scalars(select(Sample))}
+        assert all(rows[position].sample_id.startswith("erased:") for position in where)
+        assert len({rows[position].sample_id for position in where}) == len(ids)
+        assert not [row for row in rows.values() if row.sample_id in ids]
+        assert {position: row.label for position, row in rows.items()} == labels
+        # The reference signals: their columns are NaN, the others numbers.
+        signals = session.scalars(select(ReferenceRow)).all()
+        assert len(signals) == 4
+        assert old_signals.isdisjoint(signal.digest for signal in signals)
+        for signal in signals:
+            arrays = load_file(file_of(trained, signal.digest))
+            assert np.isnan(arrays["logits"][where]).all()
+            assert np.isnan(arrays["log_odds"][where]).all()
+            assert np.isfinite(arrays["log_odds"][others]).all()
+        # The precomputed adversarial set: without their rows, the others aligned as before.
+        kept = session.scalars(select(AdversarialRow)).one()
+        assert set(unpack(kept.positions)) == old_covered - set(where)
+        assert len(load_file(file_of(trained, kept.digest))["images"]) == len(unpack(kept.positions))
+        # What the job had stored on its way.
+        names = select(JobArtifact.name).where(JobArtifact.job_id == final["outcomes"][0]["job"])
+        assert not session.scalars(names).all()
+    assert account.get(f"/v1/datasets/{trained.dataset}")["erased_samples"] == len(ids)
+
+    assert purge_due(trained) == 1
+    found = trained.request(final)
+    subjects = [receipt["subject"] for receipt in found["receipts"]]
+    assert sorted(subjects) == sorted(
+        ["sample-bytes", "adversarial-artifact", "precomputed-adversarial", "superseded-checkpoint"]
+        + ["reference-columns"] * 4
+    )
+    left = blobs(account.settings)
+    for receipt in found["receipts"]:
+        assert receipt["done_at"], receipt
+        assert receipt["digest"] not in left, receipt
+
+
+def test_a_superseded_checkpoint_goes_after_its_grace(trained: Trained) -> None:
+    account = trained.account
+    old = account.get(f"{trained.where}/versions/1")
+    final = trained.forget(trained.ids[:5])
+    (dated,) = receipts(final, "superseded-checkpoint")
+    assert (dated["digest"], dated["done_at"]) == (old["digest"], None)
+    version = account.get(f"{trained.where}/versions/1")
+    assert (version["state"], version["purge_after"]) == ("superseded", dated["due_at"])
+    assert purge_due(trained) == 0
+    assert account.http.get(f"{trained.where}/versions/1/checkpoint").status_code == 200
+
+    with account.database.write() as session:
+        earlier = select(Version.created_at).where(Version.number == 1).scalar_subquery()
+        session.execute(update(Version).where(Version.number == 1).values(purge_after=earlier))
+    assert purge_due(trained) == 1
+    assert purge_due(trained) == 0
+    for method in ("GET", "HEAD"):
+        response = account.http.request(method, f"{trained.where}/versions/1/checkpoint")
+        assert response.status_code == 410
+    response = account.http.get(
+        f"{trained.where}/versions/1/checkpoint",
+        headers={"If-None-Match": f'"{old["digest"]}"', "Range": "bytes=0-1"},
+    )
+    assert is_problem(response, 410, "purged")["purged_at"]
+    assert old["digest"] not in blobs(account.settings)
+    version = account.get(f"{trained.where}/versions/1")
+    assert (version["state"], version["digest"]) == ("purged", old["digest"]), "the lineage stays"
+    assert account.http.get(f"{trained.where}/versions/2/checkpoint").status_code == 200
+    assert receipts(trained.request(final), "superseded-checkpoint")[0]["done_at"]
+
+
+def test_a_grace_that_ends_before_the_purge_begins_has_its_receipt_all_the_same(trained: Trained) -> None:
+    from worker.tasks import run_one
+
+    grace(trained, 0)
+    made = trained.delete(trained.ids[:5])
+    assert run_one(trained.account.desk, "tester")  # the unlearn job; its purge is queued
+    assert purge_due(trained) == 1
+    trained.account.work()
+    (dated,) = receipts(trained.request(made), "superseded-checkpoint")
+    assert dated["done_at"]
+
+
+def test_an_announcement_keeps_no_bytes_alive(trained: Trained) -> None:
+    account = trained.account
+    digest = account.get(f"{trained.where}/versions/1")["digest"]
+    other = account.model(trained.dataset, train=False)["id"]
+    account.post(f"/v1/models/{other}/versions", {"digest": digest, "trained_on": "train-split"})
+    grace(trained, 0)
+    final = trained.forget(trained.ids[:5])
+    assert purge_due(trained) == 1
+    assert digest not in blobs(account.settings)
+    assert receipts(trained.request(final), "superseded-checkpoint")[0]["done_at"]
+
+
+def test_bytes_that_another_object_holds_too_stay_and_the_receipt_says_so(trained: Trained) -> None:
+    account = trained.account
+    twin = account.digits()
+    assert twin["id"] != trained.dataset
+    final = trained.forget(trained.ids[:5])
+    (receipt,) = receipts(final, "sample-bytes")
+    assert receipt["digest"] in blobs(account.settings)
+    assert "another object holds the same bytes" in receipt["detail"]
+    assert len(account.training_ids(twin["id"])) == len(trained.ids)
+
+
+def test_the_second_request_keeps_the_first_ones_samples_out(trained: Trained) -> None:
+    account, first, second = trained.account, trained.ids[:10], trained.ids[10:30]
+    trained.forget(first)
+    trained.forget(second)
+    version = account.get(f"{trained.where}/versions/3")
+    assert version["trained_samples"] == len(trained.ids) - 30
+    report = account.get(f"{trained.where}/versions/3/audit")["report"]
+    assert (report["forget_samples"], report["retain_samples"]) == (20, len(trained.ids) - 30)
+    with account.database.read() as session:
+        row = session.scalars(select(Version).where(Version.number == 3)).one()
+        trained_on = np.unpackbits(np.frombuffer(row.trained_on, np.uint8)).nonzero()[0]
+        erased = select(Sample.position).where(Sample.sample_id.startswith("erased:"))
+        assert set(trained_on).isdisjoint(session.scalars(erased))
+
+
+def test_a_purge_that_dies_between_its_two_steps_is_repaired_by_running_it_again(
+    trained: Trained, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from app.jobs import LeaseLostError
+    from worker.tasks import run_one
+
+    made = trained.delete(trained.ids[:5])
+    assert run_one(trained.account.desk, "tester")
+
+    def dies(*_: object) -> None:
+        raise LeaseLostError("the power went")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(erasure, "complete", dies)
+        assert run_one(trained.account.desk, "tester")
+    assert trained.request(made)["status"] == "published"
+    assert jobs.release(trained.account.database, "tester", "it is gone") == 1
+    trained.account.work()
+    final = trained.request(made)
+    assert final["status"] == "fulfilled"
+    subjects = [receipt["subject"] for receipt in final["receipts"]]
+    assert len(subjects) - subjects.count("reference-columns") == len(set(subjects) - {"reference-columns"})
+    assert subjects.count("reference-columns") == 4
+
+
+def test_signals_that_are_stored_while_a_purge_rewrites_are_not_forgotten(
+    trained: Trained, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A reference that arrives between the plan and the swap still holds the samples' columns."""
+    from worker.tasks import run_one
+
+    made = trained.delete(trained.ids[:5])
+    assert run_one(trained.account.desk, "tester")
+    swap = erasure.swap
+
+    def late(session: Any, *rest: Any) -> None:
+        with trained.account.database.read() as reading:
+            row = reading.scalars(select(ReferenceRow).limit(1)).one()
+        values = {column.name: getattr(row, column.name) for column in ReferenceRow.__table__.columns}
+        session.add(ReferenceRow(**values | {"pool": "late"}))
+        session.flush()
+        swap(session, *rest)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(erasure, "swap", late)
+        run_one(trained.account.desk, "tester")
+    found = trained.request(made)
+    assert found["status"] == "published", "it must start again, not end"
+    jobs.release(trained.account.database, "tester", "start again")
+    trained.account.work()
+    assert trained.request(made)["status"] == "fulfilled"
+
+
+def test_a_comparison_of_another_request_is_purged_once_its_samples_are_erased(trained: Trained) -> None:
+    account = trained.account
+    grace(trained, 0)
+    first = trained.delete(trained.ids[:5])
+    account.post(f"{trained.where}:train", {"exclude_request": first["id"], "compare_only": True})
+    account.work()
+    comparison = next(v for v in account.get(f"{trained.where}/versions")["items"] if v["origin"] == "comparison")
+    where = f"{trained.where}/versions/{comparison['number']}"
+    assert account.http.get(f"{where}/checkpoint").status_code == 200
+    final = trained.forget(trained.ids[5:10])  # which the comparison was trained on
+    purge_due(trained)
+    assert account.get(where)["state"] == "purged"
+    assert comparison["digest"] not in blobs(account.settings)
+    assert comparison["digest"] in {r["digest"] for r in trained.request(final)["receipts"]}
+
+
+def test_a_purge_cannot_be_cancelled(trained: Trained) -> None:
+    from worker.tasks import run_one
+
+    made = trained.delete(trained.ids[:5])
+    assert run_one(trained.account.desk, "tester")
+    job = trained.account.get("/v1/jobs", kind="purge")["items"][0]
+    is_problem(trained.account.http.post(f"/v1/jobs/{job['id']}:cancel"), 409, "conflict")
+    trained.account.work()
+    assert trained.request(made)["status"] == "fulfilled"
+
+
+def test_a_purge_that_was_given_up_needs_attention_until_it_is_tried_again(
+    trained: Trained, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from worker.tasks import run_one
+
+    made = trained.delete(trained.ids[:5])
+    assert run_one(trained.account.desk, "tester")
+
+    def fails(*_: object) -> None:
+        raise OSError("no space left")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(erasure, "swap", fails)
+        trained.account.work()
+    job = trained.account.get("/v1/jobs", kind="purge")["items"][0]
+    assert (job["state"], job["attempts"]) == ("dead", 3)
+    assert trained.request(made)["status"] == "needs-attention"
+    trained.account.post(f"/v1/jobs/{job['id']}:retry")
+    assert trained.request(made)["status"] == "published"
+    trained.account.work()
+    assert trained.request(made)["status"] == "fulfilled"
+
+
+def test_orphans_and_leftovers_are_swept_and_nothing_that_is_used(trained: Trained) -> None:
+    account, folder = trained.account, open_blobs(trained)
+    erasure.remove_leftovers(account.database, folder)
+    erasure.remove_orphans(account.database, folder, -60.0)
+    kept = blobs(account.settings)
+    orphan = folder.put(b"left by a crash").digest
+    assert erasure.remove_orphans(account.database, folder, 3600.0) == 0, "it is young"
+    assert erasure.remove_orphans(account.database, folder, -60.0) == 1
+    assert blobs(account.settings) == kept
+    assert orphan not in kept
+    assert trained.forget(trained.ids[:5])["status"] == "fulfilled"

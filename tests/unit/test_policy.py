@@ -1,0 +1,73 @@
+"""A stored choice is complete; a refused one is told why without what was sent."""
+
+from __future__ import annotations
+
+import pytest
+from pydantic import ValidationError
+
+from app import catalog
+from app.policy import Choice, Policy, choose
+
+
+@pytest.mark.parametrize("kind", catalog.KINDS)
+def test_defaults_are_filled_in_and_choosing_again_changes_nothing(kind: str) -> None:
+    for name, entry in catalog.KINDS[kind].items():
+        chosen = choose(kind, Choice(name=name))
+        assert chosen.params.keys() == entry.params.model_fields.keys()
+        assert choose(kind, chosen) == chosen
+        assert catalog.parse(kind, name, chosen.params) == entry.params()
+
+
+def test_what_was_sent_is_not_repeated() -> None:
+    for choice in (
+        Choice(name="secret-name"),
+        Choice(name="pgd_l2", params={"secret-key": 1}),
+        Choice(name="pgd_l2", params={"steps": "secret-value"}),
+        Choice(name="pgd_l2", params={"steps": {"secret-key": 1}}),
+    ):
+        with pytest.raises(ValueError, match=r".") as refused:
+            choose("attacks", choice)
+        assert "secret" not in str(refused.value)
+
+
+def test_an_unknown_name_is_told_the_known_ones() -> None:
+    with pytest.raises(ValueError, match="pgd_l2"):
+        choose("attacks", Choice(name="nothing"))
+
+
+def test_the_default_policy_stands_and_is_stored_whole() -> None:
+    policy = Policy()
+    stored = policy.model_dump()
+    assert Policy.model_validate(stored) == policy
+    assert stored["method"]["params"]["epochs"] == 10
+    assert stored["attack"]["params"]["steps"] == 50
+
+
+def test_a_method_that_needs_the_remain_set_is_refused_where_the_policy_gives_none() -> None:
+    for name, entry in catalog.METHODS.items():
+        if entry.needs_remain:
+            with pytest.raises(ValidationError, match="remain set"):
+                Policy(method=Choice(name=name), remain="none")
+        else:
+            assert Policy(method=Choice(name=name), remain="none").remain == "none"
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"grace_seconds": -1},
+        {"grace_seconds": 91 * 86400},
+        {"grace_seconds": 10**30},
+        {"utility_floor": 1.5},
+        {"utility_floor": float("nan")},
+        {"remain": "some"},
+        {"adversarial": "both"},
+        {"unknown": 1},
+        {"method": "amun"},
+        {"audit": {"name": "amun"}},
+        {"attack": {"name": "x" * 61}},
+    ],
+)
+def test_policies_outside_their_schema(fields: dict[str, object]) -> None:
+    with pytest.raises(ValidationError):
+        Policy.model_validate(fields)

@@ -1,0 +1,47 @@
+"""The Range header against a slow reading of RFC 9110, and If-None-Match."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from app.api.transfer import _matches, _span
+from app.errors import RangeNotSatisfiable
+
+NUMBER = st.integers(0, 30)
+
+
+@given(st.integers(0, 20), st.none() | NUMBER, st.none() | NUMBER)
+def test_a_span_holds_exactly_the_bytes_that_were_asked_for(size: int, first: int | None, last: int | None) -> None:
+    header = f"bytes={'' if first is None else first}-{'' if last is None else last}"
+    if first is None:
+        wanted = [] if last is None else list(range(size))[-last:] if last else []
+    else:
+        wanted = [place for place in range(size) if place >= first and (last is None or place <= last)]
+    if (first is None and last is None) or (first is not None and last is not None and last < first):
+        assert _span(header, size) is None
+    elif not wanted:
+        with pytest.raises(RangeNotSatisfiable) as refused:
+            _span(header, size)
+        assert refused.value.headers == {"Content-Range": f"bytes */{size}"}
+    else:
+        start, stop = _span(header, size) or (0, 0)
+        assert list(range(start, stop)) == wanted
+
+
+@given(st.text(max_size=20))
+def test_anything_else_is_ignored(header: str) -> None:
+    if not header.startswith("bytes="):
+        assert _span(header, 10) is None
+
+
+@pytest.mark.parametrize(
+    ("header", "matches"),
+    [
+        (None, False), ("", False), ("*", True), (" * ", True), ('"a"', True), ('W/"a"', True), ('"b"', False),
+        ('"b", "a"', True), ('"b",W/"a"', True), ('"b", W/"c"', False), ("a", False), ('"*"', False),
+    ],
+)  # fmt: skip
+def test_if_none_match(header: str | None, matches: bool) -> None:
+    assert _matches(header, '"a"') is matches
