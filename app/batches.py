@@ -130,7 +130,8 @@ def close_due(database: Database) -> int:
     closed = 0
     for model_id in model_ids:
         with database.write() as session:
-            model = session.get_one(Model, model_id, with_for_update=True)
+            owner = session.scalars(select(Model.tenant_id).where(Model.id == model_id)).one()
+            model = models.get(session, owner, model_id, lock=True)
             closed += close_if_due(session, model) is not None
     return closed
 

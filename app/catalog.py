@@ -30,9 +30,7 @@ class FineTuneSchedule(Params):
     batch_size: PositiveInt = Field(128, le=65536)
     momentum: NonNegativeFloat = Field(0.9, lt=1)
     weight_decay: NonNegativeFloat = Field(5e-4, lt=1)
-    decay_every: PositiveInt | None = Field(
-        None, le=1000, description="multiply the rate by 0.1 every so many epochs"
-    )
+    decay_every: PositiveInt | None = Field(None, le=1000, description="multiply the rate by 0.1 every so many epochs")
 
 
 class AmunParams(FineTuneSchedule):
@@ -198,9 +196,7 @@ class FfgsmParams(Params):
 class TransferParams(Params):
     """The adversarial set of another version: its inputs with its labels (AMUN, table 8)."""
 
-    version: PositiveInt | None = Field(
-        None, description="whose set to use; None: the newest other one that has one"
-    )
+    version: PositiveInt | None = Field(None, description="whose set to use; None: the newest other one that has one")
     keep: Literal["all", "fooling"] = Field(
         "all", description="all of its examples, as in the paper, or those that fool this model too"
     )
@@ -319,9 +315,7 @@ class SgdRecipe(Params):
     momentum: NonNegativeFloat = Field(0.9, lt=1)
     weight_decay: NonNegativeFloat = Field(5e-4, lt=1)
     schedule: Literal["cosine", "step"] = "cosine"
-    step_every: PositiveInt = Field(
-        40, le=10000, description="with schedule `step`: multiply the rate by 0.1 so often"
-    )
+    step_every: PositiveInt = Field(40, le=10000, description="with schedule `step`: multiply the rate by 0.1 so often")
     augment: Literal["none", "crop_flip"] = "none"
 
 
@@ -401,9 +395,7 @@ METHODS: Mapping[str, Entry] = {
     ),
     "fine_tune": Entry("FT: fine-tune on the remain set", FineTuneParams, needs_remain=True),
     "gradient_ascent": Entry("GA: raise the loss on the forget set", GradientAscentParams),
-    "l1_sparse": Entry(
-        "FT with a decaying penalty on the l1 norm of the weights", L1SparseParams, needs_remain=True
-    ),
+    "l1_sparse": Entry("FT with a decaying penalty on the l1 norm of the weights", L1SparseParams, needs_remain=True),
     "mixunlearn": Entry(
         "In the style of MixUnlearn: contrastive unlearning against a generator of forget/remain blends",
         MixUnlearnParams,

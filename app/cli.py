@@ -17,8 +17,9 @@ from typing import Annotated, Any
 
 import httpx
 import typer
+from pydantic import ValidationError
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeElapsedColumn, TransferSpeedColumn
 from rich.table import Table
 
 from app import leash, logs
@@ -26,7 +27,11 @@ from app.config import Settings, get_settings
 from lethe import Client, LetheError
 
 cli = typer.Typer(
-    no_args_is_help=True, add_completion=False, help="Unlearning as a service.", rich_markup_mode=None
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Unlearning as a service.",
+    rich_markup_mode=None,
 )
 console = Console(stderr=True)
 Json = Annotated[bool, typer.Option("--json", help="print the service's document, and nothing else")]
@@ -37,6 +42,11 @@ def main() -> None:
         cli()
     except LetheError as error:
         _die(f"refused: {error}")
+    except ValidationError as error:
+        faults = [f"LETHE_{str(fault['loc'][0]).upper()}: {fault['msg']}" for fault in error.errors()]
+        _die("the settings are wrong: " + "; ".join(faults))
+    except OSError as error:
+        _die(f"{error.filename}: {error.strerror}" if error.filename else str(error))
     except httpx.TransportError as error:
         _die(f"the service does not answer ({type(error).__name__}); is `lethe serve` running?")
 
@@ -203,19 +213,18 @@ def _show(document: dict[str, Any], rows: list[tuple[str, Any]], *, as_json: boo
 @cli.command()
 def request(
     dataset: Annotated[str, typer.Argument(help="id of the dataset")],
-    sample_ids: Annotated[list[str] | None, typer.Argument(help="ids of the samples")] = None,
-    ids_file: Annotated[Path | None, typer.Option(help="a file with one id a line; - for standard input")] = None,
+    ids_file: Annotated[Path, typer.Option(help="a file with one sample id a line; - for standard input")],
     model: Annotated[str | None, typer.Option(help="this model only; the dataset keeps the samples")] = None,
-    jurisdiction: Annotated[str, typer.Option(help="gdpr or ccpa")] = "gdpr",
+    jurisdiction: Annotated[
+        str, typer.Option(help="gdpr, gdpr:DE, gdpr:DE-BY, uk-gdpr, ccpa …: whose clock runs")
+    ] = "gdpr",
     allow_data_loss: Annotated[bool, typer.Option(help="accept that a class or all training data go")] = False,
     wait: Annotated[bool, typer.Option(help="follow it to its end")] = False,
     as_json: Json = False,
 ) -> None:
     """Ask for samples to be forgotten."""
-    ids = list(sample_ids or [])
-    if ids_file is not None:
-        text = sys.stdin.read() if str(ids_file) == "-" else ids_file.read_text()
-        ids += text.splitlines()
+    # Never as arguments: those are seen in process lists and shell histories.
+    ids = (sys.stdin.read() if str(ids_file) == "-" else ids_file.read_text()).splitlines()
     with client() as calls:
         fields = {"jurisdiction": jurisdiction, "allow_data_loss": allow_data_loss}
         found = calls.request_deletion(dataset, ids, **fields, **({"model": model} if model else {}))
@@ -227,13 +236,14 @@ def request(
 
 
 def _show_request(found: dict[str, Any], *, as_json: bool) -> None:
-    rows = [(name, found[name]) for name in ("id", "status", "samples", "received_at", "due_at", "fulfilled_at")]
+    names = ("id", "status", "reason", "samples", "jurisdiction", "received_at", "due_at", "fulfilled_at")
+    rows = [(name, found[name]) for name in names]
+    gone = sum(receipt["done_at"] is not None for receipt in found["receipts"])
+    rows.append(("receipts", f"{gone} done, {len(found['receipts']) - gone} with a date"))
     for outcome in found["outcomes"]:
-        words = [
-            outcome["state"],
-            f"version {outcome['version']}" if outcome["version"] else "",
-            outcome["reason"] or "",
-        ]
+        published = f"version {outcome['version']}" if outcome["version"] else ""
+        done = "and what it left is purged" if outcome["state"] == "purged" else outcome["state"]
+        words = [published, done, outcome["reason"] or ""]
         rows.append((outcome["model"], " · ".join(word for word in words if word)))
     _show(found, rows, as_json=as_json)
 
@@ -257,7 +267,11 @@ def status(
     if thing.startswith("del_"):
         _show_request(found, as_json=as_json)
     else:
-        _show(found, [(k, v) for k, v in found.items() if not isinstance(v, dict)], as_json=as_json)
+        rows = [(k, v) for k, v in found.items() if not isinstance(v, dict)]
+        if problem := found.get("problem"):
+            rows.append(("problem", problem["detail"]))
+            rows += [("", fault["detail"]) for fault in problem.get("errors", [])]
+        _show(found, [row for row in rows if row != ("problem", None)], as_json=as_json)
 
 
 @cli.command()
@@ -273,7 +287,12 @@ def download(
         if number is None:
             _die("this model has no current version")
         target = output or Path(f"{model}-v{number}.safetensors")
-        digest = calls.download(model, number, target)
+        columns = TextColumn("{task.description}"), BarColumn(24), DownloadColumn(), TransferSpeedColumn()
+        with Progress(*columns, console=console, disable=as_json) as bar:
+            task = bar.add_task(target.name, total=None)
+            digest = calls.download(
+                model, number, target, lambda there, size: bar.update(task, completed=there, total=size)
+            )
     _show(
         {"file": str(target), "digest": digest, "version": number},
         [("file", target), ("digest", digest)],
@@ -291,6 +310,8 @@ def report(
     """The audit report of a version: the verdict, or the whole page with --output."""
     with client() as calls:
         number = version or calls.get(f"/v1/models/{model}")["current_version"]
+        if number is None:
+            _die("this model has no current version")
         document = calls.get(f"/v1/models/{model}/versions/{number}/audit")
         if output is not None:
             output.write_text(calls.report_page(model, number))

@@ -23,9 +23,9 @@ class Settings(BaseSettings):
     broker_url: str = Field("", description="redis://… for Celery hints; empty: workers watch the database")
     host: str = "127.0.0.1"
     port: int = Field(8321, ge=0, le=65535)
-    secret: SecretStr = Field(
-        SecretStr(""), description="key of fingerprints and suppression; empty: data_dir/secret"
-    )
+    secret: SecretStr = Field(SecretStr(""), description="key of fingerprints and suppression; empty: data_dir/secret")
+    signing_key: SecretStr = Field(SecretStr(""), description="Ed25519, PKCS #8 PEM; empty: data_dir/signing-key.pem")
+    log_name: str = Field("lethe.invalid/log", pattern=r"^[^\s+]+$", description="origin of the transparency log")
     api_key: SecretStr = Field(SecretStr(""), description="what the command line sends; empty: data_dir/api-key")
     url: str = Field("", description="where the command line finds the service; empty: data_dir/url")
 
@@ -49,16 +49,12 @@ class Settings(BaseSettings):
     s3_copies_bytes: int = Field(20 * 2**30, ge=0, description="local copies of blobs: the longest unused go first")
     source_cache: Path | None = Field(None, description="where torchvision downloads go; empty: data_dir/sources")
 
-    webhooks_to_private: bool = Field(
-        False, description="let webhooks go to http and private addresses: tests only"
-    )
+    webhooks_to_private: bool = Field(False, description="let webhooks go to http and private addresses: tests only")
 
     max_json_bytes: int = Field(32 * 2**20, ge=1024)
     max_upload_bytes: int = Field(16 * 2**30, ge=1024)
 
-    crash_at: str = Field(
-        "", description="fault tests: SIGKILL this process at the named point, or `stop:` it there"
-    )
+    crash_at: str = Field("", description="fault tests: SIGKILL this process at the named point, or `stop:` it there")
 
     @field_validator("database_url")
     @classmethod

@@ -17,6 +17,7 @@ from typing import Any
 
 from sqlalchemy import Engine, create_engine, event, text
 from sqlalchemy.engine import Connection
+from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session, sessionmaker
 from sqlalchemy.pool import NullPool
 
@@ -66,6 +67,12 @@ def now(session: Session) -> datetime:
         return datetime.fromisoformat(stamp)
     value: datetime = session.execute(text("SELECT clock_timestamp() AT TIME ZONE 'UTC'")).scalar_one()
     return value
+
+
+def is_contention(error: OperationalError) -> bool:
+    """Whether the database gave up on a lock, so that the same thing may well succeed in a moment."""
+    state = getattr(error.orig, "sqlstate", None)
+    return state in ("40P01", "55P03") or "database is locked" in str(error.orig)
 
 
 def utcnow() -> datetime:

@@ -20,6 +20,16 @@ from app.positions import Positions, marked, pack, unpack
 from app.tables import Dataset, DeletionRequest, Job, Model, OutcomeRow
 
 
+def begin(session: Session, request: DeletionRequest) -> DeletionRequest:
+    """Lock what a verb may touch in the order of a publish: jobs, dataset, models, request; and look again."""
+    _jobs(session, request)
+    session.execute(select(Dataset.id).where(Dataset.id == request.dataset_id).with_for_update())
+    affected = select(OutcomeRow.model_id).where(OutcomeRow.request_id == request.id)
+    session.execute(select(Model.id).where(Model.id.in_(affected)).order_by(Model.id).with_for_update())
+    session.refresh(request, with_for_update=True)
+    return request
+
+
 def withdraw(session: Session, request: DeletionRequest, reason: str) -> None:
     """The person changed their mind: the samples stay."""
     _end(session, request, Decision.WITHDRAWN, reason)
@@ -78,7 +88,7 @@ def release(session: Session, request: DeletionRequest) -> None:
     session.flush()
     rows = session.scalars(select(OutcomeRow).where(OutcomeRow.request_id == request.id)).all()
     for row in rows:
-        batches.close_if_due(session, session.get_one(Model, row.model_id, with_for_update=True))
+        batches.close_if_due(session, session.get_one(Model, row.model_id))
     if not rows:
         erasure.start_if_published(session, request.id)
     jobs.record(session, request.tenant_id, "request.released", request.id)
@@ -127,7 +137,7 @@ def _jobs(session: Session, request: DeletionRequest) -> Sequence[Job]:
     """The unlearn jobs of the request and, for one that affects no model, its purge: locked."""
     own = select(OutcomeRow.job_id).where(OutcomeRow.request_id == request.id)
     purge = (Job.request_id == request.id) & (Job.kind == JobKind.PURGE)
-    return session.scalars(select(Job).where(Job.id.in_(own) | purge).with_for_update()).all()
+    return session.scalars(select(Job).where(Job.id.in_(own) | purge).order_by(Job.id).with_for_update()).all()
 
 
 def _detach(session: Session, request: DeletionRequest) -> Sequence[OutcomeRow]:
@@ -141,7 +151,8 @@ def _detach(session: Session, request: DeletionRequest) -> Sequence[OutcomeRow]:
     for job in waiting:
         others = select(func.count()).where(OutcomeRow.job_id == job.id)
         if not session.scalars(others).one():
-            jobs.cancel(session, job)
+            ended = jobs.problem("withdrawn", "no request is left in its batch")
+            jobs.finish(session, job, JobState.CANCELLED, problem=ended)
     return rows
 
 

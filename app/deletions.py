@@ -105,9 +105,9 @@ def _affected(session: Session, dataset: Dataset, model: Model | None, positions
     found = []
     for candidate in session.scalars(query).all():
         version = _current(session, candidate)
-        if (
-            version is not None and mask_of(version.trained_on, dataset.sample_count)[positions].any()
-        ) or _training(session, candidate):
+        if (version is not None and mask_of(version.trained_on, dataset.sample_count)[positions].any()) or _training(
+            session, candidate
+        ):
             found.append(candidate)
     return found
 
@@ -176,6 +176,7 @@ def _write(session: Session, tenant_id: str, order: Order, impact: Impact) -> De
         jurisdiction=order.jurisdiction,
         rule=law.rule,
         basis=order.basis,
+        by_subject=bool(order.subjects),
         sample_count=len(impact.positions),
         positions=pack(impact.positions),
         received_at=now,

@@ -53,7 +53,7 @@ def send_due(database: Database, *, allow_private: bool) -> int:
         due = (
             select(Delivery.id, Delivery.body, Webhook.url, Webhook.secret)
             .join(Webhook, Webhook.id == Delivery.webhook_id)
-            .where(Delivery.state == "pending", Delivery.due_at <= db.now(session))
+            .where(Delivery.state == "pending", Delivery.due_at <= db.now(session), Webhook.disabled_at.is_(None))
             .order_by(Delivery.due_at)
             .limit(SENT_AT_ONCE)
         )

@@ -53,9 +53,7 @@ def _service(folder: Path) -> Iterator[Client]:
     environment |= {"LETHE_DATA_DIR": str(folder.absolute()), "LETHE_PORT": "0"}
     log = folder / "service.log"
     with log.open("wb") as file:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "app", "serve"], env=environment, stdout=file, stderr=file
-        )
+        process = subprocess.Popen([sys.executable, "-m", "app", "serve"], env=environment, stdout=file, stderr=file)
     try:
         while not settings.url_file.exists():
             if process.poll() is not None:

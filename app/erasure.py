@@ -12,16 +12,17 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 import numpy as np
-from sqlalchemy import Select, and_, delete, func, or_, select
+from sqlalchemy import Select, and_, delete, func, or_, select, text
 from sqlalchemy.orm import Session
 
-from app import db, jobs
+from app import db, evidence, jobs, outbox
 from app.blobs import Blobs
 from app.db import Database
 from app.ids import new_id
-from app.jobs import Claim, LeaseLostError
+from app.jobs import Claim, SupersededError
 from app.lifecycle import JobKind, JobState, Outcome, VersionState, move_outcome
 from app.positions import Positions, marked, mask_of, unpack
+from app.storage import BlobMissingError
 from app.tables import (
     AdversarialRow,
     Dataset,
@@ -35,6 +36,8 @@ from app.tables import (
     Sample,
     Version,
 )
+
+POOL_LIFE = timedelta(days=90)  # how long a pool outlives the first erasure of a sample it was built on
 
 
 def start_if_published(session: Session, request_id: str) -> None:
@@ -114,14 +117,16 @@ def swap(session: Session, claim: Claim, work: Plan, rewritten: Rewritten, suppr
     """Point at the bytes without the samples, overwrite their ids, and owe a receipt for everything that must go.
 
     Raises:
-        LeaseLostError: the claim is gone, or the bytes changed since `plan`: start again.
+        LeaseLostError: the claim is gone.
+        SupersededError: the bytes changed since `plan`: start again.
     """
     jobs.fenced(session, claim)
     dataset = session.get_one(Dataset, work.dataset_id, with_for_update=True)
     now = plan(session, claim)
     if (now.images, now.references, now.adversarial) != (work.images, work.references, work.adversarial):
-        raise LeaseLostError("what holds the samples changed while it was being rewritten")
+        raise SupersededError("what holds the samples changed while it was being rewritten")
     request = session.get_one(DeletionRequest, work.request_id)
+    evidence.commit_ids(session, request)
     if len(work.positions):
         _swap_images(session, dataset, request, rewritten.images)
         _erase_ids(session, dataset, work.positions, suppress)
@@ -136,6 +141,7 @@ def swap(session: Session, claim: Claim, work: Plan, rewritten: Rewritten, suppr
         row.digest, row.positions = digest, covered
     _drop_derived(session, request)
     _date_superseded(session, request)
+    _date_pools(session, request, {pool for pool, _ in rewritten.references})
 
 
 def _swap_images(session: Session, dataset: Dataset, request: DeletionRequest, images: str | None) -> None:
@@ -161,19 +167,23 @@ def _erase_ids(session: Session, dataset: Dataset, positions: Positions, suppres
 
 
 def _drop_derived(session: Session, request: DeletionRequest) -> None:
-    """Adversarial sets and resume files of the request's jobs."""
-    job_ids = select(OutcomeRow.job_id).where(OutcomeRow.request_id == request.id)
-    for row in session.scalars(select(JobArtifact).where(JobArtifact.job_id.in_(job_ids))).all():
-        if row.name != "candidate":
-            _owe(
-                session,
-                request,
-                f"{row.name}-artifact",
-                f"the {row.name} file of a job was removed",
-                row.digest,
-            )
+    """What ended jobs of the affected models stored: adversarial sets, resume files, candidates of failed attempts.
+
+    Whatever such a job worked on, the samples may be in it. Each request that a file was made for gets a receipt.
+    """
+    ended = select(Job.id).where(
+        Job.model_id.in_(_models(request)), Job.state.not_in([JobState.QUEUED, JobState.RUNNING])
+    )
+    for row in session.scalars(select(JobArtifact).where(JobArtifact.job_id.in_(ended))).all():
         session.delete(row)
-    session.flush()
+        session.flush()
+        if row.name == "candidate" and in_use(session, row.digest):
+            continue  # it became a version, which has a receipt of its own
+        served = select(OutcomeRow.request_id).where(OutcomeRow.job_id == row.job_id)
+        for request_id in {request.id, *session.scalars(served)}:
+            owed_to = session.get_one(DeletionRequest, request_id)
+            if owed_to.fulfilled_at is None:
+                _owe(session, owed_to, f"{row.name}-artifact", f"the {row.name} file of a job was removed", row.digest)
 
 
 def _date_superseded(session: Session, request: DeletionRequest) -> None:
@@ -182,9 +192,7 @@ def _date_superseded(session: Session, request: DeletionRequest) -> None:
     That is superseded ones, also where the grace was over before this purge began, and candidates: comparisons of
     other requests, imports that were not published.
     """
-    dated = select(Receipt.digest).where(
-        Receipt.request_id == request.id, Receipt.subject == "superseded-checkpoint"
-    )
+    dated = select(Receipt.digest).where(Receipt.request_id == request.id, Receipt.subject == "superseded-checkpoint")
     query = select(Version).where(
         Version.model_id.in_(_models(request)),
         Version.state != VersionState.CURRENT,
@@ -202,6 +210,39 @@ def _date_superseded(session: Session, request: DeletionRequest) -> None:
             version.state, version.purge_after = VersionState.SUPERSEDED, db.now(session) + grace
         detail = f"version {version.number}, trained on the samples"
         _owe(session, request, "superseded-checkpoint", detail, version.digest, version)
+
+
+def _date_pools(session: Session, request: DeletionRequest, pools: set[str]) -> None:
+    """The pool's other columns come from models that saw the samples: the whole pool goes, at a date."""
+    for pool in sorted(pools):
+        session.add(
+            Receipt(
+                id=new_id("rcp"),
+                request_id=request.id,
+                model_id=None,
+                subject="reference-pool",
+                detail=f"pool {pool}: models that saw the samples made its other columns; it is retired",
+                digest=None,
+                due_at=db.now(session) + POOL_LIFE,
+                done_at=None,
+            )
+        )
+
+
+def retire_due_pools(database: Database) -> int:
+    """Retire reference pools whose date has come; how many signals. A new pool is built by `:references`."""
+    with database.write() as session:
+        now = db.now(session)
+        due = (Receipt.subject == "reference-pool", Receipt.due_at <= now, Receipt.done_at.is_(None))
+        receipts = session.scalars(select(Receipt).where(*due).with_for_update(skip_locked=True)).all()
+        pools = {receipt.detail.removeprefix("pool ").partition(":")[0] for receipt in receipts}
+        rows = session.scalars(select(ReferenceRow).where(ReferenceRow.pool.in_(pools))).all()
+        for row in rows:
+            outbox.remove_blob(session, row.digest)
+            session.delete(row)
+        for receipt in receipts:
+            receipt.done_at = now
+        return len(rows)
 
 
 def _owe(
@@ -226,12 +267,35 @@ def _owe(
     )
 
 
-def remove(database: Database, blobs: Blobs, digest: str) -> None:
-    """Remove bytes that no row points at."""
-    with database.read() as session:
-        used = in_use(session, digest)
-    if not used:
-        blobs.delete(digest)
+def pin(session: Session, blobs: Blobs, digest: str) -> None:
+    """Before a row that points at `digest` is committed: take turns with `remove`, and make sure of the bytes.
+
+    Raises:
+        SupersededError: they were removed between storing and recording; store them again.
+    """
+    _take_turns(session, digest)
+    try:
+        blobs.size(digest)
+    except BlobMissingError:
+        raise SupersededError("bytes were removed before they were recorded") from None
+
+
+def _take_turns(session: Session, digest: str) -> None:
+    """Until this transaction ends, nobody else records or removes `digest`. SQLite has one writer anyway."""
+    if session.get_bind().dialect.name == "postgresql":
+        key = int(digest.removeprefix("sha256:")[:15], 16)
+        session.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": key})
+
+
+def remove(database: Database, blobs: Blobs, digest: str) -> bool:
+    """Remove bytes that no row points at; whether they were removed."""
+    with database.write() as session:
+        return _remove(session, blobs, digest)
+
+
+def _remove(session: Session, blobs: Blobs, digest: str) -> bool:
+    _take_turns(session, digest)
+    return not in_use(session, digest) and blobs.delete(digest)
 
 
 def remove_owed(database: Database, blobs: Blobs, request_id: str) -> int:
@@ -240,8 +304,8 @@ def remove_owed(database: Database, blobs: Blobs, request_id: str) -> int:
         pending = select(Receipt.digest).where(
             Receipt.request_id == request_id, Receipt.done_at.is_(None), Receipt.due_at.is_(None)
         )
-        digests = [d for d in session.scalars(pending) if d and not in_use(session, d)]
-    return sum(blobs.delete(digest) for digest in digests)
+        digests = [digest for digest in session.scalars(pending) if digest]
+    return sum(remove(database, blobs, digest) for digest in digests)
 
 
 def in_use(session: Session, digest: str) -> bool:
@@ -262,9 +326,7 @@ def complete(session: Session, claim: Claim, request_id: str) -> None:
     """The blobs are gone: receipts, outcomes and the request's end, in the transaction that ends the job."""
     job = jobs.fenced(session, claim)
     now = db.now(session)
-    owed = select(Receipt).where(
-        Receipt.request_id == request_id, Receipt.done_at.is_(None), Receipt.due_at.is_(None)
-    )
+    owed = select(Receipt).where(Receipt.request_id == request_id, Receipt.done_at.is_(None), Receipt.due_at.is_(None))
     _tick(session, owed, now)
     for row in session.scalars(select(OutcomeRow).where(OutcomeRow.request_id == request_id)).all():
         row.state = move_outcome(Outcome(row.state), Outcome.PURGED)
@@ -294,8 +356,7 @@ def purge_due_versions(database: Database, blobs: Blobs) -> int:
             jobs.record(session, version.tenant_id, "version.purged", version.id, digest=version.digest)
         session.flush()
         for version in due:
-            if not in_use(session, version.digest):
-                blobs.delete(version.digest)
+            _remove(session, blobs, version.digest)
             owed = select(Receipt).where(
                 Receipt.subject == "superseded-checkpoint",
                 Receipt.model_id == version.model_id,
@@ -314,16 +375,13 @@ def remove_leftovers(database: Database, blobs: Blobs) -> int:
     kept_for_purge = and_(JobArtifact.name == "adversarial", Job.state == JobState.SUCCEEDED)
     over = [JobState.SUCCEEDED, JobState.REJECTED, JobState.CANCELLED]
     with database.write() as session:
-        query = (
-            select(JobArtifact).join(Job, Job.id == JobArtifact.job_id).where(Job.state.in_(over), ~kept_for_purge)
-        )
+        query = select(JobArtifact).join(Job, Job.id == JobArtifact.job_id).where(Job.state.in_(over), ~kept_for_purge)
         rows = session.scalars(query.limit(100).with_for_update(skip_locked=True, of=JobArtifact)).all()
         for row in rows:
             session.delete(row)
         session.flush()
         for digest in {row.digest for row in rows}:
-            if not in_use(session, digest):
-                blobs.delete(digest)
+            _remove(session, blobs, digest)
         return len(rows)
 
 
@@ -331,8 +389,5 @@ def remove_orphans(database: Database, blobs: Blobs, older_than_seconds: float) 
     """Remove old bytes that no row points at: what a crash between storing and recording left; how many."""
     removed = blobs.sweep_parts(older_than_seconds)
     for digest in blobs.older_than(older_than_seconds):
-        with database.read() as session:
-            used = in_use(session, digest)
-        if not used:
-            removed += blobs.delete(digest)
+        removed += remove(database, blobs, digest)
     return removed

@@ -31,6 +31,10 @@ from app.tables import AuditEvent, Dataset, Job, JobArtifact, JobEvent, OutcomeR
 CLAIM_TRIES = 8
 
 
+class SupersededError(Exception):
+    """What this attempt worked from has changed meanwhile: nothing was written, and it begins again."""
+
+
 class LeaseLostError(Exception):
     """Another owner holds the job, or it has ended: this worker must stop and may write nothing."""
 
@@ -165,7 +169,7 @@ def _claim_once(session: Session, owner: str, lease_seconds: float, hint: str | 
     job.attempts += 1
     job.owner = owner
     job.lease_until = now + timedelta(seconds=lease_seconds)
-    job.started_at = job.started_at or now
+    job.started_at = now
     emit(session, job)
     session.flush()
     return Claim(
@@ -313,9 +317,7 @@ def release(database: Database, owner: str, reason: str, *, counted: bool = True
     `counted`: whether the attempt counts; one that was stopped in an orderly way does not.
     """
     with database.write() as session:
-        held = session.scalars(
-            select(Job).where(Job.owner == owner, Job.state == JobState.RUNNING).with_for_update()
-        )
+        held = session.scalars(select(Job).where(Job.owner == owner, Job.state == JobState.RUNNING).with_for_update())
         rows = list(held)
         for job in rows:
             job.attempts -= not counted
@@ -328,10 +330,13 @@ def cancel(session: Session, job: Job) -> None:
 
     Raises:
         IllegalMoveError: the job has ended.
-        Conflict: it is a purge, which is owed.
+        Conflict: it carries out a deletion, which is owed.
     """
-    if job.kind == JobKind.PURGE:
+    open_ = JobState(job.state) in (JobState.QUEUED, JobState.RUNNING)
+    if open_ and job.kind == JobKind.PURGE:
         raise Conflict("A purge is owed to the people whose samples it erases; it cannot be cancelled.")
+    if open_ and job.kind == JobKind.UNLEARN:
+        raise Conflict("This job carries deletion requests out; withdraw, hold or refuse those instead.")
     if job.state == JobState.RUNNING:
         job.cancel_requested = True
         return
@@ -339,10 +344,10 @@ def cancel(session: Session, job: Job) -> None:
 
 
 def retry(session: Session, job: Job) -> None:
-    """Queue a failed or dead job again with fresh attempts; its request's outcomes go back into its batch.
+    """Queue a failed, dead or rejected job again with fresh attempts; its request's outcomes go back into its batch.
 
     Raises:
-        IllegalMoveError: the job is not failed or dead.
+        IllegalMoveError: the job is not failed, dead or rejected.
         Conflict: it took in content that is no longer there.
     """
     job.state = move_job(JobState(job.state), JobState.QUEUED)
@@ -378,6 +383,7 @@ def sweep(database: Database, rehint_seconds: float) -> tuple[int, int]:
         query = select(Job).where(Job.state == JobState.RUNNING, Job.lease_until < now)
         expired = list(session.scalars(query.with_for_update(skip_locked=True)))
         for job in expired:
+            session.add(JobEvent(job_id=job.id, kind="lease-lost", data={"attempt": job.attempts}, at=now))
             requeue(session, job, "its worker's lease ran out")
         old = now - timedelta(seconds=rehint_seconds)
         ready = _claimable(now).with_only_columns(Job.id).where(Job.hinted_at < old)

@@ -17,27 +17,14 @@ import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, cast
 
-from sqlalchemy import (
-    BigInteger,
-    DateTime,
-    LargeBinary,
-    String,
-    and_,
-    bindparam,
-    column,
-    insert,
-    or_,
-    select,
-    table,
-    update,
-)
+from sqlalchemy import Table, and_, bindparam, insert, or_, select, update
 from sqlalchemy.orm import Session
 
 from app import db
 from app.signing import SigningKey, canonical, sign_note
-from app.tables import AuditEvent, Json, Tenant
+from app.tables import AuditEvent, LogHead, LogNode, Tenant
 
 BATCH = 1000  # events per transaction: the lock on the head is held for milliseconds
 EMPTY_ROOT = hashlib.sha256(b"").digest()
@@ -183,32 +170,9 @@ def verify_consistency(old: int, new: int, path: Sequence[bytes], old_root: byte
 
 # -- the log in the database -----------------------------------------------------------------------
 
-EVENTS = table(
-    "events",
-    column("number", BigInteger),
-    column("tenant_id", String),
-    column("kind", String),
-    column("object_id", String),
-    column("data", Json),
-    column("at", DateTime),
-    column("leaf", BigInteger),
-)
-NODES = table(
-    "log_nodes",
-    column("tenant_id", String),
-    column("level", BigInteger),
-    column("position", BigInteger),
-    column("hash", LargeBinary),
-)
-HEADS = table(
-    "log_heads",
-    column("tenant_id", String),
-    column("size", BigInteger),
-    column("root", LargeBinary),
-    column("note", String),
-    column("key_id", String),
-    column("signed_at", DateTime),
-)
+EVENTS = cast("Table", AuditEvent.__table__)
+NODES = cast("Table", LogNode.__table__)
+HEADS = cast("Table", LogHead.__table__)
 
 
 @dataclass(frozen=True)

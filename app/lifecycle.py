@@ -91,7 +91,7 @@ JOB_MOVES: dict[JobState, frozenset[JobState]] = {
     ),
     JobState.FAILED: frozenset({JobState.QUEUED}),  # :retry
     JobState.DEAD: frozenset({JobState.QUEUED}),  # :retry
-    JobState.REJECTED: frozenset(),
+    JobState.REJECTED: frozenset({JobState.QUEUED}),  # :retry, under another policy
     JobState.SUCCEEDED: frozenset(),
     JobState.CANCELLED: frozenset(),
 }
@@ -112,9 +112,7 @@ OUTCOME_MOVES: dict[Outcome, frozenset[Outcome]] = {
     Outcome.PURGED: frozenset(),
 }
 
-TERMINAL_JOBS = frozenset(
-    {JobState.SUCCEEDED, JobState.REJECTED, JobState.FAILED, JobState.CANCELLED, JobState.DEAD}
-)
+TERMINAL_JOBS = frozenset({JobState.SUCCEEDED, JobState.REJECTED, JobState.FAILED, JobState.CANCELLED, JobState.DEAD})
 
 
 class IllegalMoveError(Exception):
@@ -174,14 +172,16 @@ class Estimate:
 
     difference: float
     standard_error: float
+    null: float = 0.5
 
     @property
     def low(self) -> float:
-        return self.difference - Z95 * self.standard_error
+        """Of the 95 % interval, cut where an AUC ends."""
+        return max(-self.null, self.difference - Z95 * self.standard_error)
 
     @property
     def high(self) -> float:
-        return self.difference + Z95 * self.standard_error
+        return min(1 - self.null, self.difference + Z95 * self.standard_error)
 
 
 @dataclass(frozen=True)
@@ -225,17 +225,14 @@ def judge(
         return Ruling("inconclusive", no_estimate)
     span = f"d = {candidate.difference:+.3f}, 95 % interval [{candidate.low:+.3f}, {candidate.high:+.3f}]"
     if fails(candidate, margin):
-        side = (
-            "still remembered" if candidate.low > margin else "over-forgotten: it stands out as unlike unseen data"
-        )
+        side = "still remembered" if candidate.low > margin else "over-forgotten: it stands out as unlike unseen data"
         return Ruling("fail", f"{side}: {span} lies outside ±{margin:g}")
     if not passes(candidate, margin):
         least = smallest_margin(candidate.standard_error)
-        return Ruling(
-            "inconclusive",
-            f"{span} does not fit inside ±{margin:g}; a set of this size could have passed a margin "
-            f"of {least:.3f} at the smallest (80 % power)",
-        )
+        power = f"a set of this size could have passed a margin of {least:.3f} at the smallest (80 % power)"
+        if least >= candidate.null:
+            power = "a set of this size could not have passed any margin"
+        return Ruling("inconclusive", f"{span} does not fit inside ±{margin:g}; {power}")
     if parent is None or not fails(parent, margin):
         return Ruling(
             "inconclusive", f"no signal: the parent model does not fail the same test, so {span} shows little"

@@ -8,11 +8,11 @@ import yaml
 from sqlalchemy import delete, select, update
 from sqlalchemy.orm import Session
 
-from app import datasets, db, jobs, outbox
+from app import datasets, db, erasure, jobs, outbox
 from app.errors import Conflict, NotFound
-from app.lifecycle import JobState, VersionState
+from app.lifecycle import JobState, Outcome, VersionState
 from app.positions import mask_of
-from app.tables import AdversarialRow, Alias, AuditRow, Dataset, Job, Model, Version
+from app.tables import AdversarialRow, Alias, AuditRow, Dataset, Job, JobArtifact, Model, OutcomeRow, Version
 
 LIVE = (VersionState.CURRENT, VersionState.SUPERSEDED)
 
@@ -53,10 +53,7 @@ def _refuse_erased(session: Session, model: Model, version: Version) -> None:
     """A version that contains erased or requested samples would undo their erasure."""
     dataset = session.get_one(Dataset, model.dataset_id, with_for_update=True)
     trained = mask_of(version.trained_on, dataset.sample_count)
-    if (
-        trained[datasets.unavailable(dataset)].any()
-        or (trained & mask_of(model.requested, dataset.sample_count)).any()
-    ):
+    if trained[datasets.unavailable(dataset)].any() or (trained & mask_of(model.requested, dataset.sample_count)).any():
         raise Conflict(
             "This version was trained on samples that have been requested for deletion or erased.",
             kind="contains-erased",
@@ -126,23 +123,43 @@ def purge(session: Session, model: Model) -> None:
     """
     if _working(session, model):
         raise Conflict("A job is running on this model; cancel it first.", kind="model-busy")
+    settled = _settle_requests(session, model)
     waiting = select(Job).where(Job.model_id == model.id, Job.state == JobState.QUEUED)
     for job in session.scalars(waiting.with_for_update()).all():
-        jobs.cancel(session, job)
+        jobs.finish(session, job, JobState.CANCELLED, problem=jobs.problem("model-purged", "the model was purged"))
     now = db.now(session)
-    versions = session.scalars(
-        select(Version).where(Version.model_id == model.id, Version.state != VersionState.PURGED)
+    # Due at once: the sweeper removes the bytes and ticks the receipts that speak of them.
+    session.execute(
+        update(Version)
+        .where(Version.model_id == model.id, Version.state != VersionState.PURGED)
+        .values(state=VersionState.SUPERSEDED, purge_after=now)
+        .execution_options(synchronize_session=False)
     )
-    for version in versions.all():
-        outbox.remove_blob(session, version.digest)
-        version.state, version.purged_at = VersionState.PURGED, now
+    kept = select(JobArtifact).join(Job, Job.id == JobArtifact.job_id).where(Job.model_id == model.id)
     sets = session.scalars(select(AdversarialRow).where(AdversarialRow.model_id == model.id)).all()
-    for row in sets:
+    rows: list[AdversarialRow | JobArtifact] = [*sets, *session.scalars(kept).all()]
+    for row in rows:
         outbox.remove_blob(session, row.digest)
         session.delete(row)
     session.execute(delete(Alias).where(Alias.model_id == model.id))
     model.current_version, model.purged_at = None, now
+    session.flush()
     jobs.record(session, model.tenant_id, "model.purged", model.id)
+    for request_id in settled:
+        erasure.start_if_published(session, request_id)
+
+
+def _settle_requests(session: Session, model: Model) -> list[str]:
+    """A destroyed model has forgotten: its open outcomes are settled; the requests that had any."""
+    open_ = select(OutcomeRow).where(
+        OutcomeRow.model_id == model.id,
+        OutcomeRow.state.in_([Outcome.PENDING, Outcome.BATCHED, Outcome.ATTENTION]),
+    )
+    rows = session.scalars(open_).all()
+    for row in rows:
+        row.state, row.reason = Outcome.PUBLISHED, "the whole model was destroyed"
+    session.flush()
+    return sorted({row.request_id for row in rows})
 
 
 # -- the model card --------------------------------------------------------------------------------

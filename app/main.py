@@ -11,10 +11,11 @@ from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse, Response
+from fastapi.responses import HTMLResponse, JSONResponse, Response
+from sqlalchemy.exc import OperationalError
 from starlette.exceptions import HTTPException
 
-from app import keys, schema
+from app import db, keys, schema
 from app.api import (
     catalog,
     compliance,
@@ -28,13 +29,18 @@ from app.api import (
     webhooks,
 )
 from app.api import keys as api_keys
+from app.api import (
+    log as log_api,
+)
 from app.api.deps import Parts, Replay
 from app.api.follow import Follower
 from app.api.limits import BodyLimit
 from app.config import Settings, get_settings
 from app.errors import AppError, Conflict, NotFound, TooLarge, Unavailable, Unprocessable
+from app.jobs import SupersededError
 from app.lifecycle import IllegalMoveError
 from app.storage import StorageUnavailableError
+from app.web import api
 
 log = logging.getLogger("lethe")
 
@@ -61,16 +67,21 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         version=version("lethe"),
         lifespan=lifespan,
         openapi_url="/v1/openapi.json",
-        docs_url="/docs",
+        docs_url=None,
         redoc_url=None,
     )
     app.add_middleware(BodyLimit, limit=settings.max_json_bytes)
     app.state.parts = parts
-    nouns = (catalog, datasets, models, lineage, versions, deletions, jobs, compliance, webhooks, api_keys)
+    nouns = (catalog, datasets, models, lineage, versions, deletions, jobs, compliance, webhooks, api_keys, log_api)
     for noun in nouns:
         app.include_router(noun.router, prefix="/v1")
     app.include_router(health.router)
     _install_errors(app)
+
+    @app.get("/docs", include_in_schema=False, response_class=HTMLResponse)
+    def docs() -> str:
+        return api.render(app.openapi(), "/v1/openapi.json")
+
     return app
 
 
@@ -78,9 +89,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
 
 
 def _problem(error: AppError) -> JSONResponse:
-    return JSONResponse(
-        error.document(), error.status, headers=error.headers, media_type="application/problem+json"
-    )
+    return JSONResponse(error.document(), error.status, headers=error.headers, media_type="application/problem+json")
 
 
 def _install_errors(app: FastAPI) -> None:
@@ -112,12 +121,18 @@ def _install_errors(app: FastAPI) -> None:
             fault = {"in": "body", "pointer": "", "detail": str(error.detail)}
             return _problem(Unprocessable("The request does not fit its schema.", kind="schema", errors=[fault]))
         known = {404: NotFound, 413: TooLarge}.get(error.status_code)
-        found = (
-            known(str(error.detail)) if known else AppError(str(error.detail), kind="http", headers=error.headers)
-        )
+        found = known(str(error.detail)) if known else AppError(str(error.detail), kind="http", headers=error.headers)
         if known is None:
             found.status, found.title = error.status_code, str(error.detail)
         return _problem(found)
+
+    @app.exception_handler(SupersededError)
+    @app.exception_handler(OperationalError)
+    def _busy(request: Request, error: Exception) -> Response:
+        if isinstance(error, OperationalError) and not db.is_contention(error):
+            return _unexpected(request, error)
+        log.warning("a request met %s and was refused for now", type(error).__name__)
+        return _problem(Unavailable("Try again.", kind="busy", headers={"Retry-After": "1"}))
 
     @app.exception_handler(StorageUnavailableError)
     def _storage(_: Request, error: StorageUnavailableError) -> Response:

@@ -38,19 +38,15 @@ class FromDatabase(Collector):
 
 
 def _jobs(session: Session, now: datetime) -> Iterator[Metric]:
-    jobs = GaugeMetricFamily("lethe_jobs", "Jobs by kind, state and queue.", labels=["kind", "state", "queue"])
-    counted = select(Job.kind, Job.state, Job.queue, func.count()).group_by(Job.kind, Job.state, Job.queue)
-    for kind, state, queue, count in session.execute(counted):
-        jobs.add_metric([kind, state, queue], count)
+    jobs = GaugeMetricFamily("lethe_jobs", "Jobs by kind and state.", labels=["kind", "state"])
+    counted = select(Job.kind, Job.state, func.count()).group_by(Job.kind, Job.state)
+    for kind, state, count in session.execute(counted):
+        jobs.add_metric([kind, state], count)
     yield jobs
-    age = GaugeMetricFamily(
-        "lethe_queue_age_seconds", "Age of the oldest job that could run now.", labels=["queue"]
-    )
-    oldest = select(Job.queue, func.min(Job.available_at)).where(
-        Job.state == JobState.QUEUED, Job.available_at <= now
-    )
-    for queue, since in session.execute(oldest.group_by(Job.queue)):
-        age.add_metric([queue], (now - since).total_seconds())
+    age = GaugeMetricFamily("lethe_queue_age_seconds", "Age of the oldest job that waits; absent without one.")
+    waiting = select(func.min(Job.available_at)).where(Job.state == JobState.QUEUED, Job.available_at <= now)
+    if (since := session.scalars(waiting).one()) is not None:
+        age.add_metric([], (now - since).total_seconds())
     yield age
     lost = CounterMetricFamily("lethe_lease_losses", "Leases that ended without the worker's word.")
     lost.add_metric([], session.scalars(select(func.count()).where(JobEvent.kind == "lease-lost")).one())
@@ -59,10 +55,10 @@ def _jobs(session: Session, now: datetime) -> Iterator[Metric]:
     for verdict, count in session.execute(select(AuditRow.verdict, func.count()).group_by(AuditRow.verdict)):
         verdicts.add_metric([verdict], count)
     yield verdicts
-    waiting = GaugeMetricFamily("lethe_outbox_messages", "Messages not sent yet.", labels=["topic"])
+    messages = GaugeMetricFamily("lethe_outbox_messages", "Messages not sent yet.", labels=["topic"])
     for topic, count in session.execute(select(Outbox.topic, func.count()).group_by(Outbox.topic)):
-        waiting.add_metric([topic], count)
-    yield waiting
+        messages.add_metric([topic], count)
+    yield messages
     deliveries = GaugeMetricFamily("lethe_webhook_deliveries", "Webhook deliveries by state.", labels=["state"])
     for state, count in session.execute(select(Delivery.state, func.count()).group_by(Delivery.state)):
         deliveries.add_metric([state], count)

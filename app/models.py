@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from typing import Any
 
 from sqlalchemy import select
@@ -12,14 +14,18 @@ from app.errors import Conflict, NotFound, Unprocessable
 from app.ids import new_id
 from app.lifecycle import JobKind
 from app.policy import Choice, Policy
-from app.tables import DeletionRequest, Job, Model
+from app.tables import Dataset, DeletionRequest, Job, Model
 
 
 def get(session: Session, tenant_id: str, model_id: str, *, lock: bool = False) -> Model:
+    """The tenant's model. With `lock` its dataset's row is locked before it: everybody takes them in that order."""
     query = select(Model).where(Model.tenant_id == tenant_id, Model.id == model_id)
-    model = session.scalars(query.with_for_update() if lock else query).first()
+    model = session.scalars(query).first()
     if model is None:
         raise NotFound("There is no such model.")
+    if lock:
+        session.execute(select(Dataset.id).where(Dataset.id == model.dataset_id).with_for_update())
+        session.refresh(model, with_for_update=True)
     return model
 
 
@@ -54,12 +60,18 @@ def register(
 
 def start(session: Session, model: Model, kind: JobKind, *, seed: int, params: dict[str, Any] | None = None) -> Job:
     """Queue a job of `kind` on the model, in the model's lane (reference pools have a lane of their own)."""
+    if model.purged_at is not None:
+        raise Conflict("This model was purged.", kind="model-purged")
     dataset = datasets.get(session, model.tenant_id, model.dataset_id)
     if dataset.state != "ready":
         raise Conflict("The model's dataset is not ready yet.", kind="dataset-not-ready")
     if kind in (JobKind.PRECOMPUTE, JobKind.AUDIT) and model.current_version is None:
         raise Conflict("The model has no current version.", kind="no-version")
-    lane = f"references:{model.id}" if kind is JobKind.REFERENCES else f"model:{model.id}"
+    lane = f"model:{model.id}"
+    if kind is JobKind.REFERENCES:  # pools are shared by models of one dataset, architecture and recipe
+        trained = (model.architecture, model.architecture_params, model.recipe, model.recipe_params)
+        family = hashlib.sha256(json.dumps(trained, sort_keys=True).encode()).hexdigest()
+        lane = f"references:{model.dataset_id}:{family[:16]}"
     return jobs.enqueue(
         session,
         tenant_id=model.tenant_id,

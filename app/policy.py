@@ -73,9 +73,7 @@ class Policy(BaseModel):
         "recompute",
         description="recompute on the current version (AMUN-A), or precomputed on the base (AMUN)",
     )
-    remain: Literal["full", "subsample", "none"] = Field(
-        "full", description="access of the method to the remain set"
-    )
+    remain: Literal["full", "subsample", "none"] = Field("full", description="access of the method to the remain set")
     remain_ratio: float = Field(
         5.0, gt=0, le=1000, description="with remain `subsample`: so many retained samples per forgotten one"
     )
@@ -83,9 +81,7 @@ class Policy(BaseModel):
     utility_floor: float = Field(
         0.05, ge=0, le=1, description="largest loss of test accuracy against the parent, as a fraction"
     )
-    grace_seconds: int = Field(
-        7 * 86400, ge=0, le=90 * 86400, description="how long a superseded checkpoint is kept"
-    )
+    grace_seconds: int = Field(7 * 86400, ge=0, le=90 * 86400, description="how long a superseded checkpoint is kept")
 
     @field_validator("method")
     @classmethod
@@ -104,8 +100,7 @@ class Policy(BaseModel):
 
     @model_validator(mode="after")
     def _remain_needed(self) -> Policy:
-        if self.remain != "full" and catalog.METHODS[self.method.name].needs_remain:
-            raise ValueError(
-                f"method {self.method.name} needs the whole remain set, which this policy does not give"
-            )
+        entry = catalog.METHODS[self.method.name]
+        if (self.remain == "none" and entry.needs_remain) or (self.remain != "full" and entry.exact):
+            raise ValueError(f"method {self.method.name} needs the whole remain set, which this policy does not give")
         return self

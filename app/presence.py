@@ -8,12 +8,12 @@ import socket
 import threading
 from datetime import timedelta
 
-from sqlalchemy import delete
+from sqlalchemy import delete, update
 
 from app import db
 from app.config import Settings
 from app.db import Database
-from app.tables import Worker
+from app.tables import StageTime, Worker
 
 log = logging.getLogger("lethe.presence")
 
@@ -58,8 +58,21 @@ def _run(settings: Settings) -> None:
     database.close()
 
 
+def measured(database: Database, settings: Settings, kind: str, stages: dict[str, float], memory: int) -> None:
+    """Add a job's stage seconds to the metrics, and the device memory that this worker has peaked at (bytes)."""
+    with database.write() as session:
+        for stage, seconds in stages.items():
+            row = session.get(StageTime, (kind, stage), with_for_update=True)
+            total, runs = (row.seconds, row.runs) if row else (0.0, 0)
+            session.merge(StageTime(kind=kind, stage=stage, seconds=total + seconds, runs=runs + 1))
+        own = update(Worker).where(Worker.name == own_name(settings)).values(device_memory=memory)
+        session.execute(own.execution_options(synchronize_session=False))
+
+
 def _say(database: Database, name: str, device: str) -> None:
     with database.write() as session:
         now = db.now(session)
-        session.merge(Worker(name=name, device=device or "auto", seen_at=now))
+        row = session.get(Worker, name) or Worker(name=name)
+        row.device, row.seen_at = device or "auto", now
+        session.add(row)
         session.execute(delete(Worker).where(Worker.seen_at < now - FORGET_AFTER))

@@ -142,9 +142,7 @@ class Judgement(Part):
         None,
         description="smallest margin that this size could have passed with 80 % power: 3.24 standard errors",
     )
-    parent_failed: bool | None = Field(
-        None, description="whether the parent fails the same test: is there a signal?"
-    )
+    parent_failed: bool | None = Field(None, description="whether the parent fails the same test: is there a signal?")
 
 
 class References(Part):

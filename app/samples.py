@@ -90,9 +90,7 @@ def _id_problem(faults: list[tuple[int, str]], pointer: str) -> Conflict | Unpro
     )
 
 
-def of_subjects(
-    session: Session, dataset: Dataset, subjects: Sequence[str], requested: NDArray[np.bool_]
-) -> Positions:
+def of_subjects(session: Session, dataset: Dataset, subjects: Sequence[str], requested: NDArray[np.bool_]) -> Positions:
     """Every sample of these subjects that is not requested yet.
 
     Raises:

@@ -94,9 +94,7 @@ def _listen(settings: Settings) -> Iterator[socket.socket]:
             listening.bind((settings.host, settings.port))
         except OSError as error:
             where = f"{settings.host}:{settings.port}"
-            raise StartError(
-                f"cannot listen on {where}: {error.strerror}; set LETHE_PORT to another port"
-            ) from None
+            raise StartError(f"cannot listen on {where}: {error.strerror}; set LETHE_PORT to another port") from None
         listening.listen(1024)
         yield listening
 

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable
 from functools import partial
 
-from app import batches, deliveries, erasure, jobs, outbox
+from app import batches, deliveries, erasure, evidence, jobs, outbox
 from app.blobs import open_blobs
 from app.config import LEASE_BEATS, Settings
 from app.db import Database
@@ -17,6 +17,7 @@ log = logging.getLogger("lethe.sweep")
 
 HOUSEKEEPING_SECONDS = 600.0
 DELIVERY_SECONDS = 0.5
+STOP_SECONDS = 5.0
 ORPHAN_SECONDS = 24 * 3600.0
 
 
@@ -48,8 +49,14 @@ def run(settings: Settings, stop: threading.Event) -> None:
         (settings.poll_seconds, lambda: outbox.relay(database, partial(erasure.remove, database, blobs), "blob")),
         (0.5, lambda: batches.close_due(database)),
         (1.0, lambda: erasure.purge_due_versions(database, blobs)),
+        (60.0, lambda: erasure.retire_due_pools(database)),
         (5.0, lambda: erasure.remove_leftovers(database, blobs)),
         (HOUSEKEEPING_SECONDS, lambda: erasure.remove_orphans(database, blobs, ORPHAN_SECONDS)),
+    ]
+    key = evidence.open_key(database, settings)
+    duties += [
+        (1.0, lambda: evidence.seal_due(database, key, settings.log_name)),
+        (1.0, lambda: evidence.sequence_waiting(database, key, settings.log_name)),
     ]
     receivers = threading.Thread(target=_deliver, args=(settings, stop), name="webhooks", daemon=True)
     receivers.start()
@@ -62,7 +69,7 @@ def run(settings: Settings, stop: threading.Event) -> None:
             waits[index] = period
             _try(duty)
         stop.wait(settings.poll_seconds)
-    receivers.join()
+    receivers.join(STOP_SECONDS)
     database.close()
 
 

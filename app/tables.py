@@ -170,6 +170,7 @@ class DeletionRequest(Base):
     extension_reason: Mapped[str | None] = mapped_column(Text)
     decided_at: Mapped[datetime | None]
     refused_count: Mapped[int] = mapped_column(Integer, server_default="0")  # of a partial grant
+    by_subject: Mapped[bool] = mapped_column(server_default=text("false"))  # a grouped set: 0.5 is not its null
     fulfilled_at: Mapped[datetime | None]
 
 
@@ -196,8 +197,6 @@ class Job(Base):
     model_id: Mapped[str | None] = mapped_column(ForeignKey("models.id"), index=True)
     request_id: Mapped[str | None] = mapped_column(ForeignKey("deletion_requests.id"))
     lane: Mapped[str] = mapped_column(String(60))
-    queue: Mapped[str] = mapped_column(String(60), server_default="compute")  # which workers may take it
-    parent_id: Mapped[str | None] = mapped_column(Id, index=True)
     params: Mapped[dict[str, Any]]
     seed: Mapped[int] = mapped_column(BigInteger)
     state: Mapped[str] = mapped_column(String(20))
@@ -285,9 +284,7 @@ class ReferenceRow(Base):
     """One reference model's signals: logits and log-odds of every sample, never its weights."""
 
     __tablename__ = "reference_models"
-    pool: Mapped[str] = mapped_column(
-        String(64), primary_key=True
-    )  # digest of dataset, architecture, recipe, design
+    pool: Mapped[str] = mapped_column(String(64), primary_key=True)  # digest of dataset, architecture, recipe, design
     number: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
     family: Mapped[str] = mapped_column(String(64), index=True)  # digest of dataset, architecture and recipe
     pool_size: Mapped[int] = mapped_column(Integer)  # complete when it has so many rows
@@ -371,6 +368,72 @@ class AuditEvent(Base):
     object_id: Mapped[str] = mapped_column(Id, index=True)
     data: Mapped[dict[str, Any]]
     at: Mapped[datetime]
+    leaf: Mapped[int | None] = mapped_column(BigInteger)  # its place in the tenant's log; none until sequenced
+    __table_args__ = (
+        Index("uq_events_leaf", "tenant_id", "leaf", unique=True),
+        Index(
+            "ix_events_waiting",
+            "tenant_id",
+            "number",
+            postgresql_where=text("leaf IS NULL"),
+            sqlite_where=text("leaf IS NULL"),
+        ),
+    )
+
+
+class LogNode(Base):
+    """The hash of one complete subtree of a tenant's log."""
+
+    __tablename__ = "log_nodes"
+    tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"), primary_key=True)
+    level: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
+    position: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
+    hash: Mapped[bytes] = mapped_column(LargeBinary)
+
+
+class LogHead(Base):
+    """A tenant's tree as last signed."""
+
+    __tablename__ = "log_heads"
+    tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"), primary_key=True)
+    size: Mapped[int] = mapped_column(BigInteger)
+    root: Mapped[bytes] = mapped_column(LargeBinary)
+    note: Mapped[str] = mapped_column(Text)
+    key_id: Mapped[str] = mapped_column(String(71))
+    signed_at: Mapped[datetime]
+
+
+class Commitment(Base):
+    """Salt and tags of a request's ids, made before the ids are overwritten. Shredding sets `salt` to null."""
+
+    __tablename__ = "commitments"
+    request_id: Mapped[str] = mapped_column(ForeignKey("deletion_requests.id"), primary_key=True)
+    salt: Mapped[bytes | None] = mapped_column(LargeBinary)
+    tags: Mapped[bytes] = mapped_column(LargeBinary, deferred=True)
+    destroyed_at: Mapped[datetime | None]
+
+
+class CertificateRow(Base):
+    """Signed evidence of one request; a later one supersedes it when a dated receipt is done."""
+
+    __tablename__ = "certificates"
+    digest: Mapped[str] = mapped_column(String(71), primary_key=True)
+    tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"))
+    request_id: Mapped[str] = mapped_column(ForeignKey("deletion_requests.id"), index=True)
+    supersedes: Mapped[str | None] = mapped_column(ForeignKey("certificates.digest"), unique=True)
+    receipts_done: Mapped[int] = mapped_column(Integer)  # of the request when it was sealed
+    envelope: Mapped[str] = mapped_column(Text, deferred=True)
+    issued_at: Mapped[datetime]
+
+
+class SigningKeyRow(Base):
+    """Public halves only: which keys sign, and since when."""
+
+    __tablename__ = "signing_keys"
+    id: Mapped[str] = mapped_column(String(71), primary_key=True)
+    public_pem: Mapped[str] = mapped_column(Text)
+    not_before: Mapped[datetime]
+    not_after: Mapped[datetime | None]
 
 
 class Worker(Base):
@@ -379,7 +442,6 @@ class Worker(Base):
     __tablename__ = "workers"
     name: Mapped[str] = mapped_column(String(120), primary_key=True)
     device: Mapped[str] = mapped_column(String(40))
-    queues: Mapped[str] = mapped_column(Text, server_default="")
     device_memory: Mapped[int] = mapped_column(BigInteger, server_default="0")  # peak, bytes
     seen_at: Mapped[datetime]
 

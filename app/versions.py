@@ -13,15 +13,11 @@ from sqlalchemy.orm import Session
 from app import datasets, db, erasure, jobs, models
 from app.errors import Conflict, Gone, NotFound
 from app.ids import new_id
-from app.jobs import Claim
+from app.jobs import Claim, SupersededError
 from app.lifecycle import JobKind, JobState, Outcome, VersionState, move_outcome
 from app.positions import Positions, bitmap, mask_of, members, unpack
 from app.storage import Stored
 from app.tables import AuditRow, Dataset, DeletionRequest, Job, Model, OutcomeRow, Version
-
-
-class SupersededError(Exception):
-    """The model's current version is not the one this job worked from: nothing was published."""
 
 
 def get(session: Session, model: Model, number: int) -> Version:
@@ -64,12 +60,13 @@ class Batch:
     requests: tuple[str, ...]
     forget: Positions  # of the requests, those that the parent was trained on
     remain: Positions  # trained on, minus forgotten now, minus everything erased before
+    grouped: bool = False  # some of it was asked for by subject
 
 
 def batch(session: Session, job_id: str, dataset: Dataset, parent: Version) -> Batch:
     """What the job must forget and what is left, against the version that it starts from."""
     rows = session.execute(
-        select(DeletionRequest.id, DeletionRequest.positions)
+        select(DeletionRequest.id, DeletionRequest.positions, DeletionRequest.by_subject)
         .join(OutcomeRow, OutcomeRow.request_id == DeletionRequest.id)
         .where(OutcomeRow.job_id == job_id)
         .order_by(DeletionRequest.id)
@@ -77,13 +74,14 @@ def batch(session: Session, job_id: str, dataset: Dataset, parent: Version) -> B
     size = dataset.sample_count
     trained = mask_of(parent.trained_on, size)
     asked = np.zeros(size, dtype=bool)
-    for _, packed in rows:
+    for _, packed, _ in rows:
         asked[unpack(packed)] = True
     remain = trained & ~asked & ~mask_of(dataset.erased, size)
     return Batch(
-        tuple(request_id for request_id, _ in rows),
+        tuple(request_id for request_id, _, _ in rows),
         np.flatnonzero(trained & asked).astype(np.int64),
         np.flatnonzero(remain).astype(np.int64),
+        any(by_subject for _, _, by_subject in rows),
     )
 
 

@@ -14,7 +14,9 @@ import json
 import secrets
 import socket
 import ssl
+import threading
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from http.client import HTTPConnection, HTTPSConnection
@@ -23,9 +25,15 @@ from urllib.parse import SplitResult, urlsplit
 
 SECRET_PREFIX = "whsec_"  # noqa: S105
 TIMEOUT_SECONDS = 15.0
+DEADLINE_SECONDS = 20.0
 # 5 s, 5 min, 30 min, 2 h, 5 h, 10 h, 14 h, 20 h, 24 h: about 76 hours in all
 RETRY_SECONDS = (5, 300, 1800, 7200, 18000, 36000, 50400, 72000, 86400)
 MOST_REPLY_BYTES = 4096
+
+NAT64 = ipaddress.ip_network("64:ff9b::/96")
+UNICAST_6 = ipaddress.ip_network("2000::/3")
+DOCUMENTATION_6 = ipaddress.ip_network("3fff::/20")
+RELAY_6TO4 = ipaddress.ip_network("192.88.99.0/24")
 
 Resolver = Callable[[str, int], Sequence[str]]
 
@@ -90,15 +98,16 @@ def resolve(host: str, port: int) -> Sequence[str]:
 def is_global(address: str) -> bool:
     """Whether an IP address is a public unicast one, looking through IPv4 that is embedded in IPv6."""
     found = ipaddress.ip_address(address.partition("%")[0])
-    if isinstance(found, ipaddress.IPv6Address):
-        if found in ipaddress.ip_network("64:ff9b::/96"):  # NAT64
-            return is_global(str(ipaddress.IPv4Address(int(found) & 0xFFFFFFFF)))
-        inner = found.ipv4_mapped or found.sixtofour or (found.teredo[1] if found.teredo else None)
-        if inner is not None:
-            return is_global(str(inner))
-        if found in ipaddress.ip_network("64:ff9b:1::/48") or int(found) >> 32 == 0:
-            return False
-    return found.is_global and not found.is_multicast
+    if isinstance(found, ipaddress.IPv4Address):
+        return found.is_global and not found.is_multicast and found not in RELAY_6TO4
+    if found in NAT64:
+        return is_global(str(ipaddress.IPv4Address(int(found) & 0xFFFFFFFF)))
+    inner = found.ipv4_mapped or found.sixtofour or (found.teredo[1] if found.teredo else None)
+    if inner is None and int(found) >> 32 & 0xFCFFFFFF == 0x5EFE:  # ISATAP
+        inner = ipaddress.IPv4Address(int(found) & 0xFFFFFFFF)
+    if inner is not None:
+        return is_global(str(inner))
+    return found in UNICAST_6 and found not in DOCUMENTATION_6 and found.is_global
 
 
 def target(parts: SplitResult, *, allow_private: bool, resolver: Resolver = resolve) -> tuple[str, int]:
@@ -173,6 +182,10 @@ def send(
         connection = _Pinned(host, address, port)
     else:
         connection = HTTPConnection(address, port, timeout=TIMEOUT_SECONDS)
+    # The socket's timeout is for each operation; a receiver that drips bytes is cut off by the clock.
+    deadline = threading.Timer(DEADLINE_SECONDS, lambda: _cut(connection))
+    deadline.daemon = True
+    deadline.start()
     path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
     try:
         connection.request("POST", path, body, headers)
@@ -184,4 +197,11 @@ def send(
     except Exception as error:  # http.client's own errors do not share a base with these
         return Reply(None, type(error).__name__)
     finally:
+        deadline.cancel()
         connection.close()
+
+
+def _cut(connection: HTTPConnection) -> None:
+    if connection.sock is not None:
+        with suppress(OSError):
+            connection.sock.shutdown(socket.SHUT_RDWR)

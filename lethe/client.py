@@ -6,7 +6,7 @@ import hashlib
 import json
 import time
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -22,10 +22,11 @@ class LetheError(Exception):
 
     def __init__(self, status: int, problem: Document) -> None:
         self.status, self.problem = status, problem
-        places = [e.get("pointer") or e.get("detail", "") for e in problem.get("errors", [])[:5]]
-        super().__init__(
-            ": ".join([problem.get("detail", f"HTTP {status}"), *([", ".join(places)] if places else [])])
-        )
+        lines = [problem.get("detail", f"HTTP {status}")]
+        for fault in problem.get("errors", [])[:5]:
+            words = (fault.get("pointer"), fault.get("detail") or fault.get("code"))
+            lines.append("  " + ": ".join(word for word in words if word))
+        super().__init__("\n".join(lines))
 
 
 class JobFailedError(LetheError):
@@ -153,13 +154,18 @@ class Client:
             pieces = iter(lambda: body.read(CHUNK), b"")
             return cast("Document", _checked(self._http.put(path, content=pieces, headers=headers)).json())
 
-    def download(self, model: str, version: int, target: Path) -> str:
+    def download(
+        self, model: str, version: int, target: Path, progress: Callable[[int, int], None] | None = None
+    ) -> str:
         """Fetch a checkpoint to `target`, taking up what an interrupted download left; returns its digest.
+
+        `progress` is called with the bytes there and the bytes in all.
 
         Raises:
             LetheError: refused, or the bytes do not have the digest that the service states.
         """
-        digest = self.get(f"/v1/models/{model}/versions/{version}")["digest"]
+        found = self.get(f"/v1/models/{model}/versions/{version}")
+        digest, size = found["digest"], found["size"]
         partial = target.with_name(target.name + ".part")
         have = partial.stat().st_size if partial.exists() else 0
         headers = {"Range": f"bytes={have}-", "If-Range": f'"{digest}"'} if have else {}
@@ -172,13 +178,15 @@ class Client:
                 with partial.open("ab" if response.status_code == 206 else "wb") as file:
                     for piece in response.iter_bytes(CHUNK):
                         file.write(piece)
+                        if progress is not None:
+                            progress(file.tell(), size)
         with partial.open("rb") as file:
-            found = f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
-        if found != digest:
+            arrived = f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
+        if arrived != digest:
             partial.unlink()
             raise LetheError(200, {"detail": "the downloaded bytes do not have the stated digest"})
         partial.replace(target)
-        return found
+        return str(digest)
 
     def report_page(self, model: str, version: int) -> str:
         """The audit report of a version as a self-contained HTML page."""

@@ -502,10 +502,7 @@ def check_chain(certificate: Certificate, previous: Sequence[bytes], trusted: Se
         check_log(older, trusted)
         if newer.predicate["supersedes"] != older.digest:
             refuse("a certificate given as superseded is not the one that is named")
-        if (
-            older.predicate["request"]["id"] != newer.predicate["request"]["id"]
-            or older.issued_at > newer.issued_at
-        ):
+        if older.predicate["request"]["id"] != newer.predicate["request"]["id"] or older.issued_at > newer.issued_at:
             refuse("a superseded certificate is of another request, or of a later time")
         newer = older
     if newer.predicate["supersedes"] is None:
@@ -531,11 +528,7 @@ def summary(certificate: Certificate) -> list[str]:
         name = f"{model['model']} version {model['version']}"
         lines.append(f"{name}, by {model['method']}: the audit's verdict is {model['verdict'].upper()}{reason}")
     for receipt in predicate["receipts"]:
-        when = (
-            f"done {receipt['done_at']}"
-            if receipt["done_at"]
-            else f"PENDING until {receipt['due_at'] or 'unknown'}"
-        )
+        when = f"done {receipt['done_at']}" if receipt["done_at"] else f"PENDING until {receipt['due_at'] or 'unknown'}"
         lines.append(f"purge of {receipt['subject']} ({receipt['detail']}): {when}")
     return lines
 
@@ -574,9 +567,7 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("certificate", type=Path)
     parser.add_argument("--key", type=Path, action="append", default=[], help="a public key (PEM) that you trust")
     parser.add_argument("--trust", type=Path, help="a file of public keys with their validity")
-    parser.add_argument(
-        "--checkpoint", type=Path, action="append", default=[], help="a checkpoint file to identify"
-    )
+    parser.add_argument("--checkpoint", type=Path, action="append", default=[], help="a checkpoint file to identify")
     parser.add_argument("--earlier-head", type=Path, help="a signed head of the same log that you kept")
     parser.add_argument("--consistency", type=Path, help="the log's proof between that head and the certificate's")
     parser.add_argument("--membership", type=Path, help='{"salt": hex, "ids": [...]}: ids to look for')

@@ -27,9 +27,7 @@ left_out = 0
 
 def pytest_configure(config: pytest.Config) -> None:
     if REQUIRED and not (POSTGRES and REDIS):
-        raise pytest.UsageError(
-            "LETHE_TEST_SERVICES=required needs LETHE_TEST_DATABASE_URL and LETHE_TEST_REDIS_URL"
-        )
+        raise pytest.UsageError("LETHE_TEST_SERVICES=required needs LETHE_TEST_DATABASE_URL and LETHE_TEST_REDIS_URL")
     for name in [name for name in os.environ if name.startswith("LETHE_") and not name.startswith("LETHE_TEST_")]:
         del os.environ[name]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import tempfile
 from functools import partial
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from sqlalchemy import select
 
 from app import catalog, datasets, erasure, faults, jobs, versions
 from app.ids import new_id
+from app.jobs import SupersededError
 from app.lifecycle import JobState
 from app.positions import Positions, mask_of, pack, unpack
 from app.safetensors_header import CheckpointError
@@ -25,7 +27,6 @@ from app.tables import (
     ReferenceRow,
     Version,
 )
-from app.versions import SupersededError
 from worker import evaluation, pipeline, references, seeding
 from worker.data.sources import SourceError, load_source
 from worker.references import ReferenceSignal
@@ -44,13 +45,16 @@ def ingest(run: Run) -> None:
         params = catalog.parse("sources", dataset.source, dataset.source_params)
         content = run.desk.blobs.fetch(dataset.upload) if dataset.upload else None
         try:
-            raw = load_source(dataset.source, params, run.desk.settings.sources_dir, content)
+            # What a source downloads goes with this block: it holds the samples that may have to be erased.
+            with tempfile.TemporaryDirectory(dir=_folder(run.desk.settings.sources_dir)) as cache:
+                raw = load_source(dataset.source, params, Path(cache), content)
         except SourceError as error:
             _refuse_source(run, dataset.upload, error)
             return
     with run.stage("store", 0.8, 1.0):
         images = run.put(partial(_write_array, raw.images))
         with run.desk.database.write() as session:
+            erasure.pin(session, run.desk.blobs, images.digest)
             datasets.write_manifest(
                 session,
                 run.claim,
@@ -66,6 +70,11 @@ def ingest(run: Run) -> None:
     _forget_upload(run, dataset.upload)
 
 
+def _folder(path: Path) -> Path:
+    path.mkdir(parents=True, exist_ok=True)
+    return path
+
+
 def _refuse_source(run: Run, upload: str | None, error: SourceError) -> None:
     problem = jobs.problem("dataset-content", error.detail, errors=[{"detail": line} for line in error.errors])
     with run.desk.database.write() as session:
@@ -78,10 +87,7 @@ def _refuse_source(run: Run, upload: str | None, error: SourceError) -> None:
 def _forget_upload(run: Run, digest: str | None) -> None:
     if digest is None:
         return
-    with run.desk.database.read() as session:
-        used = erasure.in_use(session, digest)
-    if not used:
-        run.desk.blobs.delete(digest)
+    erasure.remove(run.desk.database, run.desk.blobs, digest)
 
 
 def _write_array(array: np.ndarray, path: Path) -> None:
@@ -105,6 +111,7 @@ def train(run: Run) -> None:
     with run.stage("evaluate", 0.95, 1.0):
         metrics = _accuracies(run, piece, stored.digest, positions)
         with run.desk.database.write() as session:
+            erasure.pin(session, run.desk.blobs, stored.digest)
             versions.publish_trained(session, run.claim, stored, positions, metrics)
 
 
@@ -145,29 +152,32 @@ def compare(run: Run, piece: Workpiece) -> None:
         if outcome is None:
             raise JobError("not-affected", "this model was not trained on the request's samples")
         model = session.get_one(Model, piece.model_id)
-        version = (
-            versions.get(session, model, outcome.version) if outcome.version else versions.current(session, model)
-        )
+        version = versions.get(session, model, outcome.version) if outcome.version else versions.current(session, model)
         if version is None:
-            raise SupersededError("the model has no current version yet")
-        forget, remain = _sides(session.get_one(Version, version.id), request, dataset.sample_count)
+            raise JobError("no-version", "the model has no current version")
+        forget, remain = _sides(session.get_one(Version, version.id), request, dataset)
     stored = _train_on(run, piece, remain)
     with run.stage("audit", 0.95, 1.0):
-        measured = pipeline.measure(run, piece, stored.digest, None, forget, remain)
+        measured = pipeline.measure(run, piece, stored.digest, None, forget, remain, grouped=request.by_subject)
         report = pipeline.report_of(
             run, piece, stored, measured, parent=None, method=("retrain", {}), forget=forget, remain=remain
         )
         with run.desk.database.write() as session:
             document = report.model_dump(mode="json")
             metrics = pipeline.metrics_of(measured.candidate)
+            erasure.pin(session, run.desk.blobs, stored.digest)
             versions.publish_trained(session, run.claim, stored, remain, metrics, comparison=document)
 
 
-def _sides(version: Version, request: DeletionRequest, size: int) -> tuple[Positions, Positions]:
-    """Forget and remain set of the comparison: what `version` holds, or held, without the request's samples."""
+def _sides(version: Version, request: DeletionRequest, dataset: Dataset) -> tuple[Positions, Positions]:
+    """Forget and remain set of the comparison: what `version` holds, or held, without the request's samples.
+
+    Nothing that was erased is left in the remain set.
+    """
+    size = dataset.sample_count
     asked = np.zeros(size, dtype=bool)
     asked[unpack(request.positions)] = True
-    trained = mask_of(version.trained_on, size)
+    trained = mask_of(version.trained_on, size) & ~mask_of(dataset.erased, size)
     return np.flatnonzero(asked).astype(np.int64), np.flatnonzero(trained & ~asked).astype(np.int64)
 
 
@@ -205,22 +215,20 @@ def build_references(run: Run) -> None:
         have = set(session.scalars(select(ReferenceRow.number).where(ReferenceRow.pool == pool)))
     with run.stage("references", 0.0, 1.0) as progress:
         for number in range(count):
-            part = progress.part(number / count, (number + 1) / count, f"reference:{pool}:{number}")
+            part = progress.part(
+                number / count, (number + 1) / count, f"reference:{pool}:{number}:{piece.images_digest}"
+            )
             part.update(0.0)
             if number in have:
                 continue
-            signal = references.train_reference(
-                number, design, piece.samples, piece.recipe, piece.build, seed, part
-            )
+            signal = references.train_reference(number, design, piece.samples, piece.recipe, piece.build, seed, part)
             _keep_reference(run, piece, references.erase(signal, piece.erased), pool, family, number)
     with run.desk.database.write() as session:
         job = jobs.fenced(session, run.claim)
         jobs.finish(session, job, JobState.SUCCEEDED, result={"pool": pool, "references": count})
 
 
-def _keep_reference(
-    run: Run, piece: Workpiece, signal: ReferenceSignal, pool: str, family: str, number: int
-) -> None:
+def _keep_reference(run: Run, piece: Workpiece, signal: ReferenceSignal, pool: str, family: str, number: int) -> None:
     stored = run.put(partial(references.to_file, signal))
     faults.point("references.reference.stored")
     with run.desk.database.write() as session:
@@ -228,6 +236,7 @@ def _keep_reference(
         dataset = session.get_one(Dataset, piece.dataset_id, with_for_update=True)
         if dataset.images != piece.images_digest:
             raise SupersededError("samples were erased while references were trained on them")
+        erasure.pin(session, run.desk.blobs, stored.digest)
         session.add(
             ReferenceRow(
                 pool=pool,
@@ -251,7 +260,7 @@ def precompute(run: Run) -> None:
     with run.desk.database.read() as session:
         base = versions.current(session, session.get_one(Model, piece.model_id))
         if base is None:
-            raise SupersededError("the model has no current version yet")
+            raise JobError("no-version", "the model has no current version")
         trained_on = mask_of(session.get_one(Version, base.id).trained_on, len(piece.labels)).nonzero()[0]
     with run.stage("attack", 0.0, 1.0):
         result = pipeline.attack_positions(run, piece, base, trained_on)
@@ -262,6 +271,7 @@ def precompute(run: Run) -> None:
         dataset = session.get_one(Dataset, piece.dataset_id, with_for_update=True)
         if dataset.images != piece.images_digest:
             raise SupersededError("samples were erased while they were attacked")
+        erasure.pin(session, run.desk.blobs, stored.digest)
         session.add(
             AdversarialRow(
                 id=new_id("adv"),
@@ -291,7 +301,10 @@ def purge(run: Run) -> None:
         signals = {key: _without_columns(run, digest, work.positions) for key, digest in work.references.items()}
         sets = {key: _without_rows(run, key, digest, work) for key, digest in work.adversarial.items()}
         suppress = partial(datasets.suppression, run.desk.settings, work.dataset_id)
+        fresh = [images, *signals.values(), *(digest for digest, _ in sets.values())]
         with run.desk.database.write() as session:
+            for digest in sorted({digest for digest in fresh if digest}):
+                erasure.pin(session, run.desk.blobs, digest)
             erasure.swap(session, run.claim, work, erasure.Rewritten(images, signals, sets), suppress)
             faults.point("purge.swap.uncommitted")
     with run.stage("remove", 0.7, 1.0):

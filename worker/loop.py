@@ -33,7 +33,7 @@ def watch(settings: Settings) -> None:
     log.info("worker %s on %s watches the database", owner, desk.device)
     bell = Bell(desk.database)
     try:
-        while True:
+        while not _told:
             try:
                 if run_one(desk, owner):
                     continue
@@ -41,14 +41,19 @@ def watch(settings: Settings) -> None:
                 log.warning("looking for a job failed and will be tried again: %s", type(error).__name__)
             bell.wait(settings.poll_seconds)
     except Stopping:
-        jobs.release(desk.database, owner, "its worker was stopped", counted=False)
+        pass
     finally:
+        jobs.release(desk.database, owner, "its worker was stopped", counted=False)
         presence.stop()
 
 
-def _stop(_number: int, _frame: FrameType | None) -> None:
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, signal.SIG_IGN)  # once is enough: the lease must be handed back undisturbed
+_told: list[int] = []  # a signal that came; an exception out of a finaliser or a callback is dropped by Python
+
+
+def _stop(number: int, _frame: FrameType | None) -> None:
+    _told.append(number)
+    for each in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(each, signal.SIG_IGN)  # once is enough: the lease must be handed back undisturbed
     raise Stopping
 
 

@@ -10,6 +10,8 @@ Each stage stores what it made, so that another worker goes on from there.
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from math import ceil
@@ -20,9 +22,9 @@ import torch
 from numpy.typing import NDArray
 from sqlalchemy import select
 
-from app import catalog, faults, versions
+from app import catalog, erasure, faults, versions
 from app.policy import Policy
-from app.positions import Positions, unpack
+from app.positions import Positions, pack, unpack
 from app.reports import Adversarial, AuditReport, Judgement, Measurement, References
 from app.storage import Stored
 from app.tables import AdversarialRow, Dataset, Model, Version
@@ -31,7 +33,7 @@ from worker import evaluation, registry, seeding
 from worker.attacks import AttackResult
 from worker.data.samples import Split, gather, to_float
 from worker.methods import MethodContext
-from worker.run import Run
+from worker.run import JobError, Run
 from worker.workpiece import Workpiece, seed_for
 
 NOT_SHOWN = [
@@ -49,10 +51,18 @@ class Work:
     parent: Version
     batch: Batch
 
+    @property
+    def base(self) -> str:
+        """Names all that a stage's result depends on: a request that was refused meanwhile makes it another."""
+        found = hashlib.sha256(self.parent.digest.encode())
+        for part in (pack(self.batch.forget), pack(self.batch.remain), self.piece.policy.model_dump_json().encode()):
+            found.update(hashlib.sha256(part).digest())
+        return found.hexdigest()
+
 
 def unlearn(run: Run) -> None:
     work = _load(run)
-    if not len(work.batch.forget):
+    if work is None or not len(work.batch.forget):
         with run.desk.database.write() as session:
             versions.nothing_to_forget(session, run.claim)
         return
@@ -62,13 +72,14 @@ def unlearn(run: Run) -> None:
     publish(run, work, stored, report)
 
 
-def _load(run: Run) -> Work:
+def _load(run: Run) -> Work | None:
+    """None: the model has no version, so nothing was learned. Its training came before this job, and has ended."""
     piece = Workpiece.load(run)
     with run.desk.database.read() as session:
         model = session.get_one(Model, piece.model_id)
         parent = versions.current(session, model)
         if parent is None:
-            raise versions.SupersededError("the model has no current version yet")
+            return None
         batch = versions.batch(session, run.claim.id, session.get_one(Dataset, piece.dataset_id), parent)
     return Work(piece, parent, batch)
 
@@ -85,7 +96,7 @@ def attack(run: Run, work: Work) -> tuple[AttackResult | None, str]:
     if not catalog.METHODS[policy.method.name].needs_adversarial:
         return None, policy.adversarial
     with run.stage("attack", 0.0, 0.4):
-        if kept := run.stored("adversarial", work.parent.digest):
+        if kept := run.stored("adversarial", work.base):
             return AttackResult(**run.tensors(kept[0])), str(kept[1]["source"])
         source = policy.adversarial
         result = precomputed(run, work) if source == "precomputed" else None
@@ -93,37 +104,50 @@ def attack(run: Run, work: Work) -> tuple[AttackResult | None, str]:
             source = "recompute"
             result = attack_positions(run, work.piece, work.parent, work.batch.forget)
         stored = run.put_tensors(vars(result))
-        run.keep("adversarial", work.parent.digest, stored, source=source)
+        run.keep("adversarial", work.base, stored, source=source)
     return result, source
 
 
 def attack_positions(run: Run, piece: Workpiece, base: Version, positions: Positions) -> AttackResult:
     """Run the policy's attack on the samples at `positions` against version `base`."""
     choice = piece.policy.attack
+    params = catalog.parse("attacks", choice.name, choice.params)
     where = piece.on_device(positions)
-    return registry.ATTACKS[choice.name](
-        piece.restore(run, base.digest),
-        to_float(gather(piece.samples.images, where)),
-        piece.samples.labels[where],
-        catalog.parse("attacks", choice.name, choice.params),
-    )
+    images, labels = to_float(gather(piece.samples.images, where)), piece.samples.labels[where]
+    attack = registry.ATTACKS[choice.name]
+    if not catalog.ATTACKS[choice.name].needs_given:
+        return attack(piece.restore(run, base.digest), images, labels, params)
+    version = getattr(params, "version", None)
+    given = kept_set(run, piece, positions, lambda row: version in (None, row.version))
+    if given is None:
+        raise JobError("no-adversarial-set", "no adversarial set of another version covers the forget set")
+    return attack(piece.restore(run, base.digest), images, labels, params, given=given)
 
 
 def precomputed(run: Run, work: Work) -> AttackResult | None:
     """The forget set's rows of a precomputed set, or None where none covers them all: then it is recomputed."""
     choice = work.piece.policy.attack
+
+    def same(row: AdversarialRow) -> bool:
+        return row.attack == choice.name and row.attack_params == choice.params
+
+    return kept_set(run, work.piece, work.batch.forget, same)
+
+
+def kept_set(
+    run: Run, piece: Workpiece, positions: Positions, fits: Callable[[AdversarialRow], bool]
+) -> AttackResult | None:
+    """Rows for `positions`, in their order, of the oldest kept set of the model that fits and covers them all."""
     with run.desk.database.read() as session:
-        query = select(AdversarialRow).where(
-            AdversarialRow.model_id == work.piece.model_id, AdversarialRow.attack == choice.name
-        )
-        for row in session.scalars(query.order_by(AdversarialRow.id)):
+        query = select(AdversarialRow).where(AdversarialRow.model_id == piece.model_id).order_by(AdversarialRow.id)
+        for row in session.scalars(query):
             covered = unpack(row.positions)
-            if row.attack_params == choice.params and np.isin(work.batch.forget, covered).all():
+            if fits(row) and np.isin(positions, covered).all():
                 digest = row.digest
                 break
         else:
             return None
-    rows = work.piece.on_device(np.searchsorted(covered, work.batch.forget))
+    rows = piece.on_device(np.searchsorted(covered, positions))
     return AttackResult(**{name: tensor[rows] for name, tensor in run.tensors(digest).items()})
 
 
@@ -134,7 +158,7 @@ def finetune(run: Run, work: Work, adversarial: AttackResult | None) -> Stored:
     """Edit the parent into a candidate by the policy's method, and store it."""
     piece, policy = work.piece, work.piece.policy
     with run.stage("finetune", 0.4, 0.8) as progress:
-        if kept := run.stored("candidate", work.parent.digest):
+        if kept := run.stored("candidate", work.base):
             return Stored(kept[0], kept[1]["size"])
         remain = remain_access(policy, work.batch, seed_for(run, "remain"))
         split = Split(
@@ -145,7 +169,7 @@ def finetune(run: Run, work: Work, adversarial: AttackResult | None) -> Stored:
         )
         context = MethodContext(
             generator=seeding.generator(seed_for(run, "finetune"), run.desk.device),
-            progress=progress.part(0.0, 1.0, f"finetune:{work.parent.digest}"),
+            progress=progress.part(0.0, 1.0, f"finetune:{work.base}"),
             recipe=piece.recipe,
             fresh=lambda: piece.fresh(seed_for(run, "weights")),
         )
@@ -157,7 +181,7 @@ def finetune(run: Run, work: Work, adversarial: AttackResult | None) -> Stored:
             context,
         )
         stored = piece.store(run, model)
-        run.keep("candidate", work.parent.digest, stored)
+        run.keep("candidate", work.base, stored)
     return stored
 
 
@@ -179,7 +203,15 @@ def audit(run: Run, work: Work, stored: Stored, adversarial: AttackResult | None
     """Measure the candidate as it was stored, not as it lies in memory."""
     with run.stage("audit", 0.8, 0.98):
         policy = work.piece.policy
-        measured = measure(run, work.piece, stored.digest, work.parent.digest, work.batch.forget, work.batch.remain)
+        measured = measure(
+            run,
+            work.piece,
+            stored.digest,
+            work.parent.digest,
+            work.batch.forget,
+            work.batch.remain,
+            grouped=work.batch.grouped,
+        )
     return report_of(
         run,
         work.piece,
@@ -203,9 +235,16 @@ class Measured:
 
 
 def measure(
-    run: Run, piece: Workpiece, candidate: str, parent: str | None, forget: Positions, remain: Positions
+    run: Run,
+    piece: Workpiece,
+    candidate: str,
+    parent: str | None,
+    forget: Positions,
+    remain: Positions,
+    *,
+    grouped: bool,
 ) -> Measured:
-    """Run the policy's audit on two stored checkpoints."""
+    """Run the policy's audit on two stored checkpoints. `grouped`: the forget set is one or more people's own."""
     choice = piece.policy.audit
     params = catalog.parse("audits", choice.name, choice.params)
     references = piece.pool_signals(run)
@@ -224,10 +263,10 @@ def measure(
         references,
         params,
         utility_floor=floor,
+        grouped=grouped,
     )
-    pool = (
-        References(models=len(references.membership), signal=str(choice.params["signal"])) if references else None
-    )
+    signal = str(choice.params.get("signal", choice.name))
+    pool = References(models=len(references.membership), signal=signal) if references else None
     return Measured(*result, references=pool)
 
 
@@ -287,9 +326,7 @@ def _describe(attack: str, source: str, result: AttackResult | None) -> Adversar
         found=int(found.sum()),
         total=len(found),
         mean_norm=float(result.norms.cpu()[found].mean()) if found.any() else None,
-        radius_counts={
-            f"{radius:.4g}": count for radius, count in zip(radii.tolist(), counts.tolist(), strict=True)
-        },
+        radius_counts={f"{radius:.4g}": count for radius, count in zip(radii.tolist(), counts.tolist(), strict=True)},
     )
 
 
@@ -301,6 +338,7 @@ def publish(run: Run, work: Work, stored: Stored, report: AuditReport) -> None:
     document = report.model_dump(mode="json")
     exact = catalog.METHODS[report.method].exact
     with run.stage("publish", 0.98, 1.0), run.desk.database.write() as session:
+        erasure.pin(session, run.desk.blobs, stored.digest)
         if report.judgement.verdict == "fail" and not exact:
             versions.reject(session, run.claim, document)
         else:

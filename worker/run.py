@@ -20,11 +20,12 @@ from app.blobs import Blobs, open_blobs
 from app.config import LEASE_BEATS, Settings
 from app.db import Database
 from app.jobs import Claim, LeaseLostError
-from app.storage import BlobMissingError, Stored
+from app.storage import BlobMissingError, StorageUnavailableError, Stored
 
 log = logging.getLogger("lethe.worker")
 
 SECONDS_BETWEEN_REPORTS = 0.25
+SECONDS_BETWEEN_COPY_CHECKS = 30.0
 
 
 class CancelledError(Exception):
@@ -52,7 +53,19 @@ class Desk:
     def open(cls, settings: Settings) -> Desk:
         torch.set_num_threads(settings.torch_threads)
         device = settings.device or ("cuda" if torch.cuda.is_available() else "cpu")
-        return cls(settings, Database(settings), open_blobs(settings), torch.device(device))
+        blobs = open_blobs(settings)
+        threading.Thread(target=_drop_copies, args=(blobs,), name="copies", daemon=True).start()
+        return cls(settings, Database(settings), blobs, torch.device(device))
+
+
+def _drop_copies(blobs: Blobs) -> None:
+    """Local copies of what another machine has erased must go too."""
+    while True:
+        try:
+            blobs.sweep_copies()
+        except StorageUnavailableError as error:
+            log.warning("local copies could not be checked: %s", error)
+        threading.Event().wait(SECONDS_BETWEEN_COPY_CHECKS)
 
 
 class Heartbeat:
@@ -128,13 +141,11 @@ class Run:
         faults.point(f"{self.claim.kind}.{name}.stored")
         with self.desk.database.write() as session:
             facts = {**facts, "base": base, "size": stored.size}
+            erasure.pin(session, self.desk.blobs, stored.digest)
             replaced = jobs.keep(session, self.claim, name, stored.digest, facts)
         faults.point(f"{self.claim.kind}.{name}.kept")
         if replaced:
-            with self.desk.database.read() as session:
-                used = erasure.in_use(session, replaced)
-            if not used:
-                self.desk.blobs.delete(replaced)
+            erasure.remove(self.desk.database, self.desk.blobs, replaced)
 
     def put(self, write: Callable[[Path], None]) -> Stored:
         """Store the file that `write` makes."""

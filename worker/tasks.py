@@ -5,13 +5,16 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping
 
-from app import faults, jobs
+import torch
+from sqlalchemy.exc import SQLAlchemyError
+
+from app import faults, jobs, presence
 from app.db import Database
 from app.errors import AppError
-from app.jobs import LeaseLostError
+from app.jobs import LeaseLostError, SupersededError
 from app.lifecycle import JobKind, JobState
 from app.storage import BlobCorruptError, StorageUnavailableError
-from app.versions import SupersededError
+from app.tables import Job
 from worker import chores, pipeline, seeding
 from worker.methods import MethodError
 from worker.run import CancelledError, Desk, Heartbeat, JobError, Run
@@ -20,6 +23,7 @@ from worker.training import DivergedError
 log = logging.getLogger("lethe.worker")
 
 STORAGE_PAUSE_SECONDS = 30.0
+SUPERSEDED_PAUSE_SECONDS = 0.2
 
 KINDS: Mapping[JobKind, Callable[[Run], None]] = {
     JobKind.INGEST: chores.ingest,
@@ -59,13 +63,32 @@ def run_one(desk: Desk, owner: str, hint: str | None = None) -> bool:
             log.warning("job %s waits for the storage: %s", claim.id, error)
             _again(desk.database, run, str(error), pause_seconds=STORAGE_PAUSE_SECONDS)
         except SupersededError as error:
-            _again(desk.database, run, str(error))
+            _again(desk.database, run, str(error), pause_seconds=SUPERSEDED_PAUSE_SECONDS)
         except BlobCorruptError as error:
             _end(desk.database, run, JobState.FAILED, "corrupt-bytes", f"stored bytes are damaged: {error}")
         except Exception as error:
             log.exception("job %s failed", claim.id)
             _again(desk.database, run, f"an unexpected {type(error).__name__}; it is in the worker's log")
+        _measure(run)
+    with desk.database.read() as session:
+        job = session.get_one(Job, claim.id)
+    log.info("job %s (%s): %s%s", job.id, job.kind, job.state, _because(job))
     return True
+
+
+def _because(job: Job) -> str:
+    return f": {job.problem['detail']}" if job.problem else ""
+
+
+def _measure(run: Run) -> None:
+    """For metrics only: a failure here is no failure of the job."""
+    desk, memory = run.desk, 0
+    if desk.device.type == "cuda":
+        memory = torch.cuda.max_memory_allocated(desk.device)
+    try:
+        presence.measured(desk.database, desk.settings, run.claim.kind.value, run.stage_seconds, memory)
+    except SQLAlchemyError as error:
+        log.warning("stage seconds were not kept: %s", type(error).__name__)
 
 
 def _end(database: Database, run: Run, state: JobState, kind: str, detail: str) -> None:

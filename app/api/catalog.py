@@ -5,13 +5,13 @@ from __future__ import annotations
 from fastapi import APIRouter
 
 from app import catalog
-from app.api.deps import CallerDep, problems
+from app.api.deps import BY_METHOD, CallerDep, problems
 from app.api.schemas import CatalogEntry
 
-router = APIRouter(tags=["catalog"])
+router = APIRouter(tags=["catalog"], dependencies=[BY_METHOD])
 
 
-@router.get("/catalog", responses=problems())
+@router.get("/catalog", responses=problems(403))
 def read_catalog(_: CallerDep) -> dict[str, dict[str, CatalogEntry]]:
     """Methods, attacks, audits, architectures, recipes and sources by name."""
     return {
@@ -21,6 +21,7 @@ def read_catalog(_: CallerDep) -> dict[str, dict[str, CatalogEntry]]:
                 params=entry.params.model_json_schema(),
                 needs_remain=entry.needs_remain,
                 needs_adversarial=entry.needs_adversarial,
+                needs_given=entry.needs_given,
                 exact=entry.exact,
             )
             for name, entry in entries.items()

@@ -9,8 +9,8 @@ from fastapi.responses import JSONResponse
 from sqlalchemy import select
 from starlette.concurrency import run_in_threadpool
 
-from app import datasets, uploads
-from app.api.deps import CallerDep, IdempotentDep, PagerDep, PartsDep, Read, Write, accepted, problems
+from app import datasets, erasure, uploads
+from app.api.deps import BY_METHOD, CallerDep, IdempotentDep, PagerDep, PartsDep, Read, Write, accepted, problems
 from app.api.paging import Page
 from app.api.schemas import DatasetCreate, DatasetOut, SampleOut, id_pattern
 from app.api.transfer import ANY_SIZE, receive
@@ -20,7 +20,7 @@ from app.positions import members
 from app.storage import Writer
 from app.tables import Dataset, Job, Sample
 
-router = APIRouter(prefix="/datasets", tags=["datasets"])
+router = APIRouter(prefix="/datasets", tags=["datasets"], dependencies=[BY_METHOD])
 DatasetId = Annotated[str, Path(pattern=id_pattern("dst"))]
 FORMS = {"application/vnd.apache.parquet": "parquet"}
 
@@ -42,25 +42,27 @@ def show(dataset: Dataset, job: Job | None = None) -> DatasetOut:
     )
 
 
-@router.post("", status_code=202, response_model=DatasetOut, responses=problems())
+@router.post("", status_code=202, response_model=DatasetOut, responses=problems(403))
 def create(body: DatasetCreate, who: CallerDep, session: Write, once: IdempotentDep) -> JSONResponse:
     """Register a dataset. A built-in source is taken in at once; `upload` waits for its content."""
     dataset, job = datasets.register(session, who.tenant_id, body.name, body.source)
     return once.reply(202, show(dataset, job), accepted(f"/v1/datasets/{dataset.id}"))
 
 
-@router.get("", responses=problems())
+@router.get("", responses=problems(403))
 def list_all(who: CallerDep, session: Read, pager: PagerDep) -> Page[DatasetOut]:
+    """The datasets, newest first."""
     rows, token = pager.rows(session, select(Dataset).where(Dataset.tenant_id == who.tenant_id), Dataset.id)
     return Page(items=[show(row) for row in rows], next_page_token=token)
 
 
-@router.get("/{dataset}", responses=problems(404))
+@router.get("/{dataset}", responses=problems(403, 404))
 def read(dataset: DatasetId, who: CallerDep, session: Read) -> DatasetOut:
+    """One dataset."""
     return show(datasets.get(session, who.tenant_id, dataset))
 
 
-@router.get("/{dataset}/samples", responses=problems(404))
+@router.get("/{dataset}/samples", responses=problems(403, 404))
 def list_samples(
     dataset: DatasetId,
     who: CallerDep,
@@ -84,7 +86,7 @@ def list_samples(
     "/{dataset}/content",
     status_code=202,
     response_model=DatasetOut,
-    responses=problems(404, 409, 413, 415),
+    responses=problems(403, 404, 409, 413, 415),
     max_body_size=ANY_SIZE,
     openapi_extra={
         "requestBody": {
@@ -94,7 +96,7 @@ def list_samples(
     },
 )
 async def put_content(dataset: DatasetId, request: Request, who: CallerDep, held: PartsDep) -> JSONResponse:
-    """Stream the content in: Parquet with columns `id`, `image`, `label` and, optionally, `split`.
+    """Stream the content in: Parquet with columns `id`, `image`, `label` and, optionally, `split` and `subject`.
 
     Columns and ids are checked before the reply; images are decoded by the ingest job.
     """
@@ -116,6 +118,7 @@ async def put_content(dataset: DatasetId, request: Request, who: CallerDep, held
         stored = writer.commit()
         with held.database.write() as session:
             row = datasets.get(session, who.tenant_id, dataset, lock=True)
+            erasure.pin(session, held.blobs, stored.digest)
             return show(row, datasets.accept_content(session, row, stored, form))
 
     await run_in_threadpool(ready)

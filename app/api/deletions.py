@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Sequence
 from typing import Annotated, Any
@@ -115,9 +116,7 @@ def _order(body: DeletionCreate) -> deletions.Order:
     dependencies=[needs("request")],
     responses={200: {"model": DeletionPreview, "description": "`validate_only`"}, **problems(403, 404, 409, 413)},
 )
-def create(
-    body: DeletionCreate, who: CallerDep, held: PartsDep, session: Write, once: IdempotentDep
-) -> JSONResponse:
+def create(body: DeletionCreate, who: CallerDep, held: PartsDep, session: Write, once: IdempotentDep) -> JSONResponse:
     """Accept a deletion. The 202 is a promise: it is committed, and ends in a stated outcome.
 
     With `validate_only` everything is checked and nothing is stored: the reply says what it would mean.
@@ -166,7 +165,7 @@ def _import(held: Parts, who: CallerDep, lines: Sequence[bytes], key: str | None
 
 
 def _import_line(held: Parts, who: CallerDep, number: int, line: bytes, key: str | None) -> ImportLine:
-    own_key = f"{key[:200]}/{number}" if key else None
+    own_key = f"{hashlib.sha256(key.encode()).hexdigest()}/{number}" if key else None
     try:
         body = DeletionCreate.model_validate_json(line)
         with held.database.write() as session:
@@ -203,6 +202,7 @@ def list_all(
 
 @router.get("/{request}", dependencies=[needs("read")], responses=problems(403, 404))
 def read(request: RequestId, who: CallerDep, session: Read) -> DeletionOut:
+    """One request: its status, outcomes by model, receipts and dates."""
     return show(session, deletions.get(session, who.tenant_id, request))
 
 
@@ -216,11 +216,9 @@ VERB: dict[str, Any] = {
 
 
 @router.post("/{request}:cancel", **VERB)
-def cancel(
-    request: RequestId, body: ReasonBody, who: CallerDep, session: Write, once: IdempotentDep
-) -> JSONResponse:
+def cancel(request: RequestId, body: ReasonBody, who: CallerDep, session: Write, once: IdempotentDep) -> JSONResponse:
     """Withdraw the request, unless it is being carried out."""
-    row = deletions.get(session, who.tenant_id, request, lock=True)
+    row = decisions.begin(session, deletions.get(session, who.tenant_id, request))
     decisions.withdraw(session, row, body.reason)
     return _verb_reply(session, row, once)
 
@@ -230,7 +228,7 @@ def refuse(
     request: RequestId, body: RefuseBody, who: CallerDep, held: PartsDep, session: Write, once: IdempotentDep
 ) -> JSONResponse:
     """Refuse the request, or with `sample_ids` that part of it (a partial grant)."""
-    row = deletions.get(session, who.tenant_id, request, lock=True)
+    row = decisions.begin(session, deletions.get(session, who.tenant_id, request))
     decisions.refuse(session, held.settings, row, body.reason, body.sample_ids)
     return _verb_reply(session, row, once)
 
@@ -238,7 +236,7 @@ def refuse(
 @router.post("/{request}:hold", **VERB)
 def hold(request: RequestId, body: ReasonBody, who: CallerDep, session: Write, once: IdempotentDep) -> JSONResponse:
     """A legal hold: nothing happens to the samples until `:release`."""
-    row = deletions.get(session, who.tenant_id, request, lock=True)
+    row = decisions.begin(session, deletions.get(session, who.tenant_id, request))
     decisions.hold(session, row, body.reason)
     return _verb_reply(session, row, once)
 
@@ -246,17 +244,15 @@ def hold(request: RequestId, body: ReasonBody, who: CallerDep, session: Write, o
 @router.post("/{request}:release", **VERB)
 def release(request: RequestId, who: CallerDep, session: Write, once: IdempotentDep) -> JSONResponse:
     """End a legal hold."""
-    row = deletions.get(session, who.tenant_id, request, lock=True)
+    row = decisions.begin(session, deletions.get(session, who.tenant_id, request))
     decisions.release(session, row)
     return _verb_reply(session, row, once)
 
 
 @router.post("/{request}:extend", **VERB)
-def extend(
-    request: RequestId, body: ReasonBody, who: CallerDep, session: Write, once: IdempotentDep
-) -> JSONResponse:
+def extend(request: RequestId, body: ReasonBody, who: CallerDep, session: Write, once: IdempotentDep) -> JSONResponse:
     """Take the longer period that the law allows, with notice and reasons in time."""
-    row = deletions.get(session, who.tenant_id, request, lock=True)
+    row = decisions.begin(session, deletions.get(session, who.tenant_id, request))
     decisions.extend(session, row, body.reason)
     return _verb_reply(session, row, once)
 

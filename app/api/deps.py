@@ -65,6 +65,15 @@ def needs(scope: str) -> Any:
     return Depends(check)
 
 
+def _reads_or_operates(request: Request, who: CallerDep) -> None:
+    scope = "read" if request.method in ("GET", "HEAD") else "operate"
+    if scope not in who.scopes:
+        raise Forbidden(f"This needs a key with scope `{scope}`.", kind="scope-missing")
+
+
+BY_METHOD = Depends(_reads_or_operates)  # of a router: `read` to look, `operate` to change
+
+
 def _read(held: PartsDep, _: CallerDep) -> Iterator[Session]:
     with held.database.read() as session:
         yield session
@@ -145,9 +154,7 @@ def idempotent(
     return open_idempotent(held, who, session, request.url.path, key, body)
 
 
-def open_idempotent(
-    held: Parts, who: Caller, session: Session, route: str, key: str | None, body: bytes
-) -> Idempotent:
+def open_idempotent(held: Parts, who: Caller, session: Session, route: str, key: str | None, body: bytes) -> Idempotent:
     """Take `key` for this body, in the transaction that does what the body asks for.
 
     Raises:

@@ -12,7 +12,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from app import db, jobs
-from app.api.deps import CallerDep, IdempotentDep, PagerDep, PartsDep, Read, Write, problems
+from app.api.deps import BY_METHOD, CallerDep, IdempotentDep, PagerDep, PartsDep, Read, Write, problems
 from app.api.follow import Follower
 from app.api.paging import Page
 from app.api.schemas import JobOut, id_pattern
@@ -20,7 +20,7 @@ from app.errors import NotFound
 from app.lifecycle import TERMINAL_JOBS, JobKind, JobState
 from app.tables import Job
 
-router = APIRouter(prefix="/jobs", tags=["jobs"])
+router = APIRouter(prefix="/jobs", tags=["jobs"], dependencies=[BY_METHOD])
 JobId = Annotated[str, Path(pattern=id_pattern("job"))]
 
 
@@ -56,7 +56,7 @@ def show(session: Session, job: Job) -> JobOut:
     )
 
 
-@router.get("", responses=problems())
+@router.get("", responses=problems(403))
 def list_all(
     who: CallerDep,
     session: Read,
@@ -73,12 +73,13 @@ def list_all(
     return Page(items=[show(session, row) for row in rows], next_page_token=token)
 
 
-@router.get("/{job}", responses=problems(404))
+@router.get("/{job}", responses=problems(403, 404))
 def read(job: JobId, who: CallerDep, session: Read) -> JobOut:
+    """One job: state, stage, share done, what became of it."""
     return show(session, find(session, who.tenant_id, job))
 
 
-@router.post("/{job}:cancel", response_model=JobOut, responses=problems(404, 409))
+@router.post("/{job}:cancel", response_model=JobOut, responses=problems(403, 404, 409))
 def cancel(job: JobId, who: CallerDep, session: Write, once: IdempotentDep) -> JSONResponse:
     """Cancel: at once when queued, at the worker's next beat when running."""
     row = find(session, who.tenant_id, job, lock=True)
@@ -86,7 +87,7 @@ def cancel(job: JobId, who: CallerDep, session: Write, once: IdempotentDep) -> J
     return once.reply(200, show(session, row))
 
 
-@router.post("/{job}:retry", response_model=JobOut, responses=problems(404, 409))
+@router.post("/{job}:retry", response_model=JobOut, responses=problems(403, 404, 409))
 def retry(job: JobId, who: CallerDep, session: Write, once: IdempotentDep) -> JSONResponse:
     """Queue a failed or dead job again."""
     row = find(session, who.tenant_id, job, lock=True)
@@ -100,7 +101,7 @@ def ended(job: JobId, who: CallerDep, held: PartsDep) -> bool:
         return find(session, who.tenant_id, job).state in TERMINAL_JOBS
 
 
-@router.get("/{job}/events", response_class=EventSourceResponse, responses=problems(404))
+@router.get("/{job}/events", response_class=EventSourceResponse, responses=problems(403, 404))
 async def events(
     job: JobId,
     request: Request,

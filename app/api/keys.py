@@ -57,6 +57,7 @@ def create(body: KeyCreate, who: CallerDep, session: Write, once: IdempotentDep)
 
 @router.get("", responses=problems(403))
 def list_all(who: CallerDep, session: Read, pager: PagerDep) -> Page[KeyOut]:
+    """The API keys, newest first."""
     rows, token = pager.rows(session, select(ApiKey).where(ApiKey.tenant_id == who.tenant_id), ApiKey.id)
     return Page(items=[show(row) for row in rows], next_page_token=token)
 

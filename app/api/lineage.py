@@ -8,7 +8,7 @@ from fastapi import APIRouter, Path
 from fastapi.responses import JSONResponse, Response
 
 from app import lineage, models, versions
-from app.api.deps import CallerDep, IdempotentDep, Read, Write, needs, problems
+from app.api.deps import BY_METHOD, CallerDep, IdempotentDep, Read, Write, needs, problems
 from app.api.models import ModelId
 from app.api.models import show as show_model
 from app.api.schemas import AliasBody, AliasOut, ModelOut, VersionOut
@@ -16,7 +16,7 @@ from app.api.versions import Number
 from app.api.versions import show as show_version
 from app.tables import Alias
 
-router = APIRouter(prefix="/models/{model}", tags=["versions"])
+router = APIRouter(prefix="/models/{model}", tags=["versions"], dependencies=[BY_METHOD])
 AliasName = Annotated[str, Path(pattern=r"^[a-z][a-z0-9-]{0,59}$")]
 
 
@@ -24,13 +24,13 @@ def show(row: Alias) -> AliasOut:
     return AliasOut(name=row.name, version=row.version, updated_at=row.updated_at)
 
 
-@router.get("/aliases", responses=problems(404))
+@router.get("/aliases", responses=problems(403, 404))
 def list_aliases(model: ModelId, who: CallerDep, session: Read) -> list[AliasOut]:
     row = models.get(session, who.tenant_id, model)
     return [show(alias) for alias in lineage.aliases(session, row)]
 
 
-@router.put("/aliases/{alias}", dependencies=[needs("operate")], responses=problems(403, 404, 409))
+@router.put("/aliases/{alias}", responses=problems(403, 404, 409))
 def point(model: ModelId, alias: AliasName, body: AliasBody, who: CallerDep, session: Write) -> AliasOut:
     """Let the alias mean a version that is live and holds no sample that was requested or erased."""
     row = models.get(session, who.tenant_id, model, lock=True)
@@ -41,7 +41,6 @@ def point(model: ModelId, alias: AliasName, body: AliasBody, who: CallerDep, ses
     "/aliases/{alias}",
     status_code=204,
     response_class=Response,
-    dependencies=[needs("operate")],
     responses=problems(403, 404),
 )
 def unpoint(model: ModelId, alias: AliasName, who: CallerDep, session: Write) -> Response:
@@ -52,7 +51,6 @@ def unpoint(model: ModelId, alias: AliasName, who: CallerDep, session: Write) ->
 @router.post(
     "/versions/{number}:promote",
     response_model=VersionOut,
-    dependencies=[needs("operate")],
     responses=problems(403, 404, 409),
 )
 def promote(model: ModelId, number: Number, who: CallerDep, session: Write, once: IdempotentDep) -> JSONResponse:
@@ -63,9 +61,7 @@ def promote(model: ModelId, number: Number, who: CallerDep, session: Write, once
     return once.reply(200, show_version(version))
 
 
-@router.post(
-    ":rollback", response_model=VersionOut, dependencies=[needs("operate")], responses=problems(403, 404, 409)
-)
+@router.post(":rollback", response_model=VersionOut, responses=problems(403, 404, 409))
 def roll_back(model: ModelId, who: CallerDep, session: Write, once: IdempotentDep) -> JSONResponse:
     """Promote the parent of the current version, under the same conditions."""
     row = models.get(session, who.tenant_id, model, lock=True)
@@ -85,7 +81,7 @@ def purge(model: ModelId, who: CallerDep, session: Write, once: IdempotentDep) -
     response_class=Response,
     responses={
         200: {"content": {"text/markdown": {"schema": {"type": "string"}}}, "description": "the card"},
-        **problems(404),
+        **problems(403, 404),
     },
 )
 def read_card(model: ModelId, number: Number, who: CallerDep, session: Read) -> Response:

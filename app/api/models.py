@@ -8,16 +8,16 @@ from fastapi import APIRouter, Path
 from fastapi.responses import JSONResponse
 from sqlalchemy import select
 
-from app import models
+from app import jobs, models
 from app.api import jobs as job_api
-from app.api.deps import CallerDep, IdempotentDep, PagerDep, Read, Write, accepted, problems
+from app.api.deps import BY_METHOD, CallerDep, IdempotentDep, PagerDep, Read, Write, accepted, problems
 from app.api.paging import Page
 from app.api.schemas import JobOut, ModelCreate, ModelOut, ReferencesBody, SeedBody, TrainBody, id_pattern
 from app.lifecycle import JobKind
 from app.policy import Choice, Policy
 from app.tables import Job, Model
 
-router = APIRouter(prefix="/models", tags=["models"])
+router = APIRouter(prefix="/models", tags=["models"], dependencies=[BY_METHOD])
 ModelId = Annotated[str, Path(pattern=id_pattern("mdl"))]
 
 
@@ -38,7 +38,7 @@ def started(job: Job, session: Write, once: IdempotentDep) -> JSONResponse:
     return once.reply(202, job_api.show(session, job), accepted(f"/v1/jobs/{job.id}"))
 
 
-@router.post("", status_code=201, response_model=ModelOut, responses=problems(404))
+@router.post("", status_code=201, response_model=ModelOut, responses=problems(403, 404))
 def create(body: ModelCreate, who: CallerDep, session: Write, once: IdempotentDep) -> JSONResponse:
     """Register a classifier on a dataset: architecture, training recipe and unlearning policy."""
     model = models.register(
@@ -53,19 +53,32 @@ def create(body: ModelCreate, who: CallerDep, session: Write, once: IdempotentDe
     return once.reply(201, show(model), {"Location": f"/v1/models/{model.id}"})
 
 
-@router.get("", responses=problems())
+@router.get("", responses=problems(403))
 def list_all(who: CallerDep, session: Read, pager: PagerDep) -> Page[ModelOut]:
+    """The models, newest first."""
     rows, token = pager.rows(session, select(Model).where(Model.tenant_id == who.tenant_id), Model.id)
     return Page(items=[show(row) for row in rows], next_page_token=token)
 
 
-@router.get("/{model}", responses=problems(404))
+@router.get("/{model}", responses=problems(403, 404))
 def read(model: ModelId, who: CallerDep, session: Read) -> ModelOut:
+    """One model with its policy."""
     return show(models.get(session, who.tenant_id, model))
 
 
-@router.post("/{model}:train", status_code=202, response_model=JobOut, responses=problems(404, 409))
-def train(model: ModelId, body: TrainBody, who: CallerDep, session: Write, once: IdempotentDep) -> JSONResponse:
+@router.put("/{model}/policy", responses=problems(403, 404))
+def set_policy(model: ModelId, body: Policy, who: CallerDep, session: Write) -> ModelOut:
+    """Replace the policy. A running job keeps the one it began with; a rejected job may be retried under the new."""
+    row = models.get(session, who.tenant_id, model, lock=True)
+    row.policy = body.model_dump()
+    jobs.record(session, who.tenant_id, "model.policy-changed", row.id)
+    return show(row)
+
+
+@router.post("/{model}:train", status_code=202, response_model=JobOut, responses=problems(403, 404, 409))
+def train(
+    model: ModelId, who: CallerDep, session: Write, once: IdempotentDep, body: TrainBody = TrainBody()
+) -> JSONResponse:
     """Train version 1; or, with `exclude_request` and `compare_only`, an exact retrain to compare with."""
     row = models.get(session, who.tenant_id, model)
     job = models.start_training(
@@ -74,9 +87,9 @@ def train(model: ModelId, body: TrainBody, who: CallerDep, session: Write, once:
     return started(job, session, once)
 
 
-@router.post("/{model}:references", status_code=202, response_model=JobOut, responses=problems(404, 409))
+@router.post("/{model}:references", status_code=202, response_model=JobOut, responses=problems(403, 404, 409))
 def references(
-    model: ModelId, body: ReferencesBody, who: CallerDep, session: Write, once: IdempotentDep
+    model: ModelId, who: CallerDep, session: Write, once: IdempotentDep, body: ReferencesBody = ReferencesBody()
 ) -> JSONResponse:
     """Build the pool of reference models that audits of this dataset, architecture and recipe need."""
     row = models.get(session, who.tenant_id, model)
@@ -84,8 +97,10 @@ def references(
     return started(job, session, once)
 
 
-@router.post("/{model}:precompute", status_code=202, response_model=JobOut, responses=problems(404, 409))
-def precompute(model: ModelId, body: SeedBody, who: CallerDep, session: Write, once: IdempotentDep) -> JSONResponse:
+@router.post("/{model}:precompute", status_code=202, response_model=JobOut, responses=problems(403, 404, 409))
+def precompute(
+    model: ModelId, who: CallerDep, session: Write, once: IdempotentDep, body: SeedBody = SeedBody()
+) -> JSONResponse:
     """Precompute adversarial examples of the whole training set on the current version (policy `precomputed`)."""
     row = models.get(session, who.tenant_id, model)
     return started(models.start(session, row, JobKind.PRECOMPUTE, seed=body.seed), session, once)

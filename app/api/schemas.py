@@ -122,9 +122,7 @@ class SeedBody(Body):
 
 
 class ReferencesBody(Body):
-    count: int = Field(
-        16, ge=4, le=256, multiple_of=2, description="reference models; each sample is in half of them"
-    )
+    count: int = Field(16, ge=4, le=256, multiple_of=2, description="reference models; each sample is in half of them")
     seed: Seed = 0
 
 
@@ -140,8 +138,8 @@ class AliasOut(BaseModel):
 
 class VersionCreate(Body):
     digest: Digest = Field(description="sha256 of the safetensors file that will be sent")
-    trained_on: Literal["train-split"] | Annotated[list[SampleId], Field(min_length=1, max_length=1_000_000)] = (
-        Field(description="the ids that the checkpoint was trained on, or the dataset's whole train split")
+    trained_on: Literal["train-split"] | Annotated[list[SampleId], Field(min_length=1, max_length=1_000_000)] = Field(
+        description="the ids that the checkpoint was trained on, or the dataset's whole train split"
     )
 
 
@@ -290,9 +288,7 @@ class KeyCreate(Body):
 
 
 class KeyRotate(Body):
-    overlap_seconds: int = Field(
-        0, ge=0, le=30 * 86400, description="how long the old key works beside the new one"
-    )
+    overlap_seconds: int = Field(0, ge=0, le=30 * 86400, description="how long the old key works beside the new one")
 
 
 class KeyOut(BaseModel):
@@ -375,6 +371,50 @@ class Summary(BaseModel):
     median_days: float | None
 
 
+# -- evidence --------------------------------------------------------------------------------------
+
+
+class EnvelopeSignature(BaseModel):
+    keyid: str
+    sig: str
+
+
+class Envelope(BaseModel):
+    """DSSE: a signed in-toto statement."""
+
+    payload: str = Field(description="base64 of the statement's canonical JSON")
+    payloadType: str  # noqa: N815  (DSSE's own name)
+    signatures: list[EnvelopeSignature]
+
+
+class Opening(BaseModel):
+    salt: str = Field(description="hex")
+
+
+class Shredded(BaseModel):
+    destroyed: bool = Field(description="false: there was no salt (left)")
+
+
+class LogEntries(BaseModel):
+    start: int
+    entries: list[dict[str, Any]]
+
+
+class LogProof(BaseModel):
+    hashes: list[str] = Field(description="hex, from the leaf up")
+
+
+class LogKey(BaseModel):
+    id: str
+    public_key: str
+    not_before: str
+    not_after: str | None
+
+
+class LogKeys(BaseModel):
+    keys: list[LogKey]
+
+
 # -- the rest --------------------------------------------------------------------------------------
 
 
@@ -383,6 +423,7 @@ class CatalogEntry(BaseModel):
     params: dict[str, Any] = Field(description="JSON Schema of the parameters")
     needs_remain: bool
     needs_adversarial: bool
+    needs_given: bool = Field(description="takes the adversarial set of another version instead of searching")
     exact: bool
 
 

@@ -9,9 +9,9 @@ from fastapi.responses import HTMLResponse, JSONResponse, Response
 from sqlalchemy import select
 from starlette.concurrency import run_in_threadpool
 
-from app import models, samples, versions
+from app import erasure, models, samples, versions
 from app.api import jobs as job_api
-from app.api.deps import CallerDep, IdempotentDep, PagerDep, PartsDep, Read, Write, accepted, problems
+from app.api.deps import BY_METHOD, CallerDep, IdempotentDep, PagerDep, PartsDep, Read, Write, accepted, problems
 from app.api.models import ModelId
 from app.api.paging import Page
 from app.api.schemas import JobOut, VersionCreate, VersionOut
@@ -23,7 +23,7 @@ from app.storage import Writer
 from app.tables import Version
 from app.web import audits
 
-router = APIRouter(prefix="/models/{model}/versions", tags=["versions"])
+router = APIRouter(prefix="/models/{model}/versions", tags=["versions"], dependencies=[BY_METHOD])
 Number = Annotated[int, Path(ge=1, lt=2**31)]
 SAFETENSORS = "application/vnd.safetensors"
 BINARY = (SAFETENSORS, "application/octet-stream")
@@ -47,14 +47,15 @@ def show(version: Version) -> VersionOut:
     )
 
 
-@router.get("", responses=problems(404))
+@router.get("", responses=problems(403, 404))
 def list_all(model: ModelId, who: CallerDep, session: Read, pager: PagerDep) -> Page[VersionOut]:
+    """The versions of the model, newest first."""
     row = models.get(session, who.tenant_id, model)
     rows, token = pager.rows(session, select(Version).where(Version.model_id == row.id), Version.id)
     return Page(items=[show(version) for version in rows], next_page_token=token)
 
 
-@router.post("", status_code=201, response_model=VersionOut, responses=problems(404, 409))
+@router.post("", status_code=201, response_model=VersionOut, responses=problems(403, 404, 409))
 def announce(
     model: ModelId, body: VersionCreate, who: CallerDep, held: PartsDep, session: Write, once: IdempotentDep
 ) -> JSONResponse:
@@ -72,8 +73,9 @@ def announce(
     return once.reply(201, show(version), {"Location": f"/v1/models/{row.id}/versions/{version.number}"})
 
 
-@router.get("/{number}", responses=problems(404))
+@router.get("/{number}", responses=problems(403, 404))
 def read(model: ModelId, number: Number, who: CallerDep, session: Read) -> VersionOut:
+    """One version."""
     return show(versions.get(session, models.get(session, who.tenant_id, model), number))
 
 
@@ -81,7 +83,7 @@ def read(model: ModelId, number: Number, who: CallerDep, session: Read) -> Versi
     "/{number}/checkpoint",
     status_code=202,
     response_model=JobOut,
-    responses=problems(404, 409, 413, 415),
+    responses=problems(403, 404, 409, 413, 415),
     max_body_size=ANY_SIZE,
     openapi_extra={
         "requestBody": {
@@ -116,6 +118,7 @@ async def put_checkpoint(
         stored = writer.commit()
         with held.database.write() as session:
             row = models.get(session, who.tenant_id, model, lock=True)
+            erasure.pin(session, held.blobs, stored.digest)
             job = versions.accept_checkpoint(session, row, versions.get(session, row, number), stored)
             return job_api.show(session, job)
 
@@ -132,7 +135,7 @@ CHECKPOINT_RESPONSES: dict[int | str, dict[str, Any]] = {
     200: {"content": {SAFETENSORS: {}}, "description": "the safetensors file"},
     206: {"content": {SAFETENSORS: {}}, "description": "the range asked for"},
     304: {"description": "unchanged"},
-    **problems(404, 409, 410, 416),
+    **problems(403, 404, 409, 410, 416),
 }
 
 
@@ -156,7 +159,7 @@ def get_checkpoint(
             "model": audits.AuditDocument,
             "content": {"text/html": {"schema": {"type": "string"}}},
         },
-        **problems(404),
+        **problems(403, 404),
     },
 )
 def get_audit(model: ModelId, number: Number, request: Request, who: CallerDep, session: Read) -> Response:

@@ -31,9 +31,7 @@ def find(session: Session, tenant_id: str, webhook_id: str) -> Webhook:
 
 
 def show(row: Webhook) -> WebhookOut:
-    return WebhookOut(
-        id=row.id, url=row.url, events=row.events, created_at=row.created_at, disabled_at=row.disabled_at
-    )
+    return WebhookOut(id=row.id, url=row.url, events=row.events, created_at=row.created_at, disabled_at=row.disabled_at)
 
 
 def show_delivery(row: Delivery) -> DeliveryOut:
@@ -49,9 +47,7 @@ def show_delivery(row: Delivery) -> DeliveryOut:
 
 
 @router.post("", status_code=201, response_model=WebhookMade, responses=problems(403))
-def create(
-    body: WebhookCreate, who: CallerDep, held: PartsDep, session: Write, once: IdempotentDep
-) -> JSONResponse:
+def create(body: WebhookCreate, who: CallerDep, held: PartsDep, session: Write, once: IdempotentDep) -> JSONResponse:
     """Register a receiver. Its address must be https and public; the signing secret is shown once, here."""
     private = held.settings.webhooks_to_private
     try:
@@ -74,12 +70,14 @@ def create(
 
 @router.get("", responses=problems(403))
 def list_all(who: CallerDep, session: Read, pager: PagerDep) -> Page[WebhookOut]:
+    """The webhooks, newest first."""
     rows, token = pager.rows(session, select(Webhook).where(Webhook.tenant_id == who.tenant_id), Webhook.id)
     return Page(items=[show(row) for row in rows], next_page_token=token)
 
 
 @router.get("/{webhook}", responses=problems(403, 404))
 def read(webhook: WebhookId, who: CallerDep, session: Read) -> WebhookOut:
+    """One receiver."""
     return show(find(session, who.tenant_id, webhook))
 
 

@@ -33,7 +33,7 @@ def find(session: Session, version: Version) -> AuditDocument:
     own = select(AuditRow).where(AuditRow.model_id == version.model_id, AuditRow.version == version.number)
     row = session.scalars(own.order_by(AuditRow.id.desc()).limit(1)).first()
     if row is None:
-        raise NotFound("This version has no audit report.")
+        raise NotFound("This version has no audit report; versions that were unlearned have one.")
     requests = select(OutcomeRow.request_id).where(OutcomeRow.job_id == version.job_id)
     beside = select(AuditRow).where(AuditRow.model_id == version.model_id, AuditRow.compares_request.in_(requests))
     other = session.scalars(beside.order_by(AuditRow.id.desc()).limit(1)).first()

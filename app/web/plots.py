@@ -148,9 +148,7 @@ def confidence_plot(key: str, title: str, models: Sequence[Counts], top_share: f
             ]
         else:
             path = "".join(f"V{h:.1f}H{x((i + 1) / bins):.1f}" for i, h in enumerate(heights))
-            parts.append(
-                tag("path", d=f"M{left:.1f} {bottom:.1f}{path}V{bottom:.1f}", class_=f"curve {model.series}")
-            )
+            parts.append(tag("path", d=f"M{left:.1f} {bottom:.1f}{path}V{bottom:.1f}", class_=f"curve {model.series}"))
         said.append(f"{model.label}: {model.counts[-1] / total:.0%} in the highest of {bins} bins")
     parts.append(stroke(left, bottom, right, bottom, "axis"))
     parts += [words(x(v), bottom + 17, f"{v:g}") for v in (0, 0.25, 0.5, 0.75, 1)]

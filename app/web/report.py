@@ -95,10 +95,15 @@ def _interval_plot(judgement: Judgement, columns: list[Column]) -> Markup | None
         if column.series == "candidate":
             low, high = judgement.interval.low, judgement.interval.high
             spans.append(plots.Span(column.series, column.label, judgement.difference, low, high))
-        elif column.measured is not None and (auc := column.measured.ft_auc) is not None:
+        elif column.measured is not None and (auc := _judged(judgement, column.measured)) is not None:
             ends = (auc.value - null, auc.interval.low - null, auc.interval.high - null)
             spans.append(plots.Span(column.series, column.label, *ends))
     return plots.interval_plot(spans, judgement.margin, null)
+
+
+def _judged(judgement: Judgement, measured: Measurement) -> Auc | None:
+    """The FT-AUC that the verdict's null belongs to."""
+    return measured.matched_ft_auc if judgement.null_source == "same_classes" else measured.ft_auc
 
 
 def _roc_plot(columns: list[Column]) -> Markup | None:

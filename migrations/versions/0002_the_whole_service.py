@@ -14,12 +14,46 @@ JSON = sa.JSON().with_variant(postgresql.JSONB(), "postgresql")
 
 def upgrade() -> None:
     op.create_table(
+        "signing_keys",
+        sa.Column("id", sa.String(length=71), nullable=False),
+        sa.Column("public_pem", sa.Text(), nullable=False),
+        sa.Column("not_before", sa.DateTime(), nullable=False),
+        sa.Column("not_after", sa.DateTime(), nullable=True),
+        sa.PrimaryKeyConstraint("id"),
+    )
+    op.create_table(
         "stage_times",
         sa.Column("kind", sa.String(length=20), nullable=False),
         sa.Column("stage", sa.String(length=40), nullable=False),
         sa.Column("seconds", sa.Double(), nullable=False),
         sa.Column("runs", sa.BigInteger(), nullable=False),
         sa.PrimaryKeyConstraint("kind", "stage"),
+    )
+    op.create_table(
+        "log_heads",
+        sa.Column("tenant_id", sa.String(length=40), nullable=False),
+        sa.Column("size", sa.BigInteger(), nullable=False),
+        sa.Column("root", sa.LargeBinary(), nullable=False),
+        sa.Column("note", sa.Text(), nullable=False),
+        sa.Column("key_id", sa.String(length=71), nullable=False),
+        sa.Column("signed_at", sa.DateTime(), nullable=False),
+        sa.ForeignKeyConstraint(
+            ["tenant_id"],
+            ["tenants.id"],
+        ),
+        sa.PrimaryKeyConstraint("tenant_id"),
+    )
+    op.create_table(
+        "log_nodes",
+        sa.Column("tenant_id", sa.String(length=40), nullable=False),
+        sa.Column("level", sa.Integer(), autoincrement=False, nullable=False),
+        sa.Column("position", sa.BigInteger(), autoincrement=False, nullable=False),
+        sa.Column("hash", sa.LargeBinary(), nullable=False),
+        sa.ForeignKeyConstraint(
+            ["tenant_id"],
+            ["tenants.id"],
+        ),
+        sa.PrimaryKeyConstraint("tenant_id", "level", "position"),
     )
     op.create_table(
         "webhooks",
@@ -72,6 +106,45 @@ def upgrade() -> None:
         ),
         sa.PrimaryKeyConstraint("model_id", "name"),
     )
+    op.create_table(
+        "certificates",
+        sa.Column("digest", sa.String(length=71), nullable=False),
+        sa.Column("tenant_id", sa.String(length=40), nullable=False),
+        sa.Column("request_id", sa.String(length=40), nullable=False),
+        sa.Column("supersedes", sa.String(length=71), nullable=True),
+        sa.Column("receipts_done", sa.Integer(), nullable=False),
+        sa.Column("envelope", sa.Text(), nullable=False),
+        sa.Column("issued_at", sa.DateTime(), nullable=False),
+        sa.ForeignKeyConstraint(
+            ["request_id"],
+            ["deletion_requests.id"],
+        ),
+        sa.ForeignKeyConstraint(
+            ["supersedes"],
+            ["certificates.digest"],
+        ),
+        sa.ForeignKeyConstraint(
+            ["tenant_id"],
+            ["tenants.id"],
+        ),
+        sa.PrimaryKeyConstraint("digest"),
+        sa.UniqueConstraint("supersedes"),
+    )
+    with op.batch_alter_table("certificates", schema=None) as batch_op:
+        batch_op.create_index(batch_op.f("ix_certificates_request_id"), ["request_id"], unique=False)
+
+    op.create_table(
+        "commitments",
+        sa.Column("request_id", sa.String(length=40), nullable=False),
+        sa.Column("salt", sa.LargeBinary(), nullable=True),
+        sa.Column("tags", sa.LargeBinary(), nullable=False),
+        sa.Column("destroyed_at", sa.DateTime(), nullable=True),
+        sa.ForeignKeyConstraint(
+            ["request_id"],
+            ["deletion_requests.id"],
+        ),
+        sa.PrimaryKeyConstraint("request_id"),
+    )
     with op.batch_alter_table("deletion_requests", schema=None) as batch_op:
         batch_op.add_column(sa.Column("rule", sa.String(length=60), server_default="", nullable=False))
         batch_op.add_column(sa.Column("confirm_by", sa.DateTime(), nullable=True))
@@ -79,11 +152,18 @@ def upgrade() -> None:
         batch_op.add_column(sa.Column("extension_reason", sa.Text(), nullable=True))
         batch_op.add_column(sa.Column("decided_at", sa.DateTime(), nullable=True))
         batch_op.add_column(sa.Column("refused_count", sa.Integer(), server_default="0", nullable=False))
+        batch_op.add_column(sa.Column("by_subject", sa.Boolean(), server_default=sa.text("(false)"), nullable=False))
 
-    with op.batch_alter_table("jobs", schema=None) as batch_op:
-        batch_op.add_column(sa.Column("queue", sa.String(length=60), server_default="compute", nullable=False))
-        batch_op.add_column(sa.Column("parent_id", sa.String(length=40), nullable=True))
-        batch_op.create_index(batch_op.f("ix_jobs_parent_id"), ["parent_id"], unique=False)
+    with op.batch_alter_table("events", schema=None) as batch_op:
+        batch_op.add_column(sa.Column("leaf", sa.BigInteger(), nullable=True))
+        batch_op.create_index(
+            "ix_events_waiting",
+            ["tenant_id", "number"],
+            unique=False,
+            postgresql_where=sa.text("leaf IS NULL"),
+            sqlite_where=sa.text("leaf IS NULL"),
+        )
+        batch_op.create_index("uq_events_leaf", ["tenant_id", "leaf"], unique=True)
 
     with op.batch_alter_table("models", schema=None) as batch_op:
         batch_op.add_column(sa.Column("purged_at", sa.DateTime(), nullable=True))
@@ -98,14 +178,12 @@ def upgrade() -> None:
         batch_op.create_index("ix_samples_subject", ["dataset_id", "subject"], unique=False)
 
     with op.batch_alter_table("workers", schema=None) as batch_op:
-        batch_op.add_column(sa.Column("queues", sa.Text(), server_default="", nullable=False))
         batch_op.add_column(sa.Column("device_memory", sa.BigInteger(), server_default="0", nullable=False))
 
 
 def downgrade() -> None:
     with op.batch_alter_table("workers", schema=None) as batch_op:
         batch_op.drop_column("device_memory")
-        batch_op.drop_column("queues")
 
     with op.batch_alter_table("samples", schema=None) as batch_op:
         batch_op.drop_index("ix_samples_subject")
@@ -119,12 +197,15 @@ def downgrade() -> None:
     with op.batch_alter_table("models", schema=None) as batch_op:
         batch_op.drop_column("purged_at")
 
-    with op.batch_alter_table("jobs", schema=None) as batch_op:
-        batch_op.drop_index(batch_op.f("ix_jobs_parent_id"))
-        batch_op.drop_column("parent_id")
-        batch_op.drop_column("queue")
+    with op.batch_alter_table("events", schema=None) as batch_op:
+        batch_op.drop_index("uq_events_leaf")
+        batch_op.drop_index(
+            "ix_events_waiting", postgresql_where=sa.text("leaf IS NULL"), sqlite_where=sa.text("leaf IS NULL")
+        )
+        batch_op.drop_column("leaf")
 
     with op.batch_alter_table("deletion_requests", schema=None) as batch_op:
+        batch_op.drop_column("by_subject")
         batch_op.drop_column("refused_count")
         batch_op.drop_column("decided_at")
         batch_op.drop_column("extension_reason")
@@ -132,6 +213,11 @@ def downgrade() -> None:
         batch_op.drop_column("confirm_by")
         batch_op.drop_column("rule")
 
+    op.drop_table("commitments")
+    with op.batch_alter_table("certificates", schema=None) as batch_op:
+        batch_op.drop_index(batch_op.f("ix_certificates_request_id"))
+
+    op.drop_table("certificates")
     op.drop_table("aliases")
     with op.batch_alter_table("deliveries", schema=None) as batch_op:
         batch_op.drop_index(batch_op.f("ix_deliveries_webhook_id"))
@@ -142,4 +228,7 @@ def downgrade() -> None:
         batch_op.drop_index(batch_op.f("ix_webhooks_tenant_id"))
 
     op.drop_table("webhooks")
+    op.drop_table("log_nodes")
+    op.drop_table("log_heads")
     op.drop_table("stage_times")
+    op.drop_table("signing_keys")

@@ -199,9 +199,7 @@ class Case:
 
     def artifacts(self) -> dict[str, tuple[str, Any]]:
         return {
-            row.name: (row.digest, row.created_at)
-            for row in self.rows(JobArtifact)
-            if row.job_id == self.origin.job
+            row.name: (row.digest, row.created_at) for row in self.rows(JobArtifact) if row.job_id == self.origin.job
         }
 
     def outcome(self) -> OutcomeRow:

@@ -119,9 +119,7 @@ def shared(tmp_path_factory: pytest.TempPathFactory, template: Callable[[str], T
 
 
 @pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.services)])
-def trained(
-    request: pytest.FixtureRequest, tmp_path: Path, template: Callable[[str], Template]
-) -> Iterator[Trained]:
+def trained(request: pytest.FixtureRequest, tmp_path: Path, template: Callable[[str], Template]) -> Iterator[Trained]:
     source = template(request.param)
     folder = tmp_path / "data"
     shutil.copytree(source.folder, folder)

@@ -29,9 +29,7 @@ def test_the_bytes_are_those_of_the_digest(shared: Trained, file: tuple[Any, str
     assert f"sha256:{hashlib.sha256(data).hexdigest()}" == version["digest"]
     assert etag == f'"{version["digest"]}"', "strong"
     assert len(data) == version["size"] == int(response.headers["content-length"])
-    assert (
-        response.headers["repr-digest"] == f"sha-256=:{base64.b64encode(hashlib.sha256(data).digest()).decode()}:"
-    )
+    assert response.headers["repr-digest"] == f"sha-256=:{base64.b64encode(hashlib.sha256(data).digest()).decode()}:"
     assert response.headers["accept-ranges"] == "bytes"
     assert response.headers["content-type"] == "application/vnd.safetensors"
     assert response.headers["content-disposition"].startswith("attachment")

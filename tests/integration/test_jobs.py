@@ -90,9 +90,7 @@ def test_a_page_token_is_good_for_its_list_its_filters_and_its_tenant(shared: Tr
         ("/v1/models", {"page_token": "%00"}, {}),
     ):
         is_problem(http.get(path, params=params, headers=headers), 422, "page-token")
-    assert http.get("/v1/models", params={"page_token": token, "page_size": 3}).status_code == 200, (
-        "of another size"
-    )
+    assert http.get("/v1/models", params={"page_token": token, "page_size": 3}).status_code == 200, "of another size"
 
 
 def test_filters(trained: Trained) -> None:
@@ -115,16 +113,19 @@ def test_filters(trained: Trained) -> None:
 
 def test_a_queued_job_is_cancelled_at_once(trained: Trained) -> None:
     account = trained.account
-    made = trained.delete(trained.ids[:3])
-    job = made["outcomes"][0]["job"]
+    job = account.post(f"{trained.where}:precompute", {})["id"]
     assert account.post(f"/v1/jobs/{job}:cancel")["state"] == "cancelled"
     is_problem(account.http.post(f"/v1/jobs/{job}:cancel"), 409, "illegal-move")
     is_problem(account.http.post(f"/v1/jobs/{job}:retry"), 409, "illegal-move")
-    found = trained.request(made)
-    assert found["status"] == "needs-attention"
-    assert found["outcomes"][0]["reason"] == "cancelled on request"
     account.work()
     assert account.get(f"/v1/jobs/{job}")["attempts"] == 0
+
+
+def test_a_job_that_carries_deletions_out_is_owed(trained: Trained) -> None:
+    made = trained.delete(trained.ids[:3])
+    job = made["outcomes"][0]["job"]
+    is_problem(trained.account.http.post(f"/v1/jobs/{job}:cancel"), 409, "conflict")
+    assert trained.request(made)["status"] == "processing"
 
 
 def test_a_running_job_is_asked_to_stop_and_the_worker_obeys(trained: Trained) -> None:
@@ -167,7 +168,7 @@ def end(trained: Trained, job: str, state: JobState) -> None:
         jobs.finish(session, row, state, problem=jobs.problem("made-up", "it was made to fail"))
 
 
-@pytest.mark.parametrize("state", [JobState.FAILED, JobState.DEAD])
+@pytest.mark.parametrize("state", [JobState.FAILED, JobState.DEAD, JobState.REJECTED])
 def test_a_failed_job_can_be_tried_again_and_its_request_goes_on(trained: Trained, state: JobState) -> None:
     account = trained.account
     made = trained.delete(trained.ids[:3])
@@ -185,7 +186,7 @@ def test_a_failed_job_can_be_tried_again_and_its_request_goes_on(trained: Traine
     is_problem(account.http.post(f"/v1/jobs/{job}:retry"), 409, "illegal-move")
 
 
-@pytest.mark.parametrize("state", [JobState.SUCCEEDED, JobState.REJECTED, JobState.CANCELLED])
+@pytest.mark.parametrize("state", [JobState.SUCCEEDED, JobState.CANCELLED])
 def test_a_job_that_ended_for_good_is_not_tried_again(trained: Trained, state: JobState) -> None:
     job = trained.account.post(f"{trained.where}:precompute", {})["id"]
     end(trained, job, state)

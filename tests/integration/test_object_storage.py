@@ -386,9 +386,7 @@ def test_age_is_told_by_the_storages_clock_and_only_of_blobs(blobs: Bucket, shim
 # -- settings --------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    "url", ["bucket", "s3://", "s3://Bucket", "https://host/bucket", "s3://bucket/../other/x?y"]
-)
+@pytest.mark.parametrize("url", ["bucket", "s3://", "s3://Bucket", "https://host/bucket", "s3://bucket/../other/x?y"])
 def test_an_address_that_is_none_is_refused(url: str) -> None:
     with pytest.raises(ValueError, match="blob_url"):
         Settings(blob_url=url)

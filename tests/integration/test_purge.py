@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,10 @@ import pytest
 from safetensors.numpy import load_file
 from sqlalchemy import select, update
 
-from app import erasure, jobs
+from app import db, erasure, jobs
 from app.positions import unpack
 from app.storage import Folder
-from app.tables import AdversarialRow, Dataset, JobArtifact, Model, ReferenceRow, Sample, Version
+from app.tables import AdversarialRow, Dataset, JobArtifact, Model, Receipt, ReferenceRow, Sample, Version
 from tests.integration.conftest import Trained
 from tests.integration.helpers import blobs, is_problem
 from tests.support import Document
@@ -100,13 +101,27 @@ def test_nothing_of_the_samples_is_left(trained: Trained) -> None:
     found = trained.request(final)
     subjects = [receipt["subject"] for receipt in found["receipts"]]
     assert sorted(subjects) == sorted(
-        ["sample-bytes", "adversarial-artifact", "precomputed-adversarial", "superseded-checkpoint"]
+        ["sample-bytes", "adversarial-artifact", "precomputed-adversarial", "superseded-checkpoint", "reference-pool"]
         + ["reference-columns"] * 4
     )
     left = blobs(account.settings)
     for receipt in found["receipts"]:
-        assert receipt["done_at"], receipt
+        assert receipt["done_at"] or receipt["subject"] == "reference-pool", receipt
         assert receipt["digest"] not in left, receipt
+
+
+def test_a_pool_goes_at_its_date(trained: Trained) -> None:
+    trained.forget(trained.ids[:3])
+    database = trained.account.database
+    assert erasure.retire_due_pools(database) == 0
+    with database.write() as session:
+        past = db.now(session) - timedelta(seconds=1)
+        session.execute(update(Receipt).where(Receipt.subject == "reference-pool").values(due_at=past))
+    assert erasure.retire_due_pools(database) == 4
+    with database.read() as session:
+        assert not session.scalars(select(ReferenceRow)).all()
+    document = trained.account.get("/v1/deletion-requests")["items"][0]
+    assert all(receipt["done_at"] for receipt in receipts(document, "reference-pool"))
 
 
 def test_a_superseded_checkpoint_goes_after_its_grace(trained: Trained) -> None:

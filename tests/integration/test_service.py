@@ -79,9 +79,7 @@ def empty(settings: Settings) -> Iterator[Database]:
 
 def test_the_migrations_make_exactly_the_tables_of_the_code(database: Database) -> None:
     with database.engine.connect() as connection:
-        context = MigrationContext.configure(
-            connection, opts={"compare_type": True, "target_metadata": Base.metadata}
-        )
+        context = MigrationContext.configure(connection, opts={"compare_type": True, "target_metadata": Base.metadata})
         assert compare_metadata(context, Base.metadata) == []
 
 
@@ -98,9 +96,7 @@ def test_an_old_and_a_newer_schema_are_refused_with_words(empty: Database, setti
             refuse(empty)
     url = {"database_url": settings.database_url} if settings.database_url else {}
     env = environment(settings.data_dir, **url)
-    done = subprocess.run(
-        [sys.executable, "-m", "app", "migrate"], env=env, capture_output=True, text=True, timeout=60
-    )
+    done = subprocess.run([sys.executable, "-m", "app", "migrate"], env=env, capture_output=True, text=True, timeout=60)
     assert done.returncode == 1
     assert "newer than this program" in " ".join(done.stderr.split())
     assert "Traceback" not in done.stderr

@@ -38,14 +38,10 @@ def linear_case(n, size=6, seed=0):
         model[1].bias.zero_()
         normal = model[1].weight[0] - model[1].weight[1]
         images = 0.5 + 0.02 * torch.randn(n, 3, size, size, generator=generator)
-        on_boundary = images - ((images.flatten(1) @ normal) / normal.dot(normal))[:, None].mul(normal).view_as(
-            images
-        )
+        on_boundary = images - ((images.flatten(1) @ normal) / normal.dot(normal))[:, None].mul(normal).view_as(images)
         distances = 0.03 * 40 ** torch.rand(n, generator=generator)
         sides = torch.randint(0, 2, (n,), generator=generator) * 2 - 1
-        images = on_boundary + (sides * distances)[:, None, None, None] * (normal / normal.norm()).view(
-            3, size, size
-        )
+        images = on_boundary + (sides * distances)[:, None, None, None] * (normal / normal.norm()).view(3, size, size)
         labels = (sides < 0).long()
     assert images.min() > 0
     assert images.max() < 1

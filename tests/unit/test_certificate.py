@@ -127,9 +127,7 @@ NUMBERS = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    "write", [lambda value: canonical(value).decode(), canonical_json], ids=["app", "verifier"]
-)
+@pytest.mark.parametrize("write", [lambda value: canonical(value).decode(), canonical_json], ids=["app", "verifier"])
 @pytest.mark.parametrize(("bits", "text"), NUMBERS)
 def test_numbers_as_the_rfc_writes_them(write, bits, text):
     assert write(struct.unpack(">d", bytes.fromhex(bits))[0]) == text

@@ -87,9 +87,7 @@ MALFORMED = {
     "not UTF-8": raw(b'{"\xff\xfe": {}}'),
     "trailing garbage in the header": raw(json.dumps(one()).encode() + b"x"),
     "nested to the death": raw(b'{"a":' * 100_000 + b"1" + b"}" * 100_000),
-    "a number of 10,000 digits": raw(
-        b'{"a":{"dtype":"F32","shape":[' + b"9" * 10_000 + b'],"data_offsets":[0,8]}}'
-    ),
+    "a number of 10,000 digits": raw(b'{"a":{"dtype":"F32","shape":[' + b"9" * 10_000 + b'],"data_offsets":[0,8]}}'),
     "NaN as a size": raw(b'{"a":{"dtype":"F32","shape":[NaN],"data_offsets":[0,8]}}'),
     "the same name twice": raw(b'{"a":%b,"a":%b}' % ((json.dumps(entry()).encode(),) * 2)),
     "the same key twice inside": raw(b'{"a":{"dtype":"F32","dtype":"F32","shape":[2],"data_offsets":[0,8]}}'),
@@ -207,14 +205,11 @@ def test_a_checkpoint_that_is_not_the_architectures_is_refused(tmp_path, change,
     with pytest.raises(CheckpointError, match=reason):
         checkpoints.load(tmp_path / "c", before)
     assert all(
-        torch.equal(a, b)
-        for a, b in zip(before.state_dict().values(), network(2).state_dict().values(), strict=True)
+        torch.equal(a, b) for a, b in zip(before.state_dict().values(), network(2).state_dict().values(), strict=True)
     )
 
 
 def test_long_lists_of_names_are_cut(tmp_path):
     checkpoints.save(network(), tmp_path / "c", {})
     with pytest.raises(CheckpointError, match=r"missing: .* and \d+ more"):
-        checkpoints.check(
-            tmp_path / "c", checkpoints.expected_tensors(resnet18.build(ResNet18Params(width=4), 1, 10))
-        )
+        checkpoints.check(tmp_path / "c", checkpoints.expected_tensors(resnet18.build(ResNet18Params(width=4), 1, 10)))

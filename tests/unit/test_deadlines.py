@@ -166,7 +166,8 @@ PARTS = holidays.list_supported_countries(include_aliases=False)
 def test_every_country_and_part_has_a_clock(country):
     received = at("2026-11-25T12:00")
     for text in (f"gdpr:{country}", *(f"gdpr:{country}-{part}" for part in PARTS[country])):
-        assert at("2026-12-28T00:00") < clock(text).due(received) < at("2026-12-31T00:00")  # Christmas is kept everywhere
+        # Christmas is kept everywhere.
+        assert at("2026-12-28T00:00") < clock(text).due(received) < at("2026-12-31T00:00")
         assert len(text) <= 20
     assert set(ZONES) - set(MEMBERS) - {""} <= {f"{c}-{part}" for c in MEMBERS for part in PARTS[c]}
 

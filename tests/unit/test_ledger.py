@@ -216,19 +216,6 @@ ON_POSTGRES = pytest.mark.parametrize(
 
 @pytest.fixture
 def log(database: Database) -> Database:
-    """A database with the log's two tables and the events' leaf."""
-    with database.write() as session:
-        blob = "BLOB" if database.is_sqlite else "BYTEA"
-        for statement in (
-            "ALTER TABLE events ADD COLUMN leaf BIGINT",
-            "CREATE UNIQUE INDEX uq_events_leaf ON events (tenant_id, leaf)",
-            "CREATE INDEX ix_events_waiting ON events (tenant_id, number) WHERE leaf IS NULL",
-            "CREATE TABLE log_nodes (tenant_id VARCHAR(40) REFERENCES tenants, level INTEGER, position BIGINT, "
-            f"hash {blob} NOT NULL, PRIMARY KEY (tenant_id, level, position))",
-            "CREATE TABLE log_heads (tenant_id VARCHAR(40) PRIMARY KEY REFERENCES tenants, size BIGINT NOT NULL, "
-            f"root {blob} NOT NULL, note TEXT NOT NULL, key_id VARCHAR(71) NOT NULL, signed_at TIMESTAMP NOT NULL)",
-        ):
-            session.execute(text(statement))
     return database
 
 

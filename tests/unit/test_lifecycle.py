@@ -42,9 +42,9 @@ def test_every_state_has_its_moves_and_every_other_move_is_refused(
 
 
 def test_an_end_is_an_end() -> None:
-    for state in (JobState.SUCCEEDED, JobState.REJECTED, JobState.CANCELLED):
+    for state in (JobState.SUCCEEDED, JobState.CANCELLED):
         assert not lifecycle.JOB_MOVES[state]
-    for state in (JobState.FAILED, JobState.DEAD):
+    for state in (JobState.FAILED, JobState.DEAD, JobState.REJECTED):
         assert lifecycle.JOB_MOVES[state] == {JobState.QUEUED}
     assert not lifecycle.OUTCOME_MOVES[Outcome.PURGED]
     assert {s for s in JobState if s not in lifecycle.TERMINAL_JOBS} == {JobState.QUEUED, JobState.RUNNING}

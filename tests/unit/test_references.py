@@ -43,10 +43,7 @@ def small_pool():
     return (
         part,
         design,
-        [
-            references.train_reference(index, design, part, RECIPE, small_network, 9, NullProgress())
-            for index in (0, 1)
-        ],
+        [references.train_reference(index, design, part, RECIPE, small_network, 9, NullProgress()) for index in (0, 1)],
     )
 
 

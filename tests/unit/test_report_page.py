@@ -62,9 +62,7 @@ def measurement(ft: float, accuracy: float, sharp: float, error: float = 0.031) 
         ft_auc=auc(ft, error),
         fr_auc=auc(1.22 - ft, error, 1293, 144),
         rt_auc=auc(0.747, 0.0164, 1293, 359),
-        tpr=[
-            TprAtFpr(fpr=0.05, tpr=0.0833, interval=Interval(low=0.0438, high=0.1414), positives=144, controls=359)
-        ],
+        tpr=[TprAtFpr(fpr=0.05, tpr=0.0833, interval=Interval(low=0.0438, high=0.1414), positives=144, controls=359)],
         worst_p_value=0.2785,
         roc_ft=curve(ft),
         confidence=Histogram(forget=counts(144, sharp), retain=counts(1293, 14), test=counts(359, 6)),

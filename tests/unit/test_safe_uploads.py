@@ -125,9 +125,7 @@ def test_a_manifest_is_read_in_order(tmp_path: Path) -> None:
     path = parquet(tmp_path, id=[3, 1, 2], image=[b"x"] * 3, label=[0, 1, 0], split=["train", "test", "holdout"])
     found = check_parquet(path)
     assert (found.ids, found.labels, found.holdout) == (["3", "1", "2"], [0, 1, 0], [False, True, True])
-    assert (
-        check_parquet(parquet(tmp_path, id=["a"], image=[{"bytes": b"x", "path": None}], label=[5])).holdout is None
-    )
+    assert check_parquet(parquet(tmp_path, id=["a"], image=[{"bytes": b"x", "path": None}], label=[5])).holdout is None
 
 
 def test_rows_are_named_and_ids_are_not(tmp_path: Path) -> None:

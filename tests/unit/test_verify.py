@@ -337,9 +337,7 @@ NODES = ledger.grow({}, 0, [ledger.leaf_hash(certificate.canonical(entry)) for e
 
 def kept_head(size, spoil=0, name=LOG):
     """A head of the certificate's log that somebody kept when it had so many leaves."""
-    entries = [
-        entry | {"kind": "altered"} if number < spoil else entry for number, entry in enumerate(ENTRIES[:size])
-    ]
+    entries = [entry | {"kind": "altered"} if number < spoil else entry for number, entry in enumerate(ENTRIES[:size])]
     return in_log(entries, 0, name=name).head.note
 
 
@@ -347,9 +345,7 @@ def between(old, new):
     return [value.hex() for value in ledger.roots(ledger.consistency_spans(old, new), NODES)]
 
 
-@pytest.mark.parametrize(
-    ("size", "proof"), [(3, between(3, 8)), (4, between(4, 8)), (8, None), (13, between(8, 13))]
-)
+@pytest.mark.parametrize(("size", "proof"), [(3, between(3, 8)), (4, between(4, 8)), (8, None), (13, between(8, 13))])
 def test_a_head_of_the_same_history_is_consistent(size, proof):
     found = report(ENVELOPE, earlier_head=kept_head(size), consistency=proof)
     assert failures(found) == {}
@@ -403,9 +399,7 @@ def test_a_checkpoint_is_known_by_its_digest_and_a_swapped_one_is_not(tmp_path):
     _, envelope = issue(facts("sha256:" + hashlib.sha256(good.read_bytes()).hexdigest()))
     found = report(envelope, checkpoints=[good])
     assert found.holds
-    assert next(c for c in found.checks if c.name == "file new.safetensors").detail.startswith(
-        "is mod_1/versions/2"
-    )
+    assert next(c for c in found.checks if c.name == "file new.safetensors").detail.startswith("is mod_1/versions/2")
     assert "not that of any subject" in failures(report(envelope, checkpoints=[swapped]))["file old.safetensors"]
     assert not report(envelope, checkpoints=[good, swapped]).holds
     assert not report(envelope, checkpoints=[tmp_path / "missing"]).holds
@@ -443,9 +437,7 @@ def supersession(found):
 
 def test_a_chain_of_superseded_certificates():
     first, second, third = chain()
-    assert (
-        "whole, with 2 superseded" in supersession(report(third, previous=[encode(second), encode(first)])).detail
-    )
+    assert "whole, with 2 superseded" in supersession(report(third, previous=[encode(second), encode(first)])).detail
     assert "which was not given" in supersession(report(third, previous=[encode(second)])).detail
     assert "with 0 superseded" in supersession(report(first)).detail
     for wrong in ([first], [second, second], [third], [second, first, first]):

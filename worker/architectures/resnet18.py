@@ -20,9 +20,7 @@ class Block(nn.Module):
         self.shortcut = nn.Sequential()
         self.scale = 1.0
         if stride != 1 or inputs != outputs:
-            self.shortcut = nn.Sequential(
-                nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs)
-            )
+            self.shortcut = nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))
             self.scale = 0.5 if halve_projected else 1.0
 
     def forward(self, x: Tensor) -> Tensor:

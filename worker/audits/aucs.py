@@ -22,9 +22,7 @@ def auc_of(scored: Scores, positives: Positions, negatives: Positions) -> Auc:
     return _weighted_auc(scored, [(1.0, positives, negatives)])
 
 
-def matched_auc(
-    scored: Scores, labels: NDArray[np.int64], positives: Positions, negatives: Positions
-) -> Auc | None:
+def matched_auc(scored: Scores, labels: NDArray[np.int64], positives: Positions, negatives: Positions) -> Auc | None:
     """The AUC within each class, weighted by the class's share of `positives`: 0.5 for sets alike class by class.
 
     None where a class of `positives` has no member among `negatives`.

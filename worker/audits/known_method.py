@@ -40,9 +40,7 @@ def left_out(target: Floats, unlearned: Floats, never: Floats, spread: str = "au
     """
     kept_u, kept_n = ~np.eye(len(unlearned), dtype=bool), ~np.eye(len(never), dtype=bool)
     if len(unlearned) == len(never):
-        return np.stack(
-            [scores(target, unlearned[u], never[n], spread) for u, n in zip(kept_u, kept_n, strict=True)]
-        )
+        return np.stack([scores(target, unlearned[u], never[n], spread) for u, n in zip(kept_u, kept_n, strict=True)])
     without_unlearned = [scores(target, unlearned[u], never, spread) for u in kept_u]
     return np.stack(without_unlearned + [scores(target, unlearned, never[n], spread) for n in kept_n])
 

@@ -106,8 +106,7 @@ def _plain(
     right = logits.argmax(axis=1) == labels
     confidence = mis.confidence(logits, labels)
     counts = [
-        np.histogram(confidence[each], BINS, (0, 1))[0].tolist()
-        for each in (groups.forget, groups.retain, groups.test)
+        np.histogram(confidence[each], BINS, (0, 1))[0].tolist() for each in (groups.forget, groups.retain, groups.test)
     ]
     unseen = None
     if isinstance(params, MisParams):

@@ -49,9 +49,7 @@ def signals(logits: NDArray[Any], labels: NDArray[np.int64], params: MisParams) 
     return -modified_entropy(logits, labels)
 
 
-def mis(
-    values: Floats, forget: Positions, remain: Positions, holdout: Positions, params: MisParams
-) -> float | None:
+def mis(values: Floats, forget: Positions, remain: Positions, holdout: Positions, params: MisParams) -> float | None:
     """Return the share of the forget set that an RBF support-vector machine takes for unseen, a fraction.
 
     It learns from equally many retained (1) and holdout (0) samples, drawn at random, on one feature:

@@ -61,9 +61,7 @@ def normaliser(params: RmiaParams) -> Normaliser:
     return {"online": online, "offline": offline(params.offline_a)}[params.mode]
 
 
-def ratios(
-    target: Floats, references: Floats, membership: NDArray[np.bool_], average: Normaliser = online
-) -> Floats:
+def ratios(target: Floats, references: Floats, membership: NDArray[np.bool_], average: Normaliser = online) -> Floats:
     """Return r = s / s_ref, (N,).
 
     target: (N,). references, membership: (K, N). Erased samples, whose references are NaN, get NaN, and so do

@@ -149,15 +149,21 @@ def judgement(
         null_models=null.models if null else None,
         difference=estimate.difference if estimate else None,
         interval=Interval(low=estimate.low, high=estimate.high) if estimate else None,
-        smallest_margin=smallest_margin(estimate.standard_error) if estimate else None,
+        smallest_margin=_possible_margin(estimate) if estimate else None,
         parent_failed=fails(parent_estimate, margin) if parent_estimate else None,
     )
+
+
+def _possible_margin(estimate: Estimate) -> float | None:
+    """None where the set is so small that no margin could have been passed."""
+    least = smallest_margin(estimate.standard_error)
+    return least if least < estimate.null else None
 
 
 def _estimate(measured: Measurement | None, null: Null | None) -> Estimate | None:
     if measured is None or null is None:
         return None
     auc: Auc | None = measured.matched_ft_auc if null.source == "same_classes" else measured.ft_auc
-    return (
-        None if auc is None else Estimate(auc.value - null.value, combine(auc.standard_error, null.standard_error))
-    )
+    if auc is None:
+        return None
+    return Estimate(auc.value - null.value, combine(auc.standard_error, null.standard_error), null.value)

@@ -1,0 +1,154 @@
+"""Evidence from the database: the signing key's public life, the commitment to a request's ids, its certificates."""
+
+from __future__ import annotations
+
+import json
+
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+
+from app import certificate, db, ledger, signing
+from app.certificate import CertificateFacts
+from app.config import Settings
+from app.db import Database
+from app.positions import unpack
+from app.signing import KnownKey, SigningKey
+from app.tables import (
+    CertificateRow,
+    Commitment,
+    Dataset,
+    DeletionRequest,
+    OutcomeRow,
+    Receipt,
+    Sample,
+    SigningKeyRow,
+    Tenant,
+)
+
+TAG_BYTES = 16
+SEALED_AT_ONCE = 20
+
+
+def open_key(database: Database, settings: Settings) -> SigningKey:
+    """The service's signing key, its public half known from now on.
+
+    Raises:
+        ValueError: it was replaced by another and may not sign any more.
+    """
+    key = signing.load(settings.signing_key.get_secret_value(), settings.data_dir)
+    with database.write() as session:
+        # One row of any kind as the lock: keys change once in years.
+        session.execute(select(Tenant.id).order_by(Tenant.id).limit(1).with_for_update())
+        for known in signing.rotate(known_keys(session), key, db.now(session)):
+            session.merge(SigningKeyRow(**vars(known)))
+    return key
+
+
+def known_keys(session: Session) -> list[KnownKey]:
+    rows = session.scalars(select(SigningKeyRow).order_by(SigningKeyRow.not_before))
+    return [KnownKey(row.id, row.public_pem, row.not_before, row.not_after) for row in rows]
+
+
+# -- the commitment to the ids ---------------------------------------------------------------------
+
+
+def commit_ids(session: Session, request: DeletionRequest) -> None:
+    """Keep salted tags of the request's ids, while the ids are still there. Once; harmless to repeat."""
+    if session.get(Commitment, request.id) is not None:
+        return
+    positions, ids = unpack(request.positions).tolist(), []
+    for start in range(0, len(positions), 10_000):
+        part = select(Sample.sample_id).where(
+            Sample.dataset_id == request.dataset_id, Sample.position.in_(positions[start : start + 10_000])
+        )
+        ids += list(session.scalars(part))
+    salt = certificate.new_salt()
+    tags = b"".join(certificate.id_tags(salt, ids))
+    session.add(Commitment(request_id=request.id, salt=salt, tags=tags))
+
+
+def shred(session: Session, request: DeletionRequest) -> bool:
+    """Destroy the salt: from now on nobody can tell which ids the tags stand for. False: there is none."""
+    row = session.get(Commitment, request.id, with_for_update=True)
+    if row is None or row.salt is None:
+        return False
+    row.salt, row.destroyed_at = None, db.now(session)
+    return True
+
+
+# -- sealing ---------------------------------------------------------------------------------------
+
+
+def seal_due(database: Database, key: SigningKey, log_name: str) -> int:
+    """Seal fulfilled requests that have no certificate, or whose receipts have moved since; how many."""
+    done = (
+        select(func.count())
+        .where(Receipt.request_id == DeletionRequest.id, Receipt.done_at.is_not(None))
+        .scalar_subquery()
+    )
+    sealed = (
+        select(func.max(CertificateRow.receipts_done))
+        .where(CertificateRow.request_id == DeletionRequest.id)
+        .scalar_subquery()
+    )
+    with database.read() as session:
+        due = select(DeletionRequest.id).where(
+            DeletionRequest.fulfilled_at.is_not(None), func.coalesce(sealed, -1) < done
+        )
+        request_ids = list(session.scalars(due.order_by(DeletionRequest.id).limit(SEALED_AT_ONCE)))
+    for request_id in request_ids:
+        with database.write() as session:
+            _seal(session, request_id, key, log_name)
+    return len(request_ids)
+
+
+def _seal(session: Session, request_id: str, key: SigningKey, log_name: str) -> None:
+    request = session.get_one(DeletionRequest, request_id, with_for_update=True)
+    receipts = session.scalars(select(Receipt).where(Receipt.request_id == request.id).order_by(Receipt.id)).all()
+    done = sum(receipt.done_at is not None for receipt in receipts)
+    earlier = latest(session, request_id)
+    if earlier is not None and earlier.receipts_done >= done:
+        return  # another sweeper was faster
+    # A model that had no version when its job ran learned nothing, and has nothing to show.
+    shown = (OutcomeRow.request_id == request.id, OutcomeRow.version.is_not(None))
+    outcomes = select(OutcomeRow).where(*shown).order_by(OutcomeRow.model_id)
+    commitment = session.get(Commitment, request.id)
+    tags = commitment.tags if commitment else b""
+    now = db.now(session)
+    facts = CertificateFacts(
+        issued_at=now,
+        request=certificate.request_facts(request),
+        dataset=request.dataset_id,
+        dataset_digest=session.get_one(Dataset, request.dataset_id).images,
+        tags=tuple(tags[start : start + TAG_BYTES] for start in range(0, len(tags), TAG_BYTES)),
+        models=tuple(certificate.model_facts(session, row) for row in session.scalars(outcomes).all()),
+        receipts=certificate.receipt_facts(receipts),
+        supersedes=earlier.digest if earlier else None,
+    )
+    sealed = certificate.seal(session, request.tenant_id, facts, key, log_name)
+    session.add(
+        CertificateRow(
+            digest=sealed.digest,
+            tenant_id=request.tenant_id,
+            request_id=request.id,
+            supersedes=facts.supersedes,
+            receipts_done=done,
+            envelope=json.dumps(sealed.envelope),
+            issued_at=now,
+        )
+    )
+
+
+def latest(session: Session, request_id: str) -> CertificateRow | None:
+    query = select(CertificateRow).where(CertificateRow.request_id == request_id)
+    return session.scalars(query.order_by(CertificateRow.issued_at.desc(), CertificateRow.receipts_done.desc())).first()
+
+
+def sequence_waiting(database: Database, key: SigningKey, log_name: str) -> int:
+    """Give every committed event its leaf and sign the heads; how many tenants had any."""
+    with database.read() as session:
+        tenants = ledger.waiting(session)
+    for tenant_id in tenants:
+        with database.write() as session:
+            ledger.sequence(session, tenant_id, key, log_name)
+    return len(tenants)

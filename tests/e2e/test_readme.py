@@ -1,0 +1,33 @@
+"""The README's own example, run as it stands against a service."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.support import embedded
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_the_main_job_of_the_readme_runs_as_it_stands(tmp_path: Path) -> None:
+    text = (ROOT / "README.md").read_text()
+    found = re.search(r"<!-- example: main job -->\n```python\n(.*?)```", text, re.DOTALL)
+    assert found is not None
+    with embedded(tmp_path / "lethe-data"):
+        done = subprocess.run([sys.executable, "-c", found.group(1)], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == "fulfilled"
+    assert (tmp_path / "model.safetensors").stat().st_size > 10_000
+
+
+def test_the_api_page_stands_alone(tmp_path: Path) -> None:
+    import httpx
+
+    with embedded(tmp_path / "data"):
+        page = httpx.get((tmp_path / "data/url").read_text().strip() + "/docs", trust_env=False).text
+    assert "/v1/deletion-requests" in page
+    assert "http://" not in page.replace("http://127.0.0.1", "")
+    assert "https://" not in page

@@ -1,0 +1,95 @@
+"""The certificate of a real deletion, verified by the offline verifier alone."""
+
+from __future__ import annotations
+
+import base64
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+from app import erasure, evidence
+from app.blobs import open_blobs
+from app.tables import Model
+from tests.integration.conftest import Trained
+from tests.integration.helpers import is_problem
+
+
+def seal(trained: Trained) -> int:
+    account = trained.account
+    key = evidence.open_key(account.database, account.settings)
+    sealed = evidence.seal_due(account.database, key, account.settings.log_name)
+    evidence.sequence_waiting(account.database, key, account.settings.log_name)
+    return sealed
+
+
+def verify(folder: Path, envelope: object, trust: object, *options: str) -> subprocess.CompletedProcess[str]:
+    (folder / "certificate.json").write_text(json.dumps(envelope))
+    (folder / "trust.json").write_text(json.dumps(trust))
+    command = [sys.executable, "-m", "lethe.verify", "certificate.json", "--trust", "trust.json", "--json", *options]
+    root = str(Path(__file__).parents[2])
+    return subprocess.run(command, capture_output=True, text=True, cwd=folder, env={"PYTHONPATH": root})
+
+
+def test_a_certificate_stands_alone_and_is_superseded(trained: Trained, tmp_path: Path) -> None:
+    account, ids = trained.account, trained.ids[:40:4]
+    with account.database.write() as session:
+        model = session.get_one(Model, trained.model)
+        model.policy = {**model.policy, "grace_seconds": 0}
+    request = trained.forget(ids)
+    where = f"/v1/deletion-requests/{request['id']}"
+    is_problem(account.http.get(f"{where}/certificate"), 404, "not-found")
+
+    assert seal(trained) == 1
+    assert seal(trained) == 0
+    first = account.get(f"{where}/certificate")
+    trust = account.get("/v1/log/keys")
+    checkpoint = tmp_path / "v2.safetensors"
+    checkpoint.write_bytes(account.http.get(f"{trained.where}/versions/2/checkpoint").content)
+    (tmp_path / "membership.json").write_text(
+        json.dumps({"salt": account.get(f"{where}/opening")["salt"], "ids": ids[:2]})
+    )
+    done = verify(tmp_path, first, trust, "--checkpoint", str(checkpoint), "--membership", "membership.json")
+    assert done.returncode == 0, done.stdout + done.stderr
+
+    # Names nobody: neither an id nor another request's reference is in it.
+    statement = base64.b64decode(first["payload"]).decode()
+    assert not any(f'"{sample}"' in statement for sample in ids)
+    assert json.loads(statement)["predicate"]["samples"]["count"] == len(ids)
+
+    # A changed byte, or another checkpoint, is refused.
+    broken = {**first, "payload": base64.b64encode(statement.replace("gdpr", "ccpa").encode()).decode()}
+    assert verify(tmp_path, broken, trust).returncode == 1
+    checkpoint.write_bytes(b"x" + checkpoint.read_bytes()[1:])
+    assert verify(tmp_path, first, trust, "--checkpoint", str(checkpoint)).returncode == 1
+
+    # The superseded checkpoint goes; the next certificate says so and names the one before.
+    assert erasure.purge_due_versions(account.database, open_blobs(account.settings)) == 1
+    assert seal(trained) == 1
+    second = account.get(f"{where}/certificate")
+    (tmp_path / "first.json").write_text(json.dumps(first))
+    assert verify(tmp_path, second, trust, "--previous", "first.json").returncode == 0
+
+    # Shredding the salt ends the link; the certificate still verifies.
+    assert account.post(f"{where}:shred") == {"destroyed": True}
+    is_problem(account.http.get(f"{where}/opening"), 410, "salt-destroyed")
+    assert verify(tmp_path, second, trust).returncode == 0
+
+
+def test_the_log_proves_its_entries_and_its_growth(trained: Trained) -> None:
+    account = trained.account
+    trained.forget(trained.ids[:5])
+    seal(trained)
+    note = account.http.get("/v1/log/checkpoint").text
+    size = int(note.splitlines()[1])
+    entries = account.get("/v1/log/entries", limit=1000)["entries"]
+    assert len(entries) == size > 5
+    assert {"request.accepted", "version.unlearned", "request.fulfilled"} <= {entry["kind"] for entry in entries}
+    assert account.get("/v1/log/proof", size=size, leaf=0)["hashes"]
+    trained.forget(trained.ids[5:9])
+    seal(trained)
+    larger = int(account.http.get("/v1/log/checkpoint").text.splitlines()[1])
+    assert larger > size
+    assert account.get("/v1/log/proof", size=larger, old=size)["hashes"]
+    is_problem(account.http.get("/v1/log/proof", params={"size": larger + 1, "leaf": 0}), 404, "not-found")
+    is_problem(account.http.get("/v1/log/proof", params={"size": size}), 422, "schema")
