@@ -12,7 +12,7 @@ BIN         := $(VENV)/bin
 PIP         := $(BIN)/python -m pip --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo serve test check bench clean
+.PHONY: help install demo serve test check contract bench clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -40,6 +40,9 @@ check: install  ## lint and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+contract: install  ## hold the API to its OpenAPI document; minutes
+	$(BIN)/python -m tests.contract $(ARGS)
 
 bench: install  ## measure what benchmarks/ claims
 	$(BIN)/python -m benchmarks $(ARGS)

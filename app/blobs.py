@@ -12,10 +12,13 @@ from app.storage import Folder, Stored, Writer
 
 
 class Blobs(Protocol):
-    """What every storage does. Anything may raise StorageUnavailableError where the storage is not this machine's.
+    """What every storage does. Anything may raise StorageUnavailableError.
 
     What `writer` and `adopt` have returned is durable and complete; before that, nothing can be seen of it.
     """
+
+    def check(self) -> None:
+        """A cheap look, for readiness. Raises StorageUnavailableError: nothing can be written now."""
 
     def writer(self) -> AbstractContextManager[Writer]:
         """A writer that is aborted unless the block commits it."""

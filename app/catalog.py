@@ -10,13 +10,22 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveFloat, PositiveInt
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeFloat,
+    PositiveFloat,
+    PositiveInt,
+    model_validator,
+)
 
 
 class Params(BaseModel):
     """Base of all parameter models: unknown keys are refused, defaults are filled in, values are frozen."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
 # -- methods ---------------------------------------------------------------------------------------
@@ -280,7 +289,7 @@ class KnownMethodParams(Params):
     """The attack that knows the method (U-LiRA, Hayes et al. 2024): shadows unlearned by it."""
 
     shadows: PositiveInt = Field(
-        16, ge=4, le=512, description="shadow models; each sample is forgotten by half of them"
+        16, ge=4, le=512, multiple_of=2, description="shadow models; each sample is forgotten by half of them"
     )
     spread: Literal["auto", "own", "pooled"] = "auto"
 
@@ -303,7 +312,42 @@ class ResNet18Params(Params):
     )
 
 
+class Vgg19Params(Params):
+    """VGG19 with batch norm: sixteen 3x3 convolutions in five pooled stages, a linear head."""
+
+    width: PositiveInt = Field(64, le=512, description="channels of the first stage; later ones have 2, 4, 8 and 8 w")
+
+
+class VitParams(Params):
+    """A small vision transformer, pre-norm, with mean pooling (Beyer et al. 2022) and learned positions."""
+
+    patch: PositiveInt = Field(4, le=64, description="side of a patch in pixels; it must divide both sides of an image")
+    width: PositiveInt = Field(192, le=2048, description="of a token; a multiple of `heads`")
+    depth: PositiveInt = Field(6, le=48)
+    heads: PositiveInt = Field(3, le=64)
+    dropout: NonNegativeFloat = Field(0.0, lt=1, description="in each block, while training")
+
+    @model_validator(mode="after")
+    def _divides(self) -> VitParams:
+        if self.width % self.heads:
+            raise ValueError("width must be a multiple of heads")
+        return self
+
+
+class TorchvisionParams(Params):
+    """A classifier of `torchvision.models`, from random weights; its checkpoints have torchvision's own names.
+
+    Pixels come as they are, in [0, 1]: torchvision's published weights want them normalised. Grey images are
+    repeated to three channels. What cannot take the dataset's images is refused by the worker, with the reason.
+    """
+
+    name: str = Field("resnet18", pattern=r"^[a-z0-9_]{2,60}$", description="as `torchvision.models` lists it")
+
+
 # -- recipes ---------------------------------------------------------------------------------------
+
+
+Precision = Literal["float32", "bfloat16"]
 
 
 class SgdRecipe(Params):
@@ -317,6 +361,55 @@ class SgdRecipe(Params):
     schedule: Literal["cosine", "step"] = "cosine"
     step_every: PositiveInt = Field(40, le=10000, description="with schedule `step`: multiply the rate by 0.1 so often")
     augment: Literal["none", "crop_flip"] = "none"
+    # Left out where it has its default, so that a pool of references made before the field still fits its recipe.
+    precision: Precision = Field(
+        "float32",
+        exclude_if=lambda value: value == "float32",
+        description="of training and of fine-tuning; bfloat16 (autocast, weights stay float32) pays on GPUs and on "
+        "CPUs that multiply it in hardware",
+    )
+
+
+class TradesRecipe(SgdRecipe):
+    """TRADES (Zhang et al. 2019): cross-entropy plus beta KL(p(x) | p(x')), x' the worst image near x."""
+
+    epochs: PositiveInt = Field(76, le=10000)
+    batch_size: PositiveInt = Field(128, le=65536)
+    weight_decay: NonNegativeFloat = Field(2e-4, lt=1)
+    schedule: Literal["cosine", "step"] = "step"
+    step_every: PositiveInt = Field(75, le=10000, description="with schedule `step`: multiply the rate by 0.1 so often")
+    augment: Literal["none", "crop_flip"] = "crop_flip"
+    beta: NonNegativeFloat = Field(6.0, le=1000)
+    norm: Literal["linf", "l2"] = "linf"
+    epsilon: PositiveFloat = Field(0.031, le=100, description="how far x' may be from x in `norm`, pixels in [0, 1]")
+    step: PositiveFloat = Field(0.007, le=1, description="length of a step with `linf`; with `l2` it is 2 epsilon / K")
+    steps: PositiveInt = Field(10, le=1000, description="K, gradient steps towards x'")
+    noise: NonNegativeFloat = Field(0.001, le=1, description="standard deviation of where the search starts")
+
+
+class SpectralClippingRecipe(SgdRecipe):
+    """SGD that clips the operator norm of every convolution and linear layer (FastClip, 2024).
+
+    The norm is that of the layer as a linear map on inputs of their actual size, without its bias. BatchNorm and
+    sums of branches are not bounded: c bounds the layers, not the whole network.
+    """
+
+    bound: PositiveFloat = Field(1.0, le=1000, description="c, the largest norm of a layer")
+    every: PositiveInt = Field(50, le=100_000, description="clip after so many steps of the optimizer")
+    clip_steps: PositiveInt = Field(5, le=1000, description="gradient steps of one clip")
+
+
+class FastRecipe(Params):
+    """SGD in few epochs of large batches: the rate rises to its peak and falls to zero in straight lines."""
+
+    epochs: PositiveInt = Field(16, le=10000)
+    learning_rate: PositiveFloat = Field(0.2, le=10, description="at the peak")
+    batch_size: PositiveInt = Field(128, le=65536)
+    momentum: PositiveFloat = Field(0.9, lt=1, description="Nesterov's")
+    weight_decay: NonNegativeFloat = Field(5e-4, lt=1)
+    peak: PositiveFloat = Field(0.25, lt=1, description="where the rate is highest, as a fraction of the epochs")
+    augment: Literal["none", "crop_flip"] = "none"
+    precision: Precision = Field("bfloat16", description="float32 for CPUs that do not multiply bfloat16 in hardware")
 
 
 # -- sources ---------------------------------------------------------------------------------------
@@ -332,6 +425,19 @@ class DigitsSource(Params):
     seed: int = Field(0, ge=0, lt=2**31, description="of the noise and of the train / holdout halves")
 
 
+def _distinct(names: tuple[str, ...]) -> tuple[str, ...]:
+    if len(set(names)) < len(names):
+        raise ValueError("class names must differ")
+    return names
+
+
+ClassName = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f/\\]+$")]
+ClassNames = Annotated[
+    tuple[ClassName, ...], Field(strict=False, min_length=1, max_length=10_000), AfterValidator(_distinct)
+]
+Side = Annotated[int, Field(ge=1, le=1024)]
+Shape = Annotated[tuple[Side, Side, Literal[1, 3]], Field(strict=False)]
+"""Height, width, channels."""
 OptionName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,39}$")]
 OptionText = Annotated[str, Field(max_length=200, pattern=r"^[^\x00-\x1f\x7f]*$")]
 OptionInteger = Annotated[int, Field(ge=-(2**53), le=2**53)]
@@ -349,8 +455,13 @@ class TorchvisionSource(Params):
 
 
 class UploadSource(Params):
-    """Bytes sent by `PUT /v1/datasets/{dataset}/content`: Parquet with `id`, `image`, `label` and, optionally,
-    `split` (train or holdout; absent: see `holdout_fraction`)."""
+    """Bytes sent by `PUT /v1/datasets/{dataset}/content`, in a form that its Content-Type names.
+
+    `application/vnd.apache.parquet`: columns `id`, `image`, `label` and, optionally, `split` (train or holdout) and
+    `subject`. `application/x-npz`: arrays `images`, `labels`, `ids` and, optionally, `holdout` and `subject`, without
+    pickle. `application/zip`: an image folder, `train/<class>/<name>.png` and `holdout/<class>/…`, whose paths are the
+    ids; or an npz: a zip archive is one when all of its members end in `.npy`.
+    """
 
     holdout_fraction: float = Field(
         0.2,
@@ -359,6 +470,28 @@ class UploadSource(Params):
         description="share of the samples kept as never-trained controls when no split is sent",
     )
     seed: int = Field(0, ge=0, lt=2**31)
+    class_names: ClassNames | None = Field(
+        None, description="by label; null: of an image folder its folders of train, sorted, and else none"
+    )
+    shape: Shape | None = Field(None, description="what the images must have; null: all as the first one")
+
+
+class ExternalSource(Params):
+    """Data that this service does not hold: no bytes and no ids, only what a model of it must know.
+
+    Each deletion brings the samples to forget with it (`carried_for` of `POST /v1/datasets`), and never-trained
+    controls; nothing of them is kept afterwards.
+    """
+
+    classes: PositiveInt = Field(10, le=10_000)
+    shape: Shape = (32, 32, 3)
+    class_names: ClassNames | None = Field(None, description="by label; the folders of image folders sent later")
+
+    @model_validator(mode="after")
+    def _as_many(self) -> ExternalSource:
+        if self.class_names is not None and len(self.class_names) != self.classes:
+            raise ValueError("there must be as many class names as classes")
+        return self
 
 
 # -- the tables ------------------------------------------------------------------------------------
@@ -373,6 +506,7 @@ class Entry:
     needs_remain: bool = False
     needs_adversarial: bool = False
     needs_given: bool = False  # an attack that takes another version's adversarial set instead of searching
+    held: bool = True  # a source whose samples this service has
     exact: bool = False  # forgets by construction: its provenance is the proof, the audit only reports
 
 
@@ -428,22 +562,30 @@ PROBES: Mapping[str, Entry] = {
 ARCHITECTURES: Mapping[str, Entry] = {
     "small_cnn": Entry("A small convolutional network for CPUs", SmallCnnParams),
     "resnet18": Entry("ResNet-18 for 32x32 images", ResNet18Params),
+    "vgg19_bn": Entry("VGG19 with batch norm for images of 8 to 64 pixels", Vgg19Params),
+    "vit": Entry("A small vision transformer", VitParams),
+    "torchvision": Entry("Any classifier of torchvision by name, untrained", TorchvisionParams),
 }
 
 RECIPES: Mapping[str, Entry] = {
     "sgd": Entry("SGD with momentum", SgdRecipe),
+    "fast": Entry("SGD in few epochs of large batches", FastRecipe),
+    "trades": Entry("Adversarial training by TRADES", TradesRecipe),
+    "spectral_clipping": Entry("SGD with every layer's operator norm clipped", SpectralClippingRecipe),
 }
 
 SOURCES: Mapping[str, Entry] = {
     "digits": Entry("scikit-learn's digits, noisy; needs no network", DigitsSource),
     "torchvision": Entry("a torchvision classification set, downloaded by the worker", TorchvisionSource),
     "upload": Entry("bytes that the client streams in", UploadSource),
+    "external": Entry("data that stay with the client, who sends what is to be forgotten", ExternalSource, held=False),
 }
 
 KINDS: Mapping[str, Mapping[str, Entry]] = {
     "methods": METHODS,
     "attacks": ATTACKS,
     "audits": AUDITS,
+    "probes": PROBES,
     "architectures": ARCHITECTURES,
     "recipes": RECIPES,
     "sources": SOURCES,

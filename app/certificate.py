@@ -36,7 +36,7 @@ TAG_DOMAIN = b"lethe sample id v1\x00"
 CURVES = ("roc_ft", "confidence")  # of a measurement: drawings of the figures beside them
 FIGURES = (
     "audit", "audit_params", "forget_samples", "retain_samples", "test_samples", "candidate", "parent", "balance",
-    "judgement", "references", "adversarial", "not_shown",
+    "judgement", "references", "adversarial", "gate", "probes", "not_shown",
 )  # fmt: skip
 
 WORDING = "This procedure ran and these tests gave this."
@@ -285,8 +285,11 @@ def model_facts(session: Session, outcome: OutcomeRow) -> ModelFacts:
 
 
 def _report(session: Session, version: Version) -> dict[str, Any]:
-    query = select(AuditRow).where(AuditRow.model_id == version.model_id, AuditRow.version == version.number)
-    row = session.scalars(query.order_by(AuditRow.created_at.desc()).limit(1)).first()
+    """The report that the version was published with; what was measured later is another statement."""
+    query = select(AuditRow).where(
+        AuditRow.model_id == version.model_id, AuditRow.version == version.number, AuditRow.job_id == version.job_id
+    )
+    row = session.scalars(query.order_by(AuditRow.id.desc()).limit(1)).first()
     return row.report if row else {}
 
 

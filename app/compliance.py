@@ -9,13 +9,14 @@ from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import select
+from pydantic_core import to_json
+from sqlalchemy import ColumnElement, func, literal, or_, select, tuple_
 from sqlalchemy.orm import Session
 
-from app import db
+from app import db, requests
 from app.db import Database
-from app.lifecycle import Decision, Outcome, RequestStatus, request_status
-from app.tables import DeletionRequest, OutcomeRow
+from app.lifecycle import RequestStatus
+from app.tables import DeletionRequest
 
 PAGE = 1000
 DUE_SOON = timedelta(days=7)
@@ -33,37 +34,34 @@ COLUMNS = (
 )  # fmt: skip
 
 
-def register(database: Database, tenant_id: str, year: int | None = None) -> Iterator[dict[str, Any]]:
-    """One entry per request, oldest first; `year`: of receipt (UTC).
+def register(database: Database, tenant_id: str, year: int | None = None) -> Iterator[list[dict[str, Any]]]:
+    """Pages of the entries, one per request, oldest first; `year`: of receipt (UTC).
 
-    Read page by page, so that a slow reader holds no transaction.
+    Each is a transaction of its own, so that a slow reader holds none.
     """
-    query = select(DeletionRequest).where(DeletionRequest.tenant_id == tenant_id).order_by(DeletionRequest.id)
-    if year is not None:
-        start, stop = datetime(year, 1, 1), datetime(year + 1, 1, 1)  # noqa: DTZ001  (the database holds UTC)
-        query = query.where(DeletionRequest.received_at >= start, DeletionRequest.received_at < stop)
-    last = ""
+    order = (DeletionRequest.received_at, DeletionRequest.id)
+    query = select(DeletionRequest).where(*_received(tenant_id, year)).order_by(*order).limit(PAGE)
+    page = query
     while True:
         with database.read() as session:
-            rows = session.scalars(query.where(DeletionRequest.id > last).limit(PAGE)).all()
-            states = _outcomes(session, [row.id for row in rows])
-        for row in rows:
-            yield _entry(row, states.get(row.id, []))
+            rows = session.scalars(page).all()
+            around = requests.around(session, rows)
+        yield [_entry(row, around[row.id].status(row)) for row in rows]
         if len(rows) < PAGE:
             return
-        last = rows[-1].id
+        page = query.where(tuple_(*order) > tuple_(literal(rows[-1].received_at), literal(rows[-1].id)))
 
 
-def _outcomes(session: Session, request_ids: Sequence[str]) -> dict[str, list[Outcome]]:
-    found: dict[str, list[Outcome]] = {}
-    query = select(OutcomeRow.request_id, OutcomeRow.state).where(OutcomeRow.request_id.in_(request_ids))
-    for request_id, state in session.execute(query):
-        found.setdefault(request_id, []).append(Outcome(state))
+def _received(tenant_id: str, year: int | None) -> list[ColumnElement[bool]]:
+    """The requests of the tenant, of that year."""
+    found = [DeletionRequest.tenant_id == tenant_id]
+    if year is not None:
+        start, stop = datetime(year, 1, 1), datetime(year + 1, 1, 1)  # noqa: DTZ001  (the database holds UTC)
+        found += [DeletionRequest.received_at >= start, DeletionRequest.received_at < stop]
     return found
 
 
-def _entry(row: DeletionRequest, outcomes: list[Outcome]) -> dict[str, Any]:
-    status = request_status(Decision(row.decision), outcomes, row.fulfilled_at is not None)
+def _entry(row: DeletionRequest, status: RequestStatus) -> dict[str, Any]:
     end = row.fulfilled_at or row.decided_at
     return {
         "request": row.id,
@@ -91,17 +89,27 @@ def _time(moment: datetime | None) -> str | None:
     return None if moment is None else f"{moment:%Y-%m-%dT%H:%M:%SZ}"
 
 
-def as_csv(entries: Iterator[dict[str, Any]]) -> Iterator[str]:
-    """RFC 4180 lines with a header. A text that a spreadsheet would run as a formula is quoted with an apostrophe."""
-    line = io.StringIO()
-    writer = csv.DictWriter(line, COLUMNS)
+def as_csv(pages: Iterator[list[dict[str, Any]]]) -> Iterator[str]:
+    """RFC 4180 lines with a header, a page at a time. A text that a spreadsheet would run as a formula is quoted with
+    an apostrophe."""
+    lines = io.StringIO()
+    writer = csv.DictWriter(lines, COLUMNS)
     writer.writeheader()
-    for entry in entries:
-        writer.writerow({name: _harmless(value) for name, value in entry.items()})
-        yield line.getvalue()
-        line.seek(0)
-        line.truncate()
-    yield line.getvalue()
+    for page in pages:
+        writer.writerows({name: _harmless(value) for name, value in entry.items()} for entry in page)
+        yield lines.getvalue()
+        lines.seek(0)
+        lines.truncate()
+
+
+def as_json(pages: Iterator[list[dict[str, Any]]]) -> Iterator[bytes]:
+    """One JSON array, a page at a time."""
+    mark = b"["
+    for page in pages:
+        if page:
+            yield mark + to_json(page)[1:-1]
+            mark = b","
+    yield b"[]" if mark == b"[" else b"]"
 
 
 def _harmless(value: Any) -> Any:
@@ -109,25 +117,61 @@ def _harmless(value: Any) -> Any:
 
 
 def summary(database: Database, tenant_id: str, year: int | None = None) -> dict[str, Any]:
-    """Counts, overdue and due soon now, and mean and median days to the answer."""
+    """Counts, overdue and due soon now, and mean and median days to the answer; all counted by the database."""
+    these = _received(tenant_id, year)
     with database.read() as session:
         now = db.now(session)
-    entries = list(register(database, tenant_id, year))
-    late, soon = _time(now) or "", _time(now + DUE_SOON) or ""
-    open_ = [e for e in entries if e["status"] in OPEN]
-    overdue = [e["request"] for e in open_ if e["due_at"] < late]
-    due_soon = [e["request"] for e in open_ if late <= e["due_at"] < soon]
-    days = [e["days"] for e in entries if e["status"] == RequestStatus.FULFILLED]
-    return {
-        "as_of": _time(now),
-        "year": year,
-        "received": len(entries),
-        "by_status": {s.value: sum(e["status"] == s for e in entries) for s in RequestStatus},
-        "samples": sum(e["samples"] for e in entries),
-        "extended": sum(e["extended_at"] is not None for e in entries),
-        "overdue": overdue,
-        "due_soon": due_soon,
-        "answered_late": sum(bool(e["fulfilled_at"]) and e["fulfilled_at"] > e["due_at"] for e in entries),
-        "mean_days": round(statistics.fmean(days), 2) if days else None,
-        "median_days": round(statistics.median(days), 2) if days else None,
-    }
+        by_status = {status: _count(session, these, status) for status in RequestStatus}
+        answered = [*these, requests.having(RequestStatus.FULFILLED)]
+        received, samples, extended, late = session.execute(
+            select(
+                func.count(),
+                func.coalesce(func.sum(DeletionRequest.sample_count), 0),
+                func.count(DeletionRequest.extended_at),
+                func.count().filter(DeletionRequest.fulfilled_at > DeletionRequest.due_at),
+            ).where(*these)
+        ).one()
+        mean = session.scalars(select(func.avg(_days(session))).where(*answered)).one()
+        return {
+            "as_of": _time(now),
+            "year": year,
+            "received": received,
+            "by_status": {status.value: count for status, count in by_status.items()},
+            "samples": samples,
+            "extended": extended,
+            "overdue": _open(session, [*these, DeletionRequest.due_at < now]),
+            "due_soon": _open(session, [*these, DeletionRequest.due_at.between(now, now + DUE_SOON)]),
+            "answered_late": late,
+            "mean_days": None if mean is None else round(float(mean), 2),
+            "median_days": _median(session, answered, by_status[RequestStatus.FULFILLED]),
+        }
+
+
+def _count(session: Session, these: Sequence[ColumnElement[bool]], status: RequestStatus) -> int:
+    return session.scalars(select(func.count()).where(*these, requests.having(status))).one()
+
+
+def _open(session: Session, these: Sequence[ColumnElement[bool]]) -> list[str]:
+    """Ids of those that still need an answer, oldest first."""
+    unanswered = or_(*(requests.having(status) for status in OPEN))
+    left = DeletionRequest.fulfilled_at.is_(None)
+    return list(
+        session.scalars(select(DeletionRequest.id).where(*these, left, unanswered).order_by(DeletionRequest.id))
+    )
+
+
+def _days(session: Session) -> ColumnElement[Any]:
+    """From receipt to the answer."""
+    start, end = DeletionRequest.received_at, DeletionRequest.fulfilled_at
+    if session.get_bind().dialect.name == "sqlite":
+        return func.julianday(end) - func.julianday(start)
+    return func.extract("epoch", end - start) / 86400
+
+
+def _median(session: Session, these: Sequence[ColumnElement[bool]], count: int) -> float | None:
+    """The middle one, or the mean of the two in the middle."""
+    if not count:
+        return None
+    days = _days(session).label("days")
+    middle = select(days).where(*these).order_by(days).limit(2 - count % 2).offset((count - 1) // 2)
+    return round(float(statistics.fmean(session.scalars(middle))), 2)

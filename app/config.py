@@ -6,9 +6,12 @@ import os
 import secrets
 from functools import lru_cache
 from pathlib import Path
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, SecretStr, field_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from app.lifecycle import JobKind
 
 LEASE_BEATS = 4  # a lease is renewed this often within its length
 
@@ -30,7 +33,15 @@ class Settings(BaseSettings):
     url: str = Field("", description="where the command line finds the service; empty: data_dir/url")
 
     worker_name: str = Field("", description="who holds a lease; empty: host and process id")
-    device: str = Field("", description="cpu, cuda, cuda:1 …; empty: cuda when there is one")
+    devices: Annotated[list[str], NoDecode] = Field(
+        ["auto"], description="one worker for each: cpu, cuda:0,cuda:1 …; auto: every CUDA device, else one on the CPU"
+    )
+    device: str = Field("", description="of one worker: cpu, cuda, cuda:1 …; empty: the first of `auto`")
+    device_label: str = Field(
+        "", pattern=r"^([a-z0-9][a-z0-9_-]{0,39})?$", description="models may name it; empty: cpu or cuda"
+    )
+    kinds: Annotated[list[JobKind], NoDecode] = Field([], description="kinds of jobs a worker takes; empty: every kind")
+    warm_bytes: int = Field(4 * 2**30, ge=0, description="what a worker may keep loaded between jobs; 0: nothing")
     torch_threads: int = Field(1, ge=1, le=1024, description="CPU threads of one worker")
     lease_seconds: float = Field(60.0, gt=0)
     poll_seconds: float = Field(0.1, gt=0, description="how often an idle worker or sweeper looks at the database")
@@ -49,6 +60,11 @@ class Settings(BaseSettings):
     s3_copies_bytes: int = Field(20 * 2**30, ge=0, description="local copies of blobs: the longest unused go first")
     source_cache: Path | None = Field(None, description="where torchvision downloads go; empty: data_dir/sources")
 
+    log_format: Literal["", "json", "text"] = Field(
+        "", description="of log lines; empty: text on a terminal, else json"
+    )
+
+    erasures_file: Path | None = Field(None, description="erasure ledger that the sweeper keeps; best on another disk")
     webhooks_to_private: bool = Field(False, description="let webhooks go to http and private addresses: tests only")
 
     max_json_bytes: int = Field(32 * 2**20, ge=1024)
@@ -64,6 +80,12 @@ class Settings(BaseSettings):
             if url.startswith(plain):
                 return "postgresql+psycopg://" + url.removeprefix(plain)
         return url
+
+    @field_validator("devices", "kinds", mode="before")
+    @classmethod
+    def _listed(cls, value: Any) -> Any:
+        """Environment variables hold lists with commas."""
+        return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
 
     @property
     def resolved_database_url(self) -> str:
@@ -86,9 +108,14 @@ class Settings(BaseSettings):
         if given := self.secret.get_secret_value():
             return given.encode()
         path = self.data_dir / "secret"
-        if not path.exists():
-            write_private(path, secrets.token_hex(32), exclusive=True)
-        return path.read_text().strip().encode()
+        return _secret_of(path)
+
+
+@lru_cache(maxsize=16)
+def _secret_of(path: Path) -> bytes:
+    if not path.exists():
+        write_private(path, secrets.token_hex(32), exclusive=True)
+    return path.read_text().strip().encode()
 
 
 def write_private(path: Path, text: str, *, exclusive: bool = False) -> None:

@@ -7,17 +7,19 @@ import hmac
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import delete, insert, select
+import numpy as np
+from numpy.typing import NDArray
+from sqlalchemy import delete, insert, select, text
 from sqlalchemy.orm import Session
 
-from app import db, jobs
+from app import catalog, db, jobs
 from app.config import Settings
-from app.errors import Conflict, NotFound
+from app.errors import Conflict, Gone, NotFound
 from app.ids import new_id
 from app.jobs import Claim
 from app.lifecycle import JobKind
 from app.policy import Choice
-from app.positions import Positions, mask_of
+from app.positions import Positions, bitmap, mask_of
 from app.storage import Stored
 from app.tables import Dataset, Job, Sample
 from app.uploads import ERASED_PREFIX
@@ -31,24 +33,46 @@ def get(session: Session, tenant_id: str, dataset_id: str, *, lock: bool = False
     return dataset
 
 
-def register(session: Session, tenant_id: str, name: str, source: Choice) -> tuple[Dataset, Job | None]:
-    """A dataset from a built-in source starts its ingest job at once; an upload waits for its content."""
+def register(
+    session: Session, tenant_id: str, name: str, source: Choice, carried_for: str | None = None
+) -> tuple[Dataset, Job | None]:
+    """A dataset from a built-in source starts its ingest job at once; an upload waits for its content; data that are
+    not held here are ready as they are.
+
+    carried_for: the model that is to forget what will be uploaded (`app.carried`).
+    """
     dataset = Dataset(
         id=new_id("dst"),
         tenant_id=tenant_id,
         name=name,
         source=source.name,
         source_params=source.params,
+        carried_for=carried_for,
         state="awaiting-content" if source.name == "upload" else "ingesting",
         created_at=db.now(session),
     )
+    if not is_held(dataset):
+        _describe(dataset)
     session.add(dataset)
     session.flush()
     jobs.record(session, tenant_id, "dataset.registered", dataset.id, source=source.name)
-    return dataset, None if source.name == "upload" else _ingest(session, dataset)
+    return dataset, _ingest(session, dataset) if dataset.state == "ingesting" else None
 
 
-def accept_content(session: Session, dataset: Dataset, stored: Stored, form: str) -> Job:
+def is_held(dataset: Dataset) -> bool:
+    """Whether this service has the samples; else each deletion brings its own."""
+    return catalog.SOURCES[dataset.source].held
+
+
+def _describe(dataset: Dataset) -> None:
+    """Data that are not held: what their models must know of them."""
+    params = catalog.ExternalSource.model_validate(dataset.source_params)
+    dataset.state, dataset.class_count, dataset.shape = "ready", params.classes, list(params.shape)
+    dataset.class_names = list(params.class_names) if params.class_names else None
+    dataset.sample_count = dataset.train_count = 0
+
+
+def accept_content(session: Session, dataset: Dataset, stored: Stored) -> Job:
     """Take uploaded bytes as the dataset's content, to be decoded by an ingest job.
 
     Raises:
@@ -56,24 +80,25 @@ def accept_content(session: Session, dataset: Dataset, stored: Stored, form: str
     """
     require_awaiting(dataset)
     dataset.upload, dataset.state, dataset.problem = stored.digest, "ingesting", None
-    return _ingest(session, dataset, form=form)
+    return _ingest(session, dataset)
 
 
 def require_awaiting(dataset: Dataset) -> None:
     if dataset.source != "upload":
         raise Conflict("This dataset has a built-in source; content is not uploaded to it.", kind="not-an-upload")
+    if dataset.state == "erased":
+        raise Gone("This dataset was carried for a deletion, and has been erased.", kind="dataset-erased")
     if dataset.state not in ("awaiting-content", "failed"):
         raise Conflict("This dataset has its content; datasets are immutable.", kind="content-present")
 
 
-def _ingest(session: Session, dataset: Dataset, **params: Any) -> Job:
+def _ingest(session: Session, dataset: Dataset) -> Job:
     return jobs.enqueue(
         session,
         tenant_id=dataset.tenant_id,
         kind=JobKind.INGEST,
         lane=f"dataset:{dataset.id}",
         dataset_id=dataset.id,
-        params=params,
     )
 
 
@@ -85,8 +110,10 @@ def write_manifest(
     labels: Sequence[int],
     holdout: Sequence[bool],
     subjects: Sequence[str | None] | None,
+    class_names: Sequence[str] | None,
     shape: Sequence[int],
     images: Stored,
+    erased: Positions,
 ) -> None:
     """Store the manifest and mark the dataset ready: the end of an ingest job, in one fenced transaction."""
     jobs.fenced(session, claim)
@@ -100,7 +127,9 @@ def write_manifest(
     session.execute(insert(Sample), rows)
     dataset.images, dataset.shape, dataset.sample_count = images.digest, list(shape), len(rows)
     dataset.train_count = sum(not h for h in holdout)
-    dataset.class_count = max(labels) + 1
+    dataset.class_names = list(class_names) if class_names else None
+    dataset.class_count = len(class_names) if class_names else max(labels) + 1
+    dataset.erased = bitmap(erased, len(rows)) if len(erased) else b""
     dataset.state, dataset.upload = "ready", None
     jobs.record(session, claim.tenant_id, "dataset.ready", dataset.id, samples=len(rows))
 
@@ -117,10 +146,54 @@ def manifest(session: Session, dataset_id: str) -> list[tuple[int, bool]]:
     return [(label, holdout) for label, holdout in session.execute(query)]
 
 
+_SQLITE_LABELS = text(
+    "SELECT group_concat(v) FROM "
+    "(SELECT label * 2 + holdout AS v FROM samples WHERE dataset_id = :d ORDER BY position)"
+)
+_POSTGRES_LABELS = text(
+    "SELECT string_agg(int4send(label * 2 + CAST(holdout AS integer)), '' ORDER BY position) "
+    "FROM samples WHERE dataset_id = :d"
+)
+_labels: dict[str, NDArray[np.int32]] = {}
+MOST_LABELS = 4  # datasets whose labels a process keeps: once a dataset is ready they never change
+
+
+def labels_of(session: Session, dataset: Dataset) -> tuple[NDArray[np.int32], NDArray[np.bool_]]:
+    """Labels and train split of a dataset that is ready, by position, read as one value and kept."""
+    packed = _labels.pop(dataset.id, None)
+    if packed is None or len(packed) != dataset.sample_count:
+        if session.get_bind().dialect.name == "sqlite":
+            listed: str = session.execute(_SQLITE_LABELS, {"d": dataset.id}).scalar_one()
+            packed = np.fromstring(listed, dtype=np.int32, sep=",")
+        else:
+            sent: bytes = session.execute(_POSTGRES_LABELS, {"d": dataset.id}).scalar_one()
+            packed = np.frombuffer(sent, dtype=">i4").astype(np.int32)
+    _labels[dataset.id] = packed
+    while len(_labels) > MOST_LABELS:
+        _labels.pop(next(iter(_labels)), None)
+    return packed >> 1, packed & 1 == 0
+
+
 def suppression(settings: Settings, dataset_id: str, sample_id: str) -> str:
     """What stands in the place of an erased id: a keyed digest, so that the id is known when it comes again."""
     key = hmac.new(settings.secret_bytes(), f"suppression:{dataset_id}".encode(), hashlib.sha256).digest()
     return ERASED_PREFIX + hmac.new(key, sample_id.encode(), hashlib.sha256).hexdigest()
+
+
+def suppress(session: Session, dataset: Dataset, digests: Sequence[str]) -> None:
+    """Erased samples of a dataset that is not taken in yet: their `suppression` stands in its manifest beforehand."""
+    known = suppressed(session, dataset.id)
+    fresh = [digest for digest in dict.fromkeys(digests) if digest not in known]
+    rows = [
+        {"dataset_id": dataset.id, "position": position, "sample_id": digest, "label": 0, "holdout": False}
+        for position, digest in enumerate(fresh, len(known))
+    ]
+    db.insert_many(session, Sample, rows)
+
+
+def suppressed(session: Session, dataset_id: str) -> set[str]:
+    """What `suppress` has left for the ingest."""
+    return set(session.scalars(select(Sample.sample_id).where(Sample.dataset_id == dataset_id)))
 
 
 def unavailable(dataset: Dataset) -> Positions:

@@ -9,17 +9,20 @@ journal is used there.
 from __future__ import annotations
 
 import logging
+import os
 import sqlite3
-from collections.abc import Iterator
+import weakref
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from typing import Any
+from functools import lru_cache
+from typing import Any, cast
 
-from sqlalchemy import Engine, create_engine, event, text
+from pydantic_core import to_json
+from sqlalchemy import Dialect, Engine, Insert, Table, TextClause, bindparam, create_engine, event, insert, text
 from sqlalchemy.engine import Connection
 from sqlalchemy.exc import OperationalError
-from sqlalchemy.orm import Session, sessionmaker
-from sqlalchemy.pool import NullPool
+from sqlalchemy.orm import DeclarativeBase, Session, sessionmaker
 
 from app.config import Settings
 
@@ -27,6 +30,8 @@ log = logging.getLogger("lethe.db")
 
 BUSY_SECONDS = 30
 WAL_SAFE_FROM = (3, 51, 3)
+SQLITE_AWAY = {sqlite3.SQLITE_READONLY, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_FULL, sqlite3.SQLITE_CANTOPEN}
+POSTGRES_AWAY = {"08", "53", "57", "58"}  # classes: connection, resources, operator's intervention, system
 
 
 class Database:
@@ -60,13 +65,59 @@ class Database:
         self.engine.dispose()
 
 
+_SQLITE_NOW = text("SELECT strftime('%Y-%m-%d %H:%M:%f', 'now')")
+_POSTGRES_NOW = text("SELECT clock_timestamp() AT TIME ZONE 'UTC'")
+
+
 def now(session: Session) -> datetime:
     """The database's clock, UTC, without a zone: leases and due times never trust a worker's clock."""
     if session.get_bind().dialect.name == "sqlite":
-        stamp = session.execute(text("SELECT strftime('%Y-%m-%d %H:%M:%f', 'now')")).scalar_one()
-        return datetime.fromisoformat(stamp)
-    value: datetime = session.execute(text("SELECT clock_timestamp() AT TIME ZONE 'UTC'")).scalar_one()
+        return datetime.fromisoformat(session.execute(_SQLITE_NOW).scalar_one())
+    value: datetime = session.execute(_POSTGRES_NOW).scalar_one()
     return value
+
+
+def insert_many(session: Session, table: type[DeclarativeBase], rows: Sequence[Mapping[str, Any]]) -> None:
+    """Insert rows, all of the same columns, past the unit of work: its care costs ten times as much.
+
+    PostgreSQL is sent them as one JSON text: to bind their values one by one would cost most of the time.
+    """
+    if not rows:
+        return
+    bind = session.get_bind()
+    if bind.dialect.name == "sqlite":
+        session.execute(_insert(table), rows)
+        return
+    plain = [{name: _in_json(value) for name, value in row.items()} for row in rows]
+    statement = _insert_from_json(table, tuple(rows[0]), bind.dialect)
+    session.execute(statement, {"rows": to_json(plain).decode()})
+
+
+def _in_json(value: Any) -> Any:
+    return "\\x" + value.hex() if isinstance(value, bytes) else value
+
+
+@lru_cache(maxsize=64)
+def _insert(table: type[DeclarativeBase]) -> Insert:
+    return insert(cast(Table, table.__table__))
+
+
+@lru_cache(maxsize=64)
+def _insert_from_json(table: type[DeclarativeBase], names: tuple[str, ...], dialect: Dialect) -> TextClause:
+    columns = cast(Table, table.__table__).columns
+    defaults = {
+        column.name: cast(Any, column.default).arg
+        for column in columns
+        if column.name not in names and column.default is not None and column.default.is_scalar
+    }
+    typed = ", ".join(f"{name} {columns[name].type.compile(dialect)}" for name in names)
+    into = ", ".join([*names, *defaults])
+    values = ", ".join([*names, *(f":{name}" for name in defaults)])
+    statement = text(
+        f"INSERT INTO {columns[names[0]].table.name} ({into}) "  # noqa: S608
+        f"SELECT {values} FROM jsonb_to_recordset(CAST(:rows AS jsonb)) AS given ({typed})"
+    )
+    return statement.bindparams(*(bindparam(name, value, columns[name].type) for name, value in defaults.items()))
 
 
 def is_contention(error: OperationalError) -> bool:
@@ -75,25 +126,39 @@ def is_contention(error: OperationalError) -> bool:
     return state in ("40P01", "55P03") or "database is locked" in str(error.orig)
 
 
+def is_away(error: OperationalError) -> bool:
+    """Whether the database does not answer or takes nothing in: gone, shutting down, full, read-only."""
+    if isinstance(error.orig, sqlite3.Error):
+        return getattr(error.orig, "sqlite_errorcode", 0) & 0xFF in SQLITE_AWAY
+    state = getattr(error.orig, "sqlstate", None)  # none: the connection could not be made, or broke off
+    return state is None or state[:2] in POSTGRES_AWAY
+
+
 def utcnow() -> datetime:
     """This process's clock, in the same shape: for display times that order nothing."""
     return datetime.now(UTC).replace(tzinfo=None)
 
 
 def _sqlite_engine(url: str) -> Engine:
-    # NullPool: a file handle is cheap, and none is left behind in a process that is stopped.
+    # Kept open: connecting reads the schema anew, which costs more than a small transaction. Idle, a connection holds
+    # no lock, so a process that is stopped delays nobody.
     engine = create_engine(
         url,
-        poolclass=NullPool,
+        pool_size=10,
+        max_overflow=30,
         hide_parameters=True,  # an error's text goes to the log, and sample ids are parameters
-        connect_args={"timeout": BUSY_SECONDS, "check_same_thread": False},
+        connect_args={"timeout": BUSY_SECONDS, "check_same_thread": False, "cached_statements": 512},
     )
+    # SQLite must not be used across a fork: the child begins with an empty pool and never touches its parent's handles.
+    forgotten = weakref.WeakMethod(engine.dispose)
+    os.register_at_fork(after_in_child=lambda: (dispose := forgotten()) and dispose(close=False))
 
     @event.listens_for(engine, "connect")
     def _connect(connection: sqlite3.Connection, _: Any) -> None:
         connection.isolation_level = None  # no implicit BEGIN
         connection.execute("PRAGMA foreign_keys=ON")
         connection.execute("PRAGMA synchronous=FULL")
+        connection.execute("PRAGMA secure_delete=ON")  # of an erased id no byte stays in a free page
         connection.execute(f"PRAGMA busy_timeout={BUSY_SECONDS * 1000}")
 
     @event.listens_for(engine, "begin")
@@ -126,6 +191,7 @@ def _postgres_engine(url: str) -> Engine:
         max_overflow=20,
         connect_args={
             "application_name": "lethe",
-            "options": "-c idle_in_transaction_session_timeout=60s -c lock_timeout=30s -c statement_timeout=120s",
+            "options": "-c idle_in_transaction_session_timeout=60s -c lock_timeout=30s -c statement_timeout=120s "
+            "-c jit=off",  # which costs more than any of these statements
         },
     )

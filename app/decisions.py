@@ -55,11 +55,31 @@ def refuse(
     if len(part) == len(own):
         _end(session, request, Decision.REFUSED, reason)
     else:
-        _require_stoppable(session, request)
-        _free(session, request, part)
-        left = np.setdiff1d(own, part)
-        request.positions, request.sample_count, request.reason = pack(left), len(left), reason
+        _leave_out(session, request, part, reason)
     jobs.record(session, request.tenant_id, "request.refused", request.id, samples=len(part))
+
+
+def let_go(session: Session, request: DeletionRequest, positions: Positions, reason: str) -> None:
+    """An open request has these of its samples no longer; without any left it ends as withdrawn.
+
+    Raises:
+        Conflict: it is being carried out.
+    """
+    own = unpack(request.positions)
+    part = np.intersect1d(own, positions)
+    if len(part) == len(own):
+        withdraw(session, request, reason)
+        return
+    request.refused_count += len(part)
+    _leave_out(session, request, part, reason)
+    jobs.record(session, request.tenant_id, "request.refused", request.id, samples=len(part))
+
+
+def _leave_out(session: Session, request: DeletionRequest, part: Positions, reason: str) -> None:
+    _require_stoppable(session, request)
+    _free(session, request, part)
+    left = np.setdiff1d(unpack(request.positions), part)
+    request.positions, request.sample_count, request.reason = pack(left), len(left), reason
 
 
 def _own(
@@ -75,7 +95,8 @@ def hold(session: Session, request: DeletionRequest, reason: str) -> None:
     """A legal hold: nothing happens to the samples until it is released."""
     request.decision = move_decision(Decision(request.decision), Decision.HELD)
     for row in _detach(session, request):
-        row.state, row.job_id = move_outcome(Outcome(row.state), Outcome.PENDING), None
+        if row.state != Outcome.PENDING:  # one that waits for its batch goes on waiting
+            row.state, row.job_id = move_outcome(Outcome(row.state), Outcome.PENDING), None
     request.reason = reason
     jobs.record(session, request.tenant_id, "request.held", request.id)
 
@@ -124,9 +145,10 @@ def _end(session: Session, request: DeletionRequest, decision: Decision, reason:
 
 
 def _require_stoppable(session: Session, request: DeletionRequest) -> None:
-    """Refuse while a job that carries the request out is running, or has published."""
+    """Refuse while a job that carries the request out is running, or has published; or had, before a restore."""
     states = select(OutcomeRow.state).where(OutcomeRow.request_id == request.id)
-    if set(session.scalars(states)) & {Outcome.PUBLISHED, Outcome.PURGED} or request.fulfilled_at:
+    done = request.fulfilled_at or request.replayed_at
+    if done or set(session.scalars(states)) & {Outcome.PUBLISHED, Outcome.PURGED}:
         raise Conflict("The deletion has been carried out.", kind="carried-out")
     for job in _jobs(session, request):
         if job.state == JobState.RUNNING:

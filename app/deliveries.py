@@ -2,26 +2,53 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+import logging
+import threading
+from collections import Counter
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from sqlalchemy import select
+from sqlalchemy import Select, bindparam, select
 from sqlalchemy.orm import Session
 
-from app import db, webhooks
+from app import db, faults, webhooks
 from app.db import Database
 from app.ids import new_id
 from app.tables import Delivery, Webhook
 
+log = logging.getLogger("lethe.webhooks")
+
 SENT_AT_ONCE = 20
+LANES = 16
+LANES_OF_TENANT = 4
+ROTATION = timedelta(days=1)
 
 
 def fan_out(session: Session, tenant_id: str, kind: str, object_id: str, at: datetime) -> None:
     """A delivery for every receiver of the tenant that wants events of this kind."""
-    query = select(Webhook).where(Webhook.tenant_id == tenant_id, Webhook.disabled_at.is_(None))
-    for receiver in session.scalars(query).all():
-        if not receiver.events or kind in receiver.events or kind.partition(".")[0] + ".*" in receiver.events:
-            write(session, receiver.id, kind, {"id": object_id}, at)
+    send_to(session, receivers(session, tenant_id), kind, object_id, at)
+
+
+Receivers = Sequence[tuple[str, Sequence[str]]]
+"""Ids of webhooks, with the kinds of events that each wants; none: all."""
+
+
+_RECEIVERS = select(Webhook.id, Webhook.events).where(
+    Webhook.tenant_id == bindparam("tenant"), Webhook.disabled_at.is_(None)
+)
+
+
+def receivers(session: Session, tenant_id: str) -> Receivers:
+    """The tenant's webhooks that are not switched off."""
+    return [(webhook_id, events) for webhook_id, events in session.execute(_RECEIVERS, {"tenant": tenant_id})]
+
+
+def send_to(session: Session, receivers: Receivers, kind: str, object_id: str, at: datetime) -> None:
+    """A delivery for those of them that want events of this kind."""
+    for webhook_id, events in receivers:
+        if not events or kind in events or kind.partition(".")[0] + ".*" in events:
+            write(session, webhook_id, kind, {"id": object_id}, at)
 
 
 def write(session: Session, webhook_id: str, kind: str, data: dict[str, Any], at: datetime) -> Delivery:
@@ -44,26 +71,81 @@ def replay(session: Session, delivery: Delivery) -> None:
     delivery.due_at = db.now(session)
 
 
-def send_due(database: Database, *, allow_private: bool) -> int:
-    """Attempt every delivery that is due; how many. No transaction is open while a receiver is being waited for.
+def rotate(session: Session, webhook: Webhook) -> None:
+    """A new secret; the old one signs, too, for as long as a receiver may take to learn of it."""
+    webhook.old_secret, webhook.old_until = webhook.secret, db.now(session) + ROTATION
+    webhook.secret = webhooks.new_secret()
 
-    Two sweepers may send the same message at once; its id lets the receiver tell, as the standard expects.
+
+# -- sending ---------------------------------------------------------------------------------------
+
+
+class Courier:
+    """Sends what is due: to many receivers at once, to each one message after the other, oldest first.
+
+    A receiver that is slow keeps one thread, and a tenant's receivers together a quarter of them: nobody else waits
+    for them. Two sweepers may send the same message at once; its id lets the receiver tell, as the standard expects.
+    """
+
+    def __init__(self, database: Database, *, allow_private: bool) -> None:
+        self._database, self._private = database, allow_private
+        self._busy: dict[str, str] = {}  # tenants of the webhooks that are being sent to
+        self._lock = threading.Lock()
+
+    def round(self) -> int:
+        """Start on every receiver that something is due for and that is not being sent to; how many."""
+        started = 0
+        with self._database.read() as session:
+            waiting = _due(session).with_only_columns(Webhook.id, Webhook.tenant_id).distinct()
+            receivers = session.execute(waiting).all()
+        for webhook_id, tenant_id in receivers:
+            with self._lock:
+                taken = Counter(self._busy.values())
+                full = len(self._busy) >= LANES or taken[tenant_id] >= LANES_OF_TENANT
+                if webhook_id in self._busy or full:
+                    continue
+                self._busy[webhook_id] = tenant_id
+            # A daemon: a sweeper that stops waits for no receiver; what was under way is sent again.
+            threading.Thread(target=self._serve, args=(webhook_id,), name="webhook", daemon=True).start()
+            started += 1
+        return started
+
+    def _serve(self, webhook_id: str) -> None:
+        try:
+            send_due(self._database, webhook_id, allow_private=self._private)
+        except Exception as error:
+            log.warning("sending to a webhook failed and will be tried again", exc_info=error)
+        finally:
+            with self._lock:
+                del self._busy[webhook_id]
+
+
+def send_due(database: Database, webhook_id: str, *, allow_private: bool) -> int:
+    """Send a receiver what is due, until one message cannot be delivered; how many attempts were made.
+
+    No transaction is open while the receiver is being waited for.
     """
     with database.read() as session:
-        due = (
-            select(Delivery.id, Delivery.body, Webhook.url, Webhook.secret)
-            .join(Webhook, Webhook.id == Delivery.webhook_id)
-            .where(Delivery.state == "pending", Delivery.due_at <= db.now(session), Webhook.disabled_at.is_(None))
-            .order_by(Delivery.due_at)
-            .limit(SENT_AT_ONCE)
-        )
-        rows = session.execute(due).all()
-    for delivery_id, body, url, secret in rows:
-        now = datetime.now(UTC)
-        reply = webhooks.send(url, secret, delivery_id, body.encode(), now, allow_private=allow_private)
+        columns = (Delivery.id, Delivery.body, Webhook.url, Webhook.secret, Webhook.old_secret, Webhook.old_until)
+        mine = _due(session).where(Webhook.id == webhook_id).order_by(Delivery.due_at, Delivery.id)
+        rows = session.execute(mine.with_only_columns(*columns).limit(SENT_AT_ONCE)).all()
+        now = db.now(session)
+    for attempts, row in enumerate(rows, 1):
+        secrets = [row.secret] + ([row.old_secret] if row.old_secret and row.old_until > now else [])
+        at = datetime.now(UTC)
+        reply = webhooks.send(row.url, secrets, row.id, row.body.encode(), at, allow_private=allow_private)
+        faults.point("delivery.sent")
         with database.write() as session:
-            _note(session, session.get_one(Delivery, delivery_id, with_for_update=True), reply)
+            _note(session, session.get_one(Delivery, row.id, with_for_update=True), reply)
+        if not reply.delivered:
+            return attempts
     return len(rows)
+
+
+def _due(session: Session) -> Select[Delivery, Webhook]:
+    """Deliveries with their webhooks."""
+    due = (Delivery.state == "pending", Delivery.due_at <= db.now(session), Webhook.disabled_at.is_(None))
+    return select(Delivery, Webhook).join(Webhook, Webhook.id == Delivery.webhook_id).where(*due)
 
 
 def _note(session: Session, delivery: Delivery, reply: webhooks.Reply) -> None:
@@ -73,6 +155,7 @@ def _note(session: Session, delivery: Delivery, reply: webhooks.Reply) -> None:
     if reply.delivered:
         delivery.state = "delivered"
         return
+    log.info("delivery %s: %s (attempt %d)", delivery.id, reply.error, delivery.attempts)
     if reply.status == 410:
         session.get_one(Webhook, delivery.webhook_id).disabled_at = now
         delivery.state = "failed"

@@ -15,10 +15,10 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from app.cli import client, follow
+from app.commands.common import client, follow
 from app.config import Settings
-from lethe import Client, LetheError
-from lethe.client import finished
+from lethe import Client, JobFailedError, LetheError
+from lethe.types import Choice, DeletionRequest, Job
 
 # Chosen beforehand on other splits of the digits by closeness to exact retrains, an oracle that a user lacks.
 AMUN = {"name": "amun", "params": {"learning_rate": 0.15, "decay_every": 5, "batch_size": 64}}
@@ -67,56 +67,49 @@ def _service(folder: Path) -> Iterator[Client]:
 
 
 def _main_job(calls: Client, folder: Path) -> None:
-    dataset = calls.post("/v1/datasets", {"name": "digits", "source": {"name": "digits", "params": {"noise": 0.3}}})
+    dataset = calls.datasets.register("digits", "digits", noise=0.3)
     _follow(calls, dataset["job"], "take in the digits")
-    model = calls.post(
-        "/v1/models",
-        {
-            "name": "digit reader",
-            "dataset": dataset["id"],
-            "architecture": {"name": "small_cnn"},
-            "recipe": {"name": "sgd", "params": {"epochs": 30, "batch_size": 64}},
-            "policy": {"method": AMUN},
-        },
-    )
-    where = f"/v1/models/{model['id']}"
-    _follow(calls, calls.post(f"{where}:train", {"seed": 1})["id"], "train version 1")
-    references = calls.post(f"{where}:references", {"count": REFERENCES, "seed": 2})
+    recipe: Choice = {"name": "sgd", "params": {"epochs": 30, "batch_size": 64}}
+    model = calls.models.register("digit reader", dataset["id"], "small_cnn", recipe=recipe, policy={"method": AMUN})[
+        "id"
+    ]
+    _follow(calls, calls.models.train(model, seed=1)["id"], "train version 1")
+    references = calls.models.references(model, count=REFERENCES, seed=2)
     _follow(calls, references["id"], f"train {REFERENCES} references")
 
-    ids = _training_ids(calls, dataset["id"])[::SHARE]
-    request = calls.request_deletion(dataset["id"], ids, jurisdiction="gdpr")
+    ids = [sample["id"] for sample in calls.datasets.samples(dataset["id"], "train")][::SHARE]
+    request = calls.requests.create(dataset["id"], ids, jurisdiction="gdpr")
     console.print(f"asked to forget {len(ids)} samples: {request['id']}, due {request['due_at']}")
     # Queued now, the comparison runs after the unlearning and before the samples' bytes are erased.
-    body = {"seed": 3, "exclude_request": request["id"], "compare_only": True}
-    retrain = calls.post(f"{where}:train", body)
+    retrain = calls.models.train(model, seed=3, exclude_request=request["id"], compare_only=True)
     unlearned = _follow(calls, request["outcomes"][0]["job"], "unlearn (AMUN-A)")
     _follow(calls, retrain["id"], "exact retrain, to compare")
 
-    number = unlearned["result"]["version"]
-    document = calls.get(f"{where}/versions/{number}/audit")
+    number = (unlearned["result"] or {})["version"]
+    document = calls.versions.audit(model, number)
     page = folder / "report.html"
-    page.write_text(calls.report_page(model["id"], number))
+    page.write_text(calls.versions.audit_page(model, number))
     checkpoint = folder / f"version-{number}.safetensors"
-    digest = calls.download(model["id"], number, checkpoint)
-    final = calls.wait_request(request["id"])
+    digest = calls.versions.download(model, number, checkpoint)
+    final = calls.requests.wait(request["id"])
     _print(document, final, checkpoint, digest, page)
     if final["status"] != "fulfilled":
-        raise LetheError(200, {"detail": f"the request ended as {final['status']}"})
+        raise LetheError(f"the request ended as {final['status']}")
 
 
-def _follow(calls: Client, job: str, label: str) -> dict[str, Any]:
-    return finished(follow(calls, job, f"{label:<26}"))
-
-
-def _training_ids(calls: Client, dataset: str) -> list[str]:
-    return [item["id"] for item in calls.pages(f"/v1/datasets/{dataset}/samples", split="train", page_size=1000)]
+def _follow(calls: Client, job: str | None, label: str) -> Job:
+    ended = follow(calls, job or "", f"{label:<26}")
+    while following := (ended["problem"] or {}).get("next_job"):  # the gate went on to the next rung
+        ended = follow(calls, following, f"{'the next rung':<26}")
+    if ended["state"] != "succeeded":
+        raise JobFailedError(ended)
+    return ended
 
 
 # -- the table -------------------------------------------------------------------------------------
 
 
-def _print(document: dict[str, Any], final: dict[str, Any], checkpoint: Path, digest: str, page: Path) -> None:
+def _print(document: dict[str, Any], final: DeletionRequest, checkpoint: Path, digest: str, page: Path) -> None:
     report, retrained = document["report"], document["retrained"]
     columns = [report["parent"], report["candidate"], retrained["measurement"]]
     table = Table(title="What the models know", title_justify="left")

@@ -7,12 +7,14 @@ blob that must go; `complete` marks the receipts done once the blobs are gone.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Any
 
 import numpy as np
-from sqlalchemy import Select, and_, delete, func, or_, select, text
+from sqlalchemy import Select, and_, delete, func, or_, select, text, union_all
 from sqlalchemy.orm import Session
 
 from app import db, evidence, jobs, outbox
@@ -37,6 +39,7 @@ from app.tables import (
     Version,
 )
 
+MOST_TOGETHER = 1000  # requests that one rewriting of a dataset serves
 POOL_LIFE = timedelta(days=90)  # how long a pool outlives the first erasure of a sample it was built on
 
 
@@ -46,6 +49,7 @@ def start_if_published(session: Session, request_id: str) -> None:
     left = select(func.count()).where(OutcomeRow.request_id == request_id, OutcomeRow.state != Outcome.PUBLISHED)
     if session.scalars(left).one():
         return
+    jobs.record(session, request.tenant_id, "request.published", request_id)
     jobs.enqueue(
         session,
         tenant_id=request.tenant_id,
@@ -61,12 +65,15 @@ def start_if_published(session: Session, request_id: str) -> None:
 class Plan:
     """What a purge job must rewrite.
 
-    positions: to erase from the dataset; empty for a request that names one model, whose data stay.
-    requested: all positions of the request. references: digests by (pool, number). adversarial, covered: digests
-    and packed positions of the precomputed sets that hold any of the request's samples.
+    together: the job's own request and those whose purges wait for their turn: what one rewriting of the dataset
+    takes along, their jobs find done. positions: of theirs, to erase from the dataset; empty for a request that names
+    one model, whose data stay. requested: all their positions. references: digests by (pool, number). adversarial,
+    covered: digests and packed positions of the precomputed sets that hold any of their samples. carried: the dataset
+    came with the request, and goes with it whole.
     """
 
     request_id: str
+    together: tuple[str, ...]
     dataset_id: str
     positions: Positions
     requested: Positions
@@ -74,6 +81,7 @@ class Plan:
     references: dict[tuple[str, int], str]
     adversarial: dict[str, str]
     covered: dict[str, bytes]
+    carried: bool
 
 
 @dataclass(frozen=True)
@@ -85,10 +93,13 @@ class Rewritten:
     adversarial: dict[str, tuple[str, bytes]]
 
 
-def plan(session: Session, claim: Claim) -> Plan:
+def plan(session: Session, claim: Claim, together: tuple[str, ...] = ()) -> Plan:
+    """What to rewrite; `together`: for these requests, as an earlier look found them."""
     request = session.get_one(DeletionRequest, claim.request_id)
     dataset = session.get_one(Dataset, request.dataset_id)
-    requested = unpack(request.positions)
+    together = together or (request.id, *_waiting(session, request, dataset))
+    asked = select(DeletionRequest.positions).where(DeletionRequest.id.in_(together))
+    requested = np.unique(np.concatenate([unpack(positions) for positions in session.scalars(asked)]))
     positions = requested if request.model_id is None else requested[:0]
     positions = positions[~mask_of(dataset.erased, dataset.sample_count)[positions]]
     rows = session.scalars(select(ReferenceRow).where(ReferenceRow.dataset_id == dataset.id)).all()
@@ -96,6 +107,7 @@ def plan(session: Session, claim: Claim) -> Plan:
     holding = [row for row in sets if np.isin(unpack(row.positions), requested).any()]
     return Plan(
         request_id=request.id,
+        together=together,
         dataset_id=dataset.id,
         positions=positions,
         requested=requested,
@@ -103,14 +115,29 @@ def plan(session: Session, claim: Claim) -> Plan:
         references={(row.pool, row.number): row.digest for row in rows} if len(positions) else {},
         adversarial={row.id: row.digest for row in holding},
         covered={row.id: row.positions for row in holding},
+        carried=dataset.carried_for is not None,
     )
 
 
+def _waiting(session: Session, request: DeletionRequest, dataset: Dataset) -> list[str]:
+    """Other requests that erase samples from the dataset as soon as it is their turn; none where the dataset is not
+    to be rewritten for this one, because another's rewriting took it along."""
+    own = unpack(request.positions)
+    done = mask_of(dataset.erased, dataset.sample_count)[own].all()
+    if done or request.model_id is not None or dataset.carried_for is not None:
+        return []
+    queued = jobs.purges_waiting(session, dataset.id)[:MOST_TOGETHER]
+    whole = DeletionRequest.id.in_(queued), DeletionRequest.model_id.is_(None)
+    return list(session.scalars(select(DeletionRequest.id).where(*whole).order_by(DeletionRequest.id)))
+
+
 def _models(request: DeletionRequest) -> Select[str]:
-    """Ids of the models that may hold something of the samples: the one named, else all of the dataset."""
+    """Ids of the models that may hold something of the samples: the one named, else all of the dataset, or the one
+    that the samples were carried for."""
     if request.model_id is not None:
         return select(Model.id).where(Model.id == request.model_id)
-    return select(Model.id).where(Model.dataset_id == request.dataset_id)
+    carried_for = select(Dataset.carried_for).where(Dataset.id == request.dataset_id).scalar_subquery()
+    return select(Model.id).where(or_(Model.dataset_id == request.dataset_id, Model.id == carried_for))
 
 
 def swap(session: Session, claim: Claim, work: Plan, rewritten: Rewritten, suppress: Callable[[str], str]) -> None:
@@ -122,38 +149,62 @@ def swap(session: Session, claim: Claim, work: Plan, rewritten: Rewritten, suppr
     """
     jobs.fenced(session, claim)
     dataset = session.get_one(Dataset, work.dataset_id, with_for_update=True)
-    now = plan(session, claim)
+    now = plan(session, claim, work.together)
     if (now.images, now.references, now.adversarial) != (work.images, work.references, work.adversarial):
         raise SupersededError("what holds the samples changed while it was being rewritten")
     request = session.get_one(DeletionRequest, work.request_id)
-    evidence.commit_ids(session, request)
-    if len(work.positions):
-        _swap_images(session, dataset, request, rewritten.images)
+    together = [session.get_one(DeletionRequest, request_id) for request_id in work.together]
+    for each in together:
+        evidence.commit_ids(session, each)
+    if work.carried:
+        _drop_carried(session, dataset, request)
+    elif len(work.positions):
+        erased_now = [each for each in together if np.isin(unpack(each.positions), work.positions).any()]
+        _swap_images(session, dataset, erased_now, rewritten.images)
         _erase_ids(session, dataset, work.positions, suppress)
         for (pool, number), digest in rewritten.references.items():
             reference = session.get_one(ReferenceRow, (pool, number))
             detail = f"columns of reference {number} were dropped"
-            _owe(session, request, "reference-columns", detail, reference.digest)
+            for each in erased_now:
+                _owe(session, each, "reference-columns", detail, reference.digest)
             reference.digest = digest
+        for each in erased_now:
+            _date_pools(session, each, {pool for pool, _ in rewritten.references})
     for key, (digest, covered) in rewritten.adversarial.items():
         row = session.get_one(AdversarialRow, key)
-        _owe(session, request, "precomputed-adversarial", "rows of a precomputed set were removed", row.digest)
+        for each in together:
+            if np.isin(unpack(each.positions), unpack(row.positions)).any():
+                detail = "rows of a precomputed set were removed"
+                _owe(session, each, "precomputed-adversarial", detail, row.digest)
         row.digest, row.positions = digest, covered
     _drop_derived(session, request)
     _date_superseded(session, request)
-    _date_pools(session, request, {pool for pool, _ in rewritten.references})
 
 
-def _swap_images(session: Session, dataset: Dataset, request: DeletionRequest, images: str | None) -> None:
+def _swap_images(session: Session, dataset: Dataset, requests: list[DeletionRequest], images: str | None) -> None:
     if dataset.images and images and images != dataset.images:
-        _owe(
-            session,
-            request,
-            "sample-bytes",
-            "the samples' pixels were overwritten with zeros",
-            dataset.images,
-        )
+        for request in requests:
+            _owe(session, request, "sample-bytes", "the samples' pixels were overwritten with zeros", dataset.images)
         dataset.images = images
+
+
+def _drop_carried(session: Session, dataset: Dataset, request: DeletionRequest) -> None:
+    if dataset.state == "erased":
+        return
+    controls = dataset.sample_count - dataset.train_count
+    detail = f"what the request carried: pixels and ids of {dataset.train_count} samples and {controls} controls"
+    for digest in empty(session, dataset):
+        _owe(session, request, "carried-data", detail, digest)
+
+
+def empty(session: Session, dataset: Dataset) -> list[str]:
+    """Let go of everything that a carried dataset holds; the digests of its bytes, which are to be removed."""
+    digests = [digest for digest in (dataset.images, dataset.upload) if digest]
+    session.execute(delete(Sample).where(Sample.dataset_id == dataset.id))
+    dataset.images = dataset.upload = dataset.class_names = None
+    dataset.erased = marked(dataset.erased, dataset.sample_count, np.arange(dataset.sample_count))
+    dataset.state = "erased"
+    return digests
 
 
 def _erase_ids(session: Session, dataset: Dataset, positions: Positions, suppress: Callable[[str], str]) -> None:
@@ -164,6 +215,12 @@ def _erase_ids(session: Session, dataset: Dataset, positions: Positions, suppres
         for sample in session.scalars(query):
             sample.sample_id, sample.subject = suppress(sample.sample_id), None
     dataset.erased = marked(dataset.erased, dataset.sample_count, positions)
+    if dataset.class_names is not None:
+        session.flush()
+        left = ~mask_of(dataset.erased, dataset.sample_count)
+        labels = session.execute(select(Sample.position, Sample.label).where(Sample.dataset_id == dataset.id))
+        kept = {label for position, label in labels if left[position]}
+        dataset.class_names = [name if label in kept else None for label, name in enumerate(dataset.class_names)]
 
 
 def _drop_derived(session: Session, request: DeletionRequest) -> None:
@@ -201,9 +258,10 @@ def _date_superseded(session: Session, request: DeletionRequest) -> None:
         Version.digest.not_in(dated),
     )
     positions = unpack(request.positions)
+    carried = session.get_one(Dataset, request.dataset_id).carried_for is not None
     for version in session.scalars(query).all():
         size = len(version.trained_on) * 8
-        if not mask_of(version.trained_on, size)[positions].any():
+        if not carried and not mask_of(version.trained_on, size)[positions].any():
             continue
         if version.state == VersionState.CANDIDATE:
             grace = timedelta(seconds=session.get_one(Model, version.model_id).policy["grace_seconds"])
@@ -287,6 +345,16 @@ def _take_turns(session: Session, digest: str) -> None:
         session.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": key})
 
 
+@contextmanager
+def kept_only_if_recorded(database: Database, blobs: Blobs, digest: str) -> Iterator[None]:
+    """Where the block does not come to record `digest`, its bytes go at once and not with the orphans."""
+    try:
+        yield
+    except BaseException:
+        remove(database, blobs, digest)
+        raise
+
+
 def remove(database: Database, blobs: Blobs, digest: str) -> bool:
     """Remove bytes that no row points at; whether they were removed."""
     with database.write() as session:
@@ -308,18 +376,43 @@ def remove_owed(database: Database, blobs: Blobs, request_id: str) -> int:
     return sum(remove(database, blobs, digest) for digest in digests)
 
 
+HOLDERS = (
+    (Dataset.images, Dataset.tenant_id),
+    (Dataset.upload, Dataset.tenant_id),
+    (Version.digest, Version.tenant_id),
+    (JobArtifact.digest, Job.tenant_id),
+    (AdversarialRow.digest, AdversarialRow.tenant_id),
+    (ReferenceRow.digest, ReferenceRow.tenant_id),
+)
+
+
+def _pointed_at(digest: Any) -> Select[Any]:
+    if digest is Version.digest:  # an announcement alone (size 0) holds no bytes, and must keep none
+        return select(digest).where(Version.state != VersionState.PURGED, Version.size > 0)
+    return select(digest).where(digest.is_not(None))
+
+
+def held(session: Session) -> set[str]:
+    """Every digest that some row points at."""
+    return {digest for holder, _ in HOLDERS for digest in session.scalars(_pointed_at(holder))}
+
+
 def in_use(session: Session, digest: str) -> bool:
     """Whether any row still points at these bytes (content addressing lets two rows share them)."""
-    holders = (
-        select(Dataset.id).where((Dataset.images == digest) | (Dataset.upload == digest)),
-        select(Version.id).where(  # an announcement alone (size 0) holds no bytes, and must keep none
-            Version.digest == digest, Version.state != VersionState.PURGED, Version.size > 0
-        ),
-        select(JobArtifact.job_id).where(JobArtifact.digest == digest),
-        select(AdversarialRow.id).where(AdversarialRow.digest == digest),
-        select(ReferenceRow.pool).where(ReferenceRow.digest == digest),
-    )
-    return any(session.scalars(query.limit(1)).first() is not None for query in holders)
+    return bool(used(session, [digest]))
+
+
+def used(session: Session, digests: Collection[str], tenant_id: str | None = None) -> set[str]:
+    """Those of `digests` that some row, of that tenant or of any, still points at."""
+    queries = []
+    for digest, owner in HOLDERS:
+        query = _pointed_at(digest).where(digest.in_(digests))
+        if tenant_id is not None:
+            query = query.where(owner == tenant_id)
+            if owner is Job.tenant_id:
+                query = query.join(Job, Job.id == JobArtifact.job_id)
+        queries.append(query)
+    return {digest for digest in session.scalars(union_all(*queries)) if digest}
 
 
 def complete(session: Session, claim: Claim, request_id: str) -> None:
@@ -337,10 +430,14 @@ def complete(session: Session, claim: Claim, request_id: str) -> None:
 
 
 def _tick(session: Session, owed: Select[Receipt], now: datetime) -> None:
-    """Mark receipts done. Where the same bytes were stored for another object too, they stay for it: said there."""
+    """Mark receipts done. Where another object of the tenant has the same bytes, they stay for it: said there.
+
+    Of other tenants nothing is said: that they have the same bytes is theirs to know.
+    """
     for receipt in session.scalars(owed).all():
         receipt.done_at = now
-        if receipt.digest and in_use(session, receipt.digest):
+        tenant_id = session.get_one(DeletionRequest, receipt.request_id).tenant_id
+        if receipt.digest and used(session, [receipt.digest], tenant_id):
             receipt.detail += "; another object holds the same bytes, and keeps them"
 
 

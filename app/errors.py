@@ -6,6 +6,7 @@
     ├── Forbidden              403
     ├── Conflict               409  the state does not allow it
     ├── Gone                   410  was here, is purged
+    ├── PreconditionFailed     412  If-Match names another state of it
     ├── TooLarge               413
     ├── UnsupportedMedia       415
     ├── Unprocessable          422  the body is well-formed JSON that cannot be accepted
@@ -79,6 +80,10 @@ class Conflict(AppError):
 
 class Gone(AppError):
     status, kind, title = 410, "purged", "This was purged"
+
+
+class PreconditionFailed(AppError):
+    status, kind, title = 412, "precondition-failed", "The resource is not what the condition says"
 
 
 class TooLarge(AppError):

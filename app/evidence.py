@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 
 from sqlalchemy import func, select
@@ -27,6 +28,7 @@ from app.tables import (
 
 TAG_BYTES = 16
 SEALED_AT_ONCE = 20
+NOTHING = f"sha256:{hashlib.sha256().hexdigest()}"  # the content of a dataset that a request carried, once it is erased
 
 
 def open_key(database: Database, settings: Settings) -> SigningKey:
@@ -114,12 +116,13 @@ def _seal(session: Session, request_id: str, key: SigningKey, log_name: str) -> 
     outcomes = select(OutcomeRow).where(*shown).order_by(OutcomeRow.model_id)
     commitment = session.get(Commitment, request.id)
     tags = commitment.tags if commitment else b""
+    dataset = session.get_one(Dataset, request.dataset_id)
     now = db.now(session)
     facts = CertificateFacts(
         issued_at=now,
         request=certificate.request_facts(request),
         dataset=request.dataset_id,
-        dataset_digest=session.get_one(Dataset, request.dataset_id).images,
+        dataset_digest=NOTHING if dataset.state == "erased" else dataset.images,
         tags=tuple(tags[start : start + TAG_BYTES] for start in range(0, len(tags), TAG_BYTES)),
         models=tuple(certificate.model_facts(session, row) for row in session.scalars(outcomes).all()),
         receipts=certificate.receipt_facts(receipts),

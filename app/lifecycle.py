@@ -34,6 +34,7 @@ class JobKind(StrEnum):
     TRAIN = "train"
     IMPORT = "import"
     REFERENCES = "references"
+    REFERENCE = "reference"  # one model of a pool: a part of such a job
     PRECOMPUTE = "precompute"
     UNLEARN = "unlearn"
     AUDIT = "audit"

@@ -20,10 +20,6 @@ LIVE = (VersionState.CURRENT, VersionState.SUPERSEDED)
 # -- aliases ---------------------------------------------------------------------------------------
 
 
-def aliases(session: Session, model: Model) -> list[Alias]:
-    return list(session.scalars(select(Alias).where(Alias.model_id == model.id).order_by(Alias.name)))
-
-
 def point(session: Session, model: Model, name: str, version: Version) -> Alias:
     """Let `name` mean `version` from now on.
 
@@ -53,7 +49,11 @@ def _refuse_erased(session: Session, model: Model, version: Version) -> None:
     """A version that contains erased or requested samples would undo their erasure."""
     dataset = session.get_one(Dataset, model.dataset_id, with_for_update=True)
     trained = mask_of(version.trained_on, dataset.sample_count)
-    if trained[datasets.unavailable(dataset)].any() or (trained & mask_of(model.requested, dataset.sample_count)).any():
+    gone = mask_of(model.requested, dataset.sample_count)
+    gone[datasets.unavailable(dataset)] = True
+    # Of data that are not held nothing is known but that every later version has forgotten some.
+    unlearned = not datasets.is_held(dataset) and version.state == VersionState.SUPERSEDED
+    if unlearned or (trained & gone).any():
         raise Conflict(
             "This version was trained on samples that have been requested for deletion or erased.",
             kind="contains-erased",
@@ -124,7 +124,7 @@ def purge(session: Session, model: Model) -> None:
     if _working(session, model):
         raise Conflict("A job is running on this model; cancel it first.", kind="model-busy")
     settled = _settle_requests(session, model)
-    waiting = select(Job).where(Job.model_id == model.id, Job.state == JobState.QUEUED)
+    waiting = select(Job).where(Job.model_id == model.id, Job.state == JobState.QUEUED, Job.parent_id.is_(None))
     for job in session.scalars(waiting.with_for_update()).all():
         jobs.finish(session, job, JobState.CANCELLED, problem=jobs.problem("model-purged", "the model was purged"))
     now = db.now(session)
@@ -168,7 +168,9 @@ def _settle_requests(session: Session, model: Model) -> list[str]:
 def model_card(session: Session, model: Model, version: Version) -> str:
     """Markdown with YAML front matter: what the checkpoint is, where it comes from, what its audit said."""
     dataset = session.get_one(Dataset, model.dataset_id)
-    query = select(AuditRow).where(AuditRow.model_id == model.id, AuditRow.version == version.number)
+    query = select(AuditRow).where(
+        AuditRow.model_id == model.id, AuditRow.version == version.number, AuditRow.job_id == version.job_id
+    )
     audit = session.scalars(query.order_by(AuditRow.id.desc()).limit(1)).first()
     front = {
         "library_name": "lethe",

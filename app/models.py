@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from typing import Any
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from app import datasets, db, jobs
+from app import catalog, datasets, db, jobs
 from app.errors import Conflict, NotFound, Unprocessable
 from app.ids import new_id
 from app.lifecycle import JobKind
-from app.policy import Choice, Policy
+from app.policy import Batch, Choice, Policy
 from app.tables import Dataset, DeletionRequest, Job, Model
 
 
@@ -38,8 +37,12 @@ def register(
     architecture: Choice,
     recipe: Choice,
     policy: Policy,
+    device: str | None = None,
 ) -> Model:
     dataset = datasets.get(session, tenant_id, dataset_id)
+    if dataset.carried_for is not None:
+        raise Conflict("This dataset is carried for one model, and goes with its deletion.", kind="carried-dataset")
+    require_possible(dataset, policy)
     model = Model(
         id=new_id("mdl"),
         tenant_id=tenant_id,
@@ -50,6 +53,7 @@ def register(
         recipe=recipe.name,
         recipe_params=recipe.params,
         policy=policy.model_dump(),
+        device=device,
         created_at=db.now(session),
     )
     session.add(model)
@@ -58,27 +62,86 @@ def register(
     return model
 
 
-def start(session: Session, model: Model, kind: JobKind, *, seed: int, params: dict[str, Any] | None = None) -> Job:
-    """Queue a job of `kind` on the model, in the model's lane (reference pools have a lane of their own)."""
+def family(model: Model) -> str:
+    """Names every reference pool that audits of this dataset, architecture and recipe may use."""
+    architecture = catalog.parse("architectures", model.architecture, model.architecture_params)
+    recipe = catalog.parse("recipes", model.recipe, model.recipe_params)
+    chosen = ((model.architecture, architecture), (model.recipe, recipe))
+    parts = [model.dataset_id, *(f"{name}:{params.model_dump_json()}" for name, params in chosen)]
+    return hashlib.sha256("\x00".join(parts).encode()).hexdigest()
+
+
+NOT_HELD = (
+    "This service does not hold the model's training data: there is no last rung (exact retraining), no reference "
+    "models can be trained, so every audit is inconclusive (no references), and each deletion brings its own samples."
+)
+
+
+def require_possible(dataset: Dataset, policy: Policy) -> None:
+    """Refuse a policy that needs data which this service does not hold.
+
+    Raises:
+        Unprocessable: says which part of the policy, and why.
+    """
+    if datasets.is_held(dataset):
+        return
+    needs = []
+    if policy.remain != "none":
+        needs.append(f"`remain: {policy.remain}` gives access to the remain set; send `none`")
+    if isinstance(policy.when, Batch):
+        needs.append("`when: batch` joins requests, and each brings data of its own; send `each`")
+    if policy.adversarial == "precomputed":
+        needs.append("`adversarial: precomputed` needs the training set; send `recompute`")
+    if catalog.ATTACKS[policy.attack.name].needs_given:
+        needs.append(f"attack {policy.attack.name} takes an adversarial set made of the training set")
+    if policy.on_inconclusive == "retrain":
+        needs.append("`on_inconclusive: retrain` needs the training set; send `publish`")
+    if needs:
+        raise Unprocessable(
+            f"This service does not hold the model's training data: {'; '.join(needs)}.",
+            kind="data-not-held",
+        )
+
+
+def notes(session: Session, model: Model, policy: Policy) -> list[str]:
+    """What an owner should know of this model's setting before it is needed."""
+    held = datasets.is_held(session.get_one(Dataset, model.dataset_id))
+    return policy.notes if held else [NOT_HELD]
+
+
+def start(
+    session: Session,
+    model: Model,
+    kind: JobKind,
+    *,
+    seed: int,
+    params: dict[str, Any] | None = None,
+    dataset_id: str | None = None,
+) -> Job:
+    """Queue a job of `kind` on the model, in the model's lane (reference pools have a lane of their own).
+
+    dataset_id: of the data that a deletion carries; None: the model's own dataset.
+    """
     if model.purged_at is not None:
         raise Conflict("This model was purged.", kind="model-purged")
-    dataset = datasets.get(session, model.tenant_id, model.dataset_id)
+    dataset = datasets.get(session, model.tenant_id, dataset_id or model.dataset_id)
+    if not datasets.is_held(dataset) and kind is not JobKind.IMPORT:
+        raise Conflict("This service does not hold the model's training data.", kind="data-not-held")
     if dataset.state != "ready":
         raise Conflict("The model's dataset is not ready yet.", kind="dataset-not-ready")
     if kind in (JobKind.PRECOMPUTE, JobKind.AUDIT) and model.current_version is None:
         raise Conflict("The model has no current version.", kind="no-version")
     lane = f"model:{model.id}"
     if kind is JobKind.REFERENCES:  # pools are shared by models of one dataset, architecture and recipe
-        trained = (model.architecture, model.architecture_params, model.recipe, model.recipe_params)
-        family = hashlib.sha256(json.dumps(trained, sort_keys=True).encode()).hexdigest()
-        lane = f"references:{model.dataset_id}:{family[:16]}"
+        lane = f"references:{family(model)[:40]}"
     return jobs.enqueue(
         session,
         tenant_id=model.tenant_id,
         kind=kind,
         lane=lane,
-        dataset_id=model.dataset_id,
+        dataset_id=dataset.id,
         model_id=model.id,
+        device=model.device,
         params=params,
         seed=seed,
     )

@@ -6,16 +6,17 @@ old queued jobs again.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from sqlalchemy import delete, select
 from sqlalchemy.orm import Session
 
-from app import db, faults
+from app import db, faults, routing
 from app.db import Database
-from app.tables import Outbox
+from app.tables import Job, Outbox
 
-Sender = Callable[[str], object]
+Ring = Callable[[str, str], object]
+"""(job id, queue): wake a worker that takes such jobs."""
 BATCH = 200
 
 
@@ -29,23 +30,42 @@ def remove_blob(session: Session, digest: str) -> None:
     session.add(Outbox(topic="blob", key=digest, created_at=db.now(session)))
 
 
-def discard(_: str) -> None:
-    """The embedded sender: workers watch the database, so nothing needs ringing."""
+def discard(_job_id: str, _queue: str) -> None:
+    """The embedded bell: workers watch the database, so nothing needs ringing."""
 
 
-def relay(database: Database, send: Sender, topic: str = "hint") -> int:
-    """Send what is waiting under `topic`, oldest first, and forget it; what `send` raises on stays for the next round.
+def relay_hints(database: Database, ring: Ring) -> int:
+    """Ring for the jobs that wait, each in the queue of its kind and device; how many."""
+    with database.read() as session:
+        waiting = (
+            select(Outbox.number, Outbox.key, Job.kind, Job.device)
+            .join(Job, Job.id == Outbox.key)
+            .where(Outbox.topic == "hint")
+            .order_by(Outbox.number)
+            .limit(BATCH)
+        )
+        rows = session.execute(waiting).all()
+    return _send(database, ((number, (key, routing.queue(kind, device))) for number, key, kind, device in rows), ring)
+
+
+def relay_blobs(database: Database, remove: Callable[[str], object]) -> int:
+    """Have the bytes removed that nothing needs any more; how many."""
+    with database.read() as session:
+        waiting = select(Outbox.number, Outbox.key).where(Outbox.topic == "blob").order_by(Outbox.number).limit(BATCH)
+        rows = session.execute(waiting).all()
+    return _send(database, ((number, (key,)) for number, key in rows), remove)
+
+
+def _send(database: Database, messages: Iterable[tuple[int, tuple[str, ...]]], send: Callable[..., object]) -> int:
+    """Send each, oldest first, and forget it; what `send` raises on stays for the next round.
 
     No transaction is open while it sends. A crash between the sending and the commit, or two relays at once, repeat
     a message: harmless by design.
     """
-    with database.read() as session:
-        waiting = select(Outbox.number, Outbox.key).where(Outbox.topic == topic).order_by(Outbox.number).limit(BATCH)
-        rows = session.execute(waiting).all()
     sent: list[int] = []
     try:
-        for number, key in rows:
-            send(key)
+        for number, words in messages:
+            send(*words)
             faults.point("outbox.sent")
             sent.append(number)
     finally:

@@ -1,18 +1,19 @@
-"""A model's unlearning policy: which method, which adversarial set, which data, and what the audit must show."""
+"""A model's unlearning policy: which methods, which adversarial set, which data, and what the audit must show."""
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from app import catalog
+from app import catalog, gate
 
 
 class Choice(BaseModel):
     """A name from the catalog with its parameters; defaults are filled in when it is stored."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
     name: str = Field(max_length=60)
     params: dict[str, Any] = Field(default_factory=dict)
@@ -36,10 +37,40 @@ def choose(kind: str, choice: Choice) -> Choice:
     return Choice(name=choice.name, params=params.model_dump())
 
 
+def choose_probes(probes: tuple[Choice, ...]) -> tuple[Choice, ...]:
+    """The probes with their parameters checked and completed.
+
+    Raises:
+        ValueError: as `choose`, or a probe is named twice.
+    """
+    if len({probe.name for probe in probes}) < len(probes):
+        raise ValueError("each probe may be named once")
+    return tuple(choose("probes", probe) for probe in probes)
+
+
+class Rung(Choice):
+    """One rung of the ladder: a method with its parameters."""
+
+    stronger: bool = Field(
+        False, description="a stronger setting of the method of the rung before: passed over when that one over-forgot"
+    )
+
+
+MOST_RUNGS = 8
+
+
+def _default_ladder(data: dict[str, Any]) -> tuple[Rung, ...]:
+    """Exact retraining where the remain set is held, unless it is the method already."""
+    method = data.get("method")
+    if data.get("remain") != "full" or method is None or catalog.METHODS[method.name].exact:
+        return ()
+    return (Rung(name="retrain"),)
+
+
 class Each(BaseModel):
     """A job for every request, in the order they come."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
     mode: Literal["each"] = "each"
 
@@ -47,7 +78,7 @@ class Each(BaseModel):
 class Batch(BaseModel):
     """One job for many requests: its cost per request falls with their number."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
     mode: Literal["batch"] = "batch"
     max_requests: int = Field(100, ge=1, le=1_000_000, description="close on so many requests")
@@ -60,7 +91,7 @@ class Batch(BaseModel):
 class Policy(BaseModel):
     """How deletions of one model are carried out (DESIGN 4)."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
     when: Each | Batch = Field(
         default=Each(),
@@ -77,7 +108,24 @@ class Policy(BaseModel):
     remain_ratio: float = Field(
         5.0, gt=0, le=1000, description="with remain `subsample`: so many retained samples per forgotten one"
     )
+    ladder: tuple[Rung, ...] = Field(
+        strict=False,
+        default_factory=_default_ladder,
+        validate_default=True,
+        max_length=MOST_RUNGS,
+        description="what is tried on the same batch when a candidate fails, after `method`, in this order; absent: "
+        "exact retraining where `remain` is `full`, else nothing",
+    )
+    on_inconclusive: Literal["publish", "retrain"] = Field(
+        "publish", description="publish an inconclusive candidate labelled so, or retrain exactly where the ladder can"
+    )
     audit: Choice = Field(default=Choice(name="rmia"), validate_default=True)
+    probes: tuple[Choice, ...] = Field(
+        (),
+        strict=False,
+        max_length=8,
+        description="measured beside the audit on candidates that are published; each has its cost",
+    )
     utility_floor: float = Field(
         0.05, ge=0, le=1, description="largest loss of test accuracy against the parent, as a fraction"
     )
@@ -98,9 +146,68 @@ class Policy(BaseModel):
     def _audit(cls, choice: Choice) -> Choice:
         return choose("audits", choice)
 
+    @field_validator("ladder")
+    @classmethod
+    def _ladder(cls, rungs: tuple[Rung, ...]) -> tuple[Rung, ...]:
+        chosen = [choose("methods", Choice(name=rung.name, params=rung.params)) for rung in rungs]
+        return tuple(
+            Rung(name=each.name, params=each.params, stronger=rung.stronger)
+            for each, rung in zip(chosen, rungs, strict=True)
+        )
+
+    @field_validator("probes")
+    @classmethod
+    def _probes(cls, probes: tuple[Choice, ...]) -> tuple[Choice, ...]:
+        return choose_probes(probes)
+
     @model_validator(mode="after")
     def _remain_needed(self) -> Policy:
-        entry = catalog.METHODS[self.method.name]
-        if (self.remain == "none" and entry.needs_remain) or (self.remain != "full" and entry.exact):
-            raise ValueError(f"method {self.method.name} needs the whole remain set, which this policy does not give")
+        for choice in self.methods:
+            entry = catalog.METHODS[choice.name]
+            if (self.remain == "none" and entry.needs_remain) or (self.remain != "full" and entry.exact):
+                raise ValueError(f"method {choice.name} needs the whole remain set, which this policy does not give")
         return self
+
+    @model_validator(mode="after")
+    def _in_order(self) -> Policy:
+        rungs = self.rungs
+        if any(rung.exact for rung in rungs[:-1]):
+            raise ValueError("exact retraining ends a ladder: nothing comes after it")
+        for before, rung in pairwise(rungs):
+            if rung.stronger and rung.method != before.method:
+                raise ValueError("a rung can be stronger only than one of the same method, right before it")
+        return self
+
+    # -- the ladder as the gate climbs it ----------------------------------------------------------
+
+    @property
+    def methods(self) -> tuple[Choice, ...]:
+        """The policy's own method, then the ladder's."""
+        return (self.method, *self.ladder)
+
+    @property
+    def rungs(self) -> tuple[gate.Rung, ...]:
+        own = gate.Rung(self.method.name, exact=catalog.METHODS[self.method.name].exact)
+        return (
+            own,
+            *(
+                gate.Rung(rung.name, exact=catalog.METHODS[rung.name].exact, stronger=rung.stronger)
+                for rung in self.ladder
+            ),
+        )
+
+    @property
+    def notes(self) -> list[str]:
+        """What an owner should know of this policy before it is needed."""
+        found = []
+        if not self.rungs[-1].exact:
+            found.append(
+                "There is no last rung: without exact retraining a deletion whose candidates all fail their audit "
+                "ends in needs-attention."
+            )
+        if gate.splits(self.rungs):
+            found.append(
+                "Several approximate methods: candidates are chosen on one half of the reference models and judged on "
+                "the other, so each judgement has half of them; with too few to part, one candidate is judged."
+            )
+        return found

@@ -1,4 +1,4 @@
-"""Signs of life of a worker: a row that is renewed while it lives. `/readyz` counts them."""
+"""Signs of life of a worker: a row that is renewed while it lives. `app.routing` reads them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from datetime import timedelta
 
 from sqlalchemy import delete, update
 
-from app import db
+from app import db, devices, routing
 from app.config import Settings
 from app.db import Database
 from app.tables import StageTime, Worker
@@ -48,7 +48,7 @@ def _run(settings: Settings) -> None:
     database, name = Database(settings), own_name(settings)
     while True:
         try:
-            _say(database, name, settings.device)
+            _say(database, name, settings)
         except Exception:
             log.exception("could not say that this worker is alive; trying again")
         if _stopped.wait(SECONDS):
@@ -69,10 +69,12 @@ def measured(database: Database, settings: Settings, kind: str, stages: dict[str
         session.execute(own.execution_options(synchronize_session=False))
 
 
-def _say(database: Database, name: str, device: str) -> None:
+def _say(database: Database, name: str, settings: Settings) -> None:
+    takes = routing.own(settings)
     with database.write() as session:
         now = db.now(session)
         row = session.get(Worker, name) or Worker(name=name)
-        row.device, row.seen_at = device or "auto", now
+        row.device, row.label, row.kinds = devices.own(settings), takes.label or "", sorted(takes.kinds)
+        row.seen_at = now
         session.add(row)
         session.execute(delete(Worker).where(Worker.seen_at < now - FORGET_AFTER))

@@ -80,7 +80,7 @@ class Relearning(Part):
 class Measurement(Part):
     """What was measured on one checkpoint. Accuracies are fractions."""
 
-    accuracy_forget: float
+    accuracy_forget: float | None = Field(None, description="absent where there is no forget set")
     accuracy_retain: float | None = None
     accuracy_test: float | None = None
     ft_auc: Auc | None = Field(None, description="forget against never-trained controls; null about 0.5")
@@ -143,12 +143,19 @@ class Judgement(Part):
         description="smallest margin that this size could have passed with 80 % power: 3.24 standard errors",
     )
     parent_failed: bool | None = Field(None, description="whether the parent fails the same test: is there a signal?")
+    utility_floor: float | None = Field(None, description="lowest test accuracy that the policy accepts; absent: any")
+    utility_kept: bool | None = Field(None, description="whether the candidate reaches it")
+
+    @property
+    def over_forgotten(self) -> bool:
+        return self.interval is not None and self.interval.high < -self.margin
 
 
 class References(Part):
     models: int
     signal: str
     in_and_out_per_sample: Interval | None = None
+    pool_models: int | None = Field(None, description="of the whole pool, where these are one half of it")
 
 
 class Adversarial(Part):
@@ -160,6 +167,50 @@ class Adversarial(Part):
     total: int
     mean_norm: float | None = Field(None, description="mean L2 distance of the found, pixels in [0, 1]")
     radius_counts: dict[str, int] = Field(default_factory=dict, description="samples found at each radius")
+    transfer_fooled: float | None = Field(
+        None, description="with the `transfer` attack: share of the other version's examples that fool the parent too"
+    )
+    transfer_agreed: float | None = Field(None, description="share on which the parent gives the same wrong label")
+
+
+class TriedRung(Part):
+    """A rung whose candidate was rejected. Its own report can be read at its job."""
+
+    job: str
+    method: str
+    verdict: Verdict
+    reason: str
+
+
+class GateDecision(Part):
+    """What the policy's gate made of the candidate, and what was tried before it (docs/gate.md)."""
+
+    rung: int = Field(description="from 1: the policy's own method")
+    rungs: int
+    judged: bool = Field(description="by references that had no part in choosing it")
+    references: Literal["all", "choosing half", "judging half"]
+    note: str | None = Field(None, description="why the references were not parted, where the ladder asks for it")
+    selection: Judgement | None = Field(None, description="on the choosing half, of a candidate that was then judged")
+    action: Literal["publish", "climb", "attention"]
+    reason: str
+    next_method: str | None = None
+    alert: bool = Field(False, description="the legal deadline changed the decision, or will probably be missed")
+    earlier: list[TriedRung] = Field(default_factory=list, description="oldest first")
+    rejudged: int = Field(
+        0,
+        description="of an approximate candidate: ladders on its batch that had ended with a fail and were begun "
+        "again by hand; it cannot pass then",
+    )
+
+
+class ProbeRun(Part):
+    """A probe that was asked for; its figures stand in the measurements."""
+
+    name: str
+    params: dict[str, object]
+    seconds: float = Field(description="what it cost")
+    models_trained: int = Field(0, description="what it cost, in models")
+    skipped: str | None = Field(None, description="why it was not run")
 
 
 class AuditReport(Part):
@@ -185,6 +236,8 @@ class AuditReport(Part):
     judgement: Judgement
     references: References | None
     adversarial: Adversarial | None
+    gate: GateDecision | None = Field(None, description="absent from comparisons and from audits made afterwards")
+    probes: list[ProbeRun] = Field(default_factory=list)
     seed: int
     stage_seconds: dict[str, float]
     environment: dict[str, str] = Field(description="versions of code and libraries, device, threads")

@@ -1,4 +1,4 @@
-"""Reading deletion requests: what clients see of many at once, in a fixed number of queries."""
+"""Reading deletion requests: what clients see of many at once, in a fixed number of queries, and by status."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from sqlalchemy import select
-from sqlalchemy.orm import Session
+from sqlalchemy import ColumnElement, and_, or_, select
+from sqlalchemy.orm import Session, aliased
 
+from app.deletions import NewOutcome, NewRequest
 from app.lifecycle import Decision, JobKind, JobState, Outcome, RequestStatus, request_status
 from app.tables import DeletionRequest, Job, OutcomeRow, Receipt
 
@@ -19,11 +20,11 @@ GIVEN_UP = (JobState.DEAD, JobState.FAILED, JobState.CANCELLED)
 class Around:
     """What belongs to one request."""
 
-    outcomes: list[OutcomeRow] = field(default_factory=list)
+    outcomes: list[OutcomeRow | NewOutcome] = field(default_factory=list)
     receipts: list[Receipt] = field(default_factory=list)
     purge_problem: str | None = None
 
-    def status(self, request: DeletionRequest) -> RequestStatus:
+    def status(self, request: DeletionRequest | NewRequest) -> RequestStatus:
         states = [Outcome(row.state) for row in self.outcomes]
         failed = self.purge_problem is not None
         return request_status(Decision(request.decision), states, bool(request.fulfilled_at), failed)
@@ -45,3 +46,41 @@ def around(session: Session, requests: Sequence[DeletionRequest]) -> dict[str, A
         ended = f"the purge job {job.id} ended as {job.state}: {reason}"
         found[str(job.request_id)].purge_problem = ended if job.state in GIVEN_UP else None
     return found
+
+
+def having(status: RequestStatus) -> ColumnElement[bool]:
+    """The condition that a request's status is this one: `request_status`, said to the database."""
+
+    def some(*states: Outcome) -> ColumnElement[bool]:
+        one = select(OutcomeRow.state).where(OutcomeRow.request_id == DeletionRequest.id, OutcomeRow.state.in_(states))
+        return one.limit(1).scalar_subquery().is_not(None)  # EXISTS would make PostgreSQL join all outcomes at once
+
+    decided = {
+        RequestStatus.REFUSED: Decision.REFUSED,
+        RequestStatus.CANCELLED: Decision.WITHDRAWN,
+        RequestStatus.HELD: Decision.HELD,
+    }
+    if status in decided:
+        return DeletionRequest.decision == decided[status]
+    later = aliased(Job)
+    newer = select(later.id).where(later.request_id == Job.request_id, later.kind == JobKind.PURGE, later.id > Job.id)
+    given_up = select(Job.state).where(
+        Job.request_id == DeletionRequest.id,
+        Job.kind == JobKind.PURGE,
+        Job.state.in_(GIVEN_UP),
+        newer.limit(1).scalar_subquery().is_(None),
+    )
+    undecided = DeletionRequest.decision.not_in(decided.values())
+    attention = or_(some(Outcome.ATTENTION), given_up.limit(1).scalar_subquery().is_not(None))
+    # What is fulfilled has nothing under way or in need of attention: said too, so that an index of the rest serves.
+    left = DeletionRequest.fulfilled_at.is_(None)
+    waiting, begun = some(Outcome.PENDING), some(Outcome.BATCHED, Outcome.PUBLISHED, Outcome.PURGED)
+    under_way = some(Outcome.PENDING, Outcome.BATCHED)
+    condition = {
+        RequestStatus.ATTENTION: and_(left, attention),
+        RequestStatus.FULFILLED: ~left,
+        RequestStatus.PUBLISHED: and_(left, ~attention, ~under_way),
+        RequestStatus.ACCEPTED: and_(left, ~attention, waiting, ~begun),
+        RequestStatus.PROCESSING: and_(left, ~attention, under_way, begun),
+    }[status]
+    return and_(undecided, condition)

@@ -49,7 +49,7 @@ def asking(digest: str | None = None) -> Iterator[None]:
         raise StorageUnavailableError(f"the object storage: {type(error).__name__}") from error
 
 
-def connect(settings: Settings) -> Any:
+def connect(settings: Settings, attempts: int = ATTEMPTS) -> Any:
     """A client, safe to share between threads. Nothing is sent: a service starts while its storage is away."""
     patience, endpoint = settings.s3_timeout_seconds, settings.s3_endpoint or None
     return Session().client(
@@ -61,7 +61,7 @@ def connect(settings: Settings) -> Any:
         config=Config(
             connect_timeout=min(patience, 5.0),
             read_timeout=patience,
-            retries={"mode": "standard", "total_max_attempts": ATTEMPTS},
+            retries={"mode": "standard", "total_max_attempts": attempts},
             max_pool_connections=POOL,
             tcp_keepalive=True,
             # The checksums are ours: SHA-256, so that the one of an object in one part is its digest.

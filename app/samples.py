@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic_core import to_json
 from sqlalchemy import text
 from sqlalchemy.orm import Session
 
@@ -29,43 +30,84 @@ def resolve(
     refused: NDArray[np.bool_] | None = None,
     code: str = "requested",
 ) -> Positions:
-    """Positions of the ids, in no order; a refusal names places in the list `pointer`, never ids.
+    """Positions of the ids, in their order; a refusal names places in the list `pointer`, never ids.
 
     `refused`: bool (N,) of positions that may not be named, for the reason that `code` gives.
     """
-    found = _lookup(session, dataset.id, ids)
-    faults: list[tuple[int, str]] = []
+    found = look_up(session, dataset, ids)
+    banned = () if refused is None else (refused,)
+    require_fit(session, settings, dataset, ids, found, pointer, banned, code)
+    return found
+
+
+def require_fit(
+    session: Session,
+    settings: Settings,
+    dataset: Dataset,
+    ids: Sequence[str],
+    found: Positions,
+    pointer: str,
+    refused: Sequence[NDArray[np.bool_]],
+    code: str = "requested",
+) -> None:
+    """Refuse ids that are unknown, erased, named twice or in one of `refused`. `found`: what `look_up` says of them."""
+    if _all_fit(found, refused):
+        return
     first: dict[str, int] = {}
-    for place, sample_id in enumerate(ids):
-        if first.setdefault(sample_id, place) != place:
-            faults.append((place, "duplicate"))
-    unknown = [sample_id for sample_id in first if sample_id not in found]
+    faults = [(place, "duplicate") for place, name in enumerate(ids) if first.setdefault(name, place) != place]
+    distinct = sorted(first.values())
+    unknown = [place for place in distinct if found[place] < 0]
     if unknown:
-        marks = {datasets.suppression(settings, dataset.id, sample_id): sample_id for sample_id in unknown}
-        erased = {marks[mark] for mark in _lookup(session, dataset.id, list(marks))}
-        faults += [(first[i], "erased" if i in erased else "unknown") for i in unknown]
-    positions = np.fromiter(found.values(), dtype=np.int64)
-    if refused is not None and refused[positions].any():
-        faults += [(first[i], code) for i, p in found.items() if refused[p]]
-    if faults:
-        raise _id_problem(sorted(faults), pointer)
-    return positions
+        marks = [datasets.suppression(settings, dataset.id, ids[place]) for place in unknown]
+        erased = look_up(session, dataset, marks) >= 0
+        faults += [(place, "erased" if gone else "unknown") for place, gone in zip(unknown, erased, strict=True)]
+    known = [place for place in distinct if found[place] >= 0]
+    faults += [(place, code) for place in known if any(mask[found[place]] for mask in refused)]
+    raise _id_problem(sorted(faults), pointer)
 
 
-def _lookup(session: Session, dataset_id: str, ids: Sequence[str]) -> dict[str, int]:
-    """Positions by id, in one statement whatever the number of ids."""
+def _all_fit(found: Positions, refused: Sequence[NDArray[np.bool_]]) -> bool:
+    if len(found) <= 1:  # numpy's calls would be most of such an order's cost
+        return all(p >= 0 and not any(mask[p] for mask in refused) for p in found)
+    if found.min() < 0 or any(mask[found].any() for mask in refused):
+        return False
+    return len(np.unique(found)) == len(found)
+
+
+MANY = 1000  # ids from which PostgreSQL had better read a large share of a dataset than probe an index for each
+SHARE = 50  # … when they are more than one in so many of its samples
+
+
+# The outer join keeps SQLite from walking all samples and, for each, the whole list; and it keeps the list's order.
+_SQLITE_LOOK_UP = text(
+    "SELECT group_concat(coalesce(s.position, -1)) FROM json_each(:ids) j "
+    "LEFT JOIN samples s ON s.dataset_id = :d AND s.sample_id = j.value"
+)
+_POSTGRES_LOOK_UP = text(
+    "SELECT string_agg(int4send(CAST(n.place - 1 AS integer)), ''), string_agg(int4send(s.position), '') "
+    "FROM json_array_elements_text(CAST(:ids AS json)) WITH ORDINALITY AS n (name, place) "
+    "JOIN samples s ON s.dataset_id = :d AND s.sample_id = n.name"
+)
+
+
+def look_up(session: Session, dataset: Dataset, ids: Sequence[str]) -> Positions:
+    """int64, a position for each id in their order, -1 where there is none: one statement whatever their number."""
+    if not ids:
+        return np.empty(0, dtype=np.int64)
+    given = to_json(ids).decode()
     if session.get_bind().dialect.name == "sqlite":
-        # CROSS JOIN: by itself SQLite walks all samples and, for each, the whole list.
-        sql = (
-            "SELECT s.sample_id, s.position FROM json_each(:ids) j "
-            "CROSS JOIN samples s ON s.dataset_id = :d AND s.sample_id = j.value"
-        )
-        given: object = json.dumps(list(ids))
-    else:
-        sql = "SELECT s.sample_id, s.position FROM samples s WHERE s.dataset_id = :d AND s.sample_id = ANY(:ids)"
-        given = list(ids)
-    rows = session.execute(text(sql), {"ids": given, "d": dataset_id})
-    return dict(rows.all())
+        listed: str = session.execute(_SQLITE_LOOK_UP, {"ids": given, "d": dataset.id}).scalar_one()
+        return np.fromstring(listed, dtype=np.int64, sep=",")
+    hashed = len(ids) > max(MANY, dataset.sample_count // SHARE)
+    if hashed:
+        session.execute(text("SELECT set_config('enable_nestloop', 'off', true), set_config('work_mem', '64MB', true)"))
+    places, positions = session.execute(_POSTGRES_LOOK_UP, {"ids": given, "d": dataset.id}).one()
+    if hashed:
+        session.execute(text("SELECT set_config('enable_nestloop', 'on', true)"))
+    found = np.full(len(ids), -1, dtype=np.int64)
+    if places is not None:
+        found[np.frombuffer(places, dtype=">i4")] = np.frombuffer(positions, dtype=">i4")
+    return found
 
 
 ID_KINDS = {

@@ -5,18 +5,20 @@ Here they lie in a folder; `app.storage_s3` keeps them in a bucket, and `app.blo
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import math
 import os
 import secrets
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
 CHUNK = 2**20
+OF_RUST = "(os error "
 
 
 class BlobMissingError(Exception):
@@ -37,25 +39,47 @@ class Stored:
     size: int
 
 
+@contextmanager
+def touching() -> Iterator[None]:
+    """What the system refuses (a full, read-only or broken disk, a folder that is not mounted) as a storage that is
+    not available; a blob that is not there is told apart before."""
+    try:
+        yield
+    except OSError as error:
+        raise _refused(error.strerror or type(error).__name__) from error
+
+
+def is_refusal(error: OSError) -> bool:
+    """Whether a disk is full, read-only or broken, so that time or a person may mend it."""
+    return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
+
+
+def _refused(reason: str) -> StorageUnavailableError:
+    return StorageUnavailableError(f"the blob folder: {reason}")
+
+
 class Writer:
     """Bytes on their way in: hashed as they are written, visible only once `commit` has kept them."""
 
     def __init__(self, folder: Path, keep: Callable[[Path, str], None]) -> None:
         self._path = folder / f"{int(time.time())}-{secrets.token_hex(8)}.part"
-        self._file = self._path.open("xb")
+        with touching():
+            self._file = self._path.open("xb")
         self._hash = hashlib.sha256()
         self._keep = keep
         self.size = 0
 
     def write(self, data: bytes) -> None:
-        self._file.write(data)
+        with touching():
+            self._file.write(data)
         self._hash.update(data)
         self.size += len(data)
 
     @property
     def path(self) -> Path:
         """The temporary file, flushed: for checks that must read it before it is kept."""
-        self._file.flush()
+        with touching():
+            self._file.flush()
         return self._path
 
     @property
@@ -64,15 +88,18 @@ class Writer:
         return f"sha256:{self._hash.hexdigest()}"
 
     def commit(self) -> Stored:
-        self._file.flush()
-        os.fsync(self._file.fileno())
-        self._file.close()
-        self._keep(self._path, self.digest)
+        with touching():
+            self._file.flush()
+            os.fsync(self._file.fileno())
+            self._file.close()
+            self._keep(self._path, self.digest)
         return Stored(self.digest, self.size)
 
     def abort(self) -> None:
-        self._file.close()
-        self._path.unlink(missing_ok=True)
+        with suppress(OSError):  # closing writes what is buffered, and may be refused again
+            self._file.close()
+        with suppress(OSError):  # a later sweep removes it
+            self._path.unlink(missing_ok=True)
 
 
 def relative_name(digest: str) -> str:
@@ -94,6 +121,11 @@ class Folder:
         self._root = root
         self._parts = root / "incoming"
         self._parts.mkdir(parents=True, exist_ok=True)
+
+    def check(self) -> None:
+        """Write a little: permissions alone do not say that a disk is full."""
+        with self.scratch("check") as path:
+            path.write_bytes(bytes(4096))
 
     def place(self, digest: str) -> Path:
         return self._root / relative_name(digest)
@@ -118,9 +150,15 @@ class Folder:
         """A path to write a file at before `adopt` takes it; a crash leaves it to `clear_scratch`."""
         path = self._parts / f"{owner}-{secrets.token_hex(8)}.part"
         try:
-            yield path
+            with touching():
+                yield path
+        except Exception as error:
+            if OF_RUST in str(error):  # safetensors' own kind of error holds the system's in words
+                raise _refused("a file could not be written") from error
+            raise
         finally:
-            path.unlink(missing_ok=True)
+            with suppress(OSError):
+                path.unlink(missing_ok=True)
 
     def clear_scratch(self, owner: str) -> None:
         """Remove what interrupted writers of that owner left behind."""
@@ -144,31 +182,41 @@ class Folder:
         path.replace(target)
         _sync_folder(target.parent)
 
+    @contextmanager
+    def _asking(self, digest: str) -> Iterator[None]:
+        """A file that is not there is a missing blob, but only where the folder itself is there."""
+        with touching():
+            try:
+                yield
+            except FileNotFoundError:
+                self._parts.stat()
+                raise BlobMissingError(digest) from None
+
     def size(self, digest: str) -> int:
-        try:
+        with self._asking(digest):
             return self.place(digest).stat().st_size
-        except FileNotFoundError:
-            raise BlobMissingError(digest) from None
 
     def open(self, digest: str) -> BinaryIO:
         """The bytes, unverified: for streaming to a client that is told the digest."""
-        try:
+        with self._asking(digest):
             return self.place(digest).open("rb")
-        except FileNotFoundError:
-            raise BlobMissingError(digest) from None
 
     def read(self, digest: str, start: int, stop: int) -> Iterator[bytes]:
         """Bytes `start` to `stop` in pieces, unverified."""
         with self.open(digest) as file:
             file.seek(start)
-            while start < stop and (piece := file.read(min(CHUNK, stop - start))):
+            while start < stop:
+                with touching():
+                    piece = file.read(min(CHUNK, stop - start))
+                if not piece:
+                    return
                 start += len(piece)
                 yield piece
 
     def fetch(self, digest: str) -> Path:
         """A local file with exactly the bytes of `digest`, verified now."""
         found = hashlib.sha256()
-        with self.open(digest) as file:
+        with self.open(digest) as file, touching():
             while chunk := file.read(CHUNK):
                 found.update(chunk)
         if f"sha256:{found.hexdigest()}" != digest:
@@ -177,9 +225,11 @@ class Folder:
 
     def delete(self, digest: str) -> bool:
         """Remove the bytes; False if they were not there."""
+        place = self.place(digest)
         try:
-            self.place(digest).unlink()
-        except FileNotFoundError:
+            with self._asking(digest):
+                place.unlink()
+        except BlobMissingError:
             return False
         return True
 

@@ -22,6 +22,7 @@ from app.config import Settings
 from app.storage import BlobCorruptError, BlobMissingError, Folder, Stored, Writer, relative_name
 
 JUST_USED = 60.0  # seconds in which a copy that was fetched is opened
+CHECK_SECONDS = 2.0  # silence after which a look at the bucket gives up
 ABANDONED = 24 * 3600.0  # age of a local file that nobody can still be writing
 
 
@@ -40,9 +41,19 @@ class Bucket:
         self._root = settings.data_dir / "copies"
         self._copies = Folder(self._root)
         self._settings = settings
+        self._impatient: Any = None
 
     def _at(self, digest: str) -> s3.Place:
         return {"Bucket": self._bucket, "Key": self._prefix + relative_name(digest)}
+
+    def check(self) -> None:
+        """One short look, tried once: readiness is asked every few seconds."""
+        if self._impatient is None:
+            hurried = self._settings.model_copy(update={"s3_timeout_seconds": CHECK_SECONDS})
+            self._impatient = s3.connect(hurried, attempts=1)
+        with s3.asking():
+            self._impatient.head_bucket(Bucket=self._bucket)
+        self._copies.check()
 
     # -- in ----------------------------------------------------------------------------------------
 

@@ -1,4 +1,4 @@
-"""`lethe serve`: API, one worker and the sweeper as one process tree on a data folder.
+"""`lethe serve`: API, workers and the sweeper as one process tree on a data folder; `lethe worker` on several devices.
 
 A child that dies for any reason is started again, and a worker's leases are handed back at once. Each child has a
 process group of its own, so that a terminal's Ctrl-C reaches only the supervisor, which stops them in order. The
@@ -18,11 +18,12 @@ import sys
 import threading
 import time
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from typing import NoReturn
 
-from app import jobs, keys, leash, schema
+from app import devices, jobs, keys, leash, schema
 from app.config import Settings, write_private
 from app.db import Database
 
@@ -39,11 +40,23 @@ class StartError(Exception):
 
 @dataclass
 class Child:
-    name: str
+    part: str  # api | sweep | worker
+    owner: str = ""  # of a worker: in whose name it holds leases
+    device: str = ""
     process: subprocess.Popen[bytes] | None = None
     deaths: int = 0
     started: float = 0.0
     due: float = 0.0
+
+
+@dataclass(frozen=True)
+class Tree:
+    """What the children of one supervisor share. `reading`: the end of the pipe that tells them when it is gone."""
+
+    database: Database
+    environment: dict[str, str]
+    reading: int
+    listening: socket.socket | None = None
 
 
 def serve(settings: Settings, stop: threading.Event) -> None:
@@ -60,12 +73,52 @@ def serve(settings: Settings, stop: threading.Event) -> None:
             raise StartError(str(error)) from None
         keys.bootstrap(database, settings)
         host, port = listening.getsockname()[:2]
-        jobs.release(database, _worker_name(settings), "its service was killed")
+        name = _name(settings)
+        jobs.release(database, f"{name}:*", "its service was killed")
         write_private(settings.url_file, f"http://{host}:{port}")
         log.info("serving on http://%s:%d from %s", host, port, settings.data_dir.absolute())
-        _supervise(settings, database, listening, stop)
+        environment = {"LETHE_DATA_DIR": str(settings.data_dir.absolute()), "LETHE_BROKER_URL": ""}
+        with _leash() as reading:
+            tree = Tree(database, environment, reading, listening)
+            _supervise(tree, [Child("api"), Child("sweep")], lambda: workers(settings, name), stop)
         settings.url_file.unlink(missing_ok=True)
         database.close()
+
+
+def crew(settings: Settings, names: Sequence[str], stop: threading.Event) -> None:
+    """Run a worker on each device until `stop` is set."""
+    database = Database(settings)
+    name = settings.worker_name or f"{socket.gethostname()}:{os.getpid()}"
+    with _leash() as reading:
+        children = [Child("worker", f"{name}:{number}", device) for number, device in enumerate(names)]
+        _supervise(Tree(database, {}, reading), children, list, stop)
+    database.close()
+
+
+def workers(settings: Settings, name: str) -> list[Child]:
+    """A worker for each device."""
+    return [Child("worker", f"{name}:{n}", device) for n, device in enumerate(devices.listed(settings))]
+
+
+def become_worker(device: str) -> NoReturn:
+    """Let this process become the worker of that device."""
+    os.execve(sys.executable, [sys.executable, "-m", "worker"], {**os.environ, "LETHE_DEVICE": device})  # noqa: S606
+
+
+def _name(settings: Settings) -> str:
+    """What the names of the service's workers begin with: the same whenever it is started on this folder."""
+    folder = zlib.crc32(str(settings.data_dir.absolute()).encode())
+    return settings.worker_name or f"{socket.gethostname()}:embedded:{folder:08x}"
+
+
+@contextmanager
+def _leash() -> Iterator[int]:
+    reading, writing = os.pipe()
+    try:
+        yield reading
+    finally:
+        os.close(reading)
+        os.close(writing)
 
 
 @contextmanager
@@ -99,57 +152,55 @@ def _listen(settings: Settings) -> Iterator[socket.socket]:
         yield listening
 
 
-def _supervise(settings: Settings, database: Database, listening: socket.socket, stop: threading.Event) -> None:
-    reading, writing = os.pipe()
-    children = [Child("api"), Child("sweep"), Child("worker")]
+def _supervise(tree: Tree, children: list[Child], more: Callable[[], list[Child]], stop: threading.Event) -> None:
+    """Keep the children running, and those that `more` names once the first have been started."""
     try:
+        _tend_all(tree, children, stop)
+        children += more()
         while not stop.is_set():
-            for child in children:
-                try:
-                    _tend(child, settings, database, listening, reading)
-                except Exception as error:  # the database or the machine's memory may be away for a while
-                    log.warning("tending the %s failed and will be tried again: %r", child.name, error)
-                    stop.wait(1.0)
+            _tend_all(tree, children, stop)
             stop.wait(0.1)
     finally:
         _stop(children)
-        jobs.release(database, _worker_name(settings), "the service was stopped", counted=False)
-        os.close(reading)
-        os.close(writing)
+        for child in children:
+            if child.owner:
+                jobs.release(tree.database, child.owner, "the service was stopped", counted=False)
 
 
-def _worker_name(settings: Settings) -> str:
-    folder = zlib.crc32(str(settings.data_dir.absolute()).encode())
-    return settings.worker_name or f"{socket.gethostname()}:embedded:{folder:08x}"
+def _tend_all(tree: Tree, children: list[Child], stop: threading.Event) -> None:
+    for child in children:
+        try:
+            _tend(tree, child)
+        except Exception as error:  # the database or the machine's memory may be away for a while
+            log.warning("tending the %s failed and will be tried again: %r", child.part, error)
+            stop.wait(1.0)
 
 
-def _tend(child: Child, settings: Settings, database: Database, listening: socket.socket, reading: int) -> None:
+def _tend(tree: Tree, child: Child) -> None:
     """Start a child that does not run; when one has died, hand back what it held."""
     now = time.monotonic()
     if child.process is not None and (code := child.process.poll()) is not None:
         _kill_group(child.process)
-        if child.name == "worker":
-            jobs.release(database, _worker_name(settings), f"its worker died (code {code})")
-        log.warning("%s ended with code %d; starting it again", child.name, code)
+        if child.owner:
+            jobs.release(tree.database, child.owner, f"its worker died (code {code})")
+        log.warning("%s ended with code %d; starting it again", child.part, code)
         child.process = None
         child.deaths = 0 if now - child.started > STEADY_SECONDS else child.deaths + 1
         child.due = now + RESTART_SECONDS[min(child.deaths, len(RESTART_SECONDS) - 1)]
     if child.process is None and now >= child.due:
-        child.process, child.started = _start(child.name, settings, listening, reading), now
+        child.process, child.started = _start(tree, child), now
 
 
-def _start(name: str, settings: Settings, listening: socket.socket, reading: int) -> subprocess.Popen[bytes]:
-    passed = [reading, listening.fileno()] if name == "api" else [reading]
-    environment = {
-        **os.environ,
-        leash.VARIABLE: str(reading),
-        "LETHE_DATA_DIR": str(settings.data_dir.absolute()),
-        "LETHE_WORKER_NAME": _worker_name(settings),
-        "LETHE_BROKER_URL": "",
-    }
-    extra = ["--fd", str(listening.fileno())] if name == "api" else []
+def _start(tree: Tree, child: Child) -> subprocess.Popen[bytes]:
+    environment = {**os.environ, **tree.environment, leash.VARIABLE: str(tree.reading)}
+    if child.owner:
+        environment |= {"LETHE_WORKER_NAME": child.owner, "LETHE_DEVICE": child.device}
+    passed, extra = [tree.reading], []
+    if child.part == "api" and tree.listening is not None:
+        passed.append(tree.listening.fileno())
+        extra = ["--fd", str(tree.listening.fileno())]
     return subprocess.Popen(  # noqa: S603
-        [sys.executable, "-m", "app", name, *extra], env=environment, pass_fds=passed, process_group=0
+        [sys.executable, "-m", "app", child.part, *extra], env=environment, pass_fds=passed, process_group=0
     )
 
 

@@ -7,11 +7,11 @@ import threading
 from collections.abc import Callable
 from functools import partial
 
-from app import batches, deliveries, erasure, evidence, jobs, outbox
+from app import batches, carried, deliveries, erasure, evidence, jobs, outbox, pools, replay
 from app.blobs import open_blobs
 from app.config import LEASE_BEATS, Settings
 from app.db import Database
-from app.outbox import Sender
+from app.outbox import Ring
 
 log = logging.getLogger("lethe.sweep")
 
@@ -21,43 +21,48 @@ STOP_SECONDS = 5.0
 ORPHAN_SECONDS = 24 * 3600.0
 
 
-def sender(settings: Settings) -> Sender:
+def bell(settings: Settings) -> Ring:
     """Celery's bell where there is a broker; embedded workers watch the database instead."""
     if not settings.broker_url:
         return outbox.discard
     from celery import Celery  # the worker's code is not needed to ring its bell
 
-    ring = Celery("lethe", broker=settings.broker_url, set_as_current=False)
-    ring.conf.update(
+    broker = Celery("lethe", broker=settings.broker_url, set_as_current=False)
+    broker.conf.update(
         task_ignore_result=True,
         broker_transport_options={"socket_connect_timeout": 2, "socket_timeout": 5, "max_retries": 0},
     )
 
-    def send(job_id: str) -> None:
-        ring.send_task("lethe.run", args=[job_id], queue="lethe", retry=False)
+    def ring(job_id: str, queue: str) -> None:
+        broker.send_task("lethe.run", args=[job_id], queue=queue, retry=False)
 
-    return send
+    return ring
 
 
 def run(settings: Settings, stop: threading.Event) -> None:
     """Work in rounds until `stop` is set. A round that fails is logged and tried again."""
-    database, blobs, send = Database(settings), open_blobs(settings), sender(settings)
+    database, blobs, ring = Database(settings), open_blobs(settings), bell(settings)
     lease_check = settings.lease_seconds / LEASE_BEATS
     duties: list[tuple[float, Callable[[], object]]] = [
-        (settings.poll_seconds, lambda: outbox.relay(database, send)),
+        (settings.poll_seconds, lambda: outbox.relay_hints(database, ring)),
         (min(lease_check, 5.0), lambda: jobs.sweep(database, settings.rehint_seconds)),
-        (settings.poll_seconds, lambda: outbox.relay(database, partial(erasure.remove, database, blobs), "blob")),
+        (settings.poll_seconds, lambda: outbox.relay_blobs(database, partial(erasure.remove, database, blobs))),
         (0.5, lambda: batches.close_due(database)),
         (1.0, lambda: erasure.purge_due_versions(database, blobs)),
         (60.0, lambda: erasure.retire_due_pools(database)),
+        (10.0, lambda: pools.rebuild_stale(database)),
+        (60.0, lambda: carried.expire(database)),
         (5.0, lambda: erasure.remove_leftovers(database, blobs)),
         (HOUSEKEEPING_SECONDS, lambda: erasure.remove_orphans(database, blobs, ORPHAN_SECONDS)),
     ]
+    if (kept := settings.erasures_file) is not None:
+        duties.append((10.0, replay.Keeper(database, settings, kept).keep))
     key = evidence.open_key(database, settings)
     duties += [
         (1.0, lambda: evidence.seal_due(database, key, settings.log_name)),
         (1.0, lambda: evidence.sequence_waiting(database, key, settings.log_name)),
     ]
+    log.info("sweeping; heads and certificates are signed with key %s", key.id)
     receivers = threading.Thread(target=_deliver, args=(settings, stop), name="webhooks", daemon=True)
     receivers.start()
     waits = [0.0] * len(duties)
@@ -82,8 +87,9 @@ def _try(duty: Callable[[], object]) -> None:
 
 
 def _deliver(settings: Settings, stop: threading.Event) -> None:
-    """Webhooks have a thread of their own: a receiver that answers slowly delays nothing else."""
+    """Webhooks have threads of their own: a receiver that answers slowly delays nothing else."""
     database = Database(settings)
+    courier = deliveries.Courier(database, allow_private=settings.webhooks_to_private)
     while not stop.wait(DELIVERY_SECONDS):
-        _try(lambda: deliveries.send_due(database, allow_private=settings.webhooks_to_private))
+        _try(courier.round)
     database.close()

@@ -66,7 +66,7 @@ class Dataset(Base):
     name: Mapped[str] = mapped_column(Text)
     source: Mapped[str] = mapped_column(String(60))
     source_params: Mapped[dict[str, Any]]
-    state: Mapped[str] = mapped_column(String(20))  # awaiting-content | ingesting | ready | failed
+    state: Mapped[str] = mapped_column(String(20))  # awaiting-content | ingesting | ready | failed | erased
     problem: Mapped[dict[str, Any] | None]
     upload: Mapped[str | None] = mapped_column(String(71))
     images: Mapped[str | None] = mapped_column(String(71))
@@ -74,6 +74,8 @@ class Dataset(Base):
     train_count: Mapped[int] = mapped_column(Integer, default=0)
     class_count: Mapped[int] = mapped_column(Integer, default=0)
     shape: Mapped[list[Any] | None]  # [height, width, channels]
+    class_names: Mapped[list[Any] | None]  # by label, where the source names them
+    carried_for: Mapped[str | None] = mapped_column(Id)  # the model that is to forget them; they are kept no longer
     requested: Mapped[bytes] = mapped_column(LargeBinary, default=b"", deferred=True)
     erased: Mapped[bytes] = mapped_column(LargeBinary, default=b"", deferred=True)
     created_at: Mapped[datetime]
@@ -108,10 +110,12 @@ class Model(Base):
     recipe: Mapped[str] = mapped_column(String(60))
     recipe_params: Mapped[dict[str, Any]]
     policy: Mapped[dict[str, Any]]
+    device: Mapped[str | None] = mapped_column(String(40))  # label of the workers that its jobs need; none: any
     current_version: Mapped[int | None] = mapped_column(Integer)
     requested: Mapped[bytes] = mapped_column(LargeBinary, default=b"", deferred=True)
     created_at: Mapped[datetime]
     purged_at: Mapped[datetime | None]
+    withheld_since: Mapped[datetime | None]  # a backup was restored that lacks carried data which had been forgotten
 
 
 class Alias(Base):
@@ -138,7 +142,7 @@ class Version(Base):
     digest: Mapped[str] = mapped_column(String(71))
     size: Mapped[int] = mapped_column(BigInteger)
     trained_on: Mapped[bytes] = mapped_column(LargeBinary, deferred=True)
-    trained_count: Mapped[int] = mapped_column(Integer)
+    trained_count: Mapped[int | None] = mapped_column(Integer)  # none: on samples that are not held here
     class_counts: Mapped[list[Any]]  # training samples per class
     metrics: Mapped[dict[str, Any]]
     job_id: Mapped[str | None] = mapped_column(ForeignKey("jobs.id"), unique=True)
@@ -153,7 +157,7 @@ class DeletionRequest(Base):
 
     __tablename__ = "deletion_requests"
     id: Mapped[str] = mapped_column(Id, primary_key=True)
-    tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"), index=True)
+    tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"))
     dataset_id: Mapped[str] = mapped_column(ForeignKey("datasets.id"))
     model_id: Mapped[str | None] = mapped_column(ForeignKey("models.id"))
     decision: Mapped[str] = mapped_column(String(20))
@@ -172,6 +176,46 @@ class DeletionRequest(Base):
     refused_count: Mapped[int] = mapped_column(Integer, server_default="0")  # of a partial grant
     by_subject: Mapped[bool] = mapped_column(server_default=text("false"))  # a grouped set: 0.5 is not its null
     fulfilled_at: Mapped[datetime | None]
+    replayed_at: Mapped[datetime | None]  # it had been fulfilled before a backup was restored, and is owed again
+    __table_args__ = (
+        Index(
+            "ix_requests_open",
+            "due_at",
+            postgresql_where=text("fulfilled_at IS NULL"),
+            sqlite_where=text("fulfilled_at IS NULL"),
+        ),
+        # Pages of the list, newest first, whole and by each filter.
+        Index("ix_requests_listed", "tenant_id", "received_at", "id", "due_at"),
+        Index("ix_requests_dataset", "dataset_id", "received_at", "id"),
+        Index("ix_requests_decision", "tenant_id", "decision", "received_at", "id"),
+        Index(
+            "ix_requests_model",
+            "model_id",
+            "id",
+            postgresql_where=text("model_id IS NOT NULL"),
+            sqlite_where=text("model_id IS NOT NULL"),
+        ),
+        Index(
+            "ix_requests_unfulfilled",
+            "tenant_id",
+            "received_at",
+            "id",
+            postgresql_where=text("fulfilled_at IS NULL"),
+            sqlite_where=text("fulfilled_at IS NULL"),
+        ),
+        Index(
+            "ix_requests_fulfilled",
+            "fulfilled_at",
+            postgresql_where=text("fulfilled_at IS NOT NULL"),
+            sqlite_where=text("fulfilled_at IS NOT NULL"),
+        ),
+        Index(
+            "ix_requests_replayed",
+            "dataset_id",
+            postgresql_where=text("replayed_at IS NOT NULL"),
+            sqlite_where=text("replayed_at IS NOT NULL"),
+        ),
+    )
 
 
 class OutcomeRow(Base):
@@ -184,6 +228,15 @@ class OutcomeRow(Base):
     job_id: Mapped[str | None] = mapped_column(ForeignKey("jobs.id"), index=True)
     version: Mapped[int | None] = mapped_column(Integer)
     reason: Mapped[str | None] = mapped_column(Text)
+    __table_args__ = (
+        Index("ix_outcomes_model", "model_id", "request_id"),
+        Index(
+            "ix_outcomes_pending",
+            "model_id",
+            postgresql_where=text("state = 'pending'"),
+            sqlite_where=text("state = 'pending'"),
+        ),
+    )
 
 
 class Job(Base):
@@ -191,11 +244,13 @@ class Job(Base):
 
     __tablename__ = "jobs"
     id: Mapped[str] = mapped_column(Id, primary_key=True)
-    tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"), index=True)
+    tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"))
     kind: Mapped[str] = mapped_column(String(20))
     dataset_id: Mapped[str | None] = mapped_column(ForeignKey("datasets.id"))
-    model_id: Mapped[str | None] = mapped_column(ForeignKey("models.id"), index=True)
+    model_id: Mapped[str | None] = mapped_column(ForeignKey("models.id"))
     request_id: Mapped[str | None] = mapped_column(ForeignKey("deletion_requests.id"))
+    parent_id: Mapped[str | None] = mapped_column(Id, index=True)  # the job that this one is a part of
+    device: Mapped[str | None] = mapped_column(String(40))  # label of the workers that may take it; none: any
     lane: Mapped[str] = mapped_column(String(60))
     params: Mapped[dict[str, Any]]
     seed: Mapped[int] = mapped_column(BigInteger)
@@ -223,6 +278,21 @@ class Job(Base):
             sqlite_where=text("state = 'running'"),
         ),
         Index("ix_jobs_claim", "state", "available_at"),
+        Index("ix_jobs_counted", "kind", "state", "fence"),  # all that a scrape of the metrics reads
+        Index("ix_jobs_of_model", "model_id", "kind", "state", "id"),  # what runs on it, and how long such jobs took
+        # Pages of the list, newest first, whole and by each filter.
+        Index("ix_jobs_listed", "tenant_id", "id"),
+        Index("ix_jobs_created", "tenant_id", "created_at", "id"),
+        Index("ix_jobs_dataset", "dataset_id", "id"),
+        Index("ix_jobs_model", "model_id", "id"),
+        Index("ix_jobs_kind", "tenant_id", "kind", "id"),
+        Index("ix_jobs_state", "tenant_id", "state", "id"),
+        Index(
+            "ix_jobs_request",
+            "request_id",
+            postgresql_where=text("request_id IS NOT NULL"),
+            sqlite_where=text("request_id IS NOT NULL"),
+        ),
     )
 
 
@@ -242,10 +312,19 @@ class JobEvent(Base):
 
     __tablename__ = "job_events"
     number: Mapped[int] = mapped_column(Serial, primary_key=True, autoincrement=True)
-    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"), index=True)
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"))
     kind: Mapped[str] = mapped_column(String(20))  # state | progress
     data: Mapped[dict[str, Any]]
     at: Mapped[datetime]
+    __table_args__ = (
+        Index(
+            "ix_job_events_lost",
+            "kind",
+            postgresql_where=text("kind = 'lease-lost'"),
+            sqlite_where=text("kind = 'lease-lost'"),
+        ),
+        Index("ix_job_events_job", "job_id", "number"),
+    )
 
 
 class AuditRow(Base):
@@ -261,7 +340,7 @@ class AuditRow(Base):
     verdict: Mapped[str] = mapped_column(String(20))
     report: Mapped[dict[str, Any]] = mapped_column(Json, deferred=True)
     created_at: Mapped[datetime]
-    __table_args__ = (Index("ix_audit_version", "model_id", "version"),)
+    __table_args__ = (Index("ix_audit_version", "model_id", "version"), Index("ix_audit_verdict", "verdict"))
 
 
 class AdversarialRow(Base):
@@ -291,6 +370,7 @@ class ReferenceRow(Base):
     tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"))
     dataset_id: Mapped[str] = mapped_column(ForeignKey("datasets.id"), index=True)
     digest: Mapped[str] = mapped_column(String(71))
+    erased_before: Mapped[int] = mapped_column(Integer, server_default="0")  # samples it was never trained on
     created_at: Mapped[datetime]
 
 
@@ -331,7 +411,10 @@ class Idempotency(Base):
 
 
 class Webhook(Base):
-    """A receiver of events. `disabled_at`: it answered 410, or its owner switched it off."""
+    """A receiver of events. `disabled_at`: it answered 410, or its owner switched it off.
+
+    `old_secret` signs too until `old_until`: a receiver learns of a rotation without missing a message.
+    """
 
     __tablename__ = "webhooks"
     id: Mapped[str] = mapped_column(Id, primary_key=True)
@@ -341,6 +424,8 @@ class Webhook(Base):
     events: Mapped[list[Any]]  # kinds it wants; empty: all
     created_at: Mapped[datetime]
     disabled_at: Mapped[datetime | None]
+    old_secret: Mapped[str | None] = mapped_column(Text)
+    old_until: Mapped[datetime | None]
 
 
 class Delivery(Base):
@@ -356,6 +441,15 @@ class Delivery(Base):
     last_error: Mapped[str | None] = mapped_column(Text)
     created_at: Mapped[datetime]
     due_at: Mapped[datetime | None] = mapped_column(index=True)
+    __table_args__ = (
+        Index(
+            "ix_deliveries_open",
+            "state",
+            "due_at",
+            postgresql_where=text("state <> 'delivered'"),
+            sqlite_where=text("state <> 'delivered'"),
+        ),
+    )
 
 
 class AuditEvent(Base):
@@ -377,6 +471,12 @@ class AuditEvent(Base):
             "number",
             postgresql_where=text("leaf IS NULL"),
             sqlite_where=text("leaf IS NULL"),
+        ),
+        Index(
+            "ix_events_gate",
+            "kind",
+            postgresql_where=text("kind LIKE 'gate.%'"),
+            sqlite_where=text("kind LIKE 'gate.%'"),
         ),
     )
 
@@ -437,11 +537,13 @@ class SigningKeyRow(Base):
 
 
 class Worker(Base):
-    """A live worker's last sign of life: what `/readyz` reports, and whose lease a supervisor may release."""
+    """A live worker's last sign of life: what `/readyz` reports, and which jobs it takes (`app.routing`)."""
 
     __tablename__ = "workers"
     name: Mapped[str] = mapped_column(String(120), primary_key=True)
     device: Mapped[str] = mapped_column(String(40))
+    label: Mapped[str] = mapped_column(String(40), server_default="")
+    kinds: Mapped[list[Any]] = mapped_column(Json, server_default=text("'[]'"))  # none: every kind
     device_memory: Mapped[int] = mapped_column(BigInteger, server_default="0")  # peak, bytes
     seen_at: Mapped[datetime]
 

@@ -1,9 +1,12 @@
-"""The cheap checks of an uploaded Parquet file: its schema, ids, labels and splits, without its images."""
+"""The cheap checks of uploaded content: the form of the file, ids, labels and splits, without its images.
+
+Parquet is checked here, the two kinds of zip archive (npz, image folder) in `app.archives`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +16,16 @@ MAX_ID_LENGTH = 200
 ERASED_PREFIX = "erased:"  # of what stands in the place of an erased id; no sample may be called so
 MAX_ERRORS = 20
 HOLDOUT = {"train": False, "holdout": True, "test": True}
+
+# By Content-Type, what the file may be. A zip archive is an npz when all of its members are `.npy`.
+FORMS: Mapping[str, tuple[str, ...]] = {
+    "application/vnd.apache.parquet": ("parquet",),
+    "application/x-npz": ("npz",),
+    "application/zip": ("image folder", "npz"),
+}
+ALL_FORMS = ("parquet", "npz", "image folder")
+MAX_SIDE = 1024  # pixels
+MAX_BYTES = 16 * 2**30  # of all decoded pixels, and of all that an archive unpacks to
 
 
 class SourceError(Exception):
@@ -26,12 +39,46 @@ class SourceError(Exception):
 
 @dataclass(frozen=True)
 class Manifest:
-    """What a file says of its samples, in its order; None where it has no column `split` or `subject`."""
+    """What a file says of its samples, in its order; None where it says nothing of splits or subjects.
+
+    class_names: by label, where the file or the client says. form: one of ALL_FORMS.
+    """
 
     ids: list[str]
     labels: list[int]
     holdout: list[bool] | None
     subjects: list[str | None] | None = None
+    class_names: list[str] | None = None
+    form: str = "parquet"
+
+
+def check(path: Path, class_names: Sequence[str] | None = None, forms: Sequence[str] = ALL_FORMS) -> Manifest:
+    """Check content of any form; decode no image.
+
+    class_names: by label; None: of an image folder its own, sorted. forms: those that are taken.
+
+    Raises:
+        SourceError: what is wrong with it.
+    """
+    from app import archives  # which imports this module
+
+    with path.open("rb") as file:
+        magic = file.read(4)
+    if magic == b"PAR1":
+        require_form("parquet", forms)
+        found = check_parquet(path)
+    elif magic == b"PK\x03\x04":
+        found = archives.check(path, class_names, forms)
+    else:
+        raise SourceError("the file is neither Parquet nor a zip archive")
+    if class_names and max(found.labels) >= len(class_names):
+        raise SourceError(f"a label is beyond the {len(class_names)} classes that the dataset has names for")
+    return found if class_names is None else replace(found, class_names=list(class_names))
+
+
+def require_form(form: str, forms: Sequence[str]) -> None:
+    if form not in forms:
+        raise SourceError(f"the file is of the form {form}; its Content-Type says {' or '.join(forms)}")
 
 
 def check_parquet(path: Path) -> Manifest:
@@ -56,7 +103,7 @@ def check_parquet(path: Path) -> Manifest:
         columns = {name: table.column(name).to_pylist() for name in wanted}
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise SourceError("the file is not a readable Parquet file") from error
-    return _manifest(columns["id"], columns["label"], columns.get("split"), columns.get("subject"))
+    return manifest(columns["id"], columns["label"], columns.get("split"), columns.get("subject"))
 
 
 def _check_schema(schema: Any) -> None:
@@ -86,7 +133,14 @@ def _check_schema(schema: Any) -> None:
         raise SourceError("the columns are not of the right types", errors)
 
 
-def _manifest(ids: list[Any], labels: list[Any], splits: list[Any] | None, subjects: list[Any] | None) -> Manifest:
+def manifest(
+    ids: Sequence[Any], labels: Sequence[Any], splits: Sequence[Any] | None, subjects: Sequence[Any] | None
+) -> Manifest:
+    """Check the values that any form brings.
+
+    Raises:
+        SourceError: which rows are wrong, and how.
+    """
     errors: list[str] = []
     names: list[str] = []
     seen: dict[str, int] = {}
@@ -117,7 +171,7 @@ def _manifest(ids: list[Any], labels: list[Any], splits: list[Any] | None, subje
     holdout = None if splits is None else [HOLDOUT[split] for split in splits]
     if holdout is not None and all(holdout):
         raise SourceError("the file has no training sample")
-    return Manifest(names, labels, holdout, subjects)
+    return Manifest(names, list(labels), holdout, None if subjects is None else list(subjects))
 
 
 def _rows(values: Iterable[Any], good: Any, text: str) -> list[str]:

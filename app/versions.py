@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import numpy as np
-from sqlalchemy import func, select, update
+from sqlalchemy import func, or_, select, update
 from sqlalchemy.orm import Session
 
-from app import datasets, db, erasure, jobs, models
+from app import audit_rows, datasets, db, erasure, jobs, models
 from app.errors import Conflict, Gone, NotFound
 from app.ids import new_id
 from app.jobs import Claim, SupersededError
@@ -32,11 +32,69 @@ def current(session: Session, model: Model) -> Version | None:
     return None if model.current_version is None else get(session, model, model.current_version)
 
 
+def parent_of(session: Session, version: Version) -> Version | None:
+    query = select(Version).where(Version.model_id == version.model_id, Version.number == version.parent)
+    return None if version.parent is None else session.scalars(query).one()
+
+
 def require_present(version: Version) -> None:
     if version.size == 0:
         raise Conflict("The checkpoint of this version has been announced but not sent.", kind="content-missing")
     if version.state == VersionState.PURGED:
         raise Gone("This checkpoint was purged.", purged_at=f"{version.purged_at:%Y-%m-%dT%H:%M:%SZ}")
+
+
+def withheld(session: Session, model: Model, version: Version) -> bool:
+    """Whether it came back with a backup and was trained on samples that had been erased before."""
+    again = (
+        select(DeletionRequest.positions)
+        .where(DeletionRequest.dataset_id == model.dataset_id, DeletionRequest.replayed_at.is_not(None))
+        .where(or_(DeletionRequest.model_id.is_(None), DeletionRequest.model_id == model.id))
+    )
+    rows = session.scalars(again).all()
+    trained = mask_of(version.trained_on, len(version.trained_on) * 8) if rows else None
+    if any(trained is not None and trained[unpack(positions)].any() for positions in rows):
+        return True
+    made_without = (  # carried data: what a version was trained on is not known, but when they were forgotten is
+        select(OutcomeRow.version)
+        .join(DeletionRequest, DeletionRequest.id == OutcomeRow.request_id)
+        .join(Dataset, Dataset.id == DeletionRequest.dataset_id)
+        .where(Dataset.carried_for == model.id, DeletionRequest.replayed_at.is_not(None))
+    )
+    if any(number is None or version.number < number for number in session.scalars(made_without)):
+        return True
+    if model.withheld_since is None:
+        return False
+    first = forgets_again(session, model)
+    return first is None or version.number < first
+
+
+def forgets_again(session: Session, model: Model) -> int | None:
+    """The first version that forgot carried data after the model was withheld; None before there is one."""
+    since = model.withheld_since
+    query = (
+        select(func.min(OutcomeRow.version))
+        .join(DeletionRequest, DeletionRequest.id == OutcomeRow.request_id)
+        .join(Dataset, Dataset.id == DeletionRequest.dataset_id)
+        .where(OutcomeRow.model_id == model.id, Dataset.carried_for == model.id)
+        .where(or_(DeletionRequest.received_at > since, DeletionRequest.replayed_at > since))
+    )
+    return session.scalars(query).one()
+
+
+def require_released(session: Session, model: Model, version: Version) -> None:
+    """Its bytes may leave the service.
+
+    Raises:
+        Conflict, Gone: not sent yet, purged, or withheld.
+    """
+    require_present(version)
+    if withheld(session, model, version):
+        raise Conflict(
+            "This checkpoint came back with a backup and was trained on samples that had been erased; the next version "
+            "takes its place.",
+            kind="version-withheld",
+        )
 
 
 def trainable(session: Session, dataset: Dataset, model: Model) -> Positions:
@@ -61,12 +119,16 @@ class Batch:
     forget: Positions  # of the requests, those that the parent was trained on
     remain: Positions  # trained on, minus forgotten now, minus everything erased before
     grouped: bool = False  # some of it was asked for by subject
+    due_at: datetime | None = None  # the earliest legal deadline of the requests
 
 
 def batch(session: Session, job_id: str, dataset: Dataset, parent: Version) -> Batch:
-    """What the job must forget and what is left, against the version that it starts from."""
+    """What the job must forget and what is left, against the version that it starts from.
+
+    Data that a deletion carried were trained on: whoever carries them says so, and nothing here could.
+    """
     rows = session.execute(
-        select(DeletionRequest.id, DeletionRequest.positions, DeletionRequest.by_subject)
+        select(DeletionRequest.id, DeletionRequest.positions, DeletionRequest.by_subject, DeletionRequest.due_at)
         .join(OutcomeRow, OutcomeRow.request_id == DeletionRequest.id)
         .where(OutcomeRow.job_id == job_id)
         .order_by(DeletionRequest.id)
@@ -74,14 +136,17 @@ def batch(session: Session, job_id: str, dataset: Dataset, parent: Version) -> B
     size = dataset.sample_count
     trained = mask_of(parent.trained_on, size)
     asked = np.zeros(size, dtype=bool)
-    for _, packed, _ in rows:
+    for _, packed, *_ in rows:
         asked[unpack(packed)] = True
+    if dataset.carried_for is not None:
+        trained = asked
     remain = trained & ~asked & ~mask_of(dataset.erased, size)
     return Batch(
-        tuple(request_id for request_id, _, _ in rows),
+        tuple(request_id for request_id, *_ in rows),
         np.flatnonzero(trained & asked).astype(np.int64),
         np.flatnonzero(remain).astype(np.int64),
-        any(by_subject for _, _, by_subject in rows),
+        any(by_subject for *_, by_subject, _ in rows),
+        min((due_at for *_, due_at in rows), default=None),
     )
 
 
@@ -113,7 +178,7 @@ def add(
         digest=stored.digest,
         size=stored.size,
         trained_on=bitmap(trained_on, dataset.sample_count),
-        trained_count=len(trained_on),
+        trained_count=len(trained_on) if datasets.is_held(dataset) else None,
         class_counts=_class_counts(session, dataset, trained_on),
         metrics=metrics,
         job_id=job_id,
@@ -152,12 +217,12 @@ def make_current(session: Session, model: Model, version: Version) -> None:
 
 
 def _class_counts(session: Session, dataset: Dataset, trained_on: Positions) -> list[int]:
-    labels = np.array([label for label, _ in datasets.manifest(session, dataset.id)])
+    labels = np.array([label for label, _ in datasets.manifest(session, dataset.id)], dtype=np.int64)
     counts: list[int] = np.bincount(labels[trained_on], minlength=dataset.class_count).tolist()
     return counts
 
 
-def _locked(session: Session, claim: Claim) -> tuple[Job, Dataset, Model]:
+def locked(session: Session, claim: Claim) -> tuple[Job, Dataset, Model]:
     """The rows that a publish changes or points at, locked in the order of a new request: dataset, then model."""
     job = jobs.fenced(session, claim)
     dataset = session.get_one(Dataset, claim.dataset_id, with_for_update=True)
@@ -173,7 +238,7 @@ def publish_trained(
     comparison: dict[str, Any] | None = None,
 ) -> Version:
     """End a train job: the new version, or with `comparison` (its report) an exact retrain kept to compare with."""
-    job, dataset, model = _locked(session, claim)
+    job, dataset, model = locked(session, claim)
     if comparison is None and np.intersect1d(trained_on, _unavailable(dataset, model)).size:
         raise SupersededError("samples of the training set were requested for deletion while it trained")
     version = add(
@@ -189,7 +254,7 @@ def publish_trained(
     if comparison is None:
         make_current(session, model, version)
     else:
-        _add_report(session, claim, model, version.number, comparison, claim.params["exclude_request"])
+        audit_rows.add(session, claim, model, version.number, comparison, claim.params["exclude_request"])
     jobs.finish(session, job, JobState.SUCCEEDED, result={"version": version.number, "digest": stored.digest})
     return version
 
@@ -202,9 +267,14 @@ def publish_unlearned(
     stored: Stored,
     metrics: dict[str, Any],
     report: dict[str, Any],
+    facts: dict[str, Any],
+    reason: str | None = None,
 ) -> Version:
-    """End an unlearn job in one transaction: version, report, compare-and-set, outcomes, events, purge jobs."""
-    job, _, model = _locked(session, claim)
+    """End an unlearn job in one transaction: version, report, compare-and-set, outcomes, events, purge jobs.
+
+    facts: of its rung, for the job's result. reason: what its requests should know of how it came to be published.
+    """
+    job, _, model = locked(session, claim)
     version = add(
         session,
         model,
@@ -217,20 +287,37 @@ def publish_unlearned(
     )
     make_current(session, model, version)
     report = report | {"version": version.number}
-    _add_report(session, claim, model, version.number, report, None)
-    settle(session, claim, version.number)
-    result = {"version": version.number, "digest": stored.digest, "verdict": report["judgement"]["verdict"]}
+    audit_rows.add(session, claim, model, version.number, report, None)
+    settle(session, claim, version.number, reason)
+    result = {"version": version.number, "digest": stored.digest} | facts
     jobs.finish(session, job, JobState.SUCCEEDED, result=result)
     return version
 
 
-def reject(session: Session, claim: Claim, report: dict[str, Any]) -> None:
-    """The audit said no: keep the report, publish nothing, and tell the requests."""
+def reject(session: Session, claim: Claim, report: dict[str, Any], facts: dict[str, Any]) -> None:
+    """The gate lets nothing through and has no rung left: keep the report, publish nothing, and tell the requests."""
     job = jobs.fenced(session, claim)
     model = session.get_one(Model, claim.model_id)
-    _add_report(session, claim, model, None, report, None)
-    detail = f"the audit failed: {report['judgement']['reason']}"
-    jobs.finish(session, job, JobState.REJECTED, problem=jobs.problem("audit-failed", detail))
+    audit_rows.add(session, claim, model, None, report, None)
+    detail = f"the audit failed: {report['judgement']['reason']}; {report['gate']['reason']}"
+    jobs.finish(session, job, JobState.REJECTED, result=facts, problem=jobs.problem("audit-failed", detail))
+
+
+def publish_audit(session: Session, claim: Claim, number: int, images: str | None, report: dict[str, Any]) -> AuditRow:
+    """End an audit job: its report stands beside the version's others. What was published stays as it is.
+
+    images: digest of the dataset's pixels that were measured; empty where it holds none.
+
+    Raises:
+        SupersededError: samples were erased meanwhile, so that the report would speak of what must be gone.
+    """
+    job, dataset, model = locked(session, claim)
+    if (dataset.images or "") != images:
+        raise SupersededError("samples were erased while the version was audited")
+    row = audit_rows.add(session, claim, model, number, report, None)
+    result = {"version": number, "audit": row.id, "verdict": row.verdict}
+    jobs.finish(session, job, JobState.SUCCEEDED, result=result)
+    return row
 
 
 def nothing_to_forget(session: Session, claim: Claim) -> None:
@@ -253,29 +340,6 @@ def settle(session: Session, claim: Claim, number: int | None, reason: str | Non
     session.flush()
     for request_id in sorted({row.request_id for row in rows}):
         erasure.start_if_published(session, request_id)
-
-
-def _add_report(
-    session: Session,
-    claim: Claim,
-    model: Model,
-    number: int | None,
-    report: dict[str, Any],
-    compares: str | None,
-) -> None:
-    session.add(
-        AuditRow(
-            id=new_id("aud"),
-            tenant_id=model.tenant_id,
-            model_id=model.id,
-            job_id=claim.id,
-            version=number,
-            compares_request=compares,
-            verdict=report["judgement"]["verdict"],
-            report=report,
-            created_at=db.now(session),
-        )
-    )
 
 
 # -- imports ---------------------------------------------------------------------------------------
@@ -338,7 +402,7 @@ def accept_checkpoint(session: Session, model: Model, version: Version, stored: 
 
 def publish_imported(session: Session, claim: Claim, metrics: dict[str, Any]) -> None:
     """End an import job: the announced version becomes current."""
-    job, _, model = _locked(session, claim)
+    job, _, model = locked(session, claim)
     version = get(session, model, claim.params["version"])
     _require_first(model)
     _refuse_unavailable(session, model, members(version.trained_on, len(version.trained_on) * 8))

@@ -142,9 +142,8 @@ class _Pinned(HTTPSConnection):
     """HTTPS to an address that was resolved beforehand, with the host's name in SNI and certificate check."""
 
     def __init__(self, host: str, address: str, port: int) -> None:
-        super().__init__(host, port, timeout=TIMEOUT_SECONDS, context=ssl.create_default_context())
-        self._address = address
-        self._tls = ssl.create_default_context()
+        self._address, self._tls = address, ssl.create_default_context()
+        super().__init__(host, port, timeout=TIMEOUT_SECONDS, context=self._tls)
 
     def connect(self) -> None:
         raw = socket.create_connection((self._address, self.port), TIMEOUT_SECONDS)
@@ -153,7 +152,7 @@ class _Pinned(HTTPSConnection):
 
 def send(
     url: str,
-    secret: str,
+    secrets: Sequence[str],
     message_id: str,
     body: bytes,
     now: datetime,
@@ -161,7 +160,10 @@ def send(
     allow_private: bool,
     resolver: Resolver = resolve,
 ) -> Reply:
-    """One attempt: no redirects, no proxy, a bounded reply. What went wrong is in the reply, never raised."""
+    """One attempt: no redirects, no proxy, a bounded reply. What went wrong is in the reply, never raised.
+
+    Each of `secrets` signs: two of them while one is being replaced.
+    """
     try:
         parts = check_url(url, allow_private=allow_private)
         address, port = target(parts, allow_private=allow_private, resolver=resolver)
@@ -175,7 +177,7 @@ def send(
         "User-Agent": "lethe-webhooks",
         "webhook-id": message_id,
         "webhook-timestamp": str(timestamp),
-        "webhook-signature": signature(secret, message_id, timestamp, body),
+        "webhook-signature": " ".join(signature(secret, message_id, timestamp, body) for secret in secrets),
     }
     connection: HTTPConnection
     if parts.scheme == "https":

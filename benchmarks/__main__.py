@@ -15,13 +15,18 @@ from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 
-from benchmarks import attack, rmia, service
+from benchmarks import attack, economy, rmia, service, training
 
 RESULTS = Path(__file__).parent / "results"
 ALL: dict[str, Callable[[], dict[str, object]]] = {
     "rmia_score_60k": rmia.score_60k,
     "attack_closed_form": attack.closed_form,
     "attack_batched": attack.batched,
+    "training": training.training,
+    "fast_recipe": training.fast_recipe,
+    "audit_warm": training.audit_warm,
+    "batch_economy": economy.batch_economy,
+    "warm_worker": economy.warm_worker,
     "api_start": service.api_start,
     "stream_1gb": service.stream_1gb,
     "post_to_start": service.post_to_start,

@@ -49,21 +49,21 @@ def stream_1gb() -> dict[str, object]:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         checkpoint = folder / "big.safetensors"
-        digest = _big_checkpoint(checkpoint)
+        digest = big_checkpoint(checkpoint)
         with embedded(folder / "data") as client:
             dataset = client.post("/v1/datasets", {"name": "d", "source": {"name": "digits"}})
-            client.wait(dataset["job"])
+            client.jobs.wait(dataset["job"])
             model = client.post("/v1/models", {"name": "m", "dataset": dataset["id"], **QUICK_MODEL})
             where = f"/v1/models/{model['id']}/versions"
             client.post(where, {"digest": digest, "trained_on": "train-split"})
-            api = _api_process(folder / "data")
-            before = _peak_mb(api)
+            api = api_process(folder / "data")
+            before = peak_mb(api)
             began = time.perf_counter()
-            client.upload(f"{where}/1/checkpoint", checkpoint, "application/vnd.safetensors")
-            up, after_up = time.perf_counter() - began, _peak_mb(api)
+            client.versions.upload(model["id"], 1, checkpoint)
+            up, after_up = time.perf_counter() - began, peak_mb(api)
             began = time.perf_counter()
-            found = client.download(model["id"], 1, folder / "back.safetensors")
-            down, after_down = time.perf_counter() - began, _peak_mb(api)
+            found = client.versions.download(model["id"], 1, folder / "back.safetensors")
+            down, after_down = time.perf_counter() - began, peak_mb(api)
     added = after_down - before
     return {
         "up_mb_per_s": GIGABYTE / 1e6 / up,
@@ -75,7 +75,7 @@ def stream_1gb() -> dict[str, object]:
     }
 
 
-def _big_checkpoint(path: Path) -> str:
+def big_checkpoint(path: Path) -> str:
     count = GIGABYTE // 4
     header = json.dumps({"w": {"dtype": "F32", "shape": [count], "data_offsets": [0, 4 * count]}}).encode()
     header += b" " * (-len(header) % 8)
@@ -88,7 +88,7 @@ def _big_checkpoint(path: Path) -> str:
         return f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
 
 
-def _api_process(folder: Path) -> int:
+def api_process(folder: Path) -> int:
     """The pid of the API child of the tree on `folder`."""
     for entry in Path("/proc").glob("[0-9]*"):
         try:
@@ -101,7 +101,7 @@ def _api_process(folder: Path) -> int:
     raise LookupError("no API process")
 
 
-def _peak_mb(pid: int) -> float:
+def peak_mb(pid: int) -> float:
     line = next(line for line in Path(f"/proc/{pid}/status").read_text().splitlines() if line.startswith("VmHWM"))
     return int(line.split()[1]) / 1000
 
@@ -110,20 +110,20 @@ def post_to_start() -> dict[str, object]:
     """From the POST of a deletion to its job running, embedded: under 2 s."""
     with tempfile.TemporaryDirectory() as folder, embedded(Path(folder) / "data") as client:
         dataset = client.post("/v1/datasets", {"name": "d", "source": {"name": "digits"}})
-        client.wait(dataset["job"])
+        client.jobs.wait(dataset["job"])
         model = client.post(
             "/v1/models", {"name": "m", "dataset": dataset["id"], **QUICK_MODEL, "policy": QUICK_POLICY}
         )
-        client.wait(client.post(f"/v1/models/{model['id']}:train")["id"])
+        client.jobs.wait(client.post(f"/v1/models/{model['id']}:train")["id"])
         items = client.pages(f"/v1/datasets/{dataset['id']}/samples", split="train", page_size=1000)
         ids = [item["id"] for item in items][:10]
         posts, waits = [], []
         for sample in ids:
             began = time.perf_counter()
-            request = client.request_deletion(dataset["id"], [sample])
+            request = client.requests.create(dataset["id"], [sample])
             posts.append(time.perf_counter() - began)
-            job = client.wait(request["outcomes"][0]["job"])
-            client.wait_request(request["id"], poll_seconds=0.05)
+            job = client.jobs.wait(request["outcomes"][0]["job"])
+            client.requests.wait(request["id"], poll_seconds=0.05)
             waits.append(_seconds(job["created_at"], job["started_at"]))
     return {
         "post_ms_median": 1000 * statistics.median(posts),

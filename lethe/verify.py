@@ -576,6 +576,12 @@ def arguments() -> argparse.ArgumentParser:
     return parser
 
 
+def _files(options: argparse.Namespace) -> list[Path]:
+    """Every file that the command line names."""
+    one = [options.certificate, options.trust, options.earlier_head, options.consistency, options.membership]
+    return [path for path in [*one, *options.key, *options.checkpoint, *options.previous] if path is not None]
+
+
 def _evidence(options: argparse.Namespace) -> Evidence:
     return Evidence(
         checkpoints=options.checkpoint,
@@ -603,6 +609,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = arguments().parse_args(argv)
     if not options.key and not options.trust:
         arguments().error("give a public key that you trust: --key or --trust")
+    for path in _files(options):
+        try:
+            path.open("rb").close()
+        except OSError as error:  # says nothing about the certificate
+            arguments().error(f"{path}: {error.strerror}")
     try:
         trusted = [TrustedKey(read_key(read(path))) for path in options.key]
         trusted += read_trust(read(options.trust)) if options.trust else []

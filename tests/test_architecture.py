@@ -12,13 +12,13 @@ import yaml
 
 ROOT = Path(__file__).parent.parent
 WORKER_MAY_USE = {
-    "blobs", "catalog", "config", "datasets", "db", "erasure", "errors", "faults", "ids", "jobs", "leash", "lifecycle",
-    "logs", "policy", "positions", "presence", "reports", "safetensors_header", "storage", "tables", "uploads",
-    "versions",
+    "archives", "audit_rows", "blobs", "catalog", "config", "datasets", "db", "devices", "erasure", "errors", "faults",
+    "gate", "ids", "jobs", "ladder", "leash", "lifecycle", "logs", "models", "policy", "pools", "positions", "presence",
+    "reports", "routing", "safetensors_header", "storage", "tables", "uploads", "versions",
 }  # fmt: skip
-LEAVES_MAY_USE = {"catalog", "lifecycle", "reports", "safetensors_header", "uploads"}
-LEAF_FOLDERS = ("architectures", "attacks", "methods", "audits", "data")
-LEAF_FILES = ("training", "evaluation", "seeding", "references", "checkpoints")
+LEAVES_MAY_USE = {"archives", "catalog", "lifecycle", "reports", "safetensors_header", "uploads"}
+LEAF_FOLDERS = ("architectures", "attacks", "methods", "audits", "data", "recipes", "bench")
+LEAF_FILES = ("training", "evaluation", "seeding", "references", "checkpoints", "memory")
 LEAVES = [
     *(path for folder in LEAF_FOLDERS for path in (ROOT / "worker" / folder).glob("*.py")),
     *(ROOT / "worker" / f"{name}.py" for name in LEAF_FILES),
@@ -80,7 +80,15 @@ def test_only_the_settings_read_the_environment() -> None:
         if "os.environ" in path.read_text()
     }
     # The others hand an environment to a child, or a library's switch to itself.
-    assert readers <= {"app/leash.py", "app/supervisor.py", "app/demo.py", "worker/loop.py", "worker/seeding.py"}
+    assert readers <= {
+        "app/backup.py",
+        "app/demo.py",
+        "app/devices.py",
+        "app/leash.py",
+        "app/supervisor.py",
+        "worker/loop.py",
+        "worker/seeding.py",
+    }
 
 
 def test_compose_runs_the_commands_that_the_end_to_end_test_runs() -> None:

@@ -12,9 +12,9 @@ from typing import Any
 
 from billiard.exceptions import WorkerLostError
 from celery import Celery
-from celery.signals import task_failure, worker_ready, worker_shutdown
+from celery.signals import setup_logging, task_failure, worker_ready, worker_shutdown
 
-from app import jobs, presence
+from app import jobs, logs, presence
 from app.config import get_settings
 from app.db import Database
 
@@ -24,7 +24,6 @@ app.conf.update(
     task_acks_late=False,
     task_serializer="json",
     accept_content=["json"],
-    task_default_queue="lethe",
     worker_prefetch_multiplier=1,
     worker_concurrency=1,
     worker_pool_start_method="spawn",
@@ -47,6 +46,12 @@ def run(job_id: str) -> None:
     from worker.tasks import run_one
 
     run_one(_desk(), presence.own_name(get_settings()), hint=job_id)
+
+
+@setup_logging.connect  # type: ignore[untyped-decorator]
+def _log(**_: Any) -> None:
+    """Of this process and of the pool child, which starts afresh: our lines instead of Celery's."""
+    logs.configure("worker", get_settings().log_format)
 
 
 @task_failure.connect  # type: ignore[untyped-decorator]

@@ -9,7 +9,7 @@ import time
 from types import FrameType
 from typing import Any
 
-from app import jobs, presence
+from app import jobs, presence, routing
 from app.config import Settings
 from app.db import Database
 
@@ -92,7 +92,9 @@ def consume(settings: Settings) -> None:
     os.environ.setdefault("REMAP_SIGTERM", "SIGQUIT")  # stop the child now: the database redelivers, not a drain
     from worker.celery import app
 
+    queues = ",".join(routing.own(settings).queues())
+    options = ["--loglevel=WARNING", "--without-gossip", "--without-mingle", "-n", f"{name}@%h", "-Q", queues]
     try:
-        app.worker_main(["worker", "--loglevel=INFO", "--without-gossip", "--without-mingle", "-n", f"{name}@%h"])
+        app.worker_main(["--quiet", "worker", *options])  # no banner between the lines of the log
     finally:
         jobs.release(Database(settings), name, "its worker was stopped", counted=False)

@@ -1,9 +1,9 @@
 """The product: one unlearn job, read top to bottom.
 
     attack     an adversarial example of each forget sample, on the current version (AMUN-A) or the base (AMUN)
-    finetune   the policy's method edits the parent into a candidate
-    audit      the candidate, reloaded from its digest, is measured against references, parent and controls
-    publish    one fenced transaction: version, report, outcomes, events
+    finetune   the method of the job's rung edits the parent into a candidate
+    audit      the candidate, reloaded from its digest, is measured, and the gate decides on it (docs/gate.md)
+    publish    one fenced transaction: version, report, outcomes, events; or the climb to the next rung
 
 Each stage stores what it made, so that another worker goes on from there.
 """
@@ -12,9 +12,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass
-from datetime import UTC, datetime
-from math import ceil
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -22,25 +20,21 @@ import torch
 from numpy.typing import NDArray
 from sqlalchemy import select
 
-from app import catalog, erasure, faults, versions
-from app.policy import Policy
+from app import catalog, erasure, faults, gate, ladder, versions
+from app.gate import Finding, Step
+from app.policy import Choice
 from app.positions import Positions, pack, unpack
-from app.reports import Adversarial, AuditReport, Judgement, Measurement, References
+from app.reports import Adversarial, AuditReport, GateDecision, Judgement, Measurement, ProbeRun
 from app.storage import Stored
 from app.tables import AdversarialRow, Dataset, Model, Version
 from app.versions import Batch
-from worker import evaluation, registry, seeding
+from worker import auditing, unlearning
 from worker.attacks import AttackResult
-from worker.data.samples import Split, gather, to_float
-from worker.methods import MethodContext
+from worker.attacks.transfer import transfer_rate
+from worker.auditing import Auditor, Measured, Subject
+from worker.audits.halves import FEWEST_TO_PART
 from worker.run import JobError, Run
-from worker.workpiece import Workpiece, seed_for
-
-NOT_SHOWN = [
-    "that no other attack could tell the forgotten samples apart: only the attack named here was run",
-    "that backups, logs or copies outside this service are gone",
-    "anything about one forgotten sample by itself: the figures are averages, but for the worst p-value",
-]
+from worker.workpiece import Workpiece
 
 
 @dataclass(frozen=True)
@@ -50,12 +44,18 @@ class Work:
     piece: Workpiece
     parent: Version
     batch: Batch
+    rung: int = 0
+
+    @property
+    def method(self) -> Choice:
+        return self.piece.policy.methods[self.rung]
 
     @property
     def base(self) -> str:
         """Names all that a stage's result depends on: a request that was refused meanwhile makes it another."""
         found = hashlib.sha256(self.parent.digest.encode())
-        for part in (pack(self.batch.forget), pack(self.batch.remain), self.piece.policy.model_dump_json().encode()):
+        policy = f"{self.piece.policy.model_dump_json()}:{self.rung}"
+        for part in (pack(self.batch.forget), pack(self.batch.remain), policy.encode()):
             found.update(hashlib.sha256(part).digest())
         return found.hexdigest()
 
@@ -66,62 +66,77 @@ def unlearn(run: Run) -> None:
         with run.desk.database.write() as session:
             versions.nothing_to_forget(session, run.claim)
         return
-    adversarial, source = attack(run, work)
-    stored = finetune(run, work, adversarial)
-    report = audit(run, work, stored, adversarial, source)
-    publish(run, work, stored, report)
+    found = attack(run, work)
+    stored = finetune(run, work, found)
+    report, step = audit(run, work, stored, found)
+    publish(run, work, stored, report, step)
 
 
 def _load(run: Run) -> Work | None:
     """None: the model has no version, so nothing was learned. Its training came before this job, and has ended."""
     piece = Workpiece.load(run)
+    piece = replace(piece, policy=ladder.policy_of(run.claim.params, piece.policy))
     with run.desk.database.read() as session:
         model = session.get_one(Model, piece.model_id)
         parent = versions.current(session, model)
         if parent is None:
             return None
         batch = versions.batch(session, run.claim.id, session.get_one(Dataset, piece.dataset_id), parent)
-    return Work(piece, parent, batch)
+    return Work(piece, parent, batch, ladder.rung_of(run.claim.params))
 
 
 # -- attack ----------------------------------------------------------------------------------------
 
 
-def attack(run: Run, work: Work) -> tuple[AttackResult | None, str]:
-    """The adversarial set D_A, aligned with the forget set; None for a method that needs none.
+@dataclass(frozen=True)
+class Found:
+    """The adversarial set, aligned with the forget set, and where it comes from."""
 
-    Returns the set and where it comes from: `recompute` or `precomputed`.
-    """
+    result: AttackResult
+    source: str  # recompute | precomputed
+    transfer: dict[str, float | None]  # how another version's set fares on the parent; empty for a search
+
+
+def attack(run: Run, work: Work) -> Found | None:
+    """The adversarial set D_A; None for a method that needs none."""
     policy = work.piece.policy
-    if not catalog.METHODS[policy.method.name].needs_adversarial:
-        return None, policy.adversarial
+    if not catalog.METHODS[work.method.name].needs_adversarial:
+        return None
     with run.stage("attack", 0.0, 0.4):
         if kept := run.stored("adversarial", work.base):
-            return AttackResult(**run.tensors(kept[0])), str(kept[1]["source"])
+            return Found(AttackResult(**run.tensors(kept[0])), str(kept[1]["source"]), kept[1]["transfer"])
         source = policy.adversarial
         result = precomputed(run, work) if source == "precomputed" else None
         if result is None:
             source = "recompute"
             result = attack_positions(run, work.piece, work.parent, work.batch.forget)
-        stored = run.put_tensors(vars(result))
-        run.keep("adversarial", work.base, stored, source=source)
-    return result, source
+        transfer = _transfer(run, work, result)
+        run.keep("adversarial", work.base, run.put_tensors(vars(result)), source=source, transfer=transfer)
+    return Found(result, source, transfer)
+
+
+def _transfer(run: Run, work: Work, result: AttackResult) -> dict[str, float | None]:
+    """Both explain a loss of accuracy: examples that do not fool this model, or fool it otherwise."""
+    if not catalog.ATTACKS[work.piece.policy.attack.name].needs_given:
+        return {}
+    parent = work.piece.restore(run, work.parent.digest)
+    rate = transfer_rate(parent, work.piece.samples.labels[work.piece.on_device(work.batch.forget)], result)
+    return {"fooled": rate.fooled, "agreed": rate.agreed}
 
 
 def attack_positions(run: Run, piece: Workpiece, base: Version, positions: Positions) -> AttackResult:
     """Run the policy's attack on the samples at `positions` against version `base`."""
     choice = piece.policy.attack
-    params = catalog.parse("attacks", choice.name, choice.params)
-    where = piece.on_device(positions)
-    images, labels = to_float(gather(piece.samples.images, where)), piece.samples.labels[where]
-    attack = registry.ATTACKS[choice.name]
-    if not catalog.ATTACKS[choice.name].needs_given:
-        return attack(piece.restore(run, base.digest), images, labels, params)
-    version = getattr(params, "version", None)
-    given = kept_set(run, piece, positions, lambda row: version in (None, row.version))
-    if given is None:
-        raise JobError("no-adversarial-set", "no adversarial set of another version covers the forget set")
-    return attack(piece.restore(run, base.digest), images, labels, params, given=given)
+
+    def given(params: catalog.Params) -> AttackResult:
+        version = getattr(params, "version", None)
+        found = kept_set(run, piece, positions, lambda row: version in (None, row.version))
+        if found is None:
+            raise JobError("no-adversarial-set", "no adversarial set of another version covers the forget set")
+        return found
+
+    needs = catalog.ATTACKS[choice.name].needs_given
+    return unlearning.attacked(piece, piece.restore(run, base.digest), positions, choice, given if needs else None)
 
 
 def precomputed(run: Run, work: Work) -> AttackResult | None:
@@ -154,198 +169,167 @@ def kept_set(
 # -- finetune --------------------------------------------------------------------------------------
 
 
-def finetune(run: Run, work: Work, adversarial: AttackResult | None) -> Stored:
-    """Edit the parent into a candidate by the policy's method, and store it."""
-    piece, policy = work.piece, work.piece.policy
+def finetune(run: Run, work: Work, found: Found | None) -> Stored:
+    """Edit the parent into a candidate by the method of the job's rung, and store it."""
+    piece, batch, seed = work.piece, work.batch, run.claim.seed
     with run.stage("finetune", 0.4, 0.8) as progress:
         if kept := run.stored("candidate", work.base):
             return Stored(kept[0], kept[1]["size"])
-        remain = remain_access(policy, work.batch, seed_for(run, "remain"))
-        split = Split(
-            piece.samples,
-            forget=piece.on_device(work.batch.forget),
-            remain=piece.on_device(remain),
-            holdout=piece.on_device(piece.holdout),
-        )
-        context = MethodContext(
-            generator=seeding.generator(seed_for(run, "finetune"), run.desk.device),
-            progress=progress.part(0.0, 1.0, f"finetune:{work.base}"),
-            recipe=piece.recipe,
-            fresh=lambda: piece.fresh(seed_for(run, "weights")),
-        )
-        model = registry.METHODS[policy.method.name](
+        model = unlearning.forgotten(
+            piece,
             piece.restore(run, work.parent.digest),
-            split,
-            catalog.parse("methods", policy.method.name, policy.method.params),
-            adversarial,
-            context,
+            work.method,
+            batch.forget,
+            unlearning.remain_access(piece.policy, batch.forget, batch.remain, seed),
+            found.result if found else None,
+            seed,
+            progress.part(0.0, 1.0, f"finetune:{work.base}"),
         )
         stored = piece.store(run, model)
         run.keep("candidate", work.base, stored)
     return stored
 
 
-def remain_access(policy: Policy, batch: Batch, seed: int) -> Positions:
-    """What the policy lets the method see of the remain set: all, so many for each forgotten sample, or nothing."""
-    if policy.remain == "full":
-        return batch.remain
-    count = min(len(batch.remain), ceil(policy.remain_ratio * len(batch.forget)))
-    chosen = np.random.default_rng(seed).choice(
-        batch.remain, count if policy.remain == "subsample" else 0, replace=False
-    )
-    return np.sort(chosen)
-
-
 # -- audit -----------------------------------------------------------------------------------------
 
 
-def audit(run: Run, work: Work, stored: Stored, adversarial: AttackResult | None, source: str) -> AuditReport:
-    """Measure the candidate as it was stored, not as it lies in memory."""
-    with run.stage("audit", 0.8, 0.98):
-        policy = work.piece.policy
-        measured = measure(
-            run,
-            work.piece,
-            stored.digest,
-            work.parent.digest,
-            work.batch.forget,
-            work.batch.remain,
-            grouped=work.batch.grouped,
-        )
-    return report_of(
-        run,
-        work.piece,
-        stored,
-        measured,
+def audit(run: Run, work: Work, stored: Stored, found: Found | None) -> tuple[AuditReport, Step]:
+    """Measure the candidate as it was stored, not as it lies in memory, and decide on it."""
+    policy, probes = work.piece.policy, list[ProbeRun]()
+    subject = Subject(
+        candidate=stored.digest,
         parent=work.parent.digest,
-        method=(policy.method.name, policy.method.params),
         forget=work.batch.forget,
         remain=work.batch.remain,
-        adversarial=_describe(policy.attack.name, source, adversarial),
+        audit=policy.audit,
+        method=work.method,
+        grouped=work.batch.grouped,
+    )
+    with run.stage("audit", 0.8, 0.9 if policy.probes else 0.98):
+        measured, step, decision = decide(run, work, Auditor(run, work.piece, subject))
+    if policy.probes and step.action == "publish":
+        with run.stage("probe", 0.9, 0.98) as progress:
+            measured, probes = auditing.probed(
+                run, work.piece, subject, policy.probes, measured, progress, before=subject.parent
+            )
+    adversarial = _describe(policy.attack.name, found) if found else None
+    report = auditing.report_of(
+        run, work.piece, subject, measured, adversarial=adversarial, gate=decision, probes=probes
+    )
+    return report, step
+
+
+def decide(run: Run, work: Work, auditor: Auditor) -> tuple[Measured, Step, GateDecision]:
+    """Where the ladder has several approximate rungs, candidates are chosen on one half of the references, and the
+    first that does not fail there is judged once on the other."""
+    policy, rungs = work.piece.policy, work.piece.policy.rungs
+    with run.desk.database.read() as session:
+        standing = ladder.standing(session, run.claim, policy, work.batch.due_at)
+
+    rejudged = 0 if rungs[work.rung].exact else standing.rejudged
+
+    def measure(chosen: NDArray[np.bool_] | None = None) -> Measured:
+        measured = auditor.measure(chosen)
+        return replace(measured, judgement=ladder.judged_again(measured.judgement, rejudged))
+
+    def ask(measured: Measured, *, judged: bool) -> Step:
+        inconclusive = policy.on_inconclusive == "retrain"
+        found = _finding(measured.judgement, judged=judged)
+        return gate.decide(found, rungs, work.rung, standing.clock, retrain_inconclusive=inconclusive)
+
+    parted = gate.splits(rungs) and not rungs[work.rung].exact
+    choosing = auditor.choosing if parted else None
+    selection: Judgement | None = None
+    if choosing is None:
+        measured, references = measure(), "all"
+        step = ask(measured, judged=True)
+    else:
+        measured, references = auditor.measure(choosing), "choosing half"
+        step = ask(measured, judged=False)
+        if step.action == "judge":
+            selection, references = measured.judgement, "judging half"
+            measured = measure(~choosing)
+            step = ask(measured, judged=True)
+    decision = GateDecision.model_validate(
+        {
+            "rung": work.rung + 1,
+            "rungs": len(rungs),
+            "judged": references != "choosing half",
+            "references": references,
+            "note": NOT_PARTED if parted and choosing is None and auditor.has_references else None,
+            "selection": selection,
+            "action": step.action,
+            "reason": step.reason,
+            "next_method": policy.methods[step.rung].name if step.rung is not None else None,
+            "alert": step.alert,
+            "earlier": standing.earlier,
+            "rejudged": rejudged,
+        }
+    )
+    return measured, step, decision
+
+
+NOT_PARTED = (
+    f"fewer than {FEWEST_TO_PART} reference models, too few to choose on one half and judge on the other: all of them "
+    "judge one candidate, and only exact retraining may follow a fail"
+)
+
+
+def _finding(judgement: Judgement, *, judged: bool) -> Finding:
+    return Finding(
+        judgement.verdict,
+        over_forgotten=judgement.over_forgotten,
+        utility_kept=judgement.utility_kept is not False,
+        judged=judged,
     )
 
 
-@dataclass(frozen=True)
-class Measured:
-    candidate: Measurement
-    parent: Measurement | None
-    balance: Any
-    judgement: Judgement
-    references: References | None
-
-
-def measure(
-    run: Run,
-    piece: Workpiece,
-    candidate: str,
-    parent: str | None,
-    forget: Positions,
-    remain: Positions,
-    *,
-    grouped: bool,
-) -> Measured:
-    """Run the policy's audit on two stored checkpoints. `grouped`: the forget set is one or more people's own."""
-    choice = piece.policy.audit
-    params = catalog.parse("audits", choice.name, choice.params)
-    references = piece.pool_signals(run)
-    before = _logits(run, piece, parent) if parent else None
-    floor = None
-    if before is not None and len(piece.holdout):
-        right = before[piece.holdout].argmax(axis=1) == piece.labels[piece.holdout]
-        floor = float(right.mean()) - piece.policy.utility_floor
-    result = registry.AUDITS[choice.name](
-        _logits(run, piece, candidate),
-        before,
-        piece.labels,
-        forget,
-        remain,
-        piece.holdout,
-        references,
-        params,
-        utility_floor=floor,
-        grouped=grouped,
-    )
-    signal = str(choice.params.get("signal", choice.name))
-    pool = References(models=len(references.membership), signal=signal) if references else None
-    return Measured(*result, references=pool)
-
-
-def _logits(run: Run, piece: Workpiece, digest: str) -> NDArray[np.float32]:
-    """(N, classes) of every sample of the dataset, by the checkpoint of that digest."""
-    values: NDArray[np.float32] = evaluation.logits(piece.restore(run, digest), piece.samples.images).cpu().numpy()
-    return values
-
-
-def report_of(
-    run: Run,
-    piece: Workpiece,
-    stored: Stored,
-    measured: Measured,
-    *,
-    parent: str | None,
-    method: tuple[str, dict[str, Any]],
-    forget: Positions,
-    remain: Positions,
-    adversarial: Adversarial | None = None,
-) -> AuditReport:
-    return AuditReport(
-        created_at=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
-        model=piece.model_id,
-        version=None,
-        checkpoint=stored.digest,
-        parent_checkpoint=parent,
-        method=method[0],
-        method_params=method[1],
-        remain_access=piece.policy.remain,
-        forget_samples=len(forget),
-        retain_samples=len(remain),
-        test_samples=len(piece.holdout),
-        audit=piece.policy.audit.name,
-        audit_params=piece.policy.audit.params,
-        candidate=measured.candidate,
-        parent=measured.parent,
-        balance=measured.balance,
-        judgement=measured.judgement,
-        references=measured.references,
-        adversarial=adversarial,
-        seed=run.claim.seed,
-        stage_seconds=run.stage_seconds,
-        environment=seeding.environment(run.desk.device),
-        not_shown=NOT_SHOWN,
-    )
-
-
-def _describe(attack: str, source: str, result: AttackResult | None) -> Adversarial | None:
-    if result is None:
-        return None
-    found = result.found.cpu()
-    radii, counts = torch.unique(result.radii.cpu()[found], return_counts=True)
+def _describe(attack: str, found: Found) -> Adversarial:
+    result = found.result
+    hits = result.found.cpu()
+    radii, counts = torch.unique(result.radii.cpu()[hits], return_counts=True)
     return Adversarial(
         attack=attack,
-        policy="precomputed" if source == "precomputed" else "recompute",
-        found=int(found.sum()),
-        total=len(found),
-        mean_norm=float(result.norms.cpu()[found].mean()) if found.any() else None,
+        policy="precomputed" if found.source == "precomputed" else "recompute",
+        found=int(hits.sum()),
+        total=len(hits),
+        mean_norm=float(result.norms.cpu()[hits].mean()) if hits.any() else None,
         radius_counts={f"{radius:.4g}": count for radius, count in zip(radii.tolist(), counts.tolist(), strict=True)},
+        transfer_fooled=found.transfer.get("fooled"),
+        transfer_agreed=found.transfer.get("agreed"),
     )
 
 
 # -- publish ---------------------------------------------------------------------------------------
 
 
-def publish(run: Run, work: Work, stored: Stored, report: AuditReport) -> None:
-    """The verdict decides: a fail of an approximate method publishes nothing."""
-    document = report.model_dump(mode="json")
-    exact = catalog.METHODS[report.method].exact
+def publish(run: Run, work: Work, stored: Stored, report: AuditReport, step: Step) -> None:
+    """Carry out what the gate decided. Whatever it is, the job ends with it, and once."""
+    document, policy = report.model_dump(mode="json"), work.piece.policy
+    facts = ladder.facts(policy, run.claim.params, document)
     with run.stage("publish", 0.98, 1.0), run.desk.database.write() as session:
-        erasure.pin(session, run.desk.blobs, stored.digest)
-        if report.judgement.verdict == "fail" and not exact:
-            versions.reject(session, run.claim, document)
-        else:
-            versions.publish_unlearned(
-                session, run.claim, work.batch, work.parent, stored, metrics_of(report.candidate), document
-            )
+        match step.action:
+            case "climb":
+                ladder.climb(session, run.claim, policy, step, document)
+            case "attention":
+                versions.reject(session, run.claim, document, facts)
+            case _:
+                erasure.pin(session, run.desk.blobs, stored.digest)
+                metrics = metrics_of(report.candidate)
+                reason = _how(work, report, step)
+                versions.publish_unlearned(
+                    session, run.claim, work.batch, work.parent, stored, metrics, document, facts, reason
+                )
+                if step.alert:
+                    ladder.alert(session, run.claim.tenant_id, run.claim.id, "published")
         faults.point("unlearn.publish.uncommitted")
+
+
+def _how(work: Work, report: AuditReport, step: Step) -> str | None:
+    """What a request's reader should know: nothing where the policy's own method went straight through the gate."""
+    if work.rung == 0 and not step.alert and report.judgement.utility_kept is not False:
+        return None
+    return f"published by rung {work.rung + 1} of {len(work.piece.policy.methods)}, {work.method.name}: {step.reason}"
 
 
 def metrics_of(measured: Measurement) -> dict[str, Any]:

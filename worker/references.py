@@ -68,7 +68,7 @@ def train_reference(
         build: makes an untrained model; its weights are drawn from `seed` and `index`.
         seed: of the pool.
     """
-    device = samples.images.device
+    device = samples.device
     own = seeding.derive(seed, "reference", index)
     row = design[index]
     model = seeding.seeded_model(build, own, device)

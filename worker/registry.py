@@ -13,15 +13,15 @@ from typing import Any
 from torch import nn
 
 from app.reports import Balance, Judgement, Measurement
-from worker import training
-from worker.architectures import resnet18, small_cnn
+from worker.architectures import resnet18, small_cnn, torchvision_model, vgg19_bn, vit
 from worker.attacks import AttackResult
 from worker.attacks.fast_min_norm import fast_min_norm
 from worker.attacks.ffgsm import ffgsm
 from worker.attacks.pgd_l2 import pgd_l2
 from worker.attacks.transfer import transfer
-from worker.audits import known_method, measure, relearn, robust
-from worker.data import parquet, sources
+from worker.audits import measure, probes
+from worker.audits.probes import Found, ProbeCase
+from worker.data import sources, upload
 from worker.data.sources import RawData
 from worker.methods.amun import amun, amun_salun
 from worker.methods.boundary_shrink import boundary_shrink
@@ -31,6 +31,7 @@ from worker.methods.gradient_ascent import gradient_ascent
 from worker.methods.mixunlearn import mixunlearn
 from worker.methods.random_label import random_label, salun
 from worker.methods.retrain import retrain
+from worker.recipes import sgd, spectral_clipping, trades
 
 METHODS: Mapping[str, Callable[..., nn.Module]] = {
     "amun": amun,
@@ -59,23 +60,30 @@ AUDITS: Mapping[str, Callable[..., tuple[Measurement, Measurement | None, Balanc
     "mis": measure.audit,
 }
 
-PROBES: Mapping[str, Callable[..., Any]] = {
-    "relearn": relearn.relearn,
-    "robust_accuracy": robust.robust_accuracy,
-    "known_method": known_method.scores,
+PROBES: Mapping[str, Callable[[ProbeCase, Any], Found]] = {
+    "relearn": probes.relearning,
+    "robust_accuracy": probes.robust_accuracy,
+    "known_method": probes.known_method,
 }
 
-ARCHITECTURES: Mapping[str, Callable[[Any, int, int], nn.Module]] = {
+ARCHITECTURES: Mapping[str, Callable[..., nn.Module]] = {
     "small_cnn": small_cnn.build,
     "resnet18": resnet18.build,
+    "vgg19_bn": vgg19_bn.build,
+    "vit": vit.build,
+    "torchvision": torchvision_model.build,
 }
 
 RECIPES: Mapping[str, Callable[..., nn.Module]] = {
-    "sgd": training.sgd,
+    "sgd": sgd.sgd,
+    "fast": sgd.fast,
+    "trades": trades.trades,
+    "spectral_clipping": spectral_clipping.spectral_clipping,
 }
 
 SOURCES: Mapping[str, Callable[[Any, Path | None, Path | None], RawData]] = {
     "digits": sources.digits,
     "torchvision": sources.torchvision_set,
-    "upload": parquet.upload,
+    "upload": upload.upload,
+    "external": sources.external,
 }

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import copy_context
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,12 +16,14 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from app import erasure, faults, jobs
+from app import devices, erasure, faults, jobs, logs, routing
 from app.blobs import Blobs, open_blobs
 from app.config import LEASE_BEATS, Settings
 from app.db import Database
 from app.jobs import Claim, LeaseLostError
+from app.routing import Takes
 from app.storage import BlobMissingError, StorageUnavailableError, Stored
+from worker.warm import Warm
 
 log = logging.getLogger("lethe.worker")
 
@@ -48,14 +51,20 @@ class Desk:
     database: Database
     blobs: Blobs
     device: torch.device
+    takes: Takes
+    warm: Warm
 
     @classmethod
     def open(cls, settings: Settings) -> Desk:
         torch.set_num_threads(settings.torch_threads)
-        device = settings.device or ("cuda" if torch.cuda.is_available() else "cpu")
-        blobs = open_blobs(settings)
+        database, blobs = Database(settings), open_blobs(settings)
+        warm = Warm(database, settings.warm_bytes)
         threading.Thread(target=_drop_copies, args=(blobs,), name="copies", daemon=True).start()
-        return cls(settings, Database(settings), blobs, torch.device(device))
+        return cls(settings, database, blobs, torch.device(devices.own(settings)), routing.own(settings), warm)
+
+    def close(self) -> None:
+        self.warm.close()
+        self.database.close()
 
 
 def _drop_copies(blobs: Blobs) -> None:
@@ -75,7 +84,8 @@ class Heartbeat:
         self._desk, self._claim = desk, claim
         self._done = threading.Event()
         self._stop: Exception | None = None
-        self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
+        context = copy_context()  # so that its log lines are about the job, too
+        self._thread = threading.Thread(target=context.run, args=(self._run,), name="heartbeat", daemon=True)
 
     def __enter__(self) -> Heartbeat:
         self._thread.start()
@@ -116,6 +126,7 @@ class Run:
     def stage(self, name: str, start: float, stop: float) -> Iterator[StageProgress]:
         """A stage that moves the job's fraction from `start` to `stop`."""
         self.heartbeat.check()
+        logs.note(stage=name)
         with self.desk.database.write() as session:
             jobs.advance(session, self.claim, name, start)
         faults.point(f"{self.claim.kind}.{name}.begin")

@@ -31,10 +31,18 @@ def seeded_model(build: Callable[[], nn.Module], seed: int, device: torch.device
     Weights are drawn on the CPU, so that every device starts from the same; torch's global generator is
     left as it was.
     """
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with drawing(seed):
         model = build()
     return model.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+
+
+@contextmanager
+def drawing(seed: int, device: torch.device | str = "cpu") -> Iterator[None]:
+    """Seed torch's global generators, of the CPU and of `device`, inside, and give them back as they were."""
+    device = torch.device(device)
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        yield
 
 
 @contextmanager
@@ -54,15 +62,30 @@ def deterministic() -> Iterator[None]:
         torch.backends.cudnn.benchmark = before[1]
 
 
-def environment(device: torch.device | str = "cpu") -> dict[str, str]:
-    """Return versions of code and libraries, the device's name and the number of threads."""
-    device = torch.device(device)
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
+def environment(device: torch.device | str = "cpu", precision: str = "float32") -> dict[str, str]:
+    """Return versions of code and libraries, the number of threads, and `arithmetic`."""
     return {
         "lethe": metadata.version("lethe"),
         "python": platform.python_version(),
         "torch": torch.__version__,
         "numpy": np.__version__,
-        "device": f"{device.type} ({name})",
         "threads": str(torch.get_num_threads()),
+        **arithmetic(device, precision),
+    }
+
+
+def arithmetic(device: torch.device | str, precision: str) -> dict[str, str]:
+    """Return the device's name and how it computes.
+
+    precision: of training and fine-tuning. What is measured (audits, an attack's verification) is float32, with
+    TF32 switched off, whatever is said here.
+    """
+    device = torch.device(device)
+    if device.type != "cuda":
+        return {"device": f"{device.type} ({platform.machine()})", "precision": precision, "tf32": "none"}
+    switches = {"matmul": torch.backends.cuda.matmul.allow_tf32, "convolution": torch.backends.cudnn.allow_tf32}
+    return {
+        "device": f"{device.type} ({torch.cuda.get_device_name(device)})",
+        "precision": precision,
+        "tf32": ", ".join(name for name, on in switches.items() if on) or "none",
     }

@@ -5,20 +5,28 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from types import MappingProxyType
 from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from app.catalog import Params, SgdRecipe
-from worker.data.batches import Source, TrainingSet, batch_sizes
+from app.catalog import Params, Precision
+from worker import seeding
+from worker.data.batches import TrainingSet, batch_sizes
 from worker.data.samples import Samples
+from worker.memory import within_memory
 
 Schedule = Callable[[float], float]
 """Epochs done so far, fractional, to the factor on the learning rate."""
 Loss = Callable[[Tensor, Tensor], Tensor]
 """(logits (n, classes), labels (n,)) to a scalar."""
+Forward = Callable[[Tensor], Tensor]
+"""Images (n, C, H, W) to logits (n, classes), float32 whatever precision they were computed in."""
+Objective = Callable[[Forward, Tensor, Tensor], Tensor]
+"""(the model, images (n, C, H, W), labels (n,)) to a scalar, the mean of what each sample costs."""
 Pass = tuple[TrainingSet, Loss]
 """One walk over a training set, and the loss that is lowered on it."""
 Part = tuple[nn.Module, torch.optim.SGD | None]
@@ -77,13 +85,19 @@ def steps(every: int) -> Schedule:
     return lambda done: 0.1 ** math.floor(done / every)
 
 
+def triangular(epochs: int, peak: float) -> Schedule:
+    """From 0 up to 1 at epoch `peak`, and down to 0 at `epochs`, both in a straight line."""
+    return lambda done: min(done / peak, (epochs - done) / (epochs - peak))
+
+
 def run_epochs(
     parts: Mapping[str, Part], epochs: int, epoch: Epoch, generator: torch.Generator, progress: Progress
 ) -> None:
     """Run `epoch` so many times, resuming from the state kept by `progress`, and keep a state after each.
 
     All that `epoch` carries from one call to the next must be in `parts` and `generator`: on the CPU a
-    resumed run then equals the straight one bit for bit.
+    resumed run then equals the straight one bit for bit. Torch's global generator, from which dropout draws, is
+    seeded for each epoch from the seed of `generator`, and is as it was afterwards.
 
     Raises:
         DivergedError: the loss of an epoch, or a weight or a buffer after it, is not finite.
@@ -99,7 +113,8 @@ def run_epochs(
             reported = time.monotonic()
 
     for number in range(first, epochs):
-        loss = epoch(number, report)
+        with seeding.drawing(seeding.derive(generator.initial_seed(), "epoch", number), generator.device):
+            loss = epoch(number, report)
         floats = [
             tensor.float()
             for module, _ in parts.values()
@@ -125,9 +140,13 @@ def fit(
     generator: torch.Generator,
     progress: Progress,
     loss: Loss = functional.cross_entropy,
+    objective: Objective | None = None,
     then: Sequence[Pass] = (),
     penalty: Callable[[float], Tensor] | None = None,
     after_step: Callable[[], None] | None = None,
+    precision: Precision = "float32",
+    nesterov: bool = False,
+    parts: Mapping[str, Part] = MappingProxyType({}),
 ) -> nn.Module:
     """Train `model` in place by SGD on shuffled, evened-out batches and return it, in eval mode.
 
@@ -136,52 +155,92 @@ def fit(
     statistics. A state kept by `progress` is resumed: on the CPU the result then equals that of the
     straight run bit for bit.
 
+    Where a batch does not fit into the device's memory its gradient is gathered from parts of half the size,
+    and so on, which is the same gradient up to rounding, but for BatchNorm: each part is normalised by itself,
+    the running statistics follow the parts, and an attempt that failed may have moved some of them once.
+
     Args:
-        training_set: on the device of the model.
+        training_set: for the device of the model.
         schedule: epochs done (fractional) to the factor on `learning_rate`.
         generator: on the same device; draws the order, the augmentation and the labels drawn anew.
+        objective: in place of `loss` of the model's logits, in the pass over `training_set`.
         then: further passes of each epoch, after the one over `training_set`.
         penalty: epochs done (fractional) to a scalar that is added to the loss of a batch.
         after_step: called after each step of the optimizer.
+        precision: of the model's forward and backward; weights and losses are float32.
+        parts: what else `objective` and `after_step` change.
 
     Raises:
         DivergedError: see `run_epochs`.
+        DeviceMemoryError: not even one sample fits.
     """
-    passes: list[tuple[TrainingSet, Loss, list[int]]] = [
-        (each, its_loss, batch_sizes(each.n, batch_size)) for each, its_loss in [(training_set, loss), *then]
+    first = objective or of_logits(loss)
+    passes: list[tuple[TrainingSet, Objective, list[int]]] = [
+        (each, cost, batch_sizes(each.n, batch_size))
+        for each, cost in [(training_set, first), *((more, of_logits(its_loss)) for more, its_loss in then)]
     ]
     batches = sum(len(sizes) for *_, sizes in passes)
-    device = training_set.sources[0].images.device
+    device = generator.device
     model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = torch.optim.SGD(
-        model.parameters(), learning_rate, momentum=momentum, weight_decay=weight_decay, fused=True
+        model.parameters(), learning_rate, momentum, weight_decay=weight_decay, nesterov=nesterov, fused=True
     )
+    forward = forward_of(model, device, precision)
+    most = batch_size
+
+    def backward(cost: Objective, images: Tensor, labels: Tensor, done: float, size: int) -> Tensor:
+        """Put the gradient of a batch's loss into the model, from parts of at most `size`, and return the loss."""
+        optimizer.zero_grad()
+        total = torch.zeros((), device=device)
+        sizes = batch_sizes(len(images), size)
+        if min(sizes) == 1:
+            _train_mode(model, 1)
+        for some, theirs in zip(torch.split(images, sizes), torch.split(labels, sizes), strict=True):
+            value = cost(forward, some, theirs)
+            if penalty is not None:
+                value = value + penalty(done)
+            value = value * (len(some) / len(images))
+            value.backward()  # type: ignore[no-untyped-call]
+            total += value.detach()
+        return total
 
     def epoch(number: int, report: Callable[[float], None]) -> Tensor:
+        nonlocal most
         total = torch.zeros((), device=device)
         batch = 0
-        for data, loss_of, sizes in passes:
+        for data, cost, sizes in passes:
             _train_mode(model, min(sizes))
             order = torch.randperm(data.n, generator=generator, device=device)
-            for indices in torch.split(order, sizes):
+            for images, labels in data.walk(order, sizes, generator):
                 done = number + batch / batches
                 report(done)
                 optimizer.param_groups[0]["lr"] = learning_rate * schedule(done)
-                images, labels = data.batch(indices, generator)
-                value = loss_of(model(images), labels)
-                if penalty is not None:
-                    value = value + penalty(done)
-                optimizer.zero_grad()
-                value.backward()  # type: ignore[no-untyped-call]
+                loss_of_batch, most = within_memory(partial(backward, cost, images, labels, done), most)
                 optimizer.step()
                 if after_step is not None:
                     after_step()
-                total += value.detach()
+                total += loss_of_batch
                 batch += 1
         return total
 
-    run_epochs({"model": (model, optimizer)}, epochs, epoch, generator, progress)
+    run_epochs({"model": (model, optimizer), **parts}, epochs, epoch, generator, progress)
     return model.eval()
+
+
+def of_logits(loss: Loss) -> Objective:
+    return lambda forward, images, labels: loss(forward(images), labels)
+
+
+def forward_of(model: nn.Module, device: torch.device, precision: Precision) -> Forward:
+    """`model` as a function to float32 logits, under autocast with `bfloat16`."""
+    low = precision == "bfloat16"
+
+    def forward(images: Tensor) -> Tensor:
+        with torch.autocast(device.type, torch.bfloat16, enabled=low):
+            outputs: Tensor = model(images)
+        return outputs.float()
+
+    return forward
 
 
 def _train_mode(model: nn.Module, smallest_batch: int) -> None:
@@ -213,30 +272,6 @@ def _restore(state: dict[str, Tensor], parts: Mapping[str, Part], generator: tor
                 optimizer.state[parameter]["momentum_buffer"] = torch.empty_like(parameter).copy_(buffer)
     generator.set_state(state["generator"])
     return int(state["epoch"])
-
-
-def sgd(
-    model: nn.Module,
-    params: SgdRecipe,
-    samples: Samples,
-    positions: Tensor,
-    generator: torch.Generator,
-    progress: Progress,
-) -> nn.Module:
-    """Recipe `sgd`: plain SGD on rows `positions` of `samples`."""
-    schedules = {"cosine": cosine(params.epochs), "step": steps(params.step_every)}
-    return fit(
-        model,
-        TrainingSet([Source(samples.images, samples.labels, positions, params.augment)]),
-        epochs=params.epochs,
-        learning_rate=params.learning_rate,
-        batch_size=params.batch_size,
-        momentum=params.momentum,
-        weight_decay=params.weight_decay,
-        schedule=schedules[params.schedule],
-        generator=generator,
-        progress=progress,
-    )
 
 
 def train_recipe(

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import APIRouter, Query, Request
-from fastapi.responses import JSONResponse, Response, StreamingResponse
+from fastapi.responses import Response, StreamingResponse
 
 from app import compliance
 from app.api.deps import CallerDep, PartsDep, needs, problems
@@ -25,15 +24,12 @@ Year = Annotated[int | None, Query(ge=2000, le=9998, description="of receipt, UT
 def read_register(request: Request, who: CallerDep, held: PartsDep, year: Year = None) -> Response:
     """One entry per request, oldest first: JSON, or CSV by `Accept: text/csv`. No sample is named."""
     headers = {"Vary": "Accept"}
+    pages = compliance.register(held.database, who.tenant_id, year)
     if prefers("text/csv", request.headers.get("accept", "")):
-        lines = compliance.as_csv(_entries(held, who.tenant_id, year))
+        lines = compliance.as_csv(pages)
         headers["Content-Disposition"] = 'attachment; filename="register.csv"'
         return StreamingResponse(lines, media_type="text/csv; charset=utf-8", headers=headers)
-    return JSONResponse(list(_entries(held, who.tenant_id, year)), headers=headers)
-
-
-def _entries(held: PartsDep, tenant_id: str, year: int | None) -> Iterator[dict[str, Any]]:
-    return compliance.register(held.database, tenant_id, year)
+    return StreamingResponse(compliance.as_json(pages), media_type="application/json", headers=headers)
 
 
 @router.get("/summary", responses=problems(403))

@@ -9,10 +9,10 @@ from fastapi.responses import JSONResponse
 from sqlalchemy import select
 from starlette.concurrency import run_in_threadpool
 
-from app import datasets, erasure, uploads
+from app import carried, datasets, erasure, uploads
 from app.api.deps import BY_METHOD, CallerDep, IdempotentDep, PagerDep, PartsDep, Read, Write, accepted, problems
-from app.api.paging import Page
-from app.api.schemas import DatasetCreate, DatasetOut, SampleOut, id_pattern
+from app.api.paging import Created, Page, matching
+from app.api.schemas import DatasetCreate, DatasetOut, DatasetState, SampleOut, id_pattern
 from app.api.transfer import ANY_SIZE, receive
 from app.errors import Unprocessable, UnsupportedMedia
 from app.policy import Choice
@@ -22,7 +22,6 @@ from app.tables import Dataset, Job, Sample
 
 router = APIRouter(prefix="/datasets", tags=["datasets"], dependencies=[BY_METHOD])
 DatasetId = Annotated[str, Path(pattern=id_pattern("dst"))]
-FORMS = {"application/vnd.apache.parquet": "parquet"}
 
 
 def show(dataset: Dataset, job: Job | None = None) -> DatasetOut:
@@ -31,9 +30,12 @@ def show(dataset: Dataset, job: Job | None = None) -> DatasetOut:
         name=dataset.name,
         source=Choice(name=dataset.source, params=dataset.source_params),
         state=dataset.state,
+        carried_for=dataset.carried_for,
+        expires_at=carried.expires_at(dataset),
         samples=dataset.sample_count,
         train_samples=dataset.train_count,
         classes=dataset.class_count,
+        class_names=dataset.class_names,
         shape=dataset.shape,
         erased_samples=len(members(dataset.erased, dataset.sample_count)),
         job=job.id if job else None,
@@ -42,17 +44,29 @@ def show(dataset: Dataset, job: Job | None = None) -> DatasetOut:
     )
 
 
-@router.post("", status_code=202, response_model=DatasetOut, responses=problems(403))
+@router.post("", status_code=202, response_model=DatasetOut, responses=problems(403, 404, 409))
 def create(body: DatasetCreate, who: CallerDep, session: Write, once: IdempotentDep) -> JSONResponse:
-    """Register a dataset. A built-in source is taken in at once; `upload` waits for its content."""
-    dataset, job = datasets.register(session, who.tenant_id, body.name, body.source)
+    """Register a dataset. A built-in source is taken in at once; `upload` waits for its content; of `external` data
+    nothing is ever sent but what deletions carry (`carried_for`)."""
+    job = None
+    if body.carried_for is not None:
+        dataset = carried.register(session, who.tenant_id, body.name, body.source, body.carried_for)
+    else:
+        dataset, job = datasets.register(session, who.tenant_id, body.name, body.source)
     return once.reply(202, show(dataset, job), accepted(f"/v1/datasets/{dataset.id}"))
 
 
 @router.get("", responses=problems(403))
-def list_all(who: CallerDep, session: Read, pager: PagerDep) -> Page[DatasetOut]:
+def list_all(
+    who: CallerDep,
+    session: Read,
+    pager: PagerDep,
+    created: Created,
+    state: Annotated[DatasetState | None, Query()] = None,
+) -> Page[DatasetOut]:
     """The datasets, newest first."""
-    rows, token = pager.rows(session, select(Dataset).where(Dataset.tenant_id == who.tenant_id), Dataset.id)
+    query = created.of(select(Dataset).where(Dataset.tenant_id == who.tenant_id), Dataset.created_at)
+    rows, token = pager.rows(session, matching(query, {Dataset.state: state}), Dataset.id)
     return Page(items=[show(row) for row in rows], next_page_token=token)
 
 
@@ -91,40 +105,51 @@ def list_samples(
     openapi_extra={
         "requestBody": {
             "required": True,
-            "content": {form: {"schema": {"type": "string", "format": "binary"}} for form in FORMS},
+            "content": {form: {"schema": {"type": "string", "format": "binary"}} for form in uploads.FORMS},
         }
     },
 )
 async def put_content(dataset: DatasetId, request: Request, who: CallerDep, held: PartsDep) -> JSONResponse:
-    """Stream the content in: Parquet with columns `id`, `image`, `label` and, optionally, `split` and `subject`.
+    """Stream the content in, in the form that the Content-Type names.
 
-    Columns and ids are checked before the reply; images are decoded by the ingest job.
+    - `application/vnd.apache.parquet`: columns `id`, `image`, `label` and, optionally, `split` and `subject`.
+    - `application/x-npz`: arrays `images` (N, H, W[, C]) uint8, `labels`, `ids` and, optionally, `holdout` (bool) and
+      `subject`; no pickled objects.
+    - `application/zip`: an image folder, `train/<class>/<name>.png` and `holdout/<class>/…` or `test/<class>/…`. A
+      sample's id is its path, its label the place of its class among the folders of train, sorted, or among the
+      source's `class_names`. Where all members end in `.npy` it is an npz.
+
+    The form, ids, labels and an archive's directory are checked before the reply; images are decoded by the ingest
+    job.
     """
-    form = FORMS.get(request.headers.get("content-type", "").partition(";")[0].strip().lower())
-    if form is None:
-        raise UnsupportedMedia(f"Send one of: {', '.join(FORMS)}.")
+    forms = uploads.FORMS.get(request.headers.get("content-type", "").partition(";")[0].strip().lower())
+    if forms is None:
+        raise UnsupportedMedia(f"Send one of: {', '.join(uploads.FORMS)}.")
 
-    def ready() -> None:
+    def ready() -> list[str] | None:
         with held.database.read() as session:
-            datasets.require_awaiting(datasets.get(session, who.tenant_id, dataset))
+            row = datasets.get(session, who.tenant_id, dataset)
+            datasets.require_awaiting(row)
+            return row.source_params.get("class_names")
 
-    def keep(writer: Writer) -> DatasetOut:
+    def keep(writer: Writer, class_names: list[str] | None) -> DatasetOut:
         try:
-            uploads.check_parquet(writer.path)
+            uploads.check(writer.path, class_names, forms)
         except uploads.SourceError as error:
             raise Unprocessable(
                 error.detail, kind="dataset-content", errors=[{"detail": line} for line in error.errors]
             ) from None
         stored = writer.commit()
-        with held.database.write() as session:
+        recorded = erasure.kept_only_if_recorded(held.database, held.blobs, stored.digest)
+        with recorded, held.database.write() as session:
             row = datasets.get(session, who.tenant_id, dataset, lock=True)
             erasure.pin(session, held.blobs, stored.digest)
-            return show(row, datasets.accept_content(session, row, stored, form))
+            return show(row, datasets.accept_content(session, row, stored))
 
-    await run_in_threadpool(ready)
+    class_names = await run_in_threadpool(ready)
     context, writer = await receive(request, held.blobs, held.settings.max_upload_bytes)
     try:
-        body = await run_in_threadpool(keep, writer)
+        body = await run_in_threadpool(keep, writer, class_names)
     finally:
         await run_in_threadpool(context.__exit__, None, None, None)
     return JSONResponse(body.model_dump(mode="json"), 202, accepted(f"/v1/datasets/{dataset}"))

@@ -2,35 +2,46 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
-import json
-from collections.abc import Sequence
+from collections.abc import Collection
+from datetime import datetime, timedelta
+from functools import partial
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Query, Request
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
+from fastapi.security import HTTPAuthorizationCredentials
 from pydantic import ValidationError
-from sqlalchemy import select
+from sqlalchemy import ColumnElement, Text, bindparam, cast, func, literal, select
 from sqlalchemy.orm import Session
 from starlette.concurrency import run_in_threadpool
 
-from app import batches, decisions, deletions, requests
+from app import batches, db, decisions, deletions, keys, logs, requests
+from app.api.bodies import body_of
+from app.api.conditional import IfMatch, IfMatchDep
 from app.api.deps import (
     CallerDep,
+    Credentials,
     IdempotencyKey,
     IdempotentDep,
+    IfNoneMatch,
     PagerDep,
     Parts,
     PartsDep,
     Read,
-    Replay,
     Write,
     accepted,
+    caller,
     needs,
-    open_idempotent,
     problems,
+    token_of,
 )
-from app.api.paging import Page
+from app.api.intake import Posted
+from app.api.paging import Created, Moment, Page, matching, moment
+from app.api.polls import Name, Noun, Poll
+from app.api.replies import Reply
 from app.api.schemas import (
     DeletionCreate,
     DeletionOut,
@@ -42,32 +53,51 @@ from app.api.schemas import (
     RefuseBody,
     id_pattern,
 )
+from app.deletions import Accepted, Impact, NewRequest
 from app.errors import AppError, TooLarge, Unprocessable, UnsupportedMedia
-from app.lifecycle import Decision
+from app.keys import Caller
+from app.lifecycle import Decision, JobKind, RequestStatus
 from app.requests import Around
-from app.tables import DeletionRequest, Model
+from app.tables import DeletionRequest, Job, Model, OutcomeRow, Receipt
 
 router = APIRouter(prefix="/deletion-requests", tags=["deletion requests"])
 RequestId = Annotated[str, Path(pattern=id_pattern("del"))]
 NDJSON = "application/x-ndjson"
 MOST_LINES = 10_000
+LINES_AT_ONCE = 500  # so that other requests come in between
+LEAST_PERIOD = timedelta(days=27)  # no law wants its answer within a shorter time
 IMPORT_ROUTE = "/v1/deletion-requests:import"
 
 
 def show(session: Session, request: DeletionRequest) -> DeletionOut:
     """One request, with the forecast of each of its outcomes."""
-    found = _show(request, requests.around(session, [request])[request.id])
+    return _with_forecasts(session, request, requests.around(session, [request])[request.id], {})
+
+
+Forecasts = dict[tuple[str, str | None], datetime | None]
+"""By model, and by job or for all that wait for the same next one."""
+
+
+def _with_forecasts(
+    session: Session, request: DeletionRequest | NewRequest, around: Around, known: Forecasts
+) -> DeletionOut:
+    found = _show(request, around)
     for row in found.outcomes:
         if row.state in ("pending", "batched"):
-            model = session.get_one(Model, row.model)
-            outcome = next(
-                o for o in requests.around(session, [request])[request.id].outcomes if o.model_id == row.model
-            )
-            row.forecast_at = batches.forecast(session, model, outcome)
+            # Jobs that were queued in one transaction have one forecast.
+            shared = (row.model, "new" if row.job and isinstance(request, NewRequest) else row.job)
+            if shared not in known:
+                known[shared] = _to_the_minute(batches.forecast(session, session.get_one(Model, row.model), row.job))
+            row.forecast_at = known[shared]
     return found
 
 
-def _show(request: DeletionRequest, around: Around) -> DeletionOut:
+def _to_the_minute(moment: datetime | None) -> datetime | None:
+    """The end of its minute: what is probable at best need not change with every look."""
+    return moment and moment.replace(second=0, microsecond=0) + timedelta(minutes=1)
+
+
+def _show(request: DeletionRequest | NewRequest, around: Around) -> DeletionOut:
     return DeletionOut(
         id=request.id,
         status=around.status(request).value,
@@ -97,8 +127,9 @@ def _show(request: DeletionRequest, around: Around) -> DeletionOut:
     )
 
 
-def _order(body: DeletionCreate) -> deletions.Order:
+def _order(body: DeletionCreate, tenant_id: str) -> deletions.Order:
     return deletions.Order(
+        tenant_id=tenant_id,
         sample_ids=body.sample_ids or [],
         subjects=body.subjects or [],
         dataset_id=body.dataset,
@@ -106,28 +137,51 @@ def _order(body: DeletionCreate) -> deletions.Order:
         jurisdiction=body.jurisdiction,
         basis=body.basis,
         allow_data_loss=body.allow_data_loss,
+        validate_only=body.validate_only,
     )
+
+
+# -- taking requests in ------------------------------------------------------------------------------
 
 
 @router.post(
     "",
     status_code=202,
     response_model=DeletionOut,
-    dependencies=[needs("request")],
     responses={200: {"model": DeletionPreview, "description": "`validate_only`"}, **problems(403, 404, 409, 413)},
+    openapi_extra={
+        "requestBody": {
+            "required": True,
+            "content": {"application/json": {"schema": {"$ref": "#/components/schemas/DeletionCreate"}}},
+        }
+    },
 )
-def create(body: DeletionCreate, who: CallerDep, held: PartsDep, session: Write, once: IdempotentDep) -> JSONResponse:
+async def create(request: Request, held: PartsDep, sent: Credentials, key: IdempotencyKey = None) -> Response:
     """Accept a deletion. The 202 is a promise: it is committed, and ends in a stated outcome.
 
     With `validate_only` everything is checked and nothing is stored: the reply says what it would mean.
     """
-    if body.validate_only:
-        impact = deletions.assess(session, held.settings, who.tenant_id, _order(body))
-        models = [model.id for model in impact.affected]
-        preview = DeletionPreview(samples=len(impact.positions), models=models, due_at=impact.due_at)
-        return JSONResponse(preview.model_dump(mode="json"))
-    request = deletions.accept(session, held.settings, who.tenant_id, _order(body))
-    return once.reply(202, show(session, request), accepted(f"/v1/deletion-requests/{request.id}"))
+    token, raw = token_of(sent), await request.body()
+    try:
+        body = body_of(request, raw, DeletionCreate)
+    except RequestValidationError:
+        who = await run_in_threadpool(caller, held, sent)  # who may not ask is not told what was wrong
+        keys.require(who, "request")
+        raise
+    posted = Posted(token, partial(_order, body), "/v1/deletion-requests", key, raw, _reply)
+    reply = await held.intake.submit(posted, body.dataset)
+    logs.note(tenant=reply.tenant)
+    return reply.response()
+
+
+def _reply(session: Session, done: Accepted | Impact, known: Forecasts) -> Reply:
+    if isinstance(done, Impact):
+        models = [model.id for model in done.affected]
+        preview = DeletionPreview(samples=len(done.positions), models=models, due_at=done.due_at)
+        return Reply(200, preview.model_dump_json())
+    shown = _with_forecasts(session, done.request, Around(done.outcomes), known)
+    where = accepted(f"/v1/deletion-requests/{shown.id}")
+    return Reply(202, shown.model_dump_json(), where, done.request.tenant_id)
 
 
 @router.post(
@@ -144,11 +198,11 @@ def create(body: DeletionCreate, who: CallerDep, held: PartsDep, session: Write,
     openapi_extra={
         "requestBody": {
             "required": True,
-            "content": {NDJSON: {"schema": {"type": "string", "description": "a deletion request a line"}}},
+            "content": {NDJSON: {"schema": {"description": "a `DeletionCreate` a line"}}},
         }
     },
 )
-async def import_lines(request: Request, who: CallerDep, held: PartsDep, key: IdempotencyKey = None) -> Response:
+async def import_lines(request: Request, held: PartsDep, sent: Credentials, key: IdempotencyKey = None) -> Response:
     """Many requests as NDJSON, one a line. Each is accepted or refused by itself, in order; the reply has a line
     each. Sent again under the same Idempotency-Key, lines that were accepted are not done twice."""
     if request.headers.get("content-type", "").partition(";")[0].strip().lower() != NDJSON:
@@ -156,31 +210,35 @@ async def import_lines(request: Request, who: CallerDep, held: PartsDep, key: Id
     lines = [line for line in (await request.body()).split(b"\n") if line.strip()]
     if len(lines) > MOST_LINES:
         raise TooLarge(f"At most {MOST_LINES} lines are taken at once.")
-    results = await run_in_threadpool(_import, held, who, lines, key)
+    results: list[ImportLine] = []
+    for start in range(0, len(lines), LINES_AT_ONCE):
+        some = [
+            _import_line(held, token_of(sent), number, line, key)
+            for number, line in enumerate(lines[start : start + LINES_AT_ONCE], start)
+        ]
+        results += await asyncio.gather(*some)
     return Response("".join(result.model_dump_json() + "\n" for result in results), media_type=NDJSON)
 
 
-def _import(held: Parts, who: CallerDep, lines: Sequence[bytes], key: str | None) -> list[ImportLine]:
-    return [_import_line(held, who, number, line, key) for number, line in enumerate(lines)]
-
-
-def _import_line(held: Parts, who: CallerDep, number: int, line: bytes, key: str | None) -> ImportLine:
+async def _import_line(held: Parts, token: str, number: int, line: bytes, key: str | None) -> ImportLine:
     own_key = f"{hashlib.sha256(key.encode()).hexdigest()}/{number}" if key else None
     try:
         body = DeletionCreate.model_validate_json(line)
-        with held.database.write() as session:
-            once = open_idempotent(held, who, session, IMPORT_ROUTE, own_key, line)
-            made = deletions.accept(session, held.settings, who.tenant_id, _order(body))
-            result = ImportLine(line=number, status=202, id=made.id, problem=None)
-            once.reply(202, result)
-        return result
-    except Replay as replay:
-        return ImportLine.model_validate_json(bytes(replay.response.body))
+        show_line = partial(_line_reply, number)
+        posted = Posted(token, partial(_order, body), IMPORT_ROUTE, own_key, line, show_line)
+        reply = await held.intake.submit(posted, body.dataset)
+        return ImportLine.model_validate_json(reply.text)
     except AppError as error:
         return ImportLine(line=number, status=error.status, id=None, problem=error.document())
-    except (ValidationError, json.JSONDecodeError):
+    except ValidationError:
         refused = Unprocessable("The line does not fit the schema of a deletion request.", kind="schema")
         return ImportLine(line=number, status=422, id=None, problem=refused.document())
+
+
+def _line_reply(number: int, _session: Session, done: Accepted | Impact, _known: Forecasts) -> Reply:
+    made = done.request.id if isinstance(done, Accepted) else None
+    status = 200 if made is None else 202
+    return Reply(status, ImportLine(line=number, status=status, id=made, problem=None).model_dump_json())
 
 
 @router.get("", dependencies=[needs("read")], responses=problems(403))
@@ -188,22 +246,99 @@ def list_all(
     who: CallerDep,
     session: Read,
     pager: PagerDep,
+    received: Created,
     dataset: Annotated[str | None, Query(pattern=id_pattern("dst"))] = None,
+    model: Annotated[str | None, Query(pattern=id_pattern("mdl"), description="named or affected by it")] = None,
+    status: Annotated[RequestStatus | None, Query()] = None,
     decision: Annotated[Decision | None, Query()] = None,
+    due_before: Moment | None = None,
 ) -> Page[DeletionOut]:
+    """The requests, newest first."""
     query = select(DeletionRequest).where(DeletionRequest.tenant_id == who.tenant_id)
-    for column, value in ((DeletionRequest.dataset_id, dataset), (DeletionRequest.decision, decision)):
-        if value is not None:
-            query = query.where(column == value)
-    rows, token = pager.rows(session, query, DeletionRequest.id)
+    query = matching(query, {DeletionRequest.dataset_id: dataset, DeletionRequest.decision: decision})
+    query = received.of(query, DeletionRequest.received_at)
+    if status is not None:
+        query = query.where(requests.having(status))
+    if due_before is not None:
+        due = moment(due_before)  # and so received some time before: that is where the index is entered
+        query = query.where(DeletionRequest.due_at < due, DeletionRequest.received_at < due - LEAST_PERIOD)
+    if model is None:
+        rows, token = pager.rows_by_time(session, query, DeletionRequest.received_at, DeletionRequest.id)
+    else:
+        affected = query.join(OutcomeRow, OutcomeRow.request_id == DeletionRequest.id).where(
+            OutcomeRow.model_id == model
+        )
+        named = query.where(DeletionRequest.model_id == model)
+        rows, token = pager.rows_of_either(
+            session, DeletionRequest.id, {OutcomeRow.request_id: affected, DeletionRequest.id: named}
+        )
     around = requests.around(session, rows)
     return Page(items=[_show(row, around[row.id]) for row in rows], next_page_token=token)
 
 
-@router.get("/{request}", dependencies=[needs("read")], responses=problems(403, 404))
-def read(request: RequestId, who: CallerDep, session: Read) -> DeletionOut:
+@router.get("/{request:noun}", response_model=DeletionOut, responses=problems(403, 404))
+async def read(request: RequestId, sent: Credentials, held: PartsDep, if_none_match: IfNoneMatch = None) -> Response:
     """One request: its status, outcomes by model, receipts and dates."""
-    return show(session, deletions.get(session, who.tenant_id, request))
+    reply = await held.polls.submit(Poll(token_of(sent), POLLED, request, if_none_match))
+    logs.note(tenant=reply.tenant)
+    return reply.response(if_none_match)
+
+
+async def create_usual(request: Request, held: Parts, sent: HTTPAuthorizationCredentials, _: str) -> Response:
+    return await create(request, held, sent, request.headers.get("idempotency-key"))
+
+
+async def read_usual(request: Request, held: Parts, sent: HTTPAuthorizationCredentials, name: str) -> Response:
+    return await read(name, sent, held, request.headers.get("if-none-match"))
+
+
+def _facts_of(session: Session, names: Collection[Name]) -> dict[Name, tuple[Any, ...]]:
+    """All that is shown of a request is these columns, but for the forecasts of what is open: a minute holds theirs."""
+    found: dict[Name, tuple[Any, ...]] = {}
+    minute = None
+    for row in session.execute(_FACTS, _ids(names)):
+        under_way = row.outcomes is not None and ("pending" in row.outcomes or "batched" in row.outcomes)
+        if under_way and minute is None:
+            minute = db.now(session).replace(second=0, microsecond=0)
+        found[row.tenant_id, row.id] = (*row, minute if under_way else None)
+    return found
+
+
+def _read_many(session: Session, names: Collection[Name]) -> dict[Name, DeletionOut]:
+    rows = session.scalars(_ROWS, _ids(names)).all()
+    around = requests.around(session, rows)
+    known: Forecasts = {}
+    return {(row.tenant_id, row.id): _with_forecasts(session, row, around[row.id], known) for row in rows}
+
+
+def _ids(names: Collection[Name]) -> dict[str, set[str]]:
+    return {"tenants": {tenant for tenant, _ in names}, "ids": {name for _, name in names}}
+
+
+def _joined(*columns: Any) -> ColumnElement[str]:
+    """Of some rows, these columns as one text; null where there is no row."""
+    line: ColumnElement[str] = literal("")
+    for column in columns:
+        line = line + " " + func.coalesce(cast(column, Text), "")
+    return func.aggregate_strings(line, "\n")
+
+
+_THESE = (
+    DeletionRequest.tenant_id.in_(bindparam("tenants", expanding=True)),
+    DeletionRequest.id.in_(bindparam("ids", expanding=True)),
+)
+_ROWS = select(DeletionRequest).where(*_THESE)
+_OF_ROW = [column for column in DeletionRequest.__table__.columns if column.name != "positions"]
+_OUTCOMES = _joined(OutcomeRow.model_id, OutcomeRow.state, OutcomeRow.job_id, OutcomeRow.version, OutcomeRow.reason)
+_RECEIPTS = _joined(Receipt.id, Receipt.detail, Receipt.digest, Receipt.due_at, Receipt.done_at)
+_PURGES = _joined(Job.id, Job.state, Job.problem)
+_FACTS = select(
+    *_OF_ROW,
+    select(_OUTCOMES).where(OutcomeRow.request_id == DeletionRequest.id).scalar_subquery().label("outcomes"),
+    select(_RECEIPTS).where(Receipt.request_id == DeletionRequest.id).scalar_subquery(),
+    select(_PURGES).where(Job.request_id == DeletionRequest.id, Job.kind == JobKind.PURGE).scalar_subquery(),
+).where(*_THESE)
+POLLED = Noun("deletion request", _facts_of, _read_many)
 
 
 # -- the law's verbs -------------------------------------------------------------------------------
@@ -211,48 +346,66 @@ def read(request: RequestId, who: CallerDep, session: Read) -> DeletionOut:
 VERB: dict[str, Any] = {
     "response_model": DeletionOut,
     "dependencies": [needs("request")],
-    "responses": problems(403, 404, 409),
+    "responses": problems(403, 404, 409, 412),
 }
 
 
-@router.post("/{request}:cancel", **VERB)
-def cancel(request: RequestId, body: ReasonBody, who: CallerDep, session: Write, once: IdempotentDep) -> JSONResponse:
-    """Withdraw the request, unless it is being carried out."""
+def _begin(session: Session, who: Caller, request: str, seen: IfMatch) -> DeletionRequest:
     row = decisions.begin(session, deletions.get(session, who.tenant_id, request))
+    seen.check(show(session, row))
+    return row
+
+
+@router.post("/{request}:cancel", **VERB)
+def cancel(
+    request: RequestId, body: ReasonBody, who: CallerDep, session: Write, once: IdempotentDep, seen: IfMatchDep
+) -> JSONResponse:
+    """Withdraw the request, unless it is being carried out."""
+    row = _begin(session, who, request, seen)
     decisions.withdraw(session, row, body.reason)
     return _verb_reply(session, row, once)
 
 
 @router.post("/{request}:refuse", **VERB)
 def refuse(
-    request: RequestId, body: RefuseBody, who: CallerDep, held: PartsDep, session: Write, once: IdempotentDep
+    request: RequestId,
+    body: RefuseBody,
+    who: CallerDep,
+    held: PartsDep,
+    session: Write,
+    once: IdempotentDep,
+    seen: IfMatchDep,
 ) -> JSONResponse:
     """Refuse the request, or with `sample_ids` that part of it (a partial grant)."""
-    row = decisions.begin(session, deletions.get(session, who.tenant_id, request))
+    row = _begin(session, who, request, seen)
     decisions.refuse(session, held.settings, row, body.reason, body.sample_ids)
     return _verb_reply(session, row, once)
 
 
 @router.post("/{request}:hold", **VERB)
-def hold(request: RequestId, body: ReasonBody, who: CallerDep, session: Write, once: IdempotentDep) -> JSONResponse:
+def hold(
+    request: RequestId, body: ReasonBody, who: CallerDep, session: Write, once: IdempotentDep, seen: IfMatchDep
+) -> JSONResponse:
     """A legal hold: nothing happens to the samples until `:release`."""
-    row = decisions.begin(session, deletions.get(session, who.tenant_id, request))
+    row = _begin(session, who, request, seen)
     decisions.hold(session, row, body.reason)
     return _verb_reply(session, row, once)
 
 
 @router.post("/{request}:release", **VERB)
-def release(request: RequestId, who: CallerDep, session: Write, once: IdempotentDep) -> JSONResponse:
+def release(request: RequestId, who: CallerDep, session: Write, once: IdempotentDep, seen: IfMatchDep) -> JSONResponse:
     """End a legal hold."""
-    row = decisions.begin(session, deletions.get(session, who.tenant_id, request))
+    row = _begin(session, who, request, seen)
     decisions.release(session, row)
     return _verb_reply(session, row, once)
 
 
 @router.post("/{request}:extend", **VERB)
-def extend(request: RequestId, body: ReasonBody, who: CallerDep, session: Write, once: IdempotentDep) -> JSONResponse:
+def extend(
+    request: RequestId, body: ReasonBody, who: CallerDep, session: Write, once: IdempotentDep, seen: IfMatchDep
+) -> JSONResponse:
     """Take the longer period that the law allows, with notice and reasons in time."""
-    row = decisions.begin(session, deletions.get(session, who.tenant_id, request))
+    row = _begin(session, who, request, seen)
     decisions.extend(session, row, body.reason)
     return _verb_reply(session, row, once)
 

@@ -5,8 +5,6 @@ Transactions end before the reply leaves (scope `function`): a 202 that the clie
 
 from __future__ import annotations
 
-import hashlib
-import hmac
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any
 
@@ -17,14 +15,21 @@ from pydantic import BaseModel
 from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.orm import Session
 
-from app import db, keys
+from app import db, keys, logs, metrics
+from app.api.grouping import Grouped
+from app.api.intake import Intake, Posted
 from app.api.paging import Pager
+from app.api.polls import Poll, Polls
+from app.api.replies import Reply, fingerprint
 from app.blobs import open_blobs
 from app.config import Settings
 from app.db import Database
-from app.errors import Forbidden, Unauthorized, Unprocessable
+from app.errors import Unauthorized, Unprocessable
 from app.keys import Caller
 from app.tables import Idempotency as IdempotencyRow
+
+INTAKE_THREADS = 8  # datasets whose deletions are taken in at a time
+HEAVIEST_GROUP = 8 * 2**20  # bytes of bodies
 
 
 class Parts:
@@ -34,9 +39,26 @@ class Parts:
         self.settings = settings
         self.database = Database(settings)
         self.blobs = open_blobs(settings)
+        self.metrics = metrics.registry(self.database, settings)
+        self.intake: Grouped[Posted, Reply] = Grouped(
+            "intake",
+            Intake(self.database, settings),
+            threads=1 if self.database.is_sqlite else INTAKE_THREADS,  # SQLite has one writer anyway
+            weigh=lambda posted: len(posted.body),
+            heaviest=HEAVIEST_GROUP,
+        )
+        self.polls: Grouped[Poll, Reply] = Grouped("polls", Polls(self.database))
+
+    def close(self) -> None:
+        self.intake.close()
+        self.polls.close()
+        self.database.close()
 
 
-def parts(request: Request) -> Parts:
+# Dependencies that wait for nothing are async: a sync one costs a hop to a thread.
+
+
+async def parts(request: Request) -> Parts:
     held: Parts = request.app.state.parts
     return held
 
@@ -45,11 +67,21 @@ PartsDep = Annotated[Parts, Depends(parts)]
 bearer = HTTPBearer(auto_error=False, description="an API key: `lethe_…`")
 
 
-def caller(held: PartsDep, credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(bearer)]) -> Caller:
+Credentials = Annotated[HTTPAuthorizationCredentials | None, Depends(bearer)]
+
+
+def token_of(credentials: HTTPAuthorizationCredentials | None) -> str:
+    """What was sent as a key; Unauthorized where nothing was."""
     if credentials is None:
         raise Unauthorized("Send an API key: `Authorization: Bearer lethe_…`.")
+    return credentials.credentials
+
+
+def caller(held: PartsDep, credentials: Credentials) -> Caller:
     with held.database.read() as session:
-        return keys.authenticate(session, credentials.credentials)
+        who = keys.authenticate(session, token_of(credentials))
+    logs.note(tenant=who.tenant_id)
+    return who
 
 
 CallerDep = Annotated[Caller, Depends(caller)]
@@ -58,17 +90,14 @@ CallerDep = Annotated[Caller, Depends(caller)]
 def needs(scope: str) -> Any:
     """A dependency that refuses keys without `scope`."""
 
-    def check(who: CallerDep) -> None:
-        if scope not in who.scopes:
-            raise Forbidden(f"This needs a key with scope `{scope}`.", kind="scope-missing")
+    async def check(who: CallerDep) -> None:
+        keys.require(who, scope)
 
     return Depends(check)
 
 
-def _reads_or_operates(request: Request, who: CallerDep) -> None:
-    scope = "read" if request.method in ("GET", "HEAD") else "operate"
-    if scope not in who.scopes:
-        raise Forbidden(f"This needs a key with scope `{scope}`.", kind="scope-missing")
+async def _reads_or_operates(request: Request, who: CallerDep) -> None:
+    keys.require(who, "read" if request.method in ("GET", "HEAD") else "operate")
 
 
 BY_METHOD = Depends(_reads_or_operates)  # of a router: `read` to look, `operate` to change
@@ -133,6 +162,8 @@ async def _body(request: Request) -> bytes:
     return await request.body()
 
 
+IfNoneMatch = Annotated[str | None, Header(include_in_schema=False)]  # said of every GET by `conditional.describe`
+
 IdempotencyKey = Annotated[
     str | None,
     Header(
@@ -163,7 +194,7 @@ def open_idempotent(held: Parts, who: Caller, session: Session, route: str, key:
     """
     if key is None:
         return Idempotent(session, None)
-    mac = hmac.new(held.settings.secret_bytes(), b"idempotency\x00" + body, hashlib.sha256).hexdigest()
+    mac = fingerprint(held.settings, body)
     where = {"tenant_id": who.tenant_id, "route": route, "key": key}
     fresh = upsert(IdempotencyRow).values(**where, fingerprint=mac, created_at=db.now(session))
     session.execute(fresh.on_conflict_do_nothing())  # waits for a twin in flight, then sees its row
@@ -184,7 +215,7 @@ PageSize = Annotated[int, Query(ge=1, le=1000, description="items of one page")]
 PageToken = Annotated[str | None, Query(max_length=400, description="`next_page_token` of the page before")]
 
 
-def pager(
+async def pager(
     request: Request, held: PartsDep, who: CallerDep, page_size: PageSize = 50, page_token: PageToken = None
 ) -> Pager:
     filters = sorted((k, v) for k, v in request.query_params.items() if k not in ("page_size", "page_token"))
@@ -200,8 +231,6 @@ def accepted(location: str) -> dict[str, str]:
 
 
 def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """OpenAPI `responses` for problem documents; every operation may answer 401, 413 and 422 besides."""
-    from app.api.schemas import Problem
-
-    content = {"application/problem+json": {"schema": Problem.model_json_schema()}}
-    return {code: {"description": "a problem document", "content": content} for code in (401, 413, 422, *statuses)}
+    """OpenAPI `responses` for problem documents; every operation may answer 401, 413, 422 and 503 besides."""
+    content = {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}}
+    return {code: {"description": "a problem document", "content": content} for code in (401, 413, 422, 503, *statuses)}

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from typing import Literal
 
 from fastapi import APIRouter
 from fastapi.responses import Response
 from prometheus_client import CONTENT_TYPE_LATEST
-from sqlalchemy import func, select
 
-from app import db, metrics
+from app import metrics, routing
 from app.api.deps import PartsDep
 from app.api.schemas import Readiness
+from app.blobs import Blobs
 from app.errors import Unavailable
-from app.tables import Worker
+from app.storage import StorageUnavailableError
 
 router = APIRouter(tags=["health"])
-ALIVE_SECONDS = 30
+MOST_NAMED = 5
 
 
 @router.get("/healthz")
@@ -29,21 +29,28 @@ def ready(held: PartsDep) -> Readiness:
     """Requests are accepted while the database answers; what else is missing is named as degraded."""
     try:
         with held.database.read() as session:
-            since = db.now(session) - timedelta(seconds=ALIVE_SECONDS)
-            workers = session.scalars(select(func.count()).where(Worker.seen_at > since)).one()
+            workers, unserved = len(routing.live(session)), routing.unserved(session)
     except Exception:
         raise Unavailable("The database does not answer.", kind="database-unavailable") from None
     broker = _broker(held.settings.broker_url)
+    storage = _storage(held.blobs)
     degraded = []
     if workers == 0:
         degraded.append("no worker is alive: jobs are accepted and wait")
+    else:
+        degraded += [
+            f"{count} wait for {routing.wanted(kind, device)}" for kind, device, count in unserved[:MOST_NAMED]
+        ]
     if broker == "unreachable":
         degraded.append("the broker is unreachable: jobs start when it returns")
+    if storage == "unreachable":
+        degraded.append("the storage of blobs is unreachable: uploads and downloads are refused, jobs wait for it")
     return Readiness(
         status="degraded" if degraded else "ready",
         database="ok",
         broker=broker,
         workers=workers,
+        storage=storage,
         degraded=degraded,
     )
 
@@ -55,7 +62,15 @@ def ready(held: PartsDep) -> Readiness:
 )
 def read_metrics(held: PartsDep) -> Response:
     """Prometheus: jobs, queue age, deadlines, verdicts, stage seconds, workers. Names no tenant and no sample."""
-    return Response(metrics.exposition(held.database), media_type=CONTENT_TYPE_LATEST)
+    return Response(metrics.exposition(held.metrics), media_type=CONTENT_TYPE_LATEST)
+
+
+def _storage(blobs: Blobs) -> Literal["ok", "unreachable"]:
+    try:
+        blobs.check()
+    except StorageUnavailableError:
+        return "unreachable"
+    return "ok"
 
 
 def _broker(url: str) -> str:

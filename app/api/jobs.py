@@ -2,25 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from typing import Annotated
+from collections.abc import AsyncIterator, Collection, Sequence
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Header, Path, Query, Request
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, Response
+from fastapi.security import HTTPAuthorizationCredentials
 from fastapi.sse import EventSourceResponse, ServerSentEvent
-from sqlalchemy import select
+from sqlalchemy import Text, bindparam, cast, func, select
 from sqlalchemy.orm import Session
 
-from app import db, jobs
-from app.api.deps import BY_METHOD, CallerDep, IdempotentDep, PagerDep, PartsDep, Read, Write, problems
+from app import jobs, ladder, logs, routing
+from app.api.conditional import IfMatchDep
+from app.api.deps import (
+    BY_METHOD,
+    CallerDep,
+    Credentials,
+    IdempotentDep,
+    IfNoneMatch,
+    PagerDep,
+    Parts,
+    PartsDep,
+    Read,
+    Write,
+    problems,
+    token_of,
+)
 from app.api.follow import Follower
-from app.api.paging import Page
+from app.api.paging import Created, Page, matching
+from app.api.polls import Name, Noun, Poll
 from app.api.schemas import JobOut, id_pattern
 from app.errors import NotFound
 from app.lifecycle import TERMINAL_JOBS, JobKind, JobState
-from app.tables import Job
+from app.tables import Job, JobEvent, Model, OutcomeRow
 
 router = APIRouter(prefix="/jobs", tags=["jobs"], dependencies=[BY_METHOD])
+polled = APIRouter(prefix="/jobs", tags=["jobs"])  # whose callers are known only to the group that they are read in
 JobId = Annotated[str, Path(pattern=id_pattern("job"))]
 
 
@@ -33,14 +50,26 @@ def find(session: Session, tenant_id: str, job_id: str, *, lock: bool = False) -
 
 
 def show(session: Session, job: Job) -> JobOut:
+    (shown,) = show_all(session, [job])
+    return shown
+
+
+def show_all(session: Session, rows: Sequence[Job]) -> list[JobOut]:
+    waiting = routing.waiting_for(session, rows)
+    return [_show(session, row, waiting.get(row.id)) for row in rows]
+
+
+def _show(session: Session, job: Job, waiting_for: str | None) -> JobOut:
     eta = None
     if job.state == JobState.RUNNING and job.started_at and job.fraction > 0.02:
-        spent = (db.now(session) - job.started_at).total_seconds()
+        last = select(JobEvent.at).where(JobEvent.job_id == job.id).order_by(JobEvent.number.desc()).limit(1)
+        spent = ((session.scalars(last).first() or job.started_at) - job.started_at).total_seconds()
         eta = round(spent * (1 - job.fraction) / job.fraction, 1)
     return JobOut(
         id=job.id,
         kind=job.kind,
         state=job.state,
+        waiting_for=waiting_for,
         stage=job.stage,
         fraction=round(job.fraction, 4),
         eta_seconds=eta,
@@ -48,6 +77,9 @@ def show(session: Session, job: Job) -> JobOut:
         dataset=job.dataset_id,
         model=job.model_id,
         request=job.request_id,
+        parent=job.parent_id,
+        device=job.device,
+        rung=ladder.shown(session, job),
         result=job.result,
         problem=job.problem,
         created_at=job.created_at,
@@ -61,36 +93,84 @@ def list_all(
     who: CallerDep,
     session: Read,
     pager: PagerDep,
+    created: Created,
+    dataset: Annotated[str | None, Query(pattern=id_pattern("dst"))] = None,
     model: Annotated[str | None, Query(pattern=id_pattern("mdl"))] = None,
+    request: Annotated[str | None, Query(pattern=id_pattern("del"), description="jobs that carry it out")] = None,
     kind: Annotated[JobKind | None, Query()] = None,
     state: Annotated[JobState | None, Query()] = None,
+    parent: Annotated[str | None, Query(pattern=id_pattern("job"), description="the parts of this job")] = None,
 ) -> Page[JobOut]:
-    query = select(Job).where(Job.tenant_id == who.tenant_id)
-    for column, value in ((Job.model_id, model), (Job.kind, kind), (Job.state, state)):
-        if value is not None:
-            query = query.where(column == value)
-    rows, token = pager.rows(session, query, Job.id)
-    return Page(items=[show(session, row) for row in rows], next_page_token=token)
+    """The jobs, newest first. Parts of a job are listed by their `parent` only."""
+    query = created.of(select(Job).where(Job.tenant_id == who.tenant_id, Job.parent_id == parent), Job.created_at)
+    query = matching(query, {Job.dataset_id: dataset, Job.model_id: model, Job.kind: kind, Job.state: state})
+    if request is not None:
+        carried = select(OutcomeRow.job_id).where(OutcomeRow.request_id == request)
+        query = query.where((Job.request_id == request) | Job.id.in_(carried))
+    if created:
+        rows, token = pager.rows_by_time(session, query, Job.created_at, Job.id)
+    else:
+        rows, token = pager.rows(session, query, Job.id)
+    return Page(items=show_all(session, rows), next_page_token=token)
 
 
-@router.get("/{job}", responses=problems(403, 404))
-def read(job: JobId, who: CallerDep, session: Read) -> JobOut:
+@polled.get("/{job:noun}", response_model=JobOut, responses=problems(403, 404))
+async def read(job: JobId, sent: Credentials, held: PartsDep, if_none_match: IfNoneMatch = None) -> Response:
     """One job: state, stage, share done, what became of it."""
-    return show(session, find(session, who.tenant_id, job))
+    reply = await held.polls.submit(Poll(token_of(sent), POLLED, job, if_none_match))
+    logs.note(tenant=reply.tenant)
+    return reply.response(if_none_match)
 
 
-@router.post("/{job}:cancel", response_model=JobOut, responses=problems(403, 404, 409))
-def cancel(job: JobId, who: CallerDep, session: Write, once: IdempotentDep) -> JSONResponse:
+async def read_usual(request: Request, held: Parts, sent: HTTPAuthorizationCredentials, name: str) -> Response:
+    return await read(name, sent, held, request.headers.get("if-none-match"))
+
+
+def _facts_of(session: Session, names: Collection[Name]) -> dict[Name, tuple[Any, ...]]:
+    """All that is shown of a job is its row's, but for what it waits for, and the rung that the model's policy says."""
+    rows = session.execute(_FACTS, _ids(names)).all()
+    queued = [row.id for row in rows if row.state == JobState.QUEUED]
+    waiting = routing.waiting_for_ids(session, queued) if queued else {}
+    policies = dict(session.execute(_POLICIES, {"ids": {row.model_id for row in rows if row.model_id}}).all())
+    return {(row.tenant_id, row.id): (*row, waiting.get(row.id), policies.get(row.model_id)) for row in rows}
+
+
+def _read_many(session: Session, names: Collection[Name]) -> dict[Name, JobOut]:
+    rows = session.scalars(_ROWS, _ids(names)).all()
+    return {(row.tenant_id, row.id): shown for row, shown in zip(rows, show_all(session, rows), strict=True)}
+
+
+def _ids(names: Collection[Name]) -> dict[str, set[str]]:
+    return {"tenants": {tenant for tenant, _ in names}, "ids": {name for _, name in names}}
+
+
+_THESE = (Job.tenant_id.in_(bindparam("tenants", expanding=True)), Job.id.in_(bindparam("ids", expanding=True)))
+_ROWS = select(Job).where(*_THESE)
+# A lease and its beats are not shown; the last progress says how long the rest may take.
+_UNSEEN = {"params", "owner", "lease_until", "cancel_requested", "hinted_at", "available_at", "result", "problem"}
+_FACTS = select(
+    *(column for column in Job.__table__.columns if column.name not in _UNSEEN),
+    *(cast(column, Text) for column in (Job.params, Job.result, Job.problem)),
+    select(func.max(JobEvent.number)).where(JobEvent.job_id == Job.id).scalar_subquery(),
+).where(*_THESE)
+_POLICIES = select(Model.id, cast(Model.policy, Text)).where(Model.id.in_(bindparam("ids", expanding=True)))
+POLLED = Noun("job", _facts_of, _read_many)
+
+
+@router.post("/{job}:cancel", response_model=JobOut, responses=problems(403, 404, 409, 412))
+def cancel(job: JobId, who: CallerDep, session: Write, once: IdempotentDep, seen: IfMatchDep) -> JSONResponse:
     """Cancel: at once when queued, at the worker's next beat when running."""
     row = find(session, who.tenant_id, job, lock=True)
+    seen.check(show(session, row))
     jobs.cancel(session, row)
     return once.reply(200, show(session, row))
 
 
-@router.post("/{job}:retry", response_model=JobOut, responses=problems(403, 404, 409))
-def retry(job: JobId, who: CallerDep, session: Write, once: IdempotentDep) -> JSONResponse:
+@router.post("/{job}:retry", response_model=JobOut, responses=problems(403, 404, 409, 412))
+def retry(job: JobId, who: CallerDep, session: Write, once: IdempotentDep, seen: IfMatchDep) -> JSONResponse:
     """Queue a failed or dead job again."""
     row = find(session, who.tenant_id, job, lock=True)
+    seen.check(show(session, row))
     jobs.retry(session, row)
     return once.reply(200, show(session, row))
 
@@ -114,4 +194,4 @@ async def events(
         while not (over and queue.empty()):
             event = await queue.get()
             yield ServerSentEvent(data=event.data, event=event.kind, id=str(event.number))
-            over = event.data["state"] in TERMINAL_JOBS  # a job that was tried again goes on after such an event
+            over = event.data.get("state") in TERMINAL_JOBS  # a job that was tried again goes on after such an event

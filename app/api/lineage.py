@@ -4,17 +4,22 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import APIRouter, Path
+from fastapi import APIRouter, Path, Query
 from fastapi.responses import JSONResponse, Response
+from sqlalchemy import select
+from sqlalchemy.orm import Session
 
 from app import lineage, models, versions
-from app.api.deps import BY_METHOD, CallerDep, IdempotentDep, Read, Write, needs, problems
+from app.api.conditional import IfMatch, IfMatchDep
+from app.api.deps import BY_METHOD, CallerDep, IdempotentDep, PagerDep, Read, Write, needs, problems
 from app.api.models import ModelId
 from app.api.models import show as show_model
+from app.api.paging import Page, matching
 from app.api.schemas import AliasBody, AliasOut, ModelOut, VersionOut
 from app.api.versions import Number
 from app.api.versions import show as show_version
-from app.tables import Alias
+from app.errors import NotFound
+from app.tables import Alias, Model
 
 router = APIRouter(prefix="/models/{model}", tags=["versions"], dependencies=[BY_METHOD])
 AliasName = Annotated[str, Path(pattern=r"^[a-z][a-z0-9-]{0,59}$")]
@@ -25,15 +30,41 @@ def show(row: Alias) -> AliasOut:
 
 
 @router.get("/aliases", responses=problems(403, 404))
-def list_aliases(model: ModelId, who: CallerDep, session: Read) -> list[AliasOut]:
+def list_aliases(
+    model: ModelId,
+    who: CallerDep,
+    session: Read,
+    pager: PagerDep,
+    version: Annotated[int | None, Query(ge=1, lt=2**31)] = None,
+) -> Page[AliasOut]:
+    """The aliases of the model by name, or those of one version."""
     row = models.get(session, who.tenant_id, model)
-    return [show(alias) for alias in lineage.aliases(session, row)]
+    query = matching(select(Alias).where(Alias.model_id == row.id), {Alias.version: version})
+    rows, token = pager.rows_by_name(session, query, Alias.name)
+    return Page(items=[show(alias) for alias in rows], next_page_token=token)
 
 
-@router.put("/aliases/{alias}", responses=problems(403, 404, 409))
-def point(model: ModelId, alias: AliasName, body: AliasBody, who: CallerDep, session: Write) -> AliasOut:
+@router.get("/aliases/{alias}", responses=problems(403, 404))
+def read_alias(model: ModelId, alias: AliasName, who: CallerDep, session: Read) -> AliasOut:
+    """What the alias means now."""
+    found = session.get(Alias, (models.get(session, who.tenant_id, model).id, alias))
+    if found is None:
+        raise NotFound("There is no such alias.")
+    return show(found)
+
+
+def _check(seen: IfMatch, session: Session, model: Model, alias: str) -> None:
+    found = session.get(Alias, (model.id, alias))
+    seen.check(None if found is None else show(found))
+
+
+@router.put("/aliases/{alias}", responses=problems(403, 404, 409, 412))
+def point(
+    model: ModelId, alias: AliasName, body: AliasBody, who: CallerDep, session: Write, seen: IfMatchDep
+) -> AliasOut:
     """Let the alias mean a version that is live and holds no sample that was requested or erased."""
     row = models.get(session, who.tenant_id, model, lock=True)
+    _check(seen, session, row, alias)
     return show(lineage.point(session, row, alias, versions.get(session, row, body.version)))
 
 
@@ -41,22 +72,27 @@ def point(model: ModelId, alias: AliasName, body: AliasBody, who: CallerDep, ses
     "/aliases/{alias}",
     status_code=204,
     response_class=Response,
-    responses=problems(403, 404),
+    responses=problems(403, 404, 412),
 )
-def unpoint(model: ModelId, alias: AliasName, who: CallerDep, session: Write) -> Response:
-    lineage.unpoint(session, models.get(session, who.tenant_id, model, lock=True), alias)
+def unpoint(model: ModelId, alias: AliasName, who: CallerDep, session: Write, seen: IfMatchDep) -> Response:
+    row = models.get(session, who.tenant_id, model, lock=True)
+    _check(seen, session, row, alias)
+    lineage.unpoint(session, row, alias)
     return Response(status_code=204)
 
 
 @router.post(
     "/versions/{number}:promote",
     response_model=VersionOut,
-    responses=problems(403, 404, 409),
+    responses=problems(403, 404, 409, 412),
 )
-def promote(model: ModelId, number: Number, who: CallerDep, session: Write, once: IdempotentDep) -> JSONResponse:
+def promote(
+    model: ModelId, number: Number, who: CallerDep, session: Write, once: IdempotentDep, seen: IfMatchDep
+) -> JSONResponse:
     """Make a superseded version current again; refused if it holds samples that were requested or erased."""
     row = models.get(session, who.tenant_id, model, lock=True)
     version = versions.get(session, row, number)
+    seen.check(show_version(version))
     lineage.promote(session, row, version)
     return once.reply(200, show_version(version))
 
@@ -73,7 +109,7 @@ def purge(model: ModelId, who: CallerDep, session: Write, once: IdempotentDep) -
     """Destroy the whole model: every checkpoint and adversarial set. It cannot be undone."""
     row = models.get(session, who.tenant_id, model, lock=True)
     lineage.purge(session, row)
-    return once.reply(200, show_model(row))
+    return once.reply(200, show_model(session, row))
 
 
 @router.get(

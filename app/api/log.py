@@ -5,15 +5,27 @@ from __future__ import annotations
 import json
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Query
+from fastapi import APIRouter, Path, Query
 from fastapi.responses import JSONResponse, Response
+from sqlalchemy import select
 
 from app import deletions, evidence, ledger, signing
 from app.api.deletions import RequestId
-from app.api.deps import CallerDep, IdempotentDep, Read, Write, needs, problems
-from app.api.schemas import Envelope, LogEntries, LogKeys, LogProof, Opening, Shredded
+from app.api.deps import CallerDep, IdempotentDep, PagerDep, Read, Write, needs, problems
+from app.api.paging import Created, Moment, Page, matching, moment
+from app.api.schemas import (
+    CertificateOut,
+    Envelope,
+    LogEntries,
+    LogKeys,
+    LogProof,
+    Opening,
+    ReceiptListed,
+    Shredded,
+    id_pattern,
+)
 from app.errors import Gone, NotFound, Unprocessable
-from app.tables import Commitment
+from app.tables import CertificateRow, Commitment, DeletionRequest, Receipt
 
 router = APIRouter(tags=["evidence"], dependencies=[needs("audit")])
 Size = Annotated[int, Query(ge=0, lt=2**53)]
@@ -26,6 +38,78 @@ def read_certificate(request: RequestId, who: CallerDep, session: Read) -> Envel
     if row is None:
         raise NotFound("This request has no certificate yet: it is sealed once the request is fulfilled.")
     return Envelope.model_validate(json.loads(row.envelope))
+
+
+@router.get("/certificates", responses=problems(403))
+def list_certificates(
+    who: CallerDep,
+    session: Read,
+    pager: PagerDep,
+    issued: Created,
+    request: Annotated[str | None, Query(pattern=id_pattern("del"))] = None,
+) -> Page[CertificateOut]:
+    """The certificates, newest first, superseded ones among them."""
+    query = matching(
+        select(CertificateRow).where(CertificateRow.tenant_id == who.tenant_id), {CertificateRow.request_id: request}
+    )
+    query = issued.of(query, CertificateRow.issued_at)
+    rows, token = pager.rows_by_time(session, query, CertificateRow.issued_at, CertificateRow.digest)
+    return Page(items=[show_certificate(row) for row in rows], next_page_token=token)
+
+
+def show_certificate(row: CertificateRow) -> CertificateOut:
+    return CertificateOut(
+        digest=row.digest,
+        request=row.request_id,
+        supersedes=row.supersedes,
+        receipts_done=row.receipts_done,
+        issued_at=row.issued_at,
+    )
+
+
+@router.get("/certificates/{digest}", responses=problems(403, 404))
+def read_any_certificate(
+    digest: Annotated[str, Path(pattern=r"^sha256:[0-9a-f]{64}$")], who: CallerDep, session: Read
+) -> Envelope:
+    """One certificate by the digest that a newer one names as superseded."""
+    row = session.get(CertificateRow, digest)
+    if row is None or row.tenant_id != who.tenant_id:
+        raise NotFound("There is no such certificate.")
+    return Envelope.model_validate(json.loads(row.envelope))
+
+
+@router.get("/receipts", responses=problems(403))
+def list_receipts(
+    who: CallerDep,
+    session: Read,
+    pager: PagerDep,
+    request: Annotated[str | None, Query(pattern=id_pattern("del"))] = None,
+    model: Annotated[str | None, Query(pattern=id_pattern("mdl"))] = None,
+    done: Annotated[bool | None, Query(description="what was purged, or what will be")] = None,
+    due_before: Moment | None = None,
+) -> Page[ReceiptListed]:
+    """What was purged for the requests, and what will be at a date, newest first."""
+    query = select(Receipt).join(DeletionRequest, DeletionRequest.id == Receipt.request_id)
+    query = query.where(DeletionRequest.tenant_id == who.tenant_id)
+    query = matching(query, {Receipt.request_id: request, Receipt.model_id: model})
+    if done is not None:
+        query = query.where(Receipt.done_at.is_not(None) if done else Receipt.done_at.is_(None))
+    if due_before is not None:
+        query = query.where(Receipt.due_at < moment(due_before))
+    rows, token = pager.rows(session, query, Receipt.id)
+    items = [
+        ReceiptListed(
+            request=row.request_id,
+            model=row.model_id,
+            subject=row.subject,
+            detail=row.detail,
+            digest=row.digest,
+            due_at=row.due_at,
+            done_at=row.done_at,
+        )
+        for row in rows
+    ]
+    return Page(items=items, next_page_token=token)
 
 
 @router.get("/deletion-requests/{request}/opening", responses=problems(403, 404, 410))

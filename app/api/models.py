@@ -4,31 +4,38 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import APIRouter, Path
+from fastapi import APIRouter, Path, Query
 from fastapi.responses import JSONResponse
+from pydantic import Field
 from sqlalchemy import select
+from sqlalchemy.orm import Session
 
 from app import jobs, models
 from app.api import jobs as job_api
+from app.api.conditional import IfMatchDep
 from app.api.deps import BY_METHOD, CallerDep, IdempotentDep, PagerDep, Read, Write, accepted, problems
-from app.api.paging import Page
+from app.api.paging import Created, Page, matching
 from app.api.schemas import JobOut, ModelCreate, ModelOut, ReferencesBody, SeedBody, TrainBody, id_pattern
 from app.lifecycle import JobKind
 from app.policy import Choice, Policy
-from app.tables import Job, Model
+from app.tables import Dataset, Job, Model
 
 router = APIRouter(prefix="/models", tags=["models"], dependencies=[BY_METHOD])
+Architecture = Annotated[str, Field(pattern=r"^[a-z0-9_]{1,60}$")]
 ModelId = Annotated[str, Path(pattern=id_pattern("mdl"))]
 
 
-def show(model: Model) -> ModelOut:
+def show(session: Session, model: Model) -> ModelOut:
+    policy = Policy.model_validate(model.policy)
     return ModelOut(
         id=model.id,
         name=model.name,
         dataset=model.dataset_id,
         architecture=Choice(name=model.architecture, params=model.architecture_params),
         recipe=Choice(name=model.recipe, params=model.recipe_params),
-        policy=Policy.model_validate(model.policy),
+        policy=policy,
+        notes=models.notes(session, model, policy),
+        device=model.device,
         current_version=model.current_version,
         created_at=model.created_at,
     )
@@ -49,30 +56,45 @@ def create(body: ModelCreate, who: CallerDep, session: Write, once: IdempotentDe
         architecture=body.architecture,
         recipe=body.recipe,
         policy=body.policy,
+        device=body.device,
     )
-    return once.reply(201, show(model), {"Location": f"/v1/models/{model.id}"})
+    return once.reply(201, show(session, model), {"Location": f"/v1/models/{model.id}"})
 
 
 @router.get("", responses=problems(403))
-def list_all(who: CallerDep, session: Read, pager: PagerDep) -> Page[ModelOut]:
+def list_all(
+    who: CallerDep,
+    session: Read,
+    pager: PagerDep,
+    created: Created,
+    dataset: Annotated[str | None, Query(pattern=id_pattern("dst"))] = None,
+    architecture: Annotated[Architecture | None, Query()] = None,
+) -> Page[ModelOut]:
     """The models, newest first."""
-    rows, token = pager.rows(session, select(Model).where(Model.tenant_id == who.tenant_id), Model.id)
-    return Page(items=[show(row) for row in rows], next_page_token=token)
+    query = created.of(select(Model).where(Model.tenant_id == who.tenant_id), Model.created_at)
+    query = matching(query, {Model.dataset_id: dataset, Model.architecture: architecture})
+    rows, token = pager.rows(session, query, Model.id)
+    return Page(items=[show(session, row) for row in rows], next_page_token=token)
 
 
-@router.get("/{model}", responses=problems(403, 404))
+@router.get("/{model:noun}", responses=problems(403, 404))
 def read(model: ModelId, who: CallerDep, session: Read) -> ModelOut:
     """One model with its policy."""
-    return show(models.get(session, who.tenant_id, model))
+    return show(session, models.get(session, who.tenant_id, model))
 
 
-@router.put("/{model}/policy", responses=problems(403, 404))
-def set_policy(model: ModelId, body: Policy, who: CallerDep, session: Write) -> ModelOut:
-    """Replace the policy. A running job keeps the one it began with; a rejected job may be retried under the new."""
+@router.put("/{model}/policy", responses=problems(403, 404, 412))
+def set_policy(model: ModelId, body: Policy, who: CallerDep, session: Write, seen: IfMatchDep) -> ModelOut:
+    """Replace the policy. A running job keeps the one it began with; a rejected job may be retried under the new.
+
+    `If-Match` means the model, whose document holds the policy.
+    """
     row = models.get(session, who.tenant_id, model, lock=True)
+    seen.check(show(session, row))
+    models.require_possible(session.get_one(Dataset, row.dataset_id), body)
     row.policy = body.model_dump()
     jobs.record(session, who.tenant_id, "model.policy-changed", row.id)
-    return show(row)
+    return show(session, row)
 
 
 @router.post("/{model}:train", status_code=202, response_model=JobOut, responses=problems(403, 404, 409))

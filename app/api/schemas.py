@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, field_valida
 
 from app.deadlines import clock
 from app.ids import ALPHABET
-from app.policy import Choice, Policy, choose
+from app.policy import Choice, Policy, choose, choose_probes
 
 Time = Annotated[
     datetime,
@@ -22,6 +22,7 @@ Time = Annotated[
 Name = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]+$")]
 SampleId = Annotated[str, Field(min_length=1, max_length=256, pattern=r"^[^\x00]+$")]
 Digest = Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$")]
+DeviceLabel = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,39}$")]
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
 
 
@@ -30,7 +31,9 @@ def id_pattern(prefix: str) -> str:
 
 
 class Body(BaseModel):
-    model_config = ConfigDict(extra="forbid")
+    """What is sent: a number is a number, neither a text nor true or false."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
 
 
 class Problem(BaseModel):
@@ -41,6 +44,7 @@ class Problem(BaseModel):
     title: str
     status: int
     detail: str
+    request_id: str | None = Field(None, description="as in the header `X-Request-Id` and in the service's log")
 
 
 # -- datasets --------------------------------------------------------------------------------------
@@ -49,6 +53,13 @@ class Problem(BaseModel):
 class DatasetCreate(Body):
     name: Name
     source: Choice = Field(description="a source of the catalog; `upload` waits for `PUT …/content`")
+    carried_for: str | None = Field(
+        None,
+        pattern=id_pattern("mdl"),
+        description="of source `upload`: samples that this model is to forget, whose data are not held here (source "
+        "`external`), with never-trained controls as holdout; all of it is erased by the deletion request that names "
+        "the dataset, or unused after a day",
+    )
 
     @field_validator("source")
     @classmethod
@@ -56,14 +67,22 @@ class DatasetCreate(Body):
         return choose("sources", choice)
 
 
+DatasetState = Literal["awaiting-content", "ingesting", "ready", "failed", "erased"]
+
+
 class DatasetOut(BaseModel):
     id: str
     name: str
     source: Choice
-    state: Literal["awaiting-content", "ingesting", "ready", "failed"]
+    state: DatasetState
+    carried_for: str | None = Field(description="the model that is to forget them; they are kept no longer")
+    expires_at: Time | None = Field(description="of a carried dataset: when it is erased unless a request uses it")
     samples: int
     train_samples: int
     classes: int
+    class_names: list[str | None] | None = Field(
+        description="by label, where the source names them; null in the place of one whose samples are all erased"
+    )
     shape: list[int] | None
     erased_samples: int
     job: str | None = Field(None, description="the ingest job, in the reply that started it")
@@ -86,6 +105,7 @@ class ModelCreate(Body):
     architecture: Choice
     recipe: Choice = Field(default=Choice(name="sgd"), validate_default=True)
     policy: Policy = Field(default_factory=Policy)
+    device: DeviceLabel | None = Field(None, description="only workers of this device label run its jobs; null: any")
 
     @field_validator("architecture")
     @classmethod
@@ -105,6 +125,8 @@ class ModelOut(BaseModel):
     architecture: Choice
     recipe: Choice
     policy: Policy
+    notes: list[str] = Field(description="what this policy cannot do, said before it is needed")
+    device: str | None
     current_version: int | None
     created_at: Time
 
@@ -115,6 +137,34 @@ class TrainBody(Body):
         None, pattern=id_pattern("del"), description="retrain exactly without this request's samples"
     )
     compare_only: bool = Field(False, description="keep the result to compare with; never publish it")
+
+
+class AuditBody(Body):
+    version: int | None = Field(None, ge=1, lt=2**31, description="absent: the current one")
+    audit: Choice | None = Field(None, description="absent: the policy's")
+    probes: tuple[Choice, ...] | None = Field(None, strict=False, max_length=8, description="absent: the policy's")
+    sample_ids: Annotated[list[SampleId], Field(min_length=1, max_length=100_000)] | None = Field(
+        None, description="measure these instead of the forget set of the batch that made the version"
+    )
+    grouped: bool = Field(False, description="the samples named were chosen together: 0.5 is not their null")
+
+    @field_validator("audit")
+    @classmethod
+    def _audit(cls, choice: Choice | None) -> Choice | None:
+        return choose("audits", choice) if choice else None
+
+    @field_validator("probes")
+    @classmethod
+    def _probes(cls, probes: tuple[Choice, ...] | None) -> tuple[Choice, ...] | None:
+        return choose_probes(probes) if probes else probes
+
+
+class AuditOut(BaseModel):
+    id: str
+    job: str
+    published: bool = Field(description="the version was published with this report; others were made since")
+    verdict: Literal["pass", "fail", "inconclusive"]
+    created_at: Time
 
 
 class SeedBody(Body):
@@ -138,20 +188,26 @@ class AliasOut(BaseModel):
 
 class VersionCreate(Body):
     digest: Digest = Field(description="sha256 of the safetensors file that will be sent")
-    trained_on: Literal["train-split"] | Annotated[list[SampleId], Field(min_length=1, max_length=1_000_000)] = Field(
-        description="the ids that the checkpoint was trained on, or the dataset's whole train split"
+    trained_on: (
+        Literal["train-split", "not-held"] | Annotated[list[SampleId], Field(min_length=1, max_length=1_000_000)]
+    ) = Field(
+        description="the ids that the checkpoint was trained on, or the dataset's whole train split, or `not-held` "
+        "where the dataset is of source `external`"
     )
+
+
+Origin = Literal["trained", "imported", "unlearned", "comparison"]
 
 
 class VersionOut(BaseModel):
     model: str
     number: int
     state: Literal["candidate", "current", "superseded", "quarantined", "purged"]
-    origin: Literal["trained", "imported", "unlearned", "comparison"]
+    origin: Origin
     parent: int | None
     digest: str
     size: int = Field(description="bytes; 0 while an announced checkpoint has not been sent")
-    trained_samples: int
+    trained_samples: int | None = Field(description="null: on data that are not held here")
     metrics: dict[str, Any]
     job: str | None
     created_at: Time
@@ -167,7 +223,9 @@ class DeletionCreate(Body):
     model: str | None = Field(
         None, pattern=id_pattern("mdl"), description="this model only: the dataset keeps the samples"
     )
-    sample_ids: Annotated[list[SampleId], Field(min_length=1, max_length=100_000)] | None = None
+    sample_ids: Annotated[list[SampleId], Field(min_length=1, max_length=100_000)] | None = Field(
+        None, description="neither these nor `subjects` for a dataset that is `carried_for` a model: all of it"
+    )
     subjects: Annotated[list[SampleId], Field(min_length=1, max_length=10_000)] | None = Field(
         None, description="instead of ids: every sample of these subjects"
     )
@@ -186,7 +244,7 @@ class DeletionCreate(Body):
 
     @model_validator(mode="after")
     def _one_of(self) -> DeletionCreate:
-        if (self.sample_ids is None) == (self.subjects is None):
+        if self.sample_ids is not None and self.subjects is not None:
             raise ValueError("send either `sample_ids` or `subjects`")
         return self
 
@@ -231,6 +289,11 @@ class ReceiptOut(BaseModel):
     done_at: Time | None
 
 
+class ReceiptListed(ReceiptOut):
+    request: str
+    model: str | None
+
+
 class DeletionOut(BaseModel):
     id: str
     status: Literal[
@@ -258,17 +321,32 @@ class DeletionOut(BaseModel):
 # -- jobs ------------------------------------------------------------------------------------------
 
 
+class RungOut(BaseModel):
+    number: int = Field(description="from 1: the policy's own method")
+    of: int
+    method: str
+    after: str | None = Field(description="the job whose candidate was rejected before it")
+    why: str | None = Field(description="why that one was")
+    next: str | None = Field(description="the job that its batch went on to")
+
+
 class JobOut(BaseModel):
     id: str
-    kind: Literal["ingest", "train", "import", "references", "precompute", "unlearn", "audit", "purge"]
+    kind: Literal["ingest", "train", "import", "references", "reference", "precompute", "unlearn", "audit", "purge"]
     state: Literal["queued", "running", "succeeded", "rejected", "failed", "cancelled", "dead"]
+    waiting_for: str | None = Field(description="of a queued job that no live worker takes: which worker is missing")
     stage: str | None
     fraction: float
-    eta_seconds: float | None = Field(description="at the present pace; absent unless it runs")
+    eta_seconds: float | None = Field(
+        description="from the last progress, at the pace up to then; absent unless it runs"
+    )
     attempts: int
     dataset: str | None
     model: str | None
     request: str | None
+    parent: str | None = Field(description="the job that this one is a part of")
+    device: str | None
+    rung: RungOut | None = Field(description="of an unlearn job: where it stands on its policy's ladder")
     result: dict[str, Any] | None
     problem: dict[str, Any] | None
     created_at: Time
@@ -326,10 +404,13 @@ class WebhookMade(WebhookOut):
     secret: str | None = Field(None, description="signs deliveries; shown once, absent when the reply is replayed")
 
 
+DeliveryState = Literal["pending", "delivered", "failed"]
+
+
 class DeliveryOut(BaseModel):
     id: str
     kind: str
-    state: Literal["pending", "delivered", "failed"]
+    state: DeliveryState
     attempts: int
     last_error: str | None
     created_at: Time
@@ -372,6 +453,14 @@ class Summary(BaseModel):
 
 
 # -- evidence --------------------------------------------------------------------------------------
+
+
+class CertificateOut(BaseModel):
+    digest: str = Field(description="sha256 of the statement; what a newer certificate names as superseded")
+    request: str
+    supersedes: str | None
+    receipts_done: int = Field(description="of the request's receipts, when it was sealed")
+    issued_at: Time
 
 
 class EnvelopeSignature(BaseModel):
@@ -432,4 +521,5 @@ class Readiness(BaseModel):
     database: Literal["ok"]
     broker: Literal["ok", "unreachable", "none"]
     workers: int
+    storage: Literal["ok", "unreachable"]
     degraded: list[str] = Field(description="what is missing in words; requests are accepted all the same")

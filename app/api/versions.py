@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Path, Request
-from fastapi.responses import HTMLResponse, JSONResponse, Response
+from fastapi import APIRouter, Path, Query, Request
+from fastapi.responses import JSONResponse, Response
 from sqlalchemy import select
 from starlette.concurrency import run_in_threadpool
 
@@ -13,11 +13,13 @@ from app import erasure, models, samples, versions
 from app.api import jobs as job_api
 from app.api.deps import BY_METHOD, CallerDep, IdempotentDep, PagerDep, PartsDep, Read, Write, accepted, problems
 from app.api.models import ModelId
-from app.api.paging import Page
-from app.api.schemas import JobOut, VersionCreate, VersionOut
+from app.api.paging import Created, Page, matching
+from app.api.schemas import JobOut, Origin, VersionCreate, VersionOut
 from app.api.transfer import ANY_SIZE, download, receive
 from app.datasets import get as get_dataset
+from app.datasets import is_held
 from app.errors import Conflict, Unprocessable, UnsupportedMedia
+from app.lifecycle import VersionState
 from app.safetensors_header import CheckpointError, read_header
 from app.storage import Writer
 from app.tables import Version
@@ -27,6 +29,7 @@ router = APIRouter(prefix="/models/{model}/versions", tags=["versions"], depende
 Number = Annotated[int, Path(ge=1, lt=2**31)]
 SAFETENSORS = "application/vnd.safetensors"
 BINARY = (SAFETENSORS, "application/octet-stream")
+FILE = {"type": "string", "format": "binary"}
 
 
 def show(version: Version) -> VersionOut:
@@ -48,10 +51,20 @@ def show(version: Version) -> VersionOut:
 
 
 @router.get("", responses=problems(403, 404))
-def list_all(model: ModelId, who: CallerDep, session: Read, pager: PagerDep) -> Page[VersionOut]:
+def list_all(
+    model: ModelId,
+    who: CallerDep,
+    session: Read,
+    pager: PagerDep,
+    created: Created,
+    state: Annotated[VersionState | None, Query()] = None,
+    origin: Annotated[Origin | None, Query()] = None,
+) -> Page[VersionOut]:
     """The versions of the model, newest first."""
     row = models.get(session, who.tenant_id, model)
-    rows, token = pager.rows(session, select(Version).where(Version.model_id == row.id), Version.id)
+    query = created.of(select(Version).where(Version.model_id == row.id), Version.created_at)
+    query = matching(query, {Version.state: state, Version.origin: origin})
+    rows, token = pager.rows(session, query, Version.id)
     return Page(items=[show(version) for version in rows], next_page_token=token)
 
 
@@ -65,7 +78,9 @@ def announce(
     session.refresh(row, with_for_update=True)  # after the dataset: the order in which requests lock
     if dataset.state != "ready":
         raise Conflict("The model's dataset is not ready yet.", kind="dataset-not-ready")
-    if body.trained_on == "train-split":
+    if (body.trained_on == "not-held") == is_held(dataset):
+        raise Unprocessable("`trained_on` is `not-held` for a dataset of source `external`, and for no other.")
+    if body.trained_on in ("train-split", "not-held"):
         positions = versions.trainable(session, dataset, row)
     else:
         positions = samples.resolve(session, held.settings, dataset, body.trained_on, "/trained_on")
@@ -73,7 +88,7 @@ def announce(
     return once.reply(201, show(version), {"Location": f"/v1/models/{row.id}/versions/{version.number}"})
 
 
-@router.get("/{number}", responses=problems(403, 404))
+@router.get("/{number:noun}", responses=problems(403, 404))
 def read(model: ModelId, number: Number, who: CallerDep, session: Read) -> VersionOut:
     """One version."""
     return show(versions.get(session, models.get(session, who.tenant_id, model), number))
@@ -88,7 +103,7 @@ def read(model: ModelId, number: Number, who: CallerDep, session: Read) -> Versi
     openapi_extra={
         "requestBody": {
             "required": True,
-            "content": {form: {"schema": {"type": "string", "format": "binary"}} for form in BINARY},
+            "content": {form: {"schema": FILE} for form in BINARY},
         }
     },
 )
@@ -116,7 +131,8 @@ async def put_checkpoint(
         if writer.digest != announced:
             raise Unprocessable("The bytes do not have the announced digest.", kind="digest-mismatch")
         stored = writer.commit()
-        with held.database.write() as session:
+        recorded = erasure.kept_only_if_recorded(held.database, held.blobs, stored.digest)
+        with recorded, held.database.write() as session:
             row = models.get(session, who.tenant_id, model, lock=True)
             erasure.pin(session, held.blobs, stored.digest)
             job = versions.accept_checkpoint(session, row, versions.get(session, row, number), stored)
@@ -132,8 +148,8 @@ async def put_checkpoint(
 
 
 CHECKPOINT_RESPONSES: dict[int | str, dict[str, Any]] = {
-    200: {"content": {SAFETENSORS: {}}, "description": "the safetensors file"},
-    206: {"content": {SAFETENSORS: {}}, "description": "the range asked for"},
+    200: {"content": {SAFETENSORS: {"schema": FILE}}, "description": "the safetensors file"},
+    206: {"content": {SAFETENSORS: {"schema": FILE}}, "description": "the range asked for"},
     304: {"description": "unchanged"},
     **problems(403, 404, 409, 410, 416),
 }
@@ -145,8 +161,9 @@ def get_checkpoint(
     model: ModelId, number: Number, request: Request, who: CallerDep, held: PartsDep, session: Read
 ) -> Response:
     """Download: strong ETag, `Range`, `If-None-Match`, `Repr-Digest`; 410 once purged."""
-    version = versions.get(session, models.get(session, who.tenant_id, model), number)
-    versions.require_present(version)
+    row = models.get(session, who.tenant_id, model)
+    version = versions.get(session, row, number)
+    versions.require_released(session, row, version)
     return download(request, held.blobs, version.digest, f"{model}-v{number}.safetensors", SAFETENSORS)
 
 
@@ -163,9 +180,6 @@ def get_checkpoint(
     },
 )
 def get_audit(model: ModelId, number: Number, request: Request, who: CallerDep, session: Read) -> Response:
-    """The audit report of a version, with an exact retrain beside it where one was trained."""
+    """The report that a version was published with, or else its newest; an exact retrain beside it where there is."""
     version = versions.get(session, models.get(session, who.tenant_id, model), number)
-    document = audits.find(session, version)
-    if audits.prefers("text/html", request.headers.get("accept", "")):
-        return HTMLResponse(audits.page(document), headers={"Vary": "Accept"})
-    return JSONResponse(document.model_dump(mode="json"), headers={"Vary": "Accept"})
+    return audits.answer(request.headers.get("accept", ""), audits.find(session, version))

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import APIRouter, Path
+from fastapi import APIRouter, Path, Query
 from fastapi.responses import JSONResponse, Response
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from app import db, deliveries, webhooks
+from app.api.conditional import IfMatchDep
 from app.api.deps import CallerDep, IdempotentDep, PagerDep, PartsDep, Read, Write, accepted, needs, problems
-from app.api.paging import Page
-from app.api.schemas import DeliveryOut, WebhookCreate, WebhookMade, WebhookOut, id_pattern
+from app.api.paging import Created, Page, matching
+from app.api.schemas import DeliveryOut, DeliveryState, WebhookCreate, WebhookMade, WebhookOut, id_pattern
 from app.errors import NotFound, Unprocessable
 from app.ids import new_id
 from app.tables import Delivery, Webhook
@@ -69,30 +70,56 @@ def create(body: WebhookCreate, who: CallerDep, held: PartsDep, session: Write, 
 
 
 @router.get("", responses=problems(403))
-def list_all(who: CallerDep, session: Read, pager: PagerDep) -> Page[WebhookOut]:
+def list_all(
+    who: CallerDep,
+    session: Read,
+    pager: PagerDep,
+    enabled: Annotated[bool | None, Query(description="only those that are switched on, or off")] = None,
+) -> Page[WebhookOut]:
     """The webhooks, newest first."""
-    rows, token = pager.rows(session, select(Webhook).where(Webhook.tenant_id == who.tenant_id), Webhook.id)
+    query = select(Webhook).where(Webhook.tenant_id == who.tenant_id)
+    if enabled is not None:
+        query = query.where(Webhook.disabled_at.is_(None) if enabled else Webhook.disabled_at.is_not(None))
+    rows, token = pager.rows(session, query, Webhook.id)
     return Page(items=[show(row) for row in rows], next_page_token=token)
 
 
-@router.get("/{webhook}", responses=problems(403, 404))
+@router.get("/{webhook:noun}", responses=problems(403, 404))
 def read(webhook: WebhookId, who: CallerDep, session: Read) -> WebhookOut:
     """One receiver."""
     return show(find(session, who.tenant_id, webhook))
 
 
-@router.delete("/{webhook}", status_code=204, response_class=Response, responses=problems(403, 404))
-def disable(webhook: WebhookId, who: CallerDep, session: Write) -> Response:
+@router.delete("/{webhook:noun}", status_code=204, response_class=Response, responses=problems(403, 404, 412))
+def disable(webhook: WebhookId, who: CallerDep, session: Write, seen: IfMatchDep) -> Response:
     """Switch a receiver off; what was not delivered to it stays listed."""
     row = find(session, who.tenant_id, webhook)
+    seen.check(show(row))
     row.disabled_at = row.disabled_at or db.now(session)
     return Response(status_code=204)
 
 
-@router.get("/{webhook}/deliveries", responses=problems(403, 404))
-def list_deliveries(webhook: WebhookId, who: CallerDep, session: Read, pager: PagerDep) -> Page[DeliveryOut]:
+@router.post("/{webhook}:rotate-secret", response_model=WebhookMade, responses=problems(403, 404))
+def rotate_secret(webhook: WebhookId, who: CallerDep, session: Write, once: IdempotentDep) -> JSONResponse:
+    """A new signing secret, shown once, here. For a day the old one signs, too: each delivery has two signatures."""
     row = find(session, who.tenant_id, webhook)
-    rows, token = pager.rows(session, select(Delivery).where(Delivery.webhook_id == row.id), Delivery.id)
+    deliveries.rotate(session, row)
+    return once.reply(200, WebhookMade(**show(row).model_dump(), secret=row.secret), store=show(row))
+
+
+@router.get("/{webhook}/deliveries", responses=problems(403, 404))
+def list_deliveries(
+    webhook: WebhookId,
+    who: CallerDep,
+    session: Read,
+    pager: PagerDep,
+    created: Created,
+    state: Annotated[DeliveryState | None, Query()] = None,
+) -> Page[DeliveryOut]:
+    """What was sent to a receiver or will be, newest first."""
+    row = find(session, who.tenant_id, webhook)
+    query = created.of(select(Delivery).where(Delivery.webhook_id == row.id), Delivery.created_at)
+    rows, token = pager.rows(session, matching(query, {Delivery.state: state}), Delivery.id)
     return Page(items=[show_delivery(each) for each in rows], next_page_token=token)
 
 

@@ -1,13 +1,15 @@
-"""The audit document a client reads: a version's report and, where there is one, the exact retrain beside it."""
+"""The audit documents that a client reads: a report and, where there is one, the exact retrain beside it."""
 
 from __future__ import annotations
 
+from fastapi.responses import HTMLResponse, JSONResponse, Response
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from app import audit_rows
 from app.errors import NotFound
 from app.reports import AuditReport, Measurement, Part
-from app.tables import AuditRow, OutcomeRow, Version
+from app.tables import AuditRow, Job, OutcomeRow, Version
 from app.web.report import render
 
 
@@ -29,13 +31,27 @@ SCHEMA = AuditDocument.model_json_schema(ref_template="#/components/schemas/{mod
 
 
 def find(session: Session, version: Version) -> AuditDocument:
-    """The newest report of the version. A comparison belongs to it when it excluded one of its requests."""
-    own = select(AuditRow).where(AuditRow.model_id == version.model_id, AuditRow.version == version.number)
-    row = session.scalars(own.order_by(AuditRow.id.desc()).limit(1)).first()
+    """The report that the version was published with; of one that was not audited then, the newest."""
+    row = audit_rows.publication(session, version) or session.scalars(audit_rows.reports_of(version).limit(1)).first()
     if row is None:
         raise NotFound("This version has no audit report; versions that were unlearned have one.")
-    requests = select(OutcomeRow.request_id).where(OutcomeRow.job_id == version.job_id)
-    beside = select(AuditRow).where(AuditRow.model_id == version.model_id, AuditRow.compares_request.in_(requests))
+    return document(session, row, version.job_id)
+
+
+def of_job(session: Session, job: Job) -> AuditDocument:
+    """The last report of a job, whether it led to a version or was rejected."""
+    query = select(AuditRow).where(AuditRow.job_id == job.id).order_by(AuditRow.id.desc()).limit(1)
+    row = session.scalars(query).first()
+    if row is None:
+        raise NotFound("This job has made no audit report.")
+    return document(session, row, job.id)
+
+
+def document(session: Session, row: AuditRow, made_by: str | None) -> AuditDocument:
+    """The report with an exact retrain beside it. A comparison belongs to it when it excluded a request that the job
+    `made_by` served."""
+    requests = select(OutcomeRow.request_id).where(OutcomeRow.job_id == made_by)
+    beside = select(AuditRow).where(AuditRow.model_id == row.model_id, AuditRow.compares_request.in_(requests))
     other = session.scalars(beside.order_by(AuditRow.id.desc()).limit(1)).first()
     comparison = None
     if other is not None and other.version is not None:
@@ -49,11 +65,18 @@ def find(session: Session, version: Version) -> AuditDocument:
     return AuditDocument(report=AuditReport.model_validate(row.report), retrained=comparison)
 
 
-def page(document: AuditDocument) -> str:
-    if document.retrained is None:
-        return render(document.report)
-    note = f"exact retrain, version {document.retrained.version}, never published"
-    return render(document.report, document.retrained.measurement, note)
+def answer(accept: str, found: AuditDocument) -> Response:
+    """As JSON or, where it is asked for, as a page."""
+    if prefers("text/html", accept):
+        return HTMLResponse(page(found), headers={"Vary": "Accept"})
+    return JSONResponse(found.model_dump(mode="json"), headers={"Vary": "Accept"})
+
+
+def page(found: AuditDocument) -> str:
+    if found.retrained is None:
+        return render(found.report)
+    note = f"exact retrain, version {found.retrained.version}, never published"
+    return render(found.report, found.retrained.measurement, note)
 
 
 def prefers(wanted: str, accept: str) -> bool:

@@ -122,7 +122,7 @@ def roc_plot(lines: Sequence[Line]) -> Markup:
 
 def confidence_plot(key: str, title: str, models: Sequence[Counts], top_share: float) -> Markup:
     """One panel: share of samples by confidence; the candidate as bars, the others as outlines."""
-    left, right, top, bottom = 36.0, PANEL - 8, 10.0, 150.0
+    left, right, top, bottom = 44.0, PANEL - 8, 10.0, 150.0  # on the left "100%" must fit
     x, y = linear(0, 1, left, right), linear(0, top_share, bottom, top)
     parts = []
     for value in ticks(0, top_share, 5):

@@ -14,12 +14,19 @@ from typing import Literal, NamedTuple
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from app.reports import Adversarial, Auc, AuditReport, Judgement, Measurement
+from app.reports import Adversarial, Auc, AuditReport, GateDecision, Judgement, Measurement
 from app.web import plots
 from app.web.numbers import NOT_MEASURED, decimal, p_value, percent, setting, signed, span
 
 Situation = Literal[
-    "pass", "remembered", "over-forgotten", "no-test", "too-uncertain", "no-signal", "no-longer-comparable"
+    "pass",
+    "remembered",
+    "over-forgotten",
+    "no-test",
+    "too-uncertain",
+    "no-signal",
+    "no-longer-comparable",
+    "judged-again",
 ]
 SETS = {"forget": "Forgotten", "retain": "Retained", "test": "Test"}
 
@@ -62,7 +69,7 @@ def render(report: AuditReport, comparison: Measurement | None = None, compariso
         judgement=report.judgement,
         columns=columns,
         comparison_note=comparison_note,
-        situation=situation(report.judgement),
+        situation=situation(report.judgement, report.gate),
         interval_plot=_interval_plot(report.judgement, columns),
         roc_plot=_roc_plot(columns),
         panels=_panels(columns),
@@ -70,7 +77,7 @@ def render(report: AuditReport, comparison: Measurement | None = None, compariso
     )
 
 
-def situation(judgement: Judgement) -> Situation:
+def situation(judgement: Judgement, gate: GateDecision | None = None) -> Situation:
     """Why the verdict is what it is, in the order in which `app.lifecycle.judge` decides."""
     interval, margin = judgement.interval, judgement.margin
     if judgement.verdict == "pass":
@@ -81,7 +88,9 @@ def situation(judgement: Judgement) -> Situation:
         return "no-test"
     if interval.low < -margin or interval.high > margin:
         return "too-uncertain"
-    return "no-longer-comparable" if judgement.parent_failed else "no-signal"
+    if not judgement.parent_failed:
+        return "no-signal"
+    return "judged-again" if gate is not None and gate.rejudged else "no-longer-comparable"
 
 
 # -- plots -----------------------------------------------------------------------------------------

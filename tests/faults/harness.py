@@ -151,7 +151,7 @@ class Case:
     def close(self) -> None:
         self.database.close()
         if self._desk is not None:
-            self._desk.database.close()
+            self._desk.close()
 
     def worker(self, **settings: Any) -> Any:
         """A worker process on this copy."""
@@ -193,6 +193,10 @@ class Case:
 
     def job(self, job_id: str = "") -> Job:
         return next(job for job in self.rows(Job) if job.id == (job_id or self.origin.job))
+
+    def unlearning(self) -> list[Job]:
+        """The unlearn jobs, oldest first."""
+        return [job for job in self.rows(Job) if job.kind == "unlearn"]
 
     def purge(self) -> Job:
         return next(job for job in self.rows(Job) if job.kind == "purge")

@@ -6,21 +6,23 @@ import os
 import signal
 import threading
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 from sqlalchemy import text
 
-from app import jobs, versions
+from app import db, jobs, versions
 from app.config import Settings
 from app.db import Database
 from app.jobs import Claim, LeaseLostError
+from app.jobs.claiming import claim_once
 from app.keys import FIRST_TENANT
 from app.lifecycle import JobKind, JobState
+from app.routing import Takes
 from app.storage import Stored
-from app.tables import Dataset, Job, JobArtifact, Model, Outbox, Version
+from app.tables import Dataset, Job, JobArtifact, Model, Outbox, Version, Worker
 from app.versions import SupersededError
 from tests.faults.harness import Case, Prepared, case_of, ended, state_of
 from tests.support import eventually
@@ -34,6 +36,12 @@ def enqueue(database: Database, count: int, lanes: int = LANES) -> list[str]:
             jobs.enqueue(session, tenant_id=FIRST_TENANT, kind=JobKind.TRAIN, lane=f"lane:{n % lanes}").id
             for n in range(count)
         ]
+
+
+def there(database: Database, name: str = "w", label: str = "cpu", kinds: Sequence[str] = ()) -> None:
+    """A worker that has just given a sign of life."""
+    with database.write() as session:
+        session.add(Worker(name=name, device="cpu", label=label, kinds=list(kinds), seen_at=db.now(session)))
 
 
 def finish(database: Database, claim: Claim) -> None:
@@ -200,7 +208,7 @@ def test_what_holds_a_lane_on_postgres_is_its_index(guarded: bool, database: Dat
     second: list[Claim | None] = []
     thread = threading.Thread(target=lambda: second.append(jobs.claim(database, "second", 60.0)))
     with database.write() as session:
-        first = jobs._claim_once(session, "first", 60.0, None)
+        first = claim_once(session, "first", 60.0, None, Takes().fits())
         assert first is not None
         assert first.id == claimed
         with database.write() as other:
@@ -245,6 +253,7 @@ def test_a_hint_twenty_times_over_is_one_claim(database: Database) -> None:
 
 def test_a_lost_hint_is_sent_again_and_a_lost_lease_ends_once(database: Database, settings: Settings) -> None:
     (job,) = enqueue(database, 1)
+    there(database)
     with database.write() as session:
         session.query(Outbox).delete()
     assert jobs.sweep(database, rehint_seconds=0.0) == (0, 1)
@@ -300,11 +309,12 @@ def _publish(session: Any, case: Case, claim: Claim) -> None:
     assert parent is not None
     work = versions.batch(session, claim.id, session.get_one(Dataset, case.origin.dataset), parent)
     report = {"judgement": {"verdict": "inconclusive"}}
-    versions.publish_unlearned(session, claim, work, parent, Stored("sha256:" + 64 * "1", 1), {}, report)
+    versions.publish_unlearned(session, claim, work, parent, Stored("sha256:" + 64 * "1", 1), {}, report, {})
 
 
 def test_only_what_can_run_is_hinted_again(database: Database) -> None:
     """A job behind one that takes hours would fill the broker with its hints."""
     enqueue(database, 3, lanes=2)
+    there(database)
     assert jobs.claim(database, "w", 60.0) is not None
     assert jobs.sweep(database, rehint_seconds=0.0) == (0, 1)

@@ -142,7 +142,7 @@ def test_a_flushed_broker_loses_no_job(parts: Parts) -> None:
         ]
     parts.start("sweep")
     with redis.Redis.from_url(REDIS) as broker:
-        eventually(lambda: broker.llen("lethe"), "the hints to be sent", 30)
+        eventually(lambda: broker.llen("lethe.references"), "the hints to be sent", 30)
         eventually(lambda: not case.rows(Outbox), "the outbox to be empty", 30)
         broker.flushdb()
     parts.start("worker")

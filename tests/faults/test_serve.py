@@ -90,7 +90,7 @@ def folder(on_sqlite: Prepared, tmp_path: Path) -> Path:
 def test_a_killed_worker_comes_back_and_its_job_goes_on_at_once(folder: Path, on_sqlite: Prepared) -> None:
     """The lease is of 60 seconds: that the job ends well before shows that it was handed back."""
     with serving(folder) as service:
-        service.client.wait_request(on_sqlite.request, poll_seconds=0.05)
+        service.client.requests.wait(on_sqlite.request, poll_seconds=0.05)
         job = train_long(service.client, on_sqlite, EPOCHS)
         before = service.job(job)
         killed = service.child("worker")
@@ -99,7 +99,7 @@ def test_a_killed_worker_comes_back_and_its_job_goes_on_at_once(folder: Path, on
         eventually(lambda: service.job(job)["attempts"] == 2, "another worker to take the job", 30)
         say(f"worker killed → job taken up again after {time.monotonic() - began:.2f} s")
         assert service.child("worker") != killed
-        ended = service.client.wait(job)
+        ended = service.client.jobs.wait(job)
         say(f"worker killed → job finished after {time.monotonic() - began:.2f} s")
         assert (ended["state"], ended["attempts"]) == ("succeeded", 2)
         assert before["attempts"] == 1
@@ -118,7 +118,7 @@ def test_a_killed_api_comes_back_on_its_port(folder: Path, on_sqlite: Prepared) 
         assert service.client.get("/readyz")["database"] == "ok"
         say(f"API killed → answered after {time.monotonic() - began:.2f} s")
         assert (folder / "url").read_text() == where
-        assert service.client.wait_request(on_sqlite.request, poll_seconds=0.05)["status"] == "fulfilled"
+        assert service.client.requests.wait(on_sqlite.request, poll_seconds=0.05)["status"] == "fulfilled"
 
 
 def test_nothing_outlives_a_killed_supervisor_and_its_job_is_handed_back(folder: Path, on_sqlite: Prepared) -> None:
@@ -207,7 +207,7 @@ def test_a_job_that_kills_its_worker_is_buried_and_can_be_revived(
     monkeypatch.setattr(supervisor, "RESTART_SECONDS", (0.0,))
     with supervised(folder, monkeypatch, crash_at="unlearn.finetune.begin"), client_of(folder) as client:
         made = client.post("/v1/datasets", {"name": "d", "source": {"name": "digits"}})
-        request = client.wait_request(on_sqlite.request, poll_seconds=0.05)
+        request = client.requests.wait(on_sqlite.request, poll_seconds=0.05)
         assert request["status"] == "needs-attention"
         (outcome,) = request["outcomes"]
         assert (outcome["state"], outcome["version"]) == ("attention", None)
@@ -215,7 +215,7 @@ def test_a_job_that_kills_its_worker_is_buried_and_can_be_revived(
         job = client.get(f"/v1/jobs/{on_sqlite.job}")
         assert (job["state"], job["attempts"]) == ("dead", 3)
         assert "its worker died" in job["problem"]["detail"]
-        assert client.wait(made["job"])["state"] == "succeeded"
+        assert client.jobs.wait(made["job"])["state"] == "succeeded"
         for name in ("api", "sweep", "worker"):
             assert pid_of(os.getpid(), name)
     monkeypatch.delenv("LETHE_CRASH_AT")

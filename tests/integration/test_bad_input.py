@@ -66,6 +66,8 @@ def place(kind: str, choice: dict[str, Any]) -> tuple[str, dict[str, Any]]:
         return "/v1/datasets", {"name": "n", "source": choice}
     body: dict[str, Any] = {"name": "n", "dataset": NOWHERE, "architecture": {"name": "small_cnn"}}
     names = {"methods": "method", "attacks": "attack", "audits": "audit"}
+    if kind == "probes":
+        return "/v1/models", body | {"policy": {"probes": [choice]}}
     if kind in names:
         return "/v1/models", body | {"policy": {names[kind]: choice}}
     return "/v1/models", body | {kind.removesuffix("s"): choice}
@@ -215,3 +217,60 @@ def test_what_a_database_cannot_store_is_refused_before_it_is_asked(account: Acc
         source = {"name": "torchvision", "params": {"options": options}}
         refused(account, "/v1/datasets", {"name": "n", "source": source})
     refused(account, "/v1/deletion-requests", {"dataset": NOWHERE, "sample_ids": ["a\x00"]})
+
+
+@pytest.mark.parametrize(
+    ("key", "shown"),
+    [
+        ("sample_ids", "/sample_ids"),  # a word of the API, where it does not belong
+        ("datasett", "did you mean `dataset`?"),
+        ("alice@example.org", ""),
+        ("sample-" + SECRET, ""),
+    ],
+)
+def test_an_unknown_key_is_named_only_by_words_of_the_api(shared: Trained, key: str, shown: str) -> None:
+    body = {"name": "n", "source": {"name": "upload"}, key: 1}
+    response = shared.account.http.post("/v1/datasets", json=body)
+    (fault,) = is_problem(response, 422, "schema")["errors"]
+    assert shown in fault["pointer"] + fault["detail"]
+    if not shown.startswith("/"):
+        assert fault["pointer"] == ""
+        assert key not in response.text
+
+
+def test_a_body_with_very_many_faults_lists_the_first_hundred(shared: Trained) -> None:
+    body = {"name": "n", "source": {"name": "upload"}} | {f"key-{n}": 1 for n in range(5_000)}
+    faults = is_problem(shared.account.http.post("/v1/datasets", json=body), 422, "schema")["errors"]
+    assert len(faults) == 100
+
+
+def test_a_path_with_a_verb_is_not_taken_for_the_object(shared: Trained) -> None:
+    http = shared.account.http
+    for path in (f"{shared.where}:train", "/v1/jobs/job_1:cancel", f"{shared.where}/versions/1:promote"):
+        response = http.get(path)
+        is_problem(response, 405, "method-not-allowed")
+        assert response.headers["allow"] == "POST"
+    assert http.delete("/v1/models").headers["allow"] == "GET, POST"
+    assert http.delete(f"{shared.where}/versions/1/checkpoint").headers["allow"] == "GET, HEAD, PUT"
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("{where}:precompute", {"seed": False}),
+        ("{where}:precompute", {"seed": "7"}),
+        ("{where}:references", {"count": "4"}),
+        ("{where}:train", {"compare_only": 1}),
+        ("{where}:train", {"compare_only": "yes"}),
+        ("/v1/api-keys", {"name": "n", "scopes": ["read"], "expires_in_days": True}),
+        ("/v1/datasets", {"name": "n", "source": {"name": "digits", "params": {"noise": "0.3"}}}),
+        ("/v1/datasets", {"name": "n", "source": {"name": "digits", "params": {"seed": True}}}),
+        ("{where}/policy", {"grace_seconds": "7"}),
+        ("{where}/policy", {"when": {"mode": "batch", "max_requests": True}}),
+    ],
+)
+def test_values_of_another_type_are_not_taken_for_what_they_resemble(
+    shared: Trained, path: str, body: dict[str, Any]
+) -> None:
+    method = "PUT" if path.endswith("/policy") else "POST"
+    is_problem(shared.account.http.request(method, path.format(where=shared.where), json=body), 422, "schema")

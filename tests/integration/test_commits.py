@@ -41,7 +41,7 @@ def test_a_deletion_whose_commit_fails_is_no_202_and_may_be_sent_again(
     body = {"dataset": trained.dataset, "sample_ids": trained.ids[:3]}
     failed = commit_failing_once(monkeypatch)
     first = trained.account.http.post("/v1/deletion-requests", json=body, headers={"Idempotency-Key": "k"})
-    is_problem(first, 500, "internal")
+    is_problem(first, 503, "database-unavailable")
     assert failed
     assert counts(trained.account.database) == before
     second = trained.account.http.post("/v1/deletion-requests", json=body, headers={"Idempotency-Key": "k"})
@@ -52,7 +52,7 @@ def test_a_deletion_whose_commit_fails_is_no_202_and_may_be_sent_again(
 def test_an_upload_whose_commit_fails_is_no_202(account: Account, monkeypatch: pytest.MonkeyPatch) -> None:
     before = counts(account.database)
     commit_failing_once(monkeypatch)
-    is_problem(account.http.post("/v1/datasets", json=UPLOAD), 500, "internal")
+    is_problem(account.http.post("/v1/datasets", json=UPLOAD), 503, "database-unavailable")
     assert counts(account.database) == before
 
 

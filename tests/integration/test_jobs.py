@@ -154,7 +154,7 @@ def test_a_running_job_is_asked_to_stop_and_the_worker_obeys(trained: Trained) -
     finally:
         worker.join(20)
     assert not worker.is_alive()
-    desk.database.close()
+    desk.close()
     found = account.get(f"/v1/jobs/{job}")
     assert (found["state"], found["problem"]["detail"]) == ("cancelled", "cancelled on request")
     assert account.get(f"/v1/models/{model}")["current_version"] is None

@@ -233,7 +233,7 @@ def test_a_purged_model_keeps_its_record_and_no_bytes(trained: Trained) -> None:
     account = trained.account
     assert account.post(f"{trained.where}:purge", {}, 200)["current_version"] is None
     blobs = open_blobs(account.settings)
-    outbox.relay(account.database, partial(erasure.remove, account.database, blobs), "blob")
+    outbox.relay_blobs(account.database, partial(erasure.remove, account.database, blobs))
     assert erasure.purge_due_versions(account.database, blobs) == 1
     is_problem(account.http.get(f"{trained.where}/versions/1/checkpoint"), 410, "purged")
     with account.database.read() as session:
@@ -339,6 +339,10 @@ def test_a_rotated_key_ends_and_a_replay_does_not_show_the_secret(trained: Train
         headers = {"Authorization": f"Bearer {token}"}
         assert account.http.get("/v1/jobs", headers=headers).status_code == code
     assert account.http.delete(f"/v1/api-keys/{newer['id']}").status_code == 204
+    for ended in (made, newer):  # one by its rotation, the other revoked
+        before = len(account.get("/v1/api-keys")["items"])
+        is_problem(account.http.post(f"/v1/api-keys/{ended['id']}:rotate", json={}), 409, "key-ended")
+        assert len(account.get("/v1/api-keys")["items"]) == before
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,18 @@ from sqlalchemy import select, update
 from app import db, erasure, jobs
 from app.positions import unpack
 from app.storage import Folder
-from app.tables import AdversarialRow, Dataset, JobArtifact, Model, Receipt, ReferenceRow, Sample, Version
+from app.tables import (
+    AdversarialRow,
+    Commitment,
+    Dataset,
+    Job,
+    JobArtifact,
+    Model,
+    Receipt,
+    ReferenceRow,
+    Sample,
+    Version,
+)
 from tests.integration.conftest import Trained
 from tests.integration.helpers import blobs, is_problem
 from tests.support import Document
@@ -319,3 +331,68 @@ def test_orphans_and_leftovers_are_swept_and_nothing_that_is_used(trained: Train
     assert blobs(account.settings) == kept
     assert orphan not in kept
     assert trained.forget(trained.ids[:5])["status"] == "fulfilled"
+
+
+# -- requests whose purges wait together -----------------------------------------------------------
+
+
+def receipts_of(trained: Trained, made: Document) -> Counter[str]:
+    return Counter(receipt["subject"] for receipt in trained.request(made)["receipts"])
+
+
+def test_purges_that_wait_together_rewrite_the_dataset_once(trained: Trained, monkeypatch: pytest.MonkeyPatch) -> None:
+    from worker import chores
+    from worker.tasks import run_one
+
+    rewritten: list[int] = []
+    real = chores._without_columns
+
+    def counted(run: Any, digest: str, positions: Any) -> str:
+        rewritten.append(len(positions))
+        return real(run, digest, positions)
+
+    monkeypatch.setattr(chores, "_without_columns", counted)
+    account, parts = trained.account, [trained.ids[:3], trained.ids[3:7], trained.ids[7:9]]
+    grace(trained, 7 * 86400, when={"mode": "batch", "max_requests": len(parts)})
+    made = [trained.delete(ids) for ids in parts]
+    assert run_one(account.desk, "tester"), "one job for all of them"
+    assert [trained.request(each)["status"] for each in made] == ["published"] * 3
+    assert run_one(account.desk, "tester")
+    assert [trained.request(each)["status"] for each in made] == ["fulfilled", "published", "published"]
+    account.work()
+    assert rewritten == [9] * 4, "four signals, once each, without the samples of all"
+    found = [receipts_of(trained, each) for each in made]
+    assert found == [found[0]] * 3
+    assert (found[0]["sample-bytes"], found[0]["reference-columns"], found[0]["reference-pool"]) == (1, 4, 1)
+    for each in made:
+        final = trained.request(each)
+        assert final["status"] == "fulfilled"
+        gone = [receipt["digest"] for receipt in final["receipts"] if receipt["done_at"] and receipt["digest"]]
+        assert blobs(account.settings).isdisjoint(gone)
+    with account.database.read() as session:
+        left = set(session.scalars(select(Sample.sample_id).where(Sample.dataset_id == trained.dataset)))
+        assert left.isdisjoint(trained.ids[:9])
+        assert len(session.scalars(select(Commitment)).all()) == 3
+
+
+def test_a_purge_takes_no_samples_along_that_a_comparison_waits_for(trained: Trained) -> None:
+    from worker.tasks import run_one
+
+    account = trained.account
+    grace(trained, 7 * 86400, when={"mode": "batch", "max_requests": 2})
+    first, second = trained.delete(trained.ids[:3]), trained.delete(trained.ids[3:7])
+    wanted = {"exclude_request": second["id"], "compare_only": True}
+    comparison = account.post(f"{trained.where}:train", wanted)["id"]
+    assert run_one(account.desk, "tester")
+    with account.database.read() as session:
+        [purge] = session.scalars(select(Job.id).where(Job.request_id == first["id"], Job.kind == "purge"))
+    assert run_one(account.desk, "tester", hint=purge)
+    assert trained.request(first)["status"] == "fulfilled"
+    assert trained.request(second)["status"] == "published"
+    with account.database.read() as session:
+        left = set(session.scalars(select(Sample.sample_id).where(Sample.dataset_id == trained.dataset)))
+    assert left.isdisjoint(trained.ids[:3])
+    assert left.issuperset(trained.ids[3:7])
+    account.work()
+    assert account.get(f"/v1/jobs/{comparison}")["state"] == "succeeded"
+    assert trained.request(second)["status"] == "fulfilled"

@@ -31,7 +31,7 @@ def everything(shared: Trained) -> tuple[Trained, dict[str, str], dict[str, str]
     made = shared.delete(shared.ids[:2])
     ours = {"dataset": shared.dataset, "model": shared.model, "request": made["id"], "number": "1"}
     ours["job"] = made["outcomes"][0]["job"]
-    return shared, ours, as_other(shared.account)
+    return shared, ours, as_other(shared.account) | {"X-Request-Id": "the-same"}
 
 
 def operations(shared: Trained) -> list[tuple[str, str]]:
@@ -100,8 +100,9 @@ def test_bodies_that_name_anothers_object_answer_as_for_an_absent_one(
         ),
     ]
     for path, body, field, prefix in bodies:
-        found = http.post(path, json=body, headers=theirs)
-        missing = http.post(path, json=body | {field: f"{prefix}_{'0' * 26}"}, headers=theirs)
+        same = theirs | {"X-Request-Id": "the-same-for-both"}
+        found = http.post(path, json=body, headers=same)
+        missing = http.post(path, json=body | {field: f"{prefix}_{'0' * 26}"}, headers=same)
         is_problem(found, 404, "not-found")
         assert found.content == missing.content, path
 

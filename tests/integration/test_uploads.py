@@ -146,7 +146,7 @@ def test_bytes_that_are_no_parquet_are_refused(account: Account) -> None:
     for spoiled in (b"x" * 100, data[:-1], data[4:], data[: len(data) // 2], b"PAR1" + b"\xff" * 64 + b"PAR1"):
         is_problem(send(account, made, spoiled), 422, "dataset-content")
     is_problem(send(account, made, b""), 422, "empty-body")
-    for form in ("text/csv", "application/zip", ""):
+    for form in ("text/csv", "application/octet-stream", ""):
         is_problem(send(account, made, data, form), 415, "unsupported-media-type")
     assert (blobs(account.settings), incoming(account.settings)) == (set(), [])
 

@@ -13,8 +13,9 @@ from worker.attacks import ladder
 from worker.attacks.fast_min_norm import fast_min_norm
 from worker.attacks.ffgsm import ffgsm
 from worker.attacks.pgd_l2 import pgd_l2
-from worker.attacks.steps import counted, full_precision
+from worker.attacks.steps import counted
 from worker.attacks.transfer import transfer, transfer_rate
+from worker.evaluation import full_precision
 
 LOW = FastMinNormParams(search="bfloat16")
 

@@ -6,14 +6,15 @@ import pytest
 from pydantic import ValidationError
 
 from app import catalog
-from app.policy import Choice, Policy, choose
+from app.policy import Choice, Policy, Rung, choose
 
 
 @pytest.mark.parametrize("kind", catalog.KINDS)
 def test_defaults_are_filled_in_and_choosing_again_changes_nothing(kind: str) -> None:
     for name, entry in catalog.KINDS[kind].items():
         chosen = choose(kind, Choice(name=name))
-        assert chosen.params.keys() == entry.params.model_fields.keys()
+        always = {name for name, field in entry.params.model_fields.items() if field.exclude_if is None}
+        assert always <= chosen.params.keys() <= entry.params.model_fields.keys()
         assert choose(kind, chosen) == chosen
         assert catalog.parse(kind, name, chosen.params) == entry.params()
 
@@ -71,3 +72,33 @@ def test_a_method_that_needs_the_remain_set_is_refused_where_the_policy_gives_no
 def test_policies_outside_their_schema(fields: dict[str, object]) -> None:
     with pytest.raises(ValidationError):
         Policy.model_validate(fields)
+
+
+def test_the_ladder_ends_in_exact_retraining_where_the_remain_set_is_given() -> None:
+    assert [rung.name for rung in Policy().ladder] == ["retrain"]
+    assert Policy(remain="subsample").ladder == Policy(remain="none").ladder == ()
+    assert Policy(method=Choice(name="retrain")).ladder == ()
+    assert Policy(ladder=()).ladder == ()
+
+
+def test_a_policy_says_what_it_cannot_do() -> None:
+    assert Policy().notes == []
+    assert "no last rung" in Policy(remain="none").notes[0]
+    assert "one half of the reference models" in Policy(ladder=(Rung(name="salun"), Rung(name="retrain"))).notes[0]
+
+
+def test_the_rungs_are_the_method_and_the_ladder_in_order() -> None:
+    ladder = (Rung(name="amun", params={"epochs": 20}, stronger=True), Rung(name="retrain"))
+    policy = Policy(ladder=ladder)
+    assert [choice.params.get("epochs") for choice in policy.methods] == [10, 20, None]
+    assert [(rung.method, rung.exact, rung.stronger) for rung in policy.rungs] == [
+        ("amun", False, False),
+        ("amun", False, True),
+        ("retrain", True, False),
+    ]
+    assert Policy.model_validate_json(policy.model_dump_json()) == policy
+
+
+def test_a_policy_of_before_there_were_ladders_gets_the_default_one() -> None:
+    stored = Policy().model_dump(exclude={"ladder", "on_inconclusive", "probes"})
+    assert Policy.model_validate(stored) == Policy()

@@ -10,6 +10,7 @@ from itertools import pairwise
 
 import pytest
 
+from app.ladder import judged_again
 from app.lifecycle import Estimate, judge, smallest_margin
 from app.reports import (
     Adversarial,
@@ -17,12 +18,16 @@ from app.reports import (
     AuditReport,
     Balance,
     Curve,
+    GateDecision,
     Histogram,
     Interval,
     Judgement,
     Measurement,
+    ProbeRun,
     References,
+    Relearning,
     TprAtFpr,
+    TriedRung,
 )
 from app.web import plots, svg
 from app.web.numbers import decimal, p_value, percent, setting, signed
@@ -185,11 +190,52 @@ def hostile() -> AuditReport:
         "judgement": base["judgement"] | {"reason": HOSTILE},
         "references": base["references"] | {"signal": HOSTILE},
         "adversarial": adversarial,
+        "gate": climbed().model_dump()["gate"]
+        | {
+            "reason": HOSTILE,
+            "note": HOSTILE,
+            "action": "climb",
+            "next_method": HOSTILE,
+            "earlier": [{"job": HOSTILE, "method": HOSTILE, "verdict": "fail", "reason": HOSTILE}],
+        },
+        "probes": [{"name": HOSTILE, "params": {HOSTILE: HOSTILE}, "seconds": 1.0, "skipped": HOSTILE}],
         "stage_seconds": {HOSTILE: 1.0},
         "environment": {HOSTILE: HOSTILE},
         "not_shown": [HOSTILE],
     }
     return AuditReport.model_validate(base | changed)
+
+
+def climbed() -> AuditReport:
+    """The second rung of three, judged by half of the references, published since the deadline came first."""
+    base = report()
+    gate = GateDecision(
+        rung=2,
+        rungs=3,
+        judged=True,
+        references="judging half",
+        selection=judged(0.511, 0.044, 0.1, 0.742),
+        action="publish",
+        reason="it is under the utility floor, but the legal deadline comes first",
+        alert=True,
+        earlier=[
+            TriedRung(job="job_before", method="salun", verdict="fail", reason="the audit failed: over-forgotten")
+        ],
+    )
+    probes = [
+        ProbeRun(name="relearn", params={"most_steps": 40}, seconds=1.25),
+        ProbeRun(name="robust_accuracy", params={}, seconds=0.5),
+        ProbeRun(name="known_method", params={"shadows": 16}, seconds=1234.5, models_trained=32),
+    ]
+    again = Relearning(steps=17, target=0.0123, reaches="loss", most_steps=40)
+    candidate = base.candidate.model_copy(
+        update={"relearning": again, "robust_accuracy": 0.4321, "known_method_ft_auc": auc(0.5432)}
+    )
+    never = Relearning(steps=None, target=0.0123, reaches="loss", most_steps=40)
+    parent = base.parent.model_copy(update={"relearning": never}) if base.parent else None
+    judgement = base.judgement.model_copy(update={"utility_floor": 0.9012, "utility_kept": False})
+    changed = {"gate": gate, "probes": probes, "candidate": candidate, "parent": parent, "judgement": judgement}
+    return base.model_copy(update=changed)
 
 
 RETRAINED = measurement(0.506, 0.8542, 5.5)
@@ -200,6 +246,7 @@ PAGES = {
     "too-uncertain": lambda: render(report(margin=0.05)),
     "no-signal": lambda: render(report(parent=0.52)),
     "bare": lambda: render(bare()),
+    "climbed": lambda: render(climbed(), RETRAINED),
     "hostile": lambda: render(hostile(), RETRAINED, HOSTILE),
 }
 
@@ -358,6 +405,23 @@ def test_situation_of_a_candidate_that_lost_its_signal() -> None:
     assert "changed too much" in render(report().model_copy(update={"judgement": judgement}))
 
 
+def test_a_pass_that_was_judged_again_is_none_and_the_page_says_why() -> None:
+    passed = report().judgement
+    assert (passed.verdict, judged_again(passed, 0)) == ("pass", passed)
+    again = judged_again(passed, 2)
+    assert (again.verdict, again.interval) == ("inconclusive", passed.interval)
+    assert "judged again after this batch had failed 2 times" in again.reason
+    gate = GateDecision(
+        rung=1, rungs=1, judged=True, references="all", action="publish", reason="labelled so", rejudged=2
+    )
+    page = render(report().model_copy(update={"judgement": again, "gate": gate}))
+    assert "cannot count as a pass" in page
+    assert "ended with a fail 2 times before" in page
+    for verdict in ("fail", "inconclusive"):
+        other = passed.model_copy(update={"verdict": verdict})
+        assert judged_again(other, 2) == other
+
+
 # -- every number, and nothing invented -------------------------------------------------------------
 
 
@@ -408,6 +472,55 @@ def test_every_number_appears() -> None:
     missing = [number for number in expected if number.replace("\u00a0", " ") not in text]
     assert not missing
     assert "not measured" not in text
+
+
+def test_what_the_gate_decided_and_what_it_cost_is_said() -> None:
+    text = Page(render(climbed(), RETRAINED)).text
+    expected = [
+        *("2 of 3", "Deadline alert.", "Published", "the half that judges", "job_before", "over-forgotten"),
+        *("90.1 %: not kept", "17 loss 0.012", "more than 40", "43.2 %", "0.543", "1,234.5 s and 32 models trained"),
+    ]
+    assert [words for words in expected if words not in text] == []
+    assert "What was decided" not in Page(render(report())).text
+
+
+def test_a_rejected_candidate_says_what_is_tried_next() -> None:
+    found = climbed()
+    assert found.gate is not None
+    gate = found.gate.model_copy(update={"action": "climb", "next_method": "retrain", "references": "choosing half"})
+    text = Page(render(found.model_copy(update={"gate": gate, "version": None}))).text
+    assert "Rejected , and retrain is tried next on the same batch" in text
+    assert "the other half has not seen this candidate" in text
+    assert "will probably be missed" in text
+    left = gate.model_copy(update={"action": "attention"})
+    assert "a person must decide" in Page(render(found.model_copy(update={"gate": left}))).text
+
+
+def test_too_few_controls_for_any_rate_make_a_sentence_not_an_empty_table() -> None:
+    def without(measured: Measurement) -> Measurement:
+        return measured.model_copy(update={"tpr": []})
+
+    base = report()
+    assert base.parent is not None
+    bare_of_rates = base.model_copy(update={"candidate": without(base.candidate), "parent": without(base.parent)})
+    text = Page(render(bare_of_rates, without(RETRAINED))).text
+    assert "there are too few never-trained samples (359) for any rate" in text
+    assert "False alarms" not in text
+    assert "False alarms" in Page(render(base)).text
+
+
+def test_a_version_without_a_forget_set_is_no_statement_about_forgetting() -> None:
+    none = bare().model_copy(update={"forget_samples": 0, "candidate": Measurement(accuracy_test=0.9)})
+    text = Page(render(none)).text
+    assert "measured without a forget set" in text
+    assert "would have to tell" not in text
+
+
+def test_the_label_of_a_whole_share_fits_on_its_panel() -> None:
+    """Twelve-pixel digits are at most 7.5 wide: a label that ends at x needs so much room on its left."""
+    panel = plots.confidence_plot("k", "t", [plots.Counts("candidate", "Unlearned", [0] * 19 + [5])], 1.0)
+    x = next(float(found) for found in re.findall(r'x="([\d.]+)"[^>]*text-anchor="end"[^>]*>100%<', panel))
+    assert x >= 4 * 7.5 + 6
 
 
 def test_unknown_is_not_zero() -> None:

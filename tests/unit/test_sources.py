@@ -8,9 +8,9 @@ from PIL import Image
 
 from app.catalog import DigitsSource, TorchvisionSource, UploadSource
 from app.uploads import SourceError, check_parquet
-from worker.data.parquet import load_parquet
 from worker.data.samples import Samples
 from worker.data.sources import load_source
+from worker.data.upload import load_content
 
 # -- digits and torchvision ------------------------------------------------------------------------
 
@@ -109,7 +109,7 @@ def write(tmp_path):
 
 
 def test_a_file_is_decoded_in_its_order(write):
-    raw = load_parquet(write(table()), 0.5, seed=0)
+    raw = load_content(write(table()), 0.5, seed=0)
     assert np.array_equal(raw.images, pictures(6))
     assert raw.ids == [f"person-{row}" for row in range(6)]
     assert raw.labels.tolist() == list(range(6))
@@ -131,16 +131,16 @@ def test_structs_integer_ids_and_splits_are_taken(write):
 
 def test_grey_stays_grey_and_becomes_colour_beside_colour(write):
     grey = pictures(2, (6, 5))
-    raw = load_parquet(write(table(2, image=[encoded(each) for each in grey])), 0, 0)
+    raw = load_content(write(table(2, image=[encoded(each) for each in grey])), 0, 0)
     assert np.array_equal(raw.images, grey[..., None])
     mixed = [encoded(grey[0]), encoded(pictures(1)[0])]
-    raw = load_parquet(write(table(2, image=mixed)), 0, 0)
+    raw = load_content(write(table(2, image=mixed)), 0, 0)
     assert np.array_equal(raw.images[0], np.repeat(grey[0][..., None], 3, axis=2))
 
 
 def test_the_holdout_is_drawn_from_the_seed(write):
     path = write(table(40))
-    drawn = [load_parquet(path, 0.25, seed).holdout for seed in (0, 0, 1)]
+    drawn = [load_content(path, 0.25, seed).holdout for seed in (0, 0, 1)]
     assert drawn[0].sum() == 10
     assert np.array_equal(drawn[0], drawn[1])
     assert not np.array_equal(drawn[0], drawn[2])
@@ -226,7 +226,7 @@ def bomb():
         (b"", "there is no image"),
         (None, "there is no image"),
         (encoded(pictures(1)[0])[:40], "cannot be decoded"),
-        (encoded(pictures(1, (5, 6, 3))[0]), "differs in size"),
+        (encoded(pictures(1, (5, 6, 3))[0]), "5 x 6 pixels, the first one 6 x 5"),
         (bomb(), "more than 1024 pixels"),
     ],
 )
@@ -234,7 +234,7 @@ def test_an_image_that_cannot_be_taken_names_its_row(write, image, reason):
     columns = table()
     columns["image"][4] = image
     with pytest.raises(SourceError, match="some images") as caught:
-        load_parquet(write(columns), 0, 0)
+        load_content(write(columns), 0, 0)
     assert len(caught.value.errors) == 1
     assert caught.value.errors[0].startswith("row 4: ")
     assert reason in caught.value.errors[0]

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.api.transfer import _matches, _span
+from app.api.conditional import matches as condition
+from app.api.transfer import _span
 from app.errors import RangeNotSatisfiable
 
 NUMBER = st.integers(0, 30)
@@ -44,4 +45,4 @@ def test_anything_else_is_ignored(header: str) -> None:
     ],
 )  # fmt: skip
 def test_if_none_match(header: str | None, matches: bool) -> None:
-    assert _matches(header, '"a"') is matches
+    assert condition(header, '"a"') is matches

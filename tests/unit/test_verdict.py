@@ -339,3 +339,30 @@ def test_on_digits_an_untouched_model_always_fails_and_a_retrained_one_never_doe
         ]
         assert verdicts[0] == "fail"
         assert verdicts[1] != "fail"
+
+
+def test_half_a_pool_leaves_out_samples_without_models_of_both_kinds():
+    """Of four references some samples have one IN model: leaving that one out would leave nothing to compare with."""
+    inside = DESIGN[:4].sum(axis=0)
+    half = references.ReferenceSignals(POOL.logits[:4], POOL.log_odds[:4], DESIGN[:4])
+    candidate, *_, judgement = audited(RETRAINED, pool=half)
+    known = (inside == 2)[FORGET].sum()
+    assert 0 < known < len(FORGET)
+    assert candidate.ft_auc.positives == known
+    assert np.isfinite(candidate.ft_auc.standard_error)
+    assert judgement.null == 0.5
+
+
+def test_without_a_forget_set_the_models_own_signal_is_all():
+    candidate, parent, balance, judgement = audited(PARENT, forget=FORGET[:0])
+    assert candidate.rt_auc.value > 0.6
+    assert (candidate.ft_auc, candidate.accuracy_forget, balance) == (None, None, None)
+    assert parent.rt_auc is not None
+    assert candidate.convergence[-1].rt_auc == pytest.approx(candidate.rt_auc.value)
+    assert judgement.verdict == "inconclusive"
+    assert judgement.reason.startswith("no forget set")
+
+
+@pytest.mark.parametrize(("floor", "kept"), [(None, None), (0.0, True), (1.0, False)])
+def test_a_judgement_says_whether_utility_was_kept_whatever_else_it_found(floor, kept):
+    assert judged(PARENT, utility_floor=floor).utility_kept is kept

@@ -513,9 +513,27 @@ def test_the_exit_status_says_no(alone):
         file.truncate(verify.MAX_BYTES + 1)
     assert "too large" in call("large.json", "--key", "key.pem").stdout
     assert "not an Ed25519" in call("certificate.json", "--key", "ec.pem").stdout
-    for arguments in (("missing.json", "--key", "key.pem"), ("certificate.json", "--key", "certificate.json")):
-        done = call(*arguments)
-        assert (done.returncode, done.stderr) == (1, "")
+    done = call("certificate.json", "--key", "certificate.json")
+    assert (done.returncode, done.stderr) == (1, "")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("missing.json", "--key", "key.pem"),
+        ("certificate.json", "--key", "missing.pem"),
+        ("certificate.json", "--key", "key.pem", "--trust", "missing.json"),
+        ("certificate.json", "--key", "key.pem", "--checkpoint", "missing.safetensors"),
+        ("certificate.json", "--key", "key.pem", "--previous", "missing.json"),
+        (".", "--key", "key.pem"),
+    ],
+)
+def test_a_file_that_cannot_be_read_is_wrong_usage_and_says_nothing_of_the_certificate(alone, arguments):
+    _, call = alone
+    done = call(*arguments)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "DOES NOT HOLD" not in done.stderr
+    assert next(name for name in arguments if name.startswith(("missing", "."))) in done.stderr
 
 
 def test_a_trust_file_gives_keys_their_validity(alone):

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from app.catalog import ResNet18Params
+from worker.architectures import Size
 
 
 class Block(nn.Module):
@@ -28,7 +29,12 @@ class Block(nn.Module):
         return torch.relu((main + self.shortcut(x)) * self.scale)
 
 
-def build(params: ResNet18Params, channels: int, num_classes: int) -> nn.Module:
+def build(
+    params: ResNet18Params,
+    channels: int,
+    num_classes: int,
+    size: Size = (32, 32),  # noqa: ARG001  the architectures' common shape
+) -> nn.Module:
     """3x3 stem without pooling, four stages of two blocks (w, 2w, 4w, 8w channels), a linear head."""
     width = params.width
     layers: list[nn.Module] = [

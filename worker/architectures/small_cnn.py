@@ -5,9 +5,15 @@ from __future__ import annotations
 from torch import nn
 
 from app.catalog import SmallCnnParams
+from worker.architectures import Size
 
 
-def build(params: SmallCnnParams, channels: int, num_classes: int) -> nn.Module:
+def build(
+    params: SmallCnnParams,
+    channels: int,
+    num_classes: int,
+    size: Size = (32, 32),  # noqa: ARG001  the architectures' common shape
+) -> nn.Module:
     """Three 3x3 convolutions (w, 2w, 2w channels) with batch norm and a linear head.
 
     Max pooling halves the image after each of the first two, and global max pooling ends the third: with

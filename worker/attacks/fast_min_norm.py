@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 from app.catalog import FastMinNormParams
 from worker.attacks import AttackResult, verified
-from worker.attacks.steps import ROUNDING, TINY, full_precision, norms, runner_up
+from worker.attacks.steps import ROUNDING, TINY, norms, runner_up
 from worker.data.batches import batch_sizes
 from worker.data.samples import gather
-from worker.evaluation import frozen
+from worker.evaluation import frozen, full_precision
 
 LAST_SHRINK = 0.01
 SHRINK_BACK = 0.998  # a step outwards stays inside the best image so far

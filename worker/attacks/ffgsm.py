@@ -7,10 +7,10 @@ from torch import Tensor, nn
 
 from app.catalog import FfgsmParams
 from worker.attacks import AttackResult, verified
-from worker.attacks.steps import ascent, full_precision
+from worker.attacks.steps import ascent
 from worker.data.batches import batch_sizes
 from worker.data.samples import gather
-from worker.evaluation import frozen, logits
+from worker.evaluation import frozen, full_precision, logits
 
 
 def ffgsm(model: nn.Module, images: Tensor, labels: Tensor, params: FfgsmParams) -> AttackResult:

@@ -9,10 +9,10 @@ from torch import Tensor, nn
 
 from app.catalog import PgdL2Params
 from worker.attacks import AttackResult, verified
-from worker.attacks.steps import ascent, full_precision, step
+from worker.attacks.steps import ascent, step
 from worker.data.batches import batch_sizes
 from worker.data.samples import gather
-from worker.evaluation import frozen, logits
+from worker.evaluation import frozen, full_precision, logits
 
 STEPS_BETWEEN_COMPACTIONS = 5
 

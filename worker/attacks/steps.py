@@ -56,18 +56,6 @@ def step(origin: Tensor, point: Tensor, direction: Tensor, radius: float, length
     return (origin + shift * (radius / norms(shift).clamp_min(TINY)).clamp_max(1)).clamp(0, 1)
 
 
-@contextmanager
-def full_precision() -> Iterator[None]:
-    """float32 means float32 inside: no TF32 on CUDA. No effect elsewhere."""
-    matmul, convolution = torch.backends.cuda.matmul, torch.backends.cudnn
-    before = matmul.allow_tf32, convolution.allow_tf32
-    matmul.allow_tf32, convolution.allow_tf32 = False, False
-    try:
-        yield
-    finally:
-        matmul.allow_tf32, convolution.allow_tf32 = before
-
-
 @dataclass
 class Cost:
     """Forward-equivalents: one for each image that went forward, one for each that went back to the input."""

@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from app.catalog import TransferParams
 from worker import evaluation
 from worker.attacks import AttackResult
-from worker.attacks.steps import full_precision
 
 
 @dataclass(frozen=True)
@@ -66,5 +65,4 @@ def transfer_rate(model: nn.Module, labels: Tensor, given: AttackResult, batch_s
 
 
 def _said(model: nn.Module, images: Tensor, batch_size: int) -> Tensor:
-    with full_precision():
-        return evaluation.logits(model, images, batch=batch_size).argmax(1)
+    return evaluation.logits(model, images, batch=batch_size).argmax(1)

@@ -19,6 +19,8 @@ from worker.references import ReferenceSignals
 Floats = NDArray[np.float64]
 
 FEWEST_REFERENCES = 4  # a jackknife leaves one out, and an IN and an OUT model must remain of each sample
+FEWEST_OF_A_KIND = 2  # IN and OUT models of a sample, for the same reason
+NO_FORGET_SET = "no forget set: the version's own membership signal and its accuracies alone"
 FALSE_POSITIVE_RATES = (0.01, 0.001)
 BINS = 20
 
@@ -62,11 +64,11 @@ def audit(
         (None without references) and the judgement.
     """
     groups = Groups(forget, remain, holdout)
-    usable, problem = _usable(groups, references)
+    usable, scorable, problem = _usable(groups, references)
     logits = [candidate_logits] if parent_logits is None else [candidate_logits, parent_logits]
     measurements = [_plain(each, labels, groups, params) for each in logits]
     balanced, retrained = None, []
-    if references is not None and not problem:
+    if references is not None and scorable:
         pool = pool_of(references, labels, params)
         checks = [
             (name, other, pool_of(references, labels, other))
@@ -77,26 +79,36 @@ def audit(
             measurement.model_copy(update=_attacked(each, labels, usable, pool, params, checks))
             for measurement, each in zip(measurements, logits, strict=True)
         ]
-        balanced = balance(references.log_odds, references.membership, labels, usable, grouped)
-        for each in retrained_logits:
-            values = plain_scores(each, labels, usable, pool, params)
-            retrained.append(roc.auc(values[usable.forget], values[usable.test]))
+        if not problem:
+            balanced = balance(references.log_odds, references.membership, labels, usable, grouped)
+            for each in retrained_logits:
+                values = plain_scores(each, labels, usable, pool, params)
+                retrained.append(roc.auc(values[usable.forget], values[usable.test]))
     parent = measurements[1] if parent_logits is not None else None
     ruling = judgement(measurements[0], parent, balanced, problem, params.margin, utility_floor, retrained)
     return measurements[0], parent, balanced, ruling
 
 
-def _usable(groups: Groups, references: ReferenceSignals | None) -> tuple[Groups, str]:
-    """Return the samples whose membership can be audited and, where that is not enough, why."""
+def _usable(groups: Groups, references: ReferenceSignals | None) -> tuple[Groups, bool, str]:
+    """Return the samples whose membership can be audited, whether any can, and where that gives no verdict, why.
+
+    A jackknife leaves a reference out, and an IN and an OUT model must remain of each sample: a part of a pool has
+    samples for which that is not so.
+    """
     if references is None:
-        return groups, "no references"
-    known = np.logical_and.reduce(np.isfinite(references.log_odds), axis=0)
+        return groups, False, "no references"
+    models = len(references.membership)
+    inside = references.membership.sum(axis=0)
+    enough = (inside >= FEWEST_OF_A_KIND) & (models - inside >= FEWEST_OF_A_KIND)
+    known = np.logical_and.reduce(np.isfinite(references.log_odds), axis=0) & enough
     usable = Groups(*(each[known[each]] for each in (groups.forget, groups.retain, groups.test)))
-    if len(references.membership) < FEWEST_REFERENCES:
-        return usable, f"fewer than {FEWEST_REFERENCES} reference models"
-    if not len(usable.forget):
-        return usable, "no reference signals of the forget set"
-    return usable, "" if len(usable.test) else "no never-trained controls"
+    if models < FEWEST_REFERENCES:
+        return usable, False, f"fewer than {FEWEST_REFERENCES} reference models"
+    if not len(usable.test):
+        return usable, False, "no never-trained controls"
+    if not len(groups.forget):
+        return usable, True, NO_FORGET_SET
+    return usable, True, "" if len(usable.forget) else "no reference signals of the forget set"
 
 
 def _plain(
@@ -112,7 +124,7 @@ def _plain(
     if isinstance(params, MisParams):
         unseen = mis.mis(mis.signals(logits, labels, params), groups.forget, groups.retain, groups.test, params)
     return Measurement(
-        accuracy_forget=float(right[groups.forget].mean()),
+        accuracy_forget=float(right[groups.forget].mean()) if len(groups.forget) else None,
         accuracy_retain=float(right[groups.retain].mean()) if len(groups.retain) else None,
         accuracy_test=float(right[groups.test].mean()) if len(groups.test) else None,
         confidence=Histogram(forget=counts[0], retain=counts[1], test=counts[2]),
@@ -130,12 +142,17 @@ def _attacked(
 ) -> dict[str, object]:
     """The fields of a measurement that rest on membership scores."""
     scored = scores(logits, labels, usable, pool, params)
+    found: dict[str, object] = {
+        "rt_auc": auc_of(scored, usable.retain, usable.test) if len(usable.retain) else None,
+        "convergence": convergence(logits, labels, usable, pool, params),
+    }
+    if not len(usable.forget):
+        return found
     forget, test = scored.full[usable.forget], scored.full[usable.test]
     fpr, tpr = roc.roc_curve(forget, test)
-    return {
+    return found | {
         "ft_auc": auc_of(scored, usable.forget, usable.test),
         "fr_auc": auc_of(scored, usable.retain, usable.forget) if len(usable.retain) else None,
-        "rt_auc": auc_of(scored, usable.retain, usable.test) if len(usable.retain) else None,
         "matched_ft_auc": matched_auc(scored, labels, usable.forget, usable.test),
         "tpr": [_tpr(forget, test, rate) for rate in FALSE_POSITIVE_RATES if len(test) * rate >= 10],
         "worst_p_value": _worst_p_value(forget, test),
@@ -144,7 +161,6 @@ def _attacked(
             name: auc_of(scores(logits, labels, usable, other_pool, other), usable.forget, usable.test)
             for name, other, other_pool in checks
         },
-        "convergence": convergence(logits, labels, usable, pool, params),
     }
 
 

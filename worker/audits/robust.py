@@ -6,10 +6,10 @@ import torch
 from torch import Tensor, nn
 
 from app.catalog import RobustParams
-from worker.attacks.steps import ascent, full_precision, step
+from worker.attacks.steps import ascent, step
 from worker.data.batches import batch_sizes
 from worker.data.samples import Samples, gather, to_float
-from worker.evaluation import frozen
+from worker.evaluation import frozen, full_precision
 
 
 def robust_accuracy(model: nn.Module, samples: Samples, positions: Tensor, params: RobustParams) -> float:

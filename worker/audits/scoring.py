@@ -109,12 +109,12 @@ def _point(
     inside = part.membership.sum(axis=0)
     known = np.isfinite(part.signal).all(axis=0) & (inside > 0) & (inside < len(chosen))
     kept = Groups(*(each[known[each]] for each in (groups.forget, groups.retain, groups.test)))
-    if not len(kept.forget) or not len(kept.test):
+    if not len(kept.test) or not (len(kept.forget) or len(kept.retain)):
         return ConvergencePoint(models=len(chosen), samples=len(kept.forget), ft_auc=None, rt_auc=None)
     values = plain_scores(logits, labels, kept, part, params)
     return ConvergencePoint(
         models=len(chosen),
         samples=len(kept.forget),
-        ft_auc=roc.auc(values[kept.forget], values[kept.test]),
+        ft_auc=roc.auc(values[kept.forget], values[kept.test]) if len(kept.forget) else None,
         rt_auc=roc.auc(values[kept.retain], values[kept.test]) if len(kept.retain) else None,
     )

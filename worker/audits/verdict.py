@@ -55,7 +55,8 @@ def balance(
     by_class = roc.chi_square_p(
         *(np.bincount(labels[each], minlength=classes) for each in (groups.forget, groups.test))
     )
-    odds = np.where(membership, 0, log_odds.astype(np.float64)).sum(axis=0) / (~membership).sum(axis=0)
+    with np.errstate(invalid="ignore"):  # in a part of a pool some samples have no OUT model; no group has them
+        odds = np.where(membership, 0, log_odds.astype(np.float64)).sum(axis=0) / (~membership).sum(axis=0)
     by_difficulty = roc.mann_whitney_p(odds[groups.forget], odds[groups.test])
     return Balance(
         random_like=min(by_class, by_difficulty) >= SIGNIFICANCE and not grouped,
@@ -129,11 +130,12 @@ def judgement(
     estimate = _estimate(candidate, null)
     parent_estimate = _estimate(parent, null)
     signal = candidate.rt_auc
+    utility_kept = utility_floor is None or (candidate.accuracy_test or 0.0) >= utility_floor
     ruling = judge(
         estimate,
         margin,
         parent=parent_estimate,
-        utility_kept=utility_floor is None or (candidate.accuracy_test or 0.0) >= utility_floor,
+        utility_kept=utility_kept,
         signal_kept=signal is None or signal.interval.low > NULL + margin,
         no_estimate=problem or "no valid control: the forget set is not like a random draw of the training set",
     )
@@ -151,6 +153,8 @@ def judgement(
         interval=Interval(low=estimate.low, high=estimate.high) if estimate else None,
         smallest_margin=_possible_margin(estimate) if estimate else None,
         parent_failed=fails(parent_estimate, margin) if parent_estimate else None,
+        utility_floor=utility_floor,
+        utility_kept=None if utility_floor is None else utility_kept,
     )
 
 

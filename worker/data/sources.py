@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from app.catalog import DigitsSource, Params, TorchvisionSource
+from app.catalog import DigitsSource, ExternalSource, Params, TorchvisionSource
 from app.uploads import SourceError
 from worker.data.samples import RawData
 from worker.data.torchvision_ops import import_torchvision
@@ -51,6 +51,11 @@ def digits(params: DigitsSource, cache: Path | None = None, content: Path | None
         bunch.target.astype(np.int64),
         holdout,
     )
+
+
+def external(params: ExternalSource, cache: Path | None = None, content: Path | None = None) -> RawData:  # noqa: ARG001
+    """Nothing is ever taken in."""
+    raise SourceError("the samples of this dataset are not held by this service")
 
 
 def torchvision_set(

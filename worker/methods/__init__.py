@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from app.catalog import FineTuneSchedule, Params
+from app.catalog import FineTuneSchedule, Params, Precision
 from worker.data.batches import Augment, Relabel, Source, TrainingSet
 from worker.data.samples import Split
 from worker.training import Loss, Pass, Progress, Schedule, constant, fit, steps
@@ -37,6 +37,12 @@ class MethodContext:
         """How the recipe augments clean images."""
         augment: Augment = getattr(self.recipe[1], "augment", "none")
         return augment
+
+    @property
+    def precision(self) -> Precision:
+        """In what the recipe computes."""
+        precision: Precision = getattr(self.recipe[1], "precision", "float32")
+        return precision
 
 
 def require_remain(split: Split, method: str) -> None:
@@ -81,4 +87,5 @@ def tune(
         then=then,
         penalty=penalty,
         after_step=after_step,
+        precision=context.precision,
     )

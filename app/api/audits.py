@@ -1,0 +1,113 @@
+"""Audits: measure a version again, and read every report: of a version, of a job that was rejected."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Path, Request
+from fastapi.responses import JSONResponse, Response
+from sqlalchemy.orm import Session
+
+from app import audit_rows, datasets, models, samples, versions
+from app.api import jobs as job_api
+from app.api.deps import BY_METHOD, CallerDep, IdempotentDep, PagerDep, PartsDep, Read, Write, problems
+from app.api.models import ModelId, started
+from app.api.paging import Page
+from app.api.schemas import AuditBody, AuditOut, JobOut, id_pattern
+from app.api.versions import Number
+from app.errors import Conflict, NotFound
+from app.lifecycle import JobKind
+from app.positions import mask_of, pack
+from app.tables import AuditRow, Model, Version
+from app.web import audits
+
+router = APIRouter(tags=["audits"], dependencies=[BY_METHOD])
+AuditId = Annotated[str, Path(pattern=id_pattern("aud"))]
+REPORT: dict[str, Any] = {
+    "response_model": None,
+    "responses": {
+        200: {
+            "description": "the report: JSON, or a self-contained page by `Accept: text/html`",
+            "model": audits.AuditDocument,
+            "content": {"text/html": {"schema": {"type": "string"}}},
+        },
+        **problems(403, 404),
+    },
+}
+
+
+@router.post("/models/{model}:audit", status_code=202, response_model=JobOut, responses=problems(403, 404, 409, 410))
+def audit(
+    model: ModelId,
+    who: CallerDep,
+    held: PartsDep,
+    session: Write,
+    once: IdempotentDep,
+    body: AuditBody = AuditBody(),
+) -> JSONResponse:
+    """Measure a version by the policy's audit and probes, or by those that are named. What was published stays.
+
+    On the samples that are named; else on the forget set of the batch that made the version, while its samples are
+    there; else the version's own membership signal and its accuracies alone.
+    """
+    row = models.get(session, who.tenant_id, model)
+    number = body.version or row.current_version
+    if number is None:
+        raise Conflict("The model has no current version.", kind="no-version")
+    versions.require_present(versions.get(session, row, number))
+    positions = None
+    if body.sample_ids is not None:
+        dataset = datasets.get(session, who.tenant_id, row.dataset_id)
+        erased = mask_of(dataset.erased, dataset.sample_count)
+        named = samples.resolve(session, held.settings, dataset, body.sample_ids, "/sample_ids", erased, "erased")
+        positions = pack(named).hex()
+    params = {
+        "version": number,
+        "audit": body.audit.model_dump() if body.audit else None,
+        "probes": None if body.probes is None else [probe.model_dump() for probe in body.probes],
+        "positions": positions,
+        "grouped": body.grouped,
+    }
+    return started(models.start(session, row, JobKind.AUDIT, seed=0, params=params), session, once)
+
+
+def _version(session: Session, tenant_id: str, model_id: str, number: int) -> tuple[Model, Version]:
+    model = models.get(session, tenant_id, model_id)
+    return model, versions.get(session, model, number)
+
+
+@router.get("/models/{model}/versions/{number}/audits", responses=problems(403, 404))
+def list_all(model: ModelId, number: Number, who: CallerDep, session: Read, pager: PagerDep) -> Page[AuditOut]:
+    """Every report of the version, newest first: the one it was published with, and those made since."""
+    _, version = _version(session, who.tenant_id, model, number)
+    rows, token = pager.rows(session, audit_rows.reports_of(version).order_by(None), AuditRow.id)
+    return Page(
+        items=[
+            AuditOut(
+                id=row.id,
+                job=row.job_id,
+                published=row.job_id == version.job_id,
+                verdict=row.verdict,
+                created_at=row.created_at,
+            )
+            for row in rows
+        ],
+        next_page_token=token,
+    )
+
+
+@router.get("/models/{model}/versions/{number}/audits/{audit}", **REPORT)
+def read(model: ModelId, number: Number, audit: AuditId, request: Request, who: CallerDep, session: Read) -> Response:
+    """One report of the version."""
+    _, version = _version(session, who.tenant_id, model, number)
+    row = session.scalars(audit_rows.reports_of(version).where(AuditRow.id == audit)).first()
+    if row is None:
+        raise NotFound("The version has no such report.")
+    return audits.answer(request.headers.get("accept", ""), audits.document(session, row, version.job_id))
+
+
+@router.get("/jobs/{job}/audit", **REPORT)
+def read_of_job(job: job_api.JobId, request: Request, who: CallerDep, session: Read) -> Response:
+    """The report that a job made: also of one whose candidate was rejected, which no version has."""
+    row = job_api.find(session, who.tenant_id, job)
+    return audits.answer(request.headers.get("accept", ""), audits.of_job(session, row))

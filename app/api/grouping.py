@@ -1,0 +1,85 @@
+"""Group commit: what many requests wait for at the same time is done in one transaction, and each gets its own reply.
+
+No request waits for others to come: under little load the groups are of one; under much load they grow, and a durable
+commit is shared by all of a group.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Generic, TypeVar
+
+Task = TypeVar("Task")
+Reply = TypeVar("Reply")
+
+
+class Grouped(Generic[Task, Reply]):
+    """Calls `work` on threads of its own with groups of at most `most` tasks, in the order in which they came.
+
+    Tasks of one lane are worked on one group after the other; of several lanes `threads` at a time, so that what one
+    lane waits for (a locked row) does not hold the others up. A group is closed once its tasks weigh more than
+    `heaviest` by `weigh`: what is too much for the database must not be refused to many at once.
+
+    `work` answers every task, in their order, with a reply or an exception that is that task's own. What it raises
+    is every task's. All of this is called on one event loop, which forms a group only when it has nothing else to
+    do: a thread that began at once would have a group of one, and fight the loop for the interpreter.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        work: Callable[[list[Task]], Sequence[Reply | Exception]],
+        *,
+        threads: int = 1,
+        most: int = 256,
+        weigh: Callable[[Task], int] = lambda _: 0,
+        heaviest: int = 0,
+    ) -> None:
+        self._work, self._most, self._weigh, self._heaviest = work, most, weigh, heaviest
+        self._waiting: dict[str, deque[tuple[Task, asyncio.Future[Reply]]]] = {}  # of lanes at work
+        self._threads = ThreadPoolExecutor(threads, thread_name_prefix=name)
+
+    def submit(self, task: Task, lane: str = "") -> asyncio.Future[Reply]:
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[Reply] = loop.create_future()
+        idle = lane not in self._waiting
+        self._waiting.setdefault(lane, deque()).append((task, future))
+        if idle:
+            loop.call_soon(self._start, loop, lane)
+        return future
+
+    def close(self) -> None:
+        """End the threads when they have done what they do."""
+        self._threads.shutdown()
+
+    def _start(self, loop: asyncio.AbstractEventLoop, lane: str) -> None:
+        waiting, group, weight = self._waiting[lane], list[tuple[Task, asyncio.Future[Reply]]](), 0
+        while waiting and len(group) < self._most and weight <= self._heaviest:
+            group.append(waiting.popleft())
+            weight += self._weigh(group[-1][0])
+        done = loop.run_in_executor(self._threads, self._work, [task for task, _ in group])
+        done.add_done_callback(lambda found: self._settle(loop, lane, [future for _, future in group], found))
+
+    def _settle(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        lane: str,
+        group: Sequence[asyncio.Future[Reply]],
+        found: asyncio.Future[Sequence[Reply | Exception]],
+    ) -> None:
+        error = found.exception()
+        replies = found.result() if error is None else [error] * len(group)
+        for future, reply in zip(group, replies, strict=True):
+            if future.done():  # its client has gone
+                continue
+            if isinstance(reply, BaseException):
+                future.set_exception(reply)
+            else:
+                future.set_result(reply)
+        if self._waiting[lane]:
+            loop.call_soon(self._start, loop, lane)
+        else:
+            del self._waiting[lane]

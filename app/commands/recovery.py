@@ -1,0 +1,68 @@
+"""Commands on the service's own database and storage: backup, and the erasure ledger that outlives a restore."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from app import logs
+from app.commands.common import REFUSED, AsJson, die, group, show
+from app.config import get_settings
+
+erasures = group("The erasure ledger, kept apart from the database: write it, replay it after a restore.")
+LedgerFile = Annotated[Path, typer.Argument(help="The ledger; best on another disk than the database.")]
+
+
+def backup(
+    folder: Annotated[Path, typer.Argument(help="Where to put it; must not be there yet.")], as_json: AsJson = False
+) -> None:
+    """Take a backup while the service runs: the database at one moment, its blobs, its keys."""
+    from app import backup as backups
+
+    try:
+        taken = asdict(backups.take(get_settings(), folder))
+    except backups.BackupError as error:
+        die(str(error))
+    show(taken, [("folder", folder), *taken.items()], as_json=as_json)
+
+
+@erasures.command("export")
+def export(path: LedgerFile, as_json: AsJson = False) -> None:
+    """Append the fulfilled erasures that the ledger does not have. LETHE_ERASURES_FILE makes the sweeper do it."""
+    from app import replay
+    from app.db import Database
+
+    database = Database(get_settings())
+    written = replay.Keeper(database, get_settings(), path).keep()
+    database.close()
+    show({"written": written}, [("written", written)], as_json=as_json)
+
+
+@erasures.command("replay")
+def replay_(path: LedgerFile, as_json: AsJson = False) -> None:
+    """On a restored database, before anything serves it: ask again for the erasures that it does not know.
+
+    Exits 1 while something is left to do, and says what.
+    """
+    from app import replay
+    from app.db import Database
+
+    logs.configure("replay", get_settings().log_format)
+    if not path.exists():
+        die(f"there is no {path}")
+    database = Database(get_settings())
+    try:
+        done = replay.replay(database, get_settings(), path)
+    except replay.LedgerError as error:
+        die(f"{error}; nothing has been done")
+    finally:
+        database.close()
+    document = asdict(done)
+    counts = [(name.replace("_", " "), count) for name, count in document.items() if isinstance(count, int)]
+    models = [("withheld", model) for model in done.withheld]
+    show(document, [*counts, *models, *(("to do", line) for line in done.todo)], as_json=as_json)
+    if not done.complete:
+        raise typer.Exit(REFUSED)

@@ -1,0 +1,40 @@
+"""The life of a job in the database: queue, claim, run, end. Both API and worker call this module.
+
+The database is the truth. A running job is a row with an owner, a lease on the database's clock and a fencing
+token; every write of a worker goes through `fenced`, so a worker that lost its lease can change nothing.
+"""
+
+from app.jobs.claiming import Claim, claim, has_work, purges_waiting
+from app.jobs.ending import cancel, finish, problem, release, requeue, retry, sweep
+from app.jobs.parts import parts_of, start_parts
+from app.jobs.queueing import Told, emit, enqueue, enqueue_unlearning, record, record_many
+from app.jobs.running import LeaseLostError, SupersededError, advance, artifacts, beat, fenced, keep
+
+__all__ = [
+    "Claim",
+    "LeaseLostError",
+    "SupersededError",
+    "Told",
+    "advance",
+    "artifacts",
+    "beat",
+    "cancel",
+    "claim",
+    "emit",
+    "enqueue",
+    "enqueue_unlearning",
+    "fenced",
+    "finish",
+    "has_work",
+    "keep",
+    "parts_of",
+    "problem",
+    "purges_waiting",
+    "record",
+    "record_many",
+    "release",
+    "requeue",
+    "retry",
+    "start_parts",
+    "sweep",
+]

@@ -1,0 +1,161 @@
+"""Claiming: which queued job may run now, and its atomic hand-over to one worker."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from sqlalchemy import ColumnElement, Select, and_, exists, func, or_, select
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Session, aliased
+
+from app import db, faults
+from app.db import Database
+from app.jobs.queueing import emit
+from app.lifecycle import JobKind, JobState, move_job
+from app.routing import Takes
+from app.tables import Job
+
+CLAIM_TRIES = 8
+EVERYTHING = Takes()
+
+
+@dataclass(frozen=True)
+class Claim:
+    """What a worker holds: the job as it was when claimed, and the token that proves it."""
+
+    id: str
+    fence: int
+    owner: str
+    tenant_id: str
+    kind: JobKind
+    dataset_id: str | None
+    model_id: str | None
+    request_id: str | None
+    device: str | None
+    parent_id: str | None
+    params: dict[str, Any]
+    seed: int
+    attempts: int
+
+
+def claimable(now: datetime) -> Select[Job]:
+    """Queued jobs that are first in a free lane, oldest first; a purge also waits for `_wanted_before` it.
+
+    A lane keeps its order whichever hint arrives first: unlearning must find the version that training makes.
+    """
+    other = aliased(Job)
+    lane_busy = exists().where(other.lane == Job.lane, other.state == JobState.RUNNING)
+    ahead = aliased(Job)
+    overtakes = exists().where(
+        ahead.lane == Job.lane, ahead.state == JobState.QUEUED, ahead.id < Job.id, ahead.available_at <= now
+    )
+    return (
+        select(Job)
+        .where(
+            Job.state == JobState.QUEUED,
+            Job.available_at <= now,
+            ~lane_busy,
+            ~overtakes,
+            or_(Job.kind != JobKind.PURGE, ~_wanted_before()),
+        )
+        .order_by(Job.id)
+    )
+
+
+def _wanted_before() -> ColumnElement[bool]:
+    """Whether the samples of the dataset are still worked on or needed by what is older than the purge (`Job`).
+
+    That is what runs, and of what is queued what cannot be done without the samples: unlearning, and the comparison
+    of the purge's own request. Other queued jobs may never find a worker, and later ones may never end: erasing waits
+    for neither. A part is as old as its job.
+    """
+    earlier = aliased(Job)
+    compares = and_(earlier.kind == JobKind.TRAIN, earlier.params["exclude_request"].as_string() == Job.request_id)
+    return exists().where(
+        earlier.dataset_id == Job.dataset_id,
+        func.coalesce(earlier.parent_id, earlier.id) < Job.id,
+        earlier.kind != JobKind.PURGE,
+        or_(
+            earlier.state == JobState.RUNNING,
+            and_(earlier.state == JobState.QUEUED, or_(earlier.kind == JobKind.UNLEARN, compares)),
+        ),
+    )
+
+
+def purges_waiting(session: Session, dataset_id: str) -> list[str]:
+    """Requests whose purge of the dataset is queued and waits for nothing but its turn, oldest first."""
+    query = (
+        select(Job.request_id)
+        .where(Job.dataset_id == dataset_id, Job.kind == JobKind.PURGE, Job.state == JobState.QUEUED)
+        .where(Job.request_id.is_not(None), ~_wanted_before())
+        .order_by(Job.id)
+    )
+    return [request for request in session.scalars(query) if request]
+
+
+def claim(
+    database: Database,
+    owner: str,
+    lease_seconds: float,
+    hint: str | None = None,
+    *,
+    takes: Takes = EVERYTHING,
+    part_of: str | None = None,
+) -> Claim | None:
+    """Take the hinted job if it can run, else the oldest that can; None when there is nothing to do.
+
+    takes: what this worker takes; a hint of another's job is no more than a knock on the door.
+    part_of: only parts of that job, which its own worker may take whatever else it takes.
+    """
+    suits = takes.fits() if part_of is None else Job.parent_id == part_of
+    for _ in range(CLAIM_TRIES):
+        try:
+            with database.write() as session:
+                taken = claim_once(session, owner, lease_seconds, hint, suits)
+                faults.point("claim.uncommitted")
+            return taken
+        except IntegrityError:
+            continue  # another worker took the lane between our look and our write: look again
+    return None
+
+
+def claim_once(
+    session: Session, owner: str, lease_seconds: float, hint: str | None, suits: ColumnElement[bool]
+) -> Claim | None:
+    now = db.now(session)
+    query = claimable(now).where(suits).limit(1).with_for_update(skip_locked=True, of=Job)
+    job = session.scalars(query.where(Job.id == hint)).first() if hint else None
+    job = job or session.scalars(query).first()
+    if job is None:
+        return None
+    job.state = move_job(JobState(job.state), JobState.RUNNING)
+    job.fence += 1
+    job.attempts += 1
+    job.owner = owner
+    job.lease_until = now + timedelta(seconds=lease_seconds)
+    job.started_at = now
+    emit(session, job)
+    session.flush()
+    return Claim(
+        id=job.id,
+        fence=job.fence,
+        owner=owner,
+        tenant_id=job.tenant_id,
+        kind=JobKind(job.kind),
+        dataset_id=job.dataset_id,
+        model_id=job.model_id,
+        request_id=job.request_id,
+        device=job.device,
+        parent_id=job.parent_id,
+        params=job.params,
+        seed=job.seed,
+        attempts=job.attempts,
+    )
+
+
+def has_work(database: Database) -> bool:
+    """Whether any job could be claimed now."""
+    with database.read() as session:
+        return session.scalars(claimable(db.now(session)).limit(1)).first() is not None

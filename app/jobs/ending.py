@@ -1,0 +1,229 @@
+"""Ends: finishing a job, trying it again, handing it back, and what a client may ask of one."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+from sqlalchemy import and_, or_, select, update
+from sqlalchemy.orm import Session
+
+from app import db, outbox, routing
+from app.db import Database
+from app.errors import Conflict
+from app.jobs.claiming import claimable
+from app.jobs.parts import parts_of
+from app.jobs.queueing import emit, record
+from app.lifecycle import MAX_ATTEMPTS, JobKind, JobState, Outcome, move_job, move_outcome
+from app.tables import Dataset, Job, JobEvent, OutcomeRow
+
+
+def finish(
+    session: Session,
+    job: Job,
+    state: JobState,
+    *,
+    result: dict[str, Any] | None = None,
+    problem: dict[str, Any] | None = None,
+) -> None:
+    """End a job: its state, what its request makes of that, and a hint for the next job of its lane."""
+    job.state = move_job(JobState(job.state), state)
+    job.finished_at = db.now(session)
+    job.owner = job.lease_until = None
+    job.result, job.problem = result, problem
+    if state is JobState.SUCCEEDED:
+        job.fraction = 1.0
+    else:
+        reason = (problem or {}).get("detail", state.value)
+        for row in session.scalars(
+            select(OutcomeRow).where(OutcomeRow.job_id == job.id, OutcomeRow.state == Outcome.BATCHED)
+        ):
+            row.state, row.reason = move_outcome(Outcome(row.state), Outcome.ATTENTION), reason
+            record(session, job.tenant_id, "request.needs-attention", row.request_id, model=row.model_id)
+        if job.kind == JobKind.PURGE and job.request_id:
+            record(session, job.tenant_id, "request.needs-attention", job.request_id)
+        if job.kind == JobKind.INGEST:
+            _close_ingest(session, job)
+    emit(session, job)
+    if job.parent_id is None:  # a part is its job's own affair
+        record(session, job.tenant_id, f"job.{state.value}", job.id, job=job.kind)
+        stop_parts(session, job, state.value)
+    session.flush()
+    _hint_next(session, job)
+
+
+def _close_ingest(session: Session, job: Job) -> None:
+    """The dataset was not taken in: say why; content may be sent again, or the job tried again where it has any."""
+    dataset = session.get_one(Dataset, job.dataset_id, with_for_update=True)
+    dataset.state, dataset.problem = "failed", job.problem
+    if job.state == JobState.CANCELLED:
+        dataset.upload = None
+
+
+def _hint_next(session: Session, ended: Job) -> None:
+    """Jobs that waited for this one lost their hint to the wait: the next of its lane, and purges of its dataset."""
+    purge = and_(Job.kind == JobKind.PURGE, Job.dataset_id == ended.dataset_id)
+    waiting = select(Job.id).where(Job.state == JobState.QUEUED, or_(Job.lane == ended.lane, purge))
+    for job_id in session.scalars(waiting.order_by(Job.id).limit(2)):
+        outbox.hint(session, job_id)
+
+
+def requeue(session: Session, job: Job, reason: str, *, pause_seconds: float = 0.0) -> None:
+    """An attempt ended without an end: try again, or bury the job after `MAX_ATTEMPTS`.
+
+    With a pause the attempt does not count: what failed lies outside the job, and time may mend it.
+    """
+    job.available_at = db.now(session) + timedelta(seconds=pause_seconds)
+    job.attempts -= pause_seconds > 0
+    job.owner = job.lease_until = None
+    if job.cancel_requested:
+        finish(session, job, JobState.CANCELLED, problem=problem("cancelled", "cancelled on request"))
+    elif job.attempts >= MAX_ATTEMPTS:
+        detail = f"given up after {job.attempts} attempts: {reason}"
+        finish(session, job, JobState.DEAD, problem=problem("attempts-exhausted", detail))
+    else:
+        job.state = move_job(JobState(job.state), JobState.QUEUED)
+        job.fraction = 0.0
+        emit(session, job)
+        outbox.hint(session, job.id)
+
+
+def problem(kind: str, detail: str, **members: Any) -> dict[str, Any]:
+    """The problem document of a job that did not succeed."""
+    return {
+        "type": f"https://lethe.invalid/problems/{kind}",
+        "title": "The job did not succeed",
+        "detail": detail,
+    } | (members)
+
+
+def release(database: Database, owner: str, reason: str, *, counted: bool = True) -> int:
+    """Hand back every lease of a worker that is known to be gone; how many there were.
+
+    owner: its name; one that ends in `*` means every worker whose name begins so.
+    counted: whether the attempt counts; one that was stopped in an orderly way does not.
+    """
+    with database.write() as session:
+        named = Job.owner.startswith(owner[:-1], autoescape=True) if owner.endswith("*") else Job.owner == owner
+        held = select(Job).where(named, Job.state == JobState.RUNNING).order_by(Job.id)
+        rows = list(session.scalars(held.with_for_update()))
+        for job in rows:
+            job.attempts -= not counted
+            requeue(session, job, reason)
+        return len(rows)
+
+
+def cancel(session: Session, job: Job) -> None:
+    """Cancel: at once when queued, at the worker's next beat when running.
+
+    Raises:
+        IllegalMoveError: the job has ended.
+        Conflict: it carries out a deletion, which is owed; or it is a part of another job.
+    """
+    _refuse_part(job)
+    open_ = JobState(job.state) in (JobState.QUEUED, JobState.RUNNING)
+    if open_ and job.kind == JobKind.PURGE:
+        raise Conflict("A purge is owed to the people whose samples it erases; it cannot be cancelled.")
+    if open_ and job.kind == JobKind.UNLEARN:
+        raise Conflict("This job carries deletion requests out; withdraw, hold or refuse those instead.")
+    if job.state == JobState.RUNNING:
+        job.cancel_requested = True
+        stop_parts(session, job, "cancelled on request")
+        return
+    finish(session, job, JobState.CANCELLED, problem=problem("cancelled", "cancelled on request"))
+
+
+def retry(session: Session, job: Job) -> None:
+    """Queue a failed, dead or rejected job again with fresh attempts; its request's outcomes go back into its batch.
+
+    Raises:
+        IllegalMoveError: the job is not failed, dead or rejected.
+        Conflict: the data that it worked on are no longer there; its batch went on to another rung; or it is a part
+            of another job.
+    """
+    _refuse_part(job)
+    _refuse_without_data(session, job)
+    if job.state == JobState.REJECTED:
+        _restart_ladder(job)
+    job.state = move_job(JobState(job.state), JobState.QUEUED)
+    if job.kind == JobKind.INGEST:
+        _reopen_ingest(session, job)
+    _begin_again(session, job)
+    for row in session.scalars(
+        select(OutcomeRow).where(OutcomeRow.job_id == job.id, OutcomeRow.state == Outcome.ATTENTION)
+    ):
+        row.state, row.reason = move_outcome(Outcome(row.state), Outcome.BATCHED), None
+    for part in parts_of(session, job.id).values():
+        if part.state in (JobState.FAILED, JobState.DEAD):
+            part.state = move_job(JobState(part.state), JobState.QUEUED)
+            _begin_again(session, part)
+
+
+def _restart_ladder(job: Job) -> None:
+    """A rejected job is tried again under the present policy, from its first rung; what it followed stays known."""
+    if following := (job.problem or {}).get("next_job"):
+        raise Conflict(f"Its batch went on to {following}.", kind="batch-moved-on")
+    job.params = {name: value for name, value in job.params.items() if name not in ("rung", "policy", "why")}
+
+
+def _begin_again(session: Session, job: Job) -> None:
+    job.attempts, job.fraction, job.problem, job.finished_at = 0, 0.0, None, None
+    job.cancel_requested, job.available_at = False, db.now(session)
+    emit(session, job)
+    outbox.hint(session, job.id)
+
+
+def _refuse_part(job: Job) -> None:
+    if job.parent_id is not None:
+        raise Conflict(f"This job is a part of {job.parent_id}: ask that one.", kind="part-of-another")
+
+
+def _refuse_without_data(session: Session, job: Job) -> None:
+    """Carried data may have been erased, and with them what the job had stored; a purge still goes to its end."""
+    if job.dataset_id is None or job.kind == JobKind.PURGE:
+        return
+    if session.get_one(Dataset, job.dataset_id, with_for_update=True).state == "erased":
+        raise Conflict("The dataset that this job worked on has been erased.", kind="content-missing")
+
+
+def stop_parts(session: Session, job: Job, reason: str) -> None:
+    """Cancel what is left of a job's parts: the queued ones now, the running ones at their next beat."""
+    open_ = select(Job).where(Job.parent_id == job.id, Job.state.in_([JobState.QUEUED, JobState.RUNNING]))
+    for part in session.scalars(open_.order_by(Job.id).with_for_update()).all():
+        if part.state == JobState.RUNNING:
+            part.cancel_requested = True
+        else:
+            finish(session, part, JobState.CANCELLED, problem=problem("cancelled", f"its job ended: {reason}"))
+
+
+def _reopen_ingest(session: Session, job: Job) -> None:
+    dataset = session.get_one(Dataset, job.dataset_id, with_for_update=True)
+    if dataset.state != "failed" or (dataset.source == "upload" and dataset.upload is None):
+        raise Conflict("The content that this job took in is gone, or has been replaced.", kind="content-missing")
+    dataset.state, dataset.problem = "ingesting", None
+
+
+# -- repair ----------------------------------------------------------------------------------------
+
+
+def sweep(database: Database, rehint_seconds: float) -> tuple[int, int]:
+    """Requeue jobs whose lease ran out, and hint again what has long been ready; how many of each. Idempotent.
+
+    What waits for its lane is left alone: the end of the job before it sends its hint.
+    """
+    with database.write() as session:
+        now = db.now(session)
+        query = select(Job).where(Job.state == JobState.RUNNING, Job.lease_until < now)
+        expired = list(session.scalars(query.with_for_update(skip_locked=True)))
+        for job in expired:
+            session.add(JobEvent(job_id=job.id, kind="lease-lost", data={"attempt": job.attempts}, at=now))
+            requeue(session, job, "its worker's lease ran out")
+        old = now - timedelta(seconds=rehint_seconds)
+        served = routing.served(routing.live(session))  # hints that nobody reads would fill the broker
+        ready = claimable(now).with_only_columns(Job.id).where(Job.hinted_at < old, served)
+        stale = list(session.scalars(ready.limit(outbox.BATCH)))
+        if stale:
+            session.execute(update(Job).where(Job.id.in_(stale)).values(hinted_at=now))
+            for job_id in stale:
+                outbox.hint(session, job_id)
+        return len(expired), len(stale)

@@ -1,0 +1,130 @@
+"""Queueing a job, and the events that tell of jobs and of everything else."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy.orm import Session
+
+from app import db, deliveries, outbox
+from app.db import insert_many
+from app.ids import new_id
+from app.lifecycle import JobKind, JobState
+from app.tables import AuditEvent, Job, JobEvent, Model, Outbox
+
+
+def enqueue(
+    session: Session,
+    *,
+    tenant_id: str,
+    kind: JobKind,
+    lane: str,
+    seed: int = 0,
+    params: dict[str, Any] | None = None,
+    dataset_id: str | None = None,
+    model_id: str | None = None,
+    request_id: str | None = None,
+    device: str | None = None,
+    parent_id: str | None = None,
+    available_at: datetime | None = None,
+) -> Job:
+    """Write a queued job, its first event and its hint, all in the caller's transaction."""
+    now = db.now(session)
+    job = Job(
+        id=new_id("job"),
+        tenant_id=tenant_id,
+        kind=kind,
+        lane=lane,
+        params=params or {},
+        seed=seed,
+        dataset_id=dataset_id,
+        model_id=model_id,
+        request_id=request_id,
+        device=device,
+        parent_id=parent_id,
+        state=JobState.QUEUED,
+        created_at=now,
+        available_at=available_at or now,
+        hinted_at=now,
+    )
+    session.add(job)
+    session.flush()
+    emit(session, job)
+    outbox.hint(session, job.id)
+    return job
+
+
+def enqueue_unlearning(session: Session, work: Sequence[tuple[Model, str]], now: datetime) -> list[str]:
+    """A queued unlearn job for each model and the dataset of its request; their ids, in that order.
+
+    The same rows as `enqueue` writes, by a few statements whatever their number.
+    """
+    if not work:
+        return []
+    found = [new_id("job") for _ in work]
+    state = JobState.QUEUED.value
+    same = {
+        "kind": JobKind.UNLEARN.value,
+        "params": {},
+        "seed": 0,
+        "state": state,
+        "created_at": now,
+        "available_at": now,
+        "hinted_at": now,
+    }
+    jobs = [
+        {
+            "id": job,
+            "tenant_id": model.tenant_id,
+            "dataset_id": dataset_id,
+            "model_id": model.id,
+            "lane": f"model:{model.id}",
+            "device": model.device,
+            **same,
+        }
+        for job, (model, dataset_id) in zip(found, work, strict=True)
+    ]
+    data = {"state": state, "stage": None, "fraction": 0.0, "attempt": 0}
+    insert_many(session, Job, jobs)
+    insert_many(session, JobEvent, [{"job_id": job, "kind": "state", "data": data, "at": now} for job in found])
+    insert_many(session, Outbox, [{"topic": "hint", "key": job, "created_at": now} for job in found])
+    return found
+
+
+def emit(session: Session, job: Job, kind: str = "state") -> None:
+    """Append an event that followers of the job see."""
+    data = {
+        "state": job.state,
+        "stage": job.stage,
+        "fraction": round(job.fraction, 4),
+        "attempt": job.attempts,
+    }
+    session.add(JobEvent(job_id=job.id, kind=kind, data=data, at=db.now(session)))
+
+
+def record(session: Session, tenant_id: str, kind: str, object_id: str, **data: Any) -> None:
+    """Append an audit event, in the transaction of the change that it tells of."""
+    now = db.now(session)
+    session.add(AuditEvent(tenant_id=tenant_id, kind=kind, object_id=object_id, data=data, at=now))
+    deliveries.fan_out(session, tenant_id, kind, object_id, now)
+
+
+Told = tuple[str, str, str, dict[str, Any]]
+"""Tenant, kind, object and data of an audit event."""
+
+
+def record_many(session: Session, told: Sequence[Told], now: datetime) -> None:
+    """`record` for many, in this order."""
+    insert_many(
+        session,
+        AuditEvent,
+        [
+            {"tenant_id": tenant, "kind": kind, "object_id": object_id, "data": data, "at": now}
+            for tenant, kind, object_id, data in told
+        ],
+    )
+    receivers = {tenant: deliveries.receivers(session, tenant) for tenant in {tenant for tenant, *_ in told}}
+    for tenant, kind, object_id, _ in told:
+        deliveries.send_to(session, receivers[tenant], kind, object_id, now)

@@ -1,0 +1,32 @@
+"""What every noun of the API has: an object by its id, and the list."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Generic, TypeVar, cast
+
+from lethe.transport import Transport
+
+Item = TypeVar("Item")
+
+
+class Collection(Generic[Item]):
+    """Objects of one kind under `path`."""
+
+    path: str
+
+    def __init__(self, calls: Transport) -> None:
+        self._calls = calls
+
+    def get(self, thing: str) -> Item:
+        return cast("Item", self._calls.get(f"{self.path}/{thing}"))
+
+    def list(self, **filters: Any) -> Iterator[Item]:
+        """Newest first; `filters` are the query parameters of the API."""
+        return cast("Iterator[Item]", self._calls.pages(self.path, **filters))
+
+    def _create(self, **body: Any) -> Item:
+        return cast("Item", self._calls.post(self.path, body))
+
+    def _verb(self, thing: str, verb: str, **body: Any) -> Any:
+        return self._calls.post(f"{self.path}/{thing}:{verb}", body)

@@ -1,0 +1,224 @@
+"""Datasets, models and their versions: what is registered, sent and fetched."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, cast
+
+from lethe import types
+from lethe.collection import Collection
+from lethe.errors import ProblemError
+from lethe.jobs import Jobs
+from lethe.transport import Bytes, Transport
+from lethe.types import Choice, Json
+
+DATASET_TYPES = {
+    ".parquet": "application/vnd.apache.parquet",
+    ".zip": "application/zip",
+    ".npz": "application/x-npz",
+}
+SAFETENSORS = "application/vnd.safetensors"
+
+
+class Datasets(Collection[types.Dataset]):
+    path = "/v1/datasets"
+
+    def __init__(self, calls: Transport, jobs: Jobs) -> None:
+        super().__init__(calls)
+        self._jobs = jobs
+
+    def register(
+        self, name: str, source: str = "upload", *, carried_for: str | None = None, **params: Any
+    ) -> types.Dataset:
+        """A dataset from a source of the catalog; `upload` waits for its content. carried_for: the model that is to
+        forget it, whose training data the service does not hold."""
+        return self._create(name=name, source={"name": source, "params": params}, carried_for=carried_for)
+
+    def upload(
+        self, dataset: str, file: Path, *, content_type: str | None = None, progress: Bytes | None = None
+    ) -> types.Dataset:
+        """Send the content: Parquet, a zip of image folders, or npz, told by the file's name. `job` takes it in."""
+        form = content_type or DATASET_TYPES.get(file.suffix.lower(), "application/octet-stream")
+        try:
+            return cast(
+                "types.Dataset", self._calls.upload(f"{self.path}/{dataset}/content", file, form, progress).json()
+            )
+        except ProblemError as refused:
+            # The reply of the try that was committed had been lost: a dataset takes its content only once.
+            if not (refused.tried_again and refused.kind == "content-present"):
+                raise
+            found = self.get(dataset)
+            found["job"] = next((job["id"] for job in self._jobs.list(dataset=dataset, kind="ingest")), None)
+            return found
+
+    def samples(self, dataset: str, split: types.Split | None = None) -> Iterator[types.Sample]:
+        """The manifest: every sample that is not erased."""
+        where = f"{self.path}/{dataset}/samples"
+        return cast("Iterator[types.Sample]", self._calls.pages(where, split=split, page_size=1000))
+
+
+class Models(Collection[types.Model]):
+    path = "/v1/models"
+
+    def register(
+        self,
+        name: str,
+        dataset: str,
+        architecture: str | Choice,
+        *,
+        recipe: str | Choice | None = None,
+        policy: Mapping[str, Any] | None = None,
+        device: str | None = None,
+    ) -> types.Model:
+        """A classifier on a dataset. Architecture and recipe: a name of the catalog, or one with parameters. device:
+        the label of the workers that may run its jobs."""
+        chosen = {"architecture": _choice(architecture), "recipe": _choice(recipe)}
+        return self._create(name=name, dataset=dataset, policy=policy, device=device, **chosen)
+
+    def set_policy(self, model: str, policy: Mapping[str, Any]) -> types.Model:
+        """Replace the policy; what is left out takes its default."""
+        return cast("types.Model", self._calls.put(f"{self.path}/{model}/policy", dict(policy)))
+
+    def train(
+        self, model: str, *, seed: int = 0, exclude_request: str | None = None, compare_only: bool = False
+    ) -> types.Job:
+        """Train version 1; or an exact retrain without a request's samples, kept to compare with."""
+        return self._job(model, "train", seed=seed, exclude_request=exclude_request, compare_only=compare_only)
+
+    def references(self, model: str, *, count: int = 16, seed: int = 0) -> types.Job:
+        """Build the pool of reference models that audits need."""
+        return self._job(model, "references", count=count, seed=seed)
+
+    def precompute(self, model: str, *, seed: int = 0) -> types.Job:
+        """Precompute adversarial examples of the whole training set."""
+        return self._job(model, "precompute", seed=seed)
+
+    def audit(
+        self,
+        model: str,
+        *,
+        version: int | None = None,
+        audit: Choice | None = None,
+        probes: Sequence[Choice] | None = None,
+        sample_ids: Sequence[str] | None = None,
+        grouped: bool = False,
+    ) -> types.Job:
+        """Measure a version, the current one if none is named; what was published stays."""
+        named = {"sample_ids": None if sample_ids is None else list(sample_ids), "grouped": grouped}
+        shown = {"audit": audit, "probes": None if probes is None else list(probes)}
+        return self._job(model, "audit", version=version, **shown, **named)
+
+    def roll_back(self, model: str) -> types.Version:
+        """Make the parent of the current version current."""
+        return cast("types.Version", self._verb(model, "rollback"))
+
+    def purge(self, model: str) -> types.Model:
+        """Destroy every checkpoint of the model. It cannot be undone."""
+        return cast("types.Model", self._verb(model, "purge"))
+
+    def aliases(self, model: str, **filters: Any) -> Iterator[types.Alias]:
+        return cast("Iterator[types.Alias]", self._calls.pages(f"{self.path}/{model}/aliases", **filters))
+
+    def alias(self, model: str, alias: str) -> types.Alias:
+        return cast("types.Alias", self._calls.get(f"{self.path}/{model}/aliases/{alias}"))
+
+    def set_alias(self, model: str, alias: str, version: int) -> types.Alias:
+        return cast("types.Alias", self._calls.put(f"{self.path}/{model}/aliases/{alias}", {"version": version}))
+
+    def remove_alias(self, model: str, alias: str) -> None:
+        self._calls.delete(f"{self.path}/{model}/aliases/{alias}")
+
+    def _job(self, model: str, verb: str, **body: Any) -> types.Job:
+        return cast("types.Job", self._verb(model, verb, **body))
+
+
+class Versions:
+    """Versions of models: named by model and number."""
+
+    def __init__(self, calls: Transport) -> None:
+        self._calls = calls
+
+    def get(self, model: str, number: int) -> types.Version:
+        return cast("types.Version", self._calls.get(_version(model, number)))
+
+    def list(self, model: str, **filters: Any) -> Iterator[types.Version]:
+        return cast("Iterator[types.Version]", self._calls.pages(f"/v1/models/{model}/versions", **filters))
+
+    def import_checkpoint(
+        self,
+        model: str,
+        file: Path,
+        trained_on: Sequence[str] | Literal["train-split", "not-held"],
+        *,
+        progress: Bytes | None = None,
+    ) -> types.Job:
+        """Announce a safetensors file with the ids that it was trained on, and send it; the job takes it in."""
+        ids = trained_on if isinstance(trained_on, str) else list(trained_on)
+        body = {"digest": file_digest(file), "trained_on": ids}
+        made = cast("types.Version", self._calls.post(f"/v1/models/{model}/versions", body))
+        return self.upload(model, made["number"], file, progress=progress)
+
+    def upload(self, model: str, number: int, file: Path, *, progress: Bytes | None = None) -> types.Job:
+        """Send the announced checkpoint."""
+        path = f"{_version(model, number)}/checkpoint"
+        try:
+            return cast("types.Job", self._calls.upload(path, file, SAFETENSORS, progress).json())
+        except ProblemError as refused:
+            # The reply of the try that was committed had been lost: a model imports only its first version.
+            jobs = self._calls.pages("/v1/jobs", model=model, kind="import") if refused.tried_again else iter(())
+            job = next(jobs, None) if refused.status == 409 else None
+            if job is None:
+                raise
+            return cast("types.Job", job)
+
+    def download(self, model: str, number: int, target: Path, *, progress: Bytes | None = None) -> str:
+        """Fetch a checkpoint to `target`, taking up what an interrupted download left; returns its digest.
+
+        Raises:
+            TransferError: the bytes do not have the digest that the service states.
+        """
+        found = self.get(model, number)
+        path = f"{_version(model, number)}/checkpoint"
+        self._calls.download(path, target, found["digest"], found["size"], progress)
+        return found["digest"]
+
+    def promote(self, model: str, number: int) -> types.Version:
+        """Make a superseded version current again."""
+        return cast("types.Version", self._calls.post(f"{_version(model, number)}:promote"))
+
+    def audits(self, model: str, number: int, **filters: Any) -> Iterator[types.Audit]:
+        """The reports of a version, newest first."""
+        return cast("Iterator[types.Audit]", self._calls.pages(f"{_version(model, number)}/audits", **filters))
+
+    def audit(self, model: str, number: int, audit: str | None = None) -> Json:
+        """The report that the version was published with, an exact retrain beside it where there is one; or another
+        of its reports."""
+        return cast("Json", self._calls.get(_audit(model, number, audit)))
+
+    def audit_page(self, model: str, number: int, audit: str | None = None) -> str:
+        """The same as a self-contained HTML page."""
+        return self._calls.call("GET", _audit(model, number, audit), headers={"Accept": "text/html"}).text
+
+    def model_card(self, model: str, number: int) -> str:
+        """Markdown with YAML front matter."""
+        return self._calls.call("GET", f"{_version(model, number)}/model_card.md").text
+
+
+def file_digest(path: Path) -> str:
+    """`sha256:` and the hex digest of a file's bytes."""
+    with path.open("rb") as file:
+        return f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
+
+
+def _version(model: str, number: int) -> str:
+    return f"/v1/models/{model}/versions/{number}"
+
+
+def _audit(model: str, number: int, audit: str | None) -> str:
+    return f"{_version(model, number)}/audits/{audit}" if audit else f"{_version(model, number)}/audit"
+
+
+def _choice(chosen: str | Choice | None) -> Choice | None:
+    return Choice(name=chosen, params={}) if isinstance(chosen, str) else chosen

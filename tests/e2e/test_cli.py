@@ -1,0 +1,204 @@
+"""The command line against a live service: a platform engineer's and a privacy officer's day, and the exit codes."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Protocol
+
+import pytest
+
+from app import cli
+from app.config import get_settings
+from lethe import Client
+from tests.support import QUICK_MODEL, QUICK_POLICY, embedded, eventually, free_port
+
+
+class Run(Protocol):
+    def __call__(self, *arguments: str, stdin: str = "", code: int = 0) -> str: ...
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Client, Path]]:
+    folder = tmp_path_factory.mktemp("cli") / "data"
+    with embedded(folder, webhooks_to_private="true") as client:
+        yield client, folder
+
+
+@pytest.fixture
+def run(
+    service: tuple[Client, Path],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+) -> Run:
+    """The command in this process, in a folder of its own; its standard output."""
+    monkeypatch.setenv("LETHE_DATA_DIR", str(service[1]))
+    monkeypatch.chdir(tmp_path)
+
+    def call(*arguments: str, stdin: str = "", code: int = 0) -> str:
+        get_settings.cache_clear()
+        monkeypatch.setattr("sys.argv", ["lethe", *arguments])
+        monkeypatch.setattr("sys.stdin", io.StringIO(stdin))
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+            raise SystemExit(0)
+        out, err = capsys.readouterr()
+        assert (ended.value.code or 0) == code, out + err
+        assert "Traceback" not in err
+        return out if code == 0 else out + err
+
+    return call
+
+
+def document(text: str) -> Any:
+    return json.loads(text)
+
+
+@pytest.fixture(scope="module")
+def made(service: tuple[Client, Path]) -> dict[str, Any]:
+    """What the tests of this module hand on."""
+    return {}
+
+
+def test_an_engineer_registers_trains_and_looks(run: Run, made: dict[str, Any], tmp_path: Path) -> None:
+    assert document(run("status", "--json"))["database"] == "ok"
+    run("dataset", "register", "digits", "--source", "digits", "--wait")
+    made["dataset"] = document(run("list", "datasets", "--json"))["id"]
+    Path("policy.json").write_text(json.dumps(QUICK_POLICY))
+    architecture, recipe = QUICK_MODEL["architecture"], QUICK_MODEL["recipe"]
+    chosen = ("--params", json.dumps(architecture["params"]), "--recipe", recipe["name"])
+    trained = ("--recipe-params", json.dumps(recipe["params"]), "--policy", "policy.json")
+    text = run("model", "register", "reader", made["dataset"], architecture["name"], *chosen, *trained, "--json")
+    made["model"] = document(text)["id"]
+    assert document(run("model", "train", made["model"], "--seed", "1", "--wait", "--json"))["state"] == "succeeded"
+    assert "succeeded" in run("model", "references", made["model"], "--count", "4", "--wait")
+    found = document(run("model", "policy", made["model"], "--json"))
+    assert found["method"]["params"]["epochs"] == 2
+    run("model", "alias", made["model"], "production", "1")
+    assert "production" in run("list", "aliases", made["model"])
+    run("model", "alias", made["model"], "production", "0")
+    assert "production" not in run("list", "aliases", made["model"])
+    assert run("model", "card", made["model"]).startswith("---\n")
+    assert "small_cnn" in run("catalog", "architectures")
+    jobs = [document(line) for line in run("list", "jobs", "-w", "kind=train", "--json").splitlines()]
+    assert [job["state"] for job in jobs] == ["succeeded"]
+
+
+def test_an_officer_asks_follows_and_proves(run: Run, made: dict[str, Any], tmp_path: Path) -> None:
+    ids = run("dataset", "samples", made["dataset"], "--split", "train").split()
+    assert len(ids) > 800
+    whom = "\n".join(ids[:20]) + "\n"
+    preview = run("request", made["dataset"], "--ids-file", "-", "--dry-run", "--json", stdin=whom)
+    assert document(preview)["samples"] == 20
+    assert run("list", "requests", "--json") == ""
+    Path("ids.txt").write_text(whom)
+    asked = ("request", made["dataset"], "--ids-file", "ids.txt", "--key", "ticket-1", "--json")
+    request = document(run(*asked))["id"]
+    assert document(run(*asked))["id"] == request  # sent twice, made once
+    assert document(run("wait", request, "--json"))["status"] == "fulfilled"
+    assert "fulfilled" in run("status", request)
+    lines = [
+        {"dataset": made["dataset"], "sample_ids": [ids[0]]},
+        {"dataset": made["dataset"], "sample_ids": [ids[30]]},
+    ]
+    text = run("requests-import", "-", stdin="\n".join(map(json.dumps, lines)), code=1)
+    assert "1: refused" in text
+    assert "2: del_" in text
+    assert ids[0] not in text
+
+    version = document(run("download", made["model"], "-o", "model.safetensors", "--json"))
+    assert version["version"] >= 2
+    assert Path("model.safetensors").stat().st_size > 10_000
+    assert "inconclusive" in run("report", made["model"], "2", "-o", "report.html")
+    assert Path("report.html").read_text().startswith("<!doctype html>")
+
+    certificates = ("list", "certificates", "-w", f"request={request}", "--json")
+    eventually(lambda: run(*certificates), "the certificate")
+    run("certificate", request, "-o", "certificate.json")
+    run("trust", "-o", "trust.json")
+    assert "The certificate holds." in run("verify", "certificate.json", "--trust", "trust.json")
+    assert "DOES NOT HOLD" in run("verify", "certificate.json", "--key", _another_key(tmp_path), code=1)
+    run("verify", "missing.json", "--trust", "trust.json", code=2)
+    assert run("register").startswith("request,status,")
+    assert request in run("register", "--json")
+    assert document(run("summary", "--json"))["by_status"]["fulfilled"] >= 1
+    assert "superseded-checkpoint" in run("list", "receipts", "-w", "done=false")
+    made["ids"] = ids
+
+
+def _another_key(folder: Path) -> str:
+    from cryptography.hazmat.primitives import serialization
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+    form = serialization.PublicFormat.SubjectPublicKeyInfo
+    pem = Ed25519PrivateKey.generate().public_key().public_bytes(serialization.Encoding.PEM, form)
+    (folder / "other.pem").write_bytes(pem)
+    return "other.pem"
+
+
+def test_decisions_carry_reasons(run: Run, made: dict[str, Any]) -> None:
+    policy = QUICK_POLICY | {"when": {"mode": "batch", "max_requests": 50}}
+    Path("policy.json").write_text(json.dumps(policy))
+    run("model", "policy", made["model"], "policy.json")
+    asked = ("request", made["dataset"], "--ids-file", "-", "--json")
+    request = document(run(*asked, stdin="\n".join(made["ids"][50:53])))["id"]
+    run("decide", request, "hold", code=2)
+    assert "held" in run("decide", request, "hold", "--reason", "a lawsuit")
+    run("decide", request, "release")
+    partial = ("decide", request, "refuse", "--reason", "needed by law", "--ids-file", "-", "--json")
+    assert document(run(*partial, stdin=made["ids"][50]))["samples_refused"] == 1
+    assert document(run("decide", request, "cancel", "--reason", "withdrawn", "--json"))["status"] == "cancelled"
+    assert "refused:" in run("decide", request, "hold", "--reason", "again", code=1)
+
+
+def test_keys_webhooks_and_tenants(run: Run, service: tuple[Client, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    key = document(run("key", "create", "auditor", "-s", "read", "-s", "audit", "--expires-in-days", "3", "--json"))
+    assert key["token"].startswith("lethe_")
+    rotated = document(run("key", "rotate", key["id"], "--json"))
+    assert rotated["scopes"] == ["read", "audit"]
+    run("key", "revoke", rotated["id"])
+    assert document(run("status", rotated["id"], "--json"))["revoked_at"]
+    ended = {document(line)["id"] for line in run("list", "keys", "-w", "valid=false", "--json").splitlines()}
+    assert ended == {key["id"], rotated["id"]}
+    hook = document(run("webhook", "create", "http://127.0.0.1:9/x", "-e", "request.*", "--json"))
+    assert hook["secret"].startswith("whsec_")
+    assert run("list", "deliveries", hook["id"], "--json") == ""
+    run("webhook", "disable", hook["id"])
+
+    other = document(run("tenants", "create", "another office", "--json"))
+    assert "another office" in run("tenants", "list")
+    monkeypatch.setenv("LETHE_API_KEY", other["token"])
+    assert run("list", "datasets", "--json") == ""
+    monkeypatch.setenv("LETHE_API_KEY", "lethe_nobody_nothing")
+    assert "refused:" in run("list", "datasets", code=1)
+
+
+def test_exit_codes(run: Run, made: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "no such job" in run("status", "job_" + "0" * 26, code=1)
+    run("status", "what", code=2)
+    run("request", made["dataset"], code=2)
+    run("list", "versions", code=2)
+    run("list", "jobs", "-w", "state=odd", code=1)
+    run("dataset", "register", "x", "--params", "{", code=2)
+    assert "missing.txt" in run("request", made["dataset"], "--ids-file", "missing.txt", code=1)
+    job = document(run("model", "precompute", made["model"], "--json"))["id"]
+    assert "has not ended" in run("wait", job, "--timeout", "0", code=4)
+    monkeypatch.setattr("lethe.transport.time.sleep", lambda _: None)
+    monkeypatch.setenv("LETHE_URL", f"http://127.0.0.1:{free_port()}")
+    assert "lethe serve" in run("status", code=3)
+
+
+def test_ids_are_never_arguments(run: Run) -> None:
+    """No command takes a sample's id or a subject from its command line, where every user of the machine sees it."""
+    import typer.main
+
+    def commands(group: Any) -> Iterator[Any]:
+        for command in group.commands.values():
+            yield from commands(command) if hasattr(command, "commands") else [command]
+
+    names = [param.name for command in commands(typer.main.get_command(cli.cli)) for param in command.params]
+    assert {"ids_file", "subjects_file"} <= set(names)
+    assert not {"sample", "sample_id", "sample_ids", "subject", "subjects", "ids"} & set(names)

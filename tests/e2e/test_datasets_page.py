@@ -1,0 +1,60 @@
+"""The examples of docs/datasets.md, run as they stand against a service: an upload, and data that stay outside."""
+
+from __future__ import annotations
+
+import io
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from app.catalog import SmallCnnParams
+from lethe import Client
+from tests.support import embedded
+from worker import checkpoints, seeding
+from worker.architectures import small_cnn
+
+PAGE = Path(__file__).parents[2] / "docs" / "datasets.md"
+
+
+def example(name: str) -> str:
+    found = re.search(rf"<!-- example: {name} -->\n```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
+    assert found is not None
+    return found.group(1)
+
+
+def run(code: str, folder: Path) -> str:
+    done = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+@pytest.fixture
+def service(tmp_path: Path) -> Iterator[Client]:
+    with embedded(tmp_path / "lethe-data") as client:
+        yield client
+
+
+def test_an_image_folder_is_uploaded(service: Client, tmp_path: Path) -> None:
+    assert run(example("image folder"), tmp_path) == "ready 40 ['ant', 'bee']"
+
+
+def test_what_a_deletion_carried_is_nowhere_afterwards(service: Client, tmp_path: Path) -> None:
+    path = tmp_path / "mine.safetensors"
+    model = seeding.seeded_model(lambda: small_cnn.build(SmallCnnParams(), 1, 10, (8, 8)), 0, "cpu")
+    checkpoints.save(model, path, {})
+    given = f"from pathlib import Path\nCHECKPOINT = Path({str(path)!r})\n"
+    assert run(given + example("carried"), tmp_path) == "fulfilled 2 erased"
+
+    (request,) = service.pages("/v1/deletion-requests")
+    subjects = {receipt["subject"]: receipt["done_at"] is not None for receipt in request["receipts"]}
+    assert subjects == {"carried-data": True, "adversarial-artifact": True, "superseded-checkpoint": False}
+    sent = np.load(io.BytesIO((tmp_path / "to-forget.npz").read_bytes()))
+    marks = [name.encode() for name in sent["ids"].tolist()] + [image.tobytes() for image in sent["images"]]
+    kept = b"\n".join(path.read_bytes() for path in (tmp_path / "lethe-data").rglob("*") if path.is_file())
+    assert [mark for mark in marks if mark in kept] == []
+    assert len(list((tmp_path / "lethe-data" / "blobs").glob("??/*"))) == 2, "version 2, and 1 until its grace is over"

@@ -1,0 +1,74 @@
+"""The examples of docs/api.md, run in their order against one service: Python in one namespace, shell in one folder."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support import embedded, environment
+
+PAGE = Path(__file__).parents[2] / "docs" / "api.md"
+BLOCK = re.compile(r"^<!-- run -->\n```(python|bash)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+IDS = {"DATASET": "dataset", "MODEL": "model", "REQUEST": "request"}
+
+
+@pytest.mark.timeout(600)
+def test_the_examples_of_the_api_page_run_in_order(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    blocks = BLOCK.findall(PAGE.read_text())
+    assert len(blocks) == PAGE.read_text().count("<!-- run -->") >= 20
+    folder = tmp_path / "lethe-data"
+    names: dict[str, Any] = {"RECEIVER": "http://127.0.0.1:9/events"}
+    monkeypatch.chdir(tmp_path)
+    said = []
+    with embedded(folder, webhooks_to_private="true"), ExitStack() as stack:
+        stack.callback(lambda: names["lethe"].close())
+        for language, code in blocks:
+            if language == "python":
+                exec(compile(code, "docs/api.md", "exec"), names)
+                said.append(capsys.readouterr().out)
+                continue
+            ids = {variable: names[name]["id"] for variable, name in IDS.items() if name in names}
+            path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+            env = environment(folder) | ids | {"PATH": path}
+            done = subprocess.run(["bash", "-euc", code], cwd=tmp_path, env=env, capture_output=True, text=True)
+            assert done.returncode == 0, code + done.stdout + done.stderr
+            said.append(done.stdout)
+    text = "\n".join(said)
+    for word in (
+        "404 not-found",
+        "'amun'",
+        "fulfilled",
+        "0 409 sample-erased",
+        "1 202 None",
+        "whsec_",
+        "another office",
+    ):
+        assert word in text, word
+    assert "The certificate holds." in text
+    assert (tmp_path / "register.csv").read_text().count("\n") >= 4
+    assert (tmp_path / "model.safetensors").stat().st_size > 10_000
+
+
+def test_the_page_names_every_resource(tmp_path: Path) -> None:
+    from app.config import Settings
+    from app.main import create_app
+
+    text = PAGE.read_text().lower()
+    tags = {
+        str(tag)
+        for item in create_app(Settings(data_dir=tmp_path)).openapi()["paths"].values()
+        for operation in item.values()
+        for tag in operation.get("tags", [])
+    }
+    assert len(tags) >= 10
+    for tag in tags - {"health"}:
+        assert f"\n## {tag}" in text, tag

@@ -1,0 +1,144 @@
+"""Architectures, recipes and a device that is too small, through the API and a worker."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+import pytest
+import torch
+
+from app import catalog
+from tests.integration.conftest import Trained
+from tests.support import QUICK_POLICY, Document
+from worker import checkpoints, registry, training
+from worker.architectures import torchvision_model
+from worker.attacks.pgd_l2 import pgd_l2
+from worker.data.samples import Samples
+
+QUICK = {
+    "sgd": {"epochs": 1},
+    "fast": {"epochs": 1},
+    "trades": {"epochs": 1, "steps": 1, "augment": "none"},
+    "spectral_clipping": {"epochs": 1, "every": 5},
+}
+
+
+def model(shared: Trained, architecture: Document, recipe: Document) -> Document:
+    body = {
+        "name": "m",
+        "dataset": shared.dataset,
+        "architecture": architecture,
+        "recipe": recipe,
+        "policy": QUICK_POLICY,
+    }
+    return shared.account.post("/v1/models", body)
+
+
+def trained_job(shared: Trained, made: Document) -> Document:
+    job = shared.account.post(f"/v1/models/{made['id']}:train", {"seed": 1})
+    shared.account.work()
+    return shared.account.get(f"/v1/jobs/{job['id']}")
+
+
+SMALL = {"name": "small_cnn", "params": {"width": 4}}
+
+
+@pytest.mark.parametrize("name", catalog.RECIPES)
+def test_every_recipe_trains_a_version_whose_checkpoint_says_how_it_was_computed(shared: Trained, name: str) -> None:
+    made = model(shared, SMALL, {"name": name, "params": QUICK[name]})
+    job = trained_job(shared, made)
+    assert job["state"] == "succeeded", job
+    response = shared.account.http.get(f"/v1/models/{made['id']}/versions/1/checkpoint")
+    length = int.from_bytes(response.content[:8], "little")
+    header = response.content[8 : 8 + length].decode()
+    precision = "bfloat16" if name == "fast" else "float32"
+    assert f'\\"precision\\": \\"{precision}\\"' in header
+    assert '\\"tf32\\": \\"none\\"' in header
+
+
+@pytest.mark.parametrize(
+    ("architecture", "reason"),
+    [
+        ({"name": "torchvision", "params": {"name": "alexnet"}}, "alexnet cannot take images of 8x8 pixels"),
+        ({"name": "torchvision", "params": {"name": "resnet19"}}, "torchvision has no classifier resnet19"),
+        ({"name": "vit", "params": {"patch": 3}}, "patches of 3 pixels do not fill images of 8x8"),
+    ],
+)
+def test_an_architecture_that_cannot_take_the_images_ends_the_job_with_the_reason(
+    shared: Trained, architecture: Document, reason: str
+) -> None:
+    job = trained_job(shared, model(shared, architecture, {"name": "sgd", "params": {"epochs": 1}}))
+    assert job["state"] == "failed"
+    assert reason in job["problem"]["detail"]
+
+
+def test_a_torchvision_classifier_is_trained_and_its_own_checkpoint_imported(shared: Trained, tmp_path: Any) -> None:
+    architecture = {"name": "torchvision", "params": {"name": "resnet18"}}
+    account, made = shared.account, model(shared, architecture, {"name": "sgd", "params": {"epochs": 1}})
+    theirs = torchvision_model.import_torchvision().models.resnet18(num_classes=10)
+    checkpoints.save(theirs, tmp_path / "theirs", {})
+    content = (tmp_path / "theirs").read_bytes()
+    digest = f"sha256:{hashlib.sha256(content).hexdigest()}"
+    where = f"/v1/models/{made['id']}/versions"
+    account.post(where, {"digest": digest, "trained_on": "train-split"})
+    kind = {"Content-Type": "application/vnd.safetensors"}
+    response = account.http.put(f"{where}/1/checkpoint", content=content, headers=kind)
+    assert response.is_success, response.text
+    account.work()
+    assert account.get(f"{where}/1")["state"] == "current"
+
+
+@pytest.mark.parametrize("fits", [64, 0])
+def test_a_device_that_is_too_small_is_worked_around_or_named(
+    shared: Trained, monkeypatch: pytest.MonkeyPatch, fits: int
+) -> None:
+    forward_of = training.forward_of
+
+    def limited(*options: Any) -> training.Forward:
+        forward = forward_of(*options)
+
+        def run(images: torch.Tensor) -> torch.Tensor:
+            if len(images) > fits:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            return forward(images)
+
+        return run
+
+    monkeypatch.setattr(training, "forward_of", limited)
+    recipe = {"name": "sgd", "params": {"epochs": 1, "batch_size": 256}}
+    job = trained_job(shared, model(shared, SMALL, recipe))
+    if fits:
+        assert job["state"] == "succeeded"
+    else:
+        assert (job["state"], job["problem"]["type"].rpartition("/")[2]) == ("failed", "device-memory")
+        assert "memory" in job["problem"]["detail"]
+
+
+def test_a_deletion_works_on_samples_that_stay_in_their_file(trained: Trained, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened, open_samples = [], Samples.open
+
+    def mapped(*where: Any) -> Samples:
+        opened.append(open_samples(*where, resident=False))
+        return opened[-1]
+
+    monkeypatch.setattr(Samples, "open", mapped)
+    assert trained.forget(trained.ids[:5])["status"] == "fulfilled"
+    assert opened
+    assert all(samples.mapped for samples in opened)
+    report = trained.account.get(f"{trained.where}/versions/2/audit")["report"]
+    assert (report["environment"]["precision"], report["environment"]["tf32"]) == ("float32", "none")
+
+
+def test_an_attack_takes_smaller_batches_on_a_small_device(trained: Trained, monkeypatch: pytest.MonkeyPatch) -> None:
+    tried = []
+
+    def limited(model: Any, images: Any, labels: Any, params: Any) -> Any:
+        tried.append(params.batch_size)
+        if params.batch_size > 100:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return pgd_l2(model, images, labels, params)
+
+    monkeypatch.setitem(registry.ATTACKS, "pgd_l2", limited)  # type: ignore[arg-type]
+    assert trained.forget(trained.ids[:5])["status"] == "fulfilled"
+    assert tried == [512, 256, 128, 64]
