@@ -147,8 +147,7 @@ def manifest(session: Session, dataset_id: str) -> list[tuple[int, bool]]:
 
 
 _SQLITE_LABELS = text(
-    "SELECT group_concat(v) FROM "
-    "(SELECT label * 2 + holdout AS v FROM samples WHERE dataset_id = :d ORDER BY position)"
+    "SELECT group_concat(v) FROM (SELECT label * 2 + holdout AS v FROM samples WHERE dataset_id = :d ORDER BY position)"
 )
 _POSTGRES_LABELS = text(
     "SELECT string_agg(int4send(label * 2 + CAST(holdout AS integer)), '' ORDER BY position) "
