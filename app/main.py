@@ -16,6 +16,7 @@ from fastapi.responses import HTMLResponse, JSONResponse, Response
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 from app import db, keys, logs, metrics, schema
 from app.api import (
@@ -51,6 +52,7 @@ from app.web import api
 
 log = logging.getLogger("lethe")
 MOST_FAULTS = 100  # that one problem document lists
+HUNG_UP = 499  # what logs and metrics call a request whose client did not wait for its end; nobody receives it
 
 
 def create_app(settings: Settings | None = None) -> FastAPI:
@@ -144,6 +146,10 @@ def _install_errors(app: FastAPI) -> None:
     def _illegal(_: Request, error: IllegalMoveError) -> Response:
         return _problem(Conflict(f"{str(error).capitalize()}.", kind="illegal-move"))
 
+    @app.exception_handler(ClientDisconnect)
+    def _hung_up(_: Request, __: Exception) -> Response:
+        return Response(status_code=HUNG_UP)
+
     @app.exception_handler(RequestValidationError)
     def _invalid(_: Request, error: RequestValidationError) -> Response:
         return _problem(
@@ -156,6 +162,8 @@ def _install_errors(app: FastAPI) -> None:
 
     @app.exception_handler(HTTPException)
     def _http(request: Request, error: HTTPException) -> Response:
+        if isinstance(error.__cause__, ClientDisconnect):  # as FastAPI wraps it
+            return _hung_up(request, error)
         if error.status_code == 400:  # FastAPI's word for a body that its JSON parser gave up on
             fault = {"in": "body", "pointer": "", "detail": str(error.detail)}
             return _problem(Unprocessable("The request does not fit its schema.", kind="schema", errors=[fault]))

@@ -6,6 +6,7 @@ import io
 import json
 import os
 import re
+import socket
 import sqlite3
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -163,6 +164,41 @@ def use(service: Service, listening: Receiver, folder: Path) -> list[str]:
     key = (service.folder / "api-key").read_text().strip()
     # The key's secret is base64url and may itself hold an underscore.
     return [key, key.split("_", 2)[2], str(hook["secret"]), *secrets_of(hook)]
+
+
+def test_a_client_that_hangs_up_while_it_sends_is_no_failure(tmp_path: Path) -> None:
+    folder = tmp_path / "data"
+    with embedded(folder) as client:
+        service = Service(client, folder, "")
+        dataset = client.datasets.register("people")["id"]
+        sends = [
+            ("POST", "/v1/deletion-requests", "application/json"),
+            ("POST", "/v1/deletion-requests:import", "application/x-ndjson"),
+            ("POST", "/v1/models", "application/json"),
+            ("PUT", f"/v1/datasets/{dataset}/content", "application/vnd.apache.parquet"),
+        ]
+        for method, path, form in sends:
+            hang_up(service, method, path, form)
+
+        def ends() -> list[Any]:
+            lines = [json.loads(line) for line in service.lines]
+            return [line for line in lines if line["logger"] == "lethe.request" and line.get("status") == 499]
+
+        eventually(lambda: len(ends()) >= len(sends), "the four requests to end", 10)
+        assert {(line["level"], line["method"]) for line in ends()} == {("info", "POST"), ("info", "PUT")}
+        assert not [line for line in service.lines if json.loads(line)["level"] not in ("info", "debug")]
+        assert [*client.requests.list(), *client.models.list()] == []
+        assert client.datasets.get(dataset)["state"] == "awaiting-content"
+        assert list((folder / "blobs" / "incoming").iterdir()) == []
+
+
+def hang_up(service: Service, method: str, path: str, form: str) -> None:
+    """Send the head and half of a body, and be gone."""
+    host, port = (service.folder / "url").read_text().strip().removeprefix("http://").split(":")
+    key = (service.folder / "api-key").read_text().strip()
+    head = f"{method} {path} HTTP/1.1\r\nHost: {host}\r\nAuthorization: Bearer {key}\r\n"
+    with socket.create_connection((host, int(port))) as connection:
+        connection.sendall(f'{head}Content-Type: {form}\r\nContent-Length: 100\r\n\r\n{{"name":'.encode())
 
 
 def secrets_of(hook: Any) -> list[str]:
