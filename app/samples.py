@@ -15,7 +15,7 @@ from sqlalchemy.orm import Session
 from app import datasets
 from app.config import Settings
 from app.errors import Conflict, Unprocessable
-from app.positions import Positions
+from app.positions import Positions, distinct
 from app.tables import Dataset
 
 SHOWN_FAULTS = 100
@@ -71,7 +71,7 @@ def _all_fit(found: Positions, refused: Sequence[NDArray[np.bool_]]) -> bool:
         return all(p >= 0 and not any(mask[p] for mask in refused) for p in found)
     if found.min() < 0 or any(mask[found].any() for mask in refused):
         return False
-    return len(np.unique(found)) == len(found)
+    return len(distinct(found)) == len(found)
 
 
 MANY = 1000  # ids from which PostgreSQL had better read a large share of a dataset than probe an index for each
@@ -159,4 +159,4 @@ def of_subjects(session: Session, dataset: Dataset, subjects: Sequence[str], req
             kind="subject-unknown",
             errors=[{"pointer": f"/subjects/{place}", "code": "unknown"} for place in missing[:SHOWN_FAULTS]],
         )
-    return np.unique(np.array([position for _, position in left], dtype=np.int64))
+    return distinct(np.array([position for _, position in left], dtype=np.int64))

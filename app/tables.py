@@ -87,12 +87,13 @@ class Sample(Base):
     __tablename__ = "samples"
     dataset_id: Mapped[str] = mapped_column(ForeignKey("datasets.id"), primary_key=True)
     position: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
-    sample_id: Mapped[str] = mapped_column(Text)
+    sample_id: Mapped[str] = mapped_column(Text().with_variant(Text(collation="C"), "postgresql"))
     subject: Mapped[str | None] = mapped_column(Text)
     label: Mapped[int] = mapped_column(Integer)
     holdout: Mapped[bool]
     __table_args__ = (
-        UniqueConstraint("dataset_id", "sample_id", name="uq_samples_id"),
+        # The id first: it differs at the first comparison, where the dataset's name is the same in all entries.
+        Index("uq_samples_id", "sample_id", "dataset_id", unique=True, postgresql_include=["position"]),
         Index("ix_samples_subject", "dataset_id", "subject"),
     )
 

@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 
-from benchmarks import attack, economy, rmia, service, training
+from benchmarks import attack, download, economy, lists, posting, rmia, service, training
 
 RESULTS = Path(__file__).parent / "results"
 ALL: dict[str, Callable[[], dict[str, object]]] = {
@@ -29,7 +29,12 @@ ALL: dict[str, Callable[[], dict[str, object]]] = {
     "warm_worker": economy.warm_worker,
     "api_start": service.api_start,
     "stream_1gb": service.stream_1gb,
+    "download_1gb": download.download_1gb,
     "post_to_start": service.post_to_start,
+    "post_one_id": posting.post_one_id,
+    "status_polls": posting.status_polls,
+    "accept_100k_ids": posting.accept_100k_ids,
+    "pages": lists.pages,
 }
 
 

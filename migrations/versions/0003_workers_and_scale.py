@@ -2,6 +2,7 @@
 
 import sqlalchemy as sa
 from alembic import op
+from alembic.operations import BatchOperations
 from sqlalchemy.dialects import postgresql
 
 revision = "0003"
@@ -75,6 +76,13 @@ def upgrade() -> None:
         batch_op.add_column(sa.Column("old_secret", sa.Text(), nullable=True))
         batch_op.add_column(sa.Column("old_until", sa.DateTime(), nullable=True))
 
+    with op.batch_alter_table("samples", schema=None) as batch_op:
+        batch_op.drop_constraint("uq_samples_id", type_="unique")
+        _collate(batch_op, "C")
+    op.create_index(
+        "uq_samples_id", "samples", ["sample_id", "dataset_id"], unique=True, postgresql_include=["position"]
+    )
+
     # What a scrape of the metrics reads.
     op.create_index("ix_jobs_counted", "jobs", ["kind", "state", "fence"])
     op.create_index("ix_audit_verdict", "audit_reports", ["verdict"])
@@ -87,7 +95,18 @@ def upgrade() -> None:
         op.drop_index(name, table)
 
 
+def _collate(batch_op: BatchOperations, collation: str | None) -> None:
+    """PostgreSQL compares ids byte by byte, as SQLite does anyway."""
+    if op.get_bind().dialect.name == "postgresql":
+        batch_op.alter_column("sample_id", existing_type=sa.Text(), type_=sa.Text(collation=collation), existing_nullable=False)
+
+
 def downgrade() -> None:
+    op.drop_index("uq_samples_id", "samples")
+    with op.batch_alter_table("samples", schema=None) as batch_op:
+        _collate(batch_op, None)
+        batch_op.create_unique_constraint("uq_samples_id", ["dataset_id", "sample_id"])
+
     op.execute("UPDATE versions SET trained_count = 0 WHERE trained_count IS NULL")
     with op.batch_alter_table("versions", schema=None) as batch_op:
         batch_op.alter_column("trained_count", existing_type=sa.Integer(), nullable=False)
