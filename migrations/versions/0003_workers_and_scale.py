@@ -98,7 +98,9 @@ def upgrade() -> None:
 def _collate(batch_op: BatchOperations, collation: str | None) -> None:
     """PostgreSQL compares ids byte by byte, as SQLite does anyway."""
     if op.get_bind().dialect.name == "postgresql":
-        batch_op.alter_column("sample_id", existing_type=sa.Text(), type_=sa.Text(collation=collation), existing_nullable=False)
+        batch_op.alter_column(
+            "sample_id", existing_type=sa.Text(), type_=sa.Text(collation=collation), existing_nullable=False
+        )
 
 
 def downgrade() -> None:
