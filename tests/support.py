@@ -11,13 +11,13 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import psycopg
 from psycopg import sql
-from sqlalchemy import select
+from sqlalchemy import and_, select
 
 from app import db
 from app.config import Settings
@@ -90,15 +90,18 @@ class Account:
         from worker.tasks import run_one
 
         count = 0
-        while run_one(self.desk, owner) or self._soon():
-            count += 1
-        return count
+        while True:
+            with self.database.read() as session:
+                asked = db.now(session)
+            if run_one(self.desk, owner):
+                count += 1
+            elif not self._due_since(asked):
+                return count
 
-    def _soon(self) -> bool:
-        """Whether a job is becoming due about now: one that began again because its ground had changed."""
+    def _due_since(self, asked: datetime) -> bool:
+        """Whether a job becomes due between then and soon: one that began again because its ground had changed."""
         with self.database.read() as session:
-            now = db.now(session)
-            soon = Job.available_at.between(now - timedelta(seconds=0.5), now + timedelta(seconds=1))
+            soon = and_(Job.available_at > asked, Job.available_at <= db.now(session) + timedelta(seconds=1))
             return session.scalars(select(Job.id).where(Job.state == "queued", soon)).first() is not None
 
     def post(self, path: str, body: Document | None = None, status: int | None = None, **headers: str) -> Document:
