@@ -21,8 +21,8 @@ class Keys(Collection[types.Key]):
         """A new key like this one, which ends after the overlap."""
         return cast("types.KeyMade", self._verb(key, "rotate", overlap_seconds=overlap_seconds))
 
-    def revoke(self, key: str) -> None:
-        self._calls.delete(f"{self.path}/{key}")
+    def revoke(self, key: str, *, if_match: str | None = None) -> None:
+        self._calls.delete(f"{self.path}/{key}", if_match=if_match)
 
 
 class Webhooks(Collection[types.Webhook]):
@@ -32,8 +32,8 @@ class Webhooks(Collection[types.Webhook]):
         """A receiver of these kinds of events, or of all; its signing `secret` is in this reply and in no other."""
         return cast("types.WebhookMade", self._create(url=url, events=list(events)))
 
-    def disable(self, webhook: str) -> None:
-        self._calls.delete(f"{self.path}/{webhook}")
+    def disable(self, webhook: str, *, if_match: str | None = None) -> None:
+        self._calls.delete(f"{self.path}/{webhook}", if_match=if_match)
 
     def rotate_secret(self, webhook: str) -> types.WebhookMade:
         """A new signing secret, which is in this reply and in no other."""

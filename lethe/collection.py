@@ -21,6 +21,10 @@ class Collection(Generic[Item]):
     def get(self, thing: str) -> Item:
         return cast("Item", self._calls.get(f"{self.path}/{thing}"))
 
+    def tagged(self, thing: str) -> tuple[Item, str]:
+        """It and its ETag: `if_match` of a change, which is refused (412) once it is not what was read."""
+        return self._calls.tagged(f"{self.path}/{thing}")
+
     def list(self, **filters: Any) -> Iterator[Item]:
         """Newest first; `filters` are the query parameters of the API."""
         return cast("Iterator[Item]", self._calls.pages(self.path, **filters))
@@ -28,5 +32,5 @@ class Collection(Generic[Item]):
     def _create(self, **body: Any) -> Item:
         return cast("Item", self._calls.post(self.path, body))
 
-    def _verb(self, thing: str, verb: str, **body: Any) -> Any:
-        return self._calls.post(f"{self.path}/{thing}:{verb}", body)
+    def _verb(self, thing: str, verb: str, *, if_match: str | None = None, **body: Any) -> Any:
+        return self._calls.post(f"{self.path}/{thing}:{verb}", body, if_match=if_match)

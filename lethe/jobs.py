@@ -23,12 +23,12 @@ class Jobs(Collection[types.Job]):
         super().__init__(calls)
         self._retries = retries
 
-    def cancel(self, job: str) -> types.Job:
-        return cast("types.Job", self._verb(job, "cancel"))
+    def cancel(self, job: str, *, if_match: str | None = None) -> types.Job:
+        return cast("types.Job", self._verb(job, "cancel", if_match=if_match))
 
-    def retry(self, job: str) -> types.Job:
+    def retry(self, job: str, *, if_match: str | None = None) -> types.Job:
         """Queue a failed or dead job again."""
-        return cast("types.Job", self._verb(job, "retry"))
+        return cast("types.Job", self._verb(job, "retry", if_match=if_match))
 
     def audit(self, job: str) -> types.Json:
         """The report that the job made, whether or not its candidate was published."""

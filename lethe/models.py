@@ -77,9 +77,9 @@ class Models(Collection[types.Model]):
         chosen = {"architecture": _choice(architecture), "recipe": _choice(recipe)}
         return self._create(name=name, dataset=dataset, policy=policy, device=device, **chosen)
 
-    def set_policy(self, model: str, policy: Mapping[str, Any]) -> types.Model:
-        """Replace the policy; what is left out takes its default."""
-        return cast("types.Model", self._calls.put(f"{self.path}/{model}/policy", dict(policy)))
+    def set_policy(self, model: str, policy: Mapping[str, Any], *, if_match: str | None = None) -> types.Model:
+        """Replace the policy; what is left out takes its default. if_match: the ETag of the model."""
+        return cast("types.Model", self._calls.put(f"{self.path}/{model}/policy", dict(policy), if_match=if_match))
 
     def train(
         self, model: str, *, seed: int = 0, exclude_request: str | None = None, compare_only: bool = False
@@ -122,13 +122,21 @@ class Models(Collection[types.Model]):
         return cast("Iterator[types.Alias]", self._calls.pages(f"{self.path}/{model}/aliases", **filters))
 
     def alias(self, model: str, alias: str) -> types.Alias:
-        return cast("types.Alias", self._calls.get(f"{self.path}/{model}/aliases/{alias}"))
+        return self.tagged_alias(model, alias)[0]
 
-    def set_alias(self, model: str, alias: str, version: int) -> types.Alias:
-        return cast("types.Alias", self._calls.put(f"{self.path}/{model}/aliases/{alias}", {"version": version}))
+    def tagged_alias(self, model: str, alias: str) -> tuple[types.Alias, str]:
+        """It and its ETag."""
+        return self._calls.tagged(self._alias(model, alias))
 
-    def remove_alias(self, model: str, alias: str) -> None:
-        self._calls.delete(f"{self.path}/{model}/aliases/{alias}")
+    def set_alias(self, model: str, alias: str, version: int, *, if_match: str | None = None) -> types.Alias:
+        found = self._calls.put(self._alias(model, alias), {"version": version}, if_match=if_match)
+        return cast("types.Alias", found)
+
+    def remove_alias(self, model: str, alias: str, *, if_match: str | None = None) -> None:
+        self._calls.delete(self._alias(model, alias), if_match=if_match)
+
+    def _alias(self, model: str, alias: str) -> str:
+        return f"{self.path}/{model}/aliases/{alias}"
 
     def _job(self, model: str, verb: str, **body: Any) -> types.Job:
         return cast("types.Job", self._verb(model, verb, **body))
@@ -141,7 +149,11 @@ class Versions:
         self._calls = calls
 
     def get(self, model: str, number: int) -> types.Version:
-        return cast("types.Version", self._calls.get(_version(model, number)))
+        return self.tagged(model, number)[0]
+
+    def tagged(self, model: str, number: int) -> tuple[types.Version, str]:
+        """It and its ETag."""
+        return self._calls.tagged(_version(model, number))
 
     def list(self, model: str, **filters: Any) -> Iterator[types.Version]:
         return cast("Iterator[types.Version]", self._calls.pages(f"/v1/models/{model}/versions", **filters))
@@ -184,9 +196,9 @@ class Versions:
         self._calls.download(path, target, found["digest"], found["size"], progress)
         return found["digest"]
 
-    def promote(self, model: str, number: int) -> types.Version:
+    def promote(self, model: str, number: int, *, if_match: str | None = None) -> types.Version:
         """Make a superseded version current again."""
-        return cast("types.Version", self._calls.post(f"{_version(model, number)}:promote"))
+        return cast("types.Version", self._calls.post(f"{_version(model, number)}:promote", if_match=if_match))
 
     def audits(self, model: str, number: int, **filters: Any) -> Iterator[types.Audit]:
         """The reports of a version, newest first."""

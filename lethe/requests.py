@@ -62,25 +62,27 @@ class Requests(Collection[types.DeletionRequest]):
                 yield result
             first += len(lines)
 
-    def cancel(self, request: str, reason: str) -> types.DeletionRequest:
-        return self._decide(request, "cancel", reason)
+    def cancel(self, request: str, reason: str, *, if_match: str | None = None) -> types.DeletionRequest:
+        return self._decide(request, "cancel", if_match, reason=reason)
 
-    def hold(self, request: str, reason: str) -> types.DeletionRequest:
-        return self._decide(request, "hold", reason)
+    def hold(self, request: str, reason: str, *, if_match: str | None = None) -> types.DeletionRequest:
+        return self._decide(request, "hold", if_match, reason=reason)
 
-    def release(self, request: str) -> types.DeletionRequest:
-        return cast("types.DeletionRequest", self._verb(request, "release"))
+    def release(self, request: str, *, if_match: str | None = None) -> types.DeletionRequest:
+        return self._decide(request, "release", if_match)
 
-    def extend(self, request: str, reason: str) -> types.DeletionRequest:
-        return self._decide(request, "extend", reason)
+    def extend(self, request: str, reason: str, *, if_match: str | None = None) -> types.DeletionRequest:
+        return self._decide(request, "extend", if_match, reason=reason)
 
-    def refuse(self, request: str, reason: str, sample_ids: Sequence[str] | None = None) -> types.DeletionRequest:
+    def refuse(
+        self, request: str, reason: str, sample_ids: Sequence[str] | None = None, *, if_match: str | None = None
+    ) -> types.DeletionRequest:
         """Refuse the request, or only these of its samples."""
         ids = list(sample_ids) if sample_ids is not None else None
-        return cast("types.DeletionRequest", self._verb(request, "refuse", reason=reason, sample_ids=ids))
+        return self._decide(request, "refuse", if_match, reason=reason, sample_ids=ids)
 
-    def _decide(self, request: str, verb: str, reason: str) -> types.DeletionRequest:
-        return cast("types.DeletionRequest", self._verb(request, verb, reason=reason))
+    def _decide(self, request: str, verb: str, if_match: str | None, **body: Any) -> types.DeletionRequest:
+        return cast("types.DeletionRequest", self._verb(request, verb, if_match=if_match, **body))
 
     def wait(
         self,
@@ -96,8 +98,10 @@ class Requests(Collection[types.DeletionRequest]):
             WaitTimeoutError: that is not so within `timeout` seconds; it goes on.
         """
         deadline = None if timeout is None else time.monotonic() + timeout
+        seen: tuple[types.DeletionRequest, str] | None = None
         while True:
-            found = self.get(request)
+            seen = self._calls.tagged(f"{self.path}/{request}", seen)
+            found = seen[0]
             if progress is not None:
                 progress(found)
             if found["status"] not in UNDER_WAY:

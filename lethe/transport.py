@@ -79,15 +79,30 @@ class Transport:
     def get(self, path: str, **params: Any) -> Any:
         return self.call("GET", path, params=_sent(params)).json()
 
-    def post(self, path: str, body: Json | None = None, *, idempotency_key: str | None = None) -> Any:
-        headers = {"Idempotency-Key": idempotency_key} if idempotency_key else None
+    def tagged(self, path: str, before: tuple[Any, str] | None = None) -> tuple[Any, str]:
+        """A document and its ETag; while it is what it was `before`, that, and it is not sent again."""
+        has = before[1] if before else ""
+        response = self.call("GET", path, headers={"If-None-Match": has} if has else None)
+        if before and response.status_code == 304:
+            return before
+        return response.json(), response.headers.get("etag", "")
+
+    def post(
+        self,
+        path: str,
+        body: Json | None = None,
+        *,
+        idempotency_key: str | None = None,
+        if_match: str | None = None,
+    ) -> Any:
+        headers = _sent({"Idempotency-Key": idempotency_key or None, "If-Match": if_match})
         return self.call("POST", path, json=_sent(body or {}), headers=headers).json()
 
-    def put(self, path: str, body: Json) -> Any:
-        return self.call("PUT", path, json=body).json()
+    def put(self, path: str, body: Json, *, if_match: str | None = None) -> Any:
+        return self.call("PUT", path, json=body, headers=_sent({"If-Match": if_match})).json()
 
-    def delete(self, path: str) -> None:
-        self.call("DELETE", path)
+    def delete(self, path: str, *, if_match: str | None = None) -> None:
+        self.call("DELETE", path, headers=_sent({"If-Match": if_match}))
 
     def pages(self, path: str, **params: Any) -> Iterator[Any]:
         """Every item of a list, page by page."""
@@ -206,8 +221,8 @@ def retry_after(header: str, now: datetime) -> float | None:
 
 
 def checked(response: httpx.Response, *, tried_again: bool = False) -> httpx.Response:
-    """The response, if it is a success."""
-    if response.is_success:
+    """The response, if it is a success, or says that nothing has changed."""
+    if response.is_success or response.status_code == 304:
         return response
     try:
         problem = response.json()

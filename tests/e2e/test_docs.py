@@ -46,6 +46,8 @@ def test_the_examples_of_the_api_page_run_in_order(
     for word in (
         "404 not-found",
         "'amun'",
+        "304",
+        "412 precondition-failed True",
         "fulfilled",
         "0 409 sample-erased",
         "1 202 None",
@@ -58,17 +60,28 @@ def test_the_examples_of_the_api_page_run_in_order(
     assert (tmp_path / "model.safetensors").stat().st_size > 10_000
 
 
-def test_the_page_names_every_resource(tmp_path: Path) -> None:
+@pytest.fixture
+def operations(tmp_path: Path) -> Any:
     from app.config import Settings
     from app.main import create_app
 
+    return create_app(Settings(data_dir=tmp_path)).openapi()["paths"]
+
+
+def test_the_page_names_every_resource(operations: Any) -> None:
     text = PAGE.read_text().lower()
-    tags = {
-        str(tag)
-        for item in create_app(Settings(data_dir=tmp_path)).openapi()["paths"].values()
-        for operation in item.values()
-        for tag in operation.get("tags", [])
-    }
+    tags = {str(tag) for item in operations.values() for each in item.values() for tag in each.get("tags", [])}
     assert len(tags) >= 10
-    for tag in tags - {"health"}:
+    for tag in tags:
         assert f"\n## {tag}" in text, tag
+
+
+def test_the_page_names_every_path_and_every_query(operations: Any) -> None:
+    """A path by the last word in it, such as `/aliases` or `:promote`."""
+    text = PAGE.read_text()
+    for path, item in operations.items():
+        step = re.findall(r"[/:][\w.-]+", re.sub(r"{\w+}", "", path))[-1]
+        assert step in text, path
+        for operation in item.values():
+            for query in (each["name"] for each in operation.get("parameters", []) if each["in"] == "query"):
+                assert f"`{query}`" in text, (path, query)

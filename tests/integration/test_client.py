@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import httpx
@@ -100,6 +101,66 @@ def test_many_lines_whose_reply_was_lost(trained: Trained, connect: Connect) -> 
     results = list(lethe.requests.import_lines(orders))
     assert [result["status"] for result in results] == [202, 202, 202, 422]
     assert counts(trained.account.database)["deletion_requests"] == before + 3
+
+
+def test_a_change_of_what_has_changed_meanwhile_is_refused(trained: Trained, connect: Connect) -> None:
+    lethe, _ = connect(trained.account)
+    model, etag = lethe.models.tagged(trained.model)
+    lethe.models.set_policy(trained.model, model["policy"] | {"grace_seconds": 5}, if_match=etag)
+    with pytest.raises(ProblemError) as refused:
+        lethe.models.set_policy(trained.model, model["policy"], if_match=etag)
+    assert (refused.value.status, refused.value.kind) == (412, "precondition-failed")
+    assert lethe.models.get(trained.model)["policy"]["grace_seconds"] == 5
+
+    lethe.models.set_alias(trained.model, "production", 1)
+    alias, etag = lethe.models.tagged_alias(trained.model, "production")
+    assert alias == lethe.models.alias(trained.model, "production")
+    lethe.models.remove_alias(trained.model, "production", if_match=etag)
+
+
+NEVER = '"of nothing that was ever read"'
+
+
+def test_every_conditional_call_carries_its_condition(trained: Trained, connect: Connect) -> None:
+    lethe, _ = connect(trained.account)
+    lethe.models.set_alias(trained.model, "production", 1)
+    request = lethe.requests.create(trained.dataset, trained.ids[:2])
+    job, key = str(request["outcomes"][0]["job"]), next(lethe.keys.list())["id"]
+    hook = lethe.webhooks.create("https://8.8.8.8/x")["id"]
+    calls = {
+        "PUT /v1/models/{model}/policy": lambda: lethe.models.set_policy(trained.model, {}, if_match=NEVER),
+        "PUT /v1/models/{model}/aliases/{alias}": lambda: lethe.models.set_alias(
+            trained.model, "production", 1, if_match=NEVER
+        ),
+        "DELETE /v1/models/{model}/aliases/{alias}": lambda: lethe.models.remove_alias(
+            trained.model, "production", if_match=NEVER
+        ),
+        "POST /v1/models/{model}/versions/{number}:promote": lambda: lethe.versions.promote(
+            trained.model, 1, if_match=NEVER
+        ),
+        "POST /v1/jobs/{job}:cancel": lambda: lethe.jobs.cancel(job, if_match=NEVER),
+        "POST /v1/jobs/{job}:retry": lambda: lethe.jobs.retry(job, if_match=NEVER),
+        "DELETE /v1/webhooks/{webhook}": lambda: lethe.webhooks.disable(hook, if_match=NEVER),
+        "DELETE /v1/api-keys/{api_key}": lambda: lethe.keys.revoke(key, if_match=NEVER),
+    }
+    place = "POST /v1/deletion-requests/{request}"
+    for verb in ("cancel", "hold", "extend", "refuse"):
+        calls[f"{place}:{verb}"] = partial(getattr(lethe.requests, verb), request["id"], "a reason", if_match=NEVER)
+    calls[f"{place}:release"] = lambda: lethe.requests.release(request["id"], if_match=NEVER)
+
+    conditional = {
+        f"{method.upper()} {path}"
+        for path, item in lethe.get("/v1/openapi.json")["paths"].items()
+        for method, operation in item.items()
+        if any(parameter["name"].lower() == "if-match" for parameter in operation.get("parameters", []))
+    }
+    assert calls.keys() == conditional
+    before = counts(trained.account.database)
+    for name, call in calls.items():
+        with pytest.raises(ProblemError) as refused:
+            call()
+        assert refused.value.status == 412, name
+    assert counts(trained.account.database) == before
 
 
 def test_an_event_without_a_state_does_not_end_the_stream(account: Account, connect: Connect) -> None:

@@ -447,6 +447,28 @@ def test_waiting_ends_when_its_time_is_over() -> None:
         assert [document["status"] for document in seen] == ["published", "fulfilled"]
 
 
+@pytest.mark.parametrize("tagged", [True, False])
+def test_waiting_asks_for_what_has_changed(tagged: bool) -> None:
+    """What is still as it was is not sent again; without ETags (a proxy may take them away) it is."""
+    states = iter(["processing", "processing", "processing", "fulfilled"])
+    sent, unchanged = [], []
+
+    def poll(request: httpx.Request) -> httpx.Response:
+        state = next(states)
+        etag = f'"{state}"'
+        if request.headers.get("if-none-match") == etag:
+            unchanged.append(state)
+            return httpx.Response(304, headers={"ETag": etag})
+        sent.append(state)
+        return httpx.Response(200, json={"status": state}, headers={"ETag": etag} if tagged else {})
+
+    with client(poll) as lethe:
+        seen: list[Any] = []
+        assert lethe.requests.wait("del_1", progress=seen.append) == {"status": "fulfilled"}
+    assert [document["status"] for document in seen] == ["processing"] * 3 + ["fulfilled"]
+    assert (len(sent), len(unchanged)) == ((2, 2) if tagged else (4, 0))
+
+
 def test_a_stream_that_never_comes_back_is_given_up() -> None:
     def refuse(_: httpx.Request) -> httpx.Response:
         raise httpx.ConnectError("nobody there")
