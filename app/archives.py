@@ -15,7 +15,7 @@ import unicodedata
 import zipfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from app.uploads import (
+from app.manifest import (
     HOLDOUT,
     MAX_BYTES,
     MAX_CLASSES,
@@ -32,7 +32,7 @@ from app.uploads import (
     MAX_SIDE,
     Manifest,
     SourceError,
-    manifest,
+    check_columns,
     require_form,
 )
 
@@ -222,8 +222,8 @@ def _check_npz(file: zipfile.ZipFile, found: Sequence[tuple[int, zipfile.ZipInfo
     columns = {name: _values(file, array, name).tolist() for name, array in read.items() if name != "images"}
     splits = columns.get("holdout") and ["holdout" if held else "train" for held in columns["holdout"]]
     subjects = columns.get("subject") and [name or None for name in columns["subject"]]
-    checked = manifest(columns["ids"], columns["labels"], splits, subjects)
-    return Manifest(checked.ids, checked.labels, checked.holdout, checked.subjects, form="npz")
+    checked = check_columns(columns["ids"], columns["labels"], splits, subjects)
+    return replace(checked, form="npz")
 
 
 def _values(file: zipfile.ZipFile, array: Array, name: str) -> NDArray[Any]:
@@ -285,10 +285,10 @@ def _check_image_folder(found: Sequence[tuple[int, zipfile.ZipInfo]], class_name
     if len(names) > MAX_CLASSES:
         raise SourceError(f"there are more than {MAX_CLASSES:,} classes")
     splits = [image.split for image in images]
-    checked = manifest(
+    checked = check_columns(
         [image.info.filename for image in images],
         [label_of[image.class_name] for image in images],
         splits if any(HOLDOUT[split] for split in splits) else None,
         None,
     )
-    return Manifest(checked.ids, checked.labels, checked.holdout, None, names, form="image folder")
+    return replace(checked, class_names=names, form="image folder")

@@ -18,11 +18,11 @@ from app.errors import Conflict, Gone, NotFound
 from app.ids import new_id
 from app.jobs import Claim
 from app.lifecycle import JobKind
+from app.manifest import ERASED_PREFIX
 from app.policy import Choice
 from app.positions import Positions, bitmap, mask_of
 from app.storage import Stored
 from app.tables import Dataset, Job, Sample
-from app.uploads import ERASED_PREFIX
 
 
 def get(session: Session, tenant_id: str, dataset_id: str, *, lock: bool = False) -> Dataset:

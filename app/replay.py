@@ -28,9 +28,9 @@ from app.db import Database
 from app.deletions import Order
 from app.errors import AppError, Conflict
 from app.lifecycle import Decision, Outcome
+from app.manifest import ERASED_PREFIX
 from app.positions import Positions, marked, mask_of, pack, unpack
 from app.tables import AuditEvent, Dataset, DeletionRequest, Model, OutcomeRow, Sample, Tenant
-from app.uploads import ERASED_PREFIX
 
 log = logging.getLogger("lethe.replay")
 

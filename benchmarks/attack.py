@@ -13,6 +13,7 @@ from worker.architectures import small_cnn
 from worker.attacks.pgd_l2 import pgd_l2
 from worker.data.samples import Samples, to_float
 from worker.data.sources import digits
+from worker.recipes.sgd import sgd
 
 
 def closed_form() -> dict[str, object]:
@@ -53,8 +54,7 @@ def batched() -> dict[str, object]:
     samples = Samples.from_arrays(raw.images, raw.labels)
     model = seeding.seeded_model(lambda: small_cnn.build(SmallCnnParams(), 1, 10), 0)
     train = torch.from_numpy((~raw.holdout).nonzero()[0])
-    recipe = ("sgd", SgdRecipe(epochs=10))
-    training.train_recipe(model, recipe, samples, train, seeding.generator(0), training.NullProgress())
+    sgd(model, SgdRecipe(epochs=10), samples, train, seeding.generator(0), training.NullProgress())
     images, labels = to_float(samples.images[train[:256]]), samples.labels[train[:256]]
     params = PgdL2Params()
     pgd_l2(model, images[:8], labels[:8], params)

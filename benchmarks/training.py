@@ -25,7 +25,7 @@ from torch.utils.data import DataLoader, Dataset
 from torch.utils.flop_counter import FlopCounterMode
 
 from app import catalog
-from app.catalog import DigitsSource, FastRecipe, Params, ResNet18Params, RmiaParams, SgdRecipe, SmallCnnParams
+from app.catalog import DigitsSource, FastRecipe, ResNet18Params, RmiaParams, SgdRecipe, SmallCnnParams
 from worker import evaluation, references, seeding
 from worker.architectures import resnet18, small_cnn
 from worker.audits import measure, roc
@@ -33,7 +33,9 @@ from worker.data.batches import Source, TrainingSet
 from worker.data.samples import Samples
 from worker.data.sources import digits
 from worker.data.torchvision_ops import import_torchvision
-from worker.training import NullProgress, cosine, fit, train_recipe
+from worker.recipes import Recipe
+from worker.recipes.sgd import fast, sgd
+from worker.training import NullProgress, cosine, fit
 
 DEVICE = torch.device(os.environ.get("LETHE_BENCH_DEVICE", "cpu"))
 CLASSES = (1, 6, 7, 8)
@@ -250,8 +252,8 @@ def fast_recipe() -> dict[str, object]:
     samples = Samples.from_arrays(images, labels, DEVICE)
     design = references.membership(8, samples.n, 0)
     found = {
-        name: _members(samples, design, (name, recipe))
-        for name, recipe in (("sgd", SgdRecipe()), ("fast", FastRecipe()))
+        name: _members(samples, design, Recipe(function, params))
+        for name, function, params in (("sgd", sgd, SgdRecipe()), ("fast", fast, FastRecipe()))
     }
     figures: dict[str, object] = {"data": DATA, "images_each": samples.n // 2, "models": len(design)}
     for name, (seconds, by_model) in found.items():
@@ -260,7 +262,7 @@ def fast_recipe() -> dict[str, object]:
             figures[f"{name}_{figure}"] = statistics.mean(values)
     halves, differences = {}, {}
     for figure in ("rt_auc", "accuracy_gap", "test_accuracy"):
-        apart = [fast - sgd for fast, sgd in zip(found["fast"][1][figure], found["sgd"][1][figure], strict=True)]
+        apart = [quick - plain for quick, plain in zip(found["fast"][1][figure], found["sgd"][1][figure], strict=True)]
         differences[figure], halves[figure] = statistics.mean(apart), _half_width(apart)
         figures[f"difference_{figure}"] = differences[figure]
         figures[f"half_width_{figure}"] = halves[figure]
@@ -273,9 +275,7 @@ def fast_recipe() -> dict[str, object]:
     }
 
 
-def _members(
-    samples: Samples, design: NDArray[np.bool_], recipe: tuple[str, Params]
-) -> tuple[float, dict[str, list[float]]]:
+def _members(samples: Samples, design: NDArray[np.bool_], recipe: Recipe) -> tuple[float, dict[str, list[float]]]:
     labels = samples.labels.cpu().numpy()
     build = partial(small_cnn.build, SmallCnnParams(width=16), 3, int(labels.max()) + 1)
     began = time.process_time()
@@ -313,10 +313,10 @@ def audit_warm() -> dict[str, object]:
     samples = Samples.from_arrays(raw.images, raw.labels, DEVICE)
     build = partial(small_cnn.build, SmallCnnParams(), 1, 10)
     train, holdout = np.flatnonzero(~raw.holdout), np.flatnonzero(raw.holdout)
-    recipe = ("sgd", SgdRecipe())
+    recipe = Recipe(sgd, SgdRecipe())
     model = seeding.seeded_model(build, 1, DEVICE)
     positions = torch.from_numpy(train).to(DEVICE)
-    train_recipe(model, recipe, samples, positions, seeding.generator(1, DEVICE), NullProgress())
+    recipe.train(model, samples, positions, seeding.generator(1, DEVICE), NullProgress())
     models = 16
     design = references.membership(models, samples.n, 0)
     began = _now()

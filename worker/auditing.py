@@ -25,7 +25,7 @@ from worker.audits.rmia import log_odds
 from worker.audits.verdict import FEWEST_RETRAINS
 from worker.methods import MethodError
 from worker.run import Run, StageProgress
-from worker.training import DivergedError, train_recipe
+from worker.training import DivergedError
 from worker.workpiece import Workpiece
 
 NOTHING_HELD = (
@@ -226,7 +226,7 @@ class Shadows:
             self.trained += 1
             taught = piece.on_device(np.union1d(self._subject.remain, positions))
             order = seeding.generator(seeding.derive(seed, "order"), piece.samples.labels.device)
-            train_recipe(model, piece.recipe, piece.samples, taught, order, part)
+            piece.recipe.train(model, piece.samples, taught, order, part)
         adversarial = None
         if entry.needs_adversarial:
             adversarial = unlearning.attacked(piece, model, positions, piece.policy.attack)
@@ -278,6 +278,6 @@ def report_of(
         probes=list(probes),
         seed=run.claim.seed,
         stage_seconds=run.stage_seconds,
-        environment=seeding.environment(run.desk.device, piece.precision),
+        environment=seeding.environment(run.desk.device, piece.recipe.precision),
         not_shown=NOT_SHOWN if len(subject.remain) or measured.references else [*NOT_SHOWN, NOTHING_HELD],
     )

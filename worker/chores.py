@@ -15,12 +15,12 @@ from app import catalog, datasets, erasure, faults, jobs, versions
 from app.ids import new_id
 from app.jobs import SupersededError
 from app.lifecycle import JobState
+from app.manifest import SourceError
 from app.positions import Positions, mask_of, pack, unpack
 from app.safetensors_header import CheckpointError
 from app.tables import AdversarialRow, Dataset, Model, Version
-from worker import audit_jobs, evaluation, pipeline, references
+from worker import audit_jobs, evaluation, pipeline, references, registry
 from worker.data.samples import RawData
-from worker.data.sources import SourceError, load_source
 from worker.run import JobError, Run
 from worker.unlearning import train_on
 from worker.workpiece import Workpiece
@@ -38,7 +38,7 @@ def ingest(run: Run) -> None:
         try:
             # What a source downloads goes with this block: it holds the samples that may have to be erased.
             with tempfile.TemporaryDirectory(dir=_folder(run.desk.settings.sources_dir)) as cache:
-                raw = load_source(dataset.source, params, Path(cache), content)
+                raw = registry.SOURCES[dataset.source](params, Path(cache), content)
         except SourceError as error:
             _refuse_source(run, dataset.upload, error)
             return

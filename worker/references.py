@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 from torch import nn
 
-from app.catalog import Params
 from worker import evaluation, seeding
 from worker.audits.rmia import log_odds
 from worker.data.samples import Samples
-from worker.training import Progress, train_recipe
+from worker.recipes import Recipe
+from worker.training import Progress
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ def train_reference(
     index: int,
     design: NDArray[np.bool_],
     samples: Samples,
-    recipe: tuple[str, Params],
+    recipe: Recipe,
     build: Callable[[], nn.Module],
     seed: int,
     progress: Progress,
@@ -73,7 +73,7 @@ def train_reference(
     row = design[index]
     model = seeding.seeded_model(build, own, device)
     positions = torch.from_numpy(np.flatnonzero(row)).to(device)
-    train_recipe(model, recipe, samples, positions, seeding.generator(own, device), progress)
+    recipe.train(model, samples, positions, seeding.generator(own, device), progress)
     logits = evaluation.logits(model, samples.images).cpu().numpy()
     odds = log_odds(logits, samples.labels.cpu().numpy()).astype(np.float32)
     return ReferenceSignal(logits.astype(np.float16), odds, row)

@@ -22,7 +22,7 @@ from worker.attacks.transfer import transfer
 from worker.audits import measure, probes
 from worker.audits.probes import Found, ProbeCase
 from worker.data import sources, upload
-from worker.data.sources import RawData
+from worker.data.samples import RawData
 from worker.methods.amun import amun, amun_salun
 from worker.methods.boundary_shrink import boundary_shrink
 from worker.methods.certified_newton import certified_newton

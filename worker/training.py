@@ -13,10 +13,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from app.catalog import Params, Precision
+from app.catalog import Precision
 from worker import seeding
 from worker.data.batches import TrainingSet, batch_sizes
-from worker.data.samples import Samples
 from worker.memory import within_memory
 
 Schedule = Callable[[float], float]
@@ -272,18 +271,3 @@ def _restore(state: dict[str, Tensor], parts: Mapping[str, Part], generator: tor
                 optimizer.state[parameter]["momentum_buffer"] = torch.empty_like(parameter).copy_(buffer)
     generator.set_state(state["generator"])
     return int(state["epoch"])
-
-
-def train_recipe(
-    model: nn.Module,
-    recipe: tuple[str, Params],
-    samples: Samples,
-    positions: Tensor,
-    generator: torch.Generator,
-    progress: Progress,
-) -> nn.Module:
-    """Train `model` on rows `positions` of `samples` by the recipe of that name and parameters."""
-    from worker.registry import RECIPES  # not above: the registry imports this module
-
-    name, params = recipe
-    return RECIPES[name](model, params, samples, positions, generator, progress)

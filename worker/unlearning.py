@@ -19,7 +19,7 @@ from worker.data.samples import Split, gather, to_float
 from worker.memory import within_memory
 from worker.methods import MethodContext
 from worker.run import JobError, Run
-from worker.training import Progress, train_recipe
+from worker.training import Progress
 from worker.workpiece import Workpiece, seed_for
 
 
@@ -34,7 +34,7 @@ def train_on(run: Run, piece: Workpiece, positions: Positions) -> Stored:
         model = piece.fresh(seed_for(run, "weights"))
         generator = seeding.generator(seed_for(run, "order"), run.desk.device)
         resumable = progress.part(0.0, 1.0, f"train:{base}")
-        train_recipe(model, piece.recipe, piece.samples, piece.on_device(positions), generator, resumable)
+        piece.recipe.train(model, piece.samples, piece.on_device(positions), generator, resumable)
         stored = piece.store(run, model)
         run.keep("candidate", base, stored)
     return stored

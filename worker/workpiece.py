@@ -20,6 +20,7 @@ from app.storage import Stored
 from app.tables import Dataset, Model
 from worker import checkpoints, references, registry, seeding
 from worker.data.samples import Samples
+from worker.recipes import Recipe
 from worker.references import ReferenceSignals
 from worker.run import Run
 
@@ -75,7 +76,7 @@ class Workpiece:
     erased: Positions
     classes: int
     architecture: tuple[str, Params]
-    recipe: tuple[str, Params]
+    recipe: Recipe
     policy: Policy
     family: str  # of the reference pools that its audits may use
 
@@ -100,7 +101,7 @@ class Workpiece:
             erased=np.flatnonzero(erased).astype(np.int64),
             classes=dataset.class_count,
             architecture=(model.architecture, architecture),
-            recipe=(model.recipe, catalog.parse("recipes", model.recipe, model.recipe_params)),
+            recipe=Recipe(registry.RECIPES[model.recipe], catalog.parse("recipes", model.recipe, model.recipe_params)),
             policy=Policy.model_validate(model.policy),
             family=models.family(model),
         )
@@ -126,11 +127,6 @@ class Workpiece:
         model.load_state_dict(run.desk.warm.get("checkpoint", [digest], read, _bytes, owner=str(self.architecture)))
         return model
 
-    @property
-    def precision(self) -> str:
-        """In what the recipe computes, and methods with it."""
-        return str(getattr(self.recipe[1], "precision", "float32"))
-
     def store(self, run: Run, model: nn.Module) -> Stored:
         name, params = self.architecture
         metadata = {
@@ -139,7 +135,7 @@ class Workpiece:
             "architecture_params": params.model_dump_json(),
             "input": json.dumps({"shape": list(self.samples.shape), "range": [0, 1], "dtype": "float32"}),
             "classes": str(self.classes),
-            "computed": json.dumps(seeding.arithmetic(run.desk.device, self.precision)),
+            "computed": json.dumps(seeding.arithmetic(run.desk.device, self.recipe.precision)),
         }
         return run.put(lambda path: checkpoints.save(model, path, metadata))
 

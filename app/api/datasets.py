@@ -15,6 +15,7 @@ from app.api.paging import Created, Page, matching
 from app.api.schemas import DatasetCreate, DatasetOut, DatasetState, SampleOut, id_pattern
 from app.api.transfer import ANY_SIZE, receive
 from app.errors import Unprocessable, UnsupportedMedia
+from app.manifest import ERASED_PREFIX, SourceError
 from app.policy import Choice
 from app.positions import members
 from app.storage import Writer
@@ -87,7 +88,7 @@ def list_samples(
     """The manifest: every sample that is not erased, in the dataset's order."""
     row = datasets.get(session, who.tenant_id, dataset)
     query = select(Sample).where(
-        Sample.dataset_id == row.id, ~Sample.sample_id.startswith(uploads.ERASED_PREFIX, autoescape=True)
+        Sample.dataset_id == row.id, ~Sample.sample_id.startswith(ERASED_PREFIX, autoescape=True)
     )
     if split is not None:
         query = query.where(Sample.holdout == (split == "holdout"))
@@ -135,7 +136,7 @@ async def put_content(dataset: DatasetId, request: Request, who: CallerDep, held
     def keep(writer: Writer, class_names: list[str] | None) -> DatasetOut:
         try:
             uploads.check(writer.path, class_names, forms)
-        except uploads.SourceError as error:
+        except SourceError as error:
             raise Unprocessable(
                 error.detail, kind="dataset-content", errors=[{"detail": line} for line in error.errors]
             ) from None

@@ -9,16 +9,18 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from app.catalog import DigitsSource, Params, SgdRecipe, SmallCnnParams
+from app.catalog import DigitsSource, SgdRecipe, SmallCnnParams
 from worker import seeding
 from worker.architectures import small_cnn
 from worker.data.samples import RawData, Samples
-from worker.data.sources import load_source
-from worker.training import NullProgress, train_recipe
+from worker.data.sources import digits as digits_source
+from worker.recipes import Recipe
+from worker.recipes.sgd import sgd
+from worker.training import NullProgress
 
 torch.set_num_threads(1)
 
-RECIPE: tuple[str, Params] = ("sgd", SgdRecipe(epochs=15))
+RECIPE = Recipe(sgd, SgdRecipe(epochs=15))
 
 
 class KeptProgress:
@@ -43,7 +45,7 @@ class KeptProgress:
 
 @cache
 def digits() -> tuple[RawData, Samples]:
-    raw = load_source("digits", DigitsSource())
+    raw = digits_source(DigitsSource())
     return raw, Samples.from_arrays(raw.images, raw.labels)
 
 
@@ -54,7 +56,7 @@ def small_network() -> nn.Module:
 def trained(positions: Tensor, seed: int) -> nn.Module:
     _, samples = digits()
     model = seeding.seeded_model(small_network, seed)
-    return train_recipe(model, RECIPE, samples, positions, seeding.generator(seed), NullProgress())
+    return RECIPE.train(model, samples, positions, seeding.generator(seed), NullProgress())
 
 
 @cache

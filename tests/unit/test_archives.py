@@ -17,7 +17,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app import archives
-from app.uploads import ALL_FORMS, FORMS, MAX_ERRORS, SourceError, check
+from app.manifest import MAX_ERRORS, SourceError
+from app.uploads import ALL_FORMS, FORMS, check
 from tests.unit.archive_cases import folder, npy, npz, patched, png, symbolic_link, zipped
 from worker.data import images
 from worker.data.archives import decode_image_folder, decode_npz

@@ -15,7 +15,9 @@ from tests.unit.engine_cases import digits, same, small_network, train_positions
 from worker import evaluation, memory, seeding
 from worker.data.batches import Source, TrainingSet
 from worker.data.samples import Samples, gather
-from worker.training import NullProgress, train_recipe
+from worker.recipes import Recipe
+from worker.recipes.sgd import sgd
+from worker.training import NullProgress
 
 ROOT = Path(__file__).parents[2]
 
@@ -98,9 +100,8 @@ def test_what_fails_while_reading_ahead_reaches_the_caller(file):
 
 def test_training_and_logits_of_mapped_samples_equal_those_of_resident_ones(file):
     models = [
-        train_recipe(
+        Recipe(sgd, SgdRecipe(epochs=2, augment="crop_flip")).train(
             seeding.seeded_model(small_network, 1),
-            ("sgd", SgdRecipe(epochs=2, augment="crop_flip")),
             samples,
             torch.from_numpy(train_positions()),
             seeding.generator(1),
@@ -140,6 +141,8 @@ LARGE = """
     from worker.data.samples import Samples, Split
     from worker.methods import MethodContext
     from worker.methods.fine_tune import fine_tune
+    from worker.recipes import Recipe
+    from worker.recipes.sgd import sgd
     from worker.training import NullProgress
 
     path, limit = sys.argv[1], int(sys.argv[2])
@@ -151,7 +154,7 @@ LARGE = """
     samples = Samples.open(path, labels, resident=False)
     rows = torch.arange(samples.n)
     split = Split(samples, rows[:10], rows[10:], rows[:0])
-    context = MethodContext(seeding.generator(0), NullProgress(), ("sgd", SgdRecipe()), lambda: model)
+    context = MethodContext(seeding.generator(0), NullProgress(), Recipe(sgd, SgdRecipe()), lambda: model)
     before = model[2].weight.detach().clone()
     fine_tune(model, split, FineTuneParams(epochs=1, batch_size=64), None, context)
     assert not torch.equal(before, model[2].weight)

@@ -12,6 +12,8 @@ from worker.data.samples import Samples, Split, to_float
 from worker.methods import MethodError
 from worker.methods.amun import amun
 from worker.methods.retrain import retrain
+from worker.recipes import Recipe
+from worker.recipes.sgd import sgd
 
 AMUN = AmunParams(epochs=10, learning_rate=0.1, batch_size=64, decay_every=5)
 AMUN_ALONE = AmunParams(epochs=10, learning_rate=0.01, batch_size=64)
@@ -61,7 +63,7 @@ def recorded(method_params, remain, augment="none"):
     model = Recorder()
     sets = torch.arange(20, 30), torch.arange(20 if remain else 0), torch.arange(30, 40)
     params = AmunParams(epochs=1, fine_tuning_set=method_params)
-    recipe = ("sgd", SgdRecipe(augment=augment))
+    recipe = Recipe(sgd, SgdRecipe(augment=augment))
     amun(model, Split(samples, *sets), params, adversarial, context(recipe))
     return sorted(model.seen)
 

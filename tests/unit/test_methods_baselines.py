@@ -32,6 +32,8 @@ from worker.methods.fine_tune import l1_strength
 from worker.methods.gradient_ascent import gradient_ascent
 from worker.methods.random_label import other_label, relabelled_set
 from worker.methods.saliency import saliency_mask
+from worker.recipes import Recipe
+from worker.recipes.sgd import sgd
 from worker.training import DivergedError, NullProgress, fit
 
 NEWTON = {"lissa_steps": 20, "lissa_chains": 1, "lissa_batch_size": 64}
@@ -126,7 +128,7 @@ def test_random_labels_are_wrong_uniform_and_drawn_anew():
 
 
 def test_the_remain_set_keeps_its_own_labels_beside_random_ones():
-    training_set = relabelled_set(numbered(), context(("sgd", SgdRecipe())))
+    training_set = relabelled_set(numbered(), context(Recipe(sgd, SgdRecipe())))
     images, labels = training_set.batch(torch.arange(30).flip(0), seeding.generator(0))
     positions = (images[:, 0, 0, 0] * 255).round().long()
     assert sorted(positions.tolist()) == list(range(30))
@@ -221,7 +223,7 @@ def test_one_ascent_step_is_the_gradient_added():
 def test_each_epoch_descends_on_the_remain_set_then_ascends_on_the_forget_set():
     model = Tape(4)
     params = catalog.parse("methods", "gradient_ascent", {"epochs": 2, "batch_size": 10})
-    gradient_ascent(model, numbered(), params, None, context(("sgd", SgdRecipe())))
+    gradient_ascent(model, numbered(), params, None, context(Recipe(sgd, SgdRecipe())))
     epochs = [model.passes[:3], model.passes[3:]]
     for first, second, third in epochs:
         assert sorted(first + second) == list(range(10, 30))

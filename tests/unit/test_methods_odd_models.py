@@ -8,13 +8,15 @@ from torch import nn
 
 from app import catalog
 from tests.unit.engine_cases import digits, same, train_positions
-from tests.unit.method_cases import context, split
+from tests.unit.method_cases import split
 from worker import evaluation, registry, seeding
 from worker.architectures import vit
 from worker.attacks.pgd_l2 import pgd_l2
 from worker.data.samples import gather, to_float
 from worker.methods import MethodContext
-from worker.training import NullProgress, train_recipe
+from worker.recipes import Recipe
+from worker.recipes.sgd import fast, sgd
+from worker.training import NullProgress
 
 QUICK = {
     name: {"epochs": 1, "batch_size": 32} if "epochs" in entry.params.model_fields else {}
@@ -49,9 +51,9 @@ BUILDS = {"transformer": transformer, "dead": Dead}
 def trained_state(kind):
     model = seeding.seeded_model(BUILDS[kind], 1)
     if kind == "transformer":
-        recipe = ("sgd", catalog.SgdRecipe(epochs=4, learning_rate=0.05))
+        recipe = Recipe(sgd, catalog.SgdRecipe(epochs=4, learning_rate=0.05))
         positions = torch.from_numpy(train_positions())
-        train_recipe(model, recipe, digits()[1], positions, seeding.generator(1), NullProgress())
+        recipe.train(model, digits()[1], positions, seeding.generator(1), NullProgress())
     return model.state_dict()
 
 
@@ -74,7 +76,7 @@ def run(name, kind, whole, adversarial, model=None):
     own = MethodContext(
         seeding.generator(11),
         NullProgress(),
-        ("sgd", catalog.SgdRecipe(epochs=1)),
+        Recipe(sgd, catalog.SgdRecipe(epochs=1)),
         lambda: seeding.seeded_model(BUILDS[kind], 12),
     )
     params = catalog.parse("methods", name, QUICK[name])
@@ -130,17 +132,11 @@ def test_attacks_on_sets_of_one_and_on_a_last_batch_of_one(name, kind, n):
         assert torch.equal(result.images, images)
 
 
-def test_the_context_takes_precision_and_augmentation_from_the_recipe():
-    assert (context().precision, context().augment) == ("float32", "none")
-    fast = context(recipe=("fast", catalog.FastRecipe(augment="crop_flip")))
-    assert (fast.precision, fast.augment) == ("bfloat16", "crop_flip")
-
-
 def test_a_method_computes_in_the_precision_of_the_recipe():
     seen = []
     model = model_of("dead")
     model.convolution.register_forward_hook(lambda _module, _inputs, output: seen.append(output.dtype))
-    fast = MethodContext(seeding.generator(1), NullProgress(), ("fast", catalog.FastRecipe()), Dead)
-    registry.METHODS["fine_tune"](model, split(40), catalog.FineTuneParams(epochs=1), None, fast)
+    own = MethodContext(seeding.generator(1), NullProgress(), Recipe(fast, catalog.FastRecipe()), Dead)
+    registry.METHODS["fine_tune"](model, split(40), catalog.FineTuneParams(epochs=1), None, own)
     assert set(seen) == {torch.bfloat16}
     assert model.convolution.weight.dtype == torch.float32

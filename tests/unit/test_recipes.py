@@ -8,13 +8,16 @@ from torch.nn import functional
 from app import catalog
 from app.catalog import SgdRecipe, TradesRecipe
 from tests.unit.engine_cases import KeptProgress, digits, same, small_network, train_positions
-from worker import evaluation, seeding
+from tests.unit.method_cases import context, split
+from worker import evaluation, registry, seeding
 from worker.architectures import vit
 from worker.audits.robust import robust_accuracy
 from worker.evaluation import eval_mode
+from worker.methods import clean
+from worker.recipes import Recipe
 from worker.recipes import spectral_clipping as clipping
-from worker.recipes.trades import divergence, worst
-from worker.training import DivergedError, NullProgress, forward_of, train_recipe, triangular
+from worker.recipes.trades import divergence, trades, worst
+from worker.training import DivergedError, NullProgress, forward_of, triangular
 
 QUICK = {
     "sgd": {"epochs": 3},
@@ -25,14 +28,13 @@ QUICK = {
 
 
 def recipe(name, **changed):
-    return name, catalog.parse("recipes", name, QUICK[name] | changed)
+    return Recipe(registry.RECIPES[name], catalog.parse("recipes", name, QUICK[name] | changed))
 
 
 def trained(chosen, progress=None, positions=None, build=small_network):
     positions = torch.from_numpy(train_positions()[:150]) if positions is None else positions
-    return train_recipe(
+    return chosen.train(
         seeding.seeded_model(build, 3),
-        chosen,
         digits()[1],
         positions,
         seeding.generator(4),
@@ -41,6 +43,13 @@ def trained(chosen, progress=None, positions=None, build=small_network):
 
 
 # -- what every recipe owes ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", catalog.RECIPES)
+def test_methods_augment_and_compute_as_the_recipe_did(name):
+    chosen = recipe(name, augment="crop_flip", precision="bfloat16")
+    assert clean(split(4), torch.arange(4), context(chosen)).augment == "crop_flip"
+    assert chosen.precision == "bfloat16"
 
 
 @pytest.mark.parametrize("name", catalog.RECIPES)
@@ -201,7 +210,7 @@ def test_one_step_of_trades_is_sgd_on_cross_entropy_plus_beta_kl():
     """The whole set in one batch, one epoch: the weights move along the gradient of the loss as written."""
     positions = torch.arange(20)
     params = TradesRecipe(epochs=1, steps=3, weight_decay=0, momentum=0, learning_rate=0.05, augment="none", beta=2.5)
-    after = trained(("trades", params), positions=positions)
+    after = trained(Recipe(trades, params), positions=positions)
     model = seeding.seeded_model(small_network, 3).train()
     generator = seeding.generator(4)
     order = torch.randperm(20, generator=generator)

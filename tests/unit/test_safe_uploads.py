@@ -15,8 +15,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from app.manifest import MAX_ERRORS, SourceError
 from app.safetensors_header import MAX_HEADER_BYTES, MAX_TENSORS, CheckpointError, read_header
-from app.uploads import MAX_ERRORS, SourceError, check_parquet
+from app.uploads import check_parquet
 
 
 def file(header: Any, data: bytes = b"", length: int | None = None) -> io.BytesIO:

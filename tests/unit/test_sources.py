@@ -7,32 +7,33 @@ import pytest
 from PIL import Image
 
 from app.catalog import DigitsSource, TorchvisionSource, UploadSource
-from app.uploads import SourceError, check_parquet
+from app.manifest import SourceError
+from app.uploads import check_parquet
 from worker.data.samples import Samples
-from worker.data.sources import load_source
-from worker.data.upload import load_content
+from worker.data.sources import digits, torchvision_set
+from worker.data.upload import load_content, upload
 
 # -- digits and torchvision ------------------------------------------------------------------------
 
 
 def test_digits_are_fixed_by_their_seed_and_halved():
-    raw = load_source("digits", DigitsSource())
+    raw = digits(DigitsSource())
     assert raw.images.shape == (1797, 8, 8, 1)
     assert raw.images.dtype == np.uint8
     assert (~raw.holdout).sum() == 898
     assert raw.ids[42] == "digit-00042"
     assert len(set(raw.ids)) == 1797
-    again = load_source("digits", DigitsSource())
+    again = digits(DigitsSource())
     assert np.array_equal(raw.images, again.images)
     assert np.array_equal(raw.holdout, again.holdout)
-    other = load_source("digits", DigitsSource(seed=1))
+    other = digits(DigitsSource(seed=1))
     assert not np.array_equal(raw.images, other.images)
     assert not np.array_equal(raw.holdout, other.holdout)
 
 
 def test_the_noise_of_digits_is_clipped_gaussian():
-    plain = load_source("digits", DigitsSource(noise=0)).images.astype(float)
-    noisy = load_source("digits", DigitsSource(noise=0.1)).images.astype(float)
+    plain = digits(DigitsSource(noise=0)).images.astype(float)
+    noisy = digits(DigitsSource(noise=0.1)).images.astype(float)
     middle = (plain > 0.4 * 255) & (plain < 0.6 * 255)
     assert (noisy - plain)[middle].std() / 255 == pytest.approx(0.1, rel=0.03)
     assert plain.max() == 255
@@ -40,7 +41,7 @@ def test_the_noise_of_digits_is_clipped_gaussian():
 
 
 def fake(**options):
-    return load_source("torchvision", TorchvisionSource(dataset="FakeData", options=options))
+    return torchvision_set(TorchvisionSource(dataset="FakeData", options=options))
 
 
 def test_fake_data_has_two_different_halves():
@@ -70,13 +71,13 @@ def test_fake_data_has_two_different_halves():
 )
 def test_a_torchvision_set_that_cannot_be_had_is_refused(dataset, options, reason):
     with pytest.raises(SourceError, match=reason):
-        load_source("torchvision", TorchvisionSource(dataset=dataset, options=options))
+        torchvision_set(TorchvisionSource(dataset=dataset, options=options))
 
 
 @pytest.mark.parametrize("dataset", ["Caltech101", "CocoDetection", "ImageNet"])
 def test_sets_without_download_or_halves_are_refused(dataset, tmp_path):
     with pytest.raises(SourceError) as caught:
-        load_source("torchvision", TorchvisionSource(dataset=dataset), tmp_path)
+        torchvision_set(TorchvisionSource(dataset=dataset), tmp_path)
     assert str(tmp_path) not in caught.value.detail
 
 
@@ -123,7 +124,7 @@ def test_a_file_is_decoded_in_its_order(write):
 def test_structs_integer_ids_and_splits_are_taken(write):
     images = [{"bytes": encoded(each), "path": None} for each in pictures(3)]
     path = write(table(3, id=[7, 8, 9], image=images, split=["test", "train", "holdout"]))
-    raw = load_source("upload", UploadSource(), content=path)
+    raw = upload(UploadSource(), None, path)
     assert raw.ids == ["7", "8", "9"]
     assert raw.holdout.tolist() == [True, False, True]
     assert np.array_equal(raw.images, pictures(3))
@@ -242,4 +243,4 @@ def test_an_image_that_cannot_be_taken_names_its_row(write, image, reason):
 
 def test_nothing_uploaded_is_said():
     with pytest.raises(SourceError, match="nothing has been uploaded"):
-        load_source("upload", UploadSource())
+        upload(UploadSource(), None, None)

@@ -17,7 +17,6 @@ from worker.training import (
     cosine,
     fit,
     steps,
-    train_recipe,
 )
 
 OPTIONS = {"epochs": 3, "learning_rate": 0.05, "batch_size": 16, "momentum": 0.9, "weight_decay": 5e-4}
@@ -205,9 +204,8 @@ def test_schedules():
 
 def test_the_recipe_learns_digits():
     raw, samples = digits()
-    model = train_recipe(
+    model = RECIPE.train(
         seeding.seeded_model(small_network, 1),
-        RECIPE,
         samples,
         torch.from_numpy(train_positions()),
         seeding.generator(1),

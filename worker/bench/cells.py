@@ -22,7 +22,7 @@ from worker.bench.data import Data
 from worker.bench.store import CellProgress, NotMeasured, Result
 from worker.data.samples import RawData, Split, gather, to_float
 from worker.methods import MethodContext, MethodError
-from worker.training import DivergedError, train_recipe
+from worker.training import DivergedError
 
 if TYPE_CHECKING:
     from worker.bench.lab import Lab
@@ -126,7 +126,7 @@ class Trained:
         model = seeding.seeded_model(there.build, seed, lab.device)
         begun, cpu = time.monotonic(), time.process_time()
         positions, generator = torch.from_numpy(rows).to(lab.device), seeding.generator(seed, lab.device)
-        train_recipe(model, there.recipe, there.samples, positions, generator, progress)
+        there.recipe.train(model, there.samples, positions, generator, progress)
         seconds, cpu = lab.finished(begun, progress), time.process_time() - cpu
         tensors = {"logits": lab.logits(model, there.samples)}
         if self.without is None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from app.catalog import DigitsSource, TorchvisionSource
-from app.uploads import SourceError
+from app.manifest import SourceError
 from worker.bench.store import NotMeasured
 from worker.data.samples import RawData
 

@@ -12,7 +12,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from app.catalog import Params
 from worker import evaluation, references, registry, seeding
 from worker.attacks import AttackResult
 from worker.audits.verdict import Groups
@@ -21,6 +20,7 @@ from worker.bench.data import Data, load
 from worker.bench.measuring import Pools
 from worker.bench.store import Cell, CellProgress, NotMeasured, Result, Store
 from worker.data.samples import RawData, Samples, Split
+from worker.recipes import Recipe
 
 MOST_HALF = torch.finfo(torch.float16).max
 
@@ -31,7 +31,7 @@ class There:
 
     raw: RawData
     samples: Samples
-    recipe: tuple[str, Params]
+    recipe: Recipe
     build: Callable[[], nn.Module]
 
 
@@ -116,11 +116,12 @@ class Lab:
         return raw, Samples.from_arrays(raw.images, raw.labels, self.device)
 
     def _there(self, world: World) -> There:
-        params, architecture = world.recipe.parsed(), world.architecture.parsed()
+        recipe = Recipe(registry.RECIPES[world.recipe.name], world.recipe.parsed())
+        architecture = world.architecture.parsed()
         raw, samples = self._loaded(world.data)
         make, classes = registry.ARCHITECTURES[world.architecture.name], samples.num_classes
         channels = samples.shape[0]
-        return There(raw, samples, (world.recipe.name, params), lambda: make(architecture, channels, classes))
+        return There(raw, samples, recipe, lambda: make(architecture, channels, classes))
 
     def _pool(self, world: World, models: int) -> Pools:
         rows = [self.get(Reference(world, models, index), tensors=True).tensors for index in range(models)]

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from app.uploads import MAX_BYTES, MAX_ERRORS, MAX_SIDE, SourceError
+from app.manifest import MAX_BYTES, MAX_ERRORS, MAX_SIDE, SourceError
 from worker.memory import free_bytes
 
 MEMORY_SHARE = 0.5  # of what is free, for one dataset that is taken in: it is written out from there

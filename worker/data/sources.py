@@ -1,4 +1,8 @@
-"""Where the bytes of a dataset come from."""
+"""Sources: where the bytes of a dataset come from.
+
+Functions of a source's parameters, the folder that what it downloads goes to, and the file that a client sent.
+Each raises `SourceError` where the data cannot be had; its text is for the client.
+"""
 
 from __future__ import annotations
 
@@ -10,28 +14,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from app.catalog import DigitsSource, ExternalSource, Params, TorchvisionSource
-from app.uploads import SourceError
+from app.catalog import DigitsSource, ExternalSource, TorchvisionSource
+from app.manifest import SourceError
 from worker.data.samples import RawData
 from worker.data.torchvision_ops import import_torchvision
 
-__all__ = ["RawData", "SourceError", "digits", "load_source", "torchvision_set"]
-
 RESERVED = {"root", "train", "download", "transform", "target_transform", "transforms", "loader"}
-
-
-def load_source(name: str, params: Params, cache: Path | None = None, content: Path | None = None) -> RawData:
-    """Load the source of that name.
-
-    Args:
-        cache: folder for what a source downloads. content: the bytes that a client sent, for `upload`.
-
-    Raises:
-        SourceError: the source cannot be had; its text is for the client.
-    """
-    from worker.registry import SOURCES  # not above: the registry imports this module
-
-    return SOURCES[name](params, cache, content)
 
 
 def digits(params: DigitsSource, cache: Path | None = None, content: Path | None = None) -> RawData:  # noqa: ARG001

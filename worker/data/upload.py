@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from app.catalog import UploadSource
-from app.uploads import SourceError, check
+from app.manifest import SourceError
+from app.uploads import check
 from worker.data import archives, parquet
 from worker.data.images import Stack
 from worker.data.samples import RawData

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from app.catalog import FineTuneSchedule, Params, Precision
-from worker.data.batches import Augment, Relabel, Source, TrainingSet
+from app.catalog import FineTuneSchedule
+from worker.data.batches import Relabel, Source, TrainingSet
 from worker.data.samples import Split
+from worker.recipes import Recipe
 from worker.training import Loss, Pass, Progress, Schedule, constant, fit, steps
 
 
@@ -23,26 +24,14 @@ class MethodError(Exception):
 class MethodContext:
     """What a method needs besides its data.
 
-    generator: on the device of the samples. recipe: name and parameters the model was trained with.
+    generator: on the device of the samples. recipe: what the model was trained with.
     fresh: makes an untrained model of the same architecture on the same device.
     """
 
     generator: torch.Generator
     progress: Progress
-    recipe: tuple[str, Params]
+    recipe: Recipe
     fresh: Callable[[], nn.Module]
-
-    @property
-    def augment(self) -> Augment:
-        """How the recipe augments clean images."""
-        augment: Augment = getattr(self.recipe[1], "augment", "none")
-        return augment
-
-    @property
-    def precision(self) -> Precision:
-        """In what the recipe computes."""
-        precision: Precision = getattr(self.recipe[1], "precision", "float32")
-        return precision
 
 
 def require_remain(split: Split, method: str) -> None:
@@ -53,7 +42,7 @@ def require_remain(split: Split, method: str) -> None:
 
 def clean(split: Split, positions: Tensor, context: MethodContext, relabel: Relabel | None = None) -> Source:
     """Rows `positions` of the samples, augmented as in the model's recipe."""
-    return Source(split.samples.images, split.samples.labels, positions, context.augment, relabel)
+    return Source(split.samples.images, split.samples.labels, positions, context.recipe.augment, relabel)
 
 
 def schedule_of(params: FineTuneSchedule) -> Schedule:
@@ -87,5 +76,5 @@ def tune(
         then=then,
         penalty=penalty,
         after_step=after_step,
-        precision=context.precision,
+        precision=context.recipe.precision,
     )

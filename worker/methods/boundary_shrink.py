@@ -41,7 +41,7 @@ def boundary_shrink(
     rows = torch.arange(len(wrong), device=wrong.device)
     return tune(
         model,
-        TrainingSet([clean(split, split.remain, context), Source(images, wrong, rows, context.augment)]),
+        TrainingSet([clean(split, split.remain, context), Source(images, wrong, rows, context.recipe.augment)]),
         params,
         context,
     )

@@ -8,7 +8,6 @@ from app.catalog import RetrainParams
 from worker.attacks import AttackResult
 from worker.data.samples import Split
 from worker.methods import MethodContext, require_remain
-from worker.training import train_recipe
 
 
 def retrain(
@@ -24,6 +23,4 @@ def retrain(
         MethodError: there is no remain set.
     """
     require_remain(split, "exact retraining")
-    return train_recipe(
-        context.fresh(), context.recipe, split.samples, split.remain, context.generator, context.progress
-    )
+    return context.recipe.train(context.fresh(), split.samples, split.remain, context.generator, context.progress)

@@ -3,15 +3,48 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from types import MappingProxyType
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from app.catalog import SgdRecipe
-from worker.data.batches import Source, TrainingSet
+from app.catalog import Precision, SgdRecipe
+from worker.data.batches import Augment, Source, TrainingSet
 from worker.data.samples import Samples
 from worker.training import Objective, Part, Progress, cosine, fit, steps
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a model is trained: a function of this folder with its parameters."""
+
+    function: Callable[..., nn.Module]
+    params: Any
+
+    def train(
+        self,
+        model: nn.Module,
+        samples: Samples,
+        positions: Tensor,
+        generator: torch.Generator,
+        progress: Progress,
+    ) -> nn.Module:
+        """Train `model` on rows `positions` of `samples`."""
+        return self.function(model, self.params, samples, positions, generator, progress)
+
+    @property
+    def augment(self) -> Augment:
+        """How clean images are augmented."""
+        augment: Augment = self.params.augment
+        return augment
+
+    @property
+    def precision(self) -> Precision:
+        """In what training computes, and methods with it."""
+        precision: Precision = self.params.precision
+        return precision
 
 
 def train(
