@@ -25,6 +25,8 @@ from app.commands.common import UNDER_WAY, UNREACHABLE, die
 from app.config import Settings, get_settings
 from lethe import LetheError, UnreachableError, WaitTimeoutError
 
+PASSED_ON = {"allow_extra_args": True, "ignore_unknown_options": True}  # of commands whose options another program has
+
 cli = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
@@ -89,7 +91,7 @@ Workers = Annotated[
 
 @cli.command()
 def serve(workers: Workers = 0) -> None:
-    """API, workers and the sweeper as one process tree on a data folder."""
+    """API, workers and sweeper together, on a data folder."""
     from app import supervisor
 
     settings = _employing(workers)
@@ -124,7 +126,10 @@ def api(fd: Annotated[int, typer.Option(hidden=True)] = -1) -> None:
 
 @cli.command()
 def worker(workers: Workers = 0) -> None:
-    """A worker for each device: on Celery where LETHE_BROKER_URL is set, else watching the database."""
+    """A worker for each device.
+
+    On Celery where LETHE_BROKER_URL is set, else watching the database.
+    """
     from app import devices, supervisor
 
     _check_schema()
@@ -146,7 +151,7 @@ def _employing(workers: int) -> Settings:
 
 @cli.command()
 def sweep() -> None:
-    """The sweeper: sends hints, repairs what died, removes what is due."""
+    """Send hints, repair what died, remove what is due."""
     from app import sweeper
 
     leash.hold()
@@ -157,7 +162,10 @@ def sweep() -> None:
 
 @cli.command()
 def migrate() -> None:
-    """Bring the database to this program's schema, and make the first API key."""
+    """Bring the database to this program's schema.
+
+    The first time it makes the first API key, too.
+    """
     from app import keys, schema
     from app.db import Database
 
@@ -173,9 +181,12 @@ def migrate() -> None:
 
 @cli.command()
 def demo(
-    folder: Annotated[Path, typer.Option(help="where its service keeps its data; made anew")] = Path("lethe-demo"),
+    folder: Annotated[Path, typer.Option(help="Where its service keeps its data; made anew.")] = Path("lethe-demo"),
 ) -> None:
-    """The main job end to end, on a service of its own, through the HTTP API alone."""
+    """The main job end to end, on a service of its own.
+
+    Through the HTTP API alone.
+    """
     from app import demo as main_job
 
     sys.exit(main_job.run(folder))
@@ -183,16 +194,21 @@ def demo(
 
 @cli.command()
 def convert(
-    source: Annotated[Path, typer.Argument(help="a PyTorch file that holds a state dict; you must trust it")],
-    target: Annotated[Path, typer.Argument(help="the safetensors file to write")],
+    source: Annotated[
+        Path, typer.Argument(metavar="SOURCE", help="A PyTorch file that holds a state dict; you must trust it.")
+    ],
+    target: Annotated[Path, typer.Argument(metavar="TARGET", help="The safetensors file to write.")],
 ) -> None:
-    """Turn a PyTorch checkpoint into safetensors, on this machine; the service takes nothing else."""
+    """Turn a PyTorch checkpoint into safetensors.
+
+    On this machine; the service takes nothing else.
+    """
     os.execv(sys.executable, [sys.executable, "-m", "worker.convert", str(source), str(target)])  # noqa: S606
 
 
-@cli.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True}, add_help_option=False)
+@cli.command(context_settings=PASSED_ON, add_help_option=False)
 def bench(context: typer.Context) -> None:
-    """Measure every unlearning method under one audit, on this machine; `lethe bench --help` for its options."""
+    """Measure every unlearning method under one audit."""
     os.execv(sys.executable, [sys.executable, "-m", "worker.bench", *context.args])  # noqa: S606
 
 
@@ -205,6 +221,7 @@ for name, sub in {
     "key": account.key,
     "webhook": account.webhook,
     "tenants": account.tenants,
+    "log": requests.log,
     "erasures": recovery.erasures,
 }.items():
     cli.add_typer(sub, name=name)
@@ -222,8 +239,10 @@ VERBS: dict[str, Callable[..., None]] = {
     "summary": requests.summary,
     "certificate": requests.certificate,
     "trust": requests.trust,
+    "opening": requests.opening,
+    "shred": requests.shred,
     "backup": recovery.backup,
 }
 for name, verb in VERBS.items():
     cli.command(name)(verb)
-cli.command("verify", context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(requests.verify)
+cli.command("verify", context_settings=PASSED_ON, add_help_option=False)(requests.verify)

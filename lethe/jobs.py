@@ -34,6 +34,10 @@ class Jobs(Collection[types.Job]):
         """The report that the job made, whether or not its candidate was published."""
         return cast("types.Json", self._calls.get(f"{self.path}/{job}/audit"))
 
+    def audit_page(self, job: str) -> str:
+        """The same as a self-contained HTML page."""
+        return self._calls.call("GET", f"{self.path}/{job}/audit", headers={"Accept": "text/html"}).text
+
     def follow(self, job: str, *, timeout: float | None = None) -> Iterator[types.Progress]:
         """Its progress as it comes, taken up where a dropped stream left off; ends with the job.
 

@@ -564,7 +564,7 @@ def read_trust(data: bytes) -> list[TrustedKey]:
 
 def arguments() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="lethe.verify", description="Verify a deletion certificate offline.")
-    parser.add_argument("certificate", type=Path)
+    parser.add_argument("certificate", type=Path, help="the certificate, a JSON file")
     parser.add_argument("--key", type=Path, action="append", default=[], help="a public key (PEM) that you trust")
     parser.add_argument("--trust", type=Path, help="a file of public keys with their validity")
     parser.add_argument("--checkpoint", type=Path, action="append", default=[], help="a checkpoint file to identify")

@@ -24,7 +24,7 @@ from lethe import Client
 from lethe.types import Scope
 
 key = group("API keys: make, rotate, revoke.")
-webhook = group("Webhooks: register, rotate the secret, switch off, deliver again.")
+webhook = group("Webhooks: register, switch off, deliver again.")
 tenants = group("Tenants, on the server's own database.")
 
 Lister = tuple[Callable[[Client, str, dict[str, Any]], Iterator[Any]], tuple[str, ...]]
@@ -51,8 +51,10 @@ OF = {"versions": "model", "aliases": "model", "deliveries": "webhook"}
 
 
 def list_things(
-    noun: Annotated[str, typer.Argument(help=", ".join(LISTS))],
-    of: Annotated[str, typer.Argument(help="The model of versions and aliases, the webhook of deliveries.")] = "",
+    noun: Annotated[str, typer.Argument(metavar="NOUN", help=", ".join(LISTS))],
+    of: Annotated[
+        str, typer.Argument(metavar="ID", help="The model of versions and aliases, the webhook of deliveries.")
+    ] = "",
     where: Annotated[
         list[str] | None, typer.Option("--where", "-w", help="A filter of the API, such as state=failed; repeatable.")
     ] = None,
@@ -73,7 +75,7 @@ def list_things(
 
 
 def status(
-    thing: Annotated[str, typer.Argument(help="Id of anything that has one; empty: the service.")] = "",
+    thing: Annotated[str, typer.Argument(metavar="ID", help="Id of anything that has one; absent: the service.")] = "",
     as_json: AsJson = False,
 ) -> None:
     """How a thing stands; without an id, the service."""
@@ -103,7 +105,7 @@ def status(
 
 
 def wait(
-    thing: Annotated[str, typer.Argument(help="Id of a job or of a deletion request.")],
+    thing: Annotated[str, typer.Argument(metavar="ID", help="Id of a job or of a deletion request.")],
     timeout: Timeout = None,
     as_json: AsJson = False,
 ) -> None:
@@ -122,10 +124,12 @@ def wait(
 
 
 def catalog(
-    kind: Annotated[str, typer.Argument(help="methods, attacks, audits, architectures, recipes or sources.")] = "",
+    kind: Annotated[
+        str, typer.Argument(metavar="KIND", help="methods, attacks, audits, architectures, recipes or sources.")
+    ] = "",
     as_json: AsJson = False,
 ) -> None:
-    """What may be chosen.
+    """Methods, attacks, audits and whatever else may be chosen.
 
     With --json the JSON Schemas of the parameters, too.
     """
@@ -146,9 +150,9 @@ WebhookId = Annotated[str, typer.Argument(metavar="WEBHOOK", help="Id of the web
 
 @key.command("create")
 def create_key(
-    name: Annotated[str, typer.Argument(help="Whose it is, or what for.")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Whose it is, or what for.")],
     scopes: Annotated[list[str], typer.Option("--scope", "-s", help="read, request, operate, audit, admin.")],
-    expires_in_days: Annotated[int | None, typer.Option(help="When it ends; absent: never.")] = None,
+    expires_in_days: Annotated[int | None, typer.Option(help="After how many days it ends; absent: never.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Make a key. Its token is shown once, here."""
@@ -177,7 +181,7 @@ def revoke_key(thing: KeyId) -> None:
 
 @webhook.command("create")
 def create_webhook(
-    url: Annotated[str, typer.Argument(help="https, and a public address.")],
+    url: Annotated[str, typer.Argument(metavar="URL", help="https, and a public address.")],
     events: Annotated[
         list[str] | None, typer.Option("--event", "-e", help="Such as `version.unlearned`, `request.*`; absent: all.")
     ] = None,
@@ -205,7 +209,7 @@ def rotate_webhook(thing: WebhookId, as_json: AsJson = False) -> None:
 @webhook.command("replay")
 def replay(
     thing: WebhookId,
-    delivery: Annotated[str, typer.Argument(help="Id of the delivery.")],
+    delivery: Annotated[str, typer.Argument(metavar="DELIVERY", help="Id of the delivery.")],
     as_json: AsJson = False,
 ) -> None:
     """Send a delivery again, with the same message id."""
@@ -218,7 +222,7 @@ def replay(
 
 @tenants.command("create")
 def create_tenant(
-    name: Annotated[str, typer.Argument(help="What it is called.")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="What it is called.")],
     as_json: AsJson = False,
 ) -> None:
     """Make a tenant and its first key, with every scope. The key's token is shown once, here.

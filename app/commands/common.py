@@ -32,6 +32,8 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print the service's docume
 Wait = Annotated[bool, typer.Option("--wait", help="Follow it to its end; exit 1 unless it succeeds.")]
 Timeout = Annotated[float | None, typer.Option(help="Wait at most so many seconds, then exit 4; it goes on.")]
 IdsFile = Annotated[Path | None, typer.Option(help="A file with one sample id a line; - for standard input.")]
+Output = Annotated[Path | None, typer.Option("--output", "-o", help="File to write; else standard output.")]
+Yes = Annotated[bool, typer.Option("--yes", help="Do not ask.")]
 
 
 def group(text: str) -> typer.Typer:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -13,6 +14,7 @@ from app.commands.common import (
     IdsFile,
     Timeout,
     Wait,
+    Yes,
     client,
     die,
     finish,
@@ -27,14 +29,17 @@ from lethe import Client
 from lethe.types import Choice, Dataset
 
 dataset = group("Datasets: register, send content, list samples.")
-model = group("Models: register, import or train, policy, versions, aliases.")
+model = group("Models: register, import or train, audit, aliases.")
 job = group("Jobs: cancel, try again.")
 
+Name = Annotated[str, typer.Argument(metavar="NAME", help="What you call it.")]
 DatasetId = Annotated[str, typer.Argument(metavar="DATASET", help="Id of the dataset.")]
 ModelId = Annotated[str, typer.Argument(metavar="MODEL", help="Id of the model.")]
 JobId = Annotated[str, typer.Argument(metavar="JOB", help="Id of the job.")]
 Number = Annotated[int, typer.Argument(metavar="VERSION", help="Number of the version.")]
-Current = Annotated[int, typer.Argument(metavar="[VERSION]", help="Number of the version; the current one if absent.")]
+Current = Annotated[
+    int | None, typer.Argument(metavar="VERSION", help="Number of the version; the current one if absent.")
+]
 Seed = Annotated[int, typer.Option(help="Seed of the job.")]
 Params = Annotated[str, typer.Option(help="Its parameters, as a JSON object; see `lethe catalog`.")]
 
@@ -43,16 +48,19 @@ Params = Annotated[str, typer.Option(help="Its parameters, as a JSON object; see
 
 @dataset.command("register")
 def register_dataset(
-    name: Annotated[str, typer.Argument(help="What you call it.")],
+    name: Name,
     source: Annotated[str, typer.Option(help="A source of the catalog; `upload` waits for content.")] = "upload",
     params: Params = "{}",
+    carried_for: Annotated[
+        str | None, typer.Option(metavar="MODEL", help="The model that is to forget it, and has none of its data here.")
+    ] = None,
     file: Annotated[Path | None, typer.Option(help="Send this file as its content.")] = None,
     wait: Wait = False,
     as_json: AsJson = False,
 ) -> None:
     """Register a dataset; with --file, send its content as well."""
     with client() as calls:
-        made = calls.datasets.register(name, source, **parse_json(params))
+        made = calls.datasets.register(name, source, carried_for=carried_for, **parse_json(params))
         if file is not None:
             made = _send(calls, made["id"], file, quiet=as_json)
         _finish_dataset(calls, made, wait=wait, as_json=as_json)
@@ -61,7 +69,9 @@ def register_dataset(
 @dataset.command("upload")
 def upload_dataset(
     thing: DatasetId,
-    file: Annotated[Path, typer.Argument(help="Parquet, a zip of image folders, or npz, told by its name.")],
+    file: Annotated[
+        Path, typer.Argument(metavar="FILE", help="Parquet, a zip of image folders, or npz, told by its name.")
+    ],
     wait: Wait = False,
     as_json: AsJson = False,
 ) -> None:
@@ -88,7 +98,10 @@ def list_samples(
     split: Annotated[Literal["train", "holdout"] | None, typer.Option(help="Only of this split.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """The ids of the samples that are not erased, one a line; with --json, their labels and splits too."""
+    """The ids of the samples that are not erased.
+
+    One a line; with --json, their labels and splits too.
+    """
     with client() as calls:
         for sample in calls.datasets.samples(thing, split):
             typer.echo(json.dumps(sample) if as_json else sample["id"])
@@ -99,13 +112,14 @@ def list_samples(
 
 @model.command("register")
 def register_model(
-    name: Annotated[str, typer.Argument(help="What you call it.")],
+    name: Name,
     thing: DatasetId,
-    architecture: Annotated[str, typer.Argument(help="An architecture of the catalog.")],
+    architecture: Annotated[str, typer.Argument(metavar="ARCHITECTURE", help="A name of the catalog.")],
     params: Params = "{}",
     recipe: Annotated[str, typer.Option(help="The training recipe.")] = "sgd",
     recipe_params: Annotated[str, typer.Option(help="Its parameters, as a JSON object.")] = "{}",
     policy: Annotated[Path | None, typer.Option(help="A JSON file with the unlearning policy.")] = None,
+    device: Annotated[str | None, typer.Option(help="The label of the workers that may run its jobs.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Register a classifier on a dataset."""
@@ -113,7 +127,7 @@ def register_model(
     trained = Choice(name=recipe, params=parse_json(recipe_params))
     with client() as calls:
         made = calls.models.register(
-            name, thing, chosen, recipe=trained, policy=None if policy is None else read_json(policy)
+            name, thing, chosen, recipe=trained, policy=None if policy is None else read_json(policy), device=device
         )
     show(made, as_json=as_json)
 
@@ -122,8 +136,10 @@ def register_model(
 def train(
     thing: ModelId,
     seed: Seed = 0,
-    exclude_request: Annotated[str | None, typer.Option(help="Leave out this request's samples.")] = None,
-    compare_only: Annotated[bool, typer.Option(help="Keep it to compare with; never publish it.")] = False,
+    exclude_request: Annotated[str | None, typer.Option(metavar="REQUEST", help="Leave out its samples.")] = None,
+    compare_only: Annotated[
+        bool, typer.Option("--compare-only", help="Keep it to compare with; never publish it.")
+    ] = False,
     wait: Wait = False,
     timeout: Timeout = None,
     as_json: AsJson = False,
@@ -153,7 +169,10 @@ def references(
 def precompute(
     thing: ModelId, seed: Seed = 0, wait: Wait = False, timeout: Timeout = None, as_json: AsJson = False
 ) -> None:
-    """Precompute adversarial examples of the training set (policy `precomputed`)."""
+    """Precompute the adversarial examples of the training set.
+
+    For a policy whose adversarial set is `precomputed`.
+    """
     with client() as calls:
         made = calls.models.precompute(thing, seed=seed)
         finish(calls, made, "precompute", wait=wait, timeout=timeout, as_json=as_json)
@@ -162,24 +181,62 @@ def precompute(
 @model.command("import")
 def import_checkpoint(
     thing: ModelId,
-    file: Annotated[Path, typer.Argument(help="A safetensors file; `lethe convert` makes one.")],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A safetensors file; `lethe convert` makes one.")],
     ids_file: IdsFile = None,
+    not_held: Annotated[
+        bool, typer.Option("--not-held", help="The service does not hold what it was trained on (source `external`).")
+    ] = False,
     wait: Wait = False,
     timeout: Timeout = None,
     as_json: AsJson = False,
 ) -> None:
-    """Import a checkpoint trained elsewhere, on the ids in --ids-file or on the whole train split."""
-    with client() as calls, transfer(file.name, quiet=as_json) as progress:
-        ids = None if ids_file is None else read_lines(ids_file)
-        made = calls.versions.import_checkpoint(thing, file, ids or "train-split", progress=progress)
+    """Import a checkpoint trained elsewhere.
+
+    On the whole train split, or on the ids in --ids-file, or on data that stay with you (--not-held).
+    """
+    if not_held and ids_file is not None:
+        raise typer.BadParameter("give either --ids-file or --not-held")
+    trained_on: list[str] | Literal["train-split", "not-held"] = "not-held" if not_held else "train-split"
+    if ids_file is not None:
+        trained_on = read_lines(ids_file)
     with client() as calls:
+        with transfer(file.name, quiet=as_json) as progress:
+            made = calls.versions.import_checkpoint(thing, file, trained_on, progress=progress)
         finish(calls, made, "import", wait=wait, timeout=timeout, as_json=as_json)
+
+
+@model.command("audit")
+def audit(
+    thing: ModelId,
+    version: Current = None,
+    name: Annotated[str | None, typer.Option("--audit", help="An audit of the catalog; absent: the policy's.")] = None,
+    params: Params = "{}",
+    ids_file: IdsFile = None,
+    grouped: Annotated[
+        bool, typer.Option("--grouped", help="The ids were chosen together: 0.5 is not their null.")
+    ] = False,
+    wait: Wait = False,
+    timeout: Timeout = None,
+    as_json: AsJson = False,
+) -> None:
+    """Measure a version again; what was published stays.
+
+    On the samples in --ids-file, else on those that the version was made to forget. `lethe report JOB` shows the
+    report.
+    """
+    if name is None and params != "{}":
+        raise typer.BadParameter("--params are those of --audit")
+    chosen = None if name is None else Choice(name=name, params=parse_json(params))
+    ids = None if ids_file is None else read_lines(ids_file)
+    with client() as calls:
+        made = calls.models.audit(thing, version=version, audit=chosen, sample_ids=ids, grouped=grouped)
+        finish(calls, made, "audit", wait=wait, timeout=timeout, as_json=as_json)
 
 
 @model.command("policy")
 def policy(
     thing: ModelId,
-    file: Annotated[Path | None, typer.Argument(help="A JSON file with the new policy.")] = None,
+    file: Annotated[Path | None, typer.Argument(metavar="FILE", help="A JSON file with the new policy.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """The unlearning policy; with FILE, replace it."""
@@ -205,7 +262,7 @@ def roll_back(thing: ModelId, as_json: AsJson = False) -> None:
 @model.command("alias")
 def set_alias(
     thing: ModelId,
-    name: Annotated[str, typer.Argument(help="Such as `production`.")],
+    name: Annotated[str, typer.Argument(metavar="ALIAS", help="Such as `production`.")],
     version: Annotated[int, typer.Argument(metavar="VERSION", help="What it means from now on; 0 removes it.")],
     as_json: AsJson = False,
 ) -> None:
@@ -218,7 +275,7 @@ def set_alias(
 
 
 @model.command("card")
-def card(thing: ModelId, version: Current = 0) -> None:
+def card(thing: ModelId, version: Current = None) -> None:
     """The model card of a version, in Markdown."""
     with client() as calls:
         typer.echo(calls.versions.model_card(thing, version or _current(calls, thing)))
@@ -227,10 +284,10 @@ def card(thing: ModelId, version: Current = 0) -> None:
 @model.command("purge")
 def purge(
     thing: ModelId,
-    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    yes: Yes = False,
     as_json: AsJson = False,
 ) -> None:
-    """Destroy every checkpoint of the model. It cannot be undone."""
+    """Destroy every checkpoint of a model. It cannot be undone."""
     if not yes:
         typer.confirm(f"Destroy every checkpoint of {thing}?", abort=True)
     with client() as calls:
@@ -244,7 +301,7 @@ def _current(calls: Client, thing: str) -> int:
 
 def download(
     thing: ModelId,
-    version: Current = 0,
+    version: Current = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="File to write.")] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -261,20 +318,25 @@ def download(
 
 
 def report(
-    thing: ModelId,
-    version: Current = 0,
+    thing: Annotated[
+        str, typer.Argument(metavar="MODEL|JOB", help="Id of the model, or of the job that made the report.")
+    ],
+    version: Current = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Save the HTML page here.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """The audit of a version.
+    """The audit of a version, or of a job.
 
     Its verdict, and with --output the whole page.
     """
     with client() as calls:
-        number = version or _current(calls, thing)
-        document = calls.versions.audit(thing, number)
+        if thing.startswith("job_"):
+            document, page = calls.jobs.audit(thing), partial(calls.jobs.audit_page, thing)
+        else:
+            number = version or _current(calls, thing)
+            document, page = calls.versions.audit(thing, number), partial(calls.versions.audit_page, thing, number)
         if output is not None:
-            output.write_text(calls.versions.audit_page(thing, number))
+            output.write_text(page())
     judgement = document["report"]["judgement"]
     rows = [("verdict", judgement["verdict"]), ("reason", judgement["reason"])]
     show(document, rows + ([("page", output)] if output else []), as_json=as_json)
@@ -285,7 +347,10 @@ def report(
 
 @job.command("cancel")
 def cancel_job(thing: JobId, as_json: AsJson = False) -> None:
-    """Cancel a job: at once when queued, at the worker's next beat when running."""
+    """Cancel a job.
+
+    At once when queued, at the worker's next beat when running.
+    """
     with client() as calls:
         show(calls.jobs.cancel(thing), as_json=as_json)
 

@@ -12,14 +12,18 @@ from app import logs
 from app.commands.common import REFUSED, AsJson, die, group, show
 from app.config import get_settings
 
-erasures = group("The erasure ledger, kept apart from the database: write it, replay it after a restore.")
-LedgerFile = Annotated[Path, typer.Argument(help="The ledger; best on another disk than the database.")]
+erasures = group("The erasure ledger: write it, replay it after a restore.")
+LedgerFile = Annotated[Path, typer.Argument(metavar="FILE", help="The ledger; best on another disk than the database.")]
 
 
 def backup(
-    folder: Annotated[Path, typer.Argument(help="Where to put it; must not be there yet.")], as_json: AsJson = False
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Where to put it; must not be there yet.")],
+    as_json: AsJson = False,
 ) -> None:
-    """Take a backup while the service runs: the database at one moment, its blobs, its keys."""
+    """Take a backup while the service runs.
+
+    The database at one moment, its blobs, its keys.
+    """
     from app import backup as backups
 
     try:
@@ -31,7 +35,10 @@ def backup(
 
 @erasures.command("export")
 def export(path: LedgerFile, as_json: AsJson = False) -> None:
-    """Append the fulfilled erasures that the ledger does not have. LETHE_ERASURES_FILE makes the sweeper do it."""
+    """Append the fulfilled erasures that the ledger lacks.
+
+    LETHE_ERASURES_FILE makes the sweeper do it.
+    """
     from app import replay
     from app.db import Database
 
@@ -43,9 +50,9 @@ def export(path: LedgerFile, as_json: AsJson = False) -> None:
 
 @erasures.command("replay")
 def replay_(path: LedgerFile, as_json: AsJson = False) -> None:
-    """On a restored database, before anything serves it: ask again for the erasures that it does not know.
+    """Ask a restored database for the erasures that it lacks.
 
-    Exits 1 while something is left to do, and says what.
+    Before anything serves it. Exits 1 while something is left to do, and says what.
     """
     from app import replay
     from app.db import Database

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -14,9 +15,12 @@ from app.commands.common import (
     REFUSED,
     AsJson,
     IdsFile,
+    Output,
     Timeout,
+    Yes,
     client,
     follow,
+    group,
     read_lines,
     show,
 )
@@ -24,8 +28,9 @@ from lethe import Client
 from lethe.requests import UNDER_WAY
 from lethe.types import DeletionRequest
 
+log = group("The transparency log: head, entries, proofs.")
+
 RequestId = Annotated[str, typer.Argument(metavar="REQUEST", help="Id of the deletion request.")]
-Output = Annotated[Path | None, typer.Option("--output", "-o", help="File to write; else standard output.")]
 Year = Annotated[int | None, typer.Option(help="Of receipt, UTC.")]
 
 
@@ -40,7 +45,9 @@ def request(
         str, typer.Option(help="gdpr, gdpr:DE, gdpr:DE-BY, uk-gdpr, ccpa …: whose clock runs.")
     ] = "gdpr",
     basis: Annotated[str, typer.Option(help="The ground, in your register's words.")] = "erasure-request",
-    allow_data_loss: Annotated[bool, typer.Option(help="Accept that a class or all training data go.")] = False,
+    allow_data_loss: Annotated[
+        bool, typer.Option("--allow-data-loss", help="Accept that a class or all training data go.")
+    ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything, store nothing.")] = False,
     key: Annotated[
         str | None, typer.Option(help="Your own name for it, such as a ticket's: sent twice, it is made once.")
@@ -52,8 +59,9 @@ def request(
     """Ask for samples to be forgotten.
 
     Their ids come from a file or standard input, never as arguments: those are seen in process lists and histories.
+    A dataset that is carried for a model is forgotten whole: name it alone.
     """
-    if (ids_file is None) == (subjects_file is None):
+    if ids_file is not None and subjects_file is not None:
         raise typer.BadParameter("give either --ids-file or --subjects-file")
     whom: dict[str, Any] = {
         "sample_ids": None if ids_file is None else read_lines(ids_file),
@@ -76,7 +84,9 @@ def request(
 
 
 def import_requests(
-    file: Annotated[Path, typer.Argument(help="Bodies of deletion requests, one JSON object a line; - for stdin.")],
+    file: Annotated[
+        Path, typer.Argument(metavar="FILE", help="Bodies of deletion requests, one JSON object a line; - for stdin.")
+    ],
     as_json: AsJson = False,
 ) -> None:
     """Send many deletion requests at once.
@@ -103,7 +113,7 @@ class Verb(StrEnum):
 
 def decide(
     thing: RequestId,
-    verb: Annotated[Verb, typer.Argument(help="The decision.")],
+    verb: Annotated[Verb, typer.Argument(metavar="VERB", help="The decision.")],
     reason: Annotated[str | None, typer.Option(help="Kept with the request; name nobody in it.")] = None,
     ids_file: Annotated[
         Path | None, typer.Option(help="Refuse only these of its samples, one id a line; - for stdin.")
@@ -163,6 +173,10 @@ def write(text: str, output: Path | None) -> None:
         output.write_text(text)
 
 
+def write_json(document: Mapping[str, Any], output: Path | None) -> None:
+    write(json.dumps(document, indent=2) + "\n", output)
+
+
 def register(year: Year = None, output: Output = None, as_json: AsJson = False) -> None:
     """The record of processing, as CSV or JSON."""
     with client() as calls:
@@ -173,7 +187,7 @@ def register(year: Year = None, output: Output = None, as_json: AsJson = False) 
 
 
 def summary(year: Year = None, as_json: AsJson = False) -> None:
-    """What is overdue, what is due within a week, counts and days."""
+    """What is overdue or due within a week, and counts."""
     with client() as calls:
         show(calls.compliance.summary(year), as_json=as_json)
 
@@ -181,7 +195,7 @@ def summary(year: Year = None, as_json: AsJson = False) -> None:
 def certificate(thing: RequestId, output: Output = None) -> None:
     """The signed evidence of a fulfilled request."""
     with client() as calls:
-        write(json.dumps(calls.requests.certificate(thing), indent=2) + "\n", output)
+        write_json(calls.requests.certificate(thing), output)
 
 
 def trust(output: Output = None) -> None:
@@ -190,15 +204,81 @@ def trust(output: Output = None) -> None:
     What `lethe verify --trust` takes. Compare them with a copy of your own.
     """
     with client() as calls:
-        write(json.dumps(calls.log.keys(), indent=2) + "\n", output)
+        write_json(calls.log.keys(), output)
+
+
+def opening(thing: RequestId, ids_file: IdsFile = None, output: Output = None) -> None:
+    """The salt that links ids to a request's certificate.
+
+    With --ids-file, the file that `lethe verify --membership` takes: whether these ids were in the request.
+    """
+    ids = {} if ids_file is None else {"ids": read_lines(ids_file)}
+    with client() as calls:
+        write_json({"salt": calls.requests.opening(thing), **ids}, output)
+
+
+def shred(thing: RequestId, yes: Yes = False, as_json: AsJson = False) -> None:
+    """Destroy the salt of a request's certificate.
+
+    Nobody can link ids to the certificate any more. It cannot be undone.
+    """
+    if not yes:
+        typer.confirm(f"Destroy the salt of {thing}?", abort=True)
+    with client() as calls:
+        show({"destroyed": calls.requests.shred(thing)}, as_json=as_json)
+
+
+@log.command("head")
+def head(output: Output = None) -> None:
+    """The signed head, of which the second line is the size.
+
+    Keep it: `lethe verify --earlier-head` finds out whether the log was only appended to since.
+    """
+    with client() as calls:
+        write(calls.log.checkpoint(), output)
+
+
+@log.command("entries")
+def entries(
+    start: Annotated[int, typer.Option(help="Number of the first leaf, from 0.")] = 0,
+    limit: Annotated[int, typer.Option(help="How many at most, up to 1000.")] = 100,
+) -> None:
+    """Entries as they were hashed, one JSON object a line."""
+    with client() as calls:
+        for entry in calls.log.entries(start, limit):
+            typer.echo(json.dumps(entry))
+
+
+Size = Annotated[int, typer.Argument(metavar="SIZE", help="Leaves of the tree that the proof is about.")]
+
+
+@log.command("inclusion")
+def inclusion(
+    leaf: Annotated[int, typer.Argument(metavar="LEAF", help="Number of the leaf, from 0.")],
+    size: Size,
+    output: Output = None,
+) -> None:
+    """Prove that a leaf is in the tree."""
+    with client() as calls:
+        write_json({"hashes": calls.log.inclusion(leaf, size)}, output)
+
+
+@log.command("consistency")
+def consistency(
+    old: Annotated[int, typer.Argument(metavar="OLD", help="Leaves of the tree of a head that you kept.")],
+    size: Size,
+    output: Output = None,
+) -> None:
+    """Prove that the tree continues an earlier one.
+
+    What `lethe verify --consistency` takes; SIZE is then that of the certificate's tree.
+    """
+    with client() as calls:
+        write_json({"hashes": calls.log.consistency(old, size)}, output)
 
 
 def verify(context: typer.Context) -> None:
-    """Check a certificate offline.
-
-    `lethe verify CERTIFICATE --trust FILE` or `--key PEM`; the options are those of `python -m lethe.verify`. Asks no
-    service.
-    """
+    """Check a certificate offline; asks no service."""
     from lethe import verify as verifier
 
     raise typer.Exit(verifier.main(context.args))

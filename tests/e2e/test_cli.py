@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
 import pytest
+import typer.main
 
 from app import cli
 from app.config import get_settings
@@ -120,6 +123,7 @@ def test_an_officer_asks_follows_and_proves(run: Run, made: dict[str, Any], tmp_
     run("certificate", request, "-o", "certificate.json")
     run("trust", "-o", "trust.json")
     assert "The certificate holds." in run("verify", "certificate.json", "--trust", "trust.json")
+    _prove_more(run, request, ids)
     assert "DOES NOT HOLD" in run("verify", "certificate.json", "--key", _another_key(tmp_path), code=1)
     run("verify", "missing.json", "--trust", "trust.json", code=2)
     assert run("register").startswith("request,status,")
@@ -127,6 +131,75 @@ def test_an_officer_asks_follows_and_proves(run: Run, made: dict[str, Any], tmp_
     assert document(run("summary", "--json"))["by_status"]["fulfilled"] >= 1
     assert "superseded-checkpoint" in run("list", "receipts", "-w", "done=false")
     made["ids"] = ids
+
+
+def _prove_more(run: Run, request: str, ids: list[str]) -> None:
+    """The log's own proofs, and the salt; then the salt is destroyed."""
+    checks = ("verify", "certificate.json", "--trust", "trust.json")
+    run("log", "head", "-o", "head.txt")
+    size = Path("head.txt").read_text().splitlines()[1]
+    assert len(run("log", "entries", "--limit", "1000").splitlines()) == int(size)
+    assert document(run("log", "inclusion", "0", size))["hashes"] is not None
+    said = document(run(*checks, "--json"))
+    leaves = next(check["detail"] for check in said["checks"] if check["name"] == "transparency log")
+    certified = re.search(r"signed tree of (\d+) leaves", leaves)
+    assert certified
+    run("log", "consistency", certified[1], size, "-o", "proof.json")
+    assert document(Path("proof.json").read_text()).keys() == {"hashes"}
+    assert "refused:" in run("log", "consistency", "1", str(int(size) + 1000), code=1)
+
+    Path("forgotten.txt").write_text("\n".join(ids[:20]))
+    run("opening", request, "--ids-file", "forgotten.txt", "-o", "membership.json")
+    assert "all 20 ids you gave are among its 20" in run(*checks, "--membership", "membership.json")
+    Path("kept.txt").write_text(ids[20])
+    run("opening", request, "--ids-file", "kept.txt", "-o", "membership.json")
+    assert "DOES NOT HOLD" in run(*checks, "--membership", "membership.json", code=1)
+    run("shred", request, stdin="n\n", code=1)
+    assert document(run("shred", request, "--yes", "--json")) == {"destroyed": True}
+    assert document(run("shred", request, "--yes", "--json")) == {"destroyed": False}
+    assert "refused:" in run("opening", request, code=1)
+
+
+def test_a_version_is_measured_again(run: Run, made: dict[str, Any]) -> None:
+    whom = "\n".join(made["ids"][200:240])
+    asked = ("model", "audit", made["model"], "--ids-file", "-", "--grouped", "--wait", "--json")
+    job = document(run(*asked, stdin=whom))
+    assert (job["kind"], job["state"]) == ("audit", "succeeded")
+    assert "verdict" in run("report", job["id"], "-o", "again.html")
+    assert Path("again.html").read_text().startswith("<!doctype html>")
+    assert document(run("report", job["id"], "--json"))["report"]["judgement"]["verdict"]
+    assert "refused:" in run("model", "audit", made["model"], "--audit", "no_such_audit", code=1)
+    run("model", "audit", made["model"], "--params", '{"x": 1}', code=2)
+
+
+def test_data_that_stay_with_their_owner(run: Run, made: dict[str, Any]) -> None:
+    """A checkpoint whose data the service does not hold, and a deletion that brings its samples."""
+    shape = ("--source", "external", "--params", '{"classes": 10, "shape": [8, 8, 1]}', "--json")
+    elsewhere = document(run("dataset", "register", "kept at home", *shape))["id"]
+    Path("policy.json").write_text('{"remain": "none"}')
+    size = json.dumps(QUICK_MODEL["architecture"]["params"])
+    chosen = ("small_cnn", "--params", size, "--policy", "policy.json", "--device", "cpu", "--json")
+    registered = document(run("model", "register", "reader", elsewhere, *chosen))
+    assert registered["device"] == "cpu"
+    model = registered["id"]
+    run("download", made["model"], "-o", "model.safetensors")
+    Path("none.txt").write_text("")
+    sent = ("model", "import", model, "model.safetensors", "--wait")
+    run(*sent, "--not-held", "--ids-file", "none.txt", code=2)
+    assert "refused:" in run(*sent, "--ids-file", "none.txt", code=1)  # no ids are not the whole train split
+    assert "succeeded" in run(*sent, "--not-held")
+
+    random = np.random.default_rng(0)
+    pictures, labels = random.integers(0, 256, (30, 8, 8), dtype=np.uint8), np.arange(30) % 10
+    ids, holdout = [f"theirs-{row}" for row in range(30)], np.arange(30) >= 20
+    np.savez_compressed("theirs.npz", images=pictures, labels=labels, ids=ids, holdout=holdout)
+    carried = ("dataset", "register", "ticket 17", "--carried-for", model, "--file", "theirs.npz", "--wait")
+    run(*carried)
+    listed = [document(line) for line in run("list", "datasets", "--json").splitlines()]
+    [dataset] = [each["id"] for each in listed if each["carried_for"] == model]
+    assert "refused:" in run("request", made["dataset"], code=1)  # held data are not forgotten whole by leaving ids out
+    assert document(run("request", dataset, "--wait", "--json"))["status"] == "fulfilled"
+    assert document(run("status", dataset, "--json"))["state"] == "erased"
 
 
 def _another_key(folder: Path) -> str:
@@ -179,7 +252,7 @@ def test_keys_webhooks_and_tenants(run: Run, service: tuple[Client, Path], monke
 def test_exit_codes(run: Run, made: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     assert "no such job" in run("status", "job_" + "0" * 26, code=1)
     run("status", "what", code=2)
-    run("request", made["dataset"], code=2)
+    run("request", made["dataset"], "--ids-file", "a.txt", "--subjects-file", "b.txt", code=2)
     run("list", "versions", code=2)
     run("list", "jobs", "-w", "state=odd", code=1)
     run("dataset", "register", "x", "--params", "{", code=2)
@@ -191,14 +264,26 @@ def test_exit_codes(run: Run, made: dict[str, Any], monkeypatch: pytest.MonkeyPa
     assert "lethe serve" in run("status", code=3)
 
 
-def test_ids_are_never_arguments(run: Run) -> None:
+def commands(group: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """Every command and group, by the words that call it."""
+    yield path, group
+    for name, command in getattr(group, "commands", {}).items():
+        yield from commands(command, (*path, name))
+
+
+@pytest.mark.parametrize("columns", ["80", "100"])
+def test_no_help_is_cut_off(run: Run, monkeypatch: pytest.MonkeyPatch, columns: str) -> None:
+    monkeypatch.setenv("COLUMNS", columns)
+    for path, _ in commands(typer.main.get_command(cli.cli)):
+        if path != ("bench",):  # another program's
+            text = run(*path, "--help")
+            assert not re.search(r"[^\]]\.\.\.$", text, re.MULTILINE), text
+            assert max(map(len, text.splitlines())) <= int(columns), text
+
+
+def test_ids_are_never_arguments() -> None:
     """No command takes a sample's id or a subject from its command line, where every user of the machine sees it."""
-    import typer.main
-
-    def commands(group: Any) -> Iterator[Any]:
-        for command in group.commands.values():
-            yield from commands(command) if hasattr(command, "commands") else [command]
-
-    names = [param.name for command in commands(typer.main.get_command(cli.cli)) for param in command.params]
+    found = [command for _, command in commands(typer.main.get_command(cli.cli))]
+    names = [param.name for command in found for param in command.params]
     assert {"ids_file", "subjects_file"} <= set(names)
     assert not {"sample", "sample_id", "sample_ids", "subject", "subjects", "ids"} & set(names)
