@@ -242,13 +242,16 @@ def close_due(database: Database) -> int:
 
 
 def forecast(session: Session, model: Model, job_id: str | None) -> datetime | None:
-    """When an outcome that has this job, or none yet, will probably be published, from measured durations.
+    """When an outcome that has this job, or none yet, will probably be published, from measured durations: the end
+    of that minute, since what is probable at best need not change with every look.
 
     None where nothing was measured yet, or where that moment has passed: what is late has no forecast. It does not
-    move with the clock while nothing happens, so that what a client was shown stays what it is.
+    move with the clock while nothing happens, so that what a client was shown stays what it is; it passes with a
+    minute's end, on which polls rely.
     """
     found = _forecast(session, model, job_id)
-    return found if found is not None and found > db.now(session) else None
+    shown = found and found.replace(second=0, microsecond=0) + timedelta(minutes=1)
+    return shown if shown is not None and shown > db.now(session) else None
 
 
 def _forecast(session: Session, model: Model, job_id: str | None) -> datetime | None:

@@ -87,14 +87,9 @@ def _with_forecasts(
             # Jobs that were queued in one transaction have one forecast.
             shared = (row.model, "new" if row.job and isinstance(request, NewRequest) else row.job)
             if shared not in known:
-                known[shared] = _to_the_minute(batches.forecast(session, session.get_one(Model, row.model), row.job))
+                known[shared] = batches.forecast(session, session.get_one(Model, row.model), row.job)
             row.forecast_at = known[shared]
     return found
-
-
-def _to_the_minute(moment: datetime | None) -> datetime | None:
-    """The end of its minute: what is probable at best need not change with every look."""
-    return moment and moment.replace(second=0, microsecond=0) + timedelta(minutes=1)
 
 
 def _show(request: DeletionRequest | NewRequest, around: Around) -> DeletionOut:

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from datetime import timedelta
 from typing import Any
 
 import pytest
 
+from app import db, deletions
+from app.api import deletions as deletions_api
+from app.api.conditional import etag_of
+from app.keys import FIRST_TENANT
 from tests.integration.conftest import Trained
 from tests.integration.helpers import as_other, is_problem
 
@@ -125,6 +131,53 @@ def test_if_match_on_the_laws_verbs(trained: Trained, verb: str) -> None:
     is_problem(change(http, "POST", f"{place}:{verb}", NEVER, {"reason": "r"}), 412, "precondition-failed")
     assert http.get(place).headers["etag"] == etag
     assert change(http, "POST", f"{place}:{verb}", etag, {"reason": "r"}).status_code == 200
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Callable[[timedelta], None]:
+    """Puts the database's clock forward."""
+    real, ahead = db.now, timedelta()
+
+    def put(by: timedelta) -> None:
+        nonlocal ahead
+        ahead = by
+
+    monkeypatch.setattr("app.db.now", lambda session: real(session) + ahead)
+    return put
+
+
+def test_a_forecast_does_not_move_with_the_clock(trained: Trained, clock: Callable[[timedelta], None]) -> None:
+    trained.forget(trained.ids[:1])  # by which durations are known
+    policy = trained.account.get(trained.where)["policy"]
+    batch = policy | {"when": {"mode": "batch", "max_requests": 50, "max_age_seconds": 86400}}
+    assert trained.account.http.put(f"{trained.where}/policy", json=batch).status_code == 200
+    made = trained.delete(trained.ids[1:2])
+    http, place = trained.account.http, f"/v1/deletion-requests/{made['id']}"
+    first = http.get(place)
+    assert first.json()["outcomes"][0]["forecast_at"]
+    etag = first.headers["etag"]
+    for later in (61, 3600, 12 * 3600):
+        clock(timedelta(seconds=later))
+        assert (http.get(place).content, http.get(place).headers["etag"]) == (first.content, etag)
+        assert http.get(place, headers={"If-None-Match": etag}).status_code == 304
+    assert change(http, "POST", f"{place}:hold", etag, {"reason": "r"}).status_code == 200
+
+
+def test_what_a_poll_has_seen_is_what_a_condition_means(trained: Trained, clock: Callable[[timedelta], None]) -> None:
+    """Also while a forecast passes, which is a change: a poll that is told 304 has the ETag that a change needs."""
+    trained.forget(trained.ids[:1])
+    made = trained.delete(trained.ids[1:2])
+    account, place = trained.account, f"/v1/deletion-requests/{made['id']}"
+    etag, seen = "", set()
+    for later in range(0, 180, 5):
+        clock(timedelta(seconds=later))
+        found = account.http.get(place, headers={"If-None-Match": etag or NEVER})
+        etag = found.headers["etag"]
+        seen.add(etag)
+        with account.database.read() as session:
+            shown = deletions_api.show(session, deletions.get(session, FIRST_TENANT, made["id"]))
+        assert etag_of(shown.model_dump_json().encode()) == etag, (later, found.status_code)
+    assert len(seen) == 2, "with a forecast, then without"
 
 
 def test_keys_webhooks_jobs_and_versions_take_if_match_too(trained: Trained) -> None:

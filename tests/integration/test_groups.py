@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import threading
+from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import datetime, timedelta
 from functools import partial
 from typing import Any
 
 import pytest
-from sqlalchemy import func, select, update
+from sqlalchemy import func, select, text, update
 from sqlalchemy.exc import DataError, OperationalError
 
 from app import db, deletions, keys
@@ -19,9 +20,10 @@ from app.api.replies import Reply
 from app.api.schemas import DeletionCreate
 from app.db import Database
 from app.errors import AppError
-from app.tables import ApiKey, DeletionRequest, Idempotency, Job, OutcomeRow
+from app.tables import ApiKey, Dataset, DeletionRequest, Idempotency, Job, OutcomeRow
 from tests.integration.conftest import Trained
 from tests.integration.helpers import counts, other_tenant
+from tests.support import eventually
 
 ROUTE = "/v1/deletion-requests"
 BATCH = {"when": {"mode": "batch", "max_requests": 3}}
@@ -174,6 +176,33 @@ def test_of_two_processes_racing_for_a_sample_one_is_accepted(trained: Trained) 
     for thread in threads:
         thread.join()
     assert [{a[0], b[0]} for a, b in zip(found[0], found[1], strict=True)] == [{202, 409}] * len(rounds)
+
+
+@pytest.mark.parametrize("trained", [pytest.param("postgres", marks=pytest.mark.services)], indirect=True)
+def test_a_locked_dataset_holds_up_its_own_deletions_alone(trained: Trained) -> None:
+    """Through the API: groups of one dataset wait for its row, those of another go on, one after the other."""
+    account = trained.account
+    other = account.digits()["id"]
+    ids = iter(trained.ids)
+    with ThreadPoolExecutor(8) as clients:
+
+        def post(dataset: str) -> Future[Any]:
+            return clients.submit(account.delete, dataset, [next(ids)])
+
+        with account.database.write() as session:
+            session.execute(select(Dataset.id).where(Dataset.id == trained.dataset).with_for_update())
+            held_up = [post(trained.dataset) for _ in range(4)]
+            eventually(lambda: waiting_for_locks(account.database), "a group to wait for the row", 20)
+            for _ in range(3):
+                assert post(other).result(timeout=20)["dataset"] == other
+            assert not any(reply.done() for reply in held_up)
+        assert {reply.result(timeout=20)["dataset"] for reply in held_up} == {trained.dataset}
+
+
+def waiting_for_locks(database: Database) -> int:
+    with database.read() as session:
+        query = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
+        return int(session.execute(text(query)).scalar_one())
 
 
 def test_one_key_of_two_tenants_is_two_keys(trained: Trained) -> None:
