@@ -18,7 +18,7 @@ from typing import Any
 from sqlalchemy import text
 from sqlalchemy.orm import Session
 
-from app import db, erasure
+from app import db, holders
 from app.blobs import Blobs, open_blobs
 from app.config import Settings
 from app.db import Database
@@ -101,12 +101,12 @@ def _moment(database: Database, settings: Settings, folder: Path) -> Iterator[Mo
         snapshot = held.execute(text("SELECT pg_export_snapshot()")).scalar_one()
         _dump(database, folder / "lethe.dump", snapshot)
         with Session(held) as session:
-            yield _facts(session, "postgresql"), erasure.held(session)
+            yield _facts(session, "postgresql"), holders.held(session)
 
 
 def _look(copy: Database) -> Moment:
     with copy.read() as session:
-        return _facts(session, "sqlite"), erasure.held(session)
+        return _facts(session, "sqlite"), holders.held(session)
 
 
 def _facts(session: Session, kind: str) -> dict[str, Any]:

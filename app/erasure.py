@@ -7,24 +7,21 @@ blob that must go; `complete` marks the receipts done once the blobs are gone.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any
 
 import numpy as np
-from sqlalchemy import Select, and_, delete, func, or_, select, text, union_all
+from sqlalchemy import Select, delete, func, or_, select
 from sqlalchemy.orm import Session
 
-from app import db, evidence, jobs, outbox
+from app import db, evidence, holders, jobs, outbox
 from app.blobs import Blobs
 from app.db import Database
 from app.ids import new_id
 from app.jobs import Claim, SupersededError
 from app.lifecycle import JobKind, JobState, Outcome, VersionState, move_outcome
 from app.positions import Positions, marked, mask_of, unpack
-from app.storage import BlobMissingError
 from app.tables import (
     AdversarialRow,
     Dataset,
@@ -59,6 +56,9 @@ def start_if_published(session: Session, request_id: str) -> None:
         model_id=request.model_id,
         request_id=request_id,
     )
+
+
+# -- a purge job -----------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -234,7 +234,7 @@ def _drop_derived(session: Session, request: DeletionRequest) -> None:
     for row in session.scalars(select(JobArtifact).where(JobArtifact.job_id.in_(ended))).all():
         session.delete(row)
         session.flush()
-        if row.name == "candidate" and in_use(session, row.digest):
+        if row.name == "candidate" and holders.in_use(session, row.digest):
             continue  # it became a version, which has a receipt of its own
         served = select(OutcomeRow.request_id).where(OutcomeRow.job_id == row.job_id)
         for request_id in {request.id, *session.scalars(served)}:
@@ -287,20 +287,31 @@ def _date_pools(session: Session, request: DeletionRequest, pools: set[str]) -> 
         )
 
 
-def retire_due_pools(database: Database) -> int:
-    """Retire reference pools whose date has come; how many signals. A new pool is built by `:references`."""
-    with database.write() as session:
-        now = db.now(session)
-        due = (Receipt.subject == "reference-pool", Receipt.due_at <= now, Receipt.done_at.is_(None))
-        receipts = session.scalars(select(Receipt).where(*due).with_for_update(skip_locked=True)).all()
-        pools = {receipt.detail.removeprefix("pool ").partition(":")[0] for receipt in receipts}
-        rows = session.scalars(select(ReferenceRow).where(ReferenceRow.pool.in_(pools))).all()
-        for row in rows:
-            outbox.remove_blob(session, row.digest)
-            session.delete(row)
-        for receipt in receipts:
-            receipt.done_at = now
-        return len(rows)
+def remove_owed(database: Database, blobs: Blobs, request_id: str) -> int:
+    """Delete the bytes behind the request's undated pending receipts, unless a row still needs them."""
+    with database.read() as session:
+        pending = select(Receipt.digest).where(
+            Receipt.request_id == request_id, Receipt.done_at.is_(None), Receipt.due_at.is_(None)
+        )
+        digests = [digest for digest in session.scalars(pending) if digest]
+    return sum(holders.remove(database, blobs, digest) for digest in digests)
+
+
+def complete(session: Session, claim: Claim, request_id: str) -> None:
+    """The blobs are gone: receipts, outcomes and the request's end, in the transaction that ends the job."""
+    job = jobs.fenced(session, claim)
+    now = db.now(session)
+    owed = select(Receipt).where(Receipt.request_id == request_id, Receipt.done_at.is_(None), Receipt.due_at.is_(None))
+    _tick(session, owed, now)
+    for row in session.scalars(select(OutcomeRow).where(OutcomeRow.request_id == request_id)).all():
+        row.state = move_outcome(Outcome(row.state), Outcome.PURGED)
+    request = session.get_one(DeletionRequest, request_id)
+    request.fulfilled_at = now
+    jobs.record(session, claim.tenant_id, "request.fulfilled", request_id)
+    jobs.finish(session, job, JobState.SUCCEEDED, result={"request": request_id})
+
+
+# -- receipts --------------------------------------------------------------------------------------
 
 
 def _owe(
@@ -325,110 +336,6 @@ def _owe(
     )
 
 
-def pin(session: Session, blobs: Blobs, digest: str) -> None:
-    """Before a row that points at `digest` is committed: take turns with `remove`, and make sure of the bytes.
-
-    Raises:
-        SupersededError: they were removed between storing and recording; store them again.
-    """
-    _take_turns(session, digest)
-    try:
-        blobs.size(digest)
-    except BlobMissingError:
-        raise SupersededError("bytes were removed before they were recorded") from None
-
-
-def _take_turns(session: Session, digest: str) -> None:
-    """Until this transaction ends, nobody else records or removes `digest`. SQLite has one writer anyway."""
-    if session.get_bind().dialect.name == "postgresql":
-        key = int(digest.removeprefix("sha256:")[:15], 16)
-        session.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": key})
-
-
-@contextmanager
-def kept_only_if_recorded(database: Database, blobs: Blobs, digest: str) -> Iterator[None]:
-    """Where the block does not come to record `digest`, its bytes go at once and not with the orphans."""
-    try:
-        yield
-    except BaseException:
-        remove(database, blobs, digest)
-        raise
-
-
-def remove(database: Database, blobs: Blobs, digest: str) -> bool:
-    """Remove bytes that no row points at; whether they were removed."""
-    with database.write() as session:
-        return _remove(session, blobs, digest)
-
-
-def _remove(session: Session, blobs: Blobs, digest: str) -> bool:
-    _take_turns(session, digest)
-    return not in_use(session, digest) and blobs.delete(digest)
-
-
-def remove_owed(database: Database, blobs: Blobs, request_id: str) -> int:
-    """Delete the bytes behind the request's undated pending receipts, unless a row still needs them."""
-    with database.read() as session:
-        pending = select(Receipt.digest).where(
-            Receipt.request_id == request_id, Receipt.done_at.is_(None), Receipt.due_at.is_(None)
-        )
-        digests = [digest for digest in session.scalars(pending) if digest]
-    return sum(remove(database, blobs, digest) for digest in digests)
-
-
-HOLDERS = (
-    (Dataset.images, Dataset.tenant_id),
-    (Dataset.upload, Dataset.tenant_id),
-    (Version.digest, Version.tenant_id),
-    (JobArtifact.digest, Job.tenant_id),
-    (AdversarialRow.digest, AdversarialRow.tenant_id),
-    (ReferenceRow.digest, ReferenceRow.tenant_id),
-)
-
-
-def _pointed_at(digest: Any) -> Select[Any]:
-    if digest is Version.digest:  # an announcement alone (size 0) holds no bytes, and must keep none
-        return select(digest).where(Version.state != VersionState.PURGED, Version.size > 0)
-    return select(digest).where(digest.is_not(None))
-
-
-def held(session: Session) -> set[str]:
-    """Every digest that some row points at."""
-    return {digest for holder, _ in HOLDERS for digest in session.scalars(_pointed_at(holder))}
-
-
-def in_use(session: Session, digest: str) -> bool:
-    """Whether any row still points at these bytes (content addressing lets two rows share them)."""
-    return bool(used(session, [digest]))
-
-
-def used(session: Session, digests: Collection[str], tenant_id: str | None = None) -> set[str]:
-    """Those of `digests` that some row, of that tenant or of any, still points at."""
-    queries = []
-    for digest, owner in HOLDERS:
-        query = _pointed_at(digest).where(digest.in_(digests))
-        if tenant_id is not None:
-            query = query.where(owner == tenant_id)
-            if owner is Job.tenant_id:
-                query = query.join(Job, Job.id == JobArtifact.job_id)
-        queries.append(query)
-    return {digest for digest in session.scalars(union_all(*queries)) if digest}
-
-
-def complete(session: Session, claim: Claim, request_id: str) -> None:
-    """The blobs are gone: receipts, outcomes and the request's end, in the transaction that ends the job."""
-    job = jobs.fenced(session, claim)
-    now = db.now(session)
-    owed = select(Receipt).where(Receipt.request_id == request_id, Receipt.done_at.is_(None), Receipt.due_at.is_(None))
-    _tick(session, owed, now)
-    for row in session.scalars(select(OutcomeRow).where(OutcomeRow.request_id == request_id)).all():
-        row.state = move_outcome(Outcome(row.state), Outcome.PURGED)
-    request = session.get_one(DeletionRequest, request_id)
-    request.fulfilled_at = now
-    jobs.record(session, claim.tenant_id, "request.fulfilled", request_id)
-    jobs.finish(session, job, JobState.SUCCEEDED, result={"request": request_id})
-
-
 def _tick(session: Session, owed: Select[Receipt], now: datetime) -> None:
     """Mark receipts done. Where another object of the tenant has the same bytes, they stay for it: said there.
 
@@ -437,8 +344,11 @@ def _tick(session: Session, owed: Select[Receipt], now: datetime) -> None:
     for receipt in session.scalars(owed).all():
         receipt.done_at = now
         tenant_id = session.get_one(DeletionRequest, receipt.request_id).tenant_id
-        if receipt.digest and used(session, [receipt.digest], tenant_id):
+        if receipt.digest and holders.used(session, [receipt.digest], tenant_id):
             receipt.detail += "; another object holds the same bytes, and keeps them"
+
+
+# -- what comes due --------------------------------------------------------------------------------
 
 
 def purge_due_versions(database: Database, blobs: Blobs) -> int:
@@ -453,7 +363,7 @@ def purge_due_versions(database: Database, blobs: Blobs) -> int:
             jobs.record(session, version.tenant_id, "version.purged", version.id, digest=version.digest)
         session.flush()
         for version in due:
-            _remove(session, blobs, version.digest)
+            holders.remove_within(session, blobs, version.digest)
             owed = select(Receipt).where(
                 Receipt.subject == "superseded-checkpoint",
                 Receipt.model_id == version.model_id,
@@ -464,27 +374,17 @@ def purge_due_versions(database: Database, blobs: Blobs) -> int:
         return len(due)
 
 
-def remove_leftovers(database: Database, blobs: Blobs) -> int:
-    """Remove what jobs stored to resume from, once they cannot be resumed; how many rows.
-
-    A succeeded unlearn job keeps its adversarial set for the request's purge, which gives a receipt for it.
-    """
-    kept_for_purge = and_(JobArtifact.name == "adversarial", Job.state == JobState.SUCCEEDED)
-    over = [JobState.SUCCEEDED, JobState.REJECTED, JobState.CANCELLED]
+def retire_due_pools(database: Database) -> int:
+    """Retire reference pools whose date has come; how many signals. A new pool is built by `:references`."""
     with database.write() as session:
-        query = select(JobArtifact).join(Job, Job.id == JobArtifact.job_id).where(Job.state.in_(over), ~kept_for_purge)
-        rows = session.scalars(query.limit(100).with_for_update(skip_locked=True, of=JobArtifact)).all()
+        now = db.now(session)
+        due = (Receipt.subject == "reference-pool", Receipt.due_at <= now, Receipt.done_at.is_(None))
+        receipts = session.scalars(select(Receipt).where(*due).with_for_update(skip_locked=True)).all()
+        pools = {receipt.detail.removeprefix("pool ").partition(":")[0] for receipt in receipts}
+        rows = session.scalars(select(ReferenceRow).where(ReferenceRow.pool.in_(pools))).all()
         for row in rows:
+            outbox.remove_blob(session, row.digest)
             session.delete(row)
-        session.flush()
-        for digest in {row.digest for row in rows}:
-            _remove(session, blobs, digest)
+        for receipt in receipts:
+            receipt.done_at = now
         return len(rows)
-
-
-def remove_orphans(database: Database, blobs: Blobs, older_than_seconds: float) -> int:
-    """Remove old bytes that no row points at: what a crash between storing and recording left; how many."""
-    removed = blobs.sweep_parts(older_than_seconds)
-    for digest in blobs.older_than(older_than_seconds):
-        removed += remove(database, blobs, digest)
-    return removed

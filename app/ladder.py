@@ -14,7 +14,7 @@ from typing import Any
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from app import audit_rows, batches, db, jobs, versions
+from app import audit_rows, batches, db, jobs, publishing
 from app.gate import Clock, Step
 from app.jobs import Claim
 from app.lifecycle import JobKind, JobState, Outcome
@@ -95,7 +95,7 @@ def climb(session: Session, claim: Claim, policy: Policy, step: Step, report: di
         LeaseLostError: the claim is gone, and whoever has it now decides.
     """
     assert step.rung is not None  # noqa: S101  (a climb leads somewhere)
-    job, _, model = versions.locked(session, claim)
+    job, _, model = publishing.locked(session, claim)
     method = policy.methods[step.rung]
     following = jobs.enqueue(
         session,

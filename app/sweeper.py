@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable
 from functools import partial
 
-from app import batches, carried, deliveries, erasure, evidence, jobs, outbox, pools, replay
+from app import batches, carried, deliveries, erasure, erasure_ledger, evidence, holders, jobs, outbox, pools
 from app.blobs import open_blobs
 from app.config import LEASE_BEATS, Settings
 from app.db import Database
@@ -46,17 +46,17 @@ def run(settings: Settings, stop: threading.Event) -> None:
     duties: list[tuple[float, Callable[[], object]]] = [
         (settings.poll_seconds, lambda: outbox.relay_hints(database, ring)),
         (min(lease_check, 5.0), lambda: jobs.sweep(database, settings.rehint_seconds)),
-        (settings.poll_seconds, lambda: outbox.relay_blobs(database, partial(erasure.remove, database, blobs))),
+        (settings.poll_seconds, lambda: outbox.relay_blobs(database, partial(holders.remove, database, blobs))),
         (0.5, lambda: batches.close_due(database)),
         (1.0, lambda: erasure.purge_due_versions(database, blobs)),
         (60.0, lambda: erasure.retire_due_pools(database)),
         (10.0, lambda: pools.rebuild_stale(database)),
         (60.0, lambda: carried.expire(database)),
-        (5.0, lambda: erasure.remove_leftovers(database, blobs)),
-        (HOUSEKEEPING_SECONDS, lambda: erasure.remove_orphans(database, blobs, ORPHAN_SECONDS)),
+        (5.0, lambda: holders.remove_leftovers(database, blobs)),
+        (HOUSEKEEPING_SECONDS, lambda: holders.remove_orphans(database, blobs, ORPHAN_SECONDS)),
     ]
     if (kept := settings.erasures_file) is not None:
-        duties.append((10.0, replay.Keeper(database, settings, kept).keep))
+        duties.append((10.0, erasure_ledger.Keeper(database, settings, kept).keep))
     key = evidence.open_key(database, settings)
     duties += [
         (1.0, lambda: evidence.seal_due(database, key, settings.log_name)),

@@ -14,9 +14,10 @@ import yaml
 
 ROOT = Path(__file__).parent.parent
 WORKER_MAY_USE = {
-    "archives", "audit_rows", "blobs", "catalog", "config", "datasets", "db", "devices", "erasure", "errors", "faults",
-    "gate", "ids", "jobs", "ladder", "leash", "lifecycle", "logs", "manifest", "models", "policy", "pools", "positions",
-    "presence", "reports", "routing", "safetensors_header", "storage", "tables", "uploads", "versions",
+    "archives", "audit_rows", "blobs", "catalog", "config", "datasets", "db", "devices", "erasure", "errors",
+    "faults", "gate", "holders", "ids", "jobs", "ladder", "leash", "lifecycle", "logs", "manifest", "models",
+    "policy", "pools", "positions", "presence", "publishing", "reports", "routing", "safetensors_header",
+    "storage", "tables", "uploads", "versions",
 }  # fmt: skip
 LEAVES_MAY_USE = {"archives", "catalog", "lifecycle", "manifest", "reports", "safetensors_header", "uploads"}
 LEAF_FOLDERS = ("architectures", "attacks", "methods", "audits", "data", "recipes", "bench")

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from app import audit_rows, erasure, versions
+from app import audit_rows, holders, publishing, versions
 from app.policy import Choice
 from app.positions import Positions, mask_of, unpack
 from app.reports import ProbeRun
@@ -59,7 +59,7 @@ def audit(run: Run) -> None:
         run, piece, subject, measured, made_by=asked.made_by, version=asked.version.number, probes=done
     )
     with run.desk.database.write() as session:
-        versions.publish_audit(
+        publishing.publish_audit(
             session, run.claim, asked.version.number, piece.images_digest, report.model_dump(mode="json")
         )
 
@@ -144,9 +144,9 @@ def compare(run: Run, piece: Workpiece) -> None:
         report = auditing.report_of(run, piece, subject, measured, probes=done)
         with run.desk.database.write() as session:
             document = report.model_dump(mode="json")
-            erasure.pin(session, run.desk.blobs, stored.digest)
+            holders.pin(session, run.desk.blobs, stored.digest)
             metrics = metrics_of(measured.candidate)
-            versions.publish_trained(session, run.claim, stored, remain, metrics, comparison=document)
+            publishing.publish_trained(session, run.claim, stored, remain, metrics, comparison=document)
 
 
 def _sides(version: Version, request: DeletionRequest, dataset: Dataset) -> tuple[Positions, Positions]:

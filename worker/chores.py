@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from app import catalog, datasets, erasure, faults, jobs, versions
+from app import catalog, datasets, erasure, faults, holders, jobs, publishing, versions
 from app.ids import new_id
 from app.jobs import SupersededError
 from app.lifecycle import JobState
@@ -46,7 +46,7 @@ def ingest(run: Run) -> None:
         raw, erased = _suppressed(run, raw)
         images = run.put(partial(_write_array, raw.images))
         with run.desk.database.write() as session:
-            erasure.pin(session, run.desk.blobs, images.digest)
+            holders.pin(session, run.desk.blobs, images.digest)
             datasets.write_manifest(
                 session,
                 run.claim,
@@ -97,7 +97,7 @@ def _refuse_source(run: Run, upload: str | None, error: SourceError) -> None:
 def _forget_upload(run: Run, digest: str | None) -> None:
     if digest is None:
         return
-    erasure.remove(run.desk.database, run.desk.blobs, digest)
+    holders.remove(run.desk.database, run.desk.blobs, digest)
 
 
 def _write_array(array: np.ndarray, path: Path) -> None:
@@ -121,8 +121,8 @@ def train(run: Run) -> None:
     with run.stage("evaluate", 0.95, 1.0):
         metrics = _accuracies(run, piece, stored.digest, positions)
         with run.desk.database.write() as session:
-            erasure.pin(session, run.desk.blobs, stored.digest)
-            versions.publish_trained(session, run.claim, stored, positions, metrics)
+            holders.pin(session, run.desk.blobs, stored.digest)
+            publishing.publish_trained(session, run.claim, stored, positions, metrics)
 
 
 def _accuracies(run: Run, piece: Workpiece, digest: str, trained_on: Positions) -> dict[str, float | None]:
@@ -153,7 +153,7 @@ def import_checkpoint(run: Run) -> None:
         except CheckpointError as error:
             raise JobError("checkpoint-refused", str(error)) from None
         with run.desk.database.write() as session:
-            versions.publish_imported(session, run.claim, metrics)
+            publishing.publish_imported(session, run.claim, metrics)
 
 
 # -- precompute ------------------------------------------------------------------------------------
@@ -176,7 +176,7 @@ def precompute(run: Run) -> None:
         dataset = session.get_one(Dataset, piece.dataset_id, with_for_update=True)
         if dataset.images != piece.images_digest:
             raise SupersededError("samples were erased while they were attacked")
-        erasure.pin(session, run.desk.blobs, stored.digest)
+        holders.pin(session, run.desk.blobs, stored.digest)
         session.add(
             AdversarialRow(
                 id=new_id("adv"),
@@ -209,7 +209,7 @@ def purge(run: Run) -> None:
         fresh = [images, *signals.values(), *(digest for digest, _ in sets.values())]
         with run.desk.database.write() as session:
             for digest in sorted({digest for digest in fresh if digest}):
-                erasure.pin(session, run.desk.blobs, digest)
+                holders.pin(session, run.desk.blobs, digest)
             erasure.swap(session, run.claim, work, erasure.Rewritten(images, signals, sets), suppress)
             faults.point("purge.swap.uncommitted")
     with run.stage("remove", 0.7, 1.0):

@@ -20,7 +20,7 @@ import torch
 from numpy.typing import NDArray
 from sqlalchemy import select
 
-from app import catalog, erasure, faults, gate, ladder, versions
+from app import catalog, faults, gate, holders, ladder, publishing, versions
 from app.gate import Finding, Step
 from app.policy import Choice
 from app.positions import Positions, pack, unpack
@@ -64,7 +64,7 @@ def unlearn(run: Run) -> None:
     work = _load(run)
     if work is None or not len(work.batch.forget):
         with run.desk.database.write() as session:
-            versions.nothing_to_forget(session, run.claim)
+            publishing.nothing_to_forget(session, run.claim)
         return
     found = attack(run, work)
     stored = finetune(run, work, found)
@@ -312,12 +312,12 @@ def publish(run: Run, work: Work, stored: Stored, report: AuditReport, step: Ste
             case "climb":
                 ladder.climb(session, run.claim, policy, step, document)
             case "attention":
-                versions.reject(session, run.claim, document, facts)
+                publishing.reject(session, run.claim, document, facts)
             case _:
-                erasure.pin(session, run.desk.blobs, stored.digest)
+                holders.pin(session, run.desk.blobs, stored.digest)
                 metrics = metrics_of(report.candidate)
                 reason = _how(work, report, step)
-                versions.publish_unlearned(
+                publishing.publish_unlearned(
                     session, run.claim, work.batch, work.parent, stored, metrics, document, facts, reason
                 )
                 if step.alert:

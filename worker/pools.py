@@ -12,7 +12,7 @@ from functools import partial
 
 from sqlalchemy import func, select
 
-from app import erasure, faults, jobs, models, pools
+from app import faults, holders, jobs, models, pools
 from app.jobs import SupersededError
 from app.lifecycle import JobKind, JobState
 from app.tables import Dataset, Job, Model, ReferenceRow
@@ -113,7 +113,7 @@ def _keep(run: Run, piece: Workpiece, signal: ReferenceSignal) -> None:
         dataset = session.get_one(Dataset, piece.dataset_id, with_for_update=True)
         if dataset.images != piece.images_digest:
             raise SupersededError("samples were erased while a reference was trained on them")
-        erasure.pin(session, run.desk.blobs, stored.digest)
+        holders.pin(session, run.desk.blobs, stored.digest)
         session.add(
             ReferenceRow(
                 pool=params["pool"],

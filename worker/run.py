@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from app import devices, erasure, faults, jobs, logs, routing
+from app import devices, faults, holders, jobs, logs, routing
 from app.blobs import Blobs, open_blobs
 from app.config import LEASE_BEATS, Settings
 from app.db import Database
@@ -152,11 +152,11 @@ class Run:
         faults.point(f"{self.claim.kind}.{name}.stored")
         with self.desk.database.write() as session:
             facts = {**facts, "base": base, "size": stored.size}
-            erasure.pin(session, self.desk.blobs, stored.digest)
+            holders.pin(session, self.desk.blobs, stored.digest)
             replaced = jobs.keep(session, self.claim, name, stored.digest, facts)
         faults.point(f"{self.claim.kind}.{name}.kept")
         if replaced:
-            erasure.remove(self.desk.database, self.desk.blobs, replaced)
+            holders.remove(self.desk.database, self.desk.blobs, replaced)
 
     def put(self, write: Callable[[Path], None]) -> Stored:
         """Store the file that `write` makes."""

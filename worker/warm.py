@@ -15,7 +15,7 @@ from typing import TypeVar, cast
 import torch
 from sqlalchemy.exc import SQLAlchemyError
 
-from app import erasure
+from app import holders
 from app.db import Database
 
 log = logging.getLogger("lethe.worker")
@@ -85,7 +85,7 @@ class Warm:
 
     def _drop_erased(self, looked_at: dict[tuple[str, ...], Kept]) -> None:
         with self._database.read() as session:
-            used = erasure.used(session, {digest for kept in looked_at.values() for digest in kept.digests})
+            used = holders.used(session, {digest for kept in looked_at.values() for digest in kept.digests})
         gone = [key for key, kept in looked_at.items() if not used.issuperset(kept.digests)]
         if not gone:
             return

@@ -9,7 +9,7 @@ from fastapi.responses import JSONResponse
 from sqlalchemy import select
 from starlette.concurrency import run_in_threadpool
 
-from app import carried, datasets, erasure, uploads
+from app import carried, datasets, holders, uploads
 from app.api.deps import BY_METHOD, CallerDep, IdempotentDep, PagerDep, PartsDep, Read, Write, accepted, problems
 from app.api.paging import Created, Page, matching
 from app.api.schemas import DatasetCreate, DatasetOut, DatasetState, SampleOut, id_pattern
@@ -141,10 +141,10 @@ async def put_content(dataset: DatasetId, request: Request, who: CallerDep, held
                 error.detail, kind="dataset-content", errors=[{"detail": line} for line in error.errors]
             ) from None
         stored = writer.commit()
-        recorded = erasure.kept_only_if_recorded(held.database, held.blobs, stored.digest)
+        recorded = holders.kept_only_if_recorded(held.database, held.blobs, stored.digest)
         with recorded, held.database.write() as session:
             row = datasets.get(session, who.tenant_id, dataset, lock=True)
-            erasure.pin(session, held.blobs, stored.digest)
+            holders.pin(session, held.blobs, stored.digest)
             return show(row, datasets.accept_content(session, row, stored))
 
     class_names = await run_in_threadpool(ready)

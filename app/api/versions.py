@@ -9,7 +9,7 @@ from fastapi.responses import JSONResponse, Response
 from sqlalchemy import select
 from starlette.concurrency import run_in_threadpool
 
-from app import erasure, models, samples, versions
+from app import holders, models, publishing, samples, versions
 from app.api import jobs as job_api
 from app.api.deps import BY_METHOD, CallerDep, IdempotentDep, PagerDep, PartsDep, Read, Write, accepted, problems
 from app.api.models import ModelId
@@ -84,7 +84,7 @@ def announce(
         positions = versions.trainable(session, dataset, row)
     else:
         positions = samples.resolve(session, held.settings, dataset, body.trained_on, "/trained_on")
-    version = versions.declare_import(session, row, body.digest, positions)
+    version = publishing.declare_import(session, row, body.digest, positions)
     return once.reply(201, show(version), {"Location": f"/v1/models/{row.id}/versions/{version.number}"})
 
 
@@ -119,7 +119,7 @@ async def put_checkpoint(
         with held.database.read() as session:
             row = models.get(session, who.tenant_id, model)
             version = versions.get(session, row, number)
-            versions.require_awaiting(session, row, version)
+            publishing.require_awaiting(session, row, version)
             return version.digest
 
     def keep(writer: Writer, announced: str) -> JobOut:
@@ -131,11 +131,11 @@ async def put_checkpoint(
         if writer.digest != announced:
             raise Unprocessable("The bytes do not have the announced digest.", kind="digest-mismatch")
         stored = writer.commit()
-        recorded = erasure.kept_only_if_recorded(held.database, held.blobs, stored.digest)
+        recorded = holders.kept_only_if_recorded(held.database, held.blobs, stored.digest)
         with recorded, held.database.write() as session:
             row = models.get(session, who.tenant_id, model, lock=True)
-            erasure.pin(session, held.blobs, stored.digest)
-            job = versions.accept_checkpoint(session, row, versions.get(session, row, number), stored)
+            holders.pin(session, held.blobs, stored.digest)
+            job = publishing.accept_checkpoint(session, row, versions.get(session, row, number), stored)
             return job_api.show(session, job)
 
     digest = await run_in_threadpool(ready)

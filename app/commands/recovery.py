@@ -39,11 +39,11 @@ def export(path: LedgerFile, as_json: AsJson = False) -> None:
 
     LETHE_ERASURES_FILE makes the sweeper do it.
     """
-    from app import replay
+    from app import erasure_ledger
     from app.db import Database
 
     database = Database(get_settings())
-    written = replay.Keeper(database, get_settings(), path).keep()
+    written = erasure_ledger.Keeper(database, get_settings(), path).keep()
     database.close()
     show({"written": written}, [("written", written)], as_json=as_json)
 

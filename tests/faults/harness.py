@@ -20,7 +20,7 @@ from fastapi.testclient import TestClient
 from psycopg import sql
 from sqlalchemy import select, update
 
-from app import db, erasure, jobs, keys, schema
+from app import db, holders, jobs, keys, schema
 from app.config import Settings
 from app.db import Database
 from app.lifecycle import TERMINAL_JOBS
@@ -105,7 +105,7 @@ def prepare(folder: Path, database_url: str) -> Prepared:
         account.work()
         ids = account.training_ids(dataset)[::40]
         request = account.delete(dataset, ids)
-        erasure.remove_leftovers(database, account.desk.blobs)
+        holders.remove_leftovers(database, account.desk.blobs)
     database.close()
     job = request["outcomes"][0]["job"]
     return Prepared(folder, database_url, dataset, model, request["id"], job, tuple(ids))
@@ -223,9 +223,9 @@ class Case:
     def strays(self) -> list[str]:
         """Files that no row accounts for: in the blob folder, among its parts, in the workers' temporary folder."""
         blobs = Folder(self.settings.data_dir / "blobs")
-        erasure.remove_leftovers(self.database, blobs)
+        holders.remove_leftovers(self.database, blobs)
         with self.database.read() as session:
-            kept = [d for d in blobs.older_than(-60) if not erasure.in_use(session, d)]
+            kept = [d for d in blobs.older_than(-60) if not holders.in_use(session, d)]
         folders = [self.settings.data_dir / "blobs" / "incoming", self.settings.data_dir.parent / "tmp"]
         return kept + [str(path) for folder in folders for path in folder.rglob("*") if path.is_file()]
 

@@ -13,17 +13,16 @@ from typing import Any
 import pytest
 from sqlalchemy import text
 
-from app import db, jobs, versions
+from app import db, jobs, publishing, versions
 from app.config import Settings
 from app.db import Database
-from app.jobs import Claim, LeaseLostError
+from app.jobs import Claim, LeaseLostError, SupersededError
 from app.jobs.claiming import claim_once
 from app.keys import FIRST_TENANT
 from app.lifecycle import JobKind, JobState
 from app.routing import Takes
 from app.storage import Stored
 from app.tables import Dataset, Job, JobArtifact, Model, Outbox, Version, Worker
-from app.versions import SupersededError
 from tests.faults.harness import Case, Prepared, case_of, ended, state_of
 from tests.support import eventually
 
@@ -88,7 +87,7 @@ WRITES: dict[str, Callable[[Any, Claim], Any]] = {
     "advance": lambda session, claim: jobs.advance(session, claim, "attack", 0.5),
     "keep": lambda session, claim: jobs.keep(session, claim, "candidate", "sha256:" + 64 * "0", {}),
     "finish": lambda session, claim: jobs.finish(session, jobs.fenced(session, claim), JobState.FAILED),
-    "settle": lambda session, claim: versions.nothing_to_forget(session, claim),
+    "settle": lambda session, claim: publishing.nothing_to_forget(session, claim),
 }
 
 
@@ -142,7 +141,7 @@ def test_two_publishers_with_one_parent_make_one_version(case: Case) -> None:
     def publish(parent: int) -> None:
         with case.database.write() as session:
             model = session.get_one(Model, case.origin.model)
-            version = versions.add(
+            version = publishing.add(
                 session,
                 model,
                 origin="unlearned",
@@ -152,7 +151,7 @@ def test_two_publishers_with_one_parent_make_one_version(case: Case) -> None:
                 metrics={},
                 job_id=None,
             )
-            versions.make_current(session, model, version)
+            publishing.make_current(session, model, version)
 
     publish(1)
     with pytest.raises(SupersededError):
@@ -309,7 +308,7 @@ def _publish(session: Any, case: Case, claim: Claim) -> None:
     assert parent is not None
     work = versions.batch(session, claim.id, session.get_one(Dataset, case.origin.dataset), parent)
     report = {"judgement": {"verdict": "inconclusive"}}
-    versions.publish_unlearned(session, claim, work, parent, Stored("sha256:" + 64 * "1", 1), {}, report, {})
+    publishing.publish_unlearned(session, claim, work, parent, Stored("sha256:" + 64 * "1", 1), {}, report, {})
 
 
 def test_only_what_can_run_is_hinted_again(database: Database) -> None:

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from sqlalchemy import select, text, update
 
-from app import backup, carried, db, erasure, evidence, outbox, replay
+from app import backup, carried, db, erasure, erasure_ledger, evidence, holders, outbox, replay
 from app.config import Settings
 from app.storage import Folder
 from app.tables import Base, Dataset, Job, JobArtifact, Sample
@@ -332,7 +332,7 @@ def later(account: Account, dataset: str) -> None:
 
 def sweep(account: Account) -> int:
     found = carried.expire(account.database)
-    outbox.relay_blobs(account.database, lambda digest: erasure.remove(account.database, folder(account), digest))
+    outbox.relay_blobs(account.database, lambda digest: holders.remove(account.database, folder(account), digest))
     return found
 
 
@@ -384,7 +384,7 @@ def test_what_a_job_stored_that_failed_goes_with_the_carried_data(
     account.work()
     job = request["outcomes"][0]["job"]
     account.post(f"/v1/deletion-requests/{request['id']}:cancel", {"reason": "they changed their mind"})
-    erasure.remove_leftovers(account.database, folder(account))
+    holders.remove_leftovers(account.database, folder(account))
     with account.database.read() as session:
         assert [row.name for row in session.scalars(select(JobArtifact))] == ["adversarial"]
     later(account, dataset)
@@ -466,7 +466,7 @@ def test_a_restored_backup_that_still_has_the_data_forgets_them_again(tmp_path: 
         request = ask(account, dataset)
         account.work()
         assert account.get(f"/v1/deletion-requests/{request['id']}")["status"] == "fulfilled"
-        assert replay.Keeper(account.database, account.settings, kept).keep() == 1
+        assert erasure_ledger.Keeper(account.database, account.settings, kept).keep() == 1
     with open_account(Settings(data_dir=copy)) as account:
         assert replay.replay(account.database, account.settings, kept).asked_again == 1
         is_problem(account.http.get(f"/v1/models/{made}/versions/1/checkpoint"), 409, "version-withheld")
@@ -495,7 +495,7 @@ def test_a_restored_backup_without_the_data_withholds_the_model_until_they_come_
             dataset = brought(account, made)
         request = ask(account, dataset)["id"]
         account.work()
-        assert replay.Keeper(account.database, account.settings, kept).keep() == 1
+        assert erasure_ledger.Keeper(account.database, account.settings, kept).keep() == 1
     where = f"/v1/models/{made}/versions"
     with open_account(Settings(data_dir=copy)) as account:
         for _ in range(2):
@@ -528,7 +528,7 @@ def test_a_carried_erasure_that_is_refused_after_a_restore_is_told_and_withholds
         imported(account, made, checkpoint)
         request = ask(account, dataset)["id"]
         account.work()
-        assert replay.Keeper(account.database, account.settings, kept).keep() == 1
+        assert erasure_ledger.Keeper(account.database, account.settings, kept).keep() == 1
     with open_account(Settings(data_dir=copy)) as account:
         done = replay.replay(account.database, account.settings, kept)
         assert (done.failed, done.complete, done.withheld) == (1, False, [made])

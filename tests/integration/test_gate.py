@@ -292,7 +292,7 @@ def test_a_request_withdrawn_from_a_waiting_rung_is_not_carried_out(trained: Tra
 
 
 def test_a_rejected_candidate_leaves_no_bytes(trained: Trained) -> None:
-    from app import erasure
+    from app import holders
     from app.blobs import open_blobs
 
     set_policy(trained, on_inconclusive="retrain")
@@ -300,7 +300,7 @@ def test_a_rejected_candidate_leaves_no_bytes(trained: Trained) -> None:
     rejected, _ = climbed(trained)
     candidate = report_of(trained, rejected)["checkpoint"]
     blobs = open_blobs(trained.account.settings)
-    erasure.remove_leftovers(trained.account.database, blobs)
+    holders.remove_leftovers(trained.account.database, blobs)
     assert candidate not in set(blobs.older_than(-60))
 
 

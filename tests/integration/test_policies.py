@@ -227,13 +227,13 @@ def test_rolling_back_to_a_version_with_erased_samples_is_refused(trained: Train
 def test_a_purged_model_keeps_its_record_and_no_bytes(trained: Trained) -> None:
     from functools import partial
 
-    from app import erasure, outbox
+    from app import erasure, holders, outbox
     from app.blobs import open_blobs
 
     account = trained.account
     assert account.post(f"{trained.where}:purge", {}, 200)["current_version"] is None
     blobs = open_blobs(account.settings)
-    outbox.relay_blobs(account.database, partial(erasure.remove, account.database, blobs))
+    outbox.relay_blobs(account.database, partial(holders.remove, account.database, blobs))
     assert erasure.purge_due_versions(account.database, blobs) == 1
     is_problem(account.http.get(f"{trained.where}/versions/1/checkpoint"), 410, "purged")
     with account.database.read() as session:

@@ -12,7 +12,7 @@ import pytest
 from safetensors.numpy import load_file
 from sqlalchemy import select, update
 
-from app import db, erasure, jobs
+from app import db, erasure, holders, jobs
 from app.positions import unpack
 from app.storage import Folder
 from app.tables import (
@@ -322,12 +322,12 @@ def test_a_purge_that_was_given_up_needs_attention_until_it_is_tried_again(
 
 def test_orphans_and_leftovers_are_swept_and_nothing_that_is_used(trained: Trained) -> None:
     account, folder = trained.account, open_blobs(trained)
-    erasure.remove_leftovers(account.database, folder)
-    erasure.remove_orphans(account.database, folder, -60.0)
+    holders.remove_leftovers(account.database, folder)
+    holders.remove_orphans(account.database, folder, -60.0)
     kept = blobs(account.settings)
     orphan = folder.put(b"left by a crash").digest
-    assert erasure.remove_orphans(account.database, folder, 3600.0) == 0, "it is young"
-    assert erasure.remove_orphans(account.database, folder, -60.0) == 1
+    assert holders.remove_orphans(account.database, folder, 3600.0) == 0, "it is young"
+    assert holders.remove_orphans(account.database, folder, -60.0) == 1
     assert blobs(account.settings) == kept
     assert orphan not in kept
     assert trained.forget(trained.ids[:5])["status"] == "fulfilled"

@@ -17,7 +17,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 from typer.testing import CliRunner
 
-from app import backup, datasets, deletions, jobs, logs, replay, sweeper
+from app import backup, datasets, deletions, erasure_ledger, jobs, logs, replay, sweeper
 from app.backup import BackupError
 from app.cli import cli
 from app.config import Settings, get_settings
@@ -46,11 +46,11 @@ def kept(tmp_path: Path) -> Path:
 
 
 def keep(account: Account, path: Path) -> int:
-    return replay.Keeper(account.database, account.settings, path).keep()
+    return erasure_ledger.Keeper(account.database, account.settings, path).keep()
 
 
-def lines_of(path: Path) -> list[replay.Line]:
-    return [line for _, line in replay.read(path).lines]
+def lines_of(path: Path) -> list[erasure_ledger.Line]:
+    return [line for _, line in erasure_ledger.read(path).lines]
 
 
 @contextmanager
@@ -97,7 +97,7 @@ def test_a_line_that_a_crash_cut_short_is_written_again(trained: Trained, kept: 
     keep(trained.account, kept)
     whole = kept.read_text()
     kept.write_text(whole[: len(whole) // 2])
-    assert replay.read(kept) == replay.Contents([], [])
+    assert erasure_ledger.read(kept) == erasure_ledger.Contents([], [])
     assert keep(trained.account, kept) == 1
     assert [line.request for line in lines_of(kept)] == [json.loads(whole)["request"]]
     assert keep(trained.account, kept) == 0
@@ -117,10 +117,10 @@ def test_a_sweeper_that_starts_again_writes_nothing_twice(
 
 def test_only_what_was_fulfilled_lately_is_read_again(trained: Trained, kept: Path) -> None:
     account = trained.account
-    keeper = replay.Keeper(account.database, account.settings, kept)
+    keeper = erasure_ledger.Keeper(account.database, account.settings, kept)
     old, new = trained.forget(trained.ids[:2])["id"], trained.forget(trained.ids[2:4])["id"]
     with account.database.write() as session:
-        session.get_one(DeletionRequest, old).fulfilled_at -= 2 * replay.OVERLAP
+        session.get_one(DeletionRequest, old).fulfilled_at -= 2 * erasure_ledger.OVERLAP
     assert (keeper.keep(), keeper.keep()) == (2, 0)
     assert list(keeper._recent) == [new]
     kept.unlink()
@@ -148,7 +148,7 @@ def test_lines_that_cannot_be_read_are_told_and_the_others_replayed(
     keep(trained.account, kept)
     first, second, third = kept.read_bytes().splitlines(keepends=True)
     kept.write_bytes(first + b"{" + second + b"\xff\xfe\n" + third + third[:50])
-    assert replay.read(kept).damaged == [2, 3]
+    assert erasure_ledger.read(kept).damaged == [2, 3]
     with older(trained, snapshot) as account:
         done = replay.replay(account.database, account.settings, kept)
         assert (done.asked_again, done.damaged, done.complete) == (2, 2, False)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from app import db, erasure
+from app import db, erasure, holders
 from app.tables import Dataset, Version
 from tests.integration.conftest import Trained
 from tests.support import eventually
@@ -103,7 +103,7 @@ def test_a_database_that_does_not_answer_leaves_nothing_kept(trained: Trained, m
     monkeypatch.setattr(warm, "SECONDS_BETWEEN_LOOKS", 0.05)
     keeping = Warm(trained.account.database, 1000)
     made(keeping, "checkpoint", there(trained)[0])
-    monkeypatch.setattr(erasure, "used", fail)
+    monkeypatch.setattr(holders, "used", fail)
     eventually(lambda: not keeping._kept, "it to be forgotten", 10)
     keeping.close()
 

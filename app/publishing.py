@@ -1,0 +1,279 @@
+"""Publishing: the one transaction in which a job ends with a version, a report, or neither.
+
+An imported checkpoint is announced, sent, and published by a job like any other.
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+import numpy as np
+from sqlalchemy import func, select, update
+from sqlalchemy.orm import Session
+
+from app import audit_rows, datasets, db, erasure, jobs, models, versions
+from app.errors import Conflict
+from app.ids import new_id
+from app.jobs import Claim, SupersededError
+from app.lifecycle import JobKind, JobState, Outcome, VersionState, move_outcome
+from app.positions import Positions, bitmap, members
+from app.storage import Stored
+from app.tables import AuditRow, Dataset, Job, Model, OutcomeRow, Version
+from app.versions import Batch
+
+
+def add(
+    session: Session,
+    model: Model,
+    *,
+    origin: str,
+    parent: int | None,
+    stored: Stored,
+    trained_on: Positions,
+    metrics: dict[str, Any],
+    job_id: str | None,
+) -> Version:
+    """Insert the model's next version as a candidate; numbers are never used twice."""
+    dataset = session.get_one(Dataset, model.dataset_id)
+    last = session.scalars(select(func.max(Version.number)).where(Version.model_id == model.id)).one()
+    version = Version(
+        id=new_id("ver"),
+        tenant_id=model.tenant_id,
+        model_id=model.id,
+        number=(last or 0) + 1,
+        parent=parent,
+        origin=origin,
+        state=VersionState.CANDIDATE,
+        digest=stored.digest,
+        size=stored.size,
+        trained_on=bitmap(trained_on, dataset.sample_count),
+        trained_count=len(trained_on) if datasets.is_held(dataset) else None,
+        class_counts=_class_counts(session, dataset, trained_on),
+        metrics=metrics,
+        job_id=job_id,
+        created_at=db.now(session),
+    )
+    session.add(version)
+    session.flush()
+    data = {"number": version.number, "digest": stored.digest}
+    jobs.record(session, model.tenant_id, f"version.{origin}", version.id, **data)
+    return version
+
+
+def make_current(session: Session, model: Model, version: Version) -> None:
+    """Publish by compare-and-set on the parent, which is superseded and will be purged after the policy's grace.
+
+    Raises:
+        SupersededError: another version has become current meanwhile.
+    """
+    moved = session.execute(
+        update(Model)
+        .where(Model.id == model.id, Model.current_version.is_not_distinct_from(version.parent))
+        .values(current_version=version.number)
+        .execution_options(synchronize_session=False)
+    )
+    if moved.rowcount != 1:  # type: ignore[attr-defined]
+        raise SupersededError(f"version {version.parent} of the model is not its current one any more")
+    grace = timedelta(seconds=model.policy["grace_seconds"])
+    session.execute(
+        update(Version)
+        .where(Version.model_id == model.id, Version.number == version.parent)
+        .values(state=VersionState.SUPERSEDED, purge_after=db.now(session) + grace)
+        .execution_options(synchronize_session=False)
+    )
+    version.state = VersionState.CURRENT
+    session.flush()
+
+
+def _class_counts(session: Session, dataset: Dataset, trained_on: Positions) -> list[int]:
+    labels = np.array([label for label, _ in datasets.manifest(session, dataset.id)], dtype=np.int64)
+    counts: list[int] = np.bincount(labels[trained_on], minlength=dataset.class_count).tolist()
+    return counts
+
+
+def locked(session: Session, claim: Claim) -> tuple[Job, Dataset, Model]:
+    """The rows that a publish changes or points at, locked in the order of a new request: dataset, then model."""
+    job = jobs.fenced(session, claim)
+    dataset = session.get_one(Dataset, claim.dataset_id, with_for_update=True)
+    return job, dataset, session.get_one(Model, claim.model_id, with_for_update=True)
+
+
+def publish_trained(
+    session: Session,
+    claim: Claim,
+    stored: Stored,
+    trained_on: Positions,
+    metrics: dict[str, Any],
+    comparison: dict[str, Any] | None = None,
+) -> Version:
+    """End a train job: the new version, or with `comparison` (its report) an exact retrain kept to compare with."""
+    job, dataset, model = locked(session, claim)
+    if comparison is None and np.intersect1d(trained_on, versions.unavailable(dataset, model)).size:
+        raise SupersededError("samples of the training set were requested for deletion while it trained")
+    version = add(
+        session,
+        model,
+        origin="trained" if comparison is None else "comparison",
+        parent=model.current_version,
+        stored=stored,
+        trained_on=trained_on,
+        metrics=metrics,
+        job_id=claim.id,
+    )
+    if comparison is None:
+        make_current(session, model, version)
+    else:
+        audit_rows.add(session, claim, model, version.number, comparison, claim.params["exclude_request"])
+    jobs.finish(session, job, JobState.SUCCEEDED, result={"version": version.number, "digest": stored.digest})
+    return version
+
+
+def publish_unlearned(
+    session: Session,
+    claim: Claim,
+    work: Batch,
+    parent: Version,
+    stored: Stored,
+    metrics: dict[str, Any],
+    report: dict[str, Any],
+    facts: dict[str, Any],
+    reason: str | None = None,
+) -> Version:
+    """End an unlearn job in one transaction: version, report, compare-and-set, outcomes, events, purge jobs.
+
+    facts: of its rung, for the job's result. reason: what its requests should know of how it came to be published.
+    """
+    job, _, model = locked(session, claim)
+    version = add(
+        session,
+        model,
+        origin="unlearned",
+        parent=parent.number,
+        stored=stored,
+        trained_on=work.remain,
+        metrics=metrics,
+        job_id=claim.id,
+    )
+    make_current(session, model, version)
+    report = report | {"version": version.number}
+    audit_rows.add(session, claim, model, version.number, report, None)
+    settle(session, claim, version.number, reason)
+    result = {"version": version.number, "digest": stored.digest} | facts
+    jobs.finish(session, job, JobState.SUCCEEDED, result=result)
+    return version
+
+
+def reject(session: Session, claim: Claim, report: dict[str, Any], facts: dict[str, Any]) -> None:
+    """The gate lets nothing through and has no rung left: keep the report, publish nothing, and tell the requests."""
+    job = jobs.fenced(session, claim)
+    model = session.get_one(Model, claim.model_id)
+    audit_rows.add(session, claim, model, None, report, None)
+    detail = f"the audit failed: {report['judgement']['reason']}; {report['gate']['reason']}"
+    jobs.finish(session, job, JobState.REJECTED, result=facts, problem=jobs.problem("audit-failed", detail))
+
+
+def publish_audit(session: Session, claim: Claim, number: int, images: str | None, report: dict[str, Any]) -> AuditRow:
+    """End an audit job: its report stands beside the version's others. What was published stays as it is.
+
+    images: digest of the dataset's pixels that were measured; empty where it holds none.
+
+    Raises:
+        SupersededError: samples were erased meanwhile, so that the report would speak of what must be gone.
+    """
+    job, dataset, model = locked(session, claim)
+    if (dataset.images or "") != images:
+        raise SupersededError("samples were erased while the version was audited")
+    row = audit_rows.add(session, claim, model, number, report, None)
+    result = {"version": number, "audit": row.id, "verdict": row.verdict}
+    jobs.finish(session, job, JobState.SUCCEEDED, result=result)
+    return row
+
+
+def nothing_to_forget(session: Session, claim: Claim) -> None:
+    """The current version never saw these samples (it was trained after they were requested)."""
+    job = jobs.fenced(session, claim)
+    model = session.get_one(Model, claim.model_id)
+    settle(session, claim, model.current_version, reason="the current version was never trained on these samples")
+    jobs.finish(session, job, JobState.SUCCEEDED, result={"version": model.current_version, "digest": None})
+
+
+def settle(session: Session, claim: Claim, number: int | None, reason: str | None = None) -> None:
+    """Move the job's outcomes to published, and start the purge of every request that has none left to wait for."""
+    rows = session.scalars(select(OutcomeRow).where(OutcomeRow.job_id == claim.id)).all()
+    for row in rows:
+        row.state = move_outcome(Outcome(row.state), Outcome.PUBLISHED)
+        row.version, row.reason = number, reason
+    session.flush()
+    for request_id in sorted({row.request_id for row in rows}):
+        erasure.start_if_published(session, request_id)
+
+
+# -- imports ---------------------------------------------------------------------------------------
+
+
+def declare_import(session: Session, model: Model, digest: str, trained_on: Positions) -> Version:
+    """Announce a checkpoint that will be uploaded: its digest and what it was trained on.
+
+    Raises:
+        Conflict: the model has a version, or the checkpoint was trained on requested or erased samples.
+    """
+    _require_first(model)
+    _refuse_unavailable(session, model, trained_on)
+    announced = Stored(digest, 0)
+    return add(
+        session,
+        model,
+        origin="imported",
+        parent=None,
+        stored=announced,
+        trained_on=trained_on,
+        metrics={},
+        job_id=None,
+    )
+
+
+def _require_first(model: Model) -> None:
+    if model.current_version is not None:
+        raise Conflict("This model has a version already; an import is its first.", kind="version-present")
+
+
+def _refuse_unavailable(session: Session, model: Model, trained_on: Positions) -> None:
+    dataset = session.get_one(Dataset, model.dataset_id, with_for_update=True)
+    if np.intersect1d(trained_on, versions.unavailable(dataset, model)).size:
+        raise Conflict(
+            "The checkpoint was trained on samples that have been requested for deletion or erased.",
+            kind="trained-on-erased",
+        )
+
+
+def require_awaiting(session: Session, model: Model, version: Version) -> None:
+    """Refuse bytes for a version that was not announced, has been published, or is being looked at."""
+    busy = select(Job.params).where(
+        Job.model_id == model.id,
+        Job.kind == JobKind.IMPORT,
+        Job.state.in_([JobState.QUEUED, JobState.RUNNING]),
+    )
+    looked_at = version.number in [params["version"] for params in session.scalars(busy)]
+    if version.origin != "imported" or version.state != VersionState.CANDIDATE or looked_at:
+        raise Conflict("This version does not wait for a checkpoint.", kind="content-present")
+    _require_first(model)
+
+
+def accept_checkpoint(session: Session, model: Model, version: Version, stored: Stored) -> Job:
+    """Take the announced bytes; an import job holds them against the architecture and publishes them."""
+    require_awaiting(session, model, version)
+    version.size = stored.size
+    return models.start(session, model, JobKind.IMPORT, seed=0, params={"version": version.number})
+
+
+def publish_imported(session: Session, claim: Claim, metrics: dict[str, Any]) -> None:
+    """End an import job: the announced version becomes current."""
+    job, _, model = locked(session, claim)
+    version = versions.get(session, model, claim.params["version"])
+    _require_first(model)
+    _refuse_unavailable(session, model, members(version.trained_on, len(version.trained_on) * 8))
+    version.metrics, version.job_id = metrics, claim.id
+    make_current(session, model, version)
+    result = {"version": version.number, "digest": version.digest}
+    jobs.finish(session, job, JobState.SUCCEEDED, result=result)
