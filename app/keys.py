@@ -42,7 +42,7 @@ def create(
     tenant_id: str,
     name: str,
     scopes: tuple[str, ...] = SCOPES,
-    lifetime: timedelta | None = None,
+    lifetime_days: int | None = None,
 ) -> tuple[ApiKey, str]:
     """Store a new key and return it with its token, which cannot be read again."""
     secret, now = secrets.token_urlsafe(32), db.now(session)
@@ -52,8 +52,9 @@ def create(
         name=name,
         digest=_digest(secret),
         scopes=list(scopes),
+        lifetime_days=lifetime_days,
         created_at=now,
-        expires_at=now + lifetime if lifetime else None,
+        expires_at=now + timedelta(days=lifetime_days) if lifetime_days else None,
     )
     session.add(row)
     session.flush()

@@ -42,12 +42,15 @@ class Tenant(Base):
 
 
 class ApiKey(Base):
+    """`lifetime_days` is what its successor is given, too; `expires_at` comes sooner once there is one."""
+
     __tablename__ = "api_keys"
     id: Mapped[str] = mapped_column(Id, primary_key=True)
     tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"))
     name: Mapped[str] = mapped_column(Text)
     digest: Mapped[str] = mapped_column(String(64))
     scopes: Mapped[list[Any]]
+    lifetime_days: Mapped[int | None]
     created_at: Mapped[datetime]
     expires_at: Mapped[datetime | None]
     revoked_at: Mapped[datetime | None]

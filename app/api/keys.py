@@ -51,8 +51,7 @@ def _made(session: Session, row: ApiKey, token: str, once: IdempotentDep) -> JSO
 @router.post("", status_code=201, response_model=KeyMade, responses=problems(403))
 def create(body: KeyCreate, who: CallerDep, session: Write, once: IdempotentDep) -> JSONResponse:
     """Make a key with these scopes. Its token is shown once, here."""
-    lifetime = timedelta(days=body.expires_in_days) if body.expires_in_days else None
-    row, token = keys.create(session, who.tenant_id, body.name, tuple(body.scopes), lifetime)
+    row, token = keys.create(session, who.tenant_id, body.name, tuple(body.scopes), body.expires_in_days)
     return _made(session, row, token, once)
 
 
@@ -80,12 +79,11 @@ def read(api_key: KeyId, who: CallerDep, session: Read) -> KeyOut:
 
 @router.post("/{api_key}:rotate", status_code=201, response_model=KeyMade, responses=problems(403, 404, 409))
 def rotate(api_key: KeyId, body: KeyRotate, who: CallerDep, session: Write, once: IdempotentDep) -> JSONResponse:
-    """A new key with the same name, scopes and lifetime; the old one ends after the overlap."""
+    """A new key with the same name, scopes and lifetime; the old one ends after the overlap, or when it would have."""
     old, now = find(session, who.tenant_id, api_key, lock=True), db.now(session)
     if old.revoked_at or (old.expires_at and old.expires_at <= now):
         raise Conflict("This key has ended: make a new one.", kind="key-ended")
-    lifetime = old.expires_at - old.created_at if old.expires_at else None
-    row, token = keys.create(session, who.tenant_id, old.name, tuple(old.scopes), lifetime)
+    row, token = keys.create(session, who.tenant_id, old.name, tuple(old.scopes), old.lifetime_days)
     end = now + timedelta(seconds=body.overlap_seconds)
     old.expires_at = min(old.expires_at, end) if old.expires_at else end
     return _made(session, row, token, once)

@@ -1,5 +1,7 @@
 """workers and scale"""
 
+from datetime import timedelta
+
 import sqlalchemy as sa
 from alembic import op
 from alembic.operations import BatchOperations
@@ -76,6 +78,10 @@ def upgrade() -> None:
         batch_op.add_column(sa.Column("old_secret", sa.Text(), nullable=True))
         batch_op.add_column(sa.Column("old_until", sa.DateTime(), nullable=True))
 
+    with op.batch_alter_table("api_keys", schema=None) as batch_op:
+        batch_op.add_column(sa.Column("lifetime_days", sa.Integer(), nullable=True))
+    _remember_lifetimes()
+
     with op.batch_alter_table("samples", schema=None) as batch_op:
         batch_op.drop_constraint("uq_samples_id", type_="unique")
         _collate(batch_op, "C")
@@ -95,6 +101,17 @@ def upgrade() -> None:
         op.drop_index(name, table)
 
 
+def _remember_lifetimes() -> None:
+    """Of the keys that end: in whole days, as they were asked for."""
+    names = ("id", "lifetime_days", "created_at", "expires_at")
+    types = (sa.String, sa.Integer, sa.DateTime, sa.DateTime)
+    keys = sa.table("api_keys", *map(sa.column, names, types))
+    ending = sa.select(keys.c.id, keys.c.expires_at, keys.c.created_at).where(keys.c.expires_at.is_not(None))
+    for key, end, made in op.get_bind().execute(ending).all():
+        days = -((made - end) // timedelta(days=1))  # rounded up
+        op.execute(keys.update().where(keys.c.id == key).values(lifetime_days=days))
+
+
 def _collate(batch_op: BatchOperations, collation: str | None) -> None:
     """PostgreSQL compares ids byte by byte, as SQLite does anyway."""
     if op.get_bind().dialect.name == "postgresql":
@@ -104,6 +121,9 @@ def _collate(batch_op: BatchOperations, collation: str | None) -> None:
 
 
 def downgrade() -> None:
+    with op.batch_alter_table("api_keys", schema=None) as batch_op:
+        batch_op.drop_column("lifetime_days")
+
     op.drop_index("uq_samples_id", "samples")
     with op.batch_alter_table("samples", schema=None) as batch_op:
         _collate(batch_op, None)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
@@ -343,6 +343,39 @@ def test_a_rotated_key_ends_and_a_replay_does_not_show_the_secret(trained: Train
         before = len(account.get("/v1/api-keys")["items"])
         is_problem(account.http.post(f"/v1/api-keys/{ended['id']}:rotate", json={}), 409, "key-ended")
         assert len(account.get("/v1/api-keys")["items"]) == before
+
+
+@pytest.mark.parametrize("days", [30, None])
+def test_a_key_rotated_again_within_its_overlap_leaves_the_newest_its_full_life(
+    trained: Trained, days: int | None
+) -> None:
+    """The old key is rotated twice, as where the first successor's token was lost; then the successor in its turn."""
+    account = trained.account
+    first = account.post("/v1/api-keys", {"name": "k", "scopes": ["read"], "expires_in_days": days})["id"]
+
+    def rotate(key: str, overlap: int) -> tuple[str, timedelta | None, str]:
+        """The successor with its life, and when the old one ends."""
+        new = account.post(f"/v1/api-keys/{key}:rotate", {"overlap_seconds": overlap})
+        life = new["expires_at"] and moment(new["expires_at"]) - moment(new["created_at"])
+        return new["id"], life, account.get(f"/v1/api-keys/{key}")["expires_at"]
+
+    full = days and timedelta(days=days)
+    lost, life, end = rotate(first, 600)
+    assert life == full
+    second, life, same = rotate(first, 3600)
+    assert (life, same) == (full, end), "its overlap is not prolonged"
+    third, life, ends = rotate(second, 3600)
+    assert life == full
+    assert ends > end
+    assert account.get(f"/v1/api-keys/{first}")["expires_at"] == end
+    _, life, cut = rotate(first, 0)
+    assert life == full
+    assert cut < end, "but may be cut short"
+    assert {lost, second, third} <= {each["id"] for each in account.get("/v1/api-keys", valid=True)["items"]}
+
+
+def moment(text: str) -> datetime:
+    return datetime.fromisoformat(text)
 
 
 @pytest.mark.parametrize(

@@ -7,22 +7,24 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
+from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 from fastapi.testclient import TestClient
 from pydantic import TypeAdapter
-from sqlalchemy import text
+from sqlalchemy import select, text
 
 from app import presence, schema
 from app.api.schemas import DatasetOut, DeletionOut, JobOut, ModelOut, Problem, Readiness, VersionOut
 from app.config import Settings
 from app.db import Database
 from app.main import create_app
-from app.tables import Base
+from app.tables import ApiKey, Base
 from tests.integration.conftest import Trained
 from tests.integration.helpers import is_problem
 from tests.support import Account, environment, eventually
@@ -81,6 +83,25 @@ def test_the_migrations_make_exactly_the_tables_of_the_code(database: Database) 
     with database.engine.connect() as connection:
         context = MigrationContext.configure(connection, opts={"compare_type": True, "target_metadata": Base.metadata})
         assert compare_metadata(context, Base.metadata) == []
+
+
+def test_keys_of_an_older_schema_keep_their_lives(empty: Database) -> None:
+    made = datetime.fromisoformat("2026-01-01T12:00:00")
+    ends = {"key_a": None, "key_b": made + timedelta(days=30), "key_c": made + timedelta(days=2, seconds=7)}
+    columns = "(id, tenant_id, name, digest, scopes, created_at, expires_at)"
+    with empty.engine.connect().execution_options(lethe_write=True) as connection, connection.begin():
+        config = schema._config()
+        config.attributes["connection"] = connection
+        command.upgrade(config, "0002")
+        connection.execute(text("INSERT INTO tenants (id, name, created_at) VALUES ('t', 't', :at)"), {"at": made})
+        for key, end in ends.items():
+            values = "(:id, 't', 'k', 'd', '[]', :at, :end)"
+            row = {"id": key, "at": made, "end": end}
+            connection.execute(text(f"INSERT INTO api_keys {columns} VALUES {values}"), row)
+    schema.migrate(empty)
+    with empty.read() as session:
+        lives = {key.id: (key.lifetime_days, key.expires_at) for key in session.scalars(select(ApiKey))}
+    assert lives == {"key_a": (None, None), "key_b": (30, ends["key_b"]), "key_c": (3, ends["key_c"])}
 
 
 def test_an_old_and_a_newer_schema_are_refused_with_words(empty: Database, settings: Settings) -> None:
