@@ -169,31 +169,35 @@ def request_status(
 
 @dataclass(frozen=True)
 class Estimate:
-    """d = FT-AUC - null with its standard error (samples, references and null together)."""
+    """d = FT-AUC - null with its standard error (samples, references and null together).
+
+    bound: the null is only known to lie within `null` ± `bound`; the interval is as much wider on both sides.
+    """
 
     difference: float
     standard_error: float
     null: float = 0.5
+    bound: float = 0.0
 
     @property
     def low(self) -> float:
         """Of the 95 % interval, cut where an AUC ends."""
-        return max(-self.null, self.difference - Z95 * self.standard_error)
+        return max(-self.null, self.difference - self.bound - Z95 * self.standard_error)
 
     @property
     def high(self) -> float:
-        return min(1 - self.null, self.difference + Z95 * self.standard_error)
+        return min(1 - self.null, self.difference + self.bound + Z95 * self.standard_error)
+
+    @property
+    def smallest_margin(self) -> float:
+        """The smallest margin that a set of this size could have passed with 80 % power."""
+        return self.bound + POWER80 * self.standard_error
 
 
 @dataclass(frozen=True)
 class Ruling:
     verdict: str  # pass | fail | inconclusive
     reason: str
-
-
-def smallest_margin(standard_error: float) -> float:
-    """The smallest margin that a set of this size could have passed with 80 % power."""
-    return POWER80 * standard_error
 
 
 def passes(estimate: Estimate, margin: float) -> bool:
@@ -229,7 +233,7 @@ def judge(
         side = "still remembered" if candidate.low > margin else "over-forgotten: it stands out as unlike unseen data"
         return Ruling("fail", f"{side}: {span} lies outside ±{margin:g}")
     if not passes(candidate, margin):
-        least = smallest_margin(candidate.standard_error)
+        least = candidate.smallest_margin
         power = f"a set of this size could have passed a margin of {least:.3f} at the smallest (80 % power)"
         if least >= candidate.null:
             power = "a set of this size could not have passed any margin"

@@ -119,6 +119,10 @@ class Balance(Part):
     difficulty_within_classes_p_value: float | None = Field(
         None, description="the same class by class; absent where a class of the forget set has no controls"
     )
+    difficulty_shift: float | None = Field(
+        None, description="AUC of that comparison less 0.5; positive: the forget set is the easier one"
+    )
+    difficulty_shift_within_classes: float | None = None
     grouped: bool | None = Field(
         None, description="the samples were chosen together, as one person's or one cluster's; no test shows that"
     )
@@ -132,6 +136,11 @@ class Judgement(Part):
     margin: float
     null: float | None
     null_source: Literal["exchangeable", "same_classes", "retrained", "none"]
+    null_bound: float | None = Field(
+        None,
+        description="of a set that differs a little in difficulty: the null lies within `null` ± `null_bound`, half of "
+        "the shift in difficulty each; `interval` is as much wider on both sides",
+    )
     null_standard_error: float | None = Field(None, description="of a null from retrains: their spread")
     null_models: int | None = Field(None, description="exact retrains behind the null")
     difference: float | None = Field(
@@ -140,7 +149,8 @@ class Judgement(Part):
     interval: Interval | None = None
     smallest_margin: float | None = Field(
         None,
-        description="smallest margin that this size could have passed with 80 % power: 3.24 standard errors",
+        description="smallest margin that this size could have passed with 80 % power: 3.24 standard errors, and "
+        "`null_bound` where there is one",
     )
     parent_failed: bool | None = Field(None, description="whether the parent fails the same test: is there a signal?")
     utility_floor: float | None = Field(None, description="lowest test accuracy that the policy accepts; absent: any")

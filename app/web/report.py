@@ -105,7 +105,8 @@ def _interval_plot(judgement: Judgement, columns: list[Column]) -> Markup | None
             low, high = judgement.interval.low, judgement.interval.high
             spans.append(plots.Span(column.series, column.label, judgement.difference, low, high))
         elif column.measured is not None and (auc := _judged(judgement, column.measured)) is not None:
-            ends = (auc.value - null, auc.interval.low - null, auc.interval.high - null)
+            bound = judgement.null_bound or 0.0
+            ends = (auc.value - null, auc.interval.low - null - bound, auc.interval.high - null + bound)
             spans.append(plots.Span(column.series, column.label, *ends))
     return plots.interval_plot(spans, judgement.margin, null)
 

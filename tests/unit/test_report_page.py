@@ -11,7 +11,7 @@ from itertools import pairwise
 import pytest
 
 from app.ladder import judged_again
-from app.lifecycle import Estimate, judge, smallest_margin
+from app.lifecycle import Estimate, judge
 from app.reports import (
     Adversarial,
     Auc,
@@ -87,7 +87,7 @@ def judged(ft: float, error: float, margin: float, parent: float | None) -> Judg
             "null_source": "exchangeable",
             "difference": estimate.difference,
             "interval": {"low": estimate.low, "high": estimate.high},
-            "smallest_margin": smallest_margin(error),
+            "smallest_margin": estimate.smallest_margin,
             "parent_failed": None if other is None else abs(other.difference) > margin,
         }
     )

@@ -10,7 +10,7 @@ from scipy import stats
 from app.catalog import LiraParams, MisParams, RmiaParams
 from tests.unit.engine_cases import RECIPE, digits, small_network, train_positions, trained
 from worker import evaluation, references
-from worker.audits import aucs, measure, rmia, roc, scoring
+from worker.audits import aucs, measure, rmia, roc, scoring, verdict
 from worker.training import NullProgress
 
 TRAIN, HOLDOUT, CLASSES, MODELS = 4000, 2500, 5, 8
@@ -177,6 +177,45 @@ def test_exact_retrains_give_a_shifted_set_its_null():
     assert judged(PARENT, forget=forget, retrained_logits=retrains(forget, 5)).verdict == "fail"
 
 
+def tilted(strength, size=1500):
+    """A draw that prefers easy samples (positive) or hard ones, a little."""
+    odds = np.exp(strength * EASE[:TRAIN])
+    return np.sort(np.random.default_rng(9).choice(TRAIN, size, replace=False, p=odds / odds.sum()))
+
+
+@pytest.mark.parametrize("strength", [-0.25, 0.2])
+def test_a_set_a_little_easier_or_harder_is_judged_with_what_that_may_have_done_to_the_null(strength):
+    forget = tilted(strength)
+    candidate, _, balance, judgement = audited(answers(without(forget), 6), forget=forget)
+    shift = balance.difficulty_shift
+    assert not balance.random_like
+    assert balance.difficulty_p_value < 0.01
+    assert 0.024 < abs(shift) <= verdict.SMALL_SHIFT
+    assert shift * strength > 0
+    assert judgement.null_source == "exchangeable"
+    assert (judgement.null, judgement.null_bound) == pytest.approx((0.5 + shift / 2, abs(shift) / 2))
+    half = 1.959964 * candidate.ft_auc.standard_error + abs(shift) / 2
+    assert judgement.interval.high == pytest.approx(judgement.difference + half)
+    assert judgement.verdict != "fail"
+    assert judged(PARENT, forget=forget).verdict == "fail"
+    nulls = [audited(each, forget=forget)[0].ft_auc.value - 0.5 for each in retrains(forget, 5)]
+    low, high = sorted((0.0, shift))
+    assert low - 0.01 <= np.mean(nulls) <= high + 0.01  # the standard error of an AUC here
+
+
+def test_retrains_are_a_better_null_than_the_bound_of_a_small_shift():
+    forget = tilted(0.2)
+    judgement = judged(PARENT, forget=forget, retrained_logits=retrains(forget, 5))
+    assert (judgement.null_source, judgement.null_bound) == ("retrained", None)
+    assert judged(PARENT, forget=tilted(0.2), grouped=True).null_source == "none"
+
+
+def test_a_set_far_easier_has_no_valid_control():
+    *_, balance, judgement = audited(PARENT, forget=tilted(0.6))
+    assert balance.difficulty_shift > verdict.SMALL_SHIFT
+    assert (judgement.verdict, judgement.null_source) == ("inconclusive", "none")
+
+
 def test_four_retrains_are_too_few_for_a_null():
     forget = hardest()
     judgement = judged(PARENT, forget=forget, retrained_logits=retrains(forget, 4))
@@ -339,6 +378,28 @@ def test_on_digits_an_untouched_model_always_fails_and_a_retrained_one_never_doe
         ]
         assert verdicts[0] == "fail"
         assert verdicts[1] != "fail"
+
+
+def neighbours(count, seed):
+    """A training sample of the digits and those nearest to it, by their pixels."""
+    raw, _ = digits()
+    train, pixels = train_positions(), raw.images.reshape(len(raw.images), -1).astype(np.float64)
+    middle = np.random.default_rng(seed).choice(train)
+    return np.sort(train[((pixels[train] - pixels[middle]) ** 2).sum(axis=1).argsort()[:count]])
+
+
+def test_on_digits_near_neighbours_are_never_held_against_all_controls_and_an_exact_retrain_of_them_never_fails():
+    """Against all controls a model retrained without them has an FT-AUC of 0.3 to 0.45."""
+    raw, samples = digits()
+    pool, holdout, everyone = digits_pool(), np.flatnonzero(raw.holdout), train_positions()
+    for seed in range(5):
+        forget = neighbours(200, seed)
+        remain = np.setdiff1d(everyone, forget)
+        candidate = evaluation.logits(trained(torch.from_numpy(remain), 5 + seed), samples.images).numpy()
+        *_, balance, judgement = measure.audit(candidate, None, raw.labels, forget, remain, holdout, pool, RmiaParams())
+        assert not balance.random_like
+        assert judgement.null_source in ("same_classes", "none")
+        assert judgement.verdict != "fail"
 
 
 def test_half_a_pool_leaves_out_samples_without_models_of_both_kinds():
