@@ -18,6 +18,8 @@ from worker.data.samples import Samples
 from worker.recipes import Recipe
 from worker.training import Progress
 
+COLUMNS_AT_ONCE = 16_384
+
 
 @dataclass(frozen=True)
 class ReferenceSignal:
@@ -49,8 +51,15 @@ def membership(models: int, samples: int, seed: int) -> NDArray[np.bool_]:
     """
     if models < 2 or models % 2:
         raise ValueError("the number of reference models must be even and at least 2")
-    draws = np.random.default_rng(seed).random((models, samples))
-    return draws.argsort(axis=0) < models // 2
+    design = np.empty((models, samples), dtype=np.bool_)
+    for start in range(0, samples, COLUMNS_AT_ONCE):
+        # The columns of `default_rng(seed).random((models, samples))`, whose draws and ranks would take 4 GB at once
+        # for 256 models of a million samples.
+        width = min(COLUMNS_AT_ONCE, samples - start)
+        rows = (np.random.PCG64(seed).advance(row * samples + start) for row in range(models))
+        draws = np.stack([np.random.Generator(row).random(width) for row in rows])
+        design[:, start : start + width] = draws.argsort(axis=0) < models // 2
+    return design
 
 
 def train_reference(

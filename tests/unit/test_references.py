@@ -30,6 +30,14 @@ def test_the_design_depends_on_its_seed_and_models_are_paired_evenly():
     assert pairs.mean() == pytest.approx(6000 / 6, rel=0.02)
 
 
+def test_the_design_is_one_draw_whatever_part_of_it_is_drawn_at_once(monkeypatch):
+    """Pools that exist were drawn whole; a pool's later models must belong to the same design."""
+    whole = np.random.default_rng(9).random((6, 100)).argsort(axis=0) < 3
+    for columns in (1, 7, 100, 1000):
+        monkeypatch.setattr(references, "COLUMNS_AT_ONCE", columns)
+        assert np.array_equal(references.membership(6, 100, 9), whole)
+
+
 @pytest.mark.parametrize("models", [0, 1, 3, -2])
 def test_an_odd_or_empty_pool_is_refused(models):
     with pytest.raises(ValueError, match="even"):
