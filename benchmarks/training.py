@@ -190,7 +190,7 @@ def training() -> dict[str, object]:
             figures[f"{phase}_{name}_accuracy_difference"] = statistics.mean(differences)
             half = _half_width(differences)
             figures[f"{phase}_{name}_accuracy_half_width"] = half
-            passed &= statistics.mean(differences) > -0.02
+            passed &= statistics.mean(differences) > -0.02 and half < 0.05
             share = (
                 statistics.median((rates if DEVICE.type == "cuda" else per_cpu)[phase, name]) * flops / ceilings[name]
             )
@@ -201,7 +201,8 @@ def training() -> dict[str, object]:
         "ceiling_float32_gflops": ceilings["ours_float32"] / 1e9,
         "ceiling_bfloat16_gflops": ceilings["ours_bfloat16"] / 1e9,
         "gate": f"ours in bfloat16 at least {aim:g} times the faster plain loop (0 or 1 workers); mean test accuracy "
-        "of both precisions not lower by more than 2 points (half widths: 95 % intervals of the paired difference)",
+        "of both precisions not lower by more than 2 points, known to within 5 (half width of the 95 % interval of the "
+        "paired difference)",
         "gate_passed": bool(passed),
     }
     return figures
