@@ -1,4 +1,4 @@
-"""Architectures, recipes and a device that is too small, through the API and a worker."""
+"""Every name of the catalog, odd forget sets and a device that is too small, through the API and a worker."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 
 from app import catalog
 from tests.integration.conftest import Trained
-from tests.support import QUICK_POLICY, Document
+from tests.support import QUICK_MODEL, QUICK_POLICY, Document
 from worker import checkpoints, registry, training
 from worker.architectures import torchvision_model
 from worker.attacks.pgd_l2 import pgd_l2
@@ -24,13 +24,13 @@ QUICK = {
 }
 
 
-def model(shared: Trained, architecture: Document, recipe: Document) -> Document:
+def model(shared: Trained, architecture: Document, recipe: Document, **policy: Any) -> Document:
     body = {
         "name": "m",
         "dataset": shared.dataset,
         "architecture": architecture,
         "recipe": recipe,
-        "policy": QUICK_POLICY,
+        "policy": QUICK_POLICY | policy,
     }
     return shared.account.post("/v1/models", body)
 
@@ -42,6 +42,118 @@ def trained_job(shared: Trained, made: Document) -> Document:
 
 
 SMALL = {"name": "small_cnn", "params": {"width": 4}}
+
+
+def unlearned(shared: Trained, ids: list[str], **policy: Any) -> tuple[Document, Document]:
+    """A model of that policy is trained and let forget `ids`: model and job."""
+    made = model(shared, **QUICK_MODEL, **policy)
+    assert trained_job(shared, made)["state"] == "succeeded"
+    shared.forget(ids, model=made["id"])
+    return made, shared.account.get("/v1/jobs", model=made["id"], kind="unlearn")["items"][0]
+
+
+def report_of(shared: Trained, made: Document, job: Document) -> Document:
+    assert job["state"] == "succeeded", job
+    return dict(shared.account.get(f"/v1/models/{made['id']}/versions/2/audit")["report"])
+
+
+QUICK_METHODS = {
+    name: {"epochs": 1, "batch_size": 64} if "epochs" in entry.params.model_fields else {}
+    for name, entry in catalog.METHODS.items()
+} | {"certified_newton": {"lissa_steps": 20, "lissa_chains": 1, "damping": 10.0}}
+
+
+@pytest.mark.parametrize("name", catalog.METHODS)
+def test_every_method_makes_a_version_and_its_report(shared: Trained, name: str) -> None:
+    method = {"name": name, "params": QUICK_METHODS[name]}
+    report = report_of(shared, *unlearned(shared, shared.ids[:12], method=method, ladder=[]))
+    assert (report["method"], report["forget_samples"]) == (name, 12)
+    assert report["candidate"]["ft_auc"]["positives"] == 12
+    assert report["checkpoint"] != report["parent_checkpoint"]
+
+
+@pytest.mark.parametrize("name", sorted(name for name, entry in catalog.METHODS.items() if not entry.needs_remain))
+def test_the_methods_that_can_work_on_the_forget_set_alone(shared: Trained, name: str) -> None:
+    method = {"name": name, "params": QUICK_METHODS[name]}
+    report = report_of(shared, *unlearned(shared, shared.ids[:12], method=method, remain="none"))
+    assert (report["method"], report["remain_access"]) == (name, "none")
+
+
+@pytest.mark.parametrize("name", catalog.ATTACKS)
+def test_every_attack_finds_the_adversarial_set_of_a_deletion(shared: Trained, name: str) -> None:
+    """The set that `transfer` takes over is one that was searched before, by the attack of then."""
+    made = model(shared, **QUICK_MODEL)
+    assert trained_job(shared, made)["state"] == "succeeded"
+    where = f"/v1/models/{made['id']}"
+    if catalog.ATTACKS[name].needs_given:
+        shared.account.post(f"{where}:precompute", {})
+        shared.account.work()
+    policy = QUICK_POLICY | {"attack": {"name": name}}
+    assert shared.account.http.put(f"{where}/policy", json=policy).is_success
+    shared.forget(shared.ids[:12], model=made["id"])
+    adversarial = shared.account.get(f"{where}/versions/2/audit")["report"]["adversarial"]
+    assert (adversarial["attack"], adversarial["total"]) == (name, 12)
+    assert adversarial["found"] > 0
+
+
+@pytest.mark.parametrize("name", catalog.AUDITS)
+def test_every_audit_judges_a_deletion(shared: Trained, name: str) -> None:
+    report = report_of(shared, *unlearned(shared, shared.ids[:12], audit={"name": name}))
+    assert report["audit"] == name
+    assert report["candidate"]["ft_auc"]["positives"] == 12
+    assert report["judgement"]["null_source"] == "exchangeable"
+
+
+ARCHITECTURES = {
+    "small_cnn": {"width": 4},
+    "resnet18": {"width": 4},
+    "vgg19_bn": {"width": 4},
+    "vit": {"patch": 4, "width": 16, "depth": 1, "heads": 2},
+    "torchvision": {"name": "shufflenet_v2_x0_5"},
+}
+
+
+@pytest.mark.parametrize("name", catalog.ARCHITECTURES)
+def test_every_architecture_is_trained_and_forgets(shared: Trained, name: str) -> None:
+    architecture = {"name": name, "params": ARCHITECTURES[name]}
+    policy = {"method": {"name": "amun", "params": {"epochs": 1}}, "attack": {"name": "fast_min_norm"}}
+    made = model(shared, architecture, {"name": "sgd", "params": {"epochs": 1}}, **policy)
+    assert trained_job(shared, made)["state"] == "succeeded"
+    shared.forget(shared.ids[:12], model=made["id"])
+    report = shared.account.get(f"/v1/models/{made['id']}/versions/2/audit")["report"]
+    assert (report["judgement"]["verdict"], report["judgement"]["reason"]) == ("inconclusive", "no references")
+
+
+@pytest.mark.parametrize("kind", ["one", "class", "half"])
+def test_odd_forget_sets_end_in_a_version_with_a_verdict(trained: Trained, kind: str) -> None:
+    page = trained.account.get(f"/v1/datasets/{trained.dataset}/samples", split="train", page_size=1000)
+    everyone = page["items"]
+    chosen = {
+        "one": everyone[:1],
+        "class": [item for item in everyone if item["label"] == 0],
+        "half": everyone[::2],
+    }[kind]
+    policy = {"method": {"name": "amun", "params": {"epochs": 1}}}
+    assert trained.account.http.put(f"{trained.where}/policy", json=QUICK_POLICY | policy).is_success
+    request = trained.forget([item["id"] for item in chosen], allow_data_loss=kind == "class")
+    assert request["status"] == "fulfilled"
+    report = trained.account.get(f"{trained.where}/versions/2/audit")["report"]
+    assert report["forget_samples"] == len(chosen)
+    judgement = report["judgement"]
+    if kind == "one":
+        assert (judgement["verdict"], judgement["smallest_margin"]) == ("inconclusive", None)
+    if kind == "class":
+        assert judgement["null_source"] in ("same_classes", "none")
+
+
+def test_a_method_that_diverges_stops_its_job_with_a_reason_and_the_parent_stays_current(shared: Trained) -> None:
+    wild = {"epochs": 4, "batch_size": 8, "learning_rate": 10.0, "weight_decay": 0.9}
+    made, job = unlearned(shared, shared.ids[:12], method={"name": "amun", "params": wild})
+    assert (job["state"], job["problem"]["type"].rpartition("/")[2]) == ("failed", "method-failed")
+    assert "diverged" in job["problem"]["detail"]
+    assert shared.account.get(f"/v1/models/{made['id']}")["current_version"] == 1
+    request = shared.account.get("/v1/deletion-requests", model=made["id"])["items"][0]
+    assert request["status"] == "needs-attention"
 
 
 @pytest.mark.parametrize("name", catalog.RECIPES)
