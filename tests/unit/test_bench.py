@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import io
 import json
 import time
 from dataclasses import dataclass, replace
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
+from PIL import Image
 
+from app import catalog
+from app.catalog import TorchvisionSource
 from tests.unit.engine_cases import digits
 from worker.attacks import AttackResult
-from worker.bench import report, scales, store, tables
+from worker.bench import checks, data, report, scales, store, tables
 from worker.bench.cells import Adversarial, Forget, Named, Trained, Unlearned, named, substituted
 from worker.bench.lab import Lab
 from worker.bench.protocol import AMUN, RL
@@ -187,6 +193,71 @@ def test_every_name_of_every_scale_is_in_the_catalog_with_those_parameters():
 def test_a_name_that_the_catalog_lacks_is_not_measured():
     with pytest.raises(NotMeasured, match="no recipe 'sorcery'"):
         Named("recipes", "sorcery").parsed()
+
+
+ARCHITECTURES = {
+    "small_cnn": {"width": 4},
+    "resnet18": {"width": 4},
+    "vgg19_bn": {"width": 4},
+    "vit": {"patch": 4, "width": 16, "depth": 1, "heads": 2},
+    "torchvision": {"name": "shufflenet_v2_x0_5"},
+}
+
+
+@pytest.mark.parametrize("name", catalog.ARCHITECTURES)
+def test_every_architecture_is_built_for_the_size_of_the_images(name, tmp_path):
+    world = replace(scales.digits(1), architecture=named("architectures", name, ARCHITECTURES[name]))
+    lab = Lab(Store(tmp_path), torch.device("cpu"))
+    assert lab.get(Trained(world, 1), tensors=True).tensors["logits"].shape == (1797, 10)
+
+
+def pair(folder, classes, side, train, test):
+    """`train.parquet` and `test.parquet` of random colour PNGs, some of them grey, as in Tiny-ImageNet."""
+    folder.mkdir()
+    random = np.random.default_rng(1)
+    for name, count in (("train", train), ("test", test)):
+        rows = {"id": [f"{name}-{row}" for row in range(count)], "image": [], "label": []}
+        for row in range(count):
+            pixels = random.integers(0, 256, (side, side) if row % 50 == 9 else (side, side, 3), dtype=np.uint8)
+            file = io.BytesIO()
+            Image.fromarray(pixels).save(file, "PNG")
+            rows["image"].append({"bytes": file.getvalue(), "path": None})
+            rows["label"].append(row % classes)
+        pq.write_table(pa.table(rows), folder / f"{name}.parquet")
+
+
+@pytest.mark.parametrize(
+    ("number", "folder", "classes", "side"), [(0, "cifar100", 100, 32), (1, "tiny-imagenet", 200, 64)]
+)
+def test_larger_data_are_measured_from_parquet_once_they_are_there(number, folder, classes, side, tmp_path):
+    """The very settings of the scale `paper` on images of those shapes, with a narrow network and few of everything."""
+    pair(tmp_path / folder, classes, side, 2 * classes, classes)
+    full = scales.paper("").larger[number]
+    world = replace(full.world, architecture=full.world.architecture.but(width=2))
+    world = replace(world, recipe=world.recipe.but(epochs=1))
+    fixed = json.dumps({"": {"epochs": 1, "batch_size": 128}})
+    setting = replace(
+        full, world=world, references=4, models=(1,), forgets=(10,), tuning=(1,), rates=(0.01,), dampings=(1.0,),
+        fixed=fixed, attack=scales.FAST, runs=1,
+    )  # fmt: skip
+    lab, other = Lab(Store(tmp_path / "out"), torch.device("cpu"), tmp_path), checks.Other(setting, (AMUN,))
+    for cell in checks.other_plan(lab, [other]):
+        lab.get(cell)
+    there = lab.there(world)
+    assert (there.samples.num_classes, there.samples.shape) == (classes, (3, side, side))
+    (section,) = checks.other_sections(lab, [other], "Larger data")
+    assert report.NOT_MEASURED not in report.markdown(section)
+    assert [row[0] for row in section.tables[0].rows] == ["Retrain", "Second retrain", "Original, untouched", "AMUN"]
+
+
+def test_larger_data_come_from_torchvision_where_it_has_downloaded_them(tmp_path, monkeypatch):
+    """Its own CIFAR-100 checks the digests of its files: the generated set stands in for it."""
+    made = TorchvisionSource(dataset="FakeData", options={"size": 300, "image_size": "3x32x32", "num_classes": 100})
+    monkeypatch.setattr(data, "TorchvisionSource", lambda dataset: made if dataset == "CIFAR100" else None)
+    (tmp_path / "cifar-100-python").mkdir()
+    raw = data.load(data.Data("cifar100"), tmp_path)
+    assert raw.images.shape[1:] == (32, 32, 3)
+    assert 50 < len(set(raw.labels)) <= 100
 
 
 def test_data_that_are_not_there_are_not_measured(tmp_path):

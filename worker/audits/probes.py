@@ -88,19 +88,10 @@ def robust_accuracy(case: ProbeCase, params: RobustParams) -> Found:
 
 
 def known_method(case: ProbeCase, params: KnownMethodParams) -> Found:
-    """FT-AUC of the attack that knows the method, from shadows that unlearned sets of the forget set's size.
-
-    The forget set and as many never-trained controls are dealt to the shadows: each unlearns one half of them, as
-    its forget set, and never sees the other.
-    """
+    """FT-AUC of the attack that knows the method, from shadows that unlearned sets of the forget set's size."""
     if case.shadow is None:
         raise ProbeError("the version was not made by a method that shadows could imitate")
-    size = min(len(case.forget), len(case.holdout))
-    if not size:
-        raise ProbeError("there are no forgotten samples, or no never-trained controls")
-    controls = np.sort(np.random.default_rng(SEED).choice(case.holdout, size, replace=False))
-    dealt = np.concatenate([case.forget, controls])
-    design = references.membership(params.shadows, len(dealt), SEED)
+    dealt, controls, design = deal(case.forget, case.holdout, params.shadows)
     labels = case.samples.labels.cpu().numpy()
     unlearned = np.full((params.shadows, len(labels)), np.nan)
     never = np.full((params.shadows, len(labels)), np.nan)
@@ -113,3 +104,21 @@ def known_method(case: ProbeCase, params: KnownMethodParams) -> Found:
     if auc is None:
         raise ProbeError("too few shadows of each kind for any sample")
     return {"candidate": {"known_method_ft_auc": auc}}
+
+
+def deal(forget: Positions, holdout: Positions, shadows: int) -> tuple[Positions, Positions, NDArray[np.bool_]]:
+    """Deal the forget set and as many never-trained controls to the shadows: each unlearns one half of them, as its
+    forget set, and never sees the other.
+
+    Returns:
+        What is dealt (M,), the controls among it, and which shadow unlearns what, (shadows, M).
+
+    Raises:
+        ProbeError: there is nothing to deal.
+    """
+    size = min(len(forget), len(holdout))
+    if not size:
+        raise ProbeError("there are no forgotten samples, or no never-trained controls")
+    controls = np.sort(np.random.default_rng(SEED).choice(holdout, size, replace=False))
+    dealt = np.concatenate([forget, controls])
+    return dealt, controls, references.membership(shadows, len(dealt), SEED)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -21,6 +22,9 @@ from worker.bench.measuring import Pools
 from worker.bench.store import Cell, CellProgress, NotMeasured, Result, Store
 from worker.data.samples import RawData, Samples, Split
 from worker.recipes import Recipe
+
+if TYPE_CHECKING:
+    from worker.bench.probing import Taught
 
 MOST_HALF = torch.finfo(torch.float16).max
 
@@ -65,7 +69,7 @@ class Lab:
         """The result of `cell` if it is there."""
         return self.store.read(cell)
 
-    def model(self, cell: Trained | Unlearned) -> nn.Module:
+    def model(self, cell: Trained | Unlearned | Taught) -> nn.Module:
         """A copy of the model that `cell` ended with, in eval mode, on the device.
 
         Raises:
@@ -120,8 +124,9 @@ class Lab:
         architecture = world.architecture.parsed()
         raw, samples = self._loaded(world.data)
         make, classes = registry.ARCHITECTURES[world.architecture.name], samples.num_classes
-        channels = samples.shape[0]
-        return There(raw, samples, recipe, lambda: make(architecture, channels, classes))
+        channels, *size = samples.shape
+        build = partial(make, architecture, channels, classes, tuple(size))
+        return There(raw, samples, recipe, build)
 
     def _pool(self, world: World, models: int) -> Pools:
         rows = [self.get(Reference(world, models, index), tensors=True).tensors for index in range(models)]

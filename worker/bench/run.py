@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from worker.bench import ablations, by_class, checks, plots, sequences, tables
+from worker.bench import ablations, by_class, checks, plots, probing, sequences, tables
 from worker.bench.lab import Lab
 from worker.bench.report import Section, markdown
 from worker.bench.scales import Scale
@@ -70,6 +70,7 @@ STUDIES: Mapping[str, Study] = {
     "weak": Study(checks.weak_sections, (checks.weak_plan,)),
     "exactness": Study(checks.exactness_sections, (checks.exactness_plan,)),
     "references": Study(checks.references_sections, (checks.exactness_plan,)),
+    "probes": Study(probing.sections, (probing.plan,)),
     "theory": Study(checks.theory_sections, (checks.theory_plan,)),
     "robust": Study(
         lambda lab, scale: checks.other_sections(lab, checks.robust_settings(scale), "Robust models"),
@@ -84,8 +85,8 @@ STUDIES: Mapping[str, Study] = {
 # The first half of the main tables, the cheap checks, the other half, what explains them, then other data.
 ORDER = (
     ("tables", 0), ("tables", 1), ("exactness", 0), ("theory", 0), ("attacks", 0), ("tables", 2), ("tables", 3),
-    ("sequential", 0), ("ablation", 0), ("transfer", 0), ("weak", 0), ("mixunlearn", 0), ("tables", 4), ("robust", 0),
-    ("larger", 0), ("references", 0),
+    ("sequential", 0), ("ablation", 0), ("transfer", 0), ("weak", 0), ("mixunlearn", 0), ("probes", 0), ("tables", 4),
+    ("robust", 0), ("larger", 0), ("references", 0),
 )  # fmt: skip
 
 

@@ -18,7 +18,8 @@ class Scale:
     strengths: attacks compared for their strength. robust: label, recipe and number of references of each.
     larger: settings of larger data. by_classes: whether the first setting has the ten classes that MixUnlearn's
     protocol wants. judged: seeds of the exactness study. weak: the weak
-    attack, with steps that suit the images."""
+    attack, with steps that suit the images. probed: forget sets of the probes; shadows: of the attack that knows the
+    method."""
 
     name: str
     settings: tuple[Setting, ...]
@@ -33,6 +34,8 @@ class Scale:
     by_classes: bool
     judged: tuple[int, ...]
     instances: int
+    probed: int
+    shadows: int
     threads: int | None = None
 
     @property
@@ -102,6 +105,8 @@ def tiny(_precision: str) -> Scale:
         by_classes=True,
         judged=(10,),
         instances=20,
+        probed=1,
+        shadows=4,
         threads=1,
     )
 
@@ -167,6 +172,8 @@ def small(_precision: str) -> Scale:
         by_classes=True,
         judged=(10, 20, 30, 40, 50),
         instances=500,
+        probed=5,
+        shadows=16,
         threads=1,
     )
 
@@ -223,6 +230,8 @@ def gpu30(precision: str) -> Scale:
         by_classes=True,
         judged=(10, 100),
         instances=500,
+        probed=1,
+        shadows=8,
     )
 
 
@@ -257,6 +266,8 @@ def paper(precision: str) -> Scale:
         by_classes=True,
         judged=(10, 100, 1000, 10000, 100000),
         instances=2000,
+        probed=3,
+        shadows=64,
     )
 
 
