@@ -53,7 +53,8 @@ def having(status: RequestStatus) -> ColumnElement[bool]:
 
     def some(*states: Outcome) -> ColumnElement[bool]:
         one = select(OutcomeRow.state).where(OutcomeRow.request_id == DeletionRequest.id, OutcomeRow.state.in_(states))
-        return one.limit(1).scalar_subquery().is_not(None)  # EXISTS would make PostgreSQL join all outcomes at once
+        # EXISTS would make PostgreSQL join all outcomes at once.
+        return one.correlate(DeletionRequest).limit(1).scalar_subquery().is_not(None)
 
     decided = {
         RequestStatus.REFUSED: Decision.REFUSED,
@@ -71,7 +72,8 @@ def having(status: RequestStatus) -> ColumnElement[bool]:
         newer.limit(1).scalar_subquery().is_(None),
     )
     undecided = DeletionRequest.decision.not_in(decided.values())
-    attention = or_(some(Outcome.ATTENTION), given_up.limit(1).scalar_subquery().is_not(None))
+    purge_given_up = given_up.correlate(DeletionRequest).limit(1).scalar_subquery().is_not(None)
+    attention = or_(some(Outcome.ATTENTION), purge_given_up)
     # What is fulfilled has nothing under way or in need of attention: said too, so that an index of the rest serves.
     left = DeletionRequest.fulfilled_at.is_(None)
     waiting, begun = some(Outcome.PENDING), some(Outcome.BATCHED, Outcome.PUBLISHED, Outcome.PURGED)

@@ -233,6 +233,7 @@ def test_the_filter_by_status_finds_what_has_that_status(account: Account) -> No
         (JobState.QUEUED, JobState.FAILED),
     ]
     expected: dict[str, str] = {}
+    affecting: set[str] = set()
     with account.database.write() as session:
         now = db.now(session)
         tenant = session.get_one(Model, models[0]).tenant_id
@@ -275,6 +276,7 @@ def test_the_filter_by_status_finds_what_has_that_status(account: Account) -> No
                         available_at=now,
                     )
                 )
+            affecting |= {request.id} if states else set()
             failed = bool(purge) and purge[-1] in requests.GIVEN_UP
             expected[request.id] = request_status(decision, states, done is not None, failed)
     assert set(expected.values()) == set(RequestStatus)
@@ -289,6 +291,8 @@ def test_the_filter_by_status_finds_what_has_that_status(account: Account) -> No
         assert {r["status"] for r in found} == {status.value}
         assert ids(found) == {key for key, value in expected.items() if value == status}
         seen += len(found)
+        of_model = one_page(account, "/v1/deletion-requests", status=status.value, model=models[0], page_size=1000)
+        assert ids(of_model["items"]) == ids(found) & affecting
     assert seen == len(expected)
 
 
