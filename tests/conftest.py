@@ -9,6 +9,8 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 from fastapi.testclient import TestClient
@@ -19,8 +21,20 @@ from app.db import Database
 from app.main import create_app
 from tests.support import Account, scratch_database
 
+
+def own_redis(url: str, process: str) -> str:
+    """The Redis database of one of the processes of `pytest -n`: they count down from the one that was named."""
+    if not url:
+        return ""
+    parts = urlsplit(url)
+    named = int(parts.path.strip("/") or 0)
+    return parts._replace(path=f"/{(named - int(process.removeprefix('gw'))) % 16}").geturl()
+
+
+os.environ["OMP_NUM_THREADS"] = "1"  # whatever ran before in this process, what is computed is computed alike
+
 POSTGRES = os.environ.get("LETHE_TEST_DATABASE_URL", "")
-REDIS = os.environ.get("LETHE_TEST_REDIS_URL", "")
+REDIS = own_redis(os.environ.get("LETHE_TEST_REDIS_URL", ""), os.environ.get("PYTEST_XDIST_WORKER", "gw0"))
 REQUIRED = os.environ.get("LETHE_TEST_SERVICES") == "required"
 left_out = 0
 
@@ -39,6 +53,14 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     kept = [item for item in items if not item.get_closest_marker("services")]
     left_out = len(items) - len(kept)
     items[:] = kept
+    if hasattr(config, "workeroutput"):  # one of the processes of `pytest -n`
+        config.workeroutput["left_out"] = left_out
+
+
+def pytest_testnodedown(node: Any) -> None:
+    """Every process leaves out the same tests; what it hands over says how many."""
+    global left_out
+    left_out = getattr(node, "workeroutput", {}).get("left_out", 0)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

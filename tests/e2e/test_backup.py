@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -20,6 +19,7 @@ from app import ledger
 from app.config import Settings
 from app.main import create_app
 from lethe import Client, LetheError
+from tests.conftest import POSTGRES
 from tests.support import QUICK_MODEL, QUICK_POLICY, embedded, environment, eventually, scratch_database
 
 
@@ -30,8 +30,7 @@ def servers(request: pytest.FixtureRequest) -> Iterator[tuple[str, str]]:
         yield "", ""
         return
     with ExitStack() as stack:
-        admin = os.environ["LETHE_TEST_DATABASE_URL"]
-        yield stack.enter_context(scratch_database(admin)), stack.enter_context(scratch_database(admin))
+        yield stack.enter_context(scratch_database(POSTGRES)), stack.enter_context(scratch_database(POSTGRES))
 
 
 def lethe(folder: Path, *arguments: str, **settings: str) -> Any:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from lethe import Client, ProblemError
+from tests.conftest import POSTGRES, REDIS
 from tests.support import QUICK_MODEL, QUICK_POLICY, embedded, production, scratch_database
 
 
@@ -19,11 +19,7 @@ def service(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Client]:
         with embedded(tmp_path / "data") as client:
             yield client
         return
-    redis_url = os.environ["LETHE_TEST_REDIS_URL"]
-    with (
-        scratch_database(os.environ["LETHE_TEST_DATABASE_URL"]) as url,
-        production(tmp_path / "data", url, redis_url) as client,
-    ):
+    with scratch_database(POSTGRES) as url, production(tmp_path / "data", url, REDIS) as client:
         yield client
 
 
