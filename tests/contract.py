@@ -50,7 +50,7 @@ def api(folder: Path, database_url: str) -> Iterator[str]:
             return False
 
     try:
-        eventually(answers, "the API to answer", 60)
+        eventually(answers, "the API to answer")
         yield url
     finally:
         stop(process)

@@ -52,11 +52,12 @@ def eventually(ready: Callable[[], Any], what: str, patience: float = PATIENCE) 
 
 
 @contextmanager
-def scratch_database(url: str) -> Iterator[str]:
-    """A new PostgreSQL database beside the one that `url` names, dropped at the end."""
+def scratch_database(url: str, template: str = "template1") -> Iterator[str]:
+    """A new PostgreSQL database beside the one that `url` names, dropped at the end: empty, or a copy of another."""
     name = f"lethe_test_{secrets.token_hex(6)}"
+    create = sql.SQL("CREATE DATABASE {} TEMPLATE {}").format(sql.Identifier(name), sql.Identifier(template))
     with psycopg.connect(url, autocommit=True) as admin:
-        admin.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
+        admin.execute(create)
     try:
         yield url.rpartition("/")[0] + f"/{name}"
     finally:
@@ -172,7 +173,7 @@ def embedded(folder: Path, **settings: str) -> Iterator[Client]:
     process = start("serve", log=log, env=environment(folder, port="0", **settings))
     url = folder / "url"
     try:
-        eventually(lambda: url.exists() or process.poll() is not None, "the service to start", 20)
+        eventually(lambda: url.exists() or process.poll() is not None, "the service to start")
         assert process.poll() is None, log.read_text()
         with Client(url.read_text().strip(), (folder / "api-key").read_text().strip()) as client:
             yield client
@@ -195,7 +196,7 @@ def production(folder: Path, database_url: str, redis_url: str, workers: int = 1
     parts = [start(name, log=log, env=env) for name in ("api", "sweep", *["worker"] * workers)]
     try:
         with Client(f"http://127.0.0.1:{port}", (folder / "api-key").read_text().strip()) as client:
-            eventually(lambda: answers(client), "the API to answer", 20)
+            eventually(lambda: answers(client), "the API to answer")
             yield client
     except BaseException:
         print(log.read_text()[-6000:])

@@ -15,9 +15,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-import psycopg
 from fastapi.testclient import TestClient
-from psycopg import sql
 from sqlalchemy import select, update
 
 from app import db, holders, jobs, keys, schema
@@ -27,7 +25,8 @@ from app.lifecycle import TERMINAL_JOBS
 from app.main import create_app
 from app.storage import Folder
 from app.tables import Base, DeletionRequest, Job, JobArtifact, OutcomeRow, Receipt, Version
-from tests.support import Account, eventually
+from tests.conftest import POSTGRES
+from tests.support import Account, eventually, scratch_database
 
 # Workers are forked from a process that has torch loaded already, which takes a fresh interpreter two seconds.
 FORKS = multiprocessing.get_context("forkserver")
@@ -111,12 +110,6 @@ def prepare(folder: Path, database_url: str) -> Prepared:
     return Prepared(folder, database_url, dataset, model, request["id"], job, tuple(ids))
 
 
-def admin(prepared: Prepared, statement: str, *names: str) -> None:
-    server = prepared.database_url.rpartition("/")[0] + "/postgres"
-    with psycopg.connect(server, autocommit=True) as connection:
-        connection.execute(sql.SQL(statement).format(*map(sql.Identifier, names)))
-
-
 @contextmanager
 def case_of(prepared: Prepared, folder: Path, **settings: Any) -> Iterator[Case]:
     """A copy of the prepared service of one's own."""
@@ -124,11 +117,8 @@ def case_of(prepared: Prepared, folder: Path, **settings: Any) -> Iterator[Case]
     with ExitStack() as stack:
         url = ""
         if prepared.database_url:
-            server, _, name = prepared.database_url.rpartition("/")
-            copy = f"{name}_{os.urandom(4).hex()}"
-            admin(prepared, "CREATE DATABASE {} TEMPLATE {}", copy, name)
-            stack.callback(admin, prepared, "DROP DATABASE {} WITH (FORCE)", copy)
-            url = f"{server}/{copy}"
+            name = prepared.database_url.rpartition("/")[2]
+            url = stack.enter_context(scratch_database(POSTGRES, name))
         found = Settings(data_dir=folder, database_url=url, **{"resume_seconds": 0, **settings})
         case = Case(prepared, found, Database(found))
         stack.callback(case.close)
@@ -240,7 +230,7 @@ def train_long(client: Any, origin: Prepared, epochs: int) -> str:
     body = {key: shown[key] for key in ("architecture", "policy")} | {"recipe": recipe}
     model = client.post("/v1/models", {"name": "long", "dataset": origin.dataset, **body})
     job = str(client.post(f"/v1/models/{model['id']}:train", {"seed": 1})["id"])
-    eventually(lambda: client.get(f"/v1/jobs/{job}")["fraction"] > 0.05, "the training to be under way")
+    eventually(lambda: client.get(f"/v1/jobs/{job}")["fraction"] > 0, "the training to be under way")
     return job
 
 

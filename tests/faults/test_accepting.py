@@ -27,7 +27,7 @@ def api(case: Case, crash_at: str = "") -> Iterator[tuple[httpx.Client, subproce
     key = case.settings.key_file.read_text().strip()
     try:
         with httpx.Client(base_url=f"http://127.0.0.1:{port}", headers={"Authorization": f"Bearer {key}"}) as client:
-            eventually(lambda: _answers(client) or process.poll() is not None, "the API to answer", 30)
+            eventually(lambda: _answers(client) or process.poll() is not None, "the API to answer")
             yield client, process
     finally:
         stop(process)
@@ -60,7 +60,7 @@ def test_a_kill_while_a_group_is_accepted_loses_and_doubles_nothing(case: Case, 
     with api(case, point) as (client, process):
         with ThreadPoolExecutor(CLIENTS) as pool:
             broken = list(pool.map(lambda number: post(client, case, number), range(CLIENTS)))
-        assert process.wait(30) == -signal.SIGKILL
+        assert process.wait(60) == -signal.SIGKILL
         assert broken == [None] * CLIENTS, "nobody was told anything"
     stored = {row.key for row in case.rows(Idempotency)}
     assert len(case.rows(DeletionRequest)) == before + len(stored)

@@ -109,4 +109,4 @@ def test_a_reader_sees_no_half_of_a_transaction(tmp_path: Path) -> None:
         raise RuntimeError
     with database.read() as session:
         assert look(session) == 0
-    assert eventually(lambda: interleave(database)[0] == 2, "the lock to be free", 5)
+    assert eventually(lambda: interleave(database)[0] == 2, "the lock to be free")

@@ -116,15 +116,15 @@ def test_a_claim_of_a_job_that_has_ended_changes_nothing(database: Database, set
 def test_a_worker_that_slept_past_its_lease_publishes_nothing(point: str, case: Case) -> None:
     """SIGSTOP, another worker publishes, SIGCONT: in a stage, and between the last check and the transaction."""
     with ended(case.worker(crash_at=f"stop:{point}", worker_name="zombie")) as zombie:
-        eventually(lambda: state_of(zombie.pid) == "T", "the worker to stop itself", 30)
+        eventually(lambda: state_of(zombie.pid) == "T", "the worker to stop itself")
         case.expire()
         case.run_one()
         published = case.account()["versions"]
         assert [(number, state) for number, _, _, state, _ in published] == [(1, "superseded"), (2, "current")]
         os.kill(zombie.pid, signal.SIGCONT)
-        eventually(lambda: "lease was lost" in case.log.read_text(), "the stale worker to be refused", 30)
+        eventually(lambda: "lease was lost" in case.log.read_text(), "the stale worker to be refused")
         os.kill(zombie.pid, signal.SIGTERM)
-        zombie.join(20)
+        zombie.join(60)
         assert zombie.exitcode == 0
     case.drain()
     job = case.job()
@@ -213,7 +213,7 @@ def test_what_holds_a_lane_on_postgres_is_its_index(guarded: bool, database: Dat
         with database.write() as other:
             jobs.retry(other, other.get_one(Job, retried))
         thread.start()
-        eventually(lambda: second or blocked(database), "the other worker to claim or to wait", 20)
+        eventually(lambda: second or blocked(database), "the other worker to claim or to wait")
     thread.join()
     assert (second[0] is None) == guarded
 
@@ -260,7 +260,7 @@ def test_a_lost_hint_is_sent_again_and_a_lost_lease_ends_once(database: Database
         assert [row.key for row in session.query(Outbox)] == [job]
     claim = jobs.claim(database, "gone", 1e-3)
     assert claim is not None
-    found = eventually(lambda: jobs.sweep(database, 60.0)[0], "the lease to run out", 10)
+    found = eventually(lambda: jobs.sweep(database, 60.0)[0], "the lease to run out")
     assert found == 1
     assert jobs.sweep(database, 60.0) == (0, 0)
 
@@ -288,7 +288,7 @@ def test_a_request_that_arrives_during_a_publish_does_not_deadlock(on_postgres: 
             session.execute(text("SET LOCAL lock_timeout = '3s'"))
             session.execute(text("SELECT id FROM datasets FOR UPDATE"))  # as a new request does
             thread.start()
-            eventually(lambda: blocked(case.database), "the publish to wait", 20)
+            eventually(lambda: blocked(case.database), "the publish to wait")
             jobs.enqueue(
                 session,
                 tenant_id=FIRST_TENANT,

@@ -120,7 +120,7 @@ def serving(folder: Path) -> Iterator[Any]:
     log = folder.parent / "serve.log"
     process = start("serve", "--workers", str(WORKERS), log=log, env=environment(folder, port="0", resume_seconds="0"))
     try:
-        eventually(lambda: len(worker_pids(process.pid)) == WORKERS, "the workers to start", 60)
+        eventually(lambda: len(worker_pids(process.pid)) == WORKERS, "the workers to start")
         yield process
     except BaseException:
         print(log.read_text()[-6000:])
@@ -137,11 +137,11 @@ def test_four_embedded_workers(killed: bool, folder: Path, on_sqlite: Prepared) 
     settings = Settings(data_dir=folder)
     with serving(folder) as process, account_of(settings) as account:
         watch = Watch(account.database)
-        eventually(lambda: account.get("/readyz")["workers"] == WORKERS, "all to say that they live", 60)
+        eventually(lambda: account.get("/readyz")["workers"] == WORKERS, "all to say that they live")
         with watch.looking():
             pool, _ = orders(account, on_sqlite)
             if killed:
-                eventually(lambda: watch.at_once >= 3, "them to be busy", 60)
+                eventually(lambda: watch.at_once >= 3, "them to be busy")
                 os.kill(worker_pids(process.pid)[1], signal.SIGKILL)
             eventually(lambda: ended(account.database), "all jobs to end", PATIENCE)
         check(account.database, watch, pool)
@@ -168,7 +168,7 @@ def crew(prepared: Prepared, folder: Path, *workers: dict[str, str]) -> Iterator
             stack.callback(lambda pid=process.pid: [os.kill(child, signal.SIGKILL) for child in children(pid)])
             started.append(process)
         account = stack.enter_context(account_of(case.settings.model_copy(update={"broker_url": REDIS})))
-        eventually(lambda: account.get("/readyz")["workers"] == len(workers), "the workers to start", 90)
+        eventually(lambda: account.get("/readyz")["workers"] == len(workers), "the workers to start")
         try:
             yield account, started[1:], case
         except BaseException:
@@ -183,7 +183,7 @@ def test_four_celery_workers_of_which_one_is_killed(on_postgres: Prepared, tmp_p
         watch = Watch(case.database)
         with watch.looking():
             pool, _ = orders(account, on_postgres)
-            eventually(lambda: watch.at_once >= 3, "them to be busy", 60)
+            eventually(lambda: watch.at_once >= 3, "them to be busy")
             victim = processes[2]
             for pid in [victim.pid, *children(victim.pid)]:
                 os.kill(pid, signal.SIGKILL)

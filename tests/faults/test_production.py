@@ -82,7 +82,7 @@ def pool_child(worker: subprocess.Popen[bytes]) -> int:
     def find() -> int | None:
         return next((pid for pid, line in children(worker.pid).items() if "spawn_main" in line), None)
 
-    return int(eventually(find, "the pool child to run", 30))
+    return int(eventually(find, "the pool child to run"))
 
 
 @pytest.fixture
@@ -100,24 +100,24 @@ def test_a_killed_pool_child_hands_its_lease_back_at_once(parts: Parts, client: 
     job = train_long(client, parts.case.origin, 25)
     began = time.monotonic()
     os.kill(pool_child(worker), signal.SIGKILL)
-    eventually(lambda: parts.case.job(job).attempts == 2, "the job to be taken up again", 60)
+    eventually(lambda: parts.case.job(job).attempts == 2, "the job to be taken up again")
     say(f"pool child killed → job taken up again after {time.monotonic() - began:.2f} s")
-    eventually(lambda: parts.case.job(job).state == "succeeded", "the job to finish", 60)
+    eventually(lambda: parts.case.job(job).state == "succeeded", "the job to finish")
     assert parts.case.job(job).attempts == 2
     assert worker.poll() is None
-    eventually(parts.fulfilled, "the prepared deletion", 60)
+    eventually(parts.fulfilled, "the prepared deletion")
 
 
 def test_another_worker_finishes_what_a_killed_one_had(parts: Parts) -> None:
     parts.start("sweep", lease_seconds="2")
     first = parts.start("worker", lease_seconds="2", crash_at="stop:unlearn.finetune.begin")
-    eventually(lambda: parts.case.job().stage == "finetune", "the first worker to reach its point", 60)
+    eventually(lambda: parts.case.job().stage == "finetune", "the first worker to reach its point")
     tree = [first.pid, *children(first.pid)]
     for pid in tree:
         kill(pid)
     began = time.monotonic()
     parts.start("worker", lease_seconds="2")
-    eventually(parts.fulfilled, "the other worker to finish", 60)
+    eventually(parts.fulfilled, "the other worker to finish")
     say(f"worker group killed (lease 2 s) → request fulfilled after {time.monotonic() - began:.2f} s")
     assert (parts.case.job().attempts, parts.case.job().fence) == (2, 2)
     assert len(parts.case.account()["versions"]) == 2
@@ -142,12 +142,12 @@ def test_a_flushed_broker_loses_no_job(parts: Parts) -> None:
         ]
     parts.start("sweep")
     with redis.Redis.from_url(REDIS) as broker:
-        eventually(lambda: broker.llen("lethe.references"), "the hints to be sent", 30)
-        eventually(lambda: not case.rows(Outbox), "the outbox to be empty", 30)
+        eventually(lambda: broker.llen("lethe.references"), "the hints to be sent")
+        eventually(lambda: not case.rows(Outbox), "the outbox to be empty")
         broker.flushdb()
     parts.start("worker")
-    eventually(parts.fulfilled, "the deletion", 60)
-    eventually(lambda: all(case.job(job).state == "succeeded" for job in waiting), "the other jobs", 60)
+    eventually(parts.fulfilled, "the deletion")
+    eventually(lambda: all(case.job(job).state == "succeeded" for job in waiting), "the other jobs")
 
 
 def test_a_stopped_worker_hands_its_job_back_without_counting_the_attempt(parts: Parts, client: Any) -> None:
@@ -156,7 +156,7 @@ def test_a_stopped_worker_hands_its_job_back_without_counting_the_attempt(parts:
     job = train_long(client, parts.case.origin, 400)
     child = pool_child(worker)
     worker.terminate()
-    worker.wait(20)
+    worker.wait(60)
     row = parts.case.job(job)
     assert (row.state, row.attempts, row.owner) == ("queued", 0, None)
-    eventually(lambda: not alive(child), "the pool child to end", 10)
+    eventually(lambda: not alive(child), "the pool child to end")

@@ -135,7 +135,7 @@ def test_a_heartbeat_after_the_end_is_not_taken_for_a_lost_lease(
         return all(thread.name != "heartbeat" for thread in threading.enumerate())
 
     def wait() -> None:
-        eventually(heartbeat_has_ended, "a beat to find the job ended", 20)
+        eventually(heartbeat_has_ended, "a beat to find the job ended")
 
     with case_of(on_sqlite, tmp_path / "data", lease_seconds=2.0) as case, caplog.at_level(logging.WARNING):
         during(monkeypatch, "unlearn.publish.end", wait)

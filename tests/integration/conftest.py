@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import psycopg
 import pytest
 from fastapi.testclient import TestClient
-from psycopg import sql
 
 from app import keys, schema
 from app.config import Settings
 from app.db import Database
 from app.main import create_app
+from tests.conftest import POSTGRES
 from tests.support import Account, Document, scratch_database
 
 
@@ -86,26 +84,11 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str
 
         def get(kind: str) -> Template:
             if kind not in made:
-                server = os.environ.get("LETHE_TEST_DATABASE_URL", "")
-                url = "" if kind == "sqlite" else stack.enter_context(scratch_database(server))
+                url = "" if kind == "sqlite" else stack.enter_context(scratch_database(POSTGRES))
                 made[kind] = _make(tmp_path_factory.mktemp(kind) / "data", url)
             return made[kind]
 
         yield get
-
-
-@contextmanager
-def _copied(url: str) -> Iterator[str]:
-    """A copy of the PostgreSQL database at `url`."""
-    name = url.rpartition("/")[2]
-    with scratch_database(url) as copy:
-        target = copy.rpartition("/")[2]
-        with psycopg.connect(os.environ["LETHE_TEST_DATABASE_URL"], autocommit=True) as admin:
-            admin.execute(sql.SQL("DROP DATABASE {}").format(sql.Identifier(target)))
-            admin.execute(
-                sql.SQL("CREATE DATABASE {} TEMPLATE {}").format(sql.Identifier(target), sql.Identifier(name))
-            )
-        yield copy
 
 
 @pytest.fixture(scope="module")
@@ -124,6 +107,7 @@ def trained(request: pytest.FixtureRequest, tmp_path: Path, template: Callable[[
     folder = tmp_path / "data"
     shutil.copytree(source.folder, folder)
     with ExitStack() as stack:
-        url = stack.enter_context(_copied(source.url)) if source.url else ""
+        template_name = source.url.rpartition("/")[2]
+        url = stack.enter_context(scratch_database(POSTGRES, template_name)) if source.url else ""
         account = stack.enter_context(open_account(Settings(data_dir=folder, database_url=url)))
         yield Trained(account, source.dataset, source.model, source.ids)

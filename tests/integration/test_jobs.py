@@ -147,12 +147,12 @@ def test_a_running_job_is_asked_to_stop_and_the_worker_obeys(trained: Trained) -
     worker = threading.Thread(target=run_one, args=(desk, "tester"))
     worker.start()
     try:
-        eventually(lambda: account.get(f"/v1/jobs/{job}")["fraction"] > 0, "the job to run", 20)
+        eventually(lambda: account.get(f"/v1/jobs/{job}")["fraction"] > 0, "the job to run")
         found = account.post(f"/v1/jobs/{job}:cancel")
         assert found["state"] == "running"
         assert account.post(f"/v1/jobs/{job}:cancel")["state"] == "running", "again is no error"
     finally:
-        worker.join(20)
+        worker.join(60)
     assert not worker.is_alive()
     desk.close()
     found = account.get(f"/v1/jobs/{job}")
@@ -246,7 +246,7 @@ def test_a_job_is_followed_live_to_its_end_and_a_dropped_stream_is_taken_up(trai
 
 def subscribed(trained: Trained, job: str, count: int) -> None:
     follower = trained.account.http.app.state.follower  # type: ignore[attr-defined]
-    eventually(lambda: len(follower._queues.get(job, ())) == count, "the streams to begin", 10)
+    eventually(lambda: len(follower._queues.get(job, ())) == count, "the streams to begin")
 
 
 def test_a_job_that_was_tried_again_is_followed_to_its_last_end(trained: Trained) -> None:

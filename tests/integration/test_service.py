@@ -44,7 +44,7 @@ def test_without_a_worker_jobs_are_accepted_and_wait_and_run_when_one_comes(trai
     assert account.get(f"/v1/jobs/{made['outcomes'][0]['job']}")["state"] == "queued"
     presence.start(account.settings)
     try:
-        ready = eventually(lambda: (r := without.get("/readyz").json())["workers"] and r, "the sign of life", 10)
+        ready = eventually(lambda: (r := without.get("/readyz").json())["workers"] and r, "the sign of life")
         assert (ready["status"], ready["degraded"], ready["broker"]) == ("ready", [], "none")
         account.work()
     finally:
@@ -130,7 +130,7 @@ def test_two_may_migrate_at_once(settings: Settings, empty: Database) -> None:
     def migrate() -> None:
         database = Database(settings)
         try:
-            gate.wait(10)
+            gate.wait(60)
             schema.migrate(database)
         except BaseException as error:
             failures.append(error)
@@ -141,7 +141,7 @@ def test_two_may_migrate_at_once(settings: Settings, empty: Database) -> None:
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(30)
+        thread.join(60)
     assert failures == []
     schema.check(empty)
 

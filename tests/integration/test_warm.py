@@ -90,7 +90,7 @@ def test_an_idle_worker_forgets_a_purged_version(trained: Trained, monkeypatch: 
         session.query(Version).update({"state": "superseded", "purge_after": db.now(session)})
     assert keeping._kept
     assert erasure.purge_due_versions(trained.account.database, trained.account.desk.blobs) == 1
-    eventually(lambda: not keeping._kept, "it to be forgotten", 10)
+    eventually(lambda: not keeping._kept, "it to be forgotten")
     keeping.close()
 
 
@@ -104,7 +104,7 @@ def test_a_database_that_does_not_answer_leaves_nothing_kept(trained: Trained, m
     keeping = Warm(trained.account.database, 1000)
     made(keeping, "checkpoint", there(trained)[0])
     monkeypatch.setattr(holders, "used", fail)
-    eventually(lambda: not keeping._kept, "it to be forgotten", 10)
+    eventually(lambda: not keeping._kept, "it to be forgotten")
     keeping.close()
 
 

@@ -229,8 +229,8 @@ def test_a_receiver_that_says_nothing_holds_nobody_up(
     assert courier.round() == 0  # the slow ones have their lanes still
     states = delivered(open_house)
     assert [states[name] for name in states if name.startswith("slow")] == ["pending"] * 6
-    eventually(lambda: courier.round() or len(there.got()) >= 7, "the slow ones to be cut off, and the rest", 20)
-    eventually(lambda: not courier._busy, "the last of them to end", 20)
+    eventually(lambda: courier.round() or len(there.got()) >= 7, "the slow ones to be cut off, and the rest")
+    eventually(lambda: not courier._busy, "the last of them to end")
 
 
 def send_and_die(settings: Settings, webhook_id: str) -> None:
