@@ -165,7 +165,7 @@ def _install_errors(app: FastAPI) -> None:
         if isinstance(error.__cause__, ClientDisconnect):  # as FastAPI wraps it
             return _hung_up(request, error)
         if error.status_code == 400:  # FastAPI's word for a body that its JSON parser gave up on
-            fault = {"in": "body", "pointer": "", "detail": str(error.detail)}
+            fault = {"in": "body", "pointer": "", "code": "json_invalid", "detail": str(error.detail)}
             return _problem(Unprocessable("The request does not fit its schema.", kind="schema", errors=[fault]))
         if error.status_code == 405:
             refused = AppError("This path does not take that method.", kind="method-not-allowed")
@@ -203,14 +203,14 @@ def _fault(error: Any, body: Any, document: dict[str, Any]) -> dict[str, str]:
     """Where and why, without any value that was sent. An unknown key may itself be a sample id: it is named only
     where it is a word of this API, else by the word that it resembles."""
     place, *path = error["loc"]
-    detail = error["msg"]
+    detail = error["msg"].removeprefix("Value error, ")
     if error["type"] == "extra_forbidden" and path[-1] not in (words := contract.words(document)):
         near = get_close_matches(str(path.pop())[:64], words, 1, 0.75)
         detail += f"; did you mean `{near[0]}`?" if near else ""
     if place == "body":
         path = _steps(path, body)
     pointer = "".join(f"/{part}" for part in path)
-    return {"in": str(place), "pointer": pointer, "detail": detail}
+    return {"in": str(place), "pointer": pointer, "code": error["type"], "detail": detail}
 
 
 def _steps(path: list[Any], at: Any) -> list[Any]:

@@ -72,7 +72,7 @@ class Each(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
-    mode: Literal["each"] = "each"
+    mode: Literal["each"]
 
 
 class Batch(BaseModel):
@@ -80,7 +80,7 @@ class Batch(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
-    mode: Literal["batch"] = "batch"
+    mode: Literal["batch"]
     max_requests: int = Field(100, ge=1, le=1_000_000, description="close on so many requests")
     max_samples: int = Field(10_000, ge=1, le=100_000_000, description="close on so many samples")
     max_age_seconds: float = Field(
@@ -94,7 +94,7 @@ class Policy(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
     when: Each | Batch = Field(
-        default=Each(),
+        default=Each(mode="each"),
         discriminator="mode",
         description="batches also close in time for the earliest legal deadline",
     )

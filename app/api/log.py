@@ -173,7 +173,8 @@ def read_proof(
 ) -> LogProof:
     """An inclusion proof of a leaf, or a consistency proof between two sizes (RFC 9162)."""
     if (leaf is None) == (old is None):
-        raise Unprocessable("Send either `leaf` or `old`.", kind="schema")
+        fault = {"in": "query", "pointer": "/leaf", "code": "value_error", "detail": "send either `leaf` or `old`"}
+        raise Unprocessable("The request does not fit its schema.", kind="schema", errors=[fault])
     if size > _head(session, who.tenant_id).size:
         raise NotFound("The log has no tree of that size yet.")
     try:
