@@ -14,7 +14,7 @@ import sqlite3
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from datetime import UTC, datetime
+from datetime import datetime
 from functools import lru_cache
 from typing import Any, cast
 
@@ -132,11 +132,6 @@ def is_away(error: OperationalError) -> bool:
         return getattr(error.orig, "sqlite_errorcode", 0) & 0xFF in SQLITE_AWAY
     state = getattr(error.orig, "sqlstate", None)  # none: the connection could not be made, or broke off
     return state is None or state[:2] in POSTGRES_AWAY
-
-
-def utcnow() -> datetime:
-    """This process's clock, in the same shape: for display times that order nothing."""
-    return datetime.now(UTC).replace(tzinfo=None)
 
 
 def _sqlite_engine(url: str) -> Engine:

@@ -212,8 +212,3 @@ def known(jurisdiction: str) -> bool:
     except ValueError:
         return False
     return True
-
-
-def days_left(due: datetime, now: datetime) -> int:
-    """Whole days until `due`, rounded down: 0 on the last day, negative once overdue."""
-    return (utc(due) - utc(now)) // DAY

@@ -124,50 +124,6 @@ def roots(spans: Iterable[Span], hashes: Mapping[Node, bytes]) -> list[bytes]:
     return [fold([hashes[node] for node in cover(*span)]) for span in spans]
 
 
-def verify_inclusion(leaf: bytes, index: int, size: int, path: Sequence[bytes], root: bytes) -> bool:
-    """RFC 9162, 2.1.3.2. `size` and `root` belong together: take both from one signed head."""
-    if not 0 <= index < size:
-        return False
-    fn, sn, value = index, size - 1, leaf
-    for sibling in path:
-        if sn == 0:
-            return False
-        if fn & 1 or fn == sn:
-            value = node_hash(sibling, value)
-            while not fn & 1 and fn:
-                fn, sn = fn >> 1, sn >> 1
-        else:
-            value = node_hash(value, sibling)
-        fn, sn = fn >> 1, sn >> 1
-    return sn == 0 and value == root
-
-
-def verify_consistency(old: int, new: int, path: Sequence[bytes], old_root: bytes, new_root: bytes) -> bool:
-    """RFC 9162, 2.1.4.2."""
-    if not 0 < old <= new:
-        return False
-    if old == new:
-        return not path and old_root == new_root
-    if not path:
-        return False
-    fn, sn = old - 1, new - 1
-    while fn & 1:
-        fn, sn = fn >> 1, sn >> 1
-    first, *rest = [old_root, *path] if old & (old - 1) == 0 else path
-    was, now = first, first
-    for sibling in rest:
-        if sn == 0:
-            return False
-        if fn & 1 or fn == sn:
-            was, now = node_hash(sibling, was), node_hash(sibling, now)
-            while not fn & 1 and fn:
-                fn, sn = fn >> 1, sn >> 1
-        else:
-            now = node_hash(now, sibling)
-        fn, sn = fn >> 1, sn >> 1
-    return sn == 0 and was == old_root and now == new_root
-
-
 # -- the log in the database -----------------------------------------------------------------------
 
 EVENTS = cast("Table", AuditEvent.__table__)
@@ -310,15 +266,3 @@ def record_proven(
     while (row := session.execute(find).one()).leaf is None:
         signed = sequence(session, tenant_id, key, log_name)
     return Proven(entry(row), row.leaf, prove_inclusion(session, tenant_id, row.leaf, signed.size), signed)
-
-
-def first_altered(session: Session, tenant_id: str) -> int | None:
-    """The first leaf whose event is gone or no longer hashes to what was logged; None when all do."""
-    same = and_(EVENTS.c.tenant_id == NODES.c.tenant_id, EVENTS.c.leaf == NODES.c.position)
-    query = select(NODES.c.position, NODES.c.hash, EVENTS).outerjoin_from(NODES, EVENTS, same)
-    query = query.where(NODES.c.tenant_id == tenant_id, NODES.c.level == 0).order_by(NODES.c.position)
-    with session.execute(query.execution_options(yield_per=BATCH)) as rows:
-        for row in rows:
-            if row.number is None or leaf_hash(canonical(entry(row))) != bytes(row.hash):
-                return int(row.position)
-    return None

@@ -61,7 +61,6 @@ class VersionState(StrEnum):
     CANDIDATE = "candidate"
     CURRENT = "current"
     SUPERSEDED = "superseded"
-    QUARANTINED = "quarantined"
     PURGED = "purged"
 
 

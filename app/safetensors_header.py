@@ -54,7 +54,6 @@ class TensorSpec:
 class Header:
     tensors: Mapping[str, TensorSpec]
     metadata: Mapping[str, str]
-    data_offset: int
 
 
 def read_header(file: BinaryIO) -> Header:
@@ -84,7 +83,7 @@ def read_header(file: BinaryIO) -> Header:
         raise CheckpointError(f"the file declares {len(entries)} tensors; it must be 1 to {MAX_TENSORS}")
     tensors = {name: _tensor(name, entry) for name, entry in entries.items()}
     _check_cover(tensors, size - 8 - length)
-    return Header(tensors, metadata, 8 + length)
+    return Header(tensors, metadata)
 
 
 def _parse(raw: bytes) -> dict[str, Any]:

@@ -150,12 +150,6 @@ def sign_note(key: SigningKey, name: str, text: str) -> str:
     return f"{text}\n\N{EM DASH} {name} {signature}\n"
 
 
-def note_verifier(key: SigningKey, name: str) -> str:
-    """The key in the one-line form that witnesses of transparency logs read: `name+id+base64`."""
-    public = base64.b64encode(NOTE_ED25519 + key.public_bytes).decode()
-    return f"{name}+{note_key_id(key, name).hex()}+{public}"
-
-
 # -- rotation --------------------------------------------------------------------------------------
 
 

@@ -63,7 +63,7 @@ class Model(TypedDict):
 class Version(TypedDict):
     model: str
     number: int
-    state: Literal["candidate", "current", "superseded", "quarantined", "purged"]
+    state: Literal["candidate", "current", "superseded", "purged"]
     origin: Literal["trained", "imported", "unlearned", "comparison"]
     parent: int | None
     digest: str

@@ -202,7 +202,7 @@ Origin = Literal["trained", "imported", "unlearned", "comparison"]
 class VersionOut(BaseModel):
     model: str
     number: int
-    state: Literal["candidate", "current", "superseded", "quarantined", "purged"]
+    state: Literal["candidate", "current", "superseded", "purged"]
     origin: Origin
     parent: int | None
     digest: str

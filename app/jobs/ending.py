@@ -94,7 +94,7 @@ def problem(kind: str, detail: str, **members: Any) -> dict[str, Any]:
         "type": f"https://lethe.invalid/problems/{kind}",
         "title": "The job did not succeed",
         "detail": detail,
-    } | (members)
+    } | members
 
 
 def release(database: Database, owner: str, reason: str, *, counted: bool = True) -> int:

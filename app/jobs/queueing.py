@@ -28,7 +28,6 @@ def enqueue(
     request_id: str | None = None,
     device: str | None = None,
     parent_id: str | None = None,
-    available_at: datetime | None = None,
 ) -> Job:
     """Write a queued job, its first event and its hint, all in the caller's transaction."""
     now = db.now(session)
@@ -46,7 +45,7 @@ def enqueue(
         parent_id=parent_id,
         state=JobState.QUEUED,
         created_at=now,
-        available_at=available_at or now,
+        available_at=now,
         hinted_at=now,
     )
     session.add(job)

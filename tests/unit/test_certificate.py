@@ -191,13 +191,6 @@ def test_a_note_takes_no_ambiguous_key_name(name):
         signing.sign_note(KEY, name, "text\n")
 
 
-def test_the_one_line_form_of_a_key_names_it():
-    name, key_id, public = signing.note_verifier(KEY, LOG).split("+", 2)
-    assert name == LOG
-    assert bytes.fromhex(key_id) == signing.note_key_id(KEY, LOG)
-    assert base64.b64decode(public) == b"\x01" + KEY.public_bytes
-
-
 # -- the statement ---------------------------------------------------------------------------------
 
 

@@ -8,7 +8,7 @@ import holidays
 import pytest
 from dateutil.relativedelta import MO, SU, TH, relativedelta
 
-from app.deadlines import ZONES, clock, days_left, known
+from app.deadlines import ZONES, clock, known
 
 SECOND = timedelta(seconds=1)
 NOON = "T12:00:00"
@@ -147,13 +147,6 @@ def test_only_californias_refusal_moves_with_the_extension():
     assert not clock("gdpr:DE").may_refuse(received, later, extended=True)
     assert clock("ccpa").may_refuse(received, later, extended=True)
     assert not clock("ccpa").may_refuse(received, clock("ccpa").extended(received) + SECOND, extended=True)
-
-
-def test_days_left_are_whole_and_negative_once_overdue():
-    end = at("2026-12-21T23:59:59")
-    nows = ["2026-12-19T23:59:59", "2026-12-21T00:00:00", "2026-12-21T23:59:59", "2026-12-22T00:00:00"]
-    assert [days_left(end, at(now)) for now in nows] == [2, 0, 0, -1]
-    assert days_left(end, end.replace(tzinfo=UTC) - timedelta(days=400)) == 400
 
 
 # -- names -----------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ import os
 import shutil
 import subprocess
 import sys
+from contextlib import suppress
 from dataclasses import replace
 from datetime import timedelta
 from functools import partial
@@ -293,6 +294,17 @@ def test_the_verifier_refuses_spoiled_proofs():
             for length in (proof[1:], [*proof, bytes(32)], [bytes(32), *proof]):
                 with pytest.raises(RefusedError):
                     read(path=length)
+        for other in {index ^ (1 << bit) for bit in range(14)} & set(range(size)):
+            with suppress(RefusedError):
+                assert verify.root_by_inclusion(leaf, other, size, inclusion(index, size)) != root(size)
+
+
+def test_a_proof_of_another_depth_is_refused_though_its_hashes_lead_to_the_root():
+    for leaf, index, size, proof in ((mth(0, 1), 0, 3, inclusion(0, 2)), (mth(3, 4), 1, 2, inclusion(3, 4))):
+        with pytest.raises(RefusedError):
+            verify.root_by_inclusion(leaf, index, size, proof)
+    with pytest.raises(RefusedError):
+        verify.roots_by_consistency(1, 3, consistency(1, 2), root(1))
 
 
 def test_sizes_and_roots_are_those_of_the_signed_head():
