@@ -13,13 +13,13 @@ import numpy as np
 from sqlalchemy import delete, select
 from sqlalchemy.orm import Session, undefer
 
-from app import catalog, datasets, db, erasure, jobs, outbox
+from app import catalog, datasets, db, erasure, jobs, models, outbox
 from app.db import Database
-from app.errors import Conflict, NotFound, Unprocessable
+from app.errors import Conflict, Unprocessable
 from app.lifecycle import JobState
 from app.policy import Choice
 from app.positions import Positions, mask_of
-from app.tables import Dataset, Job, JobArtifact, Model
+from app.tables import Dataset, Job, JobArtifact
 
 LIFE = timedelta(days=1)  # of what no request has taken
 
@@ -32,14 +32,10 @@ def register(session: Session, tenant_id: str, name: str, source: Choice, model_
         Unprocessable: the source is another than `upload`.
         Conflict: the model was purged, or its training data are held here.
     """
-    query = select(Model).where(Model.tenant_id == tenant_id, Model.id == model_id)
-    model = session.scalars(query).first()
-    if model is None:
-        raise NotFound("There is no such model.")
+    model = models.get(session, tenant_id, model_id)
     if source.name != "upload":
         raise Unprocessable("What a deletion carries is uploaded: `source` must be `upload`.", kind="not-an-upload")
-    if model.purged_at is not None:
-        raise Conflict("This model was purged.", kind="model-purged")
+    models.refuse_purged(model)
     own = datasets.get(session, tenant_id, model.dataset_id)
     if datasets.is_held(own):
         raise Conflict("This service holds the model's training data: name its samples instead.", kind="data-held")

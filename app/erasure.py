@@ -15,7 +15,7 @@ import numpy as np
 from sqlalchemy import Select, delete, func, or_, select
 from sqlalchemy.orm import Session
 
-from app import db, evidence, holders, jobs, outbox
+from app import db, evidence, holders, jobs, outbox, versions
 from app.blobs import Blobs
 from app.db import Database
 from app.ids import new_id
@@ -264,7 +264,7 @@ def _date_superseded(session: Session, request: DeletionRequest) -> None:
         if not carried and not mask_of(version.trained_on, size)[positions].any():
             continue
         if version.state == VersionState.CANDIDATE:
-            grace = timedelta(seconds=session.get_one(Model, version.model_id).policy["grace_seconds"])
+            grace = versions.grace(session.get_one(Model, version.model_id))
             version.state, version.purge_after = VersionState.SUPERSEDED, db.now(session) + grace
         detail = f"version {version.number}, trained on the samples"
         _owe(session, request, "superseded-checkpoint", detail, version.digest, version)

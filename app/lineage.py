@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
-
-import yaml
 from sqlalchemy import delete, select, update
 from sqlalchemy.orm import Session
 
-from app import datasets, db, erasure, jobs, outbox
+from app import datasets, db, erasure, jobs, outbox, versions
 from app.errors import Conflict, NotFound
 from app.lifecycle import JobState, Outcome, VersionState
 from app.positions import mask_of
-from app.tables import AdversarialRow, Alias, AuditRow, Dataset, Job, JobArtifact, Model, OutcomeRow, Version
+from app.tables import AdversarialRow, Alias, Dataset, Job, JobArtifact, Model, OutcomeRow, Version
 
 LIVE = (VersionState.CURRENT, VersionState.SUPERSEDED)
 
@@ -75,7 +72,7 @@ def promote(session: Session, model: Model, version: Version) -> None:
     session.execute(
         update(Version)
         .where(Version.model_id == model.id, Version.number == model.current_version)
-        .values(state=VersionState.SUPERSEDED, purge_after=now + _grace(model))
+        .values(state=VersionState.SUPERSEDED, purge_after=now + versions.grace(model))
         .execution_options(synchronize_session=False)
     )
     version.state, version.purge_after = VersionState.CURRENT, None
@@ -89,25 +86,17 @@ def roll_back(session: Session, model: Model) -> Version:
     Raises:
         Conflict: there is none, or `promote` refuses it.
     """
-    current = _number(session, model, model.current_version)
-    parent = _number(session, model, current.parent) if current else None
+    current = versions.current(session, model)
+    parent = versions.parent_of(session, current) if current else None
     if parent is None:
         raise Conflict("The current version has no parent to go back to.", kind="no-parent")
     promote(session, model, parent)
     return parent
 
 
-def _number(session: Session, model: Model, number: int | None) -> Version | None:
-    return session.scalars(select(Version).where(Version.model_id == model.id, Version.number == number)).first()
-
-
 def _working(session: Session, model: Model) -> bool:
     active = select(Job.id).where(Job.model_id == model.id, Job.state == JobState.RUNNING)
     return session.scalars(active.limit(1)).first() is not None
-
-
-def _grace(model: Model) -> timedelta:
-    return timedelta(seconds=model.policy["grace_seconds"])
 
 
 # -- the end of a model ----------------------------------------------------------------------------
@@ -160,68 +149,3 @@ def _settle_requests(session: Session, model: Model) -> list[str]:
         row.state, row.reason = Outcome.PUBLISHED, "the whole model was destroyed"
     session.flush()
     return sorted({row.request_id for row in rows})
-
-
-# -- the model card --------------------------------------------------------------------------------
-
-
-def model_card(session: Session, model: Model, version: Version) -> str:
-    """Markdown with YAML front matter: what the checkpoint is, where it comes from, what its audit said."""
-    dataset = session.get_one(Dataset, model.dataset_id)
-    query = select(AuditRow).where(
-        AuditRow.model_id == model.id, AuditRow.version == version.number, AuditRow.job_id == version.job_id
-    )
-    audit = session.scalars(query.order_by(AuditRow.id.desc()).limit(1)).first()
-    front = {
-        "library_name": "lethe",
-        "tags": ["image-classification", "machine-unlearning"],
-        "model": model.id,
-        "version": version.number,
-        "digest": version.digest,
-        "architecture": {"name": model.architecture, "params": model.architecture_params},
-        "input": {"shape": dataset.shape, "layout": "height, width, channels", "range": [0, 1]},
-        "classes": dataset.class_count,
-        "trained_samples": version.trained_count,
-        "metrics": {k: v for k, v in version.metrics.items() if v is not None},
-        "parent": version.parent,
-        "origin": version.origin,
-        "verdict": audit.verdict if audit else None,
-    }
-    reason = audit.report["judgement"]["reason"] if audit else "no audit was run on this version"
-    return "\n".join(
-        [
-            "---",
-            yaml.safe_dump(front, sort_keys=False).rstrip(),
-            "---",
-            "",
-            f"# {_plain(model.name)}, version {version.number}",
-            "",
-            f"A `{model.architecture}` image classifier with {dataset.class_count} classes, {version.origin} by Lethe"
-            + (f" from version {version.parent}." if version.parent else "."),
-            "",
-            "## Audit",
-            "",
-            f"**{audit.verdict if audit else 'none'}**: {reason}",
-            "",
-            "## Limits",
-            "",
-            "The audit measures membership inference by one attack; it does not prove that nothing was retained.",
-            "",
-        ]
-    )
-
-
-def _plain(name: str) -> str:
-    """A model's name as Markdown text, without markup of its own."""
-    return "".join(f"\\{c}" if c in "\\`*_{}[]()<>#+-!|" else c for c in name)
-
-
-def usable(model: Model) -> Model:
-    """The model, unless it was purged.
-
-    Raises:
-        Conflict: it was.
-    """
-    if model.purged_at is not None:
-        raise Conflict("This model was purged.", kind="model-purged")
-    return model

@@ -109,6 +109,11 @@ def notes(session: Session, model: Model, policy: Policy) -> list[str]:
     return policy.notes if held else [NOT_HELD]
 
 
+def refuse_purged(model: Model) -> None:
+    if model.purged_at is not None:
+        raise Conflict("This model was purged.", kind="model-purged")
+
+
 def start(
     session: Session,
     model: Model,
@@ -122,8 +127,7 @@ def start(
 
     dataset_id: of the data that a deletion carries; None: the model's own dataset.
     """
-    if model.purged_at is not None:
-        raise Conflict("This model was purged.", kind="model-purged")
+    refuse_purged(model)
     dataset = datasets.get(session, model.tenant_id, dataset_id or model.dataset_id)
     if not datasets.is_held(dataset) and kind is not JobKind.IMPORT:
         raise Conflict("This service does not hold the model's training data.", kind="data-not-held")

@@ -5,7 +5,6 @@ An imported checkpoint is announced, sent, and published by a job like any other
 
 from __future__ import annotations
 
-from datetime import timedelta
 from typing import Any
 
 import numpy as np
@@ -75,11 +74,10 @@ def make_current(session: Session, model: Model, version: Version) -> None:
     )
     if moved.rowcount != 1:  # type: ignore[attr-defined]
         raise SupersededError(f"version {version.parent} of the model is not its current one any more")
-    grace = timedelta(seconds=model.policy["grace_seconds"])
     session.execute(
         update(Version)
         .where(Version.model_id == model.id, Version.number == version.parent)
-        .values(state=VersionState.SUPERSEDED, purge_after=db.now(session) + grace)
+        .values(state=VersionState.SUPERSEDED, purge_after=db.now(session) + versions.grace(model))
         .execution_options(synchronize_session=False)
     )
     version.state = VersionState.CURRENT

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 
 import numpy as np
 from sqlalchemy import func, or_, select
@@ -31,6 +31,11 @@ def current(session: Session, model: Model) -> Version | None:
 def parent_of(session: Session, version: Version) -> Version | None:
     query = select(Version).where(Version.model_id == version.model_id, Version.number == version.parent)
     return None if version.parent is None else session.scalars(query).one()
+
+
+def grace(model: Model) -> timedelta:
+    """How long a superseded checkpoint of the model is kept."""
+    return timedelta(seconds=model.policy["grace_seconds"])
 
 
 def require_present(version: Version) -> None:

@@ -20,11 +20,11 @@ from app.api.grouping import Grouped
 from app.api.intake import Intake, Posted
 from app.api.paging import Pager
 from app.api.polls import Poll, Polls
-from app.api.replies import Reply, fingerprint
+from app.api.replies import Reply, fingerprint, replayed, require_same_body
 from app.blobs import open_blobs
 from app.config import Settings
 from app.db import Database
-from app.errors import Unauthorized, Unprocessable
+from app.errors import Unauthorized
 from app.keys import Caller
 from app.tables import Idempotency as IdempotencyRow
 
@@ -199,10 +199,9 @@ def open_idempotent(held: Parts, who: Caller, session: Session, route: str, key:
     fresh = upsert(IdempotencyRow).values(**where, fingerprint=mac, created_at=db.now(session))
     session.execute(fresh.on_conflict_do_nothing())  # waits for a twin in flight, then sees its row
     row = session.get_one(IdempotencyRow, tuple(where.values()))
-    if row.fingerprint != mac:
-        raise Unprocessable("This Idempotency-Key was used with another body.", kind="idempotency-key-reused")
+    require_same_body(row, mac)
     if row.status is not None:
-        raise Replay(_json(row.status, row.body or "", {**(row.headers or {}), "Idempotent-Replayed": "true"}))
+        raise Replay(replayed(row).response())
     return Idempotent(session, row)
 
 

@@ -12,7 +12,7 @@ from sqlalchemy.exc import DataError, DBAPIError, IntegrityError
 from sqlalchemy.orm import Session
 
 from app import db, deletions, faults, keys
-from app.api.replies import Reply, fingerprint
+from app.api.replies import Reply, fingerprint, replayed, require_same_body
 from app.config import Settings
 from app.db import Database
 from app.deletions import Accepted, Grounds, Impact, Order
@@ -157,9 +157,11 @@ def _known(session: Session, names: Sequence[Name]) -> dict[Name, Idempotency]:
 
 def _again(before: Idempotency, mark: str) -> Reply | AppError:
     """The stored reply; a refusal where the key stands for another body."""
-    if before.fingerprint != mark:
-        return Unprocessable("This Idempotency-Key was used with another body.", kind="idempotency-key-reused")
-    return Reply(before.status or 200, before.body or "", {**(before.headers or {}), "Idempotent-Replayed": "true"})
+    try:
+        require_same_body(before, mark)
+    except Unprocessable as refusal:
+        return refusal
+    return replayed(before)
 
 
 def _record(name: Name, mark: str, reply: Reply, now: datetime) -> Idempotency:

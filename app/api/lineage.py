@@ -9,7 +9,7 @@ from fastapi.responses import JSONResponse, Response
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from app import lineage, models, versions
+from app import lineage, model_card, models, versions
 from app.api.conditional import IfMatch, IfMatchDep
 from app.api.deps import BY_METHOD, CallerDep, IdempotentDep, PagerDep, Read, Write, needs, problems
 from app.api.models import ModelId
@@ -123,5 +123,5 @@ def purge(model: ModelId, who: CallerDep, session: Write, once: IdempotentDep) -
 def read_card(model: ModelId, number: Number, who: CallerDep, session: Read) -> Response:
     """The model card: Markdown with YAML front matter."""
     row = models.get(session, who.tenant_id, model)
-    text = lineage.model_card(session, row, versions.get(session, row, number))
+    text = model_card.model_card(session, row, versions.get(session, row, number))
     return Response(text, media_type="text/markdown; charset=utf-8")

@@ -11,6 +11,8 @@ from fastapi.responses import Response
 
 from app.api.conditional import matches
 from app.config import Settings
+from app.errors import Unprocessable
+from app.tables import Idempotency
 
 
 @dataclass(frozen=True)
@@ -32,3 +34,14 @@ class Reply:
 def fingerprint(settings: Settings, body: bytes) -> str:
     """Tells bodies apart under one Idempotency-Key. Keyed: a digest of guessable ids is as good as the ids."""
     return hmac.new(settings.secret_bytes(), b"idempotency\x00" + body, hashlib.sha256).hexdigest()
+
+
+def require_same_body(row: Idempotency, mark: str) -> None:
+    """Raise Unprocessable where the key of `row` stands for a body of another fingerprint than `mark`."""
+    if row.fingerprint != mark:
+        raise Unprocessable("This Idempotency-Key was used with another body.", kind="idempotency-key-reused")
+
+
+def replayed(row: Idempotency) -> Reply:
+    """The reply that was stored under a key."""
+    return Reply(row.status or 200, row.body or "", {**(row.headers or {}), "Idempotent-Replayed": "true"})

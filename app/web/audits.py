@@ -27,9 +27,6 @@ class AuditDocument(Part):
     retrained: Comparison | None
 
 
-SCHEMA = AuditDocument.model_json_schema(ref_template="#/components/schemas/{model}")
-
-
 def find(session: Session, version: Version) -> AuditDocument:
     """The report that the version was published with; of one that was not audited then, the newest."""
     row = audit_rows.publication(session, version) or session.scalars(audit_rows.reports_of(version).limit(1)).first()
