@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import yaml
-from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from app.tables import AuditRow, Dataset, Model, Version
+from app import audit_rows
+from app.tables import Dataset, Model, Version
 
 
 def model_card(session: Session, model: Model, version: Version) -> str:
     """What the checkpoint is, where it comes from, what its audit said."""
     dataset = session.get_one(Dataset, model.dataset_id)
-    query = select(AuditRow).where(
-        AuditRow.model_id == model.id, AuditRow.version == version.number, AuditRow.job_id == version.job_id
-    )
-    audit = session.scalars(query.order_by(AuditRow.id.desc()).limit(1)).first()
+    audit = audit_rows.publication(session, version)
     front = {
         "library_name": "lethe",
         "tags": ["image-classification", "machine-unlearning"],

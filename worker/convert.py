@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import sys
 from pathlib import Path
 
@@ -17,8 +18,6 @@ def convert(source: Path, target: Path) -> str:
     Raises:
         ValueError: the file holds anything else than a flat dictionary of tensors.
     """
-    import hashlib
-
     loaded = torch.load(source, map_location="cpu", weights_only=True)
     state = loaded.get("state_dict", loaded) if isinstance(loaded, dict) else loaded
     if not isinstance(state, dict) or not all(isinstance(t, torch.Tensor) for t in state.values()):
