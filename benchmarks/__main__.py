@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 
-from benchmarks import attack, download, economy, lists, posting, rmia, service, training
+from benchmarks import attack, download, economy, lists, mapped, posting, rmia, service, training
 
 RESULTS = Path(__file__).parent / "results"
 ALL: dict[str, Callable[[], dict[str, object]]] = {
@@ -25,6 +25,7 @@ ALL: dict[str, Callable[[], dict[str, object]]] = {
     "training": training.training,
     "fast_recipe": training.fast_recipe,
     "audit_warm": training.audit_warm,
+    "mapped_fine_tune": mapped.mapped_fine_tune,
     "batch_economy": economy.batch_economy,
     "warm_worker": economy.warm_worker,
     "api_start": service.api_start,

@@ -79,6 +79,13 @@ def test_the_methods_that_can_work_on_the_forget_set_alone(shared: Trained, name
     assert (report["method"], report["remain_access"]) == (name, "none")
 
 
+def test_a_part_of_the_remain_set_is_enough_for_a_method_that_needs_one(shared: Trained) -> None:
+    method = {"name": "fine_tune", "params": QUICK_METHODS["fine_tune"]}
+    policy = {"method": method, "remain": "subsample", "remain_ratio": 3.0}
+    report = report_of(shared, *unlearned(shared, shared.ids[:12], **policy))
+    assert (report["method"], report["remain_access"]) == ("fine_tune", "subsample")
+
+
 @pytest.mark.parametrize("name", catalog.ATTACKS)
 def test_every_attack_finds_the_adversarial_set_of_a_deletion(shared: Trained, name: str) -> None:
     """The set that `transfer` takes over is one that was searched before, by the attack of then."""

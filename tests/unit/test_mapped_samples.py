@@ -116,6 +116,7 @@ def test_training_and_logits_of_mapped_samples_equal_those_of_resident_ones(file
 
 def test_pages_that_were_read_are_given_back(file, monkeypatch):
     monkeypatch.setattr("worker.data.samples.MOST_MAPPED", 640)
+    monkeypatch.setattr("worker.data.samples.MAPPED_AROUND", 64)
     mapped, given_back = both(file)[1], []
 
     class File:
@@ -132,6 +133,24 @@ def test_pages_that_were_read_are_given_back(file, monkeypatch):
         assert len(given_back) == calls
     evaluation.logits(seeding.seeded_model(small_network, 1), mapped.images)
     assert len(given_back) == 3
+
+
+def test_random_rows_map_little_of_a_large_file_whatever_the_system_maps_around_them(tmp_path, monkeypatch):
+    """Some kernels map 2 MiB for a row of 4 KiB: a few hundred random rows would hold the whole file."""
+    path, count = tmp_path / "large.npy", 2**28 // 4096
+    np.save(path, np.ones((count, 64, 64, 1), dtype=np.uint8))
+    monkeypatch.setattr("worker.data.samples.MOST_MAPPED", 2**24)
+    mapped = Samples.open(path, np.zeros(count), resident=False).images
+
+    def resident():
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("RssFile:"))
+
+    before, most = resident(), 0
+    for rows in np.random.default_rng(1).integers(0, len(mapped), (20, 100)):
+        gather(mapped, torch.from_numpy(rows))
+        most = max(most, resident() - before)
+    assert most < 2**25
 
 
 LARGE = """

@@ -399,6 +399,26 @@ def test_the_reason_is_shown_whole() -> None:
     assert made.judgement.reason in Page(render(made)).text
 
 
+def test_a_null_that_is_known_within_a_bound_says_so_and_the_intervals_are_drawn_as_wide() -> None:
+    base = report()
+    bounded = base.model_copy(
+        update={
+            "judgement": base.judgement.model_copy(update={"null": 0.528, "null_bound": 0.0281}),
+            "balance": Balance(random_like=False, class_p_value=0.7, difficulty_p_value=0.001, difficulty_shift=0.0562),
+        }
+    )
+    text = Page(render(bounded)).text
+    assert "only known to within ±0.028" in text
+    assert "but for a small shift in difficulty" in text
+    assert "only known to within" not in Page(render(base)).text
+    assert base.parent is not None
+    assert base.parent.ft_auc is not None
+    ends = base.parent.ft_auc.interval
+    said = f"{signed(ends.low - 0.528 - 0.0281)} to {signed(ends.high - 0.528 + 0.0281)}"
+    assert said in render(bounded)
+    assert said not in render(base)
+
+
 def test_situation_of_a_candidate_that_lost_its_signal() -> None:
     judgement = report().judgement.model_copy(update={"verdict": "inconclusive", "reason": "RT-AUC"})
     assert situation(judgement) == "no-longer-comparable"

@@ -20,7 +20,9 @@ RESIDENT_SHARE = 0.5
 ASKED_AT_ONCE = 2**17
 """Bytes: of a longer span the system reads the beginning only."""
 MOST_MAPPED = 2**28
-"""Bytes of a mapped file that may be read before their pages are given back."""
+"""Bytes of a mapped file that may be in this process's memory before they are given back."""
+MAPPED_AROUND = 2**21
+"""Bytes: a read of one page may map the whole of the system's cache entry (folio) that it lies in, up to so much."""
 
 
 @dataclass(frozen=True)
@@ -125,16 +127,16 @@ class Mapping:
     """The file that images (N, H, W, C) are mapped from; it hangs on their tensor.
 
     Rows are asked for just before they are read, all of a batch at once: what the system reads ahead by itself is
-    many times a row, and useless where rows are drawn at random. Pages that were read count as this process's
-    memory until something else wants them. They are given back before, so that a process stays small whatever is
-    free; what is read again comes from the system's cache.
+    many times a row, and useless where rows are drawn at random. Pages that were mapped, those around a row as
+    well, count as this process's memory until something else wants them. They are given back before, so that a
+    process stays small whatever is free; what is read again comes from the system's cache.
     """
 
     def __init__(self, images: np.memmap[Any, np.dtype[np.uint8]]) -> None:
         self._file = cast(mmap.mmap, images.base)
         self._start, self._row = images.offset, images.strides[0]
         self._file.madvise(mmap.MADV_RANDOM)
-        self._read = 0
+        self._mapped = 0
 
     def want(self, first: int, count: int = 1) -> None:
         """Rows from `first` on are about to be read."""
@@ -142,13 +144,13 @@ class Mapping:
         end = begin + count * self._row
         for at in range(begin - begin % mmap.PAGESIZE, end, ASKED_AT_ONCE):
             self._file.madvise(mmap.MADV_WILLNEED, at, min(ASKED_AT_ONCE, end - at))
-        self._read += end - begin
+        self._mapped += max(end - begin, MAPPED_AROUND)
 
     def done(self) -> None:
         """What was wanted has been read."""
-        if self._read > MOST_MAPPED:
+        if self._mapped > MOST_MAPPED:
             self._file.madvise(mmap.MADV_DONTNEED)
-            self._read = 0
+            self._mapped = 0
 
 
 def mapping_of(images: Tensor) -> Mapping | None:
@@ -158,14 +160,18 @@ def mapping_of(images: Tensor) -> Mapping | None:
 
 def gather(images: Tensor, positions: Tensor) -> Tensor:
     """Rows `positions` of `images` (N, C, H, W) as (n, C, H, W), channels-last, same dtype, where `positions` are."""
-    there = positions.to(images.device)
+    there, nhwc = positions.to(images.device), images.permute(0, 2, 3, 1)
     mapping = mapping_of(images)
-    if mapping:
-        for position in there.tolist():
-            mapping.want(position)
-    rows = images.permute(0, 2, 3, 1).index_select(0, there)
-    if mapping:
-        mapping.done()
+    if mapping is None:
+        rows = nhwc.index_select(0, there)
+    else:
+        rows = torch.empty((len(there), *nhwc.shape[1:]), dtype=images.dtype)
+        at_once = max(1, MOST_MAPPED // MAPPED_AROUND)
+        for part, room in zip(torch.split(there, at_once), torch.split(rows, at_once), strict=True):
+            for position in part.tolist():
+                mapping.want(position)
+            torch.index_select(nhwc, 0, part, out=room)
+            mapping.done()
     return rows.to(positions.device).permute(0, 3, 1, 2)
 
 
