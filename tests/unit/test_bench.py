@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 from dataclasses import dataclass, replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -25,6 +26,8 @@ from worker.bench.protocol import AMUN, RL
 from worker.bench.store import Busy, CellProgress, NotMeasured, OutOfTime, Result, Store, key
 from worker.bench.theory import both_sides
 from worker.data.samples import Split, gather, to_float
+
+ROOT = Path(__file__).parents[2]
 
 
 @dataclass(frozen=True)
@@ -404,6 +407,18 @@ def test_cell_specs_are_json():
     cell = tiny().unlearned(AMUN, 0.03, Forget(0.1, 10), True, 1)
     assert json.loads(json.dumps(store.described(cell)))["method"]["name"] == "amun"
     assert named("attacks", "pgd_l2", {"steps": 1}).but(steps=2).parsed().steps == 2
+
+
+def test_in_the_committed_results_no_exact_retrain_failed_and_every_untouched_model_did():
+    document = json.loads((ROOT / "benchmarks/results/small/results.json").read_text())
+    (verdicts,) = document["studies"]["exactness"][0]["tables"]
+    rows = [dict(zip(verdicts["columns"], row, strict=True)) for row in verdicts["rows"]]
+    assert {(row["model"], row["forgotten"]) for row in rows} == {
+        (model, share) for model in ("exact retrain", "untouched") for share in ("10 %", "50 %")
+    }
+    for row in rows:
+        assert row["seeds"] == 5
+        assert row["fail"] == (5 if row["model"] == "untouched" else 0)
 
 
 # -- theorem 4.1 -----------------------------------------------------------------------------------
