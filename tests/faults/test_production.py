@@ -109,16 +109,16 @@ def test_a_killed_pool_child_hands_its_lease_back_at_once(parts: Parts, client: 
 
 
 def test_another_worker_finishes_what_a_killed_one_had(parts: Parts) -> None:
-    parts.start("sweep", lease_seconds="2")
-    first = parts.start("worker", lease_seconds="2", crash_at="stop:unlearn.finetune.begin")
+    parts.start("sweep", lease_seconds="2")  # it looks twice a second
+    first = parts.start("worker", lease_seconds="5", crash_at="stop:unlearn.finetune.begin")
     eventually(lambda: parts.case.job().stage == "finetune", "the first worker to reach its point")
     tree = [first.pid, *children(first.pid)]
     for pid in tree:
         kill(pid)
     began = time.monotonic()
-    parts.start("worker", lease_seconds="2")
+    parts.start("worker", lease_seconds="600")
     eventually(parts.fulfilled, "the other worker to finish")
-    say(f"worker group killed (lease 2 s) → request fulfilled after {time.monotonic() - began:.2f} s")
+    say(f"worker group killed (lease 5 s) → request fulfilled after {time.monotonic() - began:.2f} s")
     assert (parts.case.job().attempts, parts.case.job().fence) == (2, 2)
     assert len(parts.case.account()["versions"]) == 2
     assert parts.case.strays() == []

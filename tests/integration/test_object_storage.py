@@ -19,7 +19,7 @@ from app.blobs import open_blobs
 from app.config import Settings
 from app.storage import BlobCorruptError, BlobMissingError, StorageUnavailableError
 from app.storage_s3 import Bucket
-from tests.s3_server import Exchange, Fault, Proxy, error, proxy, s3_server
+from tests.s3_server import Exchange, Fault, Proxy, error, patience, proxy, s3_server
 
 PART = 5 * 2**20  # the protocol's smallest
 SMALL = b"a blob of one part" * 40_000
@@ -41,14 +41,14 @@ def shim(server: str) -> Iterator[Proxy]:
 
 
 @pytest.fixture
-def settings(tmp_path: Path, shim: Proxy) -> Settings:
+def settings(request: pytest.FixtureRequest, tmp_path: Path, shim: Proxy) -> Settings:
     return Settings(
         data_dir=tmp_path / "data",
         blob_url="s3://bucket/prefix",
         s3_endpoint=shim.url,
         s3_access_key="key",
         s3_secret_key="the-secret",
-        s3_timeout_seconds=0.5,
+        s3_timeout_seconds=patience(request, silent, stalls_in_the_reply),
     )
 
 

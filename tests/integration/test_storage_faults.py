@@ -24,7 +24,7 @@ from app.storage import BlobMissingError, Folder, StorageUnavailableError
 from app.tables import Job
 from tests.integration.conftest import Template, Trained, open_account
 from tests.integration.helpers import SAFETENSORS, blobs, counts, incoming, is_problem
-from tests.s3_server import Exchange, Fault, Proxy, proxy, s3_server
+from tests.s3_server import Exchange, Fault, Proxy, patience, proxy, s3_server
 from tests.support import Account
 
 FULL = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -317,7 +317,9 @@ METHODS = ("GET", "PUT", "POST", "HEAD", "DELETE")
 
 
 @pytest.fixture
-def in_bucket(trained: Trained, shim: Proxy, server: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Trained]:
+def in_bucket(
+    request: pytest.FixtureRequest, trained: Trained, shim: Proxy, server: str, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Trained]:
     """The same service with its blobs in a bucket behind the proxy."""
     monkeypatch.setattr("botocore.retries.standard.ExponentialBackoff.delay_amount", lambda *_: 0)
     settings = trained.account.settings.model_copy(
@@ -326,7 +328,7 @@ def in_bucket(trained: Trained, shim: Proxy, server: str, monkeypatch: pytest.Mo
             "s3_endpoint": shim.url,
             "s3_access_key": "key",
             "s3_secret_key": SecretStr("secret"),
-            "s3_timeout_seconds": 0.5,
+            "s3_timeout_seconds": patience(request, silent),
         }
     )
     bucket: Any = open_blobs(settings.model_copy(update={"s3_endpoint": server}))
