@@ -16,7 +16,7 @@ from app.config import Settings
 from app.deadlines import clock
 from app.errors import Conflict
 from app.lifecycle import Decision, JobKind, JobState, Outcome, move_decision, move_outcome
-from app.positions import Positions, marked, pack, unpack
+from app.positions import Positions, marked, mask_of, pack, unpack
 from app.tables import Dataset, DeletionRequest, Job, Model, OutcomeRow
 
 
@@ -145,14 +145,23 @@ def _end(session: Session, request: DeletionRequest, decision: Decision, reason:
 
 
 def _require_stoppable(session: Session, request: DeletionRequest) -> None:
-    """Refuse while a job that carries the request out is running, or has published; or had, before a restore."""
+    """Refuse while a job that carries the request out is running, or has published; or had, before a restore.
+
+    Another request's purge may have erased the samples along with its own.
+    """
     states = select(OutcomeRow.state).where(OutcomeRow.request_id == request.id)
-    done = request.fulfilled_at or request.replayed_at
+    done = request.fulfilled_at or request.replayed_at or _erased(session, request)
     if done or set(session.scalars(states)) & {Outcome.PUBLISHED, Outcome.PURGED}:
         raise Conflict("The deletion has been carried out.", kind="carried-out")
     for job in _jobs(session, request):
         if job.state == JobState.RUNNING:
             raise Conflict("The deletion is being carried out; wait for its job.", kind="being-carried-out")
+
+
+def _erased(session: Session, request: DeletionRequest) -> bool:
+    dataset = session.get_one(Dataset, request.dataset_id)
+    gone = mask_of(dataset.erased, dataset.sample_count)[unpack(request.positions)]
+    return request.model_id is None and bool(gone.any())
 
 
 def _jobs(session: Session, request: DeletionRequest) -> Sequence[Job]:

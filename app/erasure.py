@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 import numpy as np
-from sqlalchemy import Select, delete, func, or_, select
+from sqlalchemy import Select, and_, delete, func, or_, select
 from sqlalchemy.orm import Session
 
 from app import db, evidence, holders, jobs, outbox, versions
@@ -20,7 +20,7 @@ from app.blobs import Blobs
 from app.db import Database
 from app.ids import new_id
 from app.jobs import Claim, SupersededError
-from app.lifecycle import JobKind, JobState, Outcome, VersionState, move_outcome
+from app.lifecycle import Decision, JobKind, JobState, Outcome, VersionState, move_outcome
 from app.positions import Positions, marked, mask_of, unpack
 from app.tables import (
     AdversarialRow,
@@ -98,7 +98,9 @@ def plan(session: Session, claim: Claim, together: tuple[str, ...] = ()) -> Plan
     request = session.get_one(DeletionRequest, claim.request_id)
     dataset = session.get_one(Dataset, request.dataset_id)
     together = together or (request.id, *_waiting(session, request, dataset))
-    asked = select(DeletionRequest.positions).where(DeletionRequest.id.in_(together))
+    asked = select(DeletionRequest.positions).where(
+        DeletionRequest.id.in_(together), DeletionRequest.decision == Decision.ACCEPTED
+    )
     requested = np.unique(np.concatenate([unpack(positions) for positions in session.scalars(asked)]))
     positions = requested if request.model_id is None else requested[:0]
     positions = positions[~mask_of(dataset.erased, dataset.sample_count)[positions]]
@@ -145,13 +147,15 @@ def swap(session: Session, claim: Claim, work: Plan, rewritten: Rewritten, suppr
 
     Raises:
         LeaseLostError: the claim is gone.
-        SupersededError: the bytes changed since `plan`: start again.
+        SupersededError: the bytes changed since `plan`, or a request was stopped: start again.
     """
     jobs.fenced(session, claim)
     dataset = session.get_one(Dataset, work.dataset_id, with_for_update=True)
     now = plan(session, claim, work.together)
     if (now.images, now.references, now.adversarial) != (work.images, work.references, work.adversarial):
         raise SupersededError("what holds the samples changed while it was being rewritten")
+    if not np.array_equal(now.requested, work.requested):
+        raise SupersededError("a request that was taken along was stopped, or refused in part, meanwhile")
     request = session.get_one(DeletionRequest, work.request_id)
     together = [session.get_one(DeletionRequest, request_id) for request_id in work.together]
     for each in together:
@@ -224,14 +228,15 @@ def _erase_ids(session: Session, dataset: Dataset, positions: Positions, suppres
 
 
 def _drop_derived(session: Session, request: DeletionRequest) -> None:
-    """What ended jobs of the affected models stored: adversarial sets, resume files, candidates of failed attempts.
+    """What jobs of the affected models stored: adversarial sets, resume files, candidates of failed attempts.
 
-    Whatever such a job worked on, the samples may be in it. Each request that a file was made for gets a receipt.
+    Whatever such a job worked on, the samples may be in it, unless it runs: then this purge waited for it, or it looks
+    for what was erased before it ends; or it is to unlearn what was asked for later. Each request that a file was made
+    for gets a receipt.
     """
-    ended = select(Job.id).where(
-        Job.model_id.in_(_models(request)), Job.state.not_in([JobState.QUEUED, JobState.RUNNING])
-    )
-    for row in session.scalars(select(JobArtifact).where(JobArtifact.job_id.in_(ended))).all():
+    waits = and_(Job.state == JobState.QUEUED, Job.kind == JobKind.UNLEARN)
+    stopped = select(Job.id).where(Job.model_id.in_(_models(request)), Job.state != JobState.RUNNING, ~waits)
+    for row in session.scalars(select(JobArtifact).where(JobArtifact.job_id.in_(stopped))).all():
         session.delete(row)
         session.flush()
         if row.name == "candidate" and holders.in_use(session, row.digest):

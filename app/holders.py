@@ -10,13 +10,13 @@ from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from sqlalchemy import Select, and_, select, text, union_all
-from sqlalchemy.orm import Session
+from sqlalchemy import Select, and_, exists, or_, select, text, union_all
+from sqlalchemy.orm import Session, aliased
 
 from app.blobs import Blobs
 from app.db import Database
 from app.jobs import SupersededError
-from app.lifecycle import JobState, VersionState
+from app.lifecycle import JobKind, JobState, VersionState
 from app.storage import BlobMissingError
 from app.tables import AdversarialRow, Dataset, Job, JobArtifact, ReferenceRow, Version
 
@@ -107,12 +107,19 @@ def remove_within(session: Session, blobs: Blobs, digest: str) -> bool:
 def remove_leftovers(database: Database, blobs: Blobs) -> int:
     """Remove what jobs stored to resume from, once they cannot be resumed; how many rows.
 
-    A succeeded unlearn job keeps its adversarial set for the request's purge, which gives a receipt for it.
+    A succeeded unlearn job keeps its adversarial set for the request's purge, which gives a receipt for it. A job that
+    ran while samples were erased and then failed may have stored something of them: it begins anew if it is retried.
     """
     kept_for_purge = and_(JobArtifact.name == "adversarial", Job.state == JobState.SUCCEEDED)
-    over = [JobState.SUCCEEDED, JobState.REJECTED, JobState.CANCELLED]
+    over = Job.state.in_([JobState.SUCCEEDED, JobState.REJECTED, JobState.CANCELLED])
+    purge = aliased(Job)
+    erased_under = exists().where(
+        purge.dataset_id == Job.dataset_id, purge.kind == JobKind.PURGE, purge.finished_at >= Job.created_at
+    )
+    stale = and_(Job.state.in_([JobState.FAILED, JobState.DEAD]), Job.kind != JobKind.UNLEARN, erased_under)
     with database.write() as session:
-        query = select(JobArtifact).join(Job, Job.id == JobArtifact.job_id).where(Job.state.in_(over), ~kept_for_purge)
+        stored = select(JobArtifact).join(Job, Job.id == JobArtifact.job_id)
+        query = stored.where(or_(over, stale), ~kept_for_purge)
         rows = session.scalars(query.limit(100).with_for_update(skip_locked=True, of=JobArtifact)).all()
         for row in rows:
             session.delete(row)

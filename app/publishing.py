@@ -104,9 +104,18 @@ def publish_trained(
     trained_on: Positions,
     metrics: dict[str, Any],
     comparison: dict[str, Any] | None = None,
+    images: str | None = None,
 ) -> Version:
-    """End a train job: the new version, or with `comparison` (its report) an exact retrain kept to compare with."""
+    """End a train job: the new version, or with `comparison` (its report) an exact retrain kept to compare with.
+
+    images: digest of the dataset's pixels that a comparison was trained on and measured by.
+
+    Raises:
+        SupersededError: samples were requested, or of a comparison erased, meanwhile.
+    """
     job, dataset, model = locked(session, claim)
+    if comparison is not None and dataset.images != images:
+        raise SupersededError("samples were erased while a retrain was compared on them")
     if comparison is None and np.intersect1d(trained_on, versions.unavailable(dataset, model)).size:
         raise SupersededError("samples of the training set were requested for deletion while it trained")
     version = add(
@@ -259,8 +268,13 @@ def require_awaiting(session: Session, model: Model, version: Version) -> None:
 
 
 def accept_checkpoint(session: Session, model: Model, version: Version, stored: Stored) -> Job:
-    """Take the announced bytes; an import job holds them against the architecture and publishes them."""
+    """Take the announced bytes; an import job holds them against the architecture and publishes them.
+
+    Raises:
+        Conflict: none are awaited, or since the announcement samples were requested or erased that are in them.
+    """
     require_awaiting(session, model, version)
+    _refuse_unavailable(session, model, members(version.trained_on, len(version.trained_on) * 8))
     version.size = stored.size
     return models.start(session, model, JobKind.IMPORT, seed=0, params={"version": version.number})
 

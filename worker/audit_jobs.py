@@ -146,7 +146,9 @@ def compare(run: Run, piece: Workpiece) -> None:
             document = report.model_dump(mode="json")
             holders.pin(session, run.desk.blobs, stored.digest)
             metrics = metrics_of(measured.candidate)
-            publishing.publish_trained(session, run.claim, stored, remain, metrics, comparison=document)
+            publishing.publish_trained(
+                session, run.claim, stored, remain, metrics, comparison=document, images=piece.images_digest
+            )
 
 
 def _sides(version: Version, request: DeletionRequest, dataset: Dataset) -> tuple[Positions, Positions]:

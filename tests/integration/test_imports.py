@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from fastapi.testclient import TestClient
 
+from app import erasure
 from app.main import create_app
 from tests.integration.conftest import Trained
 from tests.integration.helpers import (
@@ -24,7 +25,7 @@ from tests.integration.helpers import (
     make_safetensors,
     read_safetensors,
 )
-from tests.support import QUICK_MODEL, Document
+from tests.support import QUICK_MODEL, QUICK_POLICY, Document
 
 Tensors = dict[str, np.ndarray[Any, Any]]
 
@@ -262,10 +263,25 @@ def test_what_was_requested_or_erased_is_no_training_data_of_an_import(trained: 
     account.work()
     response = account.http.post(fresh(trained), json=body)
     assert is_problem(response, 409, "sample-erased")["counts"] == {"erased": 2}
+    before = blobs(account.settings)
+    is_problem(send(trained, late, data), 409, "trained-on-erased")
+    is_problem(account.http.get(f"{late}/1/checkpoint"), 409, "content-missing")
+    assert blobs(account.settings) == before
+
+
+def test_a_checkpoint_whose_samples_are_requested_before_it_is_published_goes_with_them(trained: Trained) -> None:
+    account, data = trained.account, make_safetensors(read_safetensors(good(trained)))
+    late = fresh(trained)
+    account.http.put(f"{late.removesuffix('/versions')}/policy", json={**QUICK_POLICY, "grace_seconds": 0})
+    announce(trained, late, digest_of(data))
     job = send(trained, late, data).json()["id"]
+    made = trained.delete(trained.ids[:2])
     account.work()
     assert account.get(f"/v1/jobs/{job}")["problem"]["type"].endswith("/trained-on-erased")
-    assert account.get(f"{late}/1")["state"] == "candidate"
+    erasure.purge_due_versions(account.database, account.desk.blobs)
+    is_problem(account.http.get(f"{late}/1/checkpoint"), 410, "purged")
+    assert digest_of(data) in {receipt["digest"] for receipt in trained.request(made)["receipts"]}
+    assert digest_of(data) not in blobs(account.settings)
 
 
 def test_what_was_requested_of_one_model_is_no_training_data_of_its_import(trained: Trained) -> None:

@@ -396,3 +396,115 @@ def test_a_purge_takes_no_samples_along_that_a_comparison_waits_for(trained: Tra
     account.work()
     assert account.get(f"/v1/jobs/{comparison}")["state"] == "succeeded"
     assert trained.request(second)["status"] == "fulfilled"
+
+
+def held_out(trained: Trained) -> list[str]:
+    """Ids that no model was trained on: their requests need nothing but a purge."""
+    page = trained.account.get(f"/v1/datasets/{trained.dataset}/samples", split="holdout", page_size=10)
+    return [item["id"] for item in page["items"]]
+
+
+def left_of(trained: Trained, ids: list[str]) -> list[str]:
+    with trained.account.database.read() as session:
+        there = set(session.scalars(select(Sample.sample_id).where(Sample.dataset_id == trained.dataset)))
+    return [name for name in ids if name in there]
+
+
+@pytest.mark.parametrize(("verb", "saved"), [("hold", 3), ("cancel", 3), ("refuse", 1)])
+def test_what_is_stopped_while_another_purge_takes_it_along_is_not_erased(
+    trained: Trained, monkeypatch: pytest.MonkeyPatch, verb: str, saved: int
+) -> None:
+    from worker import chores
+    from worker.tasks import run_one
+
+    ids, real, said = held_out(trained), chores._without_pixels, list[int]()
+    first, second = trained.delete(ids[:2]), trained.delete(ids[2:5])
+
+    def slow(*given: Any) -> str | None:
+        if not said:
+            body = {"reason": "asked by a court"} | ({"sample_ids": ids[2:3]} if verb == "refuse" else {})
+            where = f"/v1/deletion-requests/{second['id']}:{verb}"
+            said.append(trained.account.http.post(where, json=body).status_code)
+        return real(*given)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(chores, "_without_pixels", slow)
+        run_one(trained.account.desk, "tester")
+    assert said == [200]
+    trained.account.work()
+    assert trained.request(first)["status"] == "fulfilled"
+    assert left_of(trained, ids[:5]) == ids[2 : 2 + saved]
+    with trained.account.database.read() as session:
+        pixels = np.load(file_of(trained, session.get_one(Dataset, trained.dataset).images))
+    where = positions_of(trained, ids[2 : 2 + saved])
+    assert len(where) == saved
+    assert all(pixels[position].any() for position in where)
+
+
+@pytest.mark.parametrize("verb", ["hold", "cancel", "refuse"])
+def test_what_another_purge_took_along_cannot_be_stopped_any_more(trained: Trained, verb: str) -> None:
+    from worker.tasks import run_one
+
+    ids = held_out(trained)
+    first, second = trained.delete(ids[:2]), trained.delete(ids[2:5])
+    assert run_one(trained.account.desk, "tester")
+    assert [trained.request(each)["status"] for each in (first, second)] == ["fulfilled", "published"]
+    assert not left_of(trained, ids[:5])
+    response = trained.account.http.post(f"/v1/deletion-requests/{second['id']}:{verb}", json={"reason": "too late"})
+    is_problem(response, 409, "carried-out")
+    trained.account.work()
+    assert trained.request(second)["status"] == "fulfilled"
+
+
+def test_a_comparison_that_samples_were_erased_under_leaves_nothing_of_them(
+    trained: Trained, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was asked for after their purges, which therefore do not wait for it."""
+    from worker import audit_jobs
+    from worker.tasks import run_one
+
+    account, real, purged = trained.account, audit_jobs.train_on, list[bool]()
+    first, second = trained.delete(trained.ids[:5]), trained.delete(trained.ids[5:10])
+    while trained.request(second)["status"] != "published":
+        assert run_one(account.desk, "tester")
+    wanted = {"exclude_request": first["id"], "compare_only": True}
+    comparison = account.post(f"{trained.where}:train", wanted)["id"]
+
+    def slow(*given: Any) -> Any:
+        stored = real(*given)
+        while not purged or purged[-1]:
+            purged.append(run_one(account.desk, "another"))
+        return stored
+
+    with monkeypatch.context() as patched:
+        patched.setattr(audit_jobs, "train_on", slow)
+        assert run_one(account.desk, "tester", hint=comparison)
+    assert [trained.request(each)["status"] for each in (first, second)] == ["fulfilled"] * 2
+    account.work()
+    assert account.get(f"/v1/jobs/{comparison}")["problem"]["type"].endswith("/samples-erased")
+    assert not account.get(f"{trained.where}/versions", origin="comparison")["items"]
+    holders.remove_leftovers(account.database, open_blobs(trained))
+    with account.database.read() as session:
+        assert not session.scalars(select(JobArtifact).where(JobArtifact.job_id == comparison)).all()
+
+
+def test_what_a_stopped_job_had_stored_goes_also_where_it_waits_to_go_on(trained: Trained) -> None:
+    from worker.tasks import run_one
+
+    account = trained.account
+    trained.delete(trained.ids[:5])
+    assert run_one(account.desk, "tester")
+    later = account.post(f"{trained.where}:references", {"count": 4, "seed": 7})["id"]
+    path = account.settings.data_dir / "half"
+    path.write_bytes(b"half a reference")
+    digest = account.desk.blobs.adopt(path).digest
+    with account.database.write() as session:
+        facts: Document = {"base": "reference", "size": 16}
+        kept = JobArtifact(job_id=later, name="resume", digest=digest, facts=facts, created_at=db.now(session))
+        session.add(kept)
+        [purge] = session.scalars(select(Job.id).where(Job.kind == "purge"))
+    assert run_one(account.desk, "tester", hint=purge)
+    assert account.get(f"/v1/jobs/{later}")["state"] == "queued"
+    assert digest not in blobs(account.settings)
+    account.work()
+    assert account.get(f"/v1/jobs/{later}")["state"] == "succeeded"
