@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from importlib.metadata import version
 
-from fastapi import FastAPI
+from fastapi import FastAPI, Request
 from fastapi.responses import HTMLResponse
 
 from app import keys, metrics, schema
@@ -94,8 +94,9 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.include_router(health.router)
     failures.install(app)
 
-    @app.get("/docs", include_in_schema=False, response_class=HTMLResponse)
-    def docs() -> str:
-        return api.render(app.openapi(), "/v1/openapi.json")
-
+    app.get("/docs", include_in_schema=False, response_class=HTMLResponse)(_docs)
     return app
+
+
+def _docs(request: Request) -> str:
+    return api.render(request.app.openapi(), "/v1/openapi.json")

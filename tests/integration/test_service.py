@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import re
 import subprocess
 import sys
 import threading
+import weakref
 from collections.abc import Iterator
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -144,6 +146,13 @@ def test_two_may_migrate_at_once(settings: Settings, empty: Database) -> None:
         thread.join(60)
     assert failures == []
     schema.check(empty)
+
+
+def test_an_application_that_is_no_longer_used_is_freed(tmp_path: Path) -> None:
+    """FastAPI remembers route functions for as long as the process lives: none may hold the application."""
+    app = weakref.ref(create_app(Settings(data_dir=tmp_path)))
+    gc.collect()
+    assert app() is None
 
 
 # -- the OpenAPI document --------------------------------------------------------------------------
