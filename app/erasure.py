@@ -41,8 +41,10 @@ POOL_LIFE = timedelta(days=90)  # how long a pool outlives the first erasure of 
 
 
 def start_if_published(session: Session, request_id: str) -> None:
-    """Queue the request's purge once every affected model has published."""
+    """Queue the request's purge once every affected model has published; a held one's when it is released."""
     request = session.get_one(DeletionRequest, request_id, with_for_update=True)
+    if request.decision == Decision.HELD:
+        return
     left = select(func.count()).where(OutcomeRow.request_id == request_id, OutcomeRow.state != Outcome.PUBLISHED)
     if session.scalars(left).one():
         return

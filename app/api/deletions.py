@@ -66,6 +66,7 @@ NDJSON = "application/x-ndjson"
 MOST_LINES = 10_000
 LINES_AT_ONCE = 500  # so that other requests come in between
 LEAST_PERIOD = timedelta(days=27)  # no law wants its answer within a shorter time
+FIRST_DUE = moment("0001-01-01T00:00:00Z") + LEAST_PERIOD
 IMPORT_ROUTE = "/v1/deletion-requests:import"
 
 
@@ -255,7 +256,7 @@ def list_all(
     if status is not None:
         query = query.where(requests.having(status))
     if due_before is not None:
-        due = moment(due_before)  # and so received some time before: that is where the index is entered
+        due = max(moment(due_before), FIRST_DUE)  # and so received some time before: there the index is entered
         query = query.where(DeletionRequest.due_at < due, DeletionRequest.received_at < due - LEAST_PERIOD)
     if model is None:
         rows, token = pager.rows_by_time(session, query, DeletionRequest.received_at, DeletionRequest.id)

@@ -110,6 +110,8 @@ def _fault(error: Any, body: Any, document: dict[str, Any]) -> dict[str, str]:
     where it is a word of this API, else by the word that it resembles."""
     place, *path = error["loc"]
     detail = error["msg"].removeprefix("Value error, ")
+    if error["type"] == "union_tag_invalid":  # its message repeats the tag
+        detail = f"{error['ctx']['discriminator']} must be one of {error['ctx']['expected_tags']}"
     if error["type"] == "extra_forbidden" and path[-1] not in (words := contract.words(document)):
         near = get_close_matches(str(path.pop())[:64], words, 1, 0.75)
         detail += f"; did you mean `{near[0]}`?" if near else ""

@@ -126,6 +126,15 @@ def test_every_kind_of_the_catalog_refuses_unknown_names_and_keys_without_repeat
                 "name": "n",
                 "dataset": NOWHERE,
                 "architecture": {"name": "small_cnn"},
+                "policy": {"when": {"mode": SECRET}},
+            },
+        ),
+        (
+            "/v1/models",
+            {
+                "name": "n",
+                "dataset": NOWHERE,
+                "architecture": {"name": "small_cnn"},
                 "policy": {"method": {"name": "retrain"}, "remain": "none"},
             },
         ),

@@ -169,6 +169,8 @@ def test_requests_by_model_date_and_clock(busy: Trained) -> None:
     assert {r["status"] for r in everything(account, path, decision="held")} == {"held"}
     latest = max(r["due_at"] for r in found)
     assert ids(everything(account, path, due_before=latest)) == {r["id"] for r in found if r["due_at"] < latest}
+    assert everything(account, path, due_before="0001-01-01T00:00:00Z") == []
+    assert len(everything(account, path, due_before="9999-12-31T23:59:59Z")) == 3
 
 
 @pytest.mark.parametrize(

@@ -251,6 +251,18 @@ def test_a_destroyed_model_settles_the_requests_that_waited_for_it(trained: Trai
     is_problem(trained.account.http.post(f"{trained.where}:train", json={}), 409, "model-purged")
 
 
+def test_a_destroyed_model_ends_no_hold(trained: Trained) -> None:
+    request = trained.delete(trained.ids[:3])
+    verb(trained, request, "hold", reason="court order")
+    trained.account.post(f"{trained.where}:purge", {}, 200)
+    trained.account.work()
+    assert status(trained, request) == "held"
+    assert set(trained.ids[:3]) <= set(trained.account.training_ids(trained.dataset))
+    verb(trained, request, "release")
+    trained.account.work()
+    assert status(trained, request) == "fulfilled"
+
+
 def test_what_was_refused_meanwhile_is_not_in_what_is_published(trained: Trained) -> None:
     """The first attempt has stored its stages for ten samples when six of them are refused."""
     from app import jobs as job_rows
