@@ -19,7 +19,7 @@ from pydantic import TypeAdapter
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from app import datasets, ledger
+from app import datasets, db, ledger
 from app.config import Settings
 from app.db import Database
 from app.manifest import ERASED_PREFIX
@@ -31,6 +31,7 @@ log = logging.getLogger("lethe.erasures")
 AT_ONCE = 10_000  # samples looked up by one statement
 LINES_AT_ONCE = 1000
 OVERLAP = timedelta(hours=1)  # a fulfilment may be dated so long before it is seen: slow commits, a clock set back
+SET_BACK = OVERLAP / 2  # where the clock went back further, all is looked at once more
 
 
 @dataclass(frozen=True)
@@ -91,14 +92,17 @@ class Keeper:
 
     def __init__(self, database: Database, settings: Settings, path: Path) -> None:
         self._database, self._settings, self._path = database, settings, path
-        self._seen: datetime | None = None  # the latest fulfilment that the file has
+        self._seen: datetime | None = None  # the latest fulfilment that the file has, or when that was looked at
         self._recent: dict[str, datetime] = {}  # requests that the file has, fulfilled in the OVERLAP before that
 
     def keep(self) -> int:
-        """Append what the file does not have; how many lines. The file itself is read at the first call alone."""
+        """Append what the file does not have; how many lines. The file itself is read at the first call, and where
+        the database's clock was set back."""
         at = DeletionRequest.fulfilled_at
         query = select(DeletionRequest.id, at).where(at.is_not(None))
-        if self._seen is None:
+        with self._database.read() as session:
+            now = db.now(session)
+        if self._seen is None or now < self._seen - SET_BACK:
             contents = read(self._path)
             for number in contents.damaged:
                 log.warning("line %d of the erasure ledger cannot be read", number)
@@ -115,7 +119,7 @@ class Keeper:
                 lines = [_LINE.dump_json(_line(session, self._settings, row)) + b"\n" for row in rows]
                 _append(self._path, b"".join(lines))
         if found:
-            self._seen = max(found.values())
+            self._seen = min(now, max(found.values()))
             self._recent = {request: when for request, when in found.items() if when > self._seen - OVERLAP}
         return len(fresh)
 

@@ -7,7 +7,7 @@ import shutil
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -128,6 +128,18 @@ def test_only_what_was_fulfilled_lately_is_read_again(trained: Trained, kept: Pa
     trained.forget(trained.ids[4:6])
     assert keeper.keep() == 1
     assert keep(account, kept) == 2, "a new keeper looks through all"
+
+
+def test_what_is_fulfilled_after_the_clock_was_set_back_is_kept_too(trained: Trained, kept: Path) -> None:
+    keeper = erasure_ledger.Keeper(trained.account.database, trained.account.settings, kept)
+    first = trained.forget(trained.ids[:2])
+    with trained.account.database.write() as session:
+        row = session.get_one(DeletionRequest, first["id"])
+        assert row.fulfilled_at is not None
+        row.fulfilled_at += timedelta(hours=5)  # the clock was ahead, and has been set right since
+    assert keeper.keep() == 1
+    trained.forget(trained.ids[2:4])
+    assert [keeper.keep(), keeper.keep()] == [1, 0]
 
 
 def test_a_line_that_was_cut_at_its_very_end_is_kept(trained: Trained, kept: Path) -> None:
