@@ -98,6 +98,7 @@ class Sample(Base):
         # The id first: it differs at the first comparison, where the dataset's name is the same in all entries.
         Index("uq_samples_id", "sample_id", "dataset_id", unique=True, postgresql_include=["position"]),
         Index("ix_samples_subject", "dataset_id", "subject"),
+        {"sqlite_with_rowid": False},  # so that SQLite's indexes hold the position, too
     )
 
 

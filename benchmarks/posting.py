@@ -134,7 +134,7 @@ def fill(database: Database, samples: int, policy: Policy) -> tuple[str, str]:
             )
         )
         if not database.is_sqlite:
-            session.execute(text("ANALYZE"))
+            session.execute(text("ANALYZE samples"))  # the rest is empty yet: to say so would mislead its planner
     return dataset, model
 
 
@@ -296,39 +296,49 @@ def _etag(ours: Service, place: str) -> str:
 
 
 def accept_100k_ids() -> dict[str, object]:
-    """One deletion of 100,000 ids: parsed, and accepted in one durable transaction, each timed by itself."""
+    """One deletion of half a dataset: parsed, and accepted in one durable transaction, each timed by itself."""
     count = 100_000
     found: dict[str, dict[str, Any]] = {}
     for kind in kinds():
-        with ExitStack() as stack:
-            folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-            settings = Settings(data_dir=folder, database_url=stack.enter_context(database_url(kind)))
-            database = Database(settings)
-            stack.callback(database.close)
-            schema.migrate(database)
-            keys.bootstrap(database, settings)
-            dataset, _ = fill(database, (ROUNDS + 1) * count + 10_000, Policy())
-            work, token = Intake(database, settings), settings.key_file.read_text().strip()
-            parse, accept = [], []
-            for number in range(ROUNDS):
-                ids = [sample(number * count + (7 * place) % count) for place in range(count)]
-                raw = _body(dataset, ids)
-                began = time.perf_counter()
-                body = DeletionCreate.model_validate_json(raw)
-                parse.append(time.perf_counter() - began)
-                posted = Posted(token, partial(_order, body), "/v1/deletion-requests", None, raw, _reply)
-                began = time.perf_counter()
-                (reply,) = work([posted])
-                accept.append(time.perf_counter() - began)
-                if not isinstance(reply, Reply) or json.loads(reply.text)["samples"] != count:
-                    raise ValueError(f"it was not accepted: {reply}")
-            found[kind] = {"parse_ms": 1000 * min(parse), "accept_ms": 1000 * min(accept), "all_ms": _listed(accept)}
+        rounds = [_accept(kind, count) for _ in range(ROUNDS)]
+        parse, accept = (list(seconds) for seconds in zip(*rounds, strict=True))
+        found[kind] = {"parse_ms": 1000 * min(parse), "accept_ms": 1000 * min(accept), "all_ms": _listed(accept)}
     return {
         "ids": count,
+        "of": 2 * count,
         **_flat(found),
         "gate": "accepted, committed and its job queued, in at most 100 ms after it was parsed",
         "gate_passed": all(figures["accept_ms"] <= 100 for figures in found.values()),
     }
+
+
+def _accept(kind: str, count: int) -> tuple[float, float]:
+    """Seconds of parsing and of accepting, on a new database."""
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        settings = Settings(data_dir=folder, database_url=stack.enter_context(database_url(kind)))
+        database = Database(settings)
+        stack.callback(database.close)
+        schema.migrate(database)
+        keys.bootstrap(database, settings)
+        dataset, _ = fill(database, 2 * count, Policy())
+        work, token = Intake(database, settings), settings.key_file.read_text().strip()
+        work([_posted(token, _body(dataset, [sample(2 * count - 1)]))[0]])  # a service is warm
+        posted, parse = _posted(token, _body(dataset, [sample(7 * place % count) for place in range(count)]))
+        began = time.perf_counter()
+        (reply,) = work([posted])
+        accept = time.perf_counter() - began
+        if not isinstance(reply, Reply) or json.loads(reply.text)["samples"] != count:
+            raise ValueError(f"it was not accepted: {reply}")
+    return parse, accept
+
+
+def _posted(token: str, raw: bytes) -> tuple[Posted, float]:
+    """An order as it comes, and how many seconds its parsing took."""
+    began = time.perf_counter()
+    body = DeletionCreate.model_validate_json(raw)
+    parse = time.perf_counter() - began
+    return Posted(token, partial(_order, body), "/v1/deletion-requests", None, raw, _reply), parse
 
 
 def _listed(seconds: list[float]) -> str:

@@ -82,7 +82,7 @@ def upgrade() -> None:
         batch_op.add_column(sa.Column("lifetime_days", sa.Integer(), nullable=True))
     _remember_lifetimes()
 
-    with op.batch_alter_table("samples", schema=None) as batch_op:
+    with op.batch_alter_table("samples", schema=None, table_kwargs={"sqlite_with_rowid": False}) as batch_op:
         batch_op.drop_constraint("uq_samples_id", type_="unique")
         _collate(batch_op, "C")
     op.create_index(
