@@ -133,8 +133,9 @@ def fill(database: Database, samples: int, policy: Policy) -> tuple[str, str]:
                 created_at=now,
             )
         )
-        if not database.is_sqlite:
-            session.execute(text("ANALYZE samples"))  # the rest is empty yet: to say so would mislead its planner
+    if not database.is_sqlite:  # the samples alone: the rest is empty yet, and to say so would mislead the planner
+        with database.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+            connection.execute(text("VACUUM ANALYZE samples"))
     return dataset, model
 
 

@@ -62,7 +62,7 @@ def install(app: FastAPI) -> None:
             Unprocessable(
                 "The request does not fit its schema.",
                 kind="schema",
-                errors=[_fault(fault, error.body, app.openapi()) for fault in error.errors()[:MOST_FAULTS]],
+                errors=[_fault(fault, error.body, app.openapi()) for fault in _faults(error)[:MOST_FAULTS]],
             )
         )
 
@@ -103,6 +103,11 @@ def install(app: FastAPI) -> None:
         return problem(
             Unavailable("The storage does not answer.", kind="storage-unavailable", headers={"Retry-After": "10"})
         )
+
+
+def _faults(error: RequestValidationError) -> list[Any]:
+    """But for those that only repeat that another member is wrong, from which a default would have followed."""
+    return [fault for fault in error.errors() if fault["type"] != "default_factory_not_called"]
 
 
 def _fault(error: Any, body: Any, document: dict[str, Any]) -> dict[str, str]:

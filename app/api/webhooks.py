@@ -23,9 +23,9 @@ WebhookId = Annotated[str, Path(pattern=id_pattern("whk"))]
 DeliveryId = Annotated[str, Path(pattern=id_pattern("msg"))]
 
 
-def find(session: Session, tenant_id: str, webhook_id: str) -> Webhook:
+def find(session: Session, tenant_id: str, webhook_id: str, *, lock: bool = False) -> Webhook:
     query = select(Webhook).where(Webhook.tenant_id == tenant_id, Webhook.id == webhook_id)
-    row = session.scalars(query).first()
+    row = session.scalars(query.with_for_update() if lock else query).first()
     if row is None:
         raise NotFound("There is no such webhook.")
     return row
@@ -93,7 +93,7 @@ def read(webhook: WebhookId, who: CallerDep, session: Read) -> WebhookOut:
 @router.delete("/{webhook:noun}", status_code=204, response_class=Response, responses=problems(403, 404, 412))
 def disable(webhook: WebhookId, who: CallerDep, session: Write, seen: IfMatchDep) -> Response:
     """Switch a receiver off; what was not delivered to it stays listed."""
-    row = find(session, who.tenant_id, webhook)
+    row = find(session, who.tenant_id, webhook, lock=True)
     seen.check(show(row))
     row.disabled_at = row.disabled_at or db.now(session)
     return Response(status_code=204)
@@ -102,7 +102,7 @@ def disable(webhook: WebhookId, who: CallerDep, session: Write, seen: IfMatchDep
 @router.post("/{webhook}:rotate-secret", response_model=WebhookMade, responses=problems(403, 404))
 def rotate_secret(webhook: WebhookId, who: CallerDep, session: Write, once: IdempotentDep) -> JSONResponse:
     """A new signing secret, shown once, here. For a day the old one signs, too: each delivery has two signatures."""
-    row = find(session, who.tenant_id, webhook)
+    row = find(session, who.tenant_id, webhook, lock=True)
     deliveries.rotate(session, row)
     return once.reply(200, WebhookMade(**show(row).model_dump(), secret=row.secret), store=show(row))
 
