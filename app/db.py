@@ -88,13 +88,11 @@ def insert_many(session: Session, table: type[DeclarativeBase], rows: Sequence[M
     if bind.dialect.name == "sqlite":
         session.execute(_insert(table), rows)
         return
-    plain = [{name: _in_json(value) for name, value in row.items()} for row in rows]
+    binary = [name for name, value in rows[0].items() if isinstance(value, bytes)]
+    if binary:
+        rows = [{**row, **{name: f"\\x{row[name].hex()}" for name in binary}} for row in rows]
     statement = _insert_from_json(table, tuple(rows[0]), bind.dialect)
-    session.execute(statement, {"rows": to_json(plain).decode()})
-
-
-def _in_json(value: Any) -> Any:
-    return "\\x" + value.hex() if isinstance(value, bytes) else value
+    session.execute(statement, {"rows": to_json(rows).decode()})
 
 
 @lru_cache(maxsize=64)
@@ -115,7 +113,7 @@ def _insert_from_json(table: type[DeclarativeBase], names: tuple[str, ...], dial
     values = ", ".join([*names, *(f":{name}" for name in defaults)])
     statement = text(
         f"INSERT INTO {columns[names[0]].table.name} ({into}) "  # noqa: S608
-        f"SELECT {values} FROM jsonb_to_recordset(CAST(:rows AS jsonb)) AS given ({typed})"
+        f"SELECT {values} FROM json_to_recordset(CAST(:rows AS json)) AS given ({typed})"
     )
     return statement.bindparams(*(bindparam(name, value, columns[name].type) for name, value in defaults.items()))
 

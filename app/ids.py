@@ -5,11 +5,13 @@ Within one process they never run backwards, so that jobs made in one transactio
 
 from __future__ import annotations
 
+import base64
 import secrets
 import threading
 import time
 
 ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"  # Crockford's base 32
+_DIGITS = bytes.maketrans(b"ABCDEFGHIJKLMNOPQRSTUVWXYZ234567", ALPHABET.encode())
 
 _lock = threading.Lock()
 _last = 0
@@ -19,8 +21,5 @@ def new_id(prefix: str) -> str:
     global _last
     with _lock:
         _last = number = max(_last + 1, (time.time_ns() // 1_000_000 << 80) | secrets.randbits(80))
-    digits = []
-    for _ in range(26):
-        number, digit = divmod(number, 32)
-        digits.append(ALPHABET[digit])
-    return f"{prefix}_{''.join(reversed(digits))}"
+    digits = base64.b32encode(number.to_bytes(20, "big"))[-26:]  # 130 of 160 bits
+    return f"{prefix}_{digits.translate(_DIGITS).decode()}"
