@@ -120,7 +120,7 @@ def _secret_of(path: Path) -> bytes:
 
 def write_private(path: Path, text: str, *, exclusive: bool = False) -> None:
     """Write a file that only its owner can read. With `exclusive`, the first of several writers wins."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with os.fdopen(descriptor, "w") as file:

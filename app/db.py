@@ -45,7 +45,7 @@ class Database:
         url = settings.resolved_database_url
         self.is_sqlite = url.startswith("sqlite")
         if self.is_sqlite:
-            settings.data_dir.mkdir(parents=True, exist_ok=True)
+            settings.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.engine = _sqlite_engine(url) if self.is_sqlite else _postgres_engine(url)
         self._sessions = sessionmaker(self.engine, expire_on_commit=False)
 

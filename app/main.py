@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from importlib.metadata import version
 
-from fastapi import FastAPI, Request
+from fastapi import Depends, FastAPI, Request
 from fastapi.responses import HTMLResponse
 
 from app import keys, metrics, schema
@@ -29,7 +29,7 @@ from app.api import (
 from app.api import keys as api_keys
 from app.api import log as log_api
 from app.api.conditional import Conditional
-from app.api.deps import Parts
+from app.api.deps import Parts, known_query
 from app.api.follow import Follower
 from app.api.limits import BodyLimit
 from app.api.observe import Observe
@@ -90,7 +90,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     )
     # A request is held against one route after the other: what is asked most comes first.
     for router in (deletions.router, jobs.polled, jobs.router, *(noun.router for noun in nouns)):
-        app.include_router(router, prefix="/v1")
+        app.include_router(router, prefix="/v1", dependencies=[Depends(known_query)])
     app.include_router(health.router)
     failures.install(app)
 

@@ -164,7 +164,6 @@ class Judgement(Part):
 class References(Part):
     models: int
     signal: str
-    in_and_out_per_sample: Interval | None = None
     pool_models: int | None = Field(None, description="of the whole pool, where these are one half of it")
 
 

@@ -126,7 +126,7 @@ def _folder(settings: Settings) -> Iterator[None]:
     """The data folder, made, writable, and ours alone."""
     lock = settings.data_dir / "serve.lock"
     try:
-        settings.data_dir.mkdir(parents=True, exist_ok=True)
+        settings.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         file = lock.open("w")
     except OSError as error:
         reason = f"the data folder {settings.data_dir.absolute()} cannot be written: {error.strerror}"

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from typing import Annotated, Any
 
 from fastapi import Depends, Header, Query, Request
+from fastapi.dependencies.models import Dependant
 from fastapi.responses import JSONResponse, Response
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from pydantic import BaseModel
@@ -24,7 +25,7 @@ from app.api.replies import Reply, fingerprint, replayed, require_same_body
 from app.blobs import open_blobs
 from app.config import Settings
 from app.db import Database
-from app.errors import Unauthorized
+from app.errors import Unauthorized, Unprocessable
 from app.keys import Caller
 from app.tables import Idempotency as IdempotencyRow
 
@@ -85,6 +86,22 @@ def caller(held: PartsDep, credentials: Credentials) -> Caller:
 
 
 CallerDep = Annotated[Caller, Depends(caller)]
+
+
+async def known_query(request: Request) -> None:
+    """Refuse a query parameter that the call does not have: a filter with a slip in its name would filter nothing."""
+    if not request.query_params:
+        return
+    known = _query_names(request.scope["route"].dependant)
+    if not request.query_params.keys() <= known:
+        takes = ", ".join(sorted(known)) or "none"
+        fault = {"in": "query", "pointer": "", "code": "extra_forbidden", "detail": f"this call's parameters: {takes}"}
+        raise Unprocessable("The request does not fit its schema.", kind="schema", errors=[fault])
+
+
+def _query_names(dependant: Dependant) -> set[str]:
+    own = {field.alias for field in dependant.query_params}
+    return own.union(*(_query_names(each) for each in dependant.dependencies))
 
 
 def needs(scope: str) -> Any:

@@ -68,6 +68,8 @@ def list_things(
         raise typer.BadParameter(f"one of: {', '.join(LISTS)}")
     if bool(of) != (noun in OF):
         raise typer.BadParameter(f"`{noun}` are listed of a {OF[noun]}" if noun in OF else f"`{noun}` are of nothing")
+    if any("=" not in pair for pair in where or ()):
+        raise typer.BadParameter("a filter is NAME=VALUE", param_hint="--where")
     filters = dict(pair.partition("=")[::2] for pair in where or ())
     lister, columns = LISTS[noun]
     with client() as calls:

@@ -48,12 +48,16 @@ def die(text: str, code: int = REFUSED) -> NoReturn:
 def client(settings: Settings | None = None) -> Client:
     """The service of LETHE_URL and LETHE_API_KEY, else the one whose data folder this is."""
     settings = settings or get_settings()
+    own = settings.url_file.read_text().strip() if settings.url_file.exists() else ""
+    own = own or f"http://{settings.host}:{settings.port}"
+    url = settings.url or own
+    if url.rstrip("/") != own and not settings.api_key.get_secret_value():
+        die("LETHE_URL is not the service of the data folder, whose key is not sent to others: set LETHE_API_KEY, too")
     try:
         key = settings.api_key.get_secret_value() or settings.key_file.read_text().strip()
     except OSError:
         die(f"no API key: set LETHE_API_KEY, or LETHE_DATA_DIR to the service's folder ({settings.data_dir})")
-    url = settings.url or (settings.url_file.read_text().strip() if settings.url_file.exists() else "")
-    return Client(url or f"http://{settings.host}:{settings.port}", key)
+    return Client(url, key)
 
 
 def read_lines(path: Path) -> list[str]:

@@ -255,12 +255,16 @@ def test_exit_codes(run: Run, made: dict[str, Any], monkeypatch: pytest.MonkeyPa
     run("request", made["dataset"], "--ids-file", "a.txt", "--subjects-file", "b.txt", code=2)
     run("list", "versions", code=2)
     run("list", "jobs", "-w", "state=odd", code=1)
+    assert "state" in run("list", "jobs", "-w", "stat=failed", code=1)  # the parameters that there are
+    run("list", "jobs", "-w", "failed", code=2)
     run("dataset", "register", "x", "--params", "{", code=2)
     assert "missing.txt" in run("request", made["dataset"], "--ids-file", "missing.txt", code=1)
     job = document(run("model", "precompute", made["model"], "--json"))["id"]
     assert "has not ended" in run("wait", job, "--timeout", "0", code=4)
     monkeypatch.setattr("lethe.transport.time.sleep", lambda _: None)
     monkeypatch.setenv("LETHE_URL", f"http://127.0.0.1:{free_port()}")
+    assert "LETHE_API_KEY" in run("status", code=1)  # the folder's key is for the folder's service
+    monkeypatch.setenv("LETHE_API_KEY", "lethe_of_another")
     assert "lethe serve" in run("status", code=3)
 
 

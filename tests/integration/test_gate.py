@@ -189,7 +189,7 @@ def test_remembering_goes_to_the_next_rung_and_the_other_half_judges_once(real: 
     assert (second["references"], second["judged"], second["action"]) == ("judging half", True, "publish")
     assert second["selection"]["verdict"] != "fail"
     assert reports[1]["references"] == {
-        "models": 8, "signal": "taylor", "in_and_out_per_sample": None, "pool_models": 16
+        "models": 8, "signal": "taylor", "pool_models": 16
     }  # fmt: skip
 
 

@@ -302,6 +302,7 @@ def test_the_first_key_can_be_read_by_its_owner_only(settings: Settings, databas
     for path in (settings.key_file, settings.data_dir / "secret"):
         settings.secret_bytes()
         assert Path(path).stat().st_mode & 0o777 == 0o600
+    assert settings.data_dir.stat().st_mode & 0o777 == 0o700  # the database in it holds ids
     token = settings.key_file.read_text().strip()
     with database.read() as session:
         stored = session.execute(text("SELECT digest FROM api_keys")).scalar_one()
