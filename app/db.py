@@ -85,7 +85,7 @@ def insert_many(session: Session, table: type[DeclarativeBase], rows: Sequence[M
     if not rows:
         return
     bind = session.get_bind()
-    if bind.dialect.name == "sqlite":
+    if bind.dialect.name == "sqlite" or len(rows) == 1:
         session.execute(_insert(table), rows)
         return
     binary = [name for name, value in rows[0].items() if isinstance(value, bytes)]

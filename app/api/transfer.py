@@ -82,7 +82,7 @@ def download(request: Request, blobs: Blobs, digest: str, filename: str, media_t
     return StreamingResponse(blobs.read(digest, start, stop), status, headers, media_type)
 
 
-PIECE = 2**17  # what is read and sent at once: small enough to be still in the processor's cache when it is sent
+PIECE = 2**20  # what is read and sent at once: a smaller piece's way through the layers takes as long as its sending
 TURN = 2**21  # after so much, others have their turn
 
 
