@@ -312,7 +312,8 @@ _STANDINGS = (
 
 
 def _look_up(session: Session, grounds: Grounds, orders: Sequence[Order]) -> dict[int, Positions]:
-    """Positions of the ids of each order that names any, by the order's number: one statement a dataset."""
+    """Positions of the ids of each order that names any, by the order's number: one statement a dataset, but that a
+    large order is found by one of its own."""
     by_dataset: dict[str, list[int]] = {}
     for number, order in enumerate(orders):
         if order.sample_ids:
@@ -320,6 +321,9 @@ def _look_up(session: Session, grounds: Grounds, orders: Sequence[Order]) -> dic
     found: dict[int, Positions] = {}
     for ground in grounds.each():
         numbers = [n for n in by_dataset.get(ground.dataset.id, []) if orders[n].tenant_id == ground.dataset.tenant_id]
+        for n in [n for n in numbers if samples.is_large(session, ground.dataset, orders[n].sample_ids)]:
+            found[n] = samples.find(session, ground.dataset, orders[n].sample_ids)
+            numbers.remove(n)
         names = [name for n in numbers for name in orders[n].sample_ids]
         places = samples.look_up(session, ground.dataset, names)
         start = 0

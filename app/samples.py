@@ -31,11 +31,11 @@ def resolve(
     refused: NDArray[np.bool_] | None = None,
     code: str = "requested",
 ) -> Positions:
-    """Positions of the ids, in their order; a refusal names places in the list `pointer`, never ids.
+    """Positions of the ids, in any order; a refusal names places in the list `pointer`, never ids.
 
     `refused`: bool (N,) of positions that may not be named, for the reason that `code` gives.
     """
-    found = look_up(session, dataset, ids)
+    found = find(session, dataset, ids)
     banned = () if refused is None else (refused,)
     require_fit(session, settings, dataset, ids, found, pointer, banned, code)
     return found
@@ -51,9 +51,13 @@ def require_fit(
     refused: Sequence[NDArray[np.bool_]],
     code: str = "requested",
 ) -> None:
-    """Refuse ids that are unknown, erased, named twice or in one of `refused`. `found`: what `look_up` says of them."""
-    if _all_fit(found, refused):
+    """Refuse ids that are unknown, erased, named twice or in one of `refused`.
+
+    `found`: what `find` or `look_up` says of them.
+    """
+    if len(found) == len(ids) and _all_fit(found, refused):
         return
+    found = look_up(session, dataset, ids)
     first: dict[str, int] = {}
     faults = [(place, "duplicate") for place, name in enumerate(ids) if first.setdefault(name, place) != place]
     distinct = sorted(first.values())
@@ -75,10 +79,6 @@ def _all_fit(found: Positions, refused: Sequence[NDArray[np.bool_]]) -> bool:
     return len(distinct(found)) == len(found)
 
 
-MANY = 1000  # ids from which PostgreSQL had better read a large share of a dataset than probe an index for each
-SHARE = 50  # … when they are more than one in so many of its samples
-
-
 # The outer join keeps SQLite from walking all samples and, for each, the whole list; and it keeps the list's order.
 _SQLITE_LOOK_UP = text(
     "SELECT group_concat(coalesce(s.position, -1)) FROM json_each(:ids) j "
@@ -92,14 +92,6 @@ _POSTGRES_LOOK_UP = text(
 )
 
 
-# Each parallel worker would read the list anew.
-_TO_HASH = text(
-    "SELECT set_config('enable_nestloop', 'off', true), set_config('work_mem', '64MB', true), "
-    "set_config('max_parallel_workers_per_gather', '0', true)"
-)
-_TO_PROBE = text("SELECT set_config('enable_nestloop', 'on', true)")
-
-
 def look_up(session: Session, dataset: Dataset, ids: Sequence[str]) -> Positions:
     """int64, a position for each id in their order, -1 where there is none: one statement whatever their number."""
     if not ids:
@@ -107,20 +99,52 @@ def look_up(session: Session, dataset: Dataset, ids: Sequence[str]) -> Positions
     if session.get_bind().dialect.name == "sqlite":
         listed: str = session.execute(_SQLITE_LOOK_UP, {"ids": to_json(ids).decode(), "d": dataset.id}).scalar_one()
         return np.fromstring(listed, dtype=np.int64, sep=",")
-    hashed = len(ids) > max(MANY, dataset.sample_count // SHARE)
-    if hashed:
-        session.execute(_TO_HASH)
-    together = "".join(ids)
-    mark = next(each for each in map(chr, range(1, sys.maxunicode)) if each not in together)
-    given = {"ids": mark.join(ids), "mark": mark, "d": dataset.id}
-    pairs: bytes | None = session.execute(_POSTGRES_LOOK_UP, given).scalar_one()
-    if hashed:
-        session.execute(_TO_PROBE)
+    pairs: bytes | None = session.execute(_POSTGRES_LOOK_UP, _marked(dataset, ids)).scalar_one()
     found = np.full(len(ids), -1, dtype=np.int64)
     if pairs is not None:
         both = np.frombuffer(pairs, dtype=">u4").reshape(-1, 2)
         found[both[:, 0]] = both[:, 1]
     return found
+
+
+MANY = 1000  # ids from which PostgreSQL had better read a large share of a dataset than probe an index for each
+SHARE = 50  # … when they are more than one in so many of its samples
+
+
+def is_large(session: Session, dataset: Dataset, ids: Sequence[str]) -> bool:
+    """Whether `find` beats `look_up` for so many ids."""
+    return session.get_bind().dialect.name != "sqlite" and len(ids) > max(MANY, dataset.sample_count // SHARE)
+
+
+# PostgreSQL hashes a list that is a constant of the plan: never one of a plan that is kept, which would compare each
+# sample with each id. Parallel workers would hash it anew, each of them.
+_PLAN_ANEW = text(
+    "SELECT set_config('plan_cache_mode', 'force_custom_plan', true), "
+    "set_config('max_parallel_workers_per_gather', '0', true)"
+)
+_POSTGRES_FIND = text(
+    "SELECT string_agg(int4send(position), '') FROM samples WHERE dataset_id = :d "
+    # Not a condition by itself: the planner would weigh each of the ids, which takes as long as to find them.
+    "AND CASE WHEN sample_id = ANY (string_to_array(CAST(:ids AS text), :mark)) THEN true END"
+)
+
+
+def find(session: Session, dataset: Dataset, ids: Sequence[str]) -> Positions:
+    """int64, positions of the ids in any order. Some id is unknown or named twice if one is -1 or they are fewer."""
+    if not is_large(session, dataset, ids):
+        return look_up(session, dataset, ids)
+    session.execute(_PLAN_ANEW)
+    found: bytes | None = session.execute(_POSTGRES_FIND, _marked(dataset, ids)).scalar_one()
+    return np.frombuffer(found or b"", dtype=">u4").astype(np.int64)
+
+
+def _marked(dataset: Dataset, ids: Sequence[str]) -> dict[str, str]:
+    """Parameters: the ids as one text, and what stands between them. A list's values would each be bound by itself."""
+    for mark in map(chr, range(1, sys.maxunicode)):
+        together = mark.join(ids)
+        if together.count(mark) == len(ids) - 1:
+            break
+    return {"ids": together, "mark": mark, "d": dataset.id}
 
 
 ID_KINDS = {

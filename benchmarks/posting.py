@@ -325,7 +325,9 @@ def _accept(kind: str, count: int) -> tuple[float, float]:
         dataset, _ = fill(database, 2 * count, Policy())
         work, token = Intake(database, settings), settings.key_file.read_text().strip()
         raw = _body(dataset, [sample(7 * place % count) for place in range(count)])
-        work([_posted(token, raw[:-1] + b', "validate_only": true}')[0]])  # a service whose data were read before
+        # A service that has accepted an order before, and whose data were read before.
+        work([_posted(token, _body(dataset, [sample(count)]))[0]])
+        work([_posted(token, raw[:-1] + b', "validate_only": true}')[0]])
         posted, parse = _posted(token, raw)
         began = time.perf_counter()
         (reply,) = work([posted])

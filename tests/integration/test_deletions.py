@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from sqlalchemy import insert, text, update
 
+from app import samples
 from app.tables import Base, Dataset, Sample
 from tests.integration.conftest import Trained
 from tests.integration.helpers import counts, is_problem
@@ -118,30 +119,57 @@ def test_a_flagged_deletion_of_a_whole_class_goes_through(trained: Trained) -> N
     assert trained.account.get(f"{trained.where}/versions/2")["trained_samples"] == len(trained.ids) - len(threes)
 
 
-def test_a_hundred_thousand_ids_fit(account: Account) -> None:
-    n = 100_000
-    made = account.post("/v1/datasets", {"name": "large", "source": {"name": "upload"}})["id"]
+def loaded(account: Account, ids: list[str]) -> str:
+    """A dataset of samples with these ids, past the upload of as many images."""
+    made: str = account.post("/v1/datasets", {"name": "large", "source": {"name": "upload"}})["id"]
     rows = [
-        {
-            "dataset_id": made,
-            "position": p,
-            "sample_id": f"person-{p:06d}-{'é' * 100}",
-            "label": 0,
-            "holdout": False,
-        }
-        for p in range(n)
+        {"dataset_id": made, "position": p, "sample_id": sample, "label": 0, "holdout": False}
+        for p, sample in enumerate(ids)
     ]
     with account.database.write() as session:
         session.execute(insert(Sample), rows)
         session.execute(
             update(Dataset)
             .where(Dataset.id == made)
-            .values(state="ready", sample_count=n, train_count=n, class_count=1)
+            .values(state="ready", sample_count=len(ids), train_count=len(ids), class_count=1)
         )
-    ids = [row["sample_id"] for row in rows]
-    assert account.delete(made, ids)["samples"] == n
+    return made
+
+
+def test_a_hundred_thousand_ids_fit(account: Account) -> None:
+    ids = [f"person-{p:06d}-{'é' * 100}" for p in range(100_000)]
+    made = loaded(account, ids)
+    assert account.delete(made, ids)["samples"] == len(ids)
     response = account.http.post("/v1/deletion-requests", json={"dataset": made, "sample_ids": [*ids, "one more"]})
     assert is_problem(response, 422, "schema")["errors"][0]["pointer"] == "/sample_ids"
+
+
+def test_many_ids_are_found_and_refused_as_few_are(account: Account) -> None:
+    ids = [f"p-{7 * n % 3001}" for n in range(3000)]
+    ids[500] = "\x01"  # what would stand between them
+    made = loaded(account, ids)
+    asked = ids[2500:400:-1]
+    with account.database.read() as session:
+        dataset = session.get_one(Dataset, made)
+        in_order = samples.look_up(session, dataset, [*asked, "nobody"])
+        assert in_order.tolist() == [*range(2500, 400, -1), -1]
+        for _ in range(15):
+            assert sorted(samples.find(session, dataset, asked)) == list(range(401, 2501))
+        if not account.database.is_sqlite:  # a plan without its list would compare each sample with each id
+            plans = "SELECT generic_plans, custom_plans FROM pg_prepared_statements WHERE statement LIKE '%= ANY (str%'"
+            generic, custom = session.execute(text(plans)).one()
+            assert generic == 0 < custom
+        beside = samples.find(session, dataset, [*asked, "nobody", asked[0]])
+        assert len(beside[beside >= 0]) < len(asked) + 2, "that some do not fit is seen"
+    where = {"dataset": made, "sample_ids": ["nobody", asked[0], *asked]}
+    found = is_problem(account.http.post("/v1/deletion-requests", json=where), 422, "sample-unknown")
+    assert found["counts"] == {"unknown": 1, "duplicate": 1}
+    assert [fault["pointer"] for fault in found["errors"]] == ["/sample_ids/0", "/sample_ids/2"]
+    assert account.delete(made, asked)["samples"] == len(asked)
+    again = {"dataset": made, "sample_ids": [*ids[:401], *asked]}
+    found = is_problem(account.http.post("/v1/deletion-requests", json=again), 409, "sample-requested")
+    assert found["counts"] == {"requested": len(asked)}
+    assert found["errors"][0]["pointer"] == "/sample_ids/401"
 
 
 def test_a_request_for_one_model_and_then_for_the_whole_dataset(trained: Trained) -> None:
