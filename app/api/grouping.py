@@ -1,7 +1,7 @@
 """Group commit: what many requests wait for at the same time is done in one transaction, and each gets its own reply.
 
-No request waits for others to come: under little load the groups are of one; under much load they grow, and a durable
-commit is shared by all of a group.
+No request waits for a time: under little load the groups are of one; under much load they grow, and a durable commit
+is shared by all of a group.
 """
 
 from __future__ import annotations
@@ -24,8 +24,9 @@ class Grouped(Generic[Task, Reply]):
     `heaviest` by `weigh`: what is too much for the database must not be refused to many at once.
 
     `work` answers every task, in their order, with a reply or an exception that is that task's own. What it raises
-    is every task's. All of this is called on one event loop, which forms a group only when it has nothing else to
-    do: a thread that began at once would have a group of one, and fight the loop for the interpreter.
+    is every task's. All of this is called on one event loop, which closes a group when a pass of it has brought no
+    further task: the clients that a group has answered ask again at about the same time. The first of them alone would
+    be a group of its own, which costs half as much as that of all the others and keeps them waiting.
     """
 
     def __init__(
@@ -48,12 +49,20 @@ class Grouped(Generic[Task, Reply]):
         idle = lane not in self._waiting
         self._waiting.setdefault(lane, deque()).append((task, future))
         if idle:
-            loop.call_soon(self._start, loop, lane)
+            loop.call_soon(self._gather, loop, lane, 0)
         return future
 
     def close(self) -> None:
         """End the threads when they have done what they do."""
         self._threads.shutdown()
+
+    def _gather(self, loop: asyncio.AbstractEventLoop, lane: str, before: int) -> None:
+        """Start a group unless tasks have come since there were `before`."""
+        now = len(self._waiting[lane])
+        if before < now < self._most:
+            loop.call_soon(self._gather, loop, lane, now)
+        else:
+            self._start(loop, lane)
 
     def _start(self, loop: asyncio.AbstractEventLoop, lane: str) -> None:
         waiting, group, weight = self._waiting[lane], list[tuple[Task, asyncio.Future[Reply]]](), 0
@@ -80,6 +89,6 @@ class Grouped(Generic[Task, Reply]):
             else:
                 future.set_result(reply)
         if self._waiting[lane]:
-            loop.call_soon(self._start, loop, lane)
+            loop.call_soon(self._gather, loop, lane, 0)
         else:
             del self._waiting[lane]

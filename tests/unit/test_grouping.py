@@ -32,6 +32,26 @@ def test_what_waits_while_a_group_is_worked_on_is_the_next_group_in_its_order() 
     assert groups == [["a", "b", "c"], ["d", "e", "f"], ["g"]]
 
 
+def test_those_who_come_one_pass_of_the_loop_after_the_other_share_a_group() -> None:
+    groups: list[list[str]] = []
+
+    def work(group: list[str]) -> list[str]:
+        groups.append(group)
+        return group
+
+    async def main() -> None:
+        found = grouped(work, most=3)
+        waited = []
+        for task in "abcd":
+            waited.append(found.submit(task))
+            await asyncio.sleep(0)
+        await asyncio.gather(*waited)
+        found.close()
+
+    asyncio.run(main())
+    assert groups == [["a", "b", "c"], ["d"]]
+
+
 def test_a_lane_that_waits_holds_no_other_up() -> None:
     stuck = threading.Event()
 
