@@ -252,15 +252,15 @@ def list_all(
     """The requests, newest first."""
     query = select(DeletionRequest).where(DeletionRequest.tenant_id == who.tenant_id)
     query = matching(query, {DeletionRequest.dataset_id: dataset, DeletionRequest.decision: decision})
-    query = received.of(query, DeletionRequest.received_at)
     if status is not None:
         query = query.where(requests.having(status))
     if due_before is not None:
         due = max(moment(due_before), FIRST_DUE)  # and so received some time before: there the index is entered
-        query = query.where(DeletionRequest.due_at < due, DeletionRequest.received_at < due - LEAST_PERIOD)
+        query, received = query.where(DeletionRequest.due_at < due), received.ending(due - LEAST_PERIOD)
     if model is None:
-        rows, token = pager.rows_by_time(session, query, DeletionRequest.received_at, DeletionRequest.id)
+        rows, token = pager.rows_by_time(session, query, DeletionRequest.received_at, DeletionRequest.id, received)
     else:
+        query = received.of(query, DeletionRequest.received_at)
         affected = query.join(OutcomeRow, OutcomeRow.request_id == DeletionRequest.id).where(
             OutcomeRow.model_id == model
         )

@@ -102,13 +102,13 @@ def list_all(
     parent: Annotated[str | None, Query(pattern=id_pattern("job"), description="the parts of this job")] = None,
 ) -> Page[JobOut]:
     """The jobs, newest first. Parts of a job are listed by their `parent` only."""
-    query = created.of(select(Job).where(Job.tenant_id == who.tenant_id, Job.parent_id == parent), Job.created_at)
+    query = select(Job).where(Job.tenant_id == who.tenant_id, Job.parent_id == parent)
     query = matching(query, {Job.dataset_id: dataset, Job.model_id: model, Job.kind: kind, Job.state: state})
     if request is not None:
         carried = select(OutcomeRow.job_id).where(OutcomeRow.request_id == request)
         query = query.where((Job.request_id == request) | Job.id.in_(carried))
     if created:
-        rows, token = pager.rows_by_time(session, query, Job.created_at, Job.id)
+        rows, token = pager.rows_by_time(session, query, Job.created_at, Job.id, created)
     else:
         rows, token = pager.rows(session, query, Job.id)
     return Page(items=show_all(session, rows), next_page_token=token)

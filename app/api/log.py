@@ -52,8 +52,7 @@ def list_certificates(
     query = matching(
         select(CertificateRow).where(CertificateRow.tenant_id == who.tenant_id), {CertificateRow.request_id: request}
     )
-    query = issued.of(query, CertificateRow.issued_at)
-    rows, token = pager.rows_by_time(session, query, CertificateRow.issued_at, CertificateRow.digest)
+    rows, token = pager.rows_by_time(session, query, CertificateRow.issued_at, CertificateRow.digest, issued)
     return Page(items=[show_certificate(row) for row in rows], next_page_token=token)
 
 

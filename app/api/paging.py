@@ -80,6 +80,10 @@ class Span:
             query = query.where(column >= self.after)
         return query if self.before is None else query.where(column < self.before)
 
+    def ending(self, before: datetime) -> Span:
+        """What of it lies before that, too."""
+        return Span(self.after, before if self.before is None else min(before, self.before))
+
 
 async def created(created_after: Moment | None = None, created_before: Moment | None = None) -> Span:
     """Of a list: created at or after the one, and before the other."""
@@ -154,12 +158,16 @@ class Pager:
         return self._cut(list(session.scalars(query.order_by(column).limit(self.size + 1))), column)
 
     def rows_by_time(
-        self, session: Session, query: Select[Any], time: Any, column: Any
+        self, session: Session, query: Select[Any], time: Any, column: Any, span: Span
     ) -> tuple[list[Any], str | None]:
-        """The same, newest first by `time`, for rows whose unique `column` does not rise with it."""
+        """The same, newest first by a `time` within `span`, for rows whose unique `column` does not rise with it."""
         if self.after is not None:
             at, _, last = self.after.partition(" ")
             query = query.where(tuple_(time, column) < tuple_(literal(datetime.fromisoformat(at)), literal(last)))
+            # What comes after the last row is before the span's end anyway. SQLite would take that end for the place
+            # to begin at, and walk from there.
+            span = Span(span.after, None)
+        query = span.of(query, time)
         with _index_order(session):
             found = list(session.scalars(query.order_by(time.desc(), column.desc()).limit(self.size + 1)))
         if len(found) <= self.size:
