@@ -13,7 +13,8 @@ from app.api import jobs as job_api
 from app.api.deps import BY_METHOD, CallerDep, IdempotentDep, PagerDep, PartsDep, Read, Write, problems
 from app.api.models import ModelId, started
 from app.api.paging import Page
-from app.api.schemas import AuditBody, AuditOut, JobOut, id_pattern
+from app.api.patterns import id_pattern
+from app.api.schemas import AuditBody, AuditOut, JobOut
 from app.api.versions import Number
 from app.errors import Conflict, NotFound
 from app.lifecycle import JobKind

@@ -12,7 +12,8 @@ from starlette.concurrency import run_in_threadpool
 from app import carried, datasets, holders, uploads
 from app.api.deps import BY_METHOD, CallerDep, IdempotentDep, PagerDep, PartsDep, Read, Write, accepted, problems
 from app.api.paging import Created, Page, matching
-from app.api.schemas import DatasetCreate, DatasetOut, DatasetState, SampleOut, id_pattern
+from app.api.patterns import id_pattern
+from app.api.schemas import DatasetCreate, DatasetOut, DatasetState, SampleOut
 from app.api.transfer import ANY_SIZE, receive
 from app.errors import Unprocessable, UnsupportedMedia
 from app.manifest import ERASED_PREFIX, SourceError

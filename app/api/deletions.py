@@ -40,6 +40,7 @@ from app.api.deps import (
 )
 from app.api.intake import Posted
 from app.api.paging import Created, Moment, Page, matching, moment
+from app.api.patterns import id_pattern
 from app.api.polls import Name, Noun, Poll
 from app.api.replies import Reply
 from app.api.schemas import (
@@ -51,7 +52,6 @@ from app.api.schemas import (
     ReasonBody,
     ReceiptOut,
     RefuseBody,
-    id_pattern,
 )
 from app.deletions import Accepted, Impact, NewRequest
 from app.errors import AppError, TooLarge, Unprocessable, UnsupportedMedia

@@ -20,6 +20,7 @@ from app import db, keys, logs, metrics
 from app.api.grouping import Grouped
 from app.api.intake import Intake, Posted
 from app.api.paging import Pager
+from app.api.patterns import IDEMPOTENCY_KEY
 from app.api.polls import Poll, Polls
 from app.api.replies import Reply, fingerprint, replayed, require_same_body
 from app.blobs import open_blobs
@@ -172,9 +173,6 @@ def _json(status: int, text: str, headers: Mapping[str, str]) -> JSONResponse:
     return response
 
 
-KEY_RULE = r"^[\x21-\x7e]{1,255}$"
-
-
 async def _body(request: Request) -> bytes:
     return await request.body()
 
@@ -185,7 +183,7 @@ IdempotencyKey = Annotated[
     str | None,
     Header(
         alias="Idempotency-Key",
-        pattern=KEY_RULE,
+        pattern=IDEMPOTENCY_KEY,
         description="the same key with the same body replays the stored reply; with another body it is refused",
     ),
 ]

@@ -15,7 +15,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from app import db, logs
-from app.api import contract
+from app.api import contract, patterns
 from app.api.deps import Replay
 from app.errors import AppError, Conflict, NotFound, TooLarge, Unavailable, Unprocessable
 from app.jobs import SupersededError
@@ -115,6 +115,8 @@ def _fault(error: Any, body: Any, document: dict[str, Any]) -> dict[str, str]:
     where it is a word of this API, else by the word that it resembles."""
     place, *path = error["loc"]
     detail = error["msg"].removeprefix("Value error, ")
+    if error["type"] == "string_pattern_mismatch" and (form := patterns.WORDS.get(error["ctx"]["pattern"])):
+        detail = f"must be {form}"
     if error["type"] == "union_tag_invalid":  # its message repeats the tag
         detail = f"{error['ctx']['discriminator']} must be one of {error['ctx']['expected_tags']}"
     if error["type"] == "extra_forbidden" and path[-1] not in (words := contract.words(document)):

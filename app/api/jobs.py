@@ -30,8 +30,9 @@ from app.api.deps import (
 )
 from app.api.follow import Follower
 from app.api.paging import Created, Page, matching
+from app.api.patterns import id_pattern
 from app.api.polls import Name, Noun, Poll
-from app.api.schemas import JobOut, id_pattern
+from app.api.schemas import JobOut
 from app.errors import NotFound
 from app.lifecycle import TERMINAL_JOBS, JobKind, JobState
 from app.tables import Job, JobEvent, Model, OutcomeRow

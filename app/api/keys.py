@@ -14,7 +14,8 @@ from app import db, jobs, keys
 from app.api.conditional import IfMatchDep
 from app.api.deps import CallerDep, IdempotentDep, PagerDep, Read, Write, needs, problems
 from app.api.paging import Page
-from app.api.schemas import KeyCreate, KeyMade, KeyOut, KeyRotate, id_pattern
+from app.api.patterns import id_pattern
+from app.api.schemas import KeyCreate, KeyMade, KeyOut, KeyRotate
 from app.errors import Conflict, NotFound
 from app.tables import ApiKey
 

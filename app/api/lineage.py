@@ -15,6 +15,7 @@ from app.api.deps import BY_METHOD, CallerDep, IdempotentDep, PagerDep, Read, Wr
 from app.api.models import ModelId
 from app.api.models import show as show_model
 from app.api.paging import Page, matching
+from app.api.patterns import ALIAS
 from app.api.schemas import AliasBody, AliasOut, ModelOut, VersionOut
 from app.api.versions import Number
 from app.api.versions import show as show_version
@@ -22,7 +23,7 @@ from app.errors import NotFound
 from app.tables import Alias, Model
 
 router = APIRouter(prefix="/models/{model}", tags=["versions"], dependencies=[BY_METHOD])
-AliasName = Annotated[str, Path(pattern=r"^[a-z][a-z0-9-]{0,59}$")]
+AliasName = Annotated[str, Path(pattern=ALIAS)]
 
 
 def show(row: Alias) -> AliasOut:

@@ -13,6 +13,7 @@ from app import deletions, evidence, ledger, signing
 from app.api.deletions import RequestId
 from app.api.deps import CallerDep, IdempotentDep, PagerDep, Read, Write, needs, problems
 from app.api.paging import Created, Moment, Page, matching, moment
+from app.api.patterns import DIGEST, id_pattern
 from app.api.schemas import (
     CertificateOut,
     Envelope,
@@ -22,7 +23,6 @@ from app.api.schemas import (
     Opening,
     ReceiptListed,
     Shredded,
-    id_pattern,
 )
 from app.errors import Gone, NotFound, Unprocessable
 from app.tables import CertificateRow, Commitment, DeletionRequest, Receipt
@@ -67,9 +67,7 @@ def show_certificate(row: CertificateRow) -> CertificateOut:
 
 
 @router.get("/certificates/{digest}", responses=problems(403, 404))
-def read_any_certificate(
-    digest: Annotated[str, Path(pattern=r"^sha256:[0-9a-f]{64}$")], who: CallerDep, session: Read
-) -> Envelope:
+def read_any_certificate(digest: Annotated[str, Path(pattern=DIGEST)], who: CallerDep, session: Read) -> Envelope:
     """One certificate by the digest that a newer one names as superseded."""
     row = session.get(CertificateRow, digest)
     if row is None or row.tenant_id != who.tenant_id:

@@ -15,13 +15,14 @@ from app.api import jobs as job_api
 from app.api.conditional import IfMatchDep
 from app.api.deps import BY_METHOD, CallerDep, IdempotentDep, PagerDep, Read, Write, accepted, problems
 from app.api.paging import Created, Page, matching
-from app.api.schemas import JobOut, ModelCreate, ModelOut, ReferencesBody, SeedBody, TrainBody, id_pattern
+from app.api.patterns import ARCHITECTURE, id_pattern
+from app.api.schemas import JobOut, ModelCreate, ModelOut, ReferencesBody, SeedBody, TrainBody
 from app.lifecycle import JobKind
 from app.policy import Choice, Policy
 from app.tables import Dataset, Job, Model
 
 router = APIRouter(prefix="/models", tags=["models"], dependencies=[BY_METHOD])
-Architecture = Annotated[str, Field(pattern=r"^[a-z0-9_]{1,60}$")]
+Architecture = Annotated[str, Field(pattern=ARCHITECTURE)]
 ModelId = Annotated[str, Path(pattern=id_pattern("mdl"))]
 
 

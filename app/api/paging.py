@@ -17,6 +17,7 @@ from pydantic import AfterValidator, BaseModel
 from sqlalchemy import Select, literal, text, tuple_
 from sqlalchemy.orm import Session
 
+from app.api.patterns import MOMENT
 from app.config import Settings
 from app.errors import Unprocessable
 
@@ -57,7 +58,7 @@ def moment(text: str) -> datetime:
 Moment = Annotated[
     str,
     Query(
-        pattern=r"^\d{4}-\d\d-\d\d[Tt]\d\d:\d\d:\d\d(\.\d{1,6})?([Zz]|[+-]\d\d:\d\d)$",
+        pattern=MOMENT,
         json_schema_extra={"format": "date-time"},
         description="RFC 3339, as `2026-03-01T00:00:00Z`",
     ),

@@ -10,8 +10,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, field_validator, model_validator
 
+from app.api.patterns import DEVICE_LABEL, DIGEST, EVENT, NAME, SAMPLE_ID, URL, id_pattern
 from app.deadlines import clock
-from app.ids import ALPHABET
 from app.policy import Choice, Policy, choose, choose_probes
 
 Time = Annotated[
@@ -19,15 +19,11 @@ Time = Annotated[
     PlainSerializer(lambda t: t.replace(tzinfo=UTC).isoformat().replace("+00:00", "Z"), return_type=str),
     Field(json_schema_extra={"format": "date-time"}),
 ]
-Name = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]+$")]
-SampleId = Annotated[str, Field(min_length=1, max_length=256, pattern=r"^[^\x00]+$")]
-Digest = Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$")]
-DeviceLabel = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,39}$")]
+Name = Annotated[str, Field(min_length=1, max_length=200, pattern=NAME)]
+SampleId = Annotated[str, Field(min_length=1, max_length=256, pattern=SAMPLE_ID)]
+Digest = Annotated[str, Field(pattern=DIGEST)]
+DeviceLabel = Annotated[str, Field(pattern=DEVICE_LABEL)]
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
-
-
-def id_pattern(prefix: str) -> str:
-    return rf"^{prefix}_[{ALPHABET}]{{26}}$"
 
 
 class Body(BaseModel):
@@ -382,11 +378,11 @@ class KeyMade(KeyOut):
     token: str | None = Field(None, description="the key itself; shown once, absent when the reply is replayed")
 
 
-EventKind = Annotated[str, Field(pattern=r"^[a-z-]{1,30}\.([a-z-]{1,30}|\*)$")]
+EventKind = Annotated[str, Field(pattern=EVENT)]
 
 
 class WebhookCreate(Body):
-    url: str = Field(min_length=8, max_length=2000, pattern=r"^[\x21-\x7e]+$")
+    url: str = Field(min_length=8, max_length=2000, pattern=URL)
     events: Annotated[list[EventKind], Field(max_length=50)] = Field(
         default_factory=list, description="kinds such as `version.unlearned` or `request.*`; empty: all"
     )

@@ -16,13 +16,13 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from app.api.deps import KEY_RULE, Parts
-from app.api.schemas import id_pattern
+from app.api.deps import Parts
+from app.api.patterns import IDEMPOTENCY_KEY, id_pattern
 
 Handler = Callable[[Request, Any, HTTPAuthorizationCredentials, str], Awaitable[Response]]
 """(request, what the application holds, the key as sent, the id in the path): the reply."""
 BEARER = re.compile(rb"[Bb]earer ([\x21-\x7e]{1,400})")
-KEY = re.compile(KEY_RULE.encode())
+KEY = re.compile(IDEMPOTENCY_KEY.encode())
 
 
 class Shortcut:

@@ -13,7 +13,8 @@ from app import db, deliveries, webhooks
 from app.api.conditional import IfMatchDep
 from app.api.deps import CallerDep, IdempotentDep, PagerDep, PartsDep, Read, Write, accepted, needs, problems
 from app.api.paging import Created, Page, matching
-from app.api.schemas import DeliveryOut, DeliveryState, WebhookCreate, WebhookMade, WebhookOut, id_pattern
+from app.api.patterns import id_pattern
+from app.api.schemas import DeliveryOut, DeliveryState, WebhookCreate, WebhookMade, WebhookOut
 from app.errors import NotFound, Unprocessable
 from app.ids import new_id
 from app.tables import Delivery, Webhook

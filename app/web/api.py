@@ -10,6 +10,8 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
+from app.api.patterns import WORDS
+
 SCHEMAS = "#/components/schemas/"
 PLAIN = "Successful Response"  # where the document has no word of its own
 LEAST, MOST = ("minLength", "minItems"), ("maxLength", "maxItems")
@@ -110,7 +112,7 @@ def typed(schema: dict[str, Any]) -> Markup:
     if isinstance(schema.get("additionalProperties"), dict):
         return Markup("object of {}").format(typed(schema["additionalProperties"]))
     form = schema.get("format")
-    return escape(schema.get("type", "anything") + (f", {form}" if form else ""))
+    return escape(schema.get("type", "anything") + (f" ({form})" if form else ""))
 
 
 def bounds(schema: dict[str, Any]) -> str:
@@ -131,7 +133,7 @@ def bounds(schema: dict[str, Any]) -> str:
     if "multipleOf" in schema:
         parts.append(f"a multiple of {_number(schema['multipleOf'])}")
     if "pattern" in schema:
-        parts.append(f"matches `{schema['pattern']}`")
+        parts.append(WORDS.get(schema["pattern"]) or f"matches `{schema['pattern']}`")
     return ", ".join(part for part in parts if part)
 
 

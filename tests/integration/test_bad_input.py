@@ -9,6 +9,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 from app import catalog
+from app.api import patterns
 from app.main import create_app
 from tests.integration.conftest import Trained
 from tests.integration.helpers import PARQUET, counts, is_problem
@@ -286,3 +287,39 @@ def test_values_of_another_type_are_not_taken_for_what_they_resemble(
 ) -> None:
     method = "PUT" if path.endswith("/policy") else "POST"
     is_problem(shared.account.http.request(method, path.format(where=shared.where), json=body), 422, "schema")
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "place", "detail"),
+    [
+        ("GET", "/v1/webhooks/whk_1", "path", "must be the id of a webhook: `whk_` and 26 characters"),
+        ("GET", "/v1/jobs/del_", "path", "must be the id of a job: `job_` and 26 characters"),
+        ("GET", "/v1/jobs?model=mdl_1", "query", "must be the id of a model: `mdl_` and 26 characters"),
+        ("POST", "/v1/models", "body", "must be the id of a dataset: `dst_` and 26 characters"),
+        (
+            "GET",
+            "/v1/jobs?created_after=today",
+            "query",
+            "must be an RFC 3339 time with a zone, such as `2026-03-01T00:00:00Z`",
+        ),
+    ],
+)
+def test_what_a_text_must_look_like_is_said_in_words(
+    account: Account, method: str, path: str, place: str, detail: str
+) -> None:
+    body = {"name": "n", **QUICK_MODEL, "dataset": "dst_1"} if method == "POST" else None
+    document = is_problem(account.http.request(method, path, json=body), 422, "schema")
+    (fault,) = document["errors"]
+    assert (fault["in"], fault["code"], fault["detail"]) == (place, "string_pattern_mismatch", detail)
+
+
+def test_every_pattern_of_the_api_has_its_words(account: Account) -> None:
+    def found(node: Any) -> set[str]:
+        if isinstance(node, list):
+            return set().union(*map(found, node))
+        if not isinstance(node, dict):
+            return set()
+        own = {node["pattern"]} if isinstance(node.get("pattern"), str) else set()
+        return own.union(*map(found, node.values()))
+
+    assert found(account.get("/v1/openapi.json")) == patterns.WORDS.keys()

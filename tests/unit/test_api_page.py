@@ -117,6 +117,12 @@ def test_it_fetches_nothing_and_runs_nothing(document: dict[str, Any], page: Rea
     assert "@import" not in text
 
 
+def test_patterns_are_said_in_words(page: Reader) -> None:
+    text = plain(page.texts["schema-ModelCreate"])
+    assert "dataset required string the id of a dataset: dst_ and 26 characters" in text
+    assert not any("0-9a-f" in each or "^" in each for each in page.texts.values())
+
+
 def test_no_text_of_the_document_is_taken_for_markup(document: dict[str, Any], page: Reader) -> None:
     def spoil(node: Any) -> Any:
         if isinstance(node, list):
@@ -157,7 +163,7 @@ def test_code_spans(text: str, html: str) -> None:
         ({"type": "number", "exclusiveMinimum": 0.5}, "number", "> 0.5"),
         ({"type": "string", "maxLength": 20}, "string", "at most 20 characters"),
         ({"type": "string", "minLength": 2}, "string", "at least 2 characters"),
-        ({"type": "string", "format": "date-time"}, "string, date-time", ""),
+        ({"type": "string", "format": "date-time"}, "string (date-time)", ""),
         ({"enum": ["a", "b"]}, '"a" | "b"', ""),
         ({"const": "a"}, '"a"', ""),
         ({"type": "object", "additionalProperties": {"type": "number"}}, "object of number", ""),

@@ -8,7 +8,7 @@ import threading
 import pytest
 
 from app import ids
-from app.api.schemas import id_pattern
+from app.api.patterns import id_pattern
 from app.ids import new_id
 
 
