@@ -89,7 +89,7 @@ class Batch(BaseModel):
 
 
 class Policy(BaseModel):
-    """How deletions of one model are carried out (DESIGN 4)."""
+    """How deletions of one model are carried out."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 

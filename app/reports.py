@@ -129,7 +129,7 @@ class Balance(Part):
 
 
 class Judgement(Part):
-    """The verdict and what it rests on (DESIGN 8)."""
+    """The verdict and what it rests on."""
 
     verdict: Verdict
     reason: str

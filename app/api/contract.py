@@ -13,7 +13,8 @@ from starlette.routing import Match
 from starlette.types import Scope
 
 from app.api import conditional
-from app.api.schemas import DeletionCreate, Problem
+from app.api.deps import BY_METHOD_SCOPE
+from app.api.schemas import DeletionCreate, ImportLine, Problem
 
 
 def operation_id(route: APIRoute) -> str:
@@ -29,11 +30,14 @@ def install(app: FastAPI) -> None:
     def openapi() -> dict[str, Any]:
         if app.openapi_schema is None:
             document = plain()
-            for body in (Problem, DeletionCreate):  # that FastAPI does not see used
+            for body in (Problem, DeletionCreate, ImportLine):  # that FastAPI does not see used
                 document["components"]["schemas"][body.__name__] = body.model_json_schema()
             for schema in document["components"]["schemas"].values():
                 for member in schema.get("properties", {}).values():
                     _say_default(member)
+            for item in document["paths"].values():
+                for method, operation in item.items():
+                    _say_scopes(method, operation)
             conditional.describe(document)
             app.openapi_schema = document
         return app.openapi_schema
@@ -55,6 +59,14 @@ def allowed(app: FastAPI, scope: Scope) -> str:
         if any(route.matches({**scope, "method": method})[0] is Match.FULL for route in app.routes)
     ]
     return ", ".join(found)
+
+
+def _say_scopes(method: str, operation: dict[str, Any]) -> None:
+    """`read` to look and `operate` to change, where the method says which."""
+    own = "read" if method == "get" else "operate"
+    for way in operation.get("security", ()):
+        for name, scopes in way.items():
+            way[name] = [own if scope == BY_METHOD_SCOPE else scope for scope in scopes]
 
 
 def _say_default(member: dict[str, Any]) -> None:

@@ -23,7 +23,6 @@ from app.api.bodies import body_of
 from app.api.conditional import IfMatch, IfMatchDep
 from app.api.deps import (
     CallerDep,
-    Credentials,
     IdempotencyKey,
     IdempotentDep,
     IfNoneMatch,
@@ -31,6 +30,8 @@ from app.api.deps import (
     Parts,
     PartsDep,
     Read,
+    ToRead,
+    ToRequest,
     Write,
     accepted,
     caller,
@@ -152,7 +153,7 @@ def _order(body: DeletionCreate, tenant_id: str) -> deletions.Order:
         }
     },
 )
-async def create(request: Request, held: PartsDep, sent: Credentials, key: IdempotencyKey = None) -> Response:
+async def create(request: Request, held: PartsDep, sent: ToRequest, key: IdempotencyKey = None) -> Response:
     """Accept a deletion. The 202 is a promise: it is committed, and ends in a stated outcome.
 
     With `validate_only` everything is checked and nothing is stored: the reply says what it would mean.
@@ -187,7 +188,7 @@ def _reply(session: Session, done: Accepted | Impact, known: Forecasts) -> Reply
     responses={
         200: {
             "description": "a result for each line",
-            "content": {NDJSON: {"schema": ImportLine.model_json_schema()}},
+            "content": {NDJSON: {"schema": {"$ref": "#/components/schemas/ImportLine"}}},
         },
         **problems(403, 413, 415),
     },
@@ -198,7 +199,7 @@ def _reply(session: Session, done: Accepted | Impact, known: Forecasts) -> Reply
         }
     },
 )
-async def import_lines(request: Request, held: PartsDep, sent: Credentials, key: IdempotencyKey = None) -> Response:
+async def import_lines(request: Request, held: PartsDep, sent: ToRequest, key: IdempotencyKey = None) -> Response:
     """Many requests as NDJSON, one a line. Each is accepted or refused by itself, in order; the reply has a line
     each. Sent again under the same Idempotency-Key, lines that were accepted are not done twice."""
     if request.headers.get("content-type", "").partition(";")[0].strip().lower() != NDJSON:
@@ -273,7 +274,7 @@ def list_all(
 
 
 @router.get("/{request:noun}", response_model=DeletionOut, responses=problems(403, 404))
-async def read(request: RequestId, sent: Credentials, held: PartsDep, if_none_match: IfNoneMatch = None) -> Response:
+async def read(request: RequestId, sent: ToRead, held: PartsDep, if_none_match: IfNoneMatch = None) -> Response:
     """One request: its status, outcomes by model, receipts and dates."""
     reply = await held.polls.submit(Poll(token_of(sent), POLLED, request, if_none_match))
     logs.note(tenant=reply.tenant)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any
 
-from fastapi import Depends, Header, Query, Request
+from fastapi import Depends, Header, Query, Request, Security
 from fastapi.dependencies.models import Dependant
 from fastapi.responses import JSONResponse, Response
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
@@ -70,6 +70,16 @@ bearer = HTTPBearer(auto_error=False, description="an API key: `lethe_…`")
 
 
 Credentials = Annotated[HTTPAuthorizationCredentials | None, Depends(bearer)]
+BY_METHOD_SCOPE = "read or operate"  # which of them, `contract` says for each operation
+
+
+def said(scope: str) -> Any:
+    """The key as sent; the OpenAPI document says that it needs `scope`, which is held elsewhere."""
+    return Security(bearer, scopes=[scope])
+
+
+ToRead = Annotated[HTTPAuthorizationCredentials | None, said("read")]
+ToRequest = Annotated[HTTPAuthorizationCredentials | None, said("request")]
 
 
 def token_of(credentials: HTTPAuthorizationCredentials | None) -> str:
@@ -108,13 +118,13 @@ def _query_names(dependant: Dependant) -> set[str]:
 def needs(scope: str) -> Any:
     """A dependency that refuses keys without `scope`."""
 
-    async def check(who: CallerDep) -> None:
+    async def check(who: CallerDep, _: Any = said(scope)) -> None:
         keys.require(who, scope)
 
     return Depends(check)
 
 
-async def _reads_or_operates(request: Request, who: CallerDep) -> None:
+async def _reads_or_operates(request: Request, who: CallerDep, _: Any = said(BY_METHOD_SCOPE)) -> None:
     keys.require(who, "read" if request.method in ("GET", "HEAD") else "operate")
 
 

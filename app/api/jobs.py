@@ -17,13 +17,13 @@ from app.api.conditional import IfMatchDep
 from app.api.deps import (
     BY_METHOD,
     CallerDep,
-    Credentials,
     IdempotentDep,
     IfNoneMatch,
     PagerDep,
     Parts,
     PartsDep,
     Read,
+    ToRead,
     Write,
     problems,
     token_of,
@@ -116,7 +116,7 @@ def list_all(
 
 
 @polled.get("/{job:noun}", response_model=JobOut, responses=problems(403, 404))
-async def read(job: JobId, sent: Credentials, held: PartsDep, if_none_match: IfNoneMatch = None) -> Response:
+async def read(job: JobId, sent: ToRead, held: PartsDep, if_none_match: IfNoneMatch = None) -> Response:
     """One job: state, stage, share done, what became of it."""
     reply = await held.polls.submit(Poll(token_of(sent), POLLED, job, if_none_match))
     logs.note(tenant=reply.tenant)

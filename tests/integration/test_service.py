@@ -197,6 +197,29 @@ def test_every_operation_says_how_it_is_refused_and_that_it_needs_a_key(document
     assert [scheme["scheme"] for scheme in schemes.values()] == ["bearer"]
 
 
+def test_the_scopes_in_the_document_are_those_that_a_key_needs(shared: Trained, document: dict[str, Any]) -> None:
+    every = {"read", "request", "operate", "audit", "admin"}
+    prefixes = {"audit": "aud", "request": "del", "dataset": "dst", "job": "job", "api_key": "key", "model": "mdl",
+                "delivery": "msg", "webhook": "whk"}  # fmt: skip
+    ids = {noun: f"{prefix}_{'0' * 26}" for noun, prefix in prefixes.items()}
+    ids |= {"number": "1", "alias": "a", "digest": "sha256:" + "0" * 64}
+    keys: dict[str, str] = {}
+    for left_out in every:
+        made = shared.account.post("/v1/api-keys", {"name": left_out, "scopes": sorted(every - {left_out})})
+        keys[left_out] = made["token"]
+    for method, path, operation in operations(document):
+        if "security" not in operation:
+            continue
+        ((scopes,),) = [way.values() for way in operation["security"]]
+        assert scopes, path
+        for scope in every:
+            reply = shared.account.http.request(
+                method, path.format(**ids), headers={"Authorization": f"Bearer {keys[scope]}"}, json={}
+            )
+            missing = reply.status_code == 403 and reply.json()["type"].endswith("scope-missing")
+            assert missing == (scope in scopes), (method, path, scope, reply.text)
+
+
 def test_every_reference_in_the_document_leads_somewhere(document: dict[str, Any]) -> None:
     def references(node: Any) -> Iterator[str]:
         if isinstance(node, dict):
