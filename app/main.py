@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
+from functools import cache
 from importlib.metadata import version
 
-from fastapi import Depends, FastAPI, Request
+from fastapi import APIRouter, Depends, FastAPI, Request
 from fastapi.responses import HTMLResponse
+from starlette.routing import BaseRoute
 
 from app import keys, metrics, schema
 from app.api import (
@@ -64,6 +66,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         redoc_url=None,
         telemetry={"tracing": False, "metrics": False, "logs": False},  # it would export bodies and exceptions' texts
         generate_unique_id_function=contract.operation_id,
+        routes=list(_routes()),
     )
     contract.install(app)
     usual = {
@@ -76,6 +79,16 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.add_middleware(Conditional, prefix="/v1/")
     app.add_middleware(Observe, latency=metrics.latency(parts.metrics), unexpected=failures.unexpected)
     app.state.parts = parts
+    app.include_router(health.router)
+    failures.install(app)
+
+    app.get("/docs", include_in_schema=False, response_class=HTMLResponse)(_docs)
+    return app
+
+
+@cache
+def _routes() -> Sequence[BaseRoute]:
+    """What is served under `/v1`. Once a process: who includes a router reads the signatures of its endpoints anew."""
     nouns = (
         catalog,
         datasets,
@@ -88,14 +101,11 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         api_keys,
         log_api,
     )
+    served = APIRouter(generate_unique_id_function=contract.operation_id)
     # A request is held against one route after the other: what is asked most comes first.
     for router in (deletions.router, jobs.polled, jobs.router, *(noun.router for noun in nouns)):
-        app.include_router(router, prefix="/v1", dependencies=[Depends(known_query)])
-    app.include_router(health.router)
-    failures.install(app)
-
-    app.get("/docs", include_in_schema=False, response_class=HTMLResponse)(_docs)
-    return app
+        served.include_router(router, prefix="/v1", dependencies=[Depends(known_query)])
+    return served.routes
 
 
 def _docs(request: Request) -> str:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 
 from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import text
+from sqlalchemy import Connection, text
 
 import migrations
 from app.db import Database, set_journal
@@ -33,11 +34,12 @@ def migrate(database: Database) -> None:
     """
     if database.is_sqlite:
         set_journal(database)
-    config = _config()
     with database.engine.connect().execution_options(lethe_write=True) as connection, connection.begin():
         if not database.is_sqlite:
             connection.execute(text("SELECT pg_advisory_xact_lock(7305421)"))
-        _refuse_newer(_revision(MigrationContext.configure(connection)))
+        if _is_current(connection):
+            return
+        config = _config()
         config.attributes["connection"] = connection
         command.upgrade(config, "head")
 
@@ -49,17 +51,19 @@ def check(database: Database) -> None:
         SchemaError: older (run `lethe migrate`) or newer (upgrade Lethe).
     """
     with database.engine.connect() as connection:
-        revision = _revision(MigrationContext.configure(connection))
-    _refuse_newer(revision)
-    if revision != ScriptDirectory.from_config(_config()).get_current_head():
-        raise SchemaError("the database's schema is older than this program: run `lethe migrate`")
+        if not _is_current(connection):
+            raise SchemaError("the database's schema is older than this program: run `lethe migrate`")
 
 
-def _revision(context: MigrationContext) -> str | None:
-    return context.get_current_revision()
-
-
-def _refuse_newer(revision: str | None) -> None:
-    known = {script.revision for script in ScriptDirectory.from_config(_config()).walk_revisions()}
+def _is_current(connection: Connection) -> bool:
+    revision = MigrationContext.configure(connection).get_current_revision()
+    known = _revisions()
     if revision is not None and revision not in known:
         raise SchemaError(f"the database has schema {revision}, which is newer than this program: upgrade Lethe")
+    return revision == known[0]
+
+
+@cache
+def _revisions() -> list[str]:
+    """All that this program has, the newest first."""
+    return [script.revision for script in ScriptDirectory.from_config(_config()).walk_revisions()]

@@ -7,6 +7,7 @@ left out and counted in the last lines; with LETHE_TEST_SERVICES=required that i
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -89,6 +90,16 @@ def migrated() -> Iterator[str]:
         yield url.rpartition("/")[2]
 
 
+@pytest.fixture(scope="session")
+def migrated_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same of SQLite."""
+    settings = Settings(data_dir=tmp_path_factory.mktemp("migrated"))
+    found = Database(settings)
+    schema.migrate(found)
+    found.close()
+    return settings.data_dir / "lethe.db"
+
+
 @pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.services)])
 def database_url(request: pytest.FixtureRequest) -> Iterator[str]:
     """A database of each kind, empty but for what `database` would make; empty text for SQLite, in the data folder."""
@@ -106,10 +117,11 @@ def settings(tmp_path: Path, database_url: str) -> Settings:
 
 
 @pytest.fixture
-def database(settings: Settings) -> Iterator[Database]:
+def database(settings: Settings, request: pytest.FixtureRequest) -> Iterator[Database]:
     """A migrated database with the first tenant in it."""
     found = Database(settings)
-    schema.migrate(found)
+    if found.is_sqlite:
+        shutil.copy(request.getfixturevalue("migrated_file"), settings.data_dir)
     keys.bootstrap(found, settings)
     yield found
     found.close()

@@ -9,6 +9,21 @@ from app.catalog import ResNet18Params
 from worker.architectures import Size
 
 
+class Projection(nn.Conv2d):
+    """A 1x1 convolution of every `step`-th row and column, which is what one with that stride computes.
+
+    Its gradient is another kernel of oneDNN: that of the strided one writes past its buffer where there are fewer input
+    channels than a vector holds (oneDNN issue 6035, seen to end the process on CPUs with AVX2).
+    """
+
+    def __init__(self, inputs: int, outputs: int, step: int) -> None:
+        super().__init__(inputs, outputs, 1, bias=False)
+        self.step = step
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x[:, :, :: self.step, :: self.step])
+
+
 class Block(nn.Module):
     """Two 3x3 convolutions beside a shortcut, which is projected where the shape changes."""
 
@@ -21,7 +36,7 @@ class Block(nn.Module):
         self.shortcut = nn.Sequential()
         self.scale = 1.0
         if stride != 1 or inputs != outputs:
-            self.shortcut = nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))
+            self.shortcut = nn.Sequential(Projection(inputs, outputs, stride), nn.BatchNorm2d(outputs))
             self.scale = 0.5 if halve_projected else 1.0
 
     def forward(self, x: Tensor) -> Tensor:
