@@ -46,7 +46,7 @@ def _call(method: str, path: str, operation: dict[str, Any], schemas: dict[str, 
         ],
         "optional_body": bool(body) and not body.get("required"),
         "bodies": [
-            {"media": media, "type": typed(schema), **_body(schema, schemas)}
+            {"media": media, "type": typed(schema) if schema.keys() - {"description"} else "", **_body(schema, schemas)}
             for media, schema in _contents(body).items()
         ],
         "replies": _replies(operation["responses"]),
@@ -146,5 +146,10 @@ def prose(text: str) -> Markup:
     return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(text))))  # noqa: S704 - escaped before
 
 
+def breaks(path: str) -> Markup:
+    """A path that a narrow screen breaks between its words."""
+    return Markup(re.sub(r"(?=[/:])", "<wbr>", str(escape(path))))  # noqa: S704 - escaped before
+
+
 pages = Environment(loader=PackageLoader("app.web"), autoescape=True, undefined=StrictUndefined, trim_blocks=True)
-pages.filters["prose"] = prose
+pages.filters |= {"prose": prose, "breaks": breaks}
