@@ -5,6 +5,7 @@ Transactions end before the reply leaves (scope `function`): a 202 that the clie
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any
 
@@ -39,6 +40,7 @@ class Parts:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
+        self.since = time.monotonic()
         self.database = Database(settings)
         self.blobs = open_blobs(settings)
         self.metrics = metrics.registry(self.database, settings)

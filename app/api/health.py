@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Literal
 
 from fastapi import APIRouter
@@ -26,7 +27,10 @@ def live() -> dict[str, str]:
 
 @router.get("/readyz", responses={503: {"description": "the database does not answer"}})
 def ready(held: PartsDep) -> Readiness:
-    """Requests are accepted while the database answers; what else is missing is named as degraded."""
+    """Requests are accepted while the database answers; what else is missing is named as degraded.
+
+    A service that has just started is `starting` while all that it lacks is the first sign of life of a worker.
+    """
     try:
         with held.database.read() as session:
             workers, unserved = len(routing.live(session)), routing.unserved(session)
@@ -35,7 +39,10 @@ def ready(held: PartsDep) -> Readiness:
     broker = _broker(held.settings.broker_url)
     storage = _storage(held.blobs)
     degraded = []
-    if workers == 0:
+    starting = workers == 0 and time.monotonic() - held.since < routing.ALIVE.total_seconds()
+    if starting:
+        degraded.append("no worker has said yet that it is alive: jobs are accepted and wait")
+    elif workers == 0:
         degraded.append("no worker is alive: jobs are accepted and wait")
     else:
         degraded += [
@@ -46,7 +53,7 @@ def ready(held: PartsDep) -> Readiness:
     if storage == "unreachable":
         degraded.append("the storage of blobs is unreachable: uploads and downloads are refused, jobs wait for it")
     return Readiness(
-        status="degraded" if degraded else "ready",
+        status="starting" if starting and len(degraded) == 1 else "degraded" if degraded else "ready",
         database="ok",
         broker=broker,
         workers=workers,

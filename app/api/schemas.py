@@ -513,7 +513,7 @@ class CatalogEntry(BaseModel):
 
 
 class Readiness(BaseModel):
-    status: Literal["ready", "degraded"]
+    status: Literal["ready", "starting", "degraded"]
     database: Literal["ok"]
     broker: Literal["ok", "unreachable", "none"]
     workers: int

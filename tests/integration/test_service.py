@@ -39,7 +39,10 @@ def test_without_a_worker_jobs_are_accepted_and_wait_and_run_when_one_comes(trai
     without = TestClient(account.http.app)
     assert without.get("/healthz").json() == {"status": "ok"}
     found = without.get("/readyz").json()
-    assert (found["status"], found["database"], found["workers"]) == ("degraded", "ok", 0)
+    assert (found["status"], found["database"], found["workers"]) == ("starting", "ok", 0)
+    account.http.app.state.parts.since -= 30  # type: ignore[attr-defined]
+    found = without.get("/readyz").json()
+    assert found["status"] == "degraded"
     assert "no worker" in found["degraded"][0]
     made = trained.delete(trained.ids[:3])
     assert made["status"] == "processing"
