@@ -44,16 +44,21 @@ def main() -> None:
     try:
         cli()
     except UnreachableError as error:
-        die(f"{error}; is `lethe serve` running?", UNREACHABLE)
+        die(f"{error}; is `lethe serve` running?" + _notes(error), UNREACHABLE)
     except WaitTimeoutError as error:
         die(str(error), UNDER_WAY)
     except LetheError as error:
-        die(f"refused: {error}")
+        die(f"refused: {error}" + _notes(error))
     except ValidationError as error:
         faults = [f"LETHE_{str(fault['loc'][0]).upper()}: {fault['msg']}" for fault in error.errors()]
         die("the settings are wrong: " + "; ".join(faults))
     except OSError as error:
         die(f"{error.filename}: {error.strerror}" if error.filename else str(error))
+
+
+def _notes(error: Exception) -> str:
+    """How to go on, where the command knows."""
+    return "".join(f"\n{note}" for note in getattr(error, "__notes__", ()))
 
 
 def _check_schema() -> None:

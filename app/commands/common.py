@@ -15,11 +15,13 @@ from rich.progress import (
     BarColumn,
     DownloadColumn,
     Progress,
+    Task,
     TextColumn,
     TimeElapsedColumn,
     TransferSpeedColumn,
 )
 from rich.table import Table
+from rich.text import Text
 
 from app.config import Settings, get_settings
 from lethe import Client
@@ -41,7 +43,7 @@ def group(text: str) -> typer.Typer:
 
 
 def die(text: str, code: int = REFUSED) -> NoReturn:
-    console.print(f"lethe: {text}", style="red", markup=False, highlight=False)
+    console.print(f"lethe: {text}", style="red", markup=False, highlight=False, soft_wrap=True)
     sys.exit(code)
 
 
@@ -102,10 +104,17 @@ def follow(calls: Client, job: str, label: str, *, quiet: bool = False, timeout:
     return found
 
 
+class SpeedColumn(TransferSpeedColumn):
+    """Nothing where it would show a question mark: before anything has moved, and when it was over at once."""
+
+    def render(self, task: Task) -> Text:
+        return super().render(task) if task.finished_speed or task.speed else Text()
+
+
 @contextmanager
 def transfer(label: str, *, quiet: bool) -> Iterator[Callable[[int, int], None]]:
     """A bar for bytes; gives what is called with those there and those in all."""
-    columns = TextColumn("{task.description}"), BarColumn(24), DownloadColumn(), TransferSpeedColumn()
+    columns = TextColumn("{task.description}"), BarColumn(24), DownloadColumn(), SpeedColumn()
     with Progress(*columns, console=console, disable=quiet) as bar:
         task = bar.add_task(label, total=None)
         yield lambda there, size: bar.update(task, completed=there, total=size)

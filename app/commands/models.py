@@ -16,6 +16,7 @@ from app.commands.common import (
     Wait,
     Yes,
     client,
+    console,
     die,
     finish,
     group,
@@ -25,7 +26,7 @@ from app.commands.common import (
     show,
     transfer,
 )
-from lethe import Client
+from lethe import Client, LetheError
 from lethe.types import Choice, Dataset
 
 dataset = group("Datasets: register, send content, list samples.")
@@ -54,7 +55,9 @@ def register_dataset(
     carried_for: Annotated[
         str | None, typer.Option(metavar="MODEL", help="The model that is to forget it, and has none of its data here.")
     ] = None,
-    file: Annotated[Path | None, typer.Option(help="Send this file as its content.")] = None,
+    file: Annotated[
+        Path | None, typer.Option(exists=True, dir_okay=False, help="Send this file as its content.")
+    ] = None,
     wait: Wait = False,
     as_json: AsJson = False,
 ) -> None:
@@ -62,7 +65,11 @@ def register_dataset(
     with client() as calls:
         made = calls.datasets.register(name, source, carried_for=carried_for, **parse_json(params))
         if file is not None:
-            made = _send(calls, made["id"], file, quiet=as_json)
+            try:
+                made = _send(calls, made["id"], file, quiet=as_json)
+            except LetheError as error:
+                error.add_note(_send_again(made["id"]))
+                raise
         _finish_dataset(calls, made, wait=wait, as_json=as_json)
 
 
@@ -85,9 +92,18 @@ def _send(calls: Client, thing: str, file: Path, *, quiet: bool) -> Dataset:
         return calls.datasets.upload(thing, file, progress=progress)
 
 
+def _send_again(thing: str) -> str:
+    return f"the dataset {thing} still waits for its content; to send it: lethe dataset upload {thing} FILE"
+
+
 def _finish_dataset(calls: Client, made: Dataset, *, wait: bool, as_json: bool) -> None:
     if wait and made["job"]:
-        finish(calls, calls.jobs.get(made["job"]), "take in the dataset", wait=True, as_json=as_json)
+        try:
+            finish(calls, calls.jobs.get(made["job"]), "take in the dataset", wait=True, as_json=as_json)
+        except typer.Exit:
+            if made["source"]["name"] == "upload":
+                console.print(_send_again(made["id"]), markup=False, highlight=False, soft_wrap=True)
+            raise
     else:
         show(made, as_json=as_json)
 

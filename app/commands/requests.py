@@ -19,6 +19,7 @@ from app.commands.common import (
     Timeout,
     Yes,
     client,
+    die,
     follow,
     group,
     read_lines,
@@ -91,16 +92,17 @@ def import_requests(
 ) -> None:
     """Send many deletion requests at once.
 
-    NDJSON; each is accepted or refused by itself. Exit 1 if one is refused.
+    NDJSON; each is accepted or refused by itself. If any is refused, standard error says how many, and the exit is 1.
     """
-    refused = 0
+    refused = sent = 0
     with client() as calls:
         for result in calls.requests.import_lines([json.loads(line) for line in read_lines(file)]):
+            sent += 1
             refused += result["problem"] is not None
             words = result["id"] or f"refused: {(result['problem'] or {}).get('detail')}"
             typer.echo(json.dumps(result) if as_json else f"{result['line'] + 1}: {words}")
     if refused:
-        raise typer.Exit(REFUSED)
+        die(f"{refused:,} of {sent:,} lines were refused")
 
 
 class Verb(StrEnum):

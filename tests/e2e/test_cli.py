@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import re
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Protocol
@@ -14,6 +15,7 @@ import pytest
 import typer.main
 
 from app import cli
+from app.commands.common import transfer
 from app.config import get_settings
 from lethe import Client
 from tests.support import QUICK_MODEL, QUICK_POLICY, embedded, eventually, free_port
@@ -109,6 +111,7 @@ def test_an_officer_asks_follows_and_proves(run: Run, made: dict[str, Any], tmp_
     ]
     text = run("requests-import", "-", stdin="\n".join(map(json.dumps, lines)), code=1)
     assert "1: refused" in text
+    assert "lethe: 1 of 2 lines were refused" in text
     assert "2: del_" in text
     assert ids[0] not in text
 
@@ -247,6 +250,33 @@ def test_keys_webhooks_and_tenants(run: Run, service: tuple[Client, Path], monke
     assert run("list", "datasets", "--json") == ""
     monkeypatch.setenv("LETHE_API_KEY", "lethe_nobody_nothing")
     assert "refused:" in run("list", "datasets", code=1)
+
+
+def test_a_refused_upload_says_how_to_go_on(run: Run) -> None:
+    run("dataset", "register", "people", "--file", "nowhere.parquet", code=2)  # and nothing is registered
+    Path("empty.npz").write_bytes(b"")
+    text = run("dataset", "register", "people", "--file", "empty.npz", code=1)
+    (command,) = re.findall(r"lethe (dataset upload dst_\w{26}) FILE", text)
+    images, split = np.zeros((4, 8, 8), np.uint8), np.array([False, False, True, True])
+    np.savez("people.npz", images=images, labels=[0, 1, 0, 1], ids=["a", "b", "c", "d"], holdout=split)
+    assert "succeeded" in run(*command.split(), "people.npz", "--wait")
+    assert document(run("list", "datasets", "-w", "state=awaiting-content", "--json") or "null") is None
+
+
+def test_an_upload_that_cannot_be_read_says_how_to_go_on(run: Run) -> None:
+    with zipfile.ZipFile("people.zip", "w") as archive:
+        for number, split in enumerate(("train", "train", "holdout", "holdout")):
+            archive.writestr(f"{split}/class-{number % 2}/{number}.png", b"no picture")
+    text = run("dataset", "register", "pictures", "--file", "people.zip", "--wait", code=1)
+    assert re.search(r"lethe dataset upload dst_\w{26} FILE", text)
+
+
+def test_a_transfer_ends_without_a_question_mark(capsys: pytest.CaptureFixture[str]) -> None:
+    with transfer("a.bin", quiet=False) as progress:
+        progress(7, 7)
+    shown = capsys.readouterr().err
+    assert "7/7 bytes" in shown
+    assert "?" not in shown
 
 
 def test_exit_codes(run: Run, made: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
