@@ -5,7 +5,7 @@ from __future__ import annotations
 from sqlalchemy import delete, select, update
 from sqlalchemy.orm import Session
 
-from app import datasets, db, erasure, jobs, outbox, versions
+from app import datasets, db, erasure, jobs, models, outbox, versions
 from app.errors import Conflict, NotFound
 from app.lifecycle import JobState, Outcome, VersionState
 from app.positions import mask_of
@@ -21,8 +21,9 @@ def point(session: Session, model: Model, name: str, version: Version) -> Alias:
     """Let `name` mean `version` from now on.
 
     Raises:
-        Conflict: the version is purged, or never was published.
+        Conflict: the version is purged, or never was published; or the whole model was destroyed.
     """
+    models.refuse_purged(model)
     if version.state not in LIVE:
         raise Conflict(f"A version that is {version.state} cannot be named.", kind="version-not-live")
     _refuse_erased(session, model, version)
@@ -61,8 +62,10 @@ def promote(session: Session, model: Model, version: Version) -> None:
     """Make a superseded version current again.
 
     Raises:
-        Conflict: it is current, purged, a comparison, or contains samples that were requested or erased.
+        Conflict: it is current, purged, a comparison, or contains samples that were requested or erased; or the whole
+            model was destroyed.
     """
+    models.refuse_purged(model)
     if version.state != VersionState.SUPERSEDED:
         raise Conflict(f"A version that is {version.state} cannot be promoted.", kind="version-not-superseded")
     _refuse_erased(session, model, version)

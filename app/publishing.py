@@ -223,8 +223,10 @@ def declare_import(session: Session, model: Model, digest: str, trained_on: Posi
     """Announce a checkpoint that will be uploaded: its digest and what it was trained on.
 
     Raises:
-        Conflict: the model has a version, or the checkpoint was trained on requested or erased samples.
+        Conflict: the model has a version or was destroyed, or the checkpoint was trained on samples that were requested
+            or erased.
     """
+    models.refuse_purged(model)
     _require_first(model)
     _refuse_unavailable(session, model, trained_on)
     announced = Stored(digest, 0)

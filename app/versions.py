@@ -90,6 +90,8 @@ def require_released(session: Session, model: Model, version: Version) -> None:
         Conflict, Gone: not sent yet, purged, or withheld.
     """
     require_present(version)
+    if model.purged_at is not None:  # its bytes go with the sweeper's next round
+        raise Gone("The whole model was purged.", purged_at=f"{model.purged_at:%Y-%m-%dT%H:%M:%SZ}")
     if withheld(session, model, version):
         raise Conflict(
             "This checkpoint came back with a backup and was trained on samples that had been erased; the next version "

@@ -241,6 +241,17 @@ def test_a_purged_model_keeps_its_record_and_no_bytes(trained: Trained) -> None:
         assert waiting.all() == []
 
 
+def test_a_destroyed_model_is_not_brought_back(trained: Trained) -> None:
+    http, where = trained.account.http, trained.where
+    trained.account.post(f"{where}:purge", {}, 200)  # the sweeper has yet to come
+    is_problem(http.post(f"{where}/versions/1:promote"), 409, "model-purged")
+    is_problem(http.put(f"{where}/aliases/prod", json={"version": 1}), 409, "model-purged")
+    announced = {"digest": f"sha256:{'0' * 64}", "trained_on": "train-split"}
+    is_problem(http.post(f"{where}/versions", json=announced), 409, "model-purged")
+    is_problem(http.get(f"{where}/versions/1/checkpoint"), 410, "purged")
+    assert trained.account.get(where)["current_version"] is None
+
+
 def test_a_destroyed_model_settles_the_requests_that_waited_for_it(trained: Trained) -> None:
     request = trained.delete(trained.ids[:3])
     trained.account.post(f"{trained.where}:purge", {}, 200)
