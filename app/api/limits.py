@@ -6,18 +6,20 @@ from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+FILES = ("/content", "/checkpoint")  # ends of the paths that take them
+
 
 class BodyLimit:
     """Refuses a longer body with 413, whether or not its length was declared.
 
-    PUT bodies are files with a limit of their own, kept while they are streamed to disk (`transfer.receive`).
+    Files have a limit of their own, kept while they are streamed to disk (`transfer.receive`).
     """
 
     def __init__(self, app: ASGIApp, limit: int) -> None:
         self._app, self._limit = app, limit
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["method"] == "PUT":
+        if scope["type"] != "http" or (scope["method"] == "PUT" and scope["path"].endswith(FILES)):
             await self._app(scope, receive, send)
             return
         declared = Headers(scope=scope).get("content-length", "")
