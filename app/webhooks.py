@@ -138,8 +138,23 @@ class Reply:
         return self.status is not None and 200 <= self.status < 300
 
 
+class _Plain(HTTPConnection):
+    """`line`: the socket, also where http.client lets go of it, before the body of a reply that ends the connection."""
+
+    line: socket.socket | None = None
+
+    def connect(self) -> None:
+        super().connect()
+        self.line = self.sock
+
+
 class _Pinned(HTTPSConnection):
-    """HTTPS to an address that was resolved beforehand, with the host's name in SNI and certificate check."""
+    """HTTPS to an address that was resolved beforehand, with the host's name in SNI and certificate check.
+
+    `line`: the socket, from before the handshake.
+    """
+
+    line: socket.socket | None = None
 
     def __init__(self, host: str, address: str, port: int) -> None:
         self._address, self._tls = address, ssl.create_default_context()
@@ -147,7 +162,9 @@ class _Pinned(HTTPSConnection):
 
     def connect(self) -> None:
         raw = socket.create_connection((self._address, self.port), TIMEOUT_SECONDS)
-        self.sock = self._tls.wrap_socket(raw, server_hostname=self.host)
+        secured = self._tls.wrap_socket(raw, server_hostname=self.host, do_handshake_on_connect=False)
+        self.sock = self.line = secured
+        secured.do_handshake()
 
 
 def send(
@@ -179,11 +196,11 @@ def send(
         "webhook-timestamp": str(timestamp),
         "webhook-signature": " ".join(signature(secret, message_id, timestamp, body) for secret in secrets),
     }
-    connection: HTTPConnection
+    connection: _Plain | _Pinned
     if parts.scheme == "https":
         connection = _Pinned(host, address, port)
     else:
-        connection = HTTPConnection(address, port, timeout=TIMEOUT_SECONDS)
+        connection = _Plain(address, port, timeout=TIMEOUT_SECONDS)
     # The socket's timeout is for each operation; a receiver that drips bytes is cut off by the clock.
     deadline = threading.Timer(DEADLINE_SECONDS, lambda: _cut(connection))
     deadline.daemon = True
@@ -203,7 +220,7 @@ def send(
         connection.close()
 
 
-def _cut(connection: HTTPConnection) -> None:
-    if connection.sock is not None:
+def _cut(connection: _Plain | _Pinned) -> None:
+    if connection.line is not None:
         with suppress(OSError):
-            connection.sock.shutdown(socket.SHUT_RDWR)
+            connection.line.shutdown(socket.SHUT_RDWR)

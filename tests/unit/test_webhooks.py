@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import socket
 import ssl
 import threading
+import time
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
@@ -167,3 +170,53 @@ def test_a_pinned_address_must_show_the_hosts_certificate(over_tls: HTTPServer) 
     assert over_tls.hosts == [f"hooks.example:{port}"]  # type: ignore[attr-defined]
     other = post("other.example")
     assert (other.status, other.error) == (None, "SSLCertVerificationError")
+
+
+# -- a receiver that drips ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "head", ["HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 4000\r\n\r\n", "HTTP/1.0 200 OK\r\n\r\n"]
+)
+def test_a_reply_that_drips_and_ends_with_the_connection_is_cut_off(head: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """http.client lets go of such a connection before its body is read."""
+    monkeypatch.setattr(webhooks, "DEADLINE_SECONDS", 0.5)
+    with _drips(head.encode()) as port:
+        began = time.monotonic()
+        _post(f"http://127.0.0.1:{port}/")
+    assert time.monotonic() - began < 3
+
+
+def test_a_handshake_that_drips_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(webhooks, "DEADLINE_SECONDS", 0.5)
+    with _drips(b"\x16\x03\x03\x40\x00") as port:
+        began = time.monotonic()
+        assert not _post(f"https://127.0.0.1:{port}/").delivered
+    assert time.monotonic() - began < 3
+
+
+def _post(url: str) -> webhooks.Reply:
+    return webhooks.send(url, ["whsec_QQ=="], "msg_1", b"{}", NOW, allow_private=True)
+
+
+@contextmanager
+def _drips(head: bytes) -> Iterator[int]:
+    """A receiver that sends this and then a byte now and again, for five seconds."""
+    over = threading.Event()
+
+    def serve() -> None:
+        line, _ = listener.accept()
+        with line, suppress(OSError):
+            line.recv(65536)
+            line.sendall(head)
+            for _ in range(50):
+                if over.wait(0.1):
+                    return
+                line.sendall(b"x")
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        yield listener.getsockname()[1]
+        over.set()
+        thread.join()
