@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import sys
+import secrets
 from collections.abc import Sequence
 from typing import Any
 
@@ -140,10 +140,11 @@ def find(session: Session, dataset: Dataset, ids: Sequence[str]) -> Positions:
 
 def _marked(dataset: Dataset, ids: Sequence[str]) -> dict[str, str]:
     """Parameters: the ids as one text, and what stands between them. A list's values would each be bound by itself."""
-    for mark in map(chr, range(1, sys.maxunicode)):
+    mark = "\x01"
+    together = mark.join(ids)
+    if together.count(mark) >= len(ids):  # an id has it, too: then one that nobody can guess
+        mark = f"\x01{secrets.token_hex(16)}"
         together = mark.join(ids)
-        if together.count(mark) == len(ids) - 1:
-            break
     return {"ids": together, "mark": mark, "d": dataset.id}
 
 

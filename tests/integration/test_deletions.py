@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from typing import Any
 
 import pytest
@@ -170,6 +171,16 @@ def test_many_ids_are_found_and_refused_as_few_are(account: Account) -> None:
     found = is_problem(account.http.post("/v1/deletion-requests", json=again), 409, "sample-requested")
     assert found["counts"] == {"requested": len(asked)}
     assert found["errors"][0]["pointer"] == "/sample_ids/401"
+
+
+def test_a_mark_that_is_no_character_is_found_at_once(account: Account) -> None:
+    """A client that uses up the characters one after the other must not make the search for a free one its own."""
+    every = "".join(map(chr, [*range(1, 0xD800), *range(0xE000, 0x20000)]))
+    ids = [every[at : at + 200] for at in range(0, len(every), 200)] + [f"p-{n}" for n in range(3000)]
+    made = loaded(account, ids)
+    began = time.process_time()
+    assert account.delete(made, ids)["samples"] == len(ids)
+    assert time.process_time() - began < 3.0
 
 
 def test_a_request_for_one_model_and_then_for_the_whole_dataset(trained: Trained) -> None:
