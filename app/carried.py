@@ -16,7 +16,7 @@ from sqlalchemy.orm import Session, undefer
 from app import catalog, datasets, db, erasure, jobs, models, outbox
 from app.db import Database
 from app.errors import Conflict, Unprocessable
-from app.lifecycle import JobState
+from app.lifecycle import JobKind, JobState
 from app.policy import Choice
 from app.positions import Positions, mask_of
 from app.tables import Dataset, Job, JobArtifact
@@ -78,7 +78,10 @@ def expire(database: Database) -> int:
             Dataset.carried_for.is_not(None), Dataset.state != "erased", Dataset.created_at <= db.now(session) - LIFE
         )
         rows = session.scalars(due.with_for_update(skip_locked=True).options(undefer(Dataset.requested))).all()
-        gone = [row for row in rows if not _taken(row) and not _worked_on(session, row)]
+        untaken = [row for row in rows if not _taken(row)]
+        for dataset in untaken:
+            _take_back(session, dataset)
+        gone = [row for row in untaken if not _worked_on(session, row)]
         for dataset in gone:
             for digest in {*erasure.empty(session, dataset), *_drop_stored(session, dataset)}:
                 outbox.remove_blob(session, digest)
@@ -92,6 +95,15 @@ def _drop_stored(session: Session, dataset: Dataset) -> set[str]:
     digests = set(session.scalars(select(JobArtifact.digest).where(stored)))
     session.execute(delete(JobArtifact).where(stored))
     return digests
+
+
+def _take_back(session: Session, dataset: Dataset) -> None:
+    """Cancel its taking in where that has not begun: there may never be a worker for it."""
+    waiting = select(Job).where(Job.dataset_id == dataset.id, Job.kind == JobKind.INGEST, Job.state == JobState.QUEUED)
+    for job in session.scalars(waiting.with_for_update(skip_locked=True)).all():
+        ended = jobs.problem("expired", "the carried data were erased before a worker took them in")
+        jobs.finish(session, job, JobState.CANCELLED, problem=ended)
+    session.flush()
 
 
 def _worked_on(session: Session, dataset: Dataset) -> bool:

@@ -56,7 +56,8 @@ def _close_ingest(session: Session, job: Job) -> None:
     """The dataset was not taken in: say why; content may be sent again, or the job tried again where it has any."""
     dataset = session.get_one(Dataset, job.dataset_id, with_for_update=True)
     dataset.state, dataset.problem = "failed", job.problem
-    if job.state == JobState.CANCELLED:
+    if job.state == JobState.CANCELLED and dataset.upload is not None:
+        outbox.remove_blob(session, dataset.upload)
         dataset.upload = None
 
 

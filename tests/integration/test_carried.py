@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from sqlalchemy import select, text, update
 
-from app import backup, carried, db, erasure, erasure_ledger, evidence, holders, outbox, replay
+from app import backup, carried, db, erasure, erasure_ledger, evidence, holders, jobs, outbox, replay
 from app.config import Settings
 from app.storage import Folder
 from app.tables import Base, Dataset, Job, JobArtifact, Sample
@@ -400,10 +400,27 @@ def test_content_that_is_being_taken_in_is_not_swept(account: Account, checkpoin
     made = model(account, checkpoint)
     dataset = str(carry(account, made)["id"])
     send(account, dataset, npz())
+    claim = jobs.claim(account.database, "another worker", 60.0)
     later(account, dataset)
     assert sweep(account) == 0
-    account.work()
+    assert claim is not None
+    jobs.release(account.database, "another worker", "stopped")
     assert sweep(account) == 1
+
+
+def test_content_that_no_worker_takes_in_goes_all_the_same(account: Account, checkpoint: bytes) -> None:
+    made = model(account, checkpoint)
+    before = blobs(account.settings)
+    dataset = str(carry(account, made)["id"])
+    job = send(account, dataset, npz()).json()["job"]
+    later(account, dataset)
+    assert sweep(account) == 1
+    assert blobs(account.settings) == before
+    assert account.get(f"/v1/datasets/{dataset}")["state"] == "erased"
+    assert account.get(f"/v1/jobs/{job}")["state"] == "cancelled"
+    is_problem(account.http.post(f"/v1/jobs/{job}:retry"), 409, "content-missing")
+    account.work()
+    assert account.get(f"/v1/datasets/{dataset}")["state"] == "erased"
 
 
 def test_a_model_that_is_purged_meanwhile_takes_the_carried_data_with_it(account: Account, checkpoint: bytes) -> None:
