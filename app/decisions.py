@@ -11,7 +11,7 @@ import numpy as np
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from app import batches, db, erasure, jobs, samples
+from app import batches, db, erasure, evidence, jobs, samples
 from app.config import Settings
 from app.deadlines import clock
 from app.errors import Conflict
@@ -78,6 +78,7 @@ def let_go(session: Session, request: DeletionRequest, positions: Positions, rea
 def _leave_out(session: Session, request: DeletionRequest, part: Positions, reason: str) -> None:
     _require_stoppable(session, request)
     _free(session, request, part)
+    evidence.leave_out(session, request, part)
     left = np.setdiff1d(unpack(request.positions), part)
     request.positions, request.sample_count, request.reason = pack(left), len(left), reason
 

@@ -160,7 +160,7 @@ def swap(session: Session, claim: Claim, work: Plan, rewritten: Rewritten, suppr
         raise SupersededError("a request that was taken along was stopped, or refused in part, meanwhile")
     request = session.get_one(DeletionRequest, work.request_id)
     together = [session.get_one(DeletionRequest, request_id) for request_id in work.together]
-    for each in together:
+    for each in [*together, *_losing_ids(session, work)]:
         evidence.commit_ids(session, each)
     if work.carried:
         _drop_carried(session, dataset, request)
@@ -185,6 +185,17 @@ def swap(session: Session, claim: Claim, work: Plan, rewritten: Rewritten, suppr
         row.digest, row.positions = digest, covered
     _drop_derived(session, request)
     _date_superseded(session, request)
+
+
+def _losing_ids(session: Session, work: Plan) -> list[DeletionRequest]:
+    """Open requests of one model whose samples are erased from the dataset for others: what names them goes now."""
+    query = select(DeletionRequest).where(
+        DeletionRequest.dataset_id == work.dataset_id,
+        DeletionRequest.model_id.is_not(None),
+        DeletionRequest.fulfilled_at.is_(None),
+        DeletionRequest.decision.in_([Decision.ACCEPTED, Decision.HELD]),
+    )
+    return [row for row in session.scalars(query) if np.isin(unpack(row.positions), work.positions).any()]
 
 
 def _swap_images(session: Session, dataset: Dataset, requests: list[DeletionRequest], images: str | None) -> None:

@@ -12,7 +12,7 @@ from app import certificate, db, ledger, signing
 from app.certificate import CertificateFacts
 from app.config import Settings
 from app.db import Database
-from app.positions import unpack
+from app.positions import Positions, unpack
 from app.signing import KnownKey, SigningKey
 from app.tables import (
     CertificateRow,
@@ -58,15 +58,28 @@ def commit_ids(session: Session, request: DeletionRequest) -> None:
     """Keep salted tags of the request's ids, while the ids are still there. Once; harmless to repeat."""
     if session.get(Commitment, request.id) is not None:
         return
-    positions, ids = unpack(request.positions).tolist(), []
-    for start in range(0, len(positions), 10_000):
-        part = select(Sample.sample_id).where(
-            Sample.dataset_id == request.dataset_id, Sample.position.in_(positions[start : start + 10_000])
-        )
-        ids += list(session.scalars(part))
+    ids = _ids(session, request.dataset_id, unpack(request.positions))
     salt = certificate.new_salt()
     tags = b"".join(certificate.id_tags(salt, ids))
     session.add(Commitment(request_id=request.id, salt=salt, tags=tags))
+
+
+def leave_out(session: Session, request: DeletionRequest, positions: Positions) -> None:
+    """Samples that the request has no longer: their tags go, where it has any yet."""
+    row = session.get(Commitment, request.id, with_for_update=True)
+    if row is None or row.salt is None:
+        return
+    left = set(certificate.id_tags(row.salt, _ids(session, request.dataset_id, positions)))
+    tags = (row.tags[start : start + TAG_BYTES] for start in range(0, len(row.tags), TAG_BYTES))
+    row.tags = b"".join(tag for tag in tags if tag not in left)
+
+
+def _ids(session: Session, dataset_id: str, positions: Positions) -> list[str]:
+    wanted, ids = positions.tolist(), list[str]()
+    for start in range(0, len(wanted), 10_000):
+        part = Sample.position.in_(wanted[start : start + 10_000])
+        ids += session.scalars(select(Sample.sample_id).where(Sample.dataset_id == dataset_id, part))
+    return ids
 
 
 def shred(session: Session, request: DeletionRequest) -> bool:

@@ -93,3 +93,23 @@ def test_the_log_proves_its_entries_and_its_growth(trained: Trained) -> None:
     assert account.get("/v1/log/proof", size=larger, old=size)["hashes"]
     is_problem(account.http.get("/v1/log/proof", params={"size": larger + 1, "leaf": 0}), 404, "not-found")
     is_problem(account.http.get("/v1/log/proof", params={"size": size}), 422, "schema")
+
+
+def test_ids_that_another_request_erases_are_committed_to_before(trained: Trained, tmp_path: Path) -> None:
+    """A request of one model is held while one of the whole dataset takes its samples away."""
+    account, ids = trained.account, trained.ids[:4]
+    held = trained.delete(ids[:3], model=trained.model)
+    where = f"/v1/deletion-requests/{held['id']}"
+    account.post(f"{where}:hold", {"reason": "a court asked"})
+    trained.forget([ids[0], ids[3]])
+    account.post(f"{where}:refuse", {"reason": "not theirs", "sample_ids": ids[2:3]})
+    account.post(f"{where}:release")
+    account.work()
+    assert trained.request(held)["status"] == "fulfilled"
+    seal(trained)
+    certificate, trust = account.get(f"{where}/certificate"), account.get("/v1/log/keys")
+    salt = account.get(f"{where}/opening")["salt"]
+    (tmp_path / "membership.json").write_text(json.dumps({"salt": salt, "ids": ids[:2]}))
+    done = verify(tmp_path, certificate, trust, "--membership", "membership.json")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert json.loads(base64.b64decode(certificate["payload"]))["predicate"]["samples"]["count"] == 2
