@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from app import archives
-from app.manifest import MAX_ROWS, Manifest, SourceError, check_columns, require_form
+from app.archives import MAX_COLUMN_BYTES
+from app.manifest import MAX_ID_LENGTH, MAX_ROWS, Manifest, SourceError, check_columns, require_form
 
 # By Content-Type, what the file may be. A zip archive is an npz when all of its members are `.npy`.
 FORMS: Mapping[str, tuple[str, ...]] = {
@@ -56,17 +57,46 @@ def check_parquet(path: Path) -> Manifest:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    columns: dict[str, list[Any]] = {}
     try:
         with pq.ParquetFile(path) as file:
             _check_schema(file.schema_arrow)
             if not 0 < file.metadata.num_rows <= MAX_ROWS:
                 raise SourceError(f"the file has {file.metadata.num_rows} rows; it must have 1 to {MAX_ROWS:,}")
             wanted = [name for name in ("id", "label", "split", "subject") if name in file.schema_arrow.names]
-            table = file.read(columns=wanted)
-        columns = {name: table.column(name).to_pylist() for name in wanted}
+            _check_sizes(file.metadata, wanted)
+        # As the file has them, each value once: a file of a few bytes may repeat a long one in millions of rows.
+        with pq.ParquetFile(path, read_dictionary=wanted) as file:
+            for group in range(file.num_row_groups):
+                table = file.read_row_group(group, columns=wanted)
+                for name in wanted:
+                    column = table.column(name)
+                    if longest(column) > 4 * MAX_ID_LENGTH:  # bytes of UTF-8
+                        raise SourceError(f"column {name} has a value of more than {MAX_ID_LENGTH} characters")
+                    plain = column.cast(column.type.value_type) if pa.types.is_dictionary(column.type) else column
+                    columns.setdefault(name, []).extend(plain.to_pylist())
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise SourceError("the file is not a readable Parquet file") from error
     return check_columns(columns["id"], columns["label"], columns.get("split"), columns.get("subject"))
+
+
+def longest(column: Any) -> int:
+    """Bytes of the longest value of a column that was read as a dictionary; 0 of any other."""
+    import pyarrow.compute as pc
+
+    chunks = [chunk.dictionary for chunk in getattr(column, "chunks", [column]) if hasattr(chunk, "dictionary")]
+    return max((pc.max(pc.binary_length(values)).as_py() or 0 for values in chunks), default=0)
+
+
+def _check_sizes(metadata: Any, names: Sequence[str]) -> None:
+    sizes = dict.fromkeys(names, 0)
+    for group in map(metadata.row_group, range(metadata.num_row_groups)):
+        for column in map(group.column, range(group.num_columns)):
+            if column.path_in_schema in sizes:
+                sizes[column.path_in_schema] += column.total_uncompressed_size
+    for name, size in sizes.items():
+        if size > MAX_COLUMN_BYTES:
+            raise SourceError(f"column {name} is over {MAX_COLUMN_BYTES // 2**20} MiB")
 
 
 def _check_schema(schema: Any) -> None:

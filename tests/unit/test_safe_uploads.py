@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import resource
 import tempfile
 from contextlib import suppress
 from pathlib import Path
@@ -15,6 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from app.archives import MAX_IMAGE_BYTES
 from app.manifest import MAX_ERRORS, SourceError
 from app.safetensors_header import MAX_HEADER_BYTES, MAX_TENSORS, CheckpointError, read_header
 from app.uploads import check_parquet
@@ -138,6 +140,37 @@ def test_rows_are_named_and_ids_are_not(tmp_path: Path) -> None:
     assert "secret" not in str(refused.value) + str(refused.value.errors)
 
 
+def bomb(tmp_path: Path, rows: int, **long: bytes | str) -> Path:
+    """A small file whose columns `long` have one long value in every row, stored once."""
+    columns = {"id": [f"i{row}" for row in range(rows)], "image": [b"x"] * rows, "label": [0] * rows}
+    once = pa.array([0] * rows, pa.int32())
+    coded = {name: pa.DictionaryArray.from_arrays(once, [value]) for name, value in long.items()}
+    path = tmp_path / "bomb.parquet"
+    pq.write_table(
+        pa.table(columns | coded), path, compression="zstd", store_schema=False, dictionary_pagesize_limit=2**30
+    )
+    return path
+
+
+@pytest.mark.parametrize("name", ["id", "subject", "split"])
+def test_a_long_value_in_every_row_is_not_unpacked(tmp_path: Path, name: str) -> None:
+    path = bomb(tmp_path, 2000, **{name: "a" * 2**20})
+    assert path.stat().st_size < 2**17
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(SourceError, match=name) as refused:
+        check_parquet(path)
+    assert "aaa" not in str(refused.value) + str(refused.value.errors)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 2**19  # KiB
+
+
+def test_a_column_that_unpacks_to_too_much_is_refused_by_what_the_file_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("app.uploads.MAX_COLUMN_BYTES", 2**20)
+    with pytest.raises(SourceError, match="column subject"):
+        check_parquet(bomb(tmp_path, 1, subject="a" * 2**21))
+
+
 def test_at_most_so_many_errors_are_kept(tmp_path: Path) -> None:
     with pytest.raises(SourceError) as refused:
         check_parquet(parquet(tmp_path, id=["a"] * 500, image=[b"x"] * 500, label=[0] * 500))
@@ -156,3 +189,21 @@ def test_damaged_files_are_read_or_refused(junk: bytes, place: int, length: int)
         file.flush()
         with suppress(SourceError):
             check_parquet(Path(file.name))
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_an_image_that_is_too_long_is_not_unpacked_row_by_row(tmp_path: Path, nested: bool) -> None:
+    from worker.data.images import Stack
+    from worker.data.parquet import decode
+
+    rows = 200
+    path = bomb(tmp_path, rows, image=bytes(MAX_IMAGE_BYTES + 1))
+    if nested:
+        coded = pa.StructArray.from_arrays(
+            [pq.read_table(path, read_dictionary=["image"])["image"].chunk(0)], ["bytes"]
+        )
+        pq.write_table(
+            pa.table({"image": coded}), path, compression="zstd", store_schema=False, dictionary_pagesize_limit=2**30
+        )
+    with pytest.raises(SourceError, match="16 MiB"):
+        decode(path, Stack(rows))
