@@ -58,7 +58,8 @@ def page(document: dict[str, Any]) -> Reader:
 
 
 def plain(text: str) -> str:
-    return " ".join(text.replace("`", "").split())
+    """Without the marks of code and of lists."""
+    return " ".join(re.sub(r"`|^- ", "", text, flags=re.MULTILINE).split())
 
 
 def test_every_call_is_there_with_its_parameters_bodies_and_replies(document: dict[str, Any], page: Reader) -> None:
@@ -144,6 +145,12 @@ def test_no_text_of_the_document_is_taken_for_markup(document: dict[str, Any], p
     assert "<script" not in text
     assert "{{7*7}}" in text
     assert "evil.example" in found.texts["schema-Problem"]
+
+
+def test_a_list_in_a_description_is_a_list(document: dict[str, Any]) -> None:
+    text = render(document, "/v1/openapi.json")
+    assert text.count("<ul>\n<li><code>application/vnd.apache.parquet</code>: columns") == 1
+    assert "</li>\n<li><code>application/x-npz</code>: arrays" in text
 
 
 @pytest.mark.parametrize(
