@@ -100,15 +100,17 @@ def list_all(model: ModelId, number: Number, who: CallerDep, session: Read, page
 @router.get("/models/{model}/versions/{number}/audits/{audit}", **REPORT)
 def read(model: ModelId, number: Number, audit: AuditId, request: Request, who: CallerDep, session: Read) -> Response:
     """One report of the version."""
-    _, version = _version(session, who.tenant_id, model, number)
+    named, version = _version(session, who.tenant_id, model, number)
     row = session.scalars(audit_rows.reports_of(version).where(AuditRow.id == audit)).first()
     if row is None:
         raise NotFound("The version has no such report.")
-    return audits.answer(request.headers.get("accept", ""), audits.document(session, row, version.job_id))
+    return audits.answer(request.headers.get("accept", ""), audits.document(session, row, version.job_id), named.name)
 
 
 @router.get("/jobs/{job}/audit", **REPORT)
 def read_of_job(job: job_api.JobId, request: Request, who: CallerDep, session: Read) -> Response:
     """The report that a job made: also of one whose candidate was rejected, which no version has."""
     row = job_api.find(session, who.tenant_id, job)
-    return audits.answer(request.headers.get("accept", ""), audits.of_job(session, row))
+    found = audits.of_job(session, row)
+    named = models.get(session, who.tenant_id, row.model_id or "")
+    return audits.answer(request.headers.get("accept", ""), found, named.name)

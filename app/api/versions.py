@@ -181,5 +181,6 @@ def get_checkpoint(
 )
 def get_audit(model: ModelId, number: Number, request: Request, who: CallerDep, session: Read) -> Response:
     """The report that a version was published with, or else its newest; an exact retrain beside it where there is."""
-    version = versions.get(session, models.get(session, who.tenant_id, model), number)
-    return audits.answer(request.headers.get("accept", ""), audits.find(session, version))
+    row = models.get(session, who.tenant_id, model)
+    found = audits.find(session, versions.get(session, row, number))
+    return audits.answer(request.headers.get("accept", ""), found, row.name)

@@ -62,18 +62,18 @@ def document(session: Session, row: AuditRow, made_by: str | None) -> AuditDocum
     return AuditDocument(report=AuditReport.model_validate(row.report), retrained=comparison)
 
 
-def answer(accept: str, found: AuditDocument) -> Response:
-    """As JSON or, where it is asked for, as a page."""
+def answer(accept: str, found: AuditDocument, name: str) -> Response:
+    """As JSON or, where it is asked for, as a page that calls the model by its name."""
     if prefers("text/html", accept):
-        return HTMLResponse(page(found), headers={"Vary": "Accept"})
+        return HTMLResponse(page(found, name), headers={"Vary": "Accept"})
     return JSONResponse(found.model_dump(mode="json"), headers={"Vary": "Accept"})
 
 
-def page(found: AuditDocument) -> str:
+def page(found: AuditDocument, name: str) -> str:
     if found.retrained is None:
-        return render(found.report)
+        return render(found.report, name=name)
     note = f"exact retrain, version {found.retrained.version}, never published"
-    return render(found.report, found.retrained.measurement, note)
+    return render(found.report, found.retrained.measurement, note, name)
 
 
 def prefers(wanted: str, accept: str) -> bool:

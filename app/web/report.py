@@ -47,13 +47,16 @@ class Panel(NamedTuple):
     models: list[plots.Counts]
 
 
-def render(report: AuditReport, comparison: Measurement | None = None, comparison_note: str = "") -> str:
+def render(
+    report: AuditReport, comparison: Measurement | None = None, comparison_note: str = "", name: str = ""
+) -> str:
     """The report as an HTML page.
 
     Args:
         report: what the audit measured and judged.
         comparison: an exact retrain measured on the same forget set, shown as a third column.
         comparison_note: what the comparison is and where it comes from, one sentence.
+        name: what the model is called; its id alone where that is not known.
 
     Raises:
         ValueError: the two lists of a ROC curve differ in length.
@@ -66,6 +69,7 @@ def render(report: AuditReport, comparison: Measurement | None = None, compariso
         columns.append(Column("retrained", "Retrained", comparison))
     return ENVIRONMENT.get_template("report.html.j2").render(
         report=report,
+        name=name,
         judgement=report.judgement,
         columns=columns,
         comparison_note=comparison_note,

@@ -42,6 +42,7 @@ def test_a_version_without_a_forget_set_shows_its_own_signal(trained: Trained) -
     assert shown == report, "a version that was published without a report shows its newest"
     page = trained.account.http.get(f"{trained.where}/versions/1/audit", headers={"Accept": "text/html"}).text
     assert "measured without a forget set" in page
+    assert "<h1>m, version 1</h1>" in page
 
 
 def test_samples_are_named_by_id_and_held_as_positions(trained: Trained) -> None:

@@ -108,7 +108,7 @@ def test_a_fake_unlearning_fails_and_climbs_to_exact_retraining(real: Trained) -
         }
     ]
     page = real.account.http.get(f"/v1/jobs/{fake['id']}/audit", headers={"Accept": "text/html"}).text
-    assert "unpublished candidate" in page
+    assert "<h1>m, unpublished candidate</h1>" in page
     newer = real.account.http.get(f"{real.where}/versions/2/audit", headers={"Accept": "text/html"}).text
     assert "gradient_ascent" in newer, "the page of the published version tells what was tried before it"
     assert [event.object_id for event in events(real, "gate.climbed")] == [retrain["id"]]

@@ -247,7 +247,7 @@ PAGES = {
     "no-signal": lambda: render(report(parent=0.52)),
     "bare": lambda: render(bare()),
     "climbed": lambda: render(climbed(), RETRAINED),
-    "hostile": lambda: render(hostile(), RETRAINED, HOSTILE),
+    "hostile": lambda: render(hostile(), RETRAINED, HOSTILE, HOSTILE),
 }
 
 
@@ -392,6 +392,20 @@ def test_the_banner_comes_first_and_says_it_in_words(case: str, verdict: str, wo
     assert "What this does not show" in main
     banner = next(a for _, a in page.elements if a.get("aria-labelledby") == "verdict")
     assert banner["class"] == f"verdict {verdict.lower()}"
+
+
+def test_it_is_titled_by_the_name_of_the_model_with_its_id_beside() -> None:
+    text = Page(render(report(), name="Reader <1>")).text
+    assert "Unlearning audit: Reader <1>, version 2: pass" in text
+    assert "Reader <1>, version 2 model digits-cnn · " in text
+    assert "Unlearning audit: digits-cnn, version 2: pass" in Page(render(report())).text
+
+
+def test_the_accuracy_on_the_forgotten_has_one_name_and_is_explained() -> None:
+    text = Page(render(report())).text
+    assert "Forget accuracy 144 forgotten samples" in text
+    assert text.casefold().count("unlearn accuracy") == 1
+    assert "The papers say unlearn accuracy for forget accuracy." in text
 
 
 def test_the_reason_is_shown_whole() -> None:
