@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from app.catalog import DigitsSource, ExternalSource, TorchvisionSource
-from app.manifest import SourceError
+from app.manifest import MAX_BYTES, MAX_ROWS, MAX_SIDE, SourceError
 from worker.data.samples import RawData
 from worker.data.torchvision_ops import import_torchvision
 
@@ -102,7 +103,13 @@ def _fake_halves(dataset: Callable[..., Any], options: dict[str, Any], _cache: P
     shape = tuple(int(part) for part in (size if "x" in size else f"3x{size}x{size}").split("x"))
     if len(shape) != 3 or shape[0] not in (1, 3) or min(shape) < 1:
         raise SourceError("image_size must be like 3x32x32 or 1x8x8")
+    if max(shape[1:]) > MAX_SIDE:
+        raise SourceError(f"images must have sides of 1 to {MAX_SIDE} pixels")
     count = int(options.pop("size", 1000))
+    if not 0 < 2 * count <= MAX_ROWS:
+        raise SourceError(f"size must be from 1 to {MAX_ROWS // 2:,}: there are two halves of it")
+    if 2 * count * prod(shape) > MAX_BYTES:
+        raise SourceError(f"the images are more than {MAX_BYTES // 2**30} GiB")
     offset = int(options.pop("random_offset", 0))
     halves = [
         dataset(size=count, image_size=shape, random_offset=offset + skipped, **options) for skipped in (0, count)
