@@ -37,6 +37,9 @@ class Blobs(Protocol):
     def size(self, digest: str) -> int:
         """In bytes. Raises BlobMissingError."""
 
+    def confirm(self, digest: str) -> None:
+        """Raises BlobMissingError unless it is there. While locks are held: asked once, and shortly."""
+
     def read(self, digest: str, start: int, stop: int) -> Iterator[bytes]:
         """Bytes `start` to `stop` (0 <= start <= stop <= size) in pieces, unverified: for streaming to a client
         that is told the digest. Raises BlobMissingError."""
@@ -46,7 +49,7 @@ class Blobs(Protocol):
         Raises BlobMissingError, BlobCorruptError."""
 
     def delete(self, digest: str) -> bool:
-        """Remove the bytes; False if they were not there."""
+        """Remove the bytes; False if they were not there. While locks are held, too: asked once, and shortly."""
 
     def older_than(self, seconds: float) -> Iterator[str]:
         """Digests of blobs that were stored at least so long ago."""

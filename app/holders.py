@@ -70,7 +70,7 @@ def pin(session: Session, blobs: Blobs, digest: str) -> None:
     """
     _take_turns(session, digest)
     try:
-        blobs.size(digest)
+        blobs.confirm(digest)
     except BlobMissingError:
         raise SupersededError("bytes were removed before they were recorded") from None
 

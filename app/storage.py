@@ -196,6 +196,9 @@ class Folder:
         with self._asking(digest):
             return self.place(digest).stat().st_size
 
+    def confirm(self, digest: str) -> None:
+        self.size(digest)
+
     def open(self, digest: str) -> BinaryIO:
         """The bytes, unverified: for streaming to a client that is told the digest."""
         with self._asking(digest):

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, suppress
 from datetime import datetime, timedelta
 from email.utils import parsedate_to_datetime
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from app.config import Settings
 from app.storage import BlobCorruptError, BlobMissingError, Folder, Stored, Writer, relative_name
 
 JUST_USED = 60.0  # seconds in which a copy that was fetched is opened
-CHECK_SECONDS = 2.0  # silence after which a look at the bucket gives up
+BRIEF_SECONDS = 2.0  # silence after which what others wait for gives up: readiness, and whoever holds locks
 ABANDONED = 24 * 3600.0  # age of a local file that nobody can still be writing
 
 
@@ -41,18 +42,19 @@ class Bucket:
         self._root = settings.data_dir / "copies"
         self._copies = Folder(self._root)
         self._settings = settings
-        self._impatient: Any = None
+
+    @cached_property
+    def _brief(self) -> Any:
+        """A client that tries once and does not wait long."""
+        patience = min(BRIEF_SECONDS, self._settings.s3_timeout_seconds)
+        return s3.connect(self._settings.model_copy(update={"s3_timeout_seconds": patience}), attempts=1)
 
     def _at(self, digest: str) -> s3.Place:
         return {"Bucket": self._bucket, "Key": self._prefix + relative_name(digest)}
 
     def check(self) -> None:
-        """One short look, tried once: readiness is asked every few seconds."""
-        if self._impatient is None:
-            hurried = self._settings.model_copy(update={"s3_timeout_seconds": CHECK_SECONDS})
-            self._impatient = s3.connect(hurried, attempts=1)
         with s3.asking():
-            self._impatient.head_bucket(Bucket=self._bucket)
+            self._brief.head_bucket(Bucket=self._bucket)
         self._copies.check()
 
     # -- in ----------------------------------------------------------------------------------------
@@ -96,17 +98,23 @@ class Bucket:
     # -- out ---------------------------------------------------------------------------------------
 
     def size(self, digest: str) -> int:
+        return self._size(self._client, digest)
+
+    def confirm(self, digest: str) -> None:
+        self._size(self._brief, digest)
+
+    def _size(self, client: Any, digest: str) -> int:
         try:
             with s3.asking(digest):
-                return int(self._client.head_object(**self._at(digest))["ContentLength"])
+                return int(client.head_object(**self._at(digest))["ContentLength"])
         except BlobMissingError:
             with s3.asking():  # HEAD says 404 of a bucket that is not there, too
-                self._client.head_bucket(Bucket=self._bucket)
+                client.head_bucket(Bucket=self._bucket)
             raise
 
-    def _has(self, digest: str) -> bool:
+    def _has(self, digest: str, client: Any = None) -> bool:
         try:
-            self.size(digest)
+            self._size(client or self._client, digest)
         except BlobMissingError:
             return False
         return True
@@ -153,16 +161,17 @@ class Bucket:
 
     def delete(self, digest: str) -> bool:
         """Remove the object with all its versions, and this machine's copy; False if it was not there."""
-        there, place = self._has(digest), self._at(digest)
+        client, place = self._brief, self._at(digest)
+        there = self._has(digest, client)
         self._copies.delete(digest)
         with s3.asking():
-            reply = self._client.delete_object(**place)
+            reply = client.delete_object(**place)
         if reply.get("DeleteMarker"):  # the bucket keeps versions: the bytes are still there
-            for page in self._pages("list_object_versions", place["Key"]):
+            for page in self._pages("list_object_versions", place["Key"], client):
                 for version in page.get("Versions", []) + page.get("DeleteMarkers", []):
                     if version["Key"] == place["Key"]:
                         with s3.asking():
-                            self._client.delete_object(**place, VersionId=version["VersionId"])
+                            client.delete_object(**place, VersionId=version["VersionId"])
         return there
 
     def older_than(self, seconds: float) -> Iterator[str]:
@@ -193,9 +202,9 @@ class Bucket:
                 removed += self._copies.delete(digest)
         return removed
 
-    def _pages(self, operation: str, prefix: str) -> Iterator[dict[str, Any]]:
+    def _pages(self, operation: str, prefix: str, client: Any = None) -> Iterator[dict[str, Any]]:
         with s3.asking():
-            yield from self._client.get_paginator(operation).paginate(Bucket=self._bucket, Prefix=prefix)
+            yield from (client or self._client).get_paginator(operation).paginate(Bucket=self._bucket, Prefix=prefix)
 
     def _digest(self, key: str) -> str | None:
         """Of a key of ours; None for what others keep under the same prefix."""

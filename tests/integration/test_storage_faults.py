@@ -16,7 +16,7 @@ from pydantic import SecretStr
 from sqlalchemy import update
 from sqlalchemy.exc import OperationalError
 
-from app import db, storage
+from app import db, holders, storage
 from app.blobs import open_blobs
 from app.config import Settings
 from app.main import create_app
@@ -366,6 +366,28 @@ def test_object_storage_that_does_not_answer_is_a_503_and_degraded(
     ready = http.get("/readyz").json()
     assert (ready["status"], ready["storage"]) == ("degraded", "unreachable")
     assert counts(in_bucket.account.database) == before
+
+
+def passes(exchange: Exchange) -> None:
+    exchange.answer(*exchange.forward(exchange.receive()))
+
+
+def test_whoever_holds_locks_asks_a_silent_storage_once(in_bucket: Trained, shim: Proxy) -> None:
+    """The client's patience is 30 s and three tries: were it used, the second try would have been answered."""
+    account, http = in_bucket.account, in_bucket.account.http
+    data = http.get(f"{in_bucket.where}/versions/1/checkpoint").content
+    path = announced(in_bucket, data)
+    before = counts(account.database)
+    shim.spoil("HEAD", passes, times=1)  # of the upload
+    shim.spoil("HEAD", silent, times=1)  # of the transaction that records it
+    is_problem(http.put(path, content=data, headers={"Content-Type": SAFETENSORS}), 503, "storage-unavailable")
+    assert counts(account.database) == before
+    assert http.put(path, content=data, headers={"Content-Type": SAFETENSORS}).status_code == 202
+    digest = account.desk.blobs.put(b"of nobody").digest
+    shim.spoil("DELETE", silent, times=1)
+    with pytest.raises(StorageUnavailableError):
+        holders.remove(account.database, account.desk.blobs, digest)
+    assert holders.remove(account.database, account.desk.blobs, digest)
 
 
 def test_a_job_waits_for_object_storage_and_goes_on(in_bucket: Trained, shim: Proxy) -> None:
