@@ -14,6 +14,7 @@ from sqlalchemy.orm import Session
 
 from app import db, faults, webhooks
 from app.db import Database
+from app.errors import Conflict
 from app.ids import new_id
 from app.tables import Delivery, Webhook
 
@@ -65,8 +66,14 @@ def write(session: Session, webhook_id: str, kind: str, data: dict[str, Any], at
     return delivery
 
 
-def replay(session: Session, delivery: Delivery) -> None:
-    """Send it again from the start, under the same message id."""
+def replay(session: Session, webhook: Webhook, delivery: Delivery) -> None:
+    """Send it again from the start, under the same message id.
+
+    Raises:
+        Conflict: the receiver was switched off.
+    """
+    if webhook.disabled_at is not None:
+        raise Conflict("The webhook is switched off, for good. Make another.", kind="webhook-off")
     delivery.state, delivery.attempts, delivery.last_error = "pending", 0, None
     delivery.due_at = db.now(session)
 

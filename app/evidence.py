@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 
 from sqlalchemy import func, select
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
 from app import certificate, db, ledger, signing
@@ -27,6 +29,8 @@ from app.tables import (
 )
 
 TAG_BYTES = 16
+log = logging.getLogger("lethe.evidence")
+
 SEALED_AT_ONCE = 20
 NOTHING = f"sha256:{hashlib.sha256().hexdigest()}"  # the content of a dataset that a request carried, once it is erased
 
@@ -95,7 +99,10 @@ def shred(session: Session, request: DeletionRequest) -> bool:
 
 
 def seal_due(database: Database, key: SigningKey, log_name: str) -> int:
-    """Seal fulfilled requests that have no certificate, or whose receipts have moved since; how many."""
+    """Seal fulfilled requests that have no certificate, or whose receipts have moved since; how many.
+
+    One that cannot be sealed keeps none of the others from it.
+    """
     done = (
         select(func.count())
         .where(Receipt.request_id == DeletionRequest.id, Receipt.done_at.is_not(None))
@@ -111,10 +118,17 @@ def seal_due(database: Database, key: SigningKey, log_name: str) -> int:
             DeletionRequest.fulfilled_at.is_not(None), func.coalesce(sealed, -1) < done
         )
         request_ids = list(session.scalars(due.order_by(DeletionRequest.id).limit(SEALED_AT_ONCE)))
+    sealed_now = 0
     for request_id in request_ids:
-        with database.write() as session:
-            _seal(session, request_id, key, log_name)
-    return len(request_ids)
+        try:
+            with database.write() as session:
+                _seal(session, request_id, key, log_name)
+            sealed_now += 1
+        except DBAPIError:
+            raise  # the next would fare no better
+        except Exception as error:
+            log.error("request %s could not be sealed", request_id, exc_info=error)
+    return sealed_now
 
 
 def _seal(session: Session, request_id: str, key: SigningKey, log_name: str) -> None:

@@ -7,7 +7,19 @@ import threading
 from collections.abc import Callable
 from functools import partial
 
-from app import batches, carried, deliveries, erasure, erasure_ledger, evidence, holders, jobs, outbox, pools
+from app import (
+    batches,
+    carried,
+    deliveries,
+    erasure,
+    erasure_ledger,
+    evidence,
+    holders,
+    idempotency,
+    jobs,
+    outbox,
+    pools,
+)
 from app.blobs import open_blobs
 from app.config import LEASE_BEATS, Settings
 from app.db import Database
@@ -53,6 +65,7 @@ def run(settings: Settings, stop: threading.Event) -> None:
         (10.0, lambda: pools.rebuild_stale(database)),
         (60.0, lambda: carried.expire(database)),
         (5.0, lambda: holders.remove_leftovers(database, blobs)),
+        (HOUSEKEEPING_SECONDS, lambda: idempotency.forget_replies(database)),
         (HOUSEKEEPING_SECONDS, lambda: holders.remove_orphans(database, blobs, ORPHAN_SECONDS)),
     ]
     if (kept := settings.erasures_file) is not None:

@@ -504,6 +504,8 @@ def check_chain(certificate: Certificate, previous: Sequence[bytes], trusted: Se
             refuse("a certificate given as superseded is not the one that is named")
         if older.predicate["request"]["id"] != newer.predicate["request"]["id"] or older.issued_at > newer.issued_at:
             refuse("a superseded certificate is of another request, or of a later time")
+        if older.predicate["log"]["tree_size"] >= newer.predicate["log"]["tree_size"]:
+            refuse("a superseded certificate is in a log as long or longer: the log was forked")
         newer = older
     if newer.predicate["supersedes"] is None:
         return f"the chain is whole, with {len(previous)} superseded before this one"

@@ -128,15 +128,15 @@ def list_deliveries(
     "/{webhook}/deliveries/{delivery}:replay",
     status_code=202,
     response_model=DeliveryOut,
-    responses=problems(403, 404),
+    responses=problems(403, 404, 409),
 )
 def replay(
     webhook: WebhookId, delivery: DeliveryId, who: CallerDep, session: Write, once: IdempotentDep
 ) -> JSONResponse:
     """Send a delivery again, with the same message id."""
-    row = find(session, who.tenant_id, webhook)
+    row = find(session, who.tenant_id, webhook, lock=True)
     message = session.get(Delivery, delivery, with_for_update=True)
     if message is None or message.webhook_id != row.id:
         raise NotFound("There is no such delivery.")
-    deliveries.replay(session, message)
+    deliveries.replay(session, row, message)
     return once.reply(202, show_delivery(message), accepted(f"/v1/webhooks/{row.id}/deliveries"))

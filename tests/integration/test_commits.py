@@ -5,12 +5,15 @@ from __future__ import annotations
 import hashlib
 import json
 from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 from typing import Any
 
 import pytest
+from sqlalchemy import update
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
+from app import db, idempotency
 from app.tables import Idempotency
 from tests.integration.conftest import Trained
 from tests.integration.helpers import as_other, counts, is_problem
@@ -74,6 +77,21 @@ def test_a_replay_answers_as_the_first_time(trained: Trained) -> None:
     other = http.post("/v1/deletion-requests", json=body | {"jurisdiction": "ccpa"}, headers=headers)
     is_problem(other, 422, "idempotency-key-reused")
     assert http.post("/v1/datasets", json=UPLOAD, headers=headers).status_code == 202, "another route"
+
+
+def test_a_reply_is_kept_for_thirty_days(account: Account) -> None:
+    body, headers = {"name": "d", "source": {"name": "upload"}}, {"Idempotency-Key": "key-1"}
+
+    def again() -> str | None:
+        response = account.http.post("/v1/datasets", json=body, headers=headers)
+        return response.headers.get("idempotent-replayed")
+
+    assert again() is None
+    for days, replayed in ((29, "true"), (31, None)):
+        with account.database.write() as session:
+            session.execute(update(Idempotency).values(created_at=db.now(session) - timedelta(days=days)))
+        idempotency.forget_replies(account.database)
+        assert again() == replayed
 
 
 def test_an_unfit_key_is_refused(shared: Trained) -> None:

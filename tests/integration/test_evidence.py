@@ -7,6 +7,10 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy.orm import Session
 
 from app import erasure, evidence
 from app.blobs import open_blobs
@@ -113,3 +117,23 @@ def test_ids_that_another_request_erases_are_committed_to_before(trained: Traine
     done = verify(tmp_path, certificate, trust, "--membership", "membership.json")
     assert done.returncode == 0, done.stdout + done.stderr
     assert json.loads(base64.b64decode(certificate["payload"]))["predicate"]["samples"]["count"] == 2
+
+
+def test_a_request_that_cannot_be_sealed_holds_no_other_up(
+    trained: Trained, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    first, second = trained.forget(trained.ids[:2]), trained.forget(trained.ids[2:4])
+    whole = evidence._seal
+
+    def broken(session: Session, request_id: str, *rest: Any) -> None:
+        if request_id == first["id"]:
+            raise ValueError(trained.ids[0])
+        whole(session, request_id, *rest)
+
+    monkeypatch.setattr(evidence, "_seal", broken)
+    assert seal(trained) == 1
+    assert first["id"] in caplog.text
+    trained.account.get(f"/v1/deletion-requests/{second['id']}/certificate")
+    monkeypatch.undo()
+    assert seal(trained) == 1
+    trained.account.get(f"/v1/deletion-requests/{first['id']}/certificate")

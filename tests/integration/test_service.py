@@ -19,7 +19,7 @@ from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 from fastapi.testclient import TestClient
 from pydantic import TypeAdapter
-from sqlalchemy import select, text
+from sqlalchemy import DateTime, bindparam, select, text
 
 from app import presence, schema
 from app.api.schemas import DatasetOut, DeletionOut, JobOut, ModelOut, Problem, Readiness, VersionOut
@@ -98,11 +98,14 @@ def test_keys_of_an_older_schema_keep_their_lives(empty: Database) -> None:
         config = schema._config()
         config.attributes["connection"] = connection
         command.upgrade(config, "0002")
-        connection.execute(text("INSERT INTO tenants (id, name, created_at) VALUES ('t', 't', :at)"), {"at": made})
+        tenant = text("INSERT INTO tenants (id, name, created_at) VALUES ('t', 't', :at)")
+        connection.execute(tenant.bindparams(bindparam("at", made, DateTime)))
         for key, end in ends.items():
             values = "(:id, 't', 'k', 'd', '[]', :at, :end)"
-            row = {"id": key, "at": made, "end": end}
-            connection.execute(text(f"INSERT INTO api_keys {columns} VALUES {values}"), row)
+            row = text(f"INSERT INTO api_keys {columns} VALUES {values}").bindparams(
+                bindparam("id", key), bindparam("at", made, DateTime), bindparam("end", end, DateTime)
+            )
+            connection.execute(row)
     schema.migrate(empty)
     with empty.read() as session:
         lives = {key.id: (key.lifetime_days, key.expires_at) for key in session.scalars(select(ApiKey))}

@@ -153,8 +153,11 @@ def test_a_receiver_that_is_gone_is_switched_off(open_house: Account, there: Rec
     make_due(open_house)
     assert send(open_house, made) == 0
     tell(open_house)
-    assert len(listed(open_house, made)) == 2
+    waiting = listed(open_house, made)
+    assert len(waiting) == 2
     assert len(there.got()) == 1
+    where = f"/v1/webhooks/{made['id']}/deliveries/{waiting[0]['id']}:replay"
+    is_problem(open_house.http.post(where, json={}), 409, "webhook-off")
 
 
 def test_a_redirect_is_a_failure_and_is_not_followed(open_house: Account, there: Receiver) -> None:

@@ -458,6 +458,16 @@ def test_a_chain_of_superseded_certificates():
     assert not report(third, previous=[encode(tampered)]).holds
 
 
+def test_a_chain_through_two_logs_is_a_fork():
+    statement, older = issue(facts(), before=9)
+    newer = facts(issued=T + timedelta(days=20), supersedes=certificate.digest_of(statement))
+    for before in (9, 4):  # a tree of the same size, and one that is shorter than what it should extend
+        found = report(issue(newer, before=before)[1], previous=[encode(older)])
+        assert "forked" in supersession(found).detail
+        assert not found.holds
+    assert report(issue(newer, before=15)[1], previous=[encode(older)]).holds
+
+
 def test_a_superseded_certificate_of_another_request_or_time_is_refused():
     other = facts()
     statement, envelope = issue(replace(other, request=replace(other.request, id="del_2")))
