@@ -111,9 +111,14 @@ def test_a_killed_worker_comes_back_and_its_job_goes_on_at_once(folder: Path, on
         say(f"POST → worker start {time.monotonic() - posted:.3f} s")
 
 
-def test_a_killed_api_comes_back_on_its_port(folder: Path, on_sqlite: Prepared) -> None:
+def test_a_second_service_on_the_folder_is_refused_and_a_killed_api_comes_back_on_its_port(
+    folder: Path, on_sqlite: Prepared
+) -> None:
     with serving(folder) as service:
         where = (folder / "url").read_text()
+        assert "another" in refused(folder)
+        assert (folder / "url").read_text() == where
+        assert service.client.get("/readyz")["database"] == "ok"
         os.kill(service.child("api"), signal.SIGKILL)
         began = time.monotonic()
         assert service.client.get("/readyz")["database"] == "ok"
@@ -272,14 +277,6 @@ def test_a_data_folder_that_cannot_be_made(place: str, tmp_path: Path) -> None:
     assert "LETHE_DATA_DIR" in said
     assert "Traceback" not in said
     assert (tmp_path / "data").read_text() == "a file\n"
-
-
-def test_a_second_service_on_the_same_folder(folder: Path, on_sqlite: Prepared) -> None:
-    with serving(folder) as service:
-        where = (folder / "url").read_text()
-        assert "another" in refused(folder)
-        assert (folder / "url").read_text() == where
-        assert service.client.get("/readyz")["database"] == "ok"
 
 
 def test_a_database_of_a_newer_schema(folder: Path) -> None:
