@@ -7,10 +7,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-from fastapi.testclient import TestClient
-
-from app.config import Settings
-from app.main import create_app
 from tests.support import embedded
 
 ROOT = Path(__file__).parents[2]
@@ -25,10 +21,3 @@ def test_the_main_job_of_the_readme_runs_as_it_stands(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == "fulfilled"
     assert (tmp_path / "model.safetensors").stat().st_size > 10_000
-
-
-def test_the_api_page_stands_alone(tmp_path: Path) -> None:
-    page = TestClient(create_app(Settings(data_dir=tmp_path))).get("/docs").text
-    assert "/v1/deletion-requests" in page
-    assert "http://" not in page
-    assert "https://" not in page
