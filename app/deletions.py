@@ -392,7 +392,8 @@ def _refuse_data_loss(session: Session, ground: Ground, affected: Sequence[Stand
         before, going = standing.left_counts, ground.counts(standing, positions)
         emptied = int(((before > 0) & (before == going)).sum())
         if emptied:
-            what = "no training data" if (before == going).all() else f"no sample of {emptied} class(es)"
+            classes = "1 class" if emptied == 1 else f"{emptied} classes"
+            what = "no training data" if (before == going).all() else f"no sample of {classes}"
             raise Conflict(
                 f"It would leave model {standing.model.id} {what}. Send `allow_data_loss: true` if that is meant.",
                 kind="data-loss",

@@ -21,7 +21,7 @@ from typing import Any
 
 import httpx
 
-from lethe.errors import ProblemError, TransferError, UnreachableError
+from lethe.errors import LetheError, ProblemError, TransferError, UnreachableError
 from lethe.types import Json
 
 AGAIN = frozenset({429, 502, 503, 504})
@@ -194,7 +194,9 @@ class Attempts:
 
     def failed(self, error: httpx.TransportError) -> None:
         """Pause after a failed connection, or raise."""
-        if not self.left or isinstance(error, httpx.UnsupportedProtocol):
+        if isinstance(error, httpx.UnsupportedProtocol):
+            raise LetheError("the service's address must begin with http:// or https://") from error
+        if not self.left:
             raise UnreachableError(f"the service does not answer ({type(error).__name__})") from error
         self._pause(None)
 

@@ -556,8 +556,10 @@ def read_key(pem: bytes) -> Ed25519PublicKey:
 
 def read_trust(data: bytes) -> list[TrustedKey]:
     """A trust file: {"keys": [{"id", "public_key", "not_before", "not_after"}]}."""
-    keys = []
-    for item in parse_json(data)["keys"]:
+    document, keys = parse_json(data), []
+    if not isinstance(document, dict) or not isinstance(document.get("keys"), list):
+        refuse("this is not a trust file, which is an object with a list of `keys`")
+    for item in document["keys"]:
         start, end = (moment(item[name]) if item[name] else None for name in ("not_before", "not_after"))
         key = TrustedKey(read_key(item["public_key"].encode()), start, end)
         keys.append(key if key.id == item["id"] else refuse("the trust file gives a key another id"))

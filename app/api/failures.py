@@ -78,10 +78,12 @@ def install(app: FastAPI) -> None:
             refused.status, refused.title = 405, "Method not allowed"
             refused.headers = {"Allow": contract.allowed(app, request.scope)}
             return problem(refused)
-        known = {404: NotFound, 413: TooLarge}.get(error.status_code)
-        found = known(str(error.detail)) if known else AppError(str(error.detail), kind="http", headers=error.headers)
-        if known is None:
-            found.status, found.title = error.status_code, str(error.detail)
+        if error.status_code == 404:  # of the router alone: what is missing behind a path is an AppError
+            return problem(NotFound("There is nothing at this path; /docs lists every path."))
+        if error.status_code == 413:
+            return problem(TooLarge(str(error.detail)))
+        found = AppError(str(error.detail), kind="http", headers=error.headers)
+        found.status, found.title = error.status_code, str(error.detail)
         return problem(found)
 
     @app.exception_handler(SupersededError)

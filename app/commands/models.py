@@ -39,7 +39,7 @@ ModelId = Annotated[str, typer.Argument(metavar="MODEL", help="Id of the model."
 JobId = Annotated[str, typer.Argument(metavar="JOB", help="Id of the job.")]
 Number = Annotated[int, typer.Argument(metavar="VERSION", help="Number of the version.")]
 Current = Annotated[
-    int | None, typer.Argument(metavar="VERSION", help="Number of the version; the current one if absent.")
+    int | None, typer.Argument(metavar="VERSION", min=1, help="Number of the version; the current one if absent.")
 ]
 Seed = Annotated[int, typer.Option(help="Seed of the job.")]
 Params = Annotated[str, typer.Option(help="Its parameters, as a JSON object; see `lethe catalog`.")]

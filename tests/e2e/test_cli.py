@@ -284,6 +284,7 @@ def test_exit_codes(run: Run, made: dict[str, Any], monkeypatch: pytest.MonkeyPa
     run("status", "what", code=2)
     run("request", made["dataset"], "--ids-file", "a.txt", "--subjects-file", "b.txt", code=2)
     run("list", "versions", code=2)
+    run("download", made["model"], "0", code=2)  # not the current one
     run("list", "jobs", "-w", "state=odd", code=1)
     assert "state" in run("list", "jobs", "-w", "stat=failed", code=1)  # the parameters that there are
     run("list", "jobs", "-w", "failed", code=2)

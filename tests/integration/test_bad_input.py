@@ -196,7 +196,8 @@ def test_queries_and_paths_outside_their_schema(shared: Trained, path: str, para
 
 
 def test_unknown_paths_and_methods_are_problems_too(shared: Trained) -> None:
-    is_problem(shared.account.http.get("/v1/nothing"), 404, "not-found")
+    nothing = is_problem(shared.account.http.get("/v1/nothing"), 404, "not-found")
+    assert "/docs" in nothing["detail"]
     response = shared.account.http.delete("/v1/datasets")
     assert response.status_code == 405
     assert response.headers["content-type"] == "application/problem+json"

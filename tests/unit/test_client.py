@@ -85,6 +85,12 @@ def test_a_key_of_the_callers_own_is_sent_as_it_is() -> None:
     assert list(service.made) == ["ticket-7"]
 
 
+def test_an_address_without_a_scheme_is_called_that() -> None:
+    with Client("127.0.0.1:8321", "k") as lethe, pytest.raises(LetheError, match="must begin with http://") as error:
+        lethe.jobs.get(JOB)
+    assert not isinstance(error.value, UnreachableError)
+
+
 def test_it_gives_up_after_so_many_tries_and_says_why(pauses: list[float]) -> None:
     tries = 0
 

@@ -570,6 +570,9 @@ def test_a_trust_file_gives_keys_their_validity(alone):
     document["keys"][0]["id"] = OTHER.id
     (folder / "trust.json").write_text(json.dumps(document))
     assert "another id" in call("certificate.json", "--trust", "trust.json").stdout
+    (folder / "array.json").write_text("[]")
+    for other in ("certificate.json", "array.json"):
+        assert "not a trust file" in call("certificate.json", "--trust", other).stdout
 
 
 def test_it_runs_as_a_module(alone):
