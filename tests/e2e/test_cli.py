@@ -141,7 +141,7 @@ def _prove_more(run: Run, request: str, ids: list[str]) -> None:
     checks = ("verify", "certificate.json", "--trust", "trust.json")
     run("log", "head", "-o", "head.txt")
     size = Path("head.txt").read_text().splitlines()[1]
-    assert len(run("log", "entries", "--limit", "1000").splitlines()) == int(size)
+    assert len(run("log", "entries", "--limit", "1000").splitlines()) >= int(size)  # it goes on growing
     assert document(run("log", "inclusion", "0", size))["hashes"] is not None
     said = document(run(*checks, "--json"))
     leaves = next(check["detail"] for check in said["checks"] if check["name"] == "transparency log")
