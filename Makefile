@@ -33,8 +33,8 @@ demo: install  ## the main job, end to end, on this machine
 serve: install  ## the service on its embedded defaults, in ./lethe-data
 	$(BIN)/lethe serve $(ARGS)
 
-test: install  ## the tests, three at a time; what needs a server that is not there is left out and named
-	$(BIN)/python -m pytest -n 3 --dist worksteal $(ARGS)
+test: install  ## the tests, three files at a time; what needs a server that is not there is left out and named
+	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 check: install  ## lint and types
 	$(BIN)/ruff check .

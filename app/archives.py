@@ -111,7 +111,7 @@ def members(file: zipfile.ZipFile, size: int) -> list[tuple[int, zipfile.ZipInfo
         if seen.setdefault(folded, number) != number:
             errors.append(f"entry {number}: the name of entry {seen[folded]}, but for its case at most")
     if errors:
-        raise SourceError(f"{len(errors)} problems with the archive's members", errors)
+        raise SourceError(f"{len(errors)} problem{'s' * (len(errors) > 1)} with the archive's members", errors)
     total = sum(info.file_size for info in infos)
     if total > MAX_BYTES:
         raise SourceError(f"the archive unpacks to more than {MAX_BYTES // 2**30} GiB")

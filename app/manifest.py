@@ -74,7 +74,9 @@ def check_columns(
         f"the subject must have 1 to {MAX_ID_LENGTH} characters, none of them NUL",
     )
     if errors:
-        raise SourceError(f"{len(errors)} problems with ids, labels, splits or subjects", errors)
+        raise SourceError(
+            f"{len(errors)} problem{'s' * (len(errors) > 1)} with ids, labels, splits or subjects", errors
+        )
     holdout = None if splits is None else [HOLDOUT[split] for split in splits]
     if holdout is not None and all(holdout):
         raise SourceError("the file has no training sample")

@@ -113,6 +113,8 @@ def parse_json(data: bytes | str) -> Any:
 
     try:
         return json.loads(data, object_pairs_hook=members, parse_constant=constant)
+    except json.JSONDecodeError:
+        refuse("this is not JSON, or not all of it")
     except RecursionError:
         refuse("the JSON is nested too deeply")
 

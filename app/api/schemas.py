@@ -73,14 +73,14 @@ class DatasetOut(BaseModel):
     state: DatasetState
     carried_for: str | None = Field(description="the model that is to forget them; they are kept no longer")
     expires_at: Time | None = Field(description="of a carried dataset: when it is erased unless a request uses it")
-    samples: int
-    train_samples: int
+    samples: int = Field(description="taken in, of both splits, those included that were erased since")
+    train_samples: int = Field(description="of them in the train split")
     classes: int
     class_names: list[str | None] | None = Field(
         description="by label, where the source names them; null in the place of one whose samples are all erased"
     )
     shape: list[int] | None
-    erased_samples: int
+    erased_samples: int = Field(description="of both splits")
     job: str | None = Field(None, description="the ingest job, in the reply that started it")
     problem: dict[str, Any] | None
     created_at: Time

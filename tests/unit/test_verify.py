@@ -458,6 +458,11 @@ def test_a_chain_of_superseded_certificates():
     assert not report(third, previous=[encode(tampered)]).holds
 
 
+def test_a_certificate_that_was_cut_off_is_told_as_such():
+    found = verify.verify(json.dumps(ENVELOPE).encode()[:-20], TRUSTED)
+    assert "this is not JSON, or not all of it" in failures(found).values()
+
+
 def test_a_chain_through_two_logs_is_a_fork():
     statement, older = issue(facts(), before=9)
     newer = facts(issued=T + timedelta(days=20), supersedes=certificate.digest_of(statement))
