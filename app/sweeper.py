@@ -28,9 +28,9 @@ from app.outbox import Ring
 log = logging.getLogger("lethe.sweep")
 
 HOUSEKEEPING_SECONDS = 600.0
+DAY_SECONDS = 24 * 3600.0
 DELIVERY_SECONDS = 0.5
 STOP_SECONDS = 5.0
-ORPHAN_SECONDS = 24 * 3600.0
 
 
 def bell(settings: Settings) -> Ring:
@@ -65,8 +65,8 @@ def run(settings: Settings, stop: threading.Event) -> None:
         (10.0, lambda: pools.rebuild_stale(database)),
         (60.0, lambda: carried.expire(database)),
         (5.0, lambda: holders.remove_leftovers(database, blobs)),
-        (HOUSEKEEPING_SECONDS, lambda: idempotency.forget_replies(database)),
-        (HOUSEKEEPING_SECONDS, lambda: holders.remove_orphans(database, blobs, ORPHAN_SECONDS)),
+        (DAY_SECONDS, lambda: idempotency.forget_replies(database)),  # it reads the whole table
+        (HOUSEKEEPING_SECONDS, lambda: holders.remove_orphans(database, blobs, DAY_SECONDS)),
     ]
     if (kept := settings.erasures_file) is not None:
         duties.append((10.0, erasure_ledger.Keeper(database, settings, kept).keep))

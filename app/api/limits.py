@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
+
 from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-FILES = ("/content", "/checkpoint")  # ends of the paths that take them
+FILES = re.compile(r"/v1/(datasets/[^/]+/content|models/[^/]+/versions/[^/]+/checkpoint)")
 
 
 class BodyLimit:
@@ -19,7 +21,7 @@ class BodyLimit:
         self._app, self._limit = app, limit
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or (scope["method"] == "PUT" and scope["path"].endswith(FILES)):
+        if scope["type"] != "http" or (scope["method"] == "PUT" and FILES.fullmatch(scope["path"])):
             await self._app(scope, receive, send)
             return
         declared = Headers(scope=scope).get("content-length", "")

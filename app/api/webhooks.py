@@ -134,7 +134,7 @@ def replay(
     webhook: WebhookId, delivery: DeliveryId, who: CallerDep, session: Write, once: IdempotentDep
 ) -> JSONResponse:
     """Send a delivery again, with the same message id."""
-    row = find(session, who.tenant_id, webhook, lock=True)
+    row = find(session, who.tenant_id, webhook)
     message = session.get(Delivery, delivery, with_for_update=True)
     if message is None or message.webhook_id != row.id:
         raise NotFound("There is no such delivery.")

@@ -217,6 +217,8 @@ def test_a_json_body_over_the_limit_is_413_and_an_upload_is_not_held_to_it(share
         is_problem(http.post("/v1/deletion-requests", content=pieces(20), headers=JSON), 413, "too-large")
         is_problem(http.put(f"{shared.where}/policy", content=b"x" * 4096, headers=JSON), 413, "too-large")
         is_problem(http.put(f"{shared.where}/aliases/a", content=pieces(20), headers=JSON), 413, "too-large")
+        for name in ("content", "checkpoint"):  # as the ends of the paths that take files
+            is_problem(http.put(f"{shared.where}/aliases/{name}", content=pieces(20), headers=JSON), 413, "too-large")
         made = http.post("/v1/datasets", json={"name": "n", "source": {"name": "upload"}}).json()["id"]
         where, headers = f"/v1/datasets/{made}/content", {"Content-Type": PARQUET}
         is_problem(http.put(where, content=b"x" * 4096, headers=headers), 422, "dataset-content")
