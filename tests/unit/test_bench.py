@@ -19,7 +19,7 @@ from app import catalog
 from app.catalog import TorchvisionSource
 from tests.unit.engine_cases import digits
 from worker.attacks import AttackResult
-from worker.bench import checks, data, report, scales, store, tables
+from worker.bench import checks, data, plots, report, scales, store, tables
 from worker.bench.cells import Adversarial, Forget, Named, Trained, Unlearned, named, substituted
 from worker.bench.lab import Lab
 from worker.bench.protocol import AMUN, RL
@@ -419,6 +419,15 @@ def test_in_the_committed_results_no_exact_retrain_failed_and_every_untouched_mo
     for row in rows:
         assert row["seeds"] == 5
         assert row["fail"] == (5 if row["model"] == "untouched" else 0)
+
+
+@pytest.mark.parametrize("values", [[], [float("nan")] * 2])
+def test_a_figure_of_runs_that_all_failed_is_drawn_empty(tmp_path: Path, values: list[float]):
+    series = [{"label": "a", "x": list(range(len(values))), "y": values}]
+    panels = [{"kind": "lines", "title": "t", "x": "epoch", "series": series}]
+    assert plots.draw([report.Figure("f", "t", panels)], tmp_path)
+    with Image.open(tmp_path / "f.png") as image:
+        assert image.size[0] > 100
 
 
 # -- theorem 4.1 -----------------------------------------------------------------------------------

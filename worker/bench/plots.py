@@ -87,7 +87,10 @@ def _lines(axis: Any, panel: dict[str, Any], place: int) -> None:  # noqa: ARG00
             high = [y + e for y, e in zip(line["y"], errors, strict=True)]
             axis.fill_between(line["x"], low, high, color=colour, alpha=0.12, linewidth=0)
     # The bands of few runs are wide: they are cut off rather than let hide the lines.
-    values = [y for line in panel["series"] for y in line["y"]]
+    values = [y for line in panel["series"] for y in line["y"] if math.isfinite(y)]
+    axis.set_title(panel["title"])
+    if not values:  # every run of it failed
+        return
     room = 0.2 * (max(values) - min(values)) + 1e-9
     axis.set_ylim(min(values) - room, max(values) + room)
     if panel.get("log"):
@@ -98,4 +101,3 @@ def _lines(axis: Any, panel: dict[str, Any], place: int) -> None:  # noqa: ARG00
         axis.locator_params(axis="x", nbins=8, integer=panel["x"] in ("epoch", "request"))
     axis.set_xlabel(panel["x"])
     axis.grid(axis="y", color=FAINT, linewidth=0.5)
-    axis.set_title(panel["title"])

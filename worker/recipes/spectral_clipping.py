@@ -106,14 +106,18 @@ class Layers(nn.Module):
 
         Its vector is drawn anew: it stays a singular vector, of a smaller value, and would hide the next one.
         """
-        clipped = False
-        for number, (layer, apply) in enumerate(self._found):
-            vector, weight = self.get_buffer(f"vector{number}"), weight_of(layer)
-            if float(torch.linalg.vector_norm(apply(vector, weight.detach()))) > slack * bound:
-                clip(apply, weight, vector, bound, steps)
-                self._draw(number)
-                clipped = True
-        return clipped
+        vectors = [self.get_buffer(f"vector{number}") for number in range(len(self._found))]
+        norms = [
+            torch.linalg.vector_norm(apply(vector, weight_of(layer).detach()))
+            for vector, (layer, apply) in zip(vectors, self._found, strict=True)
+        ]
+        # All of them at once: each value that is read waits for the device.
+        above = [number for number, norm in enumerate(torch.stack(norms).cpu().tolist()) if norm > slack * bound]
+        for number in above:
+            layer, apply = self._found[number]
+            clip(apply, weight_of(layer), vectors[number], bound, steps)
+            self._draw(number)
+        return bool(above)
 
 
 def inputs_of(model: nn.Module, shape: tuple[int, ...]) -> list[tuple[nn.Module, tuple[int, ...]]]:
