@@ -33,6 +33,7 @@ from app.api import log as log_api
 from app.api.conditional import Conditional
 from app.api.deps import Parts, known_query
 from app.api.follow import Follower
+from app.api.head import Head
 from app.api.limits import BodyLimit
 from app.api.observe import Observe
 from app.api.shortcut import Shortcut
@@ -77,6 +78,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.add_middleware(Shortcut, parts=parts, routes=usual, handlers=app.exception_handlers)
     app.add_middleware(BodyLimit, limit=settings.max_json_bytes)
     app.add_middleware(Conditional, prefix="/v1/")
+    app.add_middleware(Head)
     app.add_middleware(Observe, latency=metrics.latency(parts.metrics), unexpected=failures.unexpected)
     app.state.parts = parts
     app.include_router(health.router)

@@ -53,12 +53,12 @@ def words(document: dict[str, Any]) -> list[str]:
 
 def allowed(app: FastAPI, scope: Scope) -> str:
     """The Allow header of a path: every method that some route takes there (the router names those of one only)."""
-    found = [
+    found = {
         method
-        for method in ("DELETE", "GET", "HEAD", "POST", "PUT")
+        for method in ("DELETE", "GET", "POST", "PUT")
         if any(route.matches({**scope, "method": method})[0] is Match.FULL for route in app.routes)
-    ]
-    return ", ".join(found)
+    }
+    return ", ".join(sorted(found | ({"HEAD"} if "GET" in found else set())))
 
 
 def _say_scopes(method: str, operation: dict[str, Any]) -> None:

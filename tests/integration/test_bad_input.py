@@ -268,7 +268,7 @@ def test_a_path_with_a_verb_is_not_taken_for_the_object(shared: Trained) -> None
         response = http.get(path)
         is_problem(response, 405, "method-not-allowed")
         assert response.headers["allow"] == "POST"
-    assert http.delete("/v1/models").headers["allow"] == "GET, POST"
+    assert http.delete("/v1/models").headers["allow"] == "GET, HEAD, POST"
     assert http.delete(f"{shared.where}/versions/1/checkpoint").headers["allow"] == "GET, HEAD, PUT"
 
 

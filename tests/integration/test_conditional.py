@@ -52,6 +52,19 @@ def test_every_document_has_a_strong_etag_that_answers_304(trained: Trained) -> 
             assert http.get(path, headers={"If-None-Match": other}).status_code == 304, path
 
 
+def test_head_is_get_without_the_body(trained: Trained) -> None:
+    made = trained.delete(trained.ids[:1])
+    http = trained.account.http
+    own = {"date", "x-request-id"}
+    for path in [*paths(trained, made["id"], made["outcomes"][0]["job"]), "/healthz", "/docs", "/v1/jobs/job_1"]:
+        whole, head = http.get(path), http.head(path)
+        assert (head.status_code, head.content) == (whole.status_code, b""), path
+        named = set(whole.headers.items()), set(head.headers.items())
+        assert {each for each in named[0] ^ named[1] if each[0] not in own} == set(), path
+        if etag := whole.headers.get("etag"):
+            assert http.head(path, headers={"If-None-Match": etag}).status_code == 304
+
+
 def test_a_poll_is_never_stale_after_a_change(trained: Trained) -> None:
     """A request and its job, looked at after everything that happens to them."""
     made = trained.delete(trained.ids[:3])
