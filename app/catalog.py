@@ -21,6 +21,20 @@ from pydantic import (
     model_validator,
 )
 
+CLASS_NAME = r"^[^\x00-\x1f\x7f/\\]+$"
+OPTION_NAME = r"^[A-Za-z_][A-Za-z0-9_]{0,39}$"
+OPTION_TEXT = r"^[^\x00-\x1f\x7f]*$"
+TORCHVISION_MODEL = r"^[a-z0-9_]{2,60}$"
+TORCHVISION_SET = r"^[A-Za-z0-9]{2,40}$"
+WORDS = {
+    CLASS_NAME: "a text without control characters, `/` and `\\`",
+    OPTION_NAME: "1 to 40 of `A-Z`, `a-z`, `0-9` and `_`, no digit first",
+    OPTION_TEXT: "a text without control characters",
+    TORCHVISION_MODEL: "2 to 60 of `a-z`, `0-9` and `_`",
+    TORCHVISION_SET: "2 to 40 of `A-Z`, `a-z` and `0-9`",
+}
+"""Each of these regular expressions in words, for people."""
+
 
 class Params(BaseModel):
     """Base of all parameter models: unknown keys are refused, defaults are filled in, values are frozen."""
@@ -341,7 +355,7 @@ class TorchvisionParams(Params):
     repeated to three channels. What cannot take the dataset's images is refused by the worker, with the reason.
     """
 
-    name: str = Field("resnet18", pattern=r"^[a-z0-9_]{2,60}$", description="as `torchvision.models` lists it")
+    name: str = Field("resnet18", pattern=TORCHVISION_MODEL, description="as `torchvision.models` lists it")
 
 
 # -- recipes ---------------------------------------------------------------------------------------
@@ -431,15 +445,15 @@ def _distinct(names: tuple[str, ...]) -> tuple[str, ...]:
     return names
 
 
-ClassName = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f/\\]+$")]
+ClassName = Annotated[str, Field(min_length=1, max_length=200, pattern=CLASS_NAME)]
 ClassNames = Annotated[
     tuple[ClassName, ...], Field(strict=False, min_length=1, max_length=10_000), AfterValidator(_distinct)
 ]
 Side = Annotated[int, Field(ge=1, le=1024)]
 Shape = Annotated[tuple[Side, Side, Literal[1, 3]], Field(strict=False)]
 """Height, width, channels."""
-OptionName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,39}$")]
-OptionText = Annotated[str, Field(max_length=200, pattern=r"^[^\x00-\x1f\x7f]*$")]
+OptionName = Annotated[str, Field(pattern=OPTION_NAME)]
+OptionText = Annotated[str, Field(max_length=200, pattern=OPTION_TEXT)]
 OptionInteger = Annotated[int, Field(ge=-(2**53), le=2**53)]
 OptionNumber = Annotated[float, Field(ge=-(2**53), le=2**53)]
 
@@ -447,7 +461,7 @@ OptionNumber = Annotated[float, Field(ge=-(2**53), le=2**53)]
 class TorchvisionSource(Params):
     """Any classification set that `torchvision.datasets` can download or make, by class name."""
 
-    dataset: str = Field("CIFAR10", pattern=r"^[A-Za-z0-9]{2,40}$")
+    dataset: str = Field("CIFAR10", pattern=TORCHVISION_SET)
     options: dict[OptionName, OptionText | OptionInteger | OptionNumber | bool] = Field(
         default_factory=dict,
         description="further keyword arguments of the dataset class, e.g. size of FakeData",

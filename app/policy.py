@@ -32,9 +32,16 @@ def choose(kind: str, choice: Choice) -> Choice:
     except ValidationError as error:
         known = catalog.KINDS[kind][choice.name].params.model_fields
         places = [next((part for part in e["loc"][:1] if part in known), "params") for e in error.errors()]
-        faults = [f"{place}: {e['msg']}" for place, e in zip(places, error.errors(), strict=True)]
+        faults = [f"{place}: {_said(fault)}" for place, fault in zip(places, error.errors(), strict=True)]
         raise ValueError("; ".join(dict.fromkeys(faults))) from None
     return Choice(name=choice.name, params=params.model_dump())
+
+
+def _said(fault: Any) -> str:
+    if fault["type"] == "string_pattern_mismatch":
+        return f"must be {catalog.WORDS[fault['ctx']['pattern']]}"
+    message: str = fault["msg"].removeprefix("Value error, ")
+    return message
 
 
 def choose_probes(probes: tuple[Choice, ...]) -> tuple[Choice, ...]:

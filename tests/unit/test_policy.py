@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import Any
+
 import pytest
 from pydantic import ValidationError
 
@@ -51,6 +54,43 @@ def test_a_method_that_needs_the_remain_set_is_refused_where_the_policy_gives_no
                 Policy(method=Choice(name=name), remain="none")
         else:
             assert Policy(method=Choice(name=name), remain="none").remain == "none"
+
+
+@pytest.mark.parametrize(
+    ("kind", "choice", "said"),
+    [
+        ("architectures", Choice(name="torchvision", params={"name": "ResNet 18"}), "name: must be 2 to 60 of"),
+        ("sources", Choice(name="torchvision", params={"options": {"a-b": 1}}), "options: must be 1 to 40 of"),
+        (
+            "sources",
+            Choice(name="external", params={"classes": 2, "shape": [8, 8, 1], "class_names": ["a", "a"]}),
+            "class_names: class names must differ",
+        ),
+    ],
+)
+def test_what_is_wrong_is_said_in_words(kind: str, choice: Choice, said: str) -> None:
+    with pytest.raises(ValueError, match=said) as refused:
+        choose(kind, choice)
+    assert "^" not in str(refused.value)
+
+
+def test_every_regular_expression_of_the_catalog_has_its_words() -> None:
+    def patterns(schema: Any) -> Iterator[str]:
+        if isinstance(schema, dict):
+            yield from [schema["pattern"]] if isinstance(schema.get("pattern"), str) else []
+            for each in schema.values():
+                yield from patterns(each)
+        elif isinstance(schema, list):
+            for each in schema:
+                yield from patterns(each)
+
+    found = {
+        pattern
+        for entries in catalog.KINDS.values()
+        for entry in entries.values()
+        for pattern in patterns(entry.params.model_json_schema())
+    }
+    assert found == set(catalog.WORDS) - {catalog.OPTION_NAME}  # keys of a dict are said elsewhere in a schema
 
 
 @pytest.mark.parametrize(
