@@ -119,6 +119,8 @@ def _fault(error: Any, body: Any, document: dict[str, Any]) -> dict[str, str]:
     detail = error["msg"].removeprefix("Value error, ")
     if error["type"] == "string_pattern_mismatch" and (form := patterns.WORDS.get(error["ctx"]["pattern"])):
         detail = f"must be {form}"
+    if error["type"] in ("model_attributes_type", "model_type", "dict_type"):  # whose messages speak of Python
+        detail = "must be an object: `{…}`"
     if error["type"] == "union_tag_invalid":  # its message repeats the tag
         detail = f"{error['ctx']['discriminator']} must be one of {error['ctx']['expected_tags']}"
     if error["type"] == "extra_forbidden" and path[-1] not in (words := contract.words(document)):
