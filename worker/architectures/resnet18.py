@@ -41,7 +41,8 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         main = self.bn2(self.conv2(torch.relu(self.bn1(self.conv1(x)))))
-        return torch.relu((main + self.shortcut(x)) * self.scale)
+        joined = main + self.shortcut(x)
+        return torch.relu(joined if self.scale == 1.0 else joined * self.scale)
 
 
 def build(

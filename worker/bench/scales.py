@@ -131,20 +131,20 @@ def small(_precision: str) -> Scale:
         fixed=json.dumps(fixed),
         attack=pgd(steps=10),
     )
-    shorter = {**fixed, "": {"epochs": 5, "batch_size": 64}, "certified_newton": {**NEWTON, "lissa_steps": 50}}
+    shorter = {**fixed, "": {"epochs": 4, "batch_size": 64}, "certified_newton": {**NEWTON, "lissa_steps": 50}}
     cifar = Setting(
-        "CIFAR-10, four classes, 2,000 images",
+        "CIFAR-10, four classes, 3,000 images, narrow ResNet-18",
         World(
-            Data("cifar10", (1, 6, 7, 8), 2000, 2000),
-            named("architectures", "small_cnn", {"width": 16}),
-            named("recipes", "sgd", {"epochs": 30, "batch_size": 64, "learning_rate": 0.1}),
+            Data("cifar10", (1, 6, 7, 8), 3000, 1000),
+            named("architectures", "resnet18", {"width": 8}),
+            named("recipes", "sgd", {"epochs": 15, "batch_size": 64, "learning_rate": 0.1, "schedule": "cosine"}),
         ),
         references=8,
         models=(1,),
-        forgets=(10, 20, 30),
-        tuning=(1,),
-        rates=rates,
-        dampings=dampings,
+        forgets=(10, 20, 30, 40, 50),
+        tuning=(1, 2),
+        rates=rates[1:-1],
+        dampings=dampings[1:-1],
         fixed=json.dumps(shorter),
         attack=pgd(steps=10),
         shares=(0.1,),
