@@ -131,7 +131,11 @@ def small(_precision: str) -> Scale:
         fixed=json.dumps(fixed),
         attack=pgd(steps=10),
     )
-    shorter = {**fixed, "": {"epochs": 4, "decay_every": 2, "batch_size": 64}, "certified_newton": {**NEWTON, "lissa_steps": 50}}
+    shorter = {
+        **fixed,
+        "": {"epochs": 4, "decay_every": 2, "batch_size": 64},
+        "certified_newton": {**NEWTON, "lissa_steps": 50},
+    }
     cifar = Setting(
         "CIFAR-10, four classes, 3,000 images, narrow ResNet-18",
         World(
