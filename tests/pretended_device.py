@@ -110,6 +110,8 @@ class Pretended(TorchDispatchMode):
         plain = [each for each in given if isinstance(each, Tensor) and not isinstance(each, There) and each.dim()]
         if packet in INDEXING and isinstance(args[0], There):
             indices = [each for each in args[1] if each is not None]
+            if any(each is value for each in plain for value in args[2:]):
+                raise MixedDevicesError(f"{operator} got values of the CPU")
             # torch takes these, at the price of a copy or of counting rows
             self.waits += any(each.dtype == torch.bool or not isinstance(each, There) for each in indices)
         elif here and plain and packet not in CROSSING:

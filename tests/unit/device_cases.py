@@ -136,6 +136,7 @@ def main() -> None:
         there, here = torch.arange(4.0, device=NAME), torch.arange(4.0)
         waits["refused"] = {
             "tensors": refuses(lambda: there + here),
+            "values": refuses(lambda: there.index_put_((there[:2].long(),), here[:2])),
             "generator": refuses(lambda: torch.randperm(4, device=NAME, generator=seeding.generator(1))),
         }
         waits["seen"] = {

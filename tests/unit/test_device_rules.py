@@ -34,7 +34,7 @@ def test_no_network_waits_for_the_device(waits: dict[str, dict[str, list[int]]])
     assert waits["architectures"] == {name: [0] for name in catalog.ARCHITECTURES}
 
 
-@pytest.mark.parametrize("name", ["tensors", "generator"])
+@pytest.mark.parametrize("name", ["tensors", "values", "generator"])
 def test_the_device_refuses_what_cuda_refuses(waits: dict[str, dict[str, list[int]]], name: str) -> None:
     assert waits["refused"][name] == [1]
 
