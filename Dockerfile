@@ -18,7 +18,7 @@ COPY worker worker
 COPY lethe lethe
 COPY migrations migrations
 RUN pip install -c constraints.txt . \
- && useradd --system --uid 10001 --home-dir /srv/lethe lethe \
+ && useradd --uid 10001 --no-create-home --home-dir /srv/lethe lethe \
  && install -d -o lethe -g lethe -m 700 /data /erasures
 
 USER lethe

@@ -184,6 +184,7 @@ def _postgres_engine(url: str) -> Engine:
         max_overflow=20,
         connect_args={
             "application_name": "lethe",
+            "client_encoding": "utf8",  # else a SQL_ASCII database answers in bytes, before `schema` can refuse it
             "options": "-c idle_in_transaction_session_timeout=60s -c lock_timeout=30s -c statement_timeout=120s "
             "-c jit=off",  # which costs more than any of these statements
         },

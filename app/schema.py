@@ -30,7 +30,7 @@ def migrate(database: Database) -> None:
     """Bring the database to this program's schema. Several processes may call it at once: one works, the rest wait.
 
     Raises:
-        SchemaError: the database was made by a newer Lethe.
+        SchemaError: the database was made by a newer Lethe, or is not in UTF-8.
     """
     if database.is_sqlite:
         set_journal(database)
@@ -48,7 +48,7 @@ def check(database: Database) -> None:
     """Refuse to work on a database whose schema is not this program's.
 
     Raises:
-        SchemaError: older (run `lethe migrate`) or newer (upgrade Lethe).
+        SchemaError: older (run `lethe migrate`) or newer (upgrade Lethe), or the database is not in UTF-8.
     """
     with database.engine.connect() as connection:
         if not _is_current(connection):
@@ -56,6 +56,10 @@ def check(database: Database) -> None:
 
 
 def _is_current(connection: Connection) -> bool:
+    if connection.dialect.name == "postgresql":
+        encoding = connection.execute(text("SHOW server_encoding")).scalar_one()
+        if encoding != "UTF8":  # a sample id or a name of any script would be an error at the moment it is stored
+            raise SchemaError(f"the database has the encoding {encoding}: make one with UTF8")
     revision = MigrationContext.configure(connection).get_current_revision()
     known = _revisions()
     if revision is not None and revision not in known:

@@ -52,10 +52,12 @@ def eventually(ready: Callable[[], Any], what: str, patience: float = PATIENCE) 
 
 
 @contextmanager
-def scratch_database(url: str, template: str = "template1") -> Iterator[str]:
+def scratch_database(url: str, template: str = "template1", encoding: str = "") -> Iterator[str]:
     """A new PostgreSQL database beside the one that `url` names, dropped at the end: empty, or a copy of another."""
     name = f"lethe_test_{secrets.token_hex(6)}"
     create = sql.SQL("CREATE DATABASE {} TEMPLATE {}").format(sql.Identifier(name), sql.Identifier(template))
+    if encoding:
+        create += sql.SQL(" ENCODING {} LC_COLLATE 'C' LC_CTYPE 'C'").format(encoding)
     with psycopg.connect(url, autocommit=True) as admin:
         admin.execute(create)
     try:

@@ -27,9 +27,10 @@ from app.config import Settings
 from app.db import Database
 from app.main import create_app
 from app.tables import ApiKey, Base
+from tests.conftest import POSTGRES
 from tests.integration.conftest import Trained
 from tests.integration.helpers import is_problem
-from tests.support import Account, environment, eventually
+from tests.support import Account, environment, eventually, scratch_database
 
 # -- health ----------------------------------------------------------------------------------------
 
@@ -129,6 +130,17 @@ def test_an_old_and_a_newer_schema_are_refused_with_words(empty: Database, setti
     assert done.returncode == 1
     assert "newer than this program" in " ".join(done.stderr.split())
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.services
+@pytest.mark.parametrize("encoding", ["SQL_ASCII", "LATIN1"])
+def test_a_database_that_cannot_hold_every_text_is_refused_with_words(tmp_path: Path, encoding: str) -> None:
+    with scratch_database(POSTGRES, "template0", encoding) as url:
+        database = Database(Settings(data_dir=tmp_path, database_url=url))
+        for refuse in (schema.check, schema.migrate):
+            with pytest.raises(schema.SchemaError, match=f"encoding {encoding}.*UTF8"):
+                refuse(database)
+        database.close()
 
 
 def test_two_may_migrate_at_once(settings: Settings, empty: Database) -> None:
