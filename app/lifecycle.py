@@ -215,6 +215,7 @@ def judge(
     utility_kept: bool = True,
     signal_kept: bool = True,
     no_estimate: str = "no references",
+    before: str = "parent",
 ) -> Ruling:
     """Rule on one candidate.
 
@@ -224,6 +225,7 @@ def judge(
         parent: the parent's estimate by the same test; a parent that does not fail leaves nothing to detect.
         utility_kept: the candidate keeps the policy's utility floor.
         signal_kept: the candidate keeps its own RT signal; a collapsed model has FT-AUC 0.5 too.
+        before: what `parent` is called: what stands in its place may be something else.
     """
     if candidate is None:
         return Ruling("inconclusive", no_estimate)
@@ -238,14 +240,12 @@ def judge(
             power = "a set of this size could not have passed any margin"
         return Ruling("inconclusive", f"{span} does not fit inside ±{margin:g}; {power}")
     if parent is None or not fails(parent, margin):
-        return Ruling(
-            "inconclusive", f"no signal: the parent model does not fail the same test, so {span} shows little"
-        )
+        return Ruling("inconclusive", f"no signal: the {before} does not fail the same test, so {span} shows little")
     if not signal_kept:
         return Ruling("inconclusive", f"the candidate lost its own membership signal (RT-AUC); {span} shows little")
     if not utility_kept:
         return Ruling("inconclusive", f"the candidate fell under the utility floor; {span} shows little")
-    return Ruling("pass", f"{span} lies inside ±{margin:g}, and the parent failed the same test")
+    return Ruling("pass", f"{span} lies inside ±{margin:g}, and the {before} failed the same test")
 
 
 def combine(*standard_errors: float) -> float:

@@ -136,6 +136,13 @@ class Policy(BaseModel):
     utility_floor: float = Field(
         0.05, ge=0, le=1, description="largest loss of test accuracy against the parent, as a fraction"
     )
+    canaries: int = Field(
+        0,
+        ge=0,
+        le=100_000,
+        description="so many samples of the subject `lethe:canary` are forgotten along with each job; they are not "
+        "erased, so that `:audit` with `canaries` can measure at any time how well the model forgot them",
+    )
     grace_seconds: int = Field(7 * 86400, ge=0, le=90 * 86400, description="how long a superseded checkpoint is kept")
 
     @field_validator("method")

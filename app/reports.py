@@ -152,7 +152,9 @@ class Judgement(Part):
         description="smallest margin that this size could have passed with 80 % power: 3.24 standard errors, and "
         "`null_bound` where there is one",
     )
-    parent_failed: bool | None = Field(None, description="whether the parent fails the same test: is there a signal?")
+    parent_failed: bool | None = Field(
+        None, description="whether the parent, or the control, fails the same test: is there a signal?"
+    )
     utility_floor: float | None = Field(None, description="lowest test accuracy that the policy accepts; absent: any")
     utility_kept: bool | None = Field(None, description="whether the candidate reaches it")
 
@@ -234,6 +236,10 @@ class AuditReport(Part):
     method: str
     method_params: dict[str, object]
     remain_access: str
+    of: Literal["forget-set", "canaries"] = Field(
+        "forget-set", description="canaries: all that this version and those before it have forgotten stand for it"
+    )
+    canaries: int = Field(0, description="forgotten along by the same job; they are in no figure of the forget set")
     forget_samples: int
     retain_samples: int
     test_samples: int
@@ -241,6 +247,9 @@ class AuditReport(Part):
     audit_params: dict[str, object]
     candidate: Measurement
     parent: Measurement | None
+    control: Measurement | None = Field(
+        None, description="of an audit of canaries: the candidate on those that it still knows, in the parent's place"
+    )
     balance: Balance | None
     judgement: Judgement
     references: References | None

@@ -9,7 +9,7 @@ import numpy as np
 from sqlalchemy import func, or_, select
 from sqlalchemy.orm import Session
 
-from app import datasets
+from app import canaries, datasets
 from app.errors import Conflict, Gone, NotFound
 from app.lifecycle import VersionState
 from app.positions import Positions, mask_of, members, unpack
@@ -120,13 +120,21 @@ class Batch:
 
     requests: tuple[str, ...]
     forget: Positions  # of the requests, those that the parent was trained on
+    canaries: Positions  # forgotten along
     remain: Positions  # trained on, minus forgotten now, minus everything erased before
     grouped: bool = False  # some of it was asked for by subject
     due_at: datetime | None = None  # the earliest legal deadline of the requests
 
+    @property
+    def gone(self) -> Positions:
+        """All that the job makes the model forget."""
+        return np.union1d(self.forget, self.canaries)
 
-def batch(session: Session, job_id: str, dataset: Dataset, parent: Version) -> Batch:
+
+def batch(session: Session, job_id: str, dataset: Dataset, parent: Version, with_canaries: int = 0) -> Batch:
     """What the job must forget and what is left, against the version that it starts from.
+
+    with_canaries: so many of them are forgotten along, if there is anything to forget.
 
     Data that a deletion carried were trained on: whoever carries them says so, and nothing here could.
     """
@@ -144,9 +152,14 @@ def batch(session: Session, job_id: str, dataset: Dataset, parent: Version) -> B
     if dataset.carried_for is not None:
         trained = asked
     remain = trained & ~asked & ~mask_of(dataset.erased, size)
+    forget = np.flatnonzero(trained & asked).astype(np.int64)
+    drawn = with_canaries if len(forget) and dataset.carried_for is None else 0
+    along = canaries.draw(session, dataset, session.get_one(Model, parent.model_id), parent, drawn)
+    remain[along] = False
     return Batch(
         tuple(request_id for request_id, *_ in rows),
-        np.flatnonzero(trained & asked).astype(np.int64),
+        forget,
+        along,
         np.flatnonzero(remain).astype(np.int64),
         any(by_subject for *_, by_subject, _ in rows),
         min((due_at for *_, due_at in rows), default=None),

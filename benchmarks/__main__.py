@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 
-from benchmarks import attack, download, economy, lists, mapped, posting, rmia, service, training
+from benchmarks import attack, canaries, download, economy, lists, mapped, posting, rmia, service, training
 
 RESULTS = Path(__file__).parent / "results"
 ALL: dict[str, Callable[[], dict[str, object]]] = {
@@ -28,6 +28,7 @@ ALL: dict[str, Callable[[], dict[str, object]]] = {
     "mapped_fine_tune": mapped.mapped_fine_tune,
     "batch_economy": economy.batch_economy,
     "warm_worker": economy.warm_worker,
+    "canaries": canaries.canaries,
     "api_start": service.api_start,
     "stream_1gb": service.stream_1gb,
     "download_1gb": download.download_1gb,

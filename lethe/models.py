@@ -104,9 +104,14 @@ class Models(Collection[types.Model]):
         probes: Sequence[Choice] | None = None,
         sample_ids: Sequence[str] | None = None,
         grouped: bool = False,
+        canaries: bool = False,
     ) -> types.Job:
-        """Measure a version, the current one if none is named; what was published stays."""
+        """Measure a version, the current one if none is named; what was published stays.
+
+        On `sample_ids`, or on the canaries forgotten so far; else on what the version was made to forget.
+        """
         named = {"sample_ids": None if sample_ids is None else list(sample_ids), "grouped": grouped}
+        named["canaries"] = canaries
         shown = {"audit": audit, "probes": None if probes is None else list(probes)}
         return self._job(model, "audit", version=version, **shown, **named)
 

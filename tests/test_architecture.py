@@ -14,8 +14,8 @@ import yaml
 
 ROOT = Path(__file__).parent.parent
 WORKER_MAY_USE = {
-    "archives", "audit_rows", "blobs", "catalog", "config", "datasets", "db", "devices", "erasure", "errors",
-    "faults", "gate", "holders", "ids", "jobs", "ladder", "leash", "lifecycle", "logs", "manifest", "models",
+    "archives", "audit_rows", "blobs", "canaries", "catalog", "config", "datasets", "db", "devices", "erasure",
+    "errors", "faults", "gate", "holders", "ids", "jobs", "ladder", "leash", "lifecycle", "logs", "manifest", "models",
     "policy", "pools", "positions", "presence", "publishing", "reports", "routing", "safetensors_header",
     "storage", "tables", "uploads", "versions",
 }  # fmt: skip

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from app import audit_rows, holders, publishing, versions
+from app import audit_rows, canaries, holders, publishing, versions
+from app.canaries import Canaries
 from app.policy import Choice
 from app.positions import Positions, mask_of, unpack
 from app.reports import ProbeRun
@@ -30,6 +31,7 @@ class Request:
     forget: Positions
     remain: Positions
     grouped: bool
+    canaries: Canaries | None
     method: Choice | None
     made_by: str
 
@@ -48,6 +50,7 @@ def audit(run: Run) -> None:
         audit=choice,
         method=asked.method,
         grouped=asked.grouped,
+        canaries=asked.canaries,
     )
     done: list[ProbeRun] = []
     with run.stage("audit", 0.0, 0.5 if probes else 1.0):
@@ -65,8 +68,8 @@ def audit(run: Run) -> None:
 
 
 def _asked(run: Run, piece: Workpiece) -> Request:
-    """The version with its forget set: the samples that were named, else those of the batch that made it, while they
-    are there; else none."""
+    """The version with its forget set: the samples that were named, or the canaries forgotten so far; else those of the
+    batch that made it, while they are there; else none."""
     params = run.claim.params
     with run.desk.database.read() as session:
         model, dataset = session.get_one(Model, piece.model_id), session.get_one(Dataset, piece.dataset_id)
@@ -77,7 +80,10 @@ def _asked(run: Run, piece: Workpiece) -> Request:
         before = versions.parent_of(session, version)
         published = audit_rows.publication(session, version)
         grouped = bool(params["grouped"])
-        if params["positions"] is not None:
+        planted = canaries.of_version(session, dataset, version) if params.get("canaries") else None
+        if planted is not None:
+            forget = planted.forgotten
+        elif params["positions"] is not None:
             forget = unpack(bytes.fromhex(params["positions"]))
             if erased[forget].any():
                 raise JobError("samples-erased", "some of the samples that were named have been erased meanwhile")
@@ -91,13 +97,14 @@ def _asked(run: Run, piece: Workpiece) -> Request:
         trained[forget] = False
         report = published.report if published else {}
         method = Choice(name=report["method"], params=report["method_params"]) if report else None
-    present = before is not None and before.purged_at is None
+    present = before is not None and before.purged_at is None and planted is None
     return Request(
         version=version,
         parent=before.digest if before is not None and present else None,
         forget=forget,
         remain=np.flatnonzero(trained).astype(np.int64),
         grouped=grouped,
+        canaries=planted,
         method=method,
         made_by=version.origin,
     )

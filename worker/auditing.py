@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from app import audit_rows, catalog
+from app.canaries import Canaries
 from app.policy import Choice
 from app.positions import Positions, pack
 from app.reports import Adversarial, AuditReport, GateDecision, Judgement, Measurement, ProbeRun, References
@@ -45,7 +46,8 @@ class Subject:
     """What is audited: a stored candidate, what it came from, and who is in which group.
 
     candidate, parent: digests. method: what made it; None where that was no method of the catalog. grouped: the
-    forget set is one or more people's own.
+    forget set is one or more people's own. canaries: they are the forget set, and those that the candidate still knows
+    stand in the parent's place.
     """
 
     candidate: str
@@ -55,12 +57,15 @@ class Subject:
     audit: Choice
     method: Choice | None
     grouped: bool = False
+    canaries: Canaries | None = None
 
 
 @dataclass(frozen=True)
 class Measured:
+    """before: the parent's, or the control's."""
+
     candidate: Measurement
-    parent: Measurement | None
+    before: Measurement | None
     balance: Any
     judgement: Judgement
     references: References | None
@@ -74,7 +79,7 @@ class Auditor:
         self._params = catalog.parse("audits", subject.audit.name, subject.audit.params)
         self._candidate = _logits(run, piece, subject.candidate)
         self._parent = _logits(run, piece, subject.parent) if subject.parent else None
-        self._holdout = np.setdiff1d(piece.holdout, subject.forget)
+        self._holdout = controls(piece, subject)
         self._references = piece.pool_signals(run)
         with run.desk.database.read() as session:
             found = audit_rows.retrains(session, piece.model_id, subject.remain, len(piece.labels))
@@ -115,6 +120,7 @@ class Auditor:
             utility_floor=self._floor,
             grouped=subject.grouped,
             retrained_logits=self._retrained,
+            known=subject.canaries.known if subject.canaries else None,
         )
         return Measured(*result, references=self._described(chosen))
 
@@ -128,6 +134,13 @@ class Auditor:
             signal=signal,
             pool_models=None if chosen is None else pool,
         )
+
+
+def controls(piece: Workpiece, subject: Subject) -> Positions:
+    """Never trained on: of canaries those that were held out, to which alone they can be held, where there are any."""
+    if subject.canaries is not None and len(subject.canaries.held_out):
+        return subject.canaries.held_out
+    return np.setdiff1d(piece.holdout, subject.forget)
 
 
 def _logits(run: Run, piece: Workpiece, digest: str) -> NDArray[np.float32]:
@@ -160,7 +173,7 @@ def probed(
         parent=piece.restore(run, before) if before else None,
         samples=piece.samples,
         forget=subject.forget,
-        holdout=np.setdiff1d(piece.holdout, subject.forget),
+        holdout=controls(piece, subject),
         shadow=shadows,
     )
     runs = []
@@ -185,11 +198,11 @@ def probed(
 
 
 def _joined(measured: Measured, found: Any) -> Measured:
-    parent = measured.parent
+    before = measured.before
     return replace(
         measured,
         candidate=measured.candidate.model_copy(update=found.get("candidate", {})),
-        parent=parent.model_copy(update=found.get("parent", {})) if parent else None,
+        before=before.model_copy(update=found.get("parent", {})) if before else None,
     )
 
 
@@ -252,8 +265,9 @@ def report_of(
     adversarial: Adversarial | None = None,
     gate: GateDecision | None = None,
     probes: Sequence[ProbeRun] = (),
+    canaries: int = 0,
 ) -> AuditReport:
-    """made_by: what made the candidate, where that was no method of the catalog."""
+    """made_by: what made the candidate, where that was no method of the catalog. canaries: forgotten along."""
     return AuditReport(
         created_at=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
         model=piece.model_id,
@@ -263,13 +277,16 @@ def report_of(
         method=subject.method.name if subject.method else made_by,
         method_params=dict(subject.method.params) if subject.method else {},
         remain_access=piece.policy.remain,
+        of="canaries" if subject.canaries else "forget-set",
+        canaries=canaries,
         forget_samples=len(subject.forget),
         retain_samples=len(subject.remain),
-        test_samples=len(np.setdiff1d(piece.holdout, subject.forget)),
+        test_samples=len(controls(piece, subject)),
         audit=subject.audit.name,
         audit_params=dict(subject.audit.params),
         candidate=measured.candidate,
-        parent=measured.parent,
+        parent=None if subject.canaries else measured.before,
+        control=measured.before if subject.canaries else None,
         balance=measured.balance,
         judgement=measured.judgement,
         references=measured.references,

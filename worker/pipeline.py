@@ -5,7 +5,8 @@
     audit      the candidate, reloaded from its digest, is measured, and the gate decides on it (docs/gate.md)
     publish    one fenced transaction: version, report, outcomes, events; or the climb to the next rung
 
-Each stage stores what it made, so that another worker goes on from there.
+Each stage stores what it made, so that another worker goes on from there. Where the policy asks for canaries, the first
+two take them along with the forget set; what is audited and decided on are the requests' own samples.
 """
 
 from __future__ import annotations
@@ -55,7 +56,7 @@ class Work:
         """Names all that a stage's result depends on: a request that was refused meanwhile makes it another."""
         found = hashlib.sha256(self.parent.digest.encode())
         policy = f"{self.piece.policy.model_dump_json()}:{self.rung}"
-        for part in (pack(self.batch.forget), pack(self.batch.remain), policy.encode()):
+        for part in (pack(self.batch.gone), pack(self.batch.remain), policy.encode()):
             found.update(hashlib.sha256(part).digest())
         return found.hexdigest()
 
@@ -81,7 +82,8 @@ def _load(run: Run) -> Work | None:
         parent = versions.current(session, model)
         if parent is None:
             return None
-        batch = versions.batch(session, run.claim.id, session.get_one(Dataset, piece.dataset_id), parent)
+        dataset = session.get_one(Dataset, piece.dataset_id)
+        batch = versions.batch(session, run.claim.id, dataset, parent, piece.policy.canaries)
     return Work(piece, parent, batch, ladder.rung_of(run.claim.params))
 
 
@@ -109,7 +111,7 @@ def attack(run: Run, work: Work) -> Found | None:
         result = precomputed(run, work) if source == "precomputed" else None
         if result is None:
             source = "recompute"
-            result = attack_positions(run, work.piece, work.parent, work.batch.forget)
+            result = attack_positions(run, work.piece, work.parent, work.batch.gone)
         transfer = _transfer(run, work, result)
         run.keep("adversarial", work.base, run.put_tensors(vars(result)), source=source, transfer=transfer)
     return Found(result, source, transfer)
@@ -120,7 +122,7 @@ def _transfer(run: Run, work: Work, result: AttackResult) -> dict[str, float | N
     if not catalog.ATTACKS[work.piece.policy.attack.name].needs_given:
         return {}
     parent = work.piece.restore(run, work.parent.digest)
-    rate = transfer_rate(parent, work.piece.samples.labels[work.piece.on_device(work.batch.forget)], result)
+    rate = transfer_rate(parent, work.piece.samples.labels[work.piece.on_device(work.batch.gone)], result)
     return {"fooled": rate.fooled, "agreed": rate.agreed}
 
 
@@ -146,7 +148,7 @@ def precomputed(run: Run, work: Work) -> AttackResult | None:
     def same(row: AdversarialRow) -> bool:
         return row.attack == choice.name and row.attack_params == choice.params
 
-    return kept_set(run, work.piece, work.batch.forget, same)
+    return kept_set(run, work.piece, work.batch.gone, same)
 
 
 def kept_set(
@@ -179,8 +181,8 @@ def finetune(run: Run, work: Work, found: Found | None) -> Stored:
             piece,
             piece.restore(run, work.parent.digest),
             work.method,
-            batch.forget,
-            unlearning.remain_access(piece.policy, batch.forget, batch.remain, seed),
+            batch.gone,
+            unlearning.remain_access(piece.policy, batch.gone, batch.remain, seed),
             found.result if found else None,
             seed,
             progress.part(0.0, 1.0, f"finetune:{work.base}"),
@@ -214,7 +216,14 @@ def audit(run: Run, work: Work, stored: Stored, found: Found | None) -> tuple[Au
             )
     adversarial = _describe(policy.attack.name, found) if found else None
     report = auditing.report_of(
-        run, work.piece, subject, measured, adversarial=adversarial, gate=decision, probes=probes
+        run,
+        work.piece,
+        subject,
+        measured,
+        adversarial=adversarial,
+        gate=decision,
+        probes=probes,
+        canaries=len(work.batch.canaries),
     )
     return report, step
 
@@ -306,7 +315,7 @@ def _describe(attack: str, found: Found) -> Adversarial:
 def publish(run: Run, work: Work, stored: Stored, report: AuditReport, step: Step) -> None:
     """Carry out what the gate decided. Whatever it is, the job ends with it, and once."""
     document, policy = report.model_dump(mode="json"), work.piece.policy
-    facts = ladder.facts(policy, run.claim.params, document)
+    facts = ladder.facts(policy, run.claim.params, document) | {"canaries": len(work.batch.canaries)}
     with run.stage("publish", 0.98, 1.0), run.desk.database.write() as session:
         match step.action:
             case "climb":

@@ -8,7 +8,7 @@ from fastapi import APIRouter, Path, Request
 from fastapi.responses import JSONResponse, Response
 from sqlalchemy.orm import Session
 
-from app import audit_rows, datasets, models, samples, versions
+from app import audit_rows, canaries, datasets, models, samples, versions
 from app.api import jobs as job_api
 from app.api.deps import BY_METHOD, CallerDep, IdempotentDep, PagerDep, PartsDep, Read, Write, problems
 from app.api.models import ModelId, started
@@ -48,17 +48,21 @@ def audit(
 ) -> JSONResponse:
     """Measure a version by the policy's audit and probes, or by those that are named. What was published stays.
 
-    On the samples that are named; else on the forget set of the batch that made the version, while its samples are
-    there; else the version's own membership signal and its accuracies alone.
+    On the samples that are named, or on the canaries that it and the versions before it have forgotten; else on the
+    forget set of the batch that made the version, while its samples are there; else the version's own membership signal
+    and its accuracies alone.
     """
     row = models.get(session, who.tenant_id, model)
+    dataset = datasets.get(session, who.tenant_id, row.dataset_id)
     number = body.version or row.current_version
     if number is None:
         raise Conflict("The model has no current version.", kind="no-version")
-    versions.require_present(versions.get(session, row, number))
+    version = versions.get(session, row, number)
+    versions.require_present(version)
+    if body.canaries and not len(canaries.of_version(session, dataset, version).forgotten):
+        raise Conflict("This version has forgotten no canaries (docs/gate.md).", kind="no-canaries")
     positions = None
     if body.sample_ids is not None:
-        dataset = datasets.get(session, who.tenant_id, row.dataset_id)
         erased = mask_of(dataset.erased, dataset.sample_count)
         named = samples.resolve(session, held.settings, dataset, body.sample_ids, "/sample_ids", erased, "erased")
         positions = pack(named).hex()
@@ -68,6 +72,7 @@ def audit(
         "probes": None if body.probes is None else [probe.model_dump() for probe in body.probes],
         "positions": positions,
         "grouped": body.grouped,
+        "canaries": body.canaries,
     }
     return started(models.start(session, row, JobKind.AUDIT, seed=0, params=params), session, once)
 

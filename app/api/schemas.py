@@ -143,6 +143,15 @@ class AuditBody(Body):
         None, description="measure these instead of the forget set of the batch that made the version"
     )
     grouped: bool = Field(False, description="the samples named were chosen together: 0.5 is not their null")
+    canaries: bool = Field(
+        False, description="measure the canaries that this version and those before it have forgotten, instead"
+    )
+
+    @model_validator(mode="after")
+    def _one_set(self) -> AuditBody:
+        if self.canaries and (self.sample_ids is not None or self.grouped):
+            raise ValueError("`canaries` takes the place of `sample_ids`")
+        return self
 
     @field_validator("audit")
     @classmethod

@@ -231,21 +231,28 @@ def audit(
     grouped: Annotated[
         bool, typer.Option("--grouped", help="The ids were chosen together: 0.5 is not their null.")
     ] = False,
+    canaries: Annotated[
+        bool, typer.Option("--canaries", help="Measure the canaries that it and the versions before it have forgotten.")
+    ] = False,
     wait: Wait = False,
     timeout: Timeout = None,
     as_json: AsJson = False,
 ) -> None:
     """Measure a version again; what was published stays.
 
-    On the samples in --ids-file, else on those that the version was made to forget. `lethe report JOB` shows the
-    report.
+    On the samples in --ids-file, or on canaries; else on those that the version was made to forget. `lethe report JOB`
+    shows the report.
     """
+    if canaries and (ids_file is not None or grouped):
+        raise typer.BadParameter("--canaries takes the place of --ids-file")
     if name is None and params != "{}":
         raise typer.BadParameter("--params are those of --audit")
     chosen = None if name is None else Choice(name=name, params=parse_json(params))
     ids = None if ids_file is None else read_lines(ids_file)
     with client() as calls:
-        made = calls.models.audit(thing, version=version, audit=chosen, sample_ids=ids, grouped=grouped)
+        made = calls.models.audit(
+            thing, version=version, audit=chosen, sample_ids=ids, grouped=grouped, canaries=canaries
+        )
         finish(calls, made, "audit", wait=wait, timeout=timeout, as_json=as_json)
 
 

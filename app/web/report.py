@@ -62,8 +62,10 @@ def render(
         ValueError: the two lists of a ROC curve differ in length.
     """
     columns = [
-        Column("parent", "Original", report.parent),
-        Column("candidate", "Unlearned", report.candidate),
+        Column(
+            "parent", *(("Original", report.parent) if report.of == "forget-set" else ("Still known", report.control))
+        ),
+        Column("candidate", "Unlearned" if report.of == "forget-set" else "Forgotten", report.candidate),
     ]
     if comparison is not None:
         columns.append(Column("retrained", "Retrained", comparison))

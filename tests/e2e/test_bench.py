@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 
+from tests.support import eventually
 from worker import seeding
 from worker.bench.lab import Lab
 from worker.bench.run import STUDIES, report, work
@@ -48,8 +49,8 @@ def figures(document):
     return {cell["key"]: cell["figures"] for cell in document["cells"]}
 
 
-def start(out, *more):
-    command = [sys.executable, "-m", "worker.bench", *PART, "--out", str(out), *more]
+def start(out, *more, processes=1):
+    command = [sys.executable, "-m", "worker.bench", *PART, "--out", str(out), "--processes", str(processes), *more]
     return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
 
 
@@ -162,6 +163,43 @@ def test_two_processes_share_a_folder_and_compute_no_cell_twice(whole, tmp_path)
     straight = figures(whole[1])
     assert all(straight[each["key"]] == each["figures"] for each in documents)
     assert sum(counted) == len(documents) == 9
+
+
+def children(process):
+    return [int(pid) for pid in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()]
+
+
+def is_there(pid):
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def test_its_helpers_compute_what_it_would_and_end_with_it(whole, tmp_path):
+    process = start(tmp_path, processes=3)
+    helpers = eventually(lambda: [pid for pid in children(process) if b"spawn_main" in cmdline(pid)], "helpers")
+    process.send_signal(signal.SIGSTOP)  # what is computed from now on, they compute
+    before = {path.name for path in (tmp_path / "cells").glob("*.json")}
+    eventually(lambda: {path.name for path in (tmp_path / "cells").glob("*.json")} - before, "cells", patience=300)
+    assert any(map(is_there, helpers))
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    eventually(lambda: not any(map(is_there, helpers)), "the helpers' end", patience=60)
+    process = start(tmp_path, processes=3)
+    said, _ = process.communicate(timeout=600)
+    assert process.returncode == 0, said
+    straight = figures(whole[1])
+    documents = list(Store(tmp_path).documents())
+    assert len(documents) == 9
+    assert all(straight[each["key"]] == each["figures"] for each in documents)
+
+
+def cmdline(pid):
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except FileNotFoundError:
+        return b""
 
 
 def test_at_the_time_limit_it_stops_with_a_report_and_says_how_to_go_on(tmp_path):

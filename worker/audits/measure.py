@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -41,6 +42,7 @@ def audit(
     utility_floor: float | None = None,
     grouped: bool = False,
     retrained_logits: Sequence[NDArray[Any]] = (),
+    known: Positions | None = None,
 ) -> tuple[Measurement, Measurement | None, Balance | None, Judgement]:
     """Measure candidate and parent and judge the candidate, by the audit that `params` belong to.
 
@@ -58,15 +60,21 @@ def audit(
         grouped: the forget set was chosen together (one person's, one cluster's samples).
         retrained_logits: of exact retrains without this forget set, (N, classes) each; five or more give the
             null of a set that has no other.
+        known: samples of the forget set's kind that the candidate still knows. It has to fail the same test on them;
+            then the parent, for whose logits there is no other use, is not asked whether there was a signal.
 
     Returns:
-        The candidate's measurement, the parent's (None without its logits), the balance of the forget set
-        (None without references) and the judgement.
+        The candidate's measurement, the parent's (None without its logits) or the one on `known`, the balance of the
+        forget set (None without references) and the judgement.
     """
     groups = Groups(forget, remain, holdout)
     usable, scorable, problem = _usable(groups, references)
-    logits = [candidate_logits] if parent_logits is None else [candidate_logits, parent_logits]
-    measurements = [_plain(each, labels, groups, params) for each in logits]
+    looks = [(candidate_logits, groups)]
+    if known is not None:
+        looks.append((candidate_logits, replace(groups, forget=known)))
+    elif parent_logits is not None:
+        looks.append((parent_logits, groups))
+    measurements = [_plain(logits, labels, each, params) for logits, each in looks]
     balanced, retrained = None, []
     if references is not None and scorable:
         pool = pool_of(references, labels, params)
@@ -76,16 +84,17 @@ def audit(
             if type(other) is not type(params)
         ]
         measurements = [
-            measurement.model_copy(update=_attacked(each, labels, usable, pool, params, checks))
-            for measurement, each in zip(measurements, logits, strict=True)
+            measurement.model_copy(update=_attacked(logits, labels, _usable(each, references)[0], pool, params, checks))
+            for measurement, (logits, each) in zip(measurements, looks, strict=True)
         ]
         if not problem:
             balanced = balance(references.log_odds, references.membership, labels, usable, grouped)
             for each in retrained_logits:
                 values = plain_scores(each, labels, usable, pool, params)
                 retrained.append(roc.auc(values[usable.forget], values[usable.test]))
-    parent = measurements[1] if parent_logits is not None else None
-    ruling = judgement(measurements[0], parent, balanced, problem, params.margin, utility_floor, retrained)
+    parent = measurements[1] if len(measurements) > 1 else None
+    before = "parent" if known is None else "control"
+    ruling = judgement(measurements[0], parent, balanced, problem, params.margin, utility_floor, retrained, before)
     return measurements[0], parent, balanced, ruling
 
 

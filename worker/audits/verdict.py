@@ -145,8 +145,9 @@ def judgement(
     margin: float,
     utility_floor: float | None,
     retrained: Sequence[float] = (),
+    before: str = "parent",
 ) -> Judgement:
-    """Apply the verdict rule. A set without a valid null is inconclusive."""
+    """Apply the verdict rule. A set without a valid null is inconclusive. before: what `parent` is called."""
     null = None if problem else null_of(balanced, retrained)
     estimate = _estimate(candidate, null)
     parent_estimate = _estimate(parent, null)
@@ -159,6 +160,7 @@ def judgement(
         utility_kept=utility_kept,
         signal_kept=signal is None or signal.interval.low > NULL + margin,
         no_estimate=problem or "no valid control: the forget set is not like a random draw of the training set",
+        before=before,
     )
     if ruling.verdict == "pass" and signal is None:
         ruling = Ruling("inconclusive", "no retained samples to show that the audit still sees membership")
