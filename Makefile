@@ -33,7 +33,7 @@ demo: install  ## the main job, end to end, on this machine
 serve: install  ## the service on its embedded defaults, in ./lethe-data
 	$(BIN)/lethe serve $(ARGS)
 
-test: install  ## the tests, three files at a time; what needs a server that is not there is left out and named
+test: install  ## the tests, three files at a time; what needs a server that is not there, or takes long, is left out and named
 	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 check: install  ## lint and types

@@ -37,7 +37,11 @@ os.environ["OMP_NUM_THREADS"] = "1"  # whatever ran before in this process, what
 POSTGRES = os.environ.get("LETHE_TEST_DATABASE_URL", "")
 REDIS = own_redis(os.environ.get("LETHE_TEST_REDIS_URL", ""), os.environ.get("PYTEST_XDIST_WORKER", "gw0"))
 REQUIRED = os.environ.get("LETHE_TEST_SERVICES") == "required"
-left_out = 0
+left_out: dict[str, int] = {}  # how many tests, by what would run them
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--slow", action="store_true", help="run the tests marked slow, too")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -48,12 +52,13 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what cannot run, or takes long; the last line says so."""
     global left_out
-    if POSTGRES and REDIS:
-        return
-    kept = [item for item in items if not item.get_closest_marker("services")]
-    left_out = len(items) - len(kept)
-    items[:] = kept
+    wanted = {"services": bool(POSTGRES and REDIS), "slow": bool(config.getoption("slow"))}
+    for mark in [mark for mark, here in wanted.items() if not here]:
+        kept = [item for item in items if not item.get_closest_marker(mark)]
+        left_out[mark] = len(items) - len(kept)
+        items[:] = kept
     if hasattr(config, "workeroutput"):  # one of the processes of `pytest -n`
         config.workeroutput["left_out"] = left_out
 
@@ -62,16 +67,17 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def pytest_testnodedown(node: Any) -> None:
     """Every process leaves out the same tests; what it hands over says how many."""
     global left_out
-    left_out = getattr(node, "workeroutput", {}).get("left_out", 0)
+    left_out = getattr(node, "workeroutput", {}).get("left_out", {})
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    if left_out:
-        terminalreporter.write_line(
-            f"left out: {left_out} tests that need PostgreSQL and Redis; "
-            "set LETHE_TEST_DATABASE_URL and LETHE_TEST_REDIS_URL to run them",
-            yellow=True,
-        )
+    how = {
+        "services": "need PostgreSQL and Redis; set LETHE_TEST_DATABASE_URL and LETHE_TEST_REDIS_URL to run them",
+        "slow": "take long; --slow runs them (make test ARGS=--slow)",
+    }
+    for mark, count in left_out.items():
+        if count:
+            terminalreporter.write_line(f"left out: {count} tests that {how[mark]}", yellow=True)
 
 
 @pytest.fixture(autouse=True)

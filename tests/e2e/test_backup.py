@@ -62,6 +62,7 @@ def restore(backup: Path, folder: Path, url: str) -> None:
         assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.slow
 def test_what_was_erased_after_the_backup_is_erased_again(tmp_path: Path, servers: tuple[str, str]) -> None:
     first_url, second_url = servers
     kept, backup = tmp_path / "elsewhere" / "erasures.jsonl", tmp_path / "backup"

@@ -24,7 +24,7 @@ from worker.bench.store import Store
 
 ROOT = Path(__file__).parents[2]
 PART = ["--scale", "tiny", "--study", "exactness", "--study", "theory"]
-pytestmark = pytest.mark.timeout(900)
+pytestmark = [pytest.mark.timeout(900), pytest.mark.slow]
 
 
 def bench(out, studies, budget=None):

@@ -19,6 +19,7 @@ BLOCK = re.compile(r"^<!-- run -->\n```(python|bash)\n(.*?)^```$", re.DOTALL | r
 IDS = {"DATASET": "dataset", "MODEL": "model", "REQUEST": "request"}
 
 
+@pytest.mark.slow
 def test_the_examples_of_the_api_page_run_in_order(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -7,11 +7,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.support import embedded
 
 ROOT = Path(__file__).parents[2]
 
 
+@pytest.mark.slow
 def test_the_main_job_of_the_readme_runs_as_it_stands(tmp_path: Path) -> None:
     text = (ROOT / "README.md").read_text()
     found = re.search(r"<!-- example: main job -->\n```python\n(.*?)```", text, re.DOTALL)

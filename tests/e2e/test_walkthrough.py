@@ -16,6 +16,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_the_walk_through_runs_as_it_stands(tmp_path: Path) -> None:
     text = (ROOT / "docs/walkthrough.md").read_text()

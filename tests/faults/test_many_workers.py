@@ -132,6 +132,7 @@ def serving(folder: Path) -> Iterator[Any]:
             os.kill(pid, signal.SIGKILL)
 
 
+@pytest.mark.slow
 def test_four_embedded_workers(folder: Path, on_sqlite: Prepared) -> None:
     settings = Settings(data_dir=folder)
     with serving(folder), account_of(settings) as account:
@@ -172,6 +173,7 @@ def crew(prepared: Prepared, folder: Path, *workers: dict[str, str]) -> Iterator
             raise
 
 
+@pytest.mark.slow
 @pytest.mark.services
 def test_four_celery_workers_of_which_one_is_killed(on_postgres: Prepared, tmp_path: Path) -> None:
     each = [{"device": "cpu", "worker_name": f"w{n}"} for n in range(WORKERS)]

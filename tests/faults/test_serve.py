@@ -207,6 +207,7 @@ def standing(folder: Path, job: str) -> tuple[str, int, str | None]:
 # -- poison ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_job_that_kills_its_worker_is_buried_and_can_be_revived(
     folder: Path, on_sqlite: Prepared, monkeypatch: pytest.MonkeyPatch
 ) -> None:
