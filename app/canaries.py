@@ -52,24 +52,26 @@ def of_version(session: Session, dataset: Dataset, version: Version) -> Canaries
     size = dataset.sample_count
     there = _planted(session, dataset) & ~mask_of(dataset.erased, size)
     known = mask_of(version.trained_on, size)
-    taught = np.zeros(size, dtype=bool)
-    for trained_on in _ancestors(session, version):
-        taught |= mask_of(trained_on, size)
+    taught = mask_of(_taught(session, version), size)
     held_out = np.zeros(size, dtype=bool)
     held_out[list(session.scalars(_canaries(dataset).where(Sample.holdout)))] = True
     groups = (there & taught & ~known, there & known, there & held_out)
     return Canaries(*(np.flatnonzero(group).astype(np.int64) for group in groups))
 
 
-def _ancestors(session: Session, version: Version) -> list[bytes]:
-    """What each version before it on its line was trained on."""
-    query = select(Version.number, Version.parent, Version.trained_on).where(Version.model_id == version.model_id)
-    line = {number: (parent, trained_on) for number, parent, trained_on in session.execute(query)}
-    found, at = [], version.parent
+def _taught(session: Session, version: Version) -> bytes:
+    """The bitmap of what any version before it on its line was trained on."""
+    own = Version.model_id == version.model_id
+    parents = dict(session.execute(select(Version.number, Version.parent).where(own)).tuples().all())
+    line, at = [], version.parent
     while at is not None:
-        at, trained_on = line[at]
-        found.append(trained_on)
-    return found
+        line.append(at)
+        at = parents[at]
+    union = np.zeros(len(version.trained_on), dtype=np.uint8)
+    bitmaps = select(Version.trained_on).where(own, Version.number.in_(line)).execution_options(yield_per=16)
+    for trained_on in session.scalars(bitmaps):
+        union |= np.frombuffer(trained_on, dtype=np.uint8)
+    return union.tobytes()
 
 
 def _canaries(dataset: Dataset) -> Select[int]:

@@ -173,6 +173,8 @@ def test_a_version_is_measured_again(run: Run, made: dict[str, Any]) -> None:
     assert document(run("report", job["id"], "--json"))["report"]["judgement"]["verdict"]
     assert "refused:" in run("model", "audit", made["model"], "--audit", "no_such_audit", code=1)
     run("model", "audit", made["model"], "--params", '{"x": 1}', code=2)
+    assert "has forgotten no canaries" in run("model", "audit", made["model"], "--canaries", code=1)
+    run("model", "audit", made["model"], "--canaries", "--grouped", code=2)
 
 
 def test_data_that_stay_with_their_owner(run: Run, made: dict[str, Any]) -> None:

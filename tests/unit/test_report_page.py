@@ -238,6 +238,13 @@ def climbed() -> AuditReport:
     return base.model_copy(update=changed)
 
 
+def planted(ft: float = 0.517, known: float = 0.742) -> AuditReport:
+    """An audit of canaries: those still known stand in the parent's place."""
+    base = report(ft=ft, parent=known)
+    changed = {"of": "canaries", "parent": None, "parent_checkpoint": None, "control": base.parent, "adversarial": None}
+    return base.model_copy(update=changed)
+
+
 RETRAINED = measurement(0.506, 0.8542, 5.5)
 PAGES = {
     "pass": lambda: render(report(), RETRAINED, "An exact retrain without the forgotten samples, same recipe."),
@@ -247,6 +254,7 @@ PAGES = {
     "no-signal": lambda: render(report(parent=0.52)),
     "bare": lambda: render(bare()),
     "climbed": lambda: render(climbed(), RETRAINED),
+    "canaries": lambda: render(planted()),
     "hostile": lambda: render(hostile(), RETRAINED, HOSTILE, HOSTILE),
 }
 
@@ -541,6 +549,21 @@ def test_too_few_controls_for_any_rate_make_a_sentence_not_an_empty_table() -> N
     assert "there are too few never-trained samples (359) for any rate" in text
     assert "False alarms" not in text
     assert "False alarms" in Page(render(base)).text
+
+
+def test_canaries_are_told_from_a_persons_samples_and_have_no_original() -> None:
+    text = Page(render(planted())).text
+    assert "144 forgotten canary samples" in text
+    assert "Canaries are planted samples that are nobody's" in text
+    assert "on the canaries that this version still knows it scores 0.742" in text
+    assert "the canaries that this version still knows failed the same test" in text
+    assert "Original" not in text
+    assert "before unlearning" not in text
+    blind = Page(render(planted(known=0.52))).text
+    assert "the canaries that this version still knows were not seen to fail the same test" in blind
+    along = Page(render(report().model_copy(update={"canaries": 45}))).text
+    assert "The same job forgot 45 canary samples along" in along
+    assert "Still known" not in along
 
 
 def test_a_version_without_a_forget_set_is_no_statement_about_forgetting() -> None:

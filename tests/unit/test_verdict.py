@@ -262,6 +262,22 @@ def test_the_hardest_samples_have_no_valid_control():
     assert balance.class_p_value > 0.01
 
 
+def test_samples_that_the_model_still_knows_show_the_signal_in_the_parents_place():
+    known = np.setdiff1d(np.arange(TRAIN), FORGET)[:500]
+    candidate, control, _, judgement = audited(RETRAINED, parent=None, known=known)
+    assert judgement.verdict == "pass"
+    assert judgement.reason.endswith("and the control failed the same test")
+    assert candidate == audited(RETRAINED)[0]
+    assert control.ft_auc.positives == 500
+    assert control.ft_auc == audited(RETRAINED, forget=known, parent=None)[0].ft_auc
+    assert judged(PARENT, parent=None, known=known).verdict == "fail"
+    # Samples that it does not know, either: nothing shows that there is anything to see.
+    blind = judged(RETRAINED, parent=None, forget=FORGET[:700], remain=known, known=FORGET[700:])
+    assert blind.verdict == "inconclusive"
+    assert "no signal: the control does not fail the same test" in blind.reason
+    assert judged(RETRAINED, parent=None, known=known[:0]).parent_failed is None
+
+
 def test_a_collapsed_model_does_not_pass():
     judgement = judged(np.random.default_rng(7).normal(0, 1e-3, (N, CLASSES)))
     assert judgement.verdict == "inconclusive"
