@@ -62,7 +62,7 @@ def of_version(session: Session, dataset: Dataset, version: Version) -> Canaries
 def _taught(session: Session, version: Version) -> bytes:
     """The bitmap of what any version before it on its line was trained on."""
     own = Version.model_id == version.model_id
-    parents = dict(session.execute(select(Version.number, Version.parent).where(own)).tuples().all())
+    parents = {row.number: row.parent for row in session.execute(select(Version.number, Version.parent).where(own))}
     line, at = [], version.parent
     while at is not None:
         line.append(at)
