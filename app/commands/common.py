@@ -90,15 +90,19 @@ def parse_json(text: str) -> dict[str, Any]:
 
 
 def follow(calls: Client, job: str, label: str, *, quiet: bool = False, timeout: float | None = None) -> Job:
-    """Show a job's progress until it ends, and return it."""
+    """Show a job's progress until it ends, and return it: as a bar on a terminal, elsewhere a line for each stage."""
     columns = TextColumn("{task.description}"), BarColumn(24), TextColumn("{task.percentage:>4.0f} %")
     with Progress(
         *columns, TimeElapsedColumn(), TextColumn("{task.fields[stage]}"), console=console, disable=quiet
     ) as bar:
-        task = bar.add_task(label, total=1.0, stage="queued")
+        task, told = bar.add_task(label, total=1.0, stage="queued"), ""
         for data in calls.jobs.follow(job, timeout=timeout):
             if "state" in data:
-                bar.update(task, completed=data["fraction"], stage=data["stage"] or data["state"])
+                stage = data["stage"] or data["state"]
+                bar.update(task, completed=data["fraction"], stage=stage)
+                if not quiet and not console.is_terminal and stage != told:
+                    console.print(f"{label.rstrip()}: {stage}", markup=False, highlight=False)
+                    told = stage
         found = calls.jobs.get(job)
         bar.update(task, stage=found["state"])
     return found

@@ -8,6 +8,7 @@ import re
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Protocol
 
 import numpy as np
@@ -15,7 +16,7 @@ import pytest
 import typer.main
 
 from app import cli
-from app.commands.common import transfer
+from app.commands.common import follow, transfer
 from app.config import get_settings
 from lethe import Client
 from tests.support import QUICK_MODEL, QUICK_POLICY, embedded, eventually, free_port
@@ -271,6 +272,25 @@ def test_an_upload_that_cannot_be_read_says_how_to_go_on(run: Run) -> None:
             archive.writestr(f"{split}/class-{number % 2}/{number}.png", b"no picture")
     text = run("dataset", "register", "pictures", "--file", "people.zip", "--wait", code=1)
     assert re.search(r"lethe dataset upload dst_\w{26} FILE", text)
+
+
+def test_where_there_is_no_terminal_each_stage_is_a_line(capsys: pytest.CaptureFixture[str]) -> None:
+    class Jobs:
+        def follow(self, job: str, timeout: float | None) -> Iterator[dict[str, Any]]:
+            for state, stage in (("queued", None), ("running", "attack"), ("running", "attack"), ("running", "audit")):
+                yield {"state": state, "stage": stage, "fraction": 0.5}
+            yield {"other": "event"}
+
+        def get(self, job: str) -> dict[str, Any]:
+            return {"id": job, "state": "succeeded"}
+
+    calls: Any = SimpleNamespace(jobs=Jobs())
+    follow(calls, "job_1", "unlearn  ")
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[:3] == ["unlearn: queued", "unlearn: attack", "unlearn: audit"]
+    assert "succeeded" in lines[3]
+    follow(calls, "job_1", "unlearn", quiet=True)
+    assert capsys.readouterr().err == ""
 
 
 def test_a_transfer_ends_without_a_question_mark(capsys: pytest.CaptureFixture[str]) -> None:
