@@ -11,10 +11,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 from sqlalchemy import Select, select
 from sqlalchemy.orm import Session
 
+from app import datasets
 from app.positions import Positions, mask_of
 from app.tables import Dataset, Model, Sample, Version
 
@@ -23,7 +23,7 @@ SUBJECT = "lethe:canary"
 
 @dataclass(frozen=True)
 class Canaries:
-    """Those of a dataset, as a version stands to them.
+    """The canaries of a dataset, as a version stands to them.
 
     forgotten: an ancestor was trained on them and the version was not. known: it was. held_out: never trained on.
     """
@@ -33,30 +33,44 @@ class Canaries:
     held_out: Positions
 
 
-def draw(session: Session, dataset: Dataset, model: Model, parent: Version, count: int) -> Positions:
-    """Those that the next job forgets along: at random, of those that `parent` was trained on, `count` or what is left.
-
-    The draw follows from the parent, so that every rung and every attempt of the same batch gets the same.
-    """
-    if not count:
-        return np.array([], dtype=np.int64)
-    size = dataset.sample_count
-    taken = mask_of(dataset.requested, size) | mask_of(model.requested, size) | mask_of(dataset.erased, size)
-    left = np.flatnonzero(_planted(session, dataset) & mask_of(parent.trained_on, size) & ~taken)
-    order = np.random.default_rng(int(parent.digest.removeprefix("sha256:"), 16)).permutation(len(left))
-    found: Positions = np.sort(left[order[:count]]).astype(np.int64)
+def planted(session: Session, dataset: Dataset) -> Positions:
+    """All that have not been erased, of both splits."""
+    found: Positions = np.array(sorted(session.scalars(_canaries(dataset))), dtype=np.int64)
     return found
 
 
-def of_version(session: Session, dataset: Dataset, version: Version) -> Canaries:
+def draw(session: Session, dataset: Dataset, model: Model, parent: Version, asked: Positions, count: int) -> Positions:
+    """Those that the next job forgets along, at random: `count`, or what there is.
+
+    Of those that `parent` was trained on and nobody has requested; of a class at least one sample stays that nobody
+    has, so that no class is emptied by what nobody asked for. Their order follows from the parent, so that every rung
+    and every attempt of a batch gets the same, but for those that are requested meanwhile.
+
+    asked: positions that the job is to forget anyway.
+    """
     size = dataset.sample_count
-    there = _planted(session, dataset) & ~mask_of(dataset.erased, size)
-    known = mask_of(version.trained_on, size)
-    taught = mask_of(_taught(session, version), size)
-    held_out = np.zeros(size, dtype=bool)
-    held_out[list(session.scalars(_canaries(dataset).where(Sample.holdout)))] = True
-    groups = (there & taught & ~known, there & known, there & held_out)
-    return Canaries(*(np.flatnonzero(group).astype(np.int64) for group in groups))
+    stays = mask_of(parent.trained_on, size) & ~mask_of(dataset.erased, size)
+    stays &= ~mask_of(dataset.requested, size) & ~mask_of(model.requested, size)
+    stays[asked] = False
+    mine = planted(session, dataset) if count else np.array([], dtype=np.int64)
+    mine = mine[stays[mine]]
+    if not len(mine):
+        return mine
+    labels, _ = datasets.labels_of(session, dataset)
+    order = np.random.default_rng(int(parent.digest.removeprefix("sha256:"), 16)).random(size)
+    mine = mine[np.lexsort((order[mine], labels[mine]))]
+    first = np.searchsorted(labels[mine], labels[mine])
+    of_class = np.bincount(labels[stays])
+    mine = mine[np.arange(len(mine)) - first < of_class[labels[mine]] - 1]
+    chosen: Positions = np.sort(mine[np.argsort(order[mine])][:count])
+    return chosen
+
+
+def of_version(session: Session, dataset: Dataset, version: Version) -> Canaries:
+    size, there = dataset.sample_count, planted(session, dataset)
+    known, taught = mask_of(version.trained_on, size)[there], mask_of(_taught(session, version), size)[there]
+    held_out = np.isin(there, list(session.scalars(_canaries(dataset).where(Sample.holdout))))
+    return Canaries(there[taught & ~known], there[known], there[held_out])
 
 
 def _taught(session: Session, version: Version) -> bytes:
@@ -76,9 +90,3 @@ def _taught(session: Session, version: Version) -> bytes:
 
 def _canaries(dataset: Dataset) -> Select[int]:
     return select(Sample.position).where(Sample.dataset_id == dataset.id, Sample.subject == SUBJECT)
-
-
-def _planted(session: Session, dataset: Dataset) -> NDArray[np.bool_]:
-    mask = np.zeros(dataset.sample_count, dtype=bool)
-    mask[list(session.scalars(_canaries(dataset)))] = True
-    return mask

@@ -35,8 +35,8 @@ TAG_BYTES = 16
 TAG_DOMAIN = b"lethe sample id v1\x00"
 CURVES = ("roc_ft", "confidence")  # of a measurement: drawings of the figures beside them
 FIGURES = (
-    "audit", "audit_params", "forget_samples", "retain_samples", "test_samples", "candidate", "parent", "balance",
-    "judgement", "references", "adversarial", "gate", "probes", "not_shown",
+    "audit", "audit_params", "canaries", "forget_samples", "retain_samples", "test_samples", "candidate", "parent",
+    "balance", "judgement", "references", "adversarial", "gate", "probes", "not_shown",
 )  # fmt: skip
 
 WORDING = "This procedure ran and these tests gave this."

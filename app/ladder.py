@@ -130,9 +130,9 @@ def alert(session: Session, tenant_id: str, job_id: str, what: str) -> None:
 
 
 def facts(policy: Policy, params: Mapping[str, Any], report: Mapping[str, Any]) -> dict[str, Any]:
-    """What an ended unlearn job keeps of its rung."""
+    """What an ended unlearn job keeps of its rung, and how many canaries its candidate forgot."""
     rung = {"number": rung_of(params) + 1, "of": len(policy.methods), "method": report["method"]}
-    return {"verdict": report["judgement"]["verdict"], "rung": rung}
+    return {"verdict": report["judgement"]["verdict"], "rung": rung, "canaries": report["canaries"]}
 
 
 def shown(session: Session, job: Job) -> dict[str, Any] | None:

@@ -183,6 +183,12 @@ class Policy(BaseModel):
         return self
 
     @model_validator(mode="after")
+    def _canaries_attacked(self) -> Policy:
+        if self.canaries and catalog.ATTACKS[self.attack.name].needs_given:
+            raise ValueError(f"attack {self.attack.name} knows no example of canaries: take one that searches")
+        return self
+
+    @model_validator(mode="after")
     def _in_order(self) -> Policy:
         rungs = self.rungs
         if any(rung.exact for rung in rungs[:-1]):

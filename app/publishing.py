@@ -11,14 +11,14 @@ import numpy as np
 from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 
-from app import audit_rows, datasets, db, erasure, jobs, models, versions
+from app import audit_rows, canaries, datasets, db, erasure, jobs, models, versions
 from app.errors import Conflict
 from app.ids import new_id
 from app.jobs import Claim, SupersededError
 from app.lifecycle import JobKind, JobState, Outcome, VersionState, move_outcome
-from app.positions import Positions, bitmap, members
+from app.positions import Positions, bitmap, members, unpack
 from app.storage import Stored
-from app.tables import AuditRow, Dataset, Job, Model, OutcomeRow, Version
+from app.tables import AuditRow, Dataset, DeletionRequest, Job, Model, OutcomeRow, Version
 from app.versions import Batch
 
 
@@ -198,11 +198,28 @@ def publish_audit(session: Session, claim: Claim, number: int, images: str | Non
 
 
 def nothing_to_forget(session: Session, claim: Claim) -> None:
-    """The current version never saw these samples (it was trained after they were requested)."""
+    """The current version never saw these samples (it was trained after they were requested), or they were canaries."""
     job = jobs.fenced(session, claim)
     model = session.get_one(Model, claim.model_id)
-    settle(session, claim, model.current_version, reason="the current version was never trained on these samples")
+    reason = "the current version was never trained on these samples"
+    if _forgotten_along(session, claim, model):
+        reason = "the current version has been made to forget these samples before, as canaries"
+    settle(session, claim, model.current_version, reason=reason)
     jobs.finish(session, job, JobState.SUCCEEDED, result={"version": model.current_version, "digest": None})
+
+
+def _forgotten_along(session: Session, claim: Claim, model: Model) -> bool:
+    """Whether some of what the job was asked for has been forgotten as canaries."""
+    current = versions.current(session, model)
+    dataset = session.get_one(Dataset, claim.dataset_id)
+    if current is None or dataset.id != model.dataset_id:
+        return False
+    asked = select(DeletionRequest.positions).join(OutcomeRow, OutcomeRow.request_id == DeletionRequest.id)
+    forgotten = canaries.of_version(session, dataset, current).forgotten
+    return any(
+        np.isin(forgotten, unpack(positions)).any()
+        for positions in session.scalars(asked.where(OutcomeRow.job_id == claim.id))
+    )
 
 
 def settle(session: Session, claim: Claim, number: int | None, reason: str | None = None) -> None:

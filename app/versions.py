@@ -154,7 +154,7 @@ def batch(session: Session, job_id: str, dataset: Dataset, parent: Version, with
     remain = trained & ~asked & ~mask_of(dataset.erased, size)
     forget = np.flatnonzero(trained & asked).astype(np.int64)
     drawn = with_canaries if len(forget) and dataset.carried_for is None else 0
-    along = canaries.draw(session, dataset, session.get_one(Model, parent.model_id), parent, drawn)
+    along = canaries.draw(session, dataset, session.get_one(Model, parent.model_id), parent, forget, drawn)
     remain[along] = False
     return Batch(
         tuple(request_id for request_id, *_ in rows),

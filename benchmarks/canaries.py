@@ -6,7 +6,9 @@ retrain, AMUN and a sham (fine-tuning at a rate that changes next to nothing).
 
 from __future__ import annotations
 
+import sqlite3
 import tempfile
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +32,8 @@ def canaries() -> dict[str, object]:
     ended, own = {}, set()
     for name, method in METHODS.items():
         with tempfile.TemporaryDirectory() as folder, embedded(Path(folder) / "data") as client:
-            reports = _run(client, Path(folder) / "people.npz", method)
+            reports, first = _run(client, Path(folder), method)
+        figures[f"{name}_ft_auc_of_the_first_{ALONG}_by_version"] = first
         own |= {report["verdict"] for report, _ in reports}
         for number, (_, standing) in enumerate(reports, 1):
             if number in (1, JOBS):
@@ -47,8 +50,13 @@ def canaries() -> dict[str, object]:
     }
 
 
-def _run(client: Client, file: Path, method: dict[str, Any]) -> list[tuple[dict[str, Any], dict[str, Any]]]:
-    """For each deletion the judgement of its own audit, and the report on all canaries forgotten by then."""
+Reports = list[tuple[dict[str, Any], dict[str, Any]]]
+
+
+def _run(client: Client, folder: Path, method: dict[str, Any]) -> tuple[Reports, list[float]]:
+    """For each deletion the judgement of its own audit, and the report on all canaries forgotten by then; then the
+    FT-AUC of those that the first job forgot, by each version."""
+    file = folder / "people.npz"
     people = _people(file)
     dataset = client.datasets.register("people")
     client.jobs.wait(client.datasets.upload(dataset["id"], file)["job"])
@@ -63,7 +71,21 @@ def _run(client: Client, file: Path, method: dict[str, Any]) -> list[tuple[dict[
         published = client.versions.audit(model, client.models.get(model)["current_version"])["report"]
         standing = client.jobs.audit(client.jobs.wait(client.models.audit(model, canaries=True)["id"])["id"])["report"]
         found.append((published["judgement"], standing))
-    return found
+    first, by_version = _first(folder, dataset["id"]), []
+    for number in range(2, JOBS + 2):
+        job = client.jobs.wait(client.models.audit(model, version=number, sample_ids=first)["id"])
+        by_version.append(round(client.jobs.audit(job["id"])["report"]["candidate"]["ft_auc"]["value"], 3))
+    return found, by_version
+
+
+def _first(folder: Path, dataset: str) -> list[str]:
+    """Ids of the canaries that version 1 was trained on and version 2 was not: the service tells nobody which."""
+    with closing(sqlite3.connect(folder / "data/lethe.db")) as database:
+        rows = database.execute("SELECT trained_on FROM versions WHERE number IN (1, 2) ORDER BY number").fetchall()
+        before, after = (np.unpackbits(np.frombuffer(row[0], dtype=np.uint8)) for row in rows)
+        gone = set(np.flatnonzero(before & ~after).tolist())
+        planted = "SELECT position, sample_id FROM samples WHERE dataset_id = ? AND subject = 'lethe:canary'"
+        return [name for position, name in database.execute(planted, (dataset,)) if position in gone]
 
 
 def _people(file: Path) -> list[str]:

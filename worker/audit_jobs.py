@@ -129,6 +129,9 @@ def compare(run: Run, piece: Workpiece) -> None:
             raise JobError("no-version", "the model has no current version")
         before = versions.parent_of(session, version) if outcome.version else version
         forget, remain = _sides(version, request, dataset)
+        if outcome.version is None:  # what the job that is to come will forget along
+            count = piece.policy.canaries
+            remain = np.setdiff1d(remain, canaries.draw(session, dataset, model, version, forget, count))
     stored = train_on(run, piece, remain)
     subject = Subject(
         candidate=stored.digest,

@@ -79,7 +79,7 @@ class Auditor:
         self._params = catalog.parse("audits", subject.audit.name, subject.audit.params)
         self._candidate = _logits(run, piece, subject.candidate)
         self._parent = _logits(run, piece, subject.parent) if subject.parent else None
-        self._holdout = controls(piece, subject)
+        self._holdout, self._retain = controls(piece, subject), retained(piece, subject)
         self._references = piece.pool_signals(run)
         with run.desk.database.read() as session:
             found = audit_rows.retrains(session, piece.model_id, subject.remain, len(piece.labels))
@@ -113,7 +113,7 @@ class Auditor:
             self._parent,
             self._piece.labels,
             subject.forget,
-            subject.remain,
+            self._retain,
             self._holdout,
             references,
             self._params,
@@ -136,8 +136,13 @@ class Auditor:
         )
 
 
+def retained(piece: Workpiece, subject: Subject) -> Positions:
+    """What is measured of the remain set: people's samples beside people's, canaries beside canaries."""
+    return subject.canaries.known if subject.canaries else np.setdiff1d(subject.remain, piece.canaries)
+
+
 def controls(piece: Workpiece, subject: Subject) -> Positions:
-    """Never trained on: of canaries those that were held out, to which alone they can be held, where there are any."""
+    """Never trained on, and likewise; of canaries of which none was held out, people's."""
     if subject.canaries is not None and len(subject.canaries.held_out):
         return subject.canaries.held_out
     return np.setdiff1d(piece.holdout, subject.forget)
@@ -280,7 +285,7 @@ def report_of(
         of="canaries" if subject.canaries else "forget-set",
         canaries=canaries,
         forget_samples=len(subject.forget),
-        retain_samples=len(subject.remain),
+        retain_samples=len(retained(piece, subject)),
         test_samples=len(controls(piece, subject)),
         audit=subject.audit.name,
         audit_params=dict(subject.audit.params),

@@ -214,7 +214,7 @@ def audit(run: Run, work: Work, stored: Stored, found: Found | None) -> tuple[Au
             measured, probes = auditing.probed(
                 run, work.piece, subject, policy.probes, measured, progress, before=subject.parent
             )
-    adversarial = _describe(policy.attack.name, found) if found else None
+    adversarial = _describe(policy.attack.name, found, work.batch) if found else None
     report = auditing.report_of(
         run,
         work.piece,
@@ -293,8 +293,10 @@ def _finding(judgement: Judgement, *, judged: bool) -> Finding:
     )
 
 
-def _describe(attack: str, found: Found) -> Adversarial:
-    result = found.result
+def _describe(attack: str, found: Found, batch: Batch) -> Adversarial:
+    """Of the forget set's own samples: canaries are in no figure of a request."""
+    own = torch.from_numpy(np.searchsorted(batch.gone, batch.forget)).to(found.result.found.device)
+    result = AttackResult(**{name: tensor[own] for name, tensor in vars(found.result).items()})
     hits = result.found.cpu()
     radii, counts = torch.unique(result.radii.cpu()[hits], return_counts=True)
     return Adversarial(
@@ -315,7 +317,7 @@ def _describe(attack: str, found: Found) -> Adversarial:
 def publish(run: Run, work: Work, stored: Stored, report: AuditReport, step: Step) -> None:
     """Carry out what the gate decided. Whatever it is, the job ends with it, and once."""
     document, policy = report.model_dump(mode="json"), work.piece.policy
-    facts = ladder.facts(policy, run.claim.params, document) | {"canaries": len(work.batch.canaries)}
+    facts = ladder.facts(policy, run.claim.params, document)
     with run.stage("publish", 0.98, 1.0), run.desk.database.write() as session:
         match step.action:
             case "climb":

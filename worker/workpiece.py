@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from app import catalog, datasets, models, pools
+from app import canaries, catalog, datasets, models, pools
 from app.catalog import Params
 from app.policy import Policy
 from app.positions import Positions, mask_of
@@ -72,7 +72,8 @@ class Workpiece:
     images_digest: str
     samples: Samples
     labels: NDArray[np.int64]
-    holdout: Positions  # never trained on and not erased: test set and controls
+    holdout: Positions  # never trained on, not erased, no canaries: test set and controls
+    canaries: Positions  # of both splits
     erased: Positions
     classes: int
     architecture: tuple[str, Params]
@@ -86,6 +87,7 @@ class Workpiece:
             model = session.get_one(Model, run.claim.model_id)
             dataset = session.get_one(Dataset, run.claim.dataset_id)
             erased = mask_of(dataset.erased, dataset.sample_count)
+            planted = canaries.planted(session, dataset)
         if dataset.images is None:
             loaded = Loaded.nothing(dataset.shape or (1, 1, 1), run.desk.device)
         else:
@@ -97,7 +99,8 @@ class Workpiece:
             images_digest=dataset.images or "",
             samples=loaded.samples,
             labels=loaded.labels,
-            holdout=np.flatnonzero(loaded.held & ~erased).astype(np.int64),
+            holdout=np.setdiff1d(np.flatnonzero(loaded.held & ~erased), planted),
+            canaries=planted,
             erased=np.flatnonzero(erased).astype(np.int64),
             classes=dataset.class_count,
             architecture=(model.architecture, architecture),

@@ -46,12 +46,12 @@ def of_job(session: Session, job: Job) -> AuditDocument:
 
 def document(session: Session, row: AuditRow, made_by: str | None) -> AuditDocument:
     """The report with an exact retrain beside it. A comparison belongs to it when it excluded a request that the job
-    `made_by` served."""
+    `made_by` served, and of canaries there is none."""
     requests = select(OutcomeRow.request_id).where(OutcomeRow.job_id == made_by)
     beside = select(AuditRow).where(AuditRow.model_id == row.model_id, AuditRow.compares_request.in_(requests))
     other = session.scalars(beside.order_by(AuditRow.id.desc()).limit(1)).first()
-    comparison = None
-    if other is not None and other.version is not None:
+    report, comparison = AuditReport.model_validate(row.report), None
+    if report.of == "forget-set" and other is not None and other.version is not None:
         retrain = AuditReport.model_validate(other.report)
         comparison = Comparison(
             version=other.version,
@@ -59,7 +59,7 @@ def document(session: Session, row: AuditRow, made_by: str | None) -> AuditDocum
             seed=retrain.seed,
             stage_seconds=retrain.stage_seconds,
         )
-    return AuditDocument(report=AuditReport.model_validate(row.report), retrained=comparison)
+    return AuditDocument(report=report, retrained=comparison)
 
 
 def answer(accept: str, found: AuditDocument, name: str) -> Response:

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import pytest
 from sqlalchemy import select, update
 
-from app import canaries
+from app import batches, canaries, faults, versions
 from app.positions import members
 from app.tables import AuditRow, Dataset, Model, Sample, Version
 from tests.integration.conftest import Trained
 from tests.integration.helpers import is_problem
 from tests.integration.test_audits import audit
 from tests.support import QUICK_POLICY
+from worker.tasks import run_one
 
 
 @pytest.fixture
@@ -26,6 +30,9 @@ def planted(trained: Trained) -> Trained:
             session.execute(update(Sample).where(Sample.position.in_(chosen)).values(subject=canaries.SUBJECT))
     set_policy(trained, canaries=20)
     return trained
+
+
+NOBODY = np.array([], dtype=np.int64)
 
 
 def set_policy(trained: Trained, **parts: Any) -> None:
@@ -67,9 +74,9 @@ def test_each_job_forgets_some_along_and_erases_none(planted: Trained) -> None:
     assert [job["result"]["canaries"] for job in jobs] == [20, 20]
     report = planted.account.get(f"{planted.where}/versions/3/audit")["report"]
     assert (report["forget_samples"], report["canaries"], report["of"]) == (1, 20, "forget-set")
-    assert report["retain_samples"] == len(after)
-    adversarial = report["adversarial"]
-    assert adversarial["total"] == 21
+    assert report["retain_samples"] == len(after - every)  # like with like: no canary is in a figure of a request
+    assert report["test_samples"] == report["candidate"]["ft_auc"]["negatives"] == 899 - 450
+    assert report["adversarial"]["total"] == 1
     page = planted.account.http.get(f"{planted.where}/versions/3/audit", headers={"Accept": "text/html"}).text
     assert "forgot 20 canary samples along" in page
 
@@ -83,7 +90,8 @@ def test_all_that_were_forgotten_so_far_are_measured_against_those_held_out(plan
     assert (report["of"], report["version"], report["canaries"]) == ("canaries", 3, 0)
     assert (report["forget_samples"], report["test_samples"]) == (40, len(held_out))
     assert report["candidate"]["ft_auc"]["positives"] == 40
-    assert report["candidate"]["ft_auc"]["negatives"] == len(held_out)
+    assert report["candidate"]["ft_auc"]["negatives"] == len(held_out) == 450
+    assert report["candidate"]["rt_auc"] == report["control"]["ft_auc"]
     known = len(every & trained_on(planted, 3))
     assert report["control"]["ft_auc"]["positives"] == known == len(every - held_out) - 40
     assert (report["parent"], report["parent_checkpoint"], report["gate"]) == (None, None, None)
@@ -120,17 +128,23 @@ def test_a_draw_is_frozen_random_and_leaves_out_what_is_requested(planted: Train
         dataset, model = session.get_one(Dataset, planted.dataset), session.get_one(Model, planted.model)
         parent = session.scalars(select(Version)).one()
         every = canaries.of_version(session, dataset, parent).known
-        first = canaries.draw(session, dataset, model, parent, 20)
-        assert canaries.draw(session, dataset, model, parent, 20).tolist() == first.tolist()
+        first = canaries.draw(session, dataset, model, parent, NOBODY, 20)
+        assert canaries.draw(session, dataset, model, parent, NOBODY, 20).tolist() == first.tolist()
         assert set(first) < set(every)
         assert first.tolist() != every[:20].tolist()
-        assert canaries.draw(session, dataset, model, parent, 10_000).tolist() == every.tolist()
-        assert not len(canaries.draw(session, dataset, model, parent, 0))
-    planted.delete(planted.ids[::3][:50])  # all of them canaries: asked for, not yet carried out
+        assert canaries.draw(session, dataset, model, parent, NOBODY, 10_000).tolist() == every.tolist()
+        assert not len(canaries.draw(session, dataset, model, parent, NOBODY, 0))
+    spare = np.setdiff1d(every, first)
+    taken = np.array([*spare[:49], first[0]])
+    names = dict(zip(every, planted.ids[::3], strict=True))
+    planted.delete([names[position] for position in taken])  # asked for, not yet carried out
     with planted.account.database.read() as session:
         dataset, model = session.get_one(Dataset, planted.dataset), session.get_one(Model, planted.model)
-        left = canaries.draw(session, dataset, model, session.scalars(select(Version)).one(), 10_000)
-        assert left.tolist() == every[50:].tolist()
+        parent = session.scalars(select(Version)).one()
+        left = canaries.draw(session, dataset, model, parent, NOBODY, 10_000)
+        assert left.tolist() == np.setdiff1d(every, taken).tolist()
+        again = canaries.draw(session, dataset, model, parent, NOBODY, 20)
+        assert set(first[1:]) < set(again), "but for the one that was requested it is the same draw"
 
 
 def test_a_climb_keeps_the_draw(planted: Trained) -> None:
@@ -141,12 +155,99 @@ def test_a_climb_keeps_the_draw(planted: Trained) -> None:
     assert request["status"] == "fulfilled"
     first, last = reversed(planted.account.get("/v1/jobs", kind="unlearn")["items"])
     assert (first["state"], last["state"]) == ("rejected", "succeeded")
+    assert first["result"]["canaries"] == last["result"]["canaries"] == 20
     assert len(trained_on(planted, 1) - trained_on(planted, 2)) == 21
     with planted.account.database.read() as session:
         parent = session.scalars(select(Version).where(Version.number == 1)).one()
         dataset, model = session.get_one(Dataset, planted.dataset), session.get_one(Model, planted.model)
-        drawn = set(canaries.draw(session, dataset, model, parent, 20).tolist())
+        drawn = set(canaries.draw(session, dataset, model, parent, NOBODY, 20).tolist())
     assert drawn < trained_on(planted, 1) - trained_on(planted, 2)
+
+
+def test_no_class_is_emptied_by_what_nobody_asked_for(planted: Trained) -> None:
+    """Every sample of class 3 but two is a canary, and one of the two is deleted; of class 4 every one is."""
+    train, classes = of(planted, ~Sample.holdout), (of(planted, Sample.label == 3), of(planted, Sample.label == 4))
+    three, four = (sorted(train & each) for each in classes)
+    with planted.account.database.write() as session:
+        chosen = Sample.position.in_([*three[2:], *four])
+        session.execute(update(Sample).where(chosen).values(subject=canaries.SUBJECT))
+        session.execute(update(Sample).where(Sample.position.in_(three[:2])).values(subject=None))
+    set_policy(planted, canaries=100_000)
+    names = dict(zip(sorted(train), planted.ids, strict=True))
+    assert planted.forget([names[three[0]]])["status"] == "fulfilled"
+    left = trained_on(planted, 2)
+    assert left & set(three) == {three[1]}
+    assert len(left & set(four)) == 1
+    version = planted.account.get(f"{planted.where}/versions/2")
+    assert version["state"] == "current"
+
+
+def test_exact_retrains_made_while_a_request_waits_leave_out_what_its_job_will(planted: Trained) -> None:
+    """Five of them give a person's samples their null, with canaries as without."""
+    set_policy(planted, canaries=20, when={"mode": "batch", "max_requests": 2})
+    names = plain(planted)[:30]
+    with planted.account.database.write() as session:
+        session.execute(update(Sample).where(Sample.sample_id.in_(names)).values(subject="somebody"))
+    asked = {"dataset": planted.dataset, "subjects": ["somebody"]}
+    made = planted.account.post("/v1/deletion-requests", asked, 202)
+    for seed in range(5):
+        body = {"seed": seed, "exclude_request": made["id"], "compare_only": True}
+        planted.account.post(f"{planted.where}:train", body, 202)
+    planted.account.work()
+    set_policy(planted, canaries=20)
+    with planted.account.database.write() as session:
+        batches.close_now(session, session.get_one(Model, planted.model))
+    planted.account.work()
+    number = planted.account.get(planted.where)["current_version"]
+    report = planted.account.get(f"{planted.where}/versions/{number}/audit")
+    judged = report["report"]["judgement"]
+    assert (judged["null_source"], judged["null_models"]) == ("retrained", 5)
+    assert report["retrained"]["version"] < number
+    listed = planted.account.post(f"{planted.where}:audit", {"canaries": True}, 202)
+    planted.account.work()
+    made_by = planted.account.get(f"/v1/jobs/{listed['id']}")["result"]
+    beside = planted.account.get(f"{planted.where}/versions/{number}/audits/{made_by['audit']}")
+    assert beside["report"]["of"] == "canaries"
+    assert beside["retrained"] is None  # which was measured on the person's samples
+
+
+def test_who_asks_for_a_canary_that_was_forgotten_along_is_told_so(planted: Trained) -> None:
+    """It was requested while the job that forgot it was under way."""
+    planted.delete(plain(planted)[:1])
+    with planted.account.database.read() as session:
+        dataset, model = session.get_one(Dataset, planted.dataset), session.get_one(Model, planted.model)
+        drawn = canaries.draw(session, dataset, model, session.scalars(select(Version)).one(), NOBODY, 20)
+        batch = versions.batch(session, jobs_of(planted)[0], dataset, session.scalars(select(Version)).one(), 20)
+        assert batch.canaries.tolist() == drawn.tolist()
+    desk = planted.account.desk
+    with catching(drawn[:1], planted):
+        run_one(desk, "tester")
+    planted.account.work()
+    late = planted.account.get("/v1/deletion-requests")["items"][0]
+    assert late["status"] == "fulfilled"
+    assert (
+        late["outcomes"][0]["reason"] == "the current version has been made to forget these samples before, as canaries"
+    )
+
+
+def jobs_of(planted: Trained) -> list[str]:
+    return [job["id"] for job in planted.account.get("/v1/jobs", kind="unlearn")["items"]]
+
+
+@contextmanager
+def catching(positions: Any, planted: Trained) -> Iterator[None]:
+    """A request for these comes in when the job has fine-tuned."""
+    with planted.account.database.read() as session:
+        chosen = Sample.position.in_(positions.tolist())
+        names = list(session.scalars(select(Sample.sample_id).where(chosen)))
+
+    def ask(name: str) -> None:
+        if name == "unlearn.audit.begin":
+            planted.delete(names)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(faults, "point", ask)
+        yield
 
 
 def test_what_cannot_be_measured_is_refused_with_words(planted: Trained) -> None:
@@ -154,3 +255,6 @@ def test_what_cannot_be_measured_is_refused_with_words(planted: Trained) -> None
     for other in ({"sample_ids": planted.ids[:1]}, {"grouped": True}):
         answer = planted.account.http.post(f"{planted.where}:audit", json={"canaries": True, **other})
         is_problem(answer, 422, "schema")
+    transfer = {**QUICK_POLICY, "canaries": 5, "attack": {"name": "transfer"}}
+    refused = is_problem(planted.account.http.put(f"{planted.where}/policy", json=transfer), 422, "schema")
+    assert "knows no example of canaries" in refused["errors"][0]["detail"]

@@ -24,7 +24,7 @@ def arguments(given: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="lethe bench",
         description="Measure every unlearning method under one audit. Killed anywhere, it goes on where it stood when "
-        "started again with the same --out; processes on several machines may share that folder.",
+        "started again with the same --out; other processes may share that folder.",
     )
     parser.add_argument("--scale", choices=list(SCALES), default="tiny")
     parser.add_argument("--out", type=Path, required=True, help="folder of cells and results")
@@ -35,7 +35,7 @@ def arguments(given: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--threads", type=int, help="of torch, on the CPU; default: the scale's")
     parser.add_argument("--processes", type=int, help="that share the work; default: on the CPU as many as there are "
-                        "cores for their threads, on a GPU one")  # fmt: skip
+                        "cores for their threads; on a GPU, or with --download, one")  # fmt: skip
     parser.add_argument("--precision", default="", help="of the models' recipe, where the recipe knows one")
     parser.add_argument("--study", action="append", choices=list(STUDIES), help="only this one; may be repeated")
     parser.add_argument("--budget-seconds", type=float, help="stop after so long, with a report of what is there")
@@ -55,8 +55,9 @@ def command(options: argparse.Namespace) -> str:
 def main(given: list[str] | None = None) -> int:
     """Return 0 when everything was computed that can be had here, 3 when the time limit came first."""
     options = arguments(given)
+    store = Store(options.out, options.budget_seconds)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # which the helpers inherit: a terminal sends it to all of them
     with _helpers(options):
-        store = Store(options.out, options.budget_seconds)
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: store.stop())
         finished = _run(options, store)
@@ -94,29 +95,29 @@ def _helpers(options: argparse.Namespace) -> Iterator[None]:
     """Processes beside this one, on the same folder. They end when they find nothing left, or this one has ended."""
     count = 0 if options.report else (options.processes or _processes(options)) - 1
     context = multiprocessing.get_context("spawn")
-    helpers = [context.Process(target=_help, args=(options,)) for _ in range(count)]
-    for helper in helpers:
-        helper.start()
+    helpers = [context.Process(target=_help, args=(options,), daemon=True) for _ in range(count)]
     try:
+        for helper in helpers:
+            helper.start()
         yield
     finally:
         for helper in helpers:
-            helper.terminate()
-        for helper in helpers:
-            helper.join()
+            if helper.pid is not None:
+                helper.terminate()
+                helper.join()
 
 
 def _processes(options: argparse.Namespace) -> int:
     threads = options.threads or SCALES[options.scale]("").threads
-    if options.device != "cpu" or threads is None:
+    if options.device != "cpu" or threads is None or options.download:  # two would download the same
         return 1
-    return max(1, len(os.sched_getaffinity(0)) // threads)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, cores // threads)
 
 
 def _help(options: argparse.Namespace) -> None:
     store = Store(options.out, options.budget_seconds)
     signal.signal(signal.SIGTERM, lambda *_: store.stop())
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to all; the first process tells the others
 
     def stop_with_parent() -> None:
         parent = multiprocessing.parent_process()
