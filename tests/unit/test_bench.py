@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -21,6 +22,7 @@ from tests.unit.engine_cases import digits
 from worker.attacks import AttackResult
 from worker.bench import checks, data, plots, report, scales, store, tables
 from worker.bench.cells import Adversarial, Forget, Named, Trained, Unlearned, named, substituted
+from worker.bench.command import arguments, processes
 from worker.bench.lab import Lab
 from worker.bench.protocol import AMUN, RL
 from worker.bench.store import Busy, CellProgress, NotMeasured, OutOfTime, Result, Store, key
@@ -193,6 +195,15 @@ def test_every_name_of_every_scale_is_in_the_catalog_with_those_parameters():
             recipe.parsed()
         for _, attack in scale.strengths:
             attack.parsed()
+
+
+@pytest.mark.parametrize(("more", "expected"), [
+    ([], 6), (["--threads", "2"], 3), (["--threads", "8"], 1), (["--device", "cuda"], 1), (["--download"], 1),
+    (["--scale", "gpu30"], 1),
+])  # fmt: skip
+def test_on_the_cpu_every_core_is_used(more, expected, monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(6)), raising=False)
+    assert processes(arguments(["--out", "x", "--scale", "small", "--device", "cpu", *more])) == expected
 
 
 def test_a_name_that_the_catalog_lacks_is_not_measured():

@@ -93,7 +93,7 @@ def _results(options: argparse.Namespace) -> Path:
 @contextlib.contextmanager
 def _helpers(options: argparse.Namespace) -> Iterator[None]:
     """Processes beside this one, on the same folder. They end when they find nothing left, or this one has ended."""
-    count = 0 if options.report else (options.processes or _processes(options)) - 1
+    count = 0 if options.report else (options.processes or processes(options)) - 1
     context = multiprocessing.get_context("spawn")
     helpers = [context.Process(target=_help, args=(options,), daemon=True) for _ in range(count)]
     try:
@@ -107,7 +107,8 @@ def _helpers(options: argparse.Namespace) -> Iterator[None]:
                 helper.join()
 
 
-def _processes(options: argparse.Namespace) -> int:
+def processes(options: argparse.Namespace) -> int:
+    """How many share the work where nobody has said."""
     threads = options.threads or SCALES[options.scale]("").threads
     if options.device != "cpu" or threads is None or options.download:  # two would download the same
         return 1
