@@ -8,7 +8,7 @@ from typing import Any
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from app import catalog, datasets, db, jobs
+from app import canaries, catalog, datasets, db, jobs
 from app.errors import Conflict, NotFound, Unprocessable
 from app.ids import new_id
 from app.lifecycle import JobKind
@@ -71,6 +71,7 @@ def family(model: Model) -> str:
     return hashlib.sha256("\x00".join(parts).encode()).hexdigest()
 
 
+NO_CANARIES = "The policy asks for canaries, and the dataset has none: no sample of it has the subject `lethe:canary`."
 NOT_HELD = (
     "This service does not hold the model's training data: there is no last rung (exact retraining), no reference "
     "models can be trained, so every audit is inconclusive (no references), and each deletion brings its own samples."
@@ -96,6 +97,8 @@ def require_possible(dataset: Dataset, policy: Policy) -> None:
         needs.append(f"attack {policy.attack.name} takes an adversarial set made of the training set")
     if policy.on_inconclusive == "retrain":
         needs.append("`on_inconclusive: retrain` needs the training set; send `publish`")
+    if policy.canaries:
+        needs.append("canaries are samples of the training set; send `canaries: 0`")
     if needs:
         raise Unprocessable(
             f"This service does not hold the model's training data: {'; '.join(needs)}.",
@@ -105,8 +108,11 @@ def require_possible(dataset: Dataset, policy: Policy) -> None:
 
 def notes(session: Session, model: Model, policy: Policy) -> list[str]:
     """What an owner should know of this model's setting before it is needed."""
-    held = datasets.is_held(session.get_one(Dataset, model.dataset_id))
-    return policy.notes if held else [NOT_HELD]
+    dataset = session.get_one(Dataset, model.dataset_id)
+    if not datasets.is_held(dataset):
+        return [NOT_HELD]
+    lacking = policy.canaries and dataset.state == "ready" and not len(canaries.planted(session, dataset))
+    return [*policy.notes, NO_CANARIES] if lacking else policy.notes
 
 
 def refuse_purged(model: Model) -> None:

@@ -241,7 +241,7 @@ class AuditReport(Part):
     )
     canaries: int = Field(0, description="forgotten along by the same job; they are in no figure of the forget set")
     forget_samples: int
-    retain_samples: int
+    retain_samples: int = Field(description="of the remain set, without its canaries; of canaries, those still known")
     test_samples: int
     audit: str
     audit_params: dict[str, object]

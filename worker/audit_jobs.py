@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -41,7 +42,9 @@ def audit(run: Run) -> None:
     piece, params = Workpiece.load(run), run.claim.params
     asked = _asked(run, piece)
     choice = piece.policy.audit if params["audit"] is None else Choice.model_validate(params["audit"])
-    probes = piece.policy.probes if params["probes"] is None else [Choice.model_validate(p) for p in params["probes"]]
+    probes: Sequence[Choice] = () if asked.canaries else piece.policy.probes
+    if params["probes"] is not None:
+        probes = [Choice.model_validate(probe) for probe in params["probes"]]
     subject = Subject(
         candidate=asked.version.digest,
         parent=asked.parent,

@@ -72,7 +72,7 @@ class Workpiece:
     images_digest: str
     samples: Samples
     labels: NDArray[np.int64]
-    holdout: Positions  # never trained on, not erased, no canaries: test set and controls
+    holdout: Positions  # never trained on, not erased, no canaries unless all are: test set and controls
     canaries: Positions  # of both splits
     erased: Positions
     classes: int
@@ -92,6 +92,8 @@ class Workpiece:
             loaded = Loaded.nothing(dataset.shape or (1, 1, 1), run.desk.device)
         else:
             loaded = Loaded.of(run, dataset.id, dataset.images)
+        held_out = np.flatnonzero(loaded.held & ~erased).astype(np.int64)
+        people = np.setdiff1d(held_out, planted)
         architecture = catalog.parse("architectures", model.architecture, model.architecture_params)
         return cls(
             model_id=model.id,
@@ -99,7 +101,7 @@ class Workpiece:
             images_digest=dataset.images or "",
             samples=loaded.samples,
             labels=loaded.labels,
-            holdout=np.setdiff1d(np.flatnonzero(loaded.held & ~erased), planted),
+            holdout=people if len(people) else held_out,
             canaries=planted,
             erased=np.flatnonzero(erased).astype(np.int64),
             classes=dataset.class_count,

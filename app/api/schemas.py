@@ -138,7 +138,9 @@ class TrainBody(Body):
 class AuditBody(Body):
     version: int | None = Field(None, ge=1, lt=2**31, description="absent: the current one")
     audit: Choice | None = Field(None, description="absent: the policy's")
-    probes: tuple[Choice, ...] | None = Field(None, strict=False, max_length=8, description="absent: the policy's")
+    probes: tuple[Choice, ...] | None = Field(
+        None, strict=False, max_length=8, description="absent: the policy's, of canaries none"
+    )
     sample_ids: Annotated[list[SampleId], Field(min_length=1, max_length=100_000)] | None = Field(
         None, description="measure these instead of the forget set of the batch that made the version"
     )

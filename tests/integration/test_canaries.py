@@ -33,6 +33,7 @@ def planted(trained: Trained) -> Trained:
 
 
 NOBODY = np.array([], dtype=np.int64)
+WILD = {"name": "amun", "params": {"epochs": 2, "learning_rate": 5.0, "batch_size": 64}}
 
 
 def set_policy(trained: Trained, **parts: Any) -> None:
@@ -149,8 +150,7 @@ def test_a_draw_is_frozen_random_and_leaves_out_what_is_requested(planted: Train
 
 def test_a_climb_keeps_the_draw(planted: Trained) -> None:
     """The policy's method loses too much accuracy by its rate; the exact retrain after it forgets the same."""
-    wild = {"name": "amun", "params": {"epochs": 2, "learning_rate": 5.0, "batch_size": 64}}
-    set_policy(planted, canaries=20, method=wild, utility_floor=0.0)
+    set_policy(planted, canaries=20, method=WILD, utility_floor=0.0)
     request = planted.forget(plain(planted)[:1])
     assert request["status"] == "fulfilled"
     first, last = reversed(planted.account.get("/v1/jobs", kind="unlearn")["items"])
@@ -209,6 +209,35 @@ def test_exact_retrains_made_while_a_request_waits_leave_out_what_its_job_will(p
     beside = planted.account.get(f"{planted.where}/versions/{number}/audits/{made_by['audit']}")
     assert beside["report"]["of"] == "canaries"
     assert beside["retrained"] is None  # which was measured on the person's samples
+
+
+def test_a_holdout_of_canaries_alone_still_holds_the_utility_floor(planted: Trained) -> None:
+    with planted.account.database.write() as session:
+        session.execute(update(Sample).where(Sample.holdout).values(subject=canaries.SUBJECT))
+    set_policy(planted, canaries=20, method=WILD, utility_floor=0.0)
+    planted.forget(plain(planted)[:1])
+    first = planted.account.get("/v1/jobs", kind="unlearn")["items"][-1]
+    assert first["state"] == "rejected"
+    report = planted.account.get(f"/v1/jobs/{first['id']}/audit")["report"]
+    assert report["test_samples"] == 899
+    assert report["judgement"]["utility_kept"] is False
+
+
+def test_probes_run_on_canaries_only_where_they_are_named(planted: Trained) -> None:
+    relearn = {"name": "relearn", "params": {"most_steps": 2}}
+    set_policy(planted, canaries=20, probes=[relearn])
+    planted.forget(plain(planted)[:1])
+    assert audit(planted, canaries=True)["probes"] == []
+    assert [each["name"] for each in audit(planted, canaries=True, probes=[relearn])["probes"]] == ["relearn"]
+
+
+def test_a_model_says_that_there_are_none_to_forget(planted: Trained) -> None:
+    assert planted.account.get(planted.where)["notes"] == []
+    with planted.account.database.write() as session:
+        session.execute(update(Sample).values(subject=None))
+    assert "the dataset has none" in planted.account.get(planted.where)["notes"][0]
+    set_policy(planted)
+    assert planted.account.get(planted.where)["notes"] == []
 
 
 def test_who_asks_for_a_canary_that_was_forgotten_along_is_told_so(planted: Trained) -> None:

@@ -249,6 +249,7 @@ def test_without_a_version_there_is_nothing_to_forget_from(account: Account) -> 
         ({"when": {"mode": "batch"}}, "batch"),
         ({"adversarial": "precomputed"}, "precomputed"),
         ({"attack": {"name": "transfer"}}, "transfer"),
+        ({"canaries": 1}, "canaries"),
     ],
 )
 def test_a_policy_that_needs_data_is_refused_with_the_reason(account: Account, change: Document, word: str) -> None:
