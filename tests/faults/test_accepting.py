@@ -55,6 +55,7 @@ def case_ids(case: Case) -> list[str]:
 
 
 @pytest.mark.parametrize(("point", "kept"), [("accept.uncommitted", False), ("accept.committed", True)])
+@pytest.mark.slow
 def test_a_kill_while_a_group_is_accepted_loses_and_doubles_nothing(case: Case, point: str, kept: bool) -> None:
     before = len(case.rows(DeletionRequest))
     with api(case, point) as (client, process):

@@ -30,6 +30,7 @@ def climbing(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Case]:
 
 
 @pytest.mark.parametrize("point", BEFORE + AFTER)
+@pytest.mark.slow
 def test_a_kill_around_a_climb_makes_one_climb(point: str, climbing: Case) -> None:
     case = climbing
     case.killed_at(point)

@@ -91,6 +91,7 @@ def test_a_kill_at_every_point_changes_nothing(
 
 @pytest.mark.services
 @pytest.mark.parametrize("point", SOME)
+@pytest.mark.slow
 def test_a_kill_on_postgres_changes_nothing(point: str, on_postgres: Prepared, tmp_path: Path) -> None:
     with case_of(on_postgres, tmp_path / "data") as case:
         check_a_kill_at(point, case)

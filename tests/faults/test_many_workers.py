@@ -190,6 +190,7 @@ def test_four_celery_workers_of_which_one_is_killed(on_postgres: Prepared, tmp_p
 
 
 @pytest.mark.services
+@pytest.mark.slow
 def test_two_named_devices(on_postgres: Prepared, tmp_path: Path) -> None:
     """Routing only: both are this machine's CPU."""
     each = [{"device": "cpu", "worker_name": name, "device_label": name} for name in ("a", "b")]

@@ -79,6 +79,7 @@ def test_the_list_holds_every_point_and_one_worker_is_enough(straight: dict[str,
 
 
 @pytest.mark.parametrize("point", POINTS)
+@pytest.mark.slow
 def test_a_kill_at_every_point_changes_nothing(
     point: str, on_sqlite: Prepared, tmp_path: Path, straight: dict[str, Any]
 ) -> None:
@@ -102,6 +103,7 @@ def test_a_kill_at_every_point_changes_nothing(
 
 @pytest.mark.services
 @pytest.mark.parametrize("point", ["references.parts.queued", "reference.uncommitted", "references.uncommitted"])
+@pytest.mark.slow
 def test_a_kill_on_postgres(point: str, on_postgres: Prepared, tmp_path: Path, straight: dict[str, Any]) -> None:
     with case_of(on_postgres, tmp_path / "data") as case:
         job = start(case)

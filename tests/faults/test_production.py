@@ -93,6 +93,7 @@ def client(parts: Parts) -> Iterator[Any]:
         yield account
 
 
+@pytest.mark.slow
 def test_a_killed_pool_child_hands_its_lease_back_at_once(parts: Parts, client: Any) -> None:
     """The lease is of ten minutes: only the failure of the task can have ended it."""
     parts.start("sweep", lease_seconds="600")
@@ -124,6 +125,7 @@ def test_another_worker_finishes_what_a_killed_one_had(parts: Parts) -> None:
     assert parts.case.strays() == []
 
 
+@pytest.mark.slow
 def test_a_flushed_broker_loses_no_job(parts: Parts) -> None:
     """Every hint is dropped before a worker has read any: the sweeper rings again."""
     case = parts.case
@@ -150,6 +152,7 @@ def test_a_flushed_broker_loses_no_job(parts: Parts) -> None:
     eventually(lambda: all(case.job(job).state == "succeeded" for job in waiting), "the other jobs")
 
 
+@pytest.mark.slow
 def test_a_stopped_worker_hands_its_job_back_without_counting_the_attempt(parts: Parts, client: Any) -> None:
     worker = parts.start("worker", lease_seconds="600")
     parts.start("sweep", lease_seconds="600")

@@ -88,6 +88,7 @@ def folder(on_sqlite: Prepared, tmp_path: Path) -> Path:
 # -- children --------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_killed_worker_comes_back_and_its_job_goes_on_at_once(folder: Path, on_sqlite: Prepared) -> None:
     """The lease is of ten minutes: only that it was handed back can have ended it."""
     with serving(folder, lease_seconds="600") as service:
@@ -111,6 +112,7 @@ def test_a_killed_worker_comes_back_and_its_job_goes_on_at_once(folder: Path, on
         say(f"POST → worker start {time.monotonic() - posted:.3f} s")
 
 
+@pytest.mark.slow
 def test_a_second_service_on_the_folder_is_refused_and_a_killed_api_comes_back_on_its_port(
     folder: Path, on_sqlite: Prepared
 ) -> None:
@@ -139,6 +141,7 @@ def test_nothing_outlives_a_killed_supervisor_and_its_job_is_handed_back(folder:
     assert standing(folder, job) == ("queued", 0, None)
 
 
+@pytest.mark.slow
 def test_after_a_kill_of_the_whole_tree_no_job_waits_for_its_lease(folder: Path, on_sqlite: Prepared) -> None:
     """As after a power cut: nobody was left to hand the lease of ten minutes back, so the next start does."""
     with serving(folder, lease_seconds="600") as service:
@@ -167,6 +170,7 @@ def test_a_stop_hands_the_job_back_without_counting_the_attempt(folder: Path, on
     assert "Traceback" not in service.log
 
 
+@pytest.mark.slow
 def test_a_worker_that_does_not_stop_in_time_is_killed_and_its_attempt_not_counted(
     folder: Path, on_sqlite: Prepared, monkeypatch: pytest.MonkeyPatch
 ) -> None:
