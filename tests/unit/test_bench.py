@@ -197,6 +197,22 @@ def test_every_name_of_every_scale_is_in_the_catalog_with_those_parameters():
             attack.parsed()
 
 
+@pytest.mark.parametrize("name", ["gpu30", "paper"])
+@pytest.mark.parametrize("precision", ["", "float32"])
+def test_what_is_for_gpus_follows_the_papers_protocol(name: str, precision: str) -> None:
+    """D_R and D_F cropped and flipped, the rate times 0.1 after each fifth of the epochs (AMUN, appendix A)."""
+    scale = scales.SCALES[name](precision)
+    worlds = [setting.world.recipe.parsed().model_dump() for setting in (*scale.settings, *scale.larger)]
+    clipped = [recipe.parsed().model_dump() for label, recipe, _ in scale.robust if label == "clipped"]
+    for recipe in (*worlds, *clipped):
+        assert (recipe["augment"], recipe["schedule"]) == ("crop_flip", "step")
+        assert recipe["epochs"] == 5 * recipe["step_every"]
+        assert recipe.get("precision", "float32") == (precision or ("bfloat16" if name == "gpu30" else "float32"))
+    for _, recipe, _ in scale.robust:
+        assert recipe.parsed().model_dump()["augment"] == "crop_flip"
+    assert json.loads(scale.main.fixed)[""] == {"epochs": 10, "batch_size": 128, "decay_every": 5}
+
+
 @pytest.mark.parametrize(("more", "expected"), [
     ([], 6), (["--threads", "2"], 3), (["--threads", "8"], 1), (["--device", "cuda"], 1), (["--download"], 1),
     (["--scale", "gpu30"], 1),
