@@ -14,6 +14,8 @@ COPY constraints.txt pyproject.toml README.md ./
 RUN pip install ${TORCH_INDEX:+--index-url "$TORCH_INDEX"} -c constraints.txt torch \
  && pip install ${TORCH_INDEX:+--index-url "$TORCH_INDEX"} -c constraints.txt --no-deps torchvision
 COPY app app
+COPY engine engine
+COPY experiments experiments
 COPY worker worker
 COPY lethe lethe
 COPY migrations migrations

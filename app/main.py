@@ -12,33 +12,20 @@ from fastapi import APIRouter, Depends, FastAPI, Request
 from fastapi.responses import HTMLResponse
 from starlette.routing import BaseRoute
 
-from app import keys, metrics, schema
-from app.api import (
-    audits,
-    catalog,
-    compliance,
-    contract,
-    datasets,
-    deletions,
-    failures,
-    health,
-    jobs,
-    lineage,
-    models,
-    versions,
-    webhooks,
-)
+from app.api import aliases, audits, catalog, compliance, datasets, deletions, health, jobs, models, versions, webhooks
 from app.api import keys as api_keys
 from app.api import log as log_api
-from app.api.conditional import Conditional
-from app.api.deps import Parts, known_query
-from app.api.follow import Follower
-from app.api.head import Head
-from app.api.limits import BodyLimit
-from app.api.observe import Observe
-from app.api.shortcut import Shortcut
-from app.config import Settings, get_settings
-from app.web import api
+from app.api.http import contract, docs_page, failures
+from app.api.http.conditional import Conditional
+from app.api.http.deps import Parts, known_query
+from app.api.http.event_stream import Follower
+from app.api.http.fast_path import Shortcut
+from app.api.http.head import Head
+from app.api.http.limits import BodyLimit
+from app.api.http.observe import Observe
+from app.core import keys
+from app.core.config import Settings, get_settings
+from app.operations import metrics, migrate
 
 
 def create_app(settings: Settings | None = None) -> FastAPI:
@@ -47,7 +34,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        schema.check(parts.database)
+        migrate.check(parts.database)
         keys.bootstrap(parts.database, settings)
         app.state.follower = Follower(parts.database)
         task = asyncio.create_task(app.state.follower.run())
@@ -95,7 +82,7 @@ def _routes() -> Sequence[BaseRoute]:
         catalog,
         datasets,
         models,
-        lineage,
+        aliases,
         versions,
         audits,
         compliance,
@@ -111,4 +98,4 @@ def _routes() -> Sequence[BaseRoute]:
 
 
 def _docs(request: Request) -> str:
-    return api.render(request.app.openapi(), "/v1/openapi.json")
+    return docs_page.render(request.app.openapi(), "/v1/openapi.json")

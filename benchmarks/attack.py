@@ -8,12 +8,12 @@ import torch
 from torch import nn
 
 from app.catalog import DigitsSource, PgdL2Params, SgdRecipe, SmallCnnParams
-from worker import seeding, training
-from worker.architectures import small_cnn
-from worker.attacks.pgd_l2 import pgd_l2
-from worker.data.samples import Samples, to_float
-from worker.data.sources import digits
-from worker.recipes.sgd import sgd
+from engine import seeding, training
+from engine.architectures import small_cnn
+from engine.attacks.pgd_l2 import pgd_l2
+from engine.data.samples import Samples, to_float
+from engine.data.sources import digits
+from engine.recipes.sgd import sgd
 
 
 def closed_form() -> dict[str, object]:

@@ -24,19 +24,21 @@ import pyarrow.parquet as pq
 from fastapi.testclient import TestClient
 from PIL import Image
 
-from app import faults, jobs, keys, schema
-from app.config import Settings
-from app.db import Database
-from app.lifecycle import JobKind
+from app import jobs
+from app.core import crash_points, keys
+from app.core.config import Settings
+from app.core.db import Database
+from app.core.tables import Version
+from app.jobs.routing import Takes
 from app.main import create_app
-from app.routing import Takes
-from app.tables import Version
+from app.operations import migrate
+from app.rules.states import JobKind
 from tests.support import Account
-from worker.attempt import attempt
-from worker.run import Heartbeat, Run
-from worker.tasks import KINDS
-from worker.warm import Warm
-from worker.workpiece import Workpiece
+from worker.run_one import KINDS
+from worker.runtime.attempt import attempt
+from worker.runtime.cache import Warm
+from worker.runtime.run import Heartbeat, Run
+from worker.stages.loaded import Workpiece
 
 SAMPLES, HOLDOUT = 20_000, 2_000
 SIZES = (1, 10, 100, 1_000)
@@ -62,7 +64,7 @@ STAGES = ("attack", "finetune", "audit", "publish")
 def account(folder: Path) -> Iterator[Account]:
     settings = Settings(data_dir=folder)
     database = Database(settings)
-    schema.migrate(database)
+    migrate.migrate(database)
     keys.bootstrap(database, settings)
     with TestClient(create_app(settings)) as http:
         http.headers["Authorization"] = f"Bearer {settings.key_file.read_text().strip()}"
@@ -166,14 +168,14 @@ def _batch(held: Account, dataset: str, model: str, ids: list[str]) -> dict[str,
         sent = held.http.post("/v1/deletion-requests:import", content="\n".join(lines), headers=kind)
         assert sent.status_code == 200, sent.text
         assert all(json.loads(line)["status"] == 202 for line in sent.text.splitlines()), sent.text[:500]
-    meter, before = Meter(), faults.point
-    faults.point = meter.point
+    meter, before = Meter(), crash_points.point
+    crash_points.point = meter.point
     try:
         meter.spent["job"] = _run(held, JobKind.UNLEARN)
         meter.spent["purge"] = sum(_run(held, JobKind.PURGE) for _ in ids)
         meter.spent["all"] = meter.spent["job"] + meter.spent["purge"]
     finally:
-        faults.point = before
+        crash_points.point = before
     newest = held.get(f"/v1/models/{model}")["current_version"]
     report = held.get(f"/v1/models/{model}/versions/{newest}/audit")["report"]
     assert report["forget_samples"] == len(ids), report["forget_samples"]

@@ -14,15 +14,17 @@ from typing import Any
 from sqlalchemy import text
 from sqlalchemy.orm import Session
 
-from app import compliance, keys, schema
 from app.api import deletions as deletion_api
 from app.api import jobs as job_api
-from app.api.paging import Pager, Span
-from app.config import Settings
-from app.db import Database
-from app.keys import Caller
-from app.lifecycle import Decision, JobKind, JobState, RequestStatus
-from app.policy import Policy
+from app.api.http.paging import Pager, Span
+from app.core import keys
+from app.core.config import Settings
+from app.core.db import Database
+from app.core.keys import Caller
+from app.deletions import compliance
+from app.operations import migrate
+from app.rules.policy import Policy
+from app.rules.states import Decision, JobKind, JobState, RequestStatus
 from benchmarks.posting import database_url, fill, kinds
 
 SIZES = (1_000, 100_000, 1_000_000)
@@ -68,7 +70,7 @@ def _loaded(kind: str, size: int) -> Iterator[tuple[Settings, Database, dict[str
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         settings = Settings(data_dir=folder, database_url=stack.enter_context(database_url(kind)))
         database = Database(settings)
-        schema.migrate(database)
+        migrate.migrate(database)
         keys.bootstrap(database, settings)
         dataset, model = fill(database, 10, Policy())
         rare_dataset, rare_model = fill(database, 10, Policy())

@@ -52,14 +52,14 @@ def _fine_tune(path: Path) -> dict[str, object]:
     import torch
 
     from app import catalog
-    from worker import evaluation, seeding
-    from worker.architectures import vit
-    from worker.data.samples import Samples, Split
-    from worker.methods import MethodContext
-    from worker.methods.fine_tune import fine_tune
-    from worker.recipes import Recipe
-    from worker.recipes.sgd import sgd
-    from worker.training import NullProgress
+    from engine import evaluation, seeding
+    from engine.architectures import vit
+    from engine.data.samples import Samples, Split
+    from engine.methods import MethodContext
+    from engine.methods.fine_tune import fine_tune
+    from engine.recipes import Recipe
+    from engine.recipes.sgd import sgd
+    from engine.training import NullProgress
 
     torch.set_num_threads(1)
     build = partial(vit.build, catalog.VitParams(patch=32, width=64, depth=1, heads=2), 3, CLASSES, (SIDE, SIDE))

@@ -20,18 +20,19 @@ from typing import Any
 
 from sqlalchemy import insert, text
 
-from app import db, keys, schema
 from app.api.deletions import _order, _reply
-from app.api.intake import Intake, Posted
-from app.api.replies import Reply
+from app.api.http.intake import Intake, Posted
+from app.api.http.replies import Reply
 from app.api.schemas import DeletionCreate
-from app.config import Settings
-from app.db import Database
-from app.ids import new_id
-from app.lifecycle import VersionState
-from app.policy import Policy
-from app.positions import bitmap
-from app.tables import Dataset, Model, Sample, Version
+from app.core import db, keys
+from app.core.config import Settings
+from app.core.db import Database
+from app.core.ids import new_id
+from app.core.positions import bitmap
+from app.core.tables import Dataset, Model, Sample, Version
+from app.operations import migrate
+from app.rules.policy import Policy
+from app.rules.states import VersionState
 from benchmarks.load import Run, drive, request
 from tests.support import environment, free_port, scratch_database, start, stop
 
@@ -147,7 +148,7 @@ def sample(position: int) -> str:
 def service(folder: Path, url: str, samples: int = SAMPLES, policy: Policy | None = None) -> Iterator[Service]:
     settings = Settings(data_dir=folder, database_url=url, port=free_port())
     database = Database(settings)
-    schema.migrate(database)
+    migrate.migrate(database)
     keys.bootstrap(database, settings)
     dataset, model = fill(database, samples, policy or Policy())
     database.close()
@@ -320,7 +321,7 @@ def _accept(kind: str, count: int) -> tuple[float, float]:
         settings = Settings(data_dir=folder, database_url=stack.enter_context(database_url(kind)))
         database = Database(settings)
         stack.callback(database.close)
-        schema.migrate(database)
+        migrate.migrate(database)
         keys.bootstrap(database, settings)
         dataset, _ = fill(database, 2 * count, Policy())
         work, token = Intake(database, settings), settings.key_file.read_text().strip()

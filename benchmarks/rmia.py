@@ -7,7 +7,7 @@ import time
 
 import numpy as np
 
-from worker.audits import rmia
+from engine.audits import rmia
 
 N = 60_000
 SAMPLED = 400

@@ -26,16 +26,16 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from app import catalog
 from app.catalog import DigitsSource, FastRecipe, ResNet18Params, RmiaParams, SgdRecipe, SmallCnnParams
-from worker import evaluation, references, seeding
-from worker.architectures import resnet18, small_cnn
-from worker.audits import measure, roc
-from worker.data.batches import Source, TrainingSet
-from worker.data.samples import Samples
-from worker.data.sources import digits
-from worker.data.torchvision_ops import import_torchvision
-from worker.recipes import Recipe
-from worker.recipes.sgd import fast, sgd
-from worker.training import NullProgress, cosine, fit
+from engine import evaluation, references, seeding
+from engine.architectures import resnet18, small_cnn
+from engine.audits import measure, roc
+from engine.data.batches import Source, TrainingSet
+from engine.data.samples import Samples
+from engine.data.sources import digits
+from engine.data.torchvision_ops import import_torchvision
+from engine.recipes import Recipe
+from engine.recipes.sgd import fast, sgd
+from engine.training import NullProgress, cosine, fit
 
 DEVICE = torch.device(os.environ.get("LETHE_BENCH_DEVICE", "cpu"))
 CLASSES = (1, 6, 7, 8)

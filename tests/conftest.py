@@ -16,10 +16,11 @@ from urllib.parse import urlsplit
 import pytest
 from fastapi.testclient import TestClient
 
-from app import keys, schema
-from app.config import Settings, get_settings
-from app.db import Database
+from app.core import keys
+from app.core.config import Settings, get_settings
+from app.core.db import Database
 from app.main import create_app
+from app.operations import migrate
 from tests.support import Account, scratch_database
 
 
@@ -92,7 +93,7 @@ def migrated() -> Iterator[str]:
     """The name of a PostgreSQL database to copy: it has the schema, which takes ten times as long to make."""
     with scratch_database(POSTGRES) as url:
         found = Database(Settings(database_url=url))
-        schema.migrate(found)
+        migrate.migrate(found)
         found.close()
         yield url.rpartition("/")[2]
 
@@ -102,7 +103,7 @@ def migrated_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same of SQLite."""
     settings = Settings(data_dir=tmp_path_factory.mktemp("migrated"))
     found = Database(settings)
-    schema.migrate(found)
+    migrate.migrate(found)
     found.close()
     return settings.data_dir / "lethe.db"
 

@@ -77,7 +77,7 @@ class Pretended(TorchDispatchMode):
         Pretended.current = self
 
     def generator(self, seed: int, device: torch.device | str = "cpu") -> torch.Generator:
-        """In place of `worker.seeding.generator`."""
+        """In place of `engine.seeding.generator`."""
         made = GeneratorThere() if torch.device(device).type == NAME else torch.Generator(device)
         if isinstance(made, GeneratorThere):
             self._generators[made._cdata] = made

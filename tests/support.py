@@ -19,10 +19,10 @@ import psycopg
 from psycopg import sql
 from sqlalchemy import and_, select
 
-from app import db
-from app.config import Settings
-from app.db import Database
-from app.tables import Job
+from app.core import db
+from app.core.config import Settings
+from app.core.db import Database
+from app.core.tables import Job
 from lethe import Client
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ class Account:
 
     @property
     def desk(self) -> Any:
-        from worker.run import Desk
+        from worker.runtime.run import Desk
 
         if self._desk is None:
             self._desk = Desk.open(self.settings)
@@ -90,7 +90,7 @@ class Account:
 
     def work(self, owner: str = "tester") -> int:
         """Run jobs until there is none; how many ran."""
-        from worker.tasks import run_one
+        from worker.run_one import run_one
 
         count = 0
         while True:

@@ -6,6 +6,7 @@ import ast
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import cache
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
@@ -13,106 +14,143 @@ import pytest
 import yaml
 
 ROOT = Path(__file__).parent.parent
-WORKER_MAY_USE = {
-    "archives", "audit_rows", "blobs", "canaries", "catalog", "config", "datasets", "db", "devices", "erasure",
-    "errors", "faults", "gate", "holders", "ids", "jobs", "ladder", "leash", "lifecycle", "logs", "manifest", "models",
-    "policy", "pools", "positions", "presence", "publishing", "reports", "routing", "safetensors_header",
-    "storage", "tables", "uploads", "versions",
-}  # fmt: skip
-LEAVES_MAY_USE = {"archives", "catalog", "lifecycle", "manifest", "reports", "safetensors_header", "uploads"}
-LEAF_FOLDERS = ("architectures", "attacks", "methods", "audits", "data", "recipes", "bench")
-LEAF_FILES = ("training", "evaluation", "seeding", "references", "checkpoints", "memory")
-LEAVES = [
-    *(path for folder in LEAF_FOLDERS for path in (ROOT / "worker" / folder).glob("*.py")),
-    *(ROOT / "worker" / f"{name}.py" for name in LEAF_FILES),
-]
+TOPS = ("app", "engine", "experiments", "lethe", "migrations", "worker")
+# Whom each folder may import, besides itself. A trailing star: and what that one may import.
+MAY_IMPORT = {
+    "app.catalog": "",
+    "app.formats": "",
+    "app.rules": "app.catalog",
+    "app.core": "app.rules",
+    "app.blobs": "app.core app.rules",
+    "app.events": "app.core app.rules",
+    "app.evidence": "app.core app.rules",
+    "app.jobs": "app.core app.rules app.blobs app.events app.evidence",
+    "app.datasets": "app.jobs* app.catalog app.formats",
+    "app.reports": "app.jobs app.core app.rules app.formats",
+    "app.models": "app.datasets*",
+    "app.deletions": "app.models*",
+    "app.releases": "app.deletions* app.reports",
+    "app.recovery": "app.deletions*",
+    "app.operations": "app.recovery* migrations",
+    "app.api": "app.operations* app.releases* app.main",
+    "app.main": "app.api*",
+    "app.cli": "lethe app.operations app.recovery app.core app.jobs",
+    "engine": "app.catalog app.formats",
+    "experiments": "engine app.catalog app.formats",
+    "worker": "engine app.releases* app.operations.parent_watch",
+    "lethe": "",
+    "migrations": "app.core",
+}
 
 
-def imports(path: Path) -> set[str]:
-    """Every module that a file imports, wherever the import stands."""
-    found = set()
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            found |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+def allowed(place: str) -> set[str]:
+    """Whom the files of `place` may import."""
+    found = {place}
+    for name in MAY_IMPORT[place].split():
+        found |= allowed(name[:-1]) if name.endswith("*") else {name}
     return found
 
 
-def app_modules(path: Path) -> set[str]:
-    return {name.split(".")[1] for name in imports(path) if name.startswith("app.")}
+def place_of(module: str) -> str:
+    parts = module.split(".")
+    return ".".join(parts[:2]) if parts[0] == "app" else parts[0]
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "app").rglob("*.py")), ids=str)
-def test_app_imports_neither_torch_nor_the_worker(path: Path) -> None:
-    tops = {name.split(".")[0] for name in imports(path)}
-    assert tops.isdisjoint({"torch", "torchvision", "safetensors", "worker"})
+@cache
+def files() -> dict[str, Path]:
+    """Every module of ours with its file."""
+    paths = [path for top in TOPS for path in (ROOT / top).rglob("*.py") if "versions" not in path.parts]
+    return {".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path for path in paths}
 
 
-def test_the_running_api_has_not_loaded_torch() -> None:
-    code = "import sys, app.main; app.main.create_app(); print('torch' in sys.modules, 'worker' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
-    assert done.stdout.split() == ["False", "False"]
+def imports(tree: ast.AST) -> Iterator[str]:
+    """Every module that a file imports, wherever the import stands; what only annotations need is none."""
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names = (f"{node.module}.{alias.name}" for alias in node.names)
+            yield from (name if name in files() else node.module for name in names)
+        elif not (isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"):
+            yield from imports(node)
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "worker").rglob("*.py")), ids=str)
-def test_the_worker_uses_only_its_side_of_app(path: Path) -> None:
-    assert app_modules(path) <= WORKER_MAY_USE
+@cache
+def imported() -> dict[str, set[str]]:
+    return {name: set(imports(ast.parse(path.read_text()))) for name, path in files().items()}
 
 
-@pytest.mark.parametrize("path", LEAVES, ids=str)
-def test_leaves_touch_no_database_and_no_storage(path: Path) -> None:
-    assert app_modules(path) <= LEAVES_MAY_USE
+def test_each_folder_imports_only_whom_it_may() -> None:
+    wrong = [
+        f"{name} imports {other}"
+        for name, others in imported().items()
+        if name not in TOPS and name != "app.__main__"
+        for other in others
+        if other.split(".")[0] in TOPS and not {place_of(other), other} & allowed(place_of(name))
+    ]
+    assert wrong == []
+
+
+def test_every_folder_is_in_the_table() -> None:
+    folders = {place_of(name) for name in files() if name not in TOPS} - {"app.__main__"}
+    assert folders == MAY_IMPORT.keys()
 
 
 def test_no_module_imports_itself_by_way_of_others() -> None:
-    """Nor from inside a function, where a circle would only be hidden; what only annotations need is no tie."""
-    paths = [path for folder in ("app", "worker", "lethe") for path in (ROOT / folder).rglob("*.py")]
-    files = {".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path for path in paths}
-
-    def needs(tree: ast.AST) -> Iterator[str]:
-        for node in ast.iter_child_nodes(tree):
-            if isinstance(node, ast.Import):
-                yield from (alias.name for alias in node.names)
-            elif isinstance(node, ast.ImportFrom):
-                names = ((node.module, f"{node.module}.{alias.name}") for alias in node.names)
-                yield from (name if name in files else module for module, name in names if module)
-            elif not (isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"):
-                yield from needs(node)
-
-    graph = {name: files.keys() & set(needs(ast.parse(path.read_text()))) for name, path in files.items()}
+    """Nor from inside a function, where a circle would only be hidden."""
+    graph = {name: files().keys() & others for name, others in imported().items()}
     try:
         TopologicalSorter(graph).prepare()
     except CycleError as error:
         pytest.fail(" <- ".join(error.args[1]))
 
 
+def test_neither_app_nor_lethe_imports_torch() -> None:
+    heavy = {"torch", "torchvision", "safetensors", "timm", "transformers"}
+    wrong = [
+        name
+        for name, others in imported().items()
+        if name.split(".")[0] in ("app", "lethe") and heavy & {other.split(".")[0] for other in others}
+    ]
+    assert wrong == []
+
+
+def test_the_engine_imports_no_database() -> None:
+    wrong = [
+        name
+        for name, others in imported().items()
+        if name.split(".")[0] in ("engine", "experiments")
+        and {"sqlalchemy", "boto3", "celery", "redis", "fastapi"} & {other.split(".")[0] for other in others}
+    ]
+    assert wrong == []
+
+
+def test_the_running_api_has_not_loaded_torch() -> None:
+    code = "import sys, app.main; app.main.create_app(); print(*({'torch', 'worker', 'engine'} & sys.modules.keys()))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
+    assert done.stdout.split() == []
+
+
 def test_only_the_database_module_commits() -> None:
     commits = {
-        path.relative_to(ROOT).as_posix()
-        for folder in ("app", "worker")
-        for path in (ROOT / folder).rglob("*.py")
-        if ".commit()" in path.read_text().replace("writer.commit()", "")
+        name
+        for name, path in files().items()
+        if not name.startswith("lethe") and ".commit()" in path.read_text().replace("writer.commit()", "")
     }
-    assert commits == {"app/db.py"}
+    assert commits == {"app.core.db"}
 
 
 def test_only_the_settings_read_the_environment() -> None:
-    readers = {
-        path.relative_to(ROOT).as_posix()
-        for folder in ("app", "worker", "lethe")
-        for path in (ROOT / folder).rglob("*.py")
-        if "os.environ" in path.read_text()
-    }
-    # The others hand an environment to a child, or a library's switch to itself.
+    readers = {name for name, path in files().items() if "os.environ" in path.read_text()}
+    # They hand an environment to a child, or a library's switch to itself.
     assert readers <= {
-        "app/backup.py",
-        "app/demo.py",
-        "app/devices.py",
-        "app/leash.py",
-        "app/supervisor.py",
-        "worker/loop.py",
-        "worker/seeding.py",
+        "app.cli.demo",
+        "app.jobs.devices",
+        "app.operations.parent_watch",
+        "app.operations.supervisor",
+        "app.recovery.backup",
+        "engine.seeding",
+        "worker.loop",
     }
 
 

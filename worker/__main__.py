@@ -2,12 +2,14 @@
 
 import sys
 
-from app import devices, leash, logs
-from app.config import get_settings
+from app.core import logs
+from app.core.config import get_settings
+from app.jobs import devices
+from app.operations import parent_watch
 from worker import loop
 
 if __name__ == "__main__":
-    leash.hold()
+    parent_watch.hold()
     settings = get_settings()
     logs.configure("worker", settings.log_format)
     try:

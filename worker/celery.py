@@ -14,9 +14,11 @@ from billiard.exceptions import WorkerLostError
 from celery import Celery
 from celery.signals import setup_logging, task_failure, worker_ready, worker_shutdown
 
-from app import jobs, logs, presence
-from app.config import get_settings
-from app.db import Database
+from app import jobs
+from app.core import logs
+from app.core.config import get_settings
+from app.core.db import Database
+from app.jobs import workers
 
 app = Celery("lethe", broker=get_settings().broker_url or None, set_as_current=False)
 app.conf.update(
@@ -36,16 +38,16 @@ app.conf.update(
 
 @lru_cache
 def _desk() -> Any:
-    from worker.run import Desk  # torch only in the pool child
+    from worker.runtime.run import Desk  # torch only in the pool child
 
     return Desk.open(get_settings())
 
 
 @app.task(name="lethe.run")  # type: ignore[untyped-decorator]
 def run(job_id: str) -> None:
-    from worker.tasks import run_one
+    from worker.run_one import run_one
 
-    run_one(_desk(), presence.own_name(get_settings()), hint=job_id)
+    run_one(_desk(), workers.own_name(get_settings()), hint=job_id)
 
 
 @setup_logging.connect  # type: ignore[untyped-decorator]
@@ -59,14 +61,14 @@ def _child_lost(exception: BaseException | None = None, **_: Any) -> None:
     """The pool child was killed (out of memory, a CUDA abort): hand its lease back without waiting for its end."""
     if isinstance(exception, WorkerLostError):
         settings = get_settings()
-        jobs.release(Database(settings), presence.own_name(settings), "its process was killed")
+        jobs.release(Database(settings), workers.own_name(settings), "its process was killed")
 
 
 @worker_ready.connect  # type: ignore[untyped-decorator]
 def _ready(**_: Any) -> None:
-    presence.start(get_settings())
+    workers.start(get_settings())
 
 
 @worker_shutdown.connect  # type: ignore[untyped-decorator]
 def _shutdown(**_: Any) -> None:
-    presence.stop()
+    workers.stop()

@@ -9,9 +9,10 @@ import time
 from types import FrameType
 from typing import Any
 
-from app import jobs, presence, routing
-from app.config import Settings
-from app.db import Database
+from app import jobs
+from app.core.config import Settings
+from app.core.db import Database
+from app.jobs import routing, workers
 
 log = logging.getLogger("lethe.worker")
 
@@ -22,14 +23,14 @@ class Stopping(BaseException):
 
 def watch(settings: Settings) -> None:
     """Embedded: run what there is, then look for change in the database, until told to stop."""
-    from worker.run import Desk
-    from worker.tasks import run_one
+    from worker.run_one import run_one
+    from worker.runtime.run import Desk
 
-    owner = presence.own_name(settings)
+    owner = workers.own_name(settings)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _stop)
     desk = Desk.open(settings)
-    presence.start(settings)
+    workers.start(settings)
     log.info("worker %s on %s watches the database", owner, desk.device)
     bell = Bell(desk.database)
     try:
@@ -44,7 +45,7 @@ def watch(settings: Settings) -> None:
         pass
     finally:
         jobs.release(desk.database, owner, "its worker was stopped", counted=False)
-        presence.stop()
+        workers.stop()
 
 
 _told: list[int] = []  # a signal that came; an exception out of a finaliser or a callback is dropped by Python
@@ -87,7 +88,7 @@ class Bell:
 
 def consume(settings: Settings) -> None:
     """Production: a Celery worker with one spawned pool child; a lease whose child died is handed back at once."""
-    name = presence.own_name(settings)
+    name = workers.own_name(settings)
     os.environ["LETHE_WORKER_NAME"] = name  # the pool child claims in this name
     os.environ.setdefault("REMAP_SIGTERM", "SIGQUIT")  # stop the child now: the database redelivers, not a drain
     from worker.celery import app

@@ -8,19 +8,23 @@ from fastapi import APIRouter, Path, Request
 from fastapi.responses import JSONResponse, Response
 from sqlalchemy.orm import Session
 
-from app import audit_rows, canaries, datasets, models, samples, versions
 from app.api import jobs as job_api
-from app.api.deps import BY_METHOD, CallerDep, IdempotentDep, PagerDep, PartsDep, Read, Write, problems
+from app.api.http import audit_replies
+from app.api.http.deps import BY_METHOD, CallerDep, IdempotentDep, PagerDep, PartsDep, Read, Write, problems
+from app.api.http.paging import Page
+from app.api.http.patterns import id_pattern
 from app.api.models import ModelId, started
-from app.api.paging import Page
-from app.api.patterns import id_pattern
 from app.api.schemas import AuditBody, AuditOut, JobOut
 from app.api.versions import Number
-from app.errors import Conflict, NotFound
-from app.lifecycle import JobKind
-from app.positions import mask_of, pack
-from app.tables import AuditRow, Model, Version
-from app.web import audits
+from app.core.errors import Conflict, NotFound
+from app.core.positions import mask_of, pack
+from app.core.tables import AuditRow, Model, Version
+from app.datasets import canaries, samples
+from app.datasets import records as datasets
+from app.models import records as models
+from app.models import versions
+from app.reports import audit_rows
+from app.rules.states import JobKind
 
 router = APIRouter(tags=["audits"], dependencies=[BY_METHOD])
 AuditId = Annotated[str, Path(pattern=id_pattern("aud"))]
@@ -29,7 +33,7 @@ REPORT: dict[str, Any] = {
     "responses": {
         200: {
             "description": "the report: JSON, or a self-contained page by `Accept: text/html`",
-            "model": audits.AuditDocument,
+            "model": audit_replies.AuditDocument,
             "content": {"text/html": {"schema": {"type": "string"}}},
         },
         **problems(403, 404),
@@ -109,13 +113,15 @@ def read(model: ModelId, number: Number, audit: AuditId, request: Request, who: 
     row = session.scalars(audit_rows.reports_of(version).where(AuditRow.id == audit)).first()
     if row is None:
         raise NotFound("The version has no such report.")
-    return audits.answer(request.headers.get("accept", ""), audits.document(session, row, version.job_id), named.name)
+    return audit_replies.answer(
+        request.headers.get("accept", ""), audit_replies.document(session, row, version.job_id), named.name
+    )
 
 
 @router.get("/jobs/{job}/audit", **REPORT)
 def read_of_job(job: job_api.JobId, request: Request, who: CallerDep, session: Read) -> Response:
     """The report that a job made: also of one whose candidate was rejected, which no version has."""
     row = job_api.find(session, who.tenant_id, job)
-    found = audits.of_job(session, row)
+    found = audit_replies.of_job(session, row)
     named = models.get(session, who.tenant_id, row.model_id or "")
-    return audits.answer(request.headers.get("accept", ""), found, named.name)
+    return audit_replies.answer(request.headers.get("accept", ""), found, named.name)

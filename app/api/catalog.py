@@ -5,7 +5,7 @@ from __future__ import annotations
 from fastapi import APIRouter
 
 from app import catalog
-from app.api.deps import BY_METHOD, CallerDep, problems
+from app.api.http.deps import BY_METHOD, CallerDep, problems
 from app.api.schemas import CatalogEntry
 
 router = APIRouter(tags=["catalog"], dependencies=[BY_METHOD])

@@ -7,10 +7,10 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import Response, StreamingResponse
 
-from app import compliance
-from app.api.deps import CallerDep, PartsDep, needs, problems
+from app.api.http.audit_replies import prefers
+from app.api.http.deps import CallerDep, PartsDep, needs, problems
 from app.api.schemas import RegisterEntry, Summary
-from app.web.audits import prefers
+from app.deletions import compliance
 
 router = APIRouter(prefix="/compliance", tags=["compliance"], dependencies=[needs("audit")])
 Year = Annotated[int | None, Query(ge=2000, le=9998, description="of receipt, UTC; absent: all")]

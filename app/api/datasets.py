@@ -9,18 +9,21 @@ from fastapi.responses import JSONResponse
 from sqlalchemy import select
 from starlette.concurrency import run_in_threadpool
 
-from app import carried, datasets, holders, uploads
-from app.api.deps import BY_METHOD, CallerDep, IdempotentDep, PagerDep, PartsDep, Read, Write, accepted, problems
-from app.api.paging import Created, Page, matching
-from app.api.patterns import id_pattern
+from app.api.http.deps import BY_METHOD, CallerDep, IdempotentDep, PagerDep, PartsDep, Read, Write, accepted, problems
+from app.api.http.paging import Created, Page, matching
+from app.api.http.patterns import id_pattern
+from app.api.http.transfer import ANY_SIZE, receive
 from app.api.schemas import DatasetCreate, DatasetOut, DatasetState, SampleOut
-from app.api.transfer import ANY_SIZE, receive
-from app.errors import Unprocessable, UnsupportedMedia
-from app.manifest import ERASED_PREFIX, SourceError
-from app.policy import Choice
-from app.positions import members
-from app.storage import Writer
-from app.tables import Dataset, Job, Sample
+from app.blobs import usage
+from app.blobs.folder import Writer
+from app.core.errors import Unprocessable, UnsupportedMedia
+from app.core.positions import members
+from app.core.tables import Dataset, Job, Sample
+from app.datasets import records as datasets
+from app.deletions import carried
+from app.formats import uploads
+from app.formats.manifest import ERASED_PREFIX, SourceError
+from app.rules.policy import Choice
 
 router = APIRouter(prefix="/datasets", tags=["datasets"], dependencies=[BY_METHOD])
 DatasetId = Annotated[str, Path(pattern=id_pattern("dst"))]
@@ -142,10 +145,10 @@ async def put_content(dataset: DatasetId, request: Request, who: CallerDep, held
                 error.detail, kind="dataset-content", errors=[{"detail": line} for line in error.errors]
             ) from None
         stored = writer.commit()
-        recorded = holders.kept_only_if_recorded(held.database, held.blobs, stored.digest)
+        recorded = usage.kept_only_if_recorded(held.database, held.blobs, stored.digest)
         with recorded, held.database.write() as session:
             row = datasets.get(session, who.tenant_id, dataset, lock=True)
-            holders.pin(session, held.blobs, stored.digest)
+            usage.pin(session, held.blobs, stored.digest)
             return show(row, datasets.accept_content(session, row, stored))
 
     class_names = await run_in_threadpool(ready)

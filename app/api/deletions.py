@@ -18,10 +18,9 @@ from sqlalchemy import ColumnElement, Text, bindparam, cast, func, literal, sele
 from sqlalchemy.orm import Session
 from starlette.concurrency import run_in_threadpool
 
-from app import batches, db, decisions, deletions, keys, logs, requests
-from app.api.bodies import body_of
-from app.api.conditional import IfMatch, IfMatchDep
-from app.api.deps import (
+from app.api.http.bodies import body_of
+from app.api.http.conditional import IfMatch, IfMatchDep
+from app.api.http.deps import (
     CallerDep,
     IdempotencyKey,
     IdempotentDep,
@@ -39,11 +38,11 @@ from app.api.deps import (
     problems,
     token_of,
 )
-from app.api.intake import Posted
-from app.api.paging import Created, Moment, Page, matching, moment
-from app.api.patterns import id_pattern
-from app.api.polls import Name, Noun, Poll
-from app.api.replies import Reply
+from app.api.http.intake import Posted
+from app.api.http.paging import Created, Moment, Page, matching, moment
+from app.api.http.patterns import id_pattern
+from app.api.http.replies import Reply
+from app.api.http.status_polls import Name, Noun, Poll
 from app.api.schemas import (
     DeletionCreate,
     DeletionOut,
@@ -54,12 +53,14 @@ from app.api.schemas import (
     ReceiptOut,
     RefuseBody,
 )
-from app.deletions import Accepted, Impact, NewRequest
-from app.errors import AppError, TooLarge, Unprocessable, UnsupportedMedia
-from app.keys import Caller
-from app.lifecycle import Decision, JobKind, RequestStatus
-from app.requests import Around
-from app.tables import DeletionRequest, Job, Model, OutcomeRow, Receipt
+from app.core import db, keys, logs
+from app.core.errors import AppError, TooLarge, Unprocessable, UnsupportedMedia
+from app.core.keys import Caller
+from app.core.tables import DeletionRequest, Job, Model, OutcomeRow, Receipt
+from app.deletions import batches, decisions, orders, views
+from app.deletions.orders import Accepted, Impact, NewRequest
+from app.deletions.views import Around
+from app.rules.states import Decision, JobKind, RequestStatus
 
 router = APIRouter(prefix="/deletion-requests", tags=["deletion requests"])
 RequestId = Annotated[str, Path(pattern=id_pattern("del"))]
@@ -73,7 +74,7 @@ IMPORT_ROUTE = "/v1/deletion-requests:import"
 
 def show(session: Session, request: DeletionRequest) -> DeletionOut:
     """One request, with the forecast of each of its outcomes."""
-    return _with_forecasts(session, request, requests.around(session, [request])[request.id], {})
+    return _with_forecasts(session, request, views.around(session, [request])[request.id], {})
 
 
 Forecasts = dict[tuple[str, str | None], datetime | None]
@@ -124,8 +125,8 @@ def _show(request: DeletionRequest | NewRequest, around: Around) -> DeletionOut:
     )
 
 
-def _order(body: DeletionCreate, tenant_id: str) -> deletions.Order:
-    return deletions.Order(
+def _order(body: DeletionCreate, tenant_id: str) -> orders.Order:
+    return orders.Order(
         tenant_id=tenant_id,
         sample_ids=body.sample_ids or [],
         subjects=body.subjects or [],
@@ -254,7 +255,7 @@ def list_all(
     query = select(DeletionRequest).where(DeletionRequest.tenant_id == who.tenant_id)
     query = matching(query, {DeletionRequest.dataset_id: dataset, DeletionRequest.decision: decision})
     if status is not None:
-        query = query.where(requests.having(status))
+        query = query.where(views.having(status))
     if due_before is not None:
         due = max(moment(due_before), FIRST_DUE)  # and so received some time before: there the index is entered
         query, received = query.where(DeletionRequest.due_at < due), received.ending(due - LEAST_PERIOD)
@@ -269,7 +270,7 @@ def list_all(
         rows, token = pager.rows_of_either(
             session, DeletionRequest.id, {OutcomeRow.request_id: affected, DeletionRequest.id: named}
         )
-    around = requests.around(session, rows)
+    around = views.around(session, rows)
     return Page(items=[_show(row, around[row.id]) for row in rows], next_page_token=token)
 
 
@@ -303,7 +304,7 @@ def _facts_of(session: Session, names: Collection[Name]) -> dict[Name, tuple[Any
 
 def _read_many(session: Session, names: Collection[Name]) -> dict[Name, DeletionOut]:
     rows = session.scalars(_ROWS, _ids(names)).all()
-    around = requests.around(session, rows)
+    around = views.around(session, rows)
     known: Forecasts = {}
     return {(row.tenant_id, row.id): _with_forecasts(session, row, around[row.id], known) for row in rows}
 
@@ -348,7 +349,7 @@ VERB: dict[str, Any] = {
 
 
 def _begin(session: Session, who: Caller, request: str, seen: IfMatch) -> DeletionRequest:
-    row = decisions.begin(session, deletions.get(session, who.tenant_id, request))
+    row = decisions.begin(session, views.get(session, who.tenant_id, request))
     seen.check(show(session, row))
     return row
 

@@ -9,12 +9,13 @@ from fastapi import APIRouter
 from fastapi.responses import Response
 from prometheus_client import CONTENT_TYPE_LATEST
 
-from app import metrics, routing
-from app.api.deps import PartsDep
+from app.api.http.deps import PartsDep
 from app.api.schemas import Readiness
-from app.blobs import Blobs
-from app.errors import Unavailable
-from app.storage import StorageUnavailableError
+from app.blobs.folder import StorageUnavailableError
+from app.blobs.open import Blobs
+from app.core.errors import Unavailable
+from app.jobs import routing
+from app.operations import metrics
 
 router = APIRouter(tags=["health"])
 MOST_NAMED = 5

@@ -12,9 +12,9 @@ from fastapi.sse import EventSourceResponse, ServerSentEvent
 from sqlalchemy import Text, bindparam, cast, func, select
 from sqlalchemy.orm import Session
 
-from app import jobs, ladder, logs, routing
-from app.api.conditional import IfMatchDep
-from app.api.deps import (
+from app import jobs
+from app.api.http.conditional import IfMatchDep
+from app.api.http.deps import (
     BY_METHOD,
     CallerDep,
     IdempotentDep,
@@ -28,14 +28,17 @@ from app.api.deps import (
     problems,
     token_of,
 )
-from app.api.follow import Follower
-from app.api.paging import Created, Page, matching
-from app.api.patterns import id_pattern
-from app.api.polls import Name, Noun, Poll
+from app.api.http.event_stream import Follower
+from app.api.http.paging import Created, Page, matching
+from app.api.http.patterns import id_pattern
+from app.api.http.status_polls import Name, Noun, Poll
 from app.api.schemas import JobOut
-from app.errors import NotFound
-from app.lifecycle import TERMINAL_JOBS, JobKind, JobState
-from app.tables import Job, JobEvent, Model, OutcomeRow
+from app.core import logs
+from app.core.errors import NotFound
+from app.core.tables import Job, JobEvent, Model, OutcomeRow
+from app.jobs import routing
+from app.releases import escalation
+from app.rules.states import TERMINAL_JOBS, JobKind, JobState
 
 router = APIRouter(prefix="/jobs", tags=["jobs"], dependencies=[BY_METHOD])
 polled = APIRouter(prefix="/jobs", tags=["jobs"])  # whose callers are known only to the group that they are read in
@@ -80,7 +83,7 @@ def _show(session: Session, job: Job, waiting_for: str | None) -> JobOut:
         request=job.request_id,
         parent=job.parent_id,
         device=job.device,
-        rung=ladder.shown(session, job),
+        rung=escalation.shown(session, job),
         result=job.result,
         problem=job.problem,
         created_at=job.created_at,

@@ -10,14 +10,15 @@ from fastapi.responses import JSONResponse, Response
 from sqlalchemy import false, func, select
 from sqlalchemy.orm import Session
 
-from app import db, jobs, keys
-from app.api.conditional import IfMatchDep
-from app.api.deps import CallerDep, IdempotentDep, PagerDep, Read, Write, needs, problems
-from app.api.paging import Page
-from app.api.patterns import id_pattern
+from app import events
+from app.api.http.conditional import IfMatchDep
+from app.api.http.deps import CallerDep, IdempotentDep, PagerDep, Read, Write, needs, problems
+from app.api.http.paging import Page
+from app.api.http.patterns import id_pattern
 from app.api.schemas import KeyCreate, KeyMade, KeyOut, KeyRotate
-from app.errors import Conflict, NotFound
-from app.tables import ApiKey
+from app.core import db, keys
+from app.core.errors import Conflict, NotFound
+from app.core.tables import ApiKey
 
 router = APIRouter(prefix="/api-keys", tags=["api keys"], dependencies=[needs("admin")])
 KeyId = Annotated[str, Path(pattern=id_pattern("key"))]
@@ -44,7 +45,7 @@ def show(row: ApiKey) -> KeyOut:
 
 def _made(session: Session, row: ApiKey, token: str, once: IdempotentDep) -> JSONResponse:
     """The token is in this reply only: a replay of the request shows the key without it."""
-    jobs.record(session, row.tenant_id, "api-key.made", row.id, scopes=row.scopes)
+    events.record(session, row.tenant_id, "api-key.made", row.id, scopes=row.scopes)
     made = KeyMade(**show(row).model_dump(), token=token)
     return once.reply(201, made, {"Location": f"/v1/api-keys/{row.id}"}, store=show(row))
 
@@ -96,5 +97,5 @@ def revoke(api_key: KeyId, who: CallerDep, session: Write, seen: IfMatchDep) -> 
     row = find(session, who.tenant_id, api_key, lock=True)
     seen.check(show(row))
     row.revoked_at = row.revoked_at or db.now(session)
-    jobs.record(session, who.tenant_id, "api-key.revoked", row.id)
+    events.record(session, who.tenant_id, "api-key.revoked", row.id)
     return Response(status_code=204)

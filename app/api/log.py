@@ -9,23 +9,15 @@ from fastapi import APIRouter, Path, Query
 from fastapi.responses import JSONResponse, Response
 from sqlalchemy import select
 
-from app import deletions, evidence, ledger, signing
 from app.api.deletions import RequestId
-from app.api.deps import CallerDep, IdempotentDep, PagerDep, Read, Write, needs, problems
-from app.api.paging import Created, Moment, Page, matching, moment
-from app.api.patterns import DIGEST, id_pattern
-from app.api.schemas import (
-    CertificateOut,
-    Envelope,
-    LogEntries,
-    LogKeys,
-    LogProof,
-    Opening,
-    ReceiptListed,
-    Shredded,
-)
-from app.errors import Gone, NotFound, Unprocessable
-from app.tables import CertificateRow, Commitment, DeletionRequest, Receipt
+from app.api.http.deps import CallerDep, IdempotentDep, PagerDep, Read, Write, needs, problems
+from app.api.http.paging import Created, Moment, Page, matching, moment
+from app.api.http.patterns import DIGEST, id_pattern
+from app.api.schemas import CertificateOut, Envelope, LogEntries, LogKeys, LogProof, Opening, ReceiptListed, Shredded
+from app.core.errors import Gone, NotFound, Unprocessable
+from app.core.tables import CertificateRow, Commitment, DeletionRequest, Receipt
+from app.deletions import views
+from app.evidence import sealing, signing, transparency_log
 
 router = APIRouter(tags=["evidence"], dependencies=[needs("audit")])
 Size = Annotated[int, Query(ge=0, lt=2**53)]
@@ -34,7 +26,7 @@ Size = Annotated[int, Query(ge=0, lt=2**53)]
 @router.get("/deletion-requests/{request}/certificate", responses=problems(403, 404))
 def read_certificate(request: RequestId, who: CallerDep, session: Read) -> Envelope:
     """The newest certificate of a fulfilled request: an in-toto statement in a DSSE envelope."""
-    row = evidence.latest(session, deletions.get(session, who.tenant_id, request).id)
+    row = sealing.latest(session, views.get(session, who.tenant_id, request).id)
     if row is None:
         raise NotFound("This request has no certificate yet: it is sealed once the request is fulfilled.")
     return Envelope.model_validate(json.loads(row.envelope))
@@ -112,7 +104,7 @@ def list_receipts(
 @router.get("/deletion-requests/{request}/opening", responses=problems(403, 404, 410))
 def read_opening(request: RequestId, who: CallerDep, session: Read) -> Opening:
     """The salt of the commitment: whoever holds it can test whether an id was in the request."""
-    row = session.get(Commitment, deletions.get(session, who.tenant_id, request).id)
+    row = session.get(Commitment, views.get(session, who.tenant_id, request).id)
     if row is None:
         raise NotFound("This request has no commitment yet.")
     if row.salt is None:
@@ -128,8 +120,8 @@ def read_opening(request: RequestId, who: CallerDep, session: Read) -> Opening:
 )
 def shred(request: RequestId, who: CallerDep, session: Write, once: IdempotentDep) -> JSONResponse:
     """Destroy the salt, so that nobody can link ids to the request's certificate any more."""
-    row = deletions.get(session, who.tenant_id, request, lock=True)
-    return once.reply(200, Shredded(destroyed=evidence.shred(session, row)))
+    row = views.get(session, who.tenant_id, request, lock=True)
+    return once.reply(200, Shredded(destroyed=sealing.shred(session, row)))
 
 
 @router.get(
@@ -145,8 +137,8 @@ def read_checkpoint(who: CallerDep, session: Read) -> Response:
     return Response(_head(session, who.tenant_id).note, media_type="text/plain; charset=utf-8")
 
 
-def _head(session: Read, tenant_id: str) -> ledger.Head:
-    head = ledger.head(session, tenant_id)
+def _head(session: Read, tenant_id: str) -> transparency_log.Head:
+    head = transparency_log.head(session, tenant_id)
     if head is None:
         raise NotFound("The log is empty.")
     return head
@@ -157,7 +149,7 @@ def read_entries(
     who: CallerDep, session: Read, start: Size = 0, limit: Annotated[int, Query(ge=1, le=1000)] = 100
 ) -> LogEntries:
     """Entries from leaf `start` on, as they were hashed."""
-    return LogEntries(start=start, entries=ledger.entries(session, who.tenant_id, start, limit))
+    return LogEntries(start=start, entries=transparency_log.entries(session, who.tenant_id, start, limit))
 
 
 @router.get("/log/proof", responses=problems(403, 404))
@@ -176,9 +168,9 @@ def read_proof(
         raise NotFound("The log has no tree of that size yet.")
     try:
         if leaf is not None:
-            hashes = ledger.prove_inclusion(session, who.tenant_id, leaf, size)
+            hashes = transparency_log.prove_inclusion(session, who.tenant_id, leaf, size)
         else:
-            hashes = ledger.prove_consistency(session, who.tenant_id, old or 0, size)
+            hashes = transparency_log.prove_consistency(session, who.tenant_id, old or 0, size)
     except ValueError as error:
         raise NotFound(f"There is no such proof: {error}.") from None
     return LogProof(hashes=[value.hex() for value in hashes])
@@ -187,5 +179,5 @@ def read_proof(
 @router.get("/log/keys", responses=problems(403))
 def read_keys(_: CallerDep, session: Read) -> LogKeys:
     """The public keys that sign, and when: what an auditor keeps as the trust file."""
-    document: dict[str, Any] = signing.trust_document(evidence.known_keys(session))
+    document: dict[str, Any] = signing.trust_document(sealing.known_keys(session))
     return LogKeys.model_validate(document)

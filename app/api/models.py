@@ -10,16 +10,17 @@ from pydantic import Field
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from app import jobs, models
+from app import events
 from app.api import jobs as job_api
-from app.api.conditional import IfMatchDep
-from app.api.deps import BY_METHOD, CallerDep, IdempotentDep, PagerDep, Read, Write, accepted, problems
-from app.api.paging import Created, Page, matching
-from app.api.patterns import ARCHITECTURE, id_pattern
+from app.api.http.conditional import IfMatchDep
+from app.api.http.deps import BY_METHOD, CallerDep, IdempotentDep, PagerDep, Read, Write, accepted, problems
+from app.api.http.paging import Created, Page, matching
+from app.api.http.patterns import ARCHITECTURE, id_pattern
 from app.api.schemas import JobOut, ModelCreate, ModelOut, ReferencesBody, SeedBody, TrainBody
-from app.lifecycle import JobKind
-from app.policy import Choice, Policy
-from app.tables import Dataset, Job, Model
+from app.core.tables import Dataset, Job, Model
+from app.models import records as models
+from app.rules.policy import Choice, Policy
+from app.rules.states import JobKind
 
 router = APIRouter(prefix="/models", tags=["models"], dependencies=[BY_METHOD])
 Architecture = Annotated[str, Field(pattern=ARCHITECTURE)]
@@ -94,7 +95,7 @@ def set_policy(model: ModelId, body: Policy, who: CallerDep, session: Write, see
     seen.check(show(session, row))
     models.require_possible(session.get_one(Dataset, row.dataset_id), body)
     row.policy = body.model_dump()
-    jobs.record(session, who.tenant_id, "model.policy-changed", row.id)
+    events.record(session, who.tenant_id, "model.policy-changed", row.id)
     return show(session, row)
 
 

@@ -10,9 +10,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, field_validator, model_validator
 
-from app.api.patterns import DEVICE_LABEL, DIGEST, EVENT, NAME, SAMPLE_ID, URL, id_pattern
-from app.deadlines import clock
-from app.policy import Choice, Policy, choose, choose_probes
+from app.api.http.patterns import DEVICE_LABEL, DIGEST, EVENT, NAME, SAMPLE_ID, URL, id_pattern
+from app.rules.deadlines import clock
+from app.rules.policy import Choice, Policy, choose, choose_probes
 
 Time = Annotated[
     datetime,

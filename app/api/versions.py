@@ -9,21 +9,25 @@ from fastapi.responses import JSONResponse, Response
 from sqlalchemy import select
 from starlette.concurrency import run_in_threadpool
 
-from app import holders, models, publishing, samples, versions
 from app.api import jobs as job_api
-from app.api.deps import BY_METHOD, CallerDep, IdempotentDep, PagerDep, PartsDep, Read, Write, accepted, problems
+from app.api.http import audit_replies
+from app.api.http.deps import BY_METHOD, CallerDep, IdempotentDep, PagerDep, PartsDep, Read, Write, accepted, problems
+from app.api.http.paging import Created, Page, matching
+from app.api.http.transfer import ANY_SIZE, download, receive
 from app.api.models import ModelId
-from app.api.paging import Created, Page, matching
 from app.api.schemas import JobOut, Origin, VersionCreate, VersionOut
-from app.api.transfer import ANY_SIZE, download, receive
-from app.datasets import get as get_dataset
-from app.datasets import is_held
-from app.errors import Conflict, Unprocessable, UnsupportedMedia
-from app.lifecycle import VersionState
-from app.safetensors_header import CheckpointError, read_header
-from app.storage import Writer
-from app.tables import Version
-from app.web import audits
+from app.blobs import usage
+from app.blobs.folder import Writer
+from app.core.errors import Conflict, Unprocessable, UnsupportedMedia
+from app.core.tables import Version
+from app.datasets import samples
+from app.datasets.records import get as get_dataset
+from app.datasets.records import is_held
+from app.formats.checkpoint_header import CheckpointError, read_header
+from app.models import records as models
+from app.models import versions
+from app.releases import imports
+from app.rules.states import VersionState
 
 router = APIRouter(prefix="/models/{model}/versions", tags=["versions"], dependencies=[BY_METHOD])
 Number = Annotated[int, Path(ge=1, lt=2**31)]
@@ -84,7 +88,7 @@ def announce(
         positions = versions.trainable(session, dataset, row)
     else:
         positions = samples.resolve(session, held.settings, dataset, body.trained_on, "/trained_on")
-    version = publishing.declare_import(session, row, body.digest, positions)
+    version = imports.declare_import(session, row, body.digest, positions)
     return once.reply(201, show(version), {"Location": f"/v1/models/{row.id}/versions/{version.number}"})
 
 
@@ -119,7 +123,7 @@ async def put_checkpoint(
         with held.database.read() as session:
             row = models.get(session, who.tenant_id, model)
             version = versions.get(session, row, number)
-            publishing.require_awaiting(session, row, version)
+            imports.require_awaiting(session, row, version)
             return version.digest
 
     def keep(writer: Writer, announced: str) -> JobOut:
@@ -131,11 +135,11 @@ async def put_checkpoint(
         if writer.digest != announced:
             raise Unprocessable("The bytes do not have the announced digest.", kind="digest-mismatch")
         stored = writer.commit()
-        recorded = holders.kept_only_if_recorded(held.database, held.blobs, stored.digest)
+        recorded = usage.kept_only_if_recorded(held.database, held.blobs, stored.digest)
         with recorded, held.database.write() as session:
             row = models.get(session, who.tenant_id, model, lock=True)
-            holders.pin(session, held.blobs, stored.digest)
-            job = publishing.accept_checkpoint(session, row, versions.get(session, row, number), stored)
+            usage.pin(session, held.blobs, stored.digest)
+            job = imports.accept_checkpoint(session, row, versions.get(session, row, number), stored)
             return job_api.show(session, job)
 
     digest = await run_in_threadpool(ready)
@@ -173,7 +177,7 @@ def get_checkpoint(
     responses={
         200: {
             "description": "the report: JSON, or a self-contained page by `Accept: text/html`",
-            "model": audits.AuditDocument,
+            "model": audit_replies.AuditDocument,
             "content": {"text/html": {"schema": {"type": "string"}}},
         },
         **problems(403, 404),
@@ -182,5 +186,5 @@ def get_checkpoint(
 def get_audit(model: ModelId, number: Number, request: Request, who: CallerDep, session: Read) -> Response:
     """The report that a version was published with, or else its newest; an exact retrain beside it where there is."""
     row = models.get(session, who.tenant_id, model)
-    found = audits.find(session, versions.get(session, row, number))
-    return audits.answer(request.headers.get("accept", ""), found, row.name)
+    found = audit_replies.find(session, versions.get(session, row, number))
+    return audit_replies.answer(request.headers.get("accept", ""), found, row.name)

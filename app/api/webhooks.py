@@ -9,15 +9,16 @@ from fastapi.responses import JSONResponse, Response
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from app import db, deliveries, webhooks
-from app.api.conditional import IfMatchDep
-from app.api.deps import CallerDep, IdempotentDep, PagerDep, PartsDep, Read, Write, accepted, needs, problems
-from app.api.paging import Created, Page, matching
-from app.api.patterns import id_pattern
+from app.api.http.conditional import IfMatchDep
+from app.api.http.deps import CallerDep, IdempotentDep, PagerDep, PartsDep, Read, Write, accepted, needs, problems
+from app.api.http.paging import Created, Page, matching
+from app.api.http.patterns import id_pattern
 from app.api.schemas import DeliveryOut, DeliveryState, WebhookCreate, WebhookMade, WebhookOut
-from app.errors import NotFound, Unprocessable
-from app.ids import new_id
-from app.tables import Delivery, Webhook
+from app.core import db
+from app.core.errors import NotFound, Unprocessable
+from app.core.ids import new_id
+from app.core.tables import Delivery, Webhook
+from app.events import deliveries, webhooks
 
 router = APIRouter(prefix="/webhooks", tags=["webhooks"], dependencies=[needs("operate")])
 WebhookId = Annotated[str, Path(pattern=id_pattern("whk"))]

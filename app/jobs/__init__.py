@@ -4,11 +4,13 @@ The database is the truth. A running job is a row with an owner, a lease on the 
 token; every write of a worker goes through `fenced`, so a worker that lost its lease can change nothing.
 """
 
+from app.core.errors import SupersededError
+from app.events.recording import Told, record, record_many
 from app.jobs.claiming import Claim, claim, has_work, purges_waiting
 from app.jobs.ending import cancel, finish, problem, release, requeue, retry, sweep
 from app.jobs.parts import parts_of, start_parts
-from app.jobs.queueing import Told, emit, enqueue, enqueue_unlearning, record, record_many
-from app.jobs.running import LeaseLostError, SupersededError, advance, artifacts, beat, fenced, keep
+from app.jobs.queueing import emit, enqueue, enqueue_unlearning
+from app.jobs.running import LeaseLostError, advance, artifacts, beat, fenced, keep
 
 __all__ = [
     "Claim",

@@ -10,12 +10,12 @@ from sqlalchemy import ColumnElement, Select, and_, exists, func, or_, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session, aliased
 
-from app import db, faults
-from app.db import Database
+from app.core import crash_points, db
+from app.core.db import Database
+from app.core.tables import Job
 from app.jobs.queueing import emit
-from app.lifecycle import JobKind, JobState, move_job
-from app.routing import Takes
-from app.tables import Job
+from app.jobs.routing import Takes
+from app.rules.states import JobKind, JobState, move_job
 
 CLAIM_TRIES = 8
 EVERYTHING = Takes()
@@ -114,7 +114,7 @@ def claim(
         try:
             with database.write() as session:
                 taken = claim_once(session, owner, lease_seconds, hint, suits)
-                faults.point("claim.uncommitted")
+                crash_points.point("claim.uncommitted")
             return taken
         except IntegrityError:
             continue  # another worker took the lane between our look and our write: look again

@@ -8,14 +8,16 @@ from typing import Any
 from sqlalchemy import and_, or_, select, update
 from sqlalchemy.orm import Session
 
-from app import db, outbox, routing
-from app.db import Database
-from app.errors import Conflict
+from app.core import db
+from app.core.db import Database
+from app.core.errors import Conflict
+from app.core.tables import Dataset, Job, JobEvent, OutcomeRow
+from app.events.recording import record
+from app.jobs import outbox, routing
 from app.jobs.claiming import claimable
 from app.jobs.parts import parts_of
-from app.jobs.queueing import emit, record
-from app.lifecycle import MAX_ATTEMPTS, JobKind, JobState, Outcome, move_job, move_outcome
-from app.tables import Dataset, Job, JobEvent, OutcomeRow
+from app.jobs.queueing import emit
+from app.rules.states import MAX_ATTEMPTS, JobKind, JobState, Outcome, move_job, move_outcome
 
 
 def finish(

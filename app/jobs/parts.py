@@ -12,11 +12,11 @@ from typing import Any
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from app.core.tables import Job
 from app.jobs.claiming import Claim
 from app.jobs.queueing import enqueue
 from app.jobs.running import fenced
-from app.lifecycle import JobKind, JobState
-from app.tables import Job
+from app.rules.states import JobKind, JobState
 
 GONE = (JobState.CANCELLED, JobState.SUCCEEDED)
 

@@ -8,11 +8,12 @@ from typing import Any
 
 from sqlalchemy.orm import Session
 
-from app import db, deliveries, outbox
-from app.db import insert_many
-from app.ids import new_id
-from app.lifecycle import JobKind, JobState
-from app.tables import AuditEvent, Job, JobEvent, Model, Outbox
+from app.core import db
+from app.core.db import insert_many
+from app.core.ids import new_id
+from app.core.tables import Job, JobEvent, Model, Outbox
+from app.jobs import outbox
+from app.rules.states import JobKind, JobState
 
 
 def enqueue(
@@ -101,29 +102,3 @@ def emit(session: Session, job: Job, kind: str = "state") -> None:
         "attempt": job.attempts,
     }
     session.add(JobEvent(job_id=job.id, kind=kind, data=data, at=db.now(session)))
-
-
-def record(session: Session, tenant_id: str, kind: str, object_id: str, **data: Any) -> None:
-    """Append an audit event, in the transaction of the change that it tells of."""
-    now = db.now(session)
-    session.add(AuditEvent(tenant_id=tenant_id, kind=kind, object_id=object_id, data=data, at=now))
-    deliveries.fan_out(session, tenant_id, kind, object_id, now)
-
-
-Told = tuple[str, str, str, dict[str, Any]]
-"""Tenant, kind, object and data of an audit event."""
-
-
-def record_many(session: Session, told: Sequence[Told], now: datetime) -> None:
-    """`record` for many, in this order."""
-    insert_many(
-        session,
-        AuditEvent,
-        [
-            {"tenant_id": tenant, "kind": kind, "object_id": object_id, "data": data, "at": now}
-            for tenant, kind, object_id, data in told
-        ],
-    )
-    receivers = {tenant: deliveries.receivers(session, tenant) for tenant in {tenant for tenant, *_ in told}}
-    for tenant, kind, object_id, _ in told:
-        deliveries.send_to(session, receivers[tenant], kind, object_id, now)

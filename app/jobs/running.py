@@ -8,16 +8,12 @@ from typing import Any
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from app import db
-from app.db import Database
+from app.core import db
+from app.core.db import Database
+from app.core.tables import Job, JobArtifact
 from app.jobs.claiming import Claim
 from app.jobs.queueing import emit
-from app.lifecycle import JobState
-from app.tables import Job, JobArtifact
-
-
-class SupersededError(Exception):
-    """What this attempt worked from has changed meanwhile: nothing was written, and it begins again."""
+from app.rules.states import JobState
 
 
 class LeaseLostError(Exception):

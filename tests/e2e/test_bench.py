@@ -15,12 +15,12 @@ import numpy as np
 import pytest
 import torch
 
+from engine import seeding
+from experiments.lab import Lab
+from experiments.run import STUDIES, report, work
+from experiments.scales import SCALES
+from experiments.store import Store
 from tests.support import eventually
-from worker import seeding
-from worker.bench.lab import Lab
-from worker.bench.run import STUDIES, report, work
-from worker.bench.scales import SCALES
-from worker.bench.store import Store
 
 ROOT = Path(__file__).parents[2]
 PART = ["--scale", "tiny", "--study", "exactness", "--study", "theory"]
@@ -50,7 +50,7 @@ def figures(document):
 
 
 def start(out, *more, processes=1):
-    command = [sys.executable, "-m", "worker.bench", *PART, "--out", str(out), "--processes", str(processes), *more]
+    command = [sys.executable, "-m", "experiments", *PART, "--out", str(out), "--processes", str(processes), *more]
     return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
 
 
@@ -212,7 +212,7 @@ def test_at_the_time_limit_it_stops_with_a_report_and_says_how_to_go_on(tmp_path
 
 def test_the_command_line_hands_over_to_the_bench():
     done = subprocess.run(
-        [sys.executable, "-c", "from app.cli import main; main()", "bench", "--help"],
+        [sys.executable, "-c", "from app.cli.main import main; main()", "bench", "--help"],
         capture_output=True, text=True, cwd=ROOT, env={**os.environ, "COLUMNS": "100"}, check=True,
     )  # fmt: skip
     assert "--budget-seconds" in done.stdout

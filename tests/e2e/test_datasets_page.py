@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 
 from app.catalog import SmallCnnParams
+from engine import checkpoints, seeding
+from engine.architectures import small_cnn
 from lethe import Client
 from tests.support import embedded
-from worker import checkpoints, seeding
-from worker.architectures import small_cnn
 
 PAGE = Path(__file__).parents[2] / "docs" / "datasets.md"
 

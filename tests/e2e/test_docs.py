@@ -62,7 +62,7 @@ def test_the_examples_of_the_api_page_run_in_order(
 
 @pytest.fixture
 def operations(tmp_path: Path) -> Any:
-    from app.config import Settings
+    from app.core.config import Settings
     from app.main import create_app
 
     return create_app(Settings(data_dir=tmp_path)).openapi()["paths"]

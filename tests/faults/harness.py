@@ -18,19 +18,22 @@ from typing import Any
 from fastapi.testclient import TestClient
 from sqlalchemy import select, update
 
-from app import db, holders, jobs, keys, schema
-from app.config import Settings
-from app.db import Database
-from app.lifecycle import TERMINAL_JOBS
+from app import jobs
+from app.blobs import usage
+from app.blobs.folder import Folder
+from app.core import db, keys
+from app.core.config import Settings
+from app.core.db import Database
+from app.core.tables import Base, DeletionRequest, Job, JobArtifact, OutcomeRow, Receipt, Version
 from app.main import create_app
-from app.storage import Folder
-from app.tables import Base, DeletionRequest, Job, JobArtifact, OutcomeRow, Receipt, Version
+from app.operations import migrate
+from app.rules.states import TERMINAL_JOBS
 from tests.conftest import POSTGRES
 from tests.support import Account, eventually, scratch_database
 
 # Workers are forked from a process that has torch loaded already, which takes a fresh interpreter two seconds.
 FORKS = multiprocessing.get_context("forkserver")
-FORKS.set_forkserver_preload(["torch._dynamo", "worker.loop", "worker.tasks", "tests.faults.harness"])
+FORKS.set_forkserver_preload(["torch._dynamo", "worker.loop", "worker.run_one", "tests.faults.harness"])
 
 
 def _worker(variables: dict[str, str], log: str) -> None:
@@ -95,7 +98,7 @@ def account_of(settings: Settings) -> Iterator[Account]:
 def prepare(folder: Path, database_url: str) -> Prepared:
     settings = Settings(data_dir=folder, database_url=database_url)
     database = Database(settings)
-    schema.migrate(database)
+    migrate.migrate(database)
     keys.bootstrap(database, settings)
     with account_of(settings) as account:
         dataset = account.digits()["id"]
@@ -104,7 +107,7 @@ def prepare(folder: Path, database_url: str) -> Prepared:
         account.work()
         ids = account.training_ids(dataset)[::40]
         request = account.delete(dataset, ids)
-        holders.remove_leftovers(database, account.desk.blobs)
+        usage.remove_leftovers(database, account.desk.blobs)
     database.close()
     job = request["outcomes"][0]["job"]
     return Prepared(folder, database_url, dataset, model, request["id"], job, tuple(ids))
@@ -167,8 +170,8 @@ class Case:
 
     def run_one(self, owner: str = "second") -> bool:
         """One job, worked on in this process."""
-        from worker.run import Desk
-        from worker.tasks import run_one
+        from worker.run_one import run_one
+        from worker.runtime.run import Desk
 
         self._desk = self._desk or Desk.open(self.settings)
         return run_one(self._desk, owner)
@@ -213,9 +216,9 @@ class Case:
     def strays(self) -> list[str]:
         """Files that no row accounts for: in the blob folder, among its parts, in the workers' temporary folder."""
         blobs = Folder(self.settings.data_dir / "blobs")
-        holders.remove_leftovers(self.database, blobs)
+        usage.remove_leftovers(self.database, blobs)
         with self.database.read() as session:
-            kept = [d for d in blobs.older_than(-60) if not holders.in_use(session, d)]
+            kept = [d for d in blobs.older_than(-60) if not usage.in_use(session, d)]
         folders = [self.settings.data_dir / "blobs" / "incoming", self.settings.data_dir.parent / "tmp"]
         return kept + [str(path) for folder in folders for path in folder.rglob("*") if path.is_file()]
 

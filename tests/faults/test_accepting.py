@@ -11,7 +11,7 @@ from contextlib import contextmanager
 import httpx
 import pytest
 
-from app.tables import DeletionRequest, Idempotency, Sample
+from app.core.tables import DeletionRequest, Idempotency, Sample
 from tests.faults.harness import Case
 from tests.support import environment, eventually, free_port, start, stop
 

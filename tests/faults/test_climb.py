@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import select
 
-from app.tables import AuditEvent, AuditRow, Model
+from app.core.tables import AuditEvent, AuditRow, Model
 from tests.faults.harness import Case, Prepared, case_of, ended, state_of
 from tests.support import eventually
 

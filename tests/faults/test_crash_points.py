@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from app import faults
+from app.core import crash_points
 from tests.faults.harness import Case, Prepared, case_of
 
 BEFORE = ["claim.uncommitted"]
@@ -52,7 +52,7 @@ def straight(on_sqlite: Prepared, tmp_path_factory: pytest.TempPathFactory) -> I
     """The same deletion without a fault: its end, and the points that it passed."""
     passed: list[str] = []
     with pytest.MonkeyPatch.context() as patch, case_of(on_sqlite, tmp_path_factory.mktemp("s") / "data") as case:
-        patch.setattr(faults, "point", passed.append)
+        patch.setattr(crash_points, "point", passed.append)
         case.drain()
         yield {"passed": passed, "account": case.account(), "strays": case.strays()}
 

@@ -10,8 +10,8 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.exc import OperationalError
 
-from app.config import Settings
-from app.db import Database
+from app.core.config import Settings
+from app.core.db import Database
 from tests.faults.harness import ended, fork
 from tests.support import eventually
 
@@ -90,7 +90,7 @@ def test_a_writer_waits_for_the_one_before_it(tmp_path: Path) -> None:
 
 def test_without_begin_immediate_an_update_is_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The mutation: plain BEGIN lets both read the same number, and one of them can then only fail."""
-    monkeypatch.setattr("app.db.BUSY_SECONDS", 1)
+    monkeypatch.setattr("app.core.db.BUSY_SECONDS", 1)
     database = counter(tmp_path)
     monkeypatch.setattr(Database, "write", plain_write)
     count, failures = interleave(database)

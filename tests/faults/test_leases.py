@@ -13,16 +13,20 @@ from typing import Any
 import pytest
 from sqlalchemy import text
 
-from app import db, jobs, publishing, versions
-from app.config import Settings
-from app.db import Database
-from app.jobs import Claim, LeaseLostError, SupersededError
+from app import jobs
+from app.blobs.folder import Stored
+from app.core import db
+from app.core.config import Settings
+from app.core.db import Database
+from app.core.errors import SupersededError
+from app.core.keys import FIRST_TENANT
+from app.core.tables import Dataset, Job, JobArtifact, Model, Outbox, Version, Worker
+from app.jobs import Claim, LeaseLostError
 from app.jobs.claiming import claim_once
-from app.keys import FIRST_TENANT
-from app.lifecycle import JobKind, JobState
-from app.routing import Takes
-from app.storage import Stored
-from app.tables import Dataset, Job, JobArtifact, Model, Outbox, Version, Worker
+from app.jobs.routing import Takes
+from app.models import versions
+from app.releases import publishing
+from app.rules.states import JobKind, JobState
 from tests.faults.harness import Case, Prepared, case_of, ended, state_of
 from tests.support import eventually
 

@@ -16,10 +16,10 @@ import pytest
 import redis
 from sqlalchemy import select
 
-from app.config import Settings
-from app.db import Database
-from app.lifecycle import TERMINAL_JOBS
-from app.tables import Job
+from app.core.config import Settings
+from app.core.db import Database
+from app.core.tables import Job
+from app.rules.states import TERMINAL_JOBS
 from tests.conftest import REDIS
 from tests.faults.harness import Prepared, account_of, alive, case_of, children, say
 from tests.support import QUICK_POLICY, environment, eventually, start, stop

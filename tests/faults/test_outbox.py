@@ -9,11 +9,13 @@ import pytest
 from fastapi.testclient import TestClient
 from sqlalchemy import select
 
-from app import faults, outbox, sweeper
-from app.config import Settings, get_settings
-from app.db import Database
+from app.core import crash_points
+from app.core.config import Settings, get_settings
+from app.core.db import Database
+from app.core.tables import Outbox
+from app.jobs import outbox
 from app.main import create_app
-from app.tables import Outbox
+from app.operations import sweeper
 from tests.faults.harness import ended, fork
 from tests.faults.test_leases import enqueue
 from tests.support import free_port
@@ -34,7 +36,7 @@ def relayed(database: Database) -> list[str]:
 def relay_and_die(settings: Settings, sent: Path) -> None:
     """Send hints by writing them to a file, and be killed before the sending is committed."""
     get_settings.cache_clear()
-    faults.get_settings = lambda: settings.model_copy(update={"crash_at": "outbox.sent"})
+    crash_points.get_settings = lambda: settings.model_copy(update={"crash_at": "outbox.sent"})
 
     def send(key: str, _queue: str) -> None:
         with sent.open("a") as file:

@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 
-from app import faults, jobs
-from app.keys import FIRST_TENANT
-from app.lifecycle import JobKind, JobState
-from app.tables import Job, ReferenceRow
+from app import jobs
+from app.core import crash_points
+from app.core.keys import FIRST_TENANT
+from app.core.tables import Job, ReferenceRow
+from app.rules.states import JobKind, JobState
 from tests.faults.harness import Case, Prepared, account_of, case_of
 from tests.integration.helpers import is_problem
 
@@ -64,7 +65,7 @@ def straight(on_sqlite: Prepared, tmp_path_factory: pytest.TempPathFactory) -> d
     passed: list[str] = []
     with pytest.MonkeyPatch.context() as patch, case_of(on_sqlite, tmp_path_factory.mktemp("s") / "data") as case:
         job = start(case)
-        patch.setattr(faults, "point", passed.append)
+        patch.setattr(crash_points, "point", passed.append)
         case.drain()
         assert case.job(job).state == "succeeded"
         assert [part.state for part in parts(case, job)] == ["succeeded"] * COUNT
@@ -122,7 +123,7 @@ def shared_out(case: Case, job: str, act: Callable[[], None], monkeypatch: pytes
         if name == "references.parts.queued" and left:
             left.pop()()
 
-    monkeypatch.setattr(faults, "point", hook)
+    monkeypatch.setattr(crash_points, "point", hook)
     case.run_one("own")
 
 
@@ -305,7 +306,7 @@ def test_two_jobs_for_one_pool_train_no_model_at_once(
                 jobs.release(case.database, "other", "given back", counted=False)
                 jobs.release(case.database, "first", "it was killed")
 
-        monkeypatch.setattr(faults, "point", hook)
+        monkeypatch.setattr(crash_points, "point", hook)
         case.run_one()
         assert sorted(seen) == [number for number in range(COUNT) if number != held.params["number"]]
         assert (case.job(second).state, case.job(held.id).state) == ("succeeded", "cancelled")
@@ -324,8 +325,8 @@ def test_the_share_done_is_that_of_the_parts(
             if name == "reference.claimed":
                 seen.append(account.get(f"/v1/jobs/{job}")["fraction"])
 
-        monkeypatch.setattr("worker.run.SECONDS_BETWEEN_REPORTS", 0.0)
-        monkeypatch.setattr(faults, "point", hook)
+        monkeypatch.setattr("worker.runtime.run.SECONDS_BETWEEN_REPORTS", 0.0)
+        monkeypatch.setattr(crash_points, "point", hook)
         case.drain()
         assert seen == [pytest.approx(n / COUNT) for n in range(COUNT)]
         assert account.get(f"/v1/jobs/{job}")["fraction"] == 1.0

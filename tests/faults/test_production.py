@@ -16,9 +16,9 @@ import pytest
 import redis
 
 from app import jobs
-from app.keys import FIRST_TENANT
-from app.lifecycle import JobKind
-from app.tables import Outbox
+from app.core.keys import FIRST_TENANT
+from app.core.tables import Outbox
+from app.rules.states import JobKind
 from tests.conftest import REDIS
 from tests.faults.harness import Case, Prepared, account_of, alive, case_of, children, say, train_long
 from tests.support import environment, eventually, start, stop

@@ -10,12 +10,13 @@ from pathlib import Path
 import pytest
 from safetensors.numpy import load_file
 
-from app import faults, jobs
-from app.config import Settings
-from app.db import Database
-from app.positions import mask_of, unpack
-from app.storage import Folder
-from app.tables import DeletionRequest, Job, JobArtifact, Version
+from app import jobs
+from app.blobs.folder import Folder
+from app.core import crash_points
+from app.core.config import Settings
+from app.core.db import Database
+from app.core.positions import mask_of, unpack
+from app.core.tables import DeletionRequest, Job, JobArtifact, Version
 from tests.faults.harness import Case, Prepared, account_of, case_of
 from tests.faults.test_leases import enqueue
 from tests.support import Account, eventually
@@ -78,7 +79,7 @@ def during(monkeypatch: pytest.MonkeyPatch, point: str, act: Callable[[], None])
         if name == point and left:
             left.pop()()
 
-    monkeypatch.setattr(faults, "point", hook)
+    monkeypatch.setattr(crash_points, "point", hook)
 
 
 @pytest.mark.parametrize("scope", ["dataset", "model"])

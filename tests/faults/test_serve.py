@@ -18,9 +18,9 @@ from typing import Any
 import pytest
 from sqlalchemy import text
 
-from app import supervisor
-from app.config import Settings, get_settings
-from app.db import Database
+from app.core.config import Settings, get_settings
+from app.core.db import Database
+from app.operations import supervisor
 from lethe import Client
 from tests.faults.harness import Prepared, account_of, alive, children, say, state_of, train_long
 from tests.support import answers, environment, eventually, start, stop

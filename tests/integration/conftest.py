@@ -11,10 +11,11 @@ from pathlib import Path
 import pytest
 from fastapi.testclient import TestClient
 
-from app import keys, schema
-from app.config import Settings
-from app.db import Database
+from app.core import keys
+from app.core.config import Settings
+from app.core.db import Database
 from app.main import create_app
+from app.operations import migrate
 from tests.conftest import POSTGRES
 from tests.support import Account, Document, scratch_database
 
@@ -48,7 +49,7 @@ class Trained:
 @contextmanager
 def open_account(settings: Settings) -> Iterator[Account]:
     database = Database(settings)
-    schema.migrate(database)
+    migrate.migrate(database)
     keys.bootstrap(database, settings)
     with TestClient(create_app(settings), raise_server_exceptions=False) as client:
         client.headers["Authorization"] = f"Bearer {settings.key_file.read_text().strip()}"

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 from sqlalchemy import func, select
 
-from app import db, keys
-from app.config import Settings
-from app.db import Database
-from app.tables import Base, Tenant
+from app.core import db, keys
+from app.core.config import Settings
+from app.core.db import Database
+from app.core.tables import Base, Tenant
 from tests.support import Account, Document
 
 SAFETENSORS = "application/vnd.safetensors"

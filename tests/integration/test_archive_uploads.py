@@ -10,9 +10,9 @@ import pytest
 from fastapi.testclient import TestClient
 from sqlalchemy import select
 
+from app.blobs.folder import Folder
+from app.core.tables import Dataset, Sample
 from app.main import create_app
-from app.storage import Folder
-from app.tables import Dataset, Sample
 from tests.integration.helpers import PARQUET, blobs, counts, incoming, is_problem, other_tenant
 from tests.integration.test_uploads import columns, dataset, parquet, send
 from tests.support import QUICK_MODEL, Account

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from sqlalchemy import select
 
-from app import batches, erasure
-from app.tables import AuditRow, DeletionRequest, Job, Model, OutcomeRow, Version
+from app.core.tables import AuditRow, DeletionRequest, Job, Model, OutcomeRow, Version
+from app.deletions import batches, retention
 from tests.integration.conftest import Trained
 from tests.integration.helpers import is_problem
 from tests.support import Document
@@ -98,7 +98,7 @@ def test_a_purged_version_and_a_foreign_one_cannot_be_measured(trained: Trained)
     with trained.account.database.write() as session:
         first = session.scalars(select(Version).where(Version.number == 1)).one()
         first.purge_after = first.created_at
-    erasure.purge_due_versions(trained.account.database, trained.account.desk.blobs)
+    retention.purge_due_versions(trained.account.database, trained.account.desk.blobs)
     is_problem(trained.account.http.post(f"{trained.where}:audit", json={"version": 1}), 410, "purged")
     is_problem(trained.account.http.post(f"{trained.where}:audit", json={"version": 9}), 404, "not-found")
     is_problem(trained.account.http.post(f"{trained.where}:audit", json={"audit": {"name": "amun"}}), 422, "schema")

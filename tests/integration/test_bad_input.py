@@ -9,7 +9,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 from app import catalog
-from app.api import patterns
+from app.api.http import patterns
 from app.main import create_app
 from tests.integration.conftest import Trained
 from tests.integration.helpers import PARQUET, counts, is_problem

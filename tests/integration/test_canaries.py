@@ -10,14 +10,17 @@ import numpy as np
 import pytest
 from sqlalchemy import select, update
 
-from app import batches, canaries, faults, versions
-from app.positions import members
-from app.tables import AuditRow, Dataset, Model, Sample, Version
+from app.core import crash_points
+from app.core.positions import members
+from app.core.tables import AuditRow, Dataset, Model, Sample, Version
+from app.datasets import canaries
+from app.deletions import batches
+from app.models import versions
 from tests.integration.conftest import Trained
 from tests.integration.helpers import is_problem
 from tests.integration.test_audits import audit
 from tests.support import QUICK_POLICY
-from worker.tasks import run_one
+from worker.run_one import run_one
 
 
 @pytest.fixture
@@ -275,7 +278,7 @@ def catching(positions: Any, planted: Trained) -> Iterator[None]:
             planted.delete(names)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(faults, "point", ask)
+        patch.setattr(crash_points, "point", ask)
         yield
 
 

@@ -14,10 +14,16 @@ import numpy as np
 import pytest
 from sqlalchemy import select, text, update
 
-from app import backup, carried, db, erasure, erasure_ledger, evidence, holders, jobs, outbox, replay
-from app.config import Settings
-from app.storage import Folder
-from app.tables import Base, Dataset, Job, JobArtifact, Sample
+from app import jobs
+from app.blobs import usage
+from app.blobs.folder import Folder
+from app.core import db
+from app.core.config import Settings
+from app.core.tables import Base, Dataset, Job, JobArtifact, Sample
+from app.deletions import carried, erasure, retention
+from app.evidence import sealing
+from app.jobs import outbox
+from app.recovery import backup, erasure_ledger, replay
 from tests.integration.conftest import open_account
 from tests.integration.helpers import SAFETENSORS, blobs, counts, digest_of, is_problem
 from tests.integration.test_evidence import verify
@@ -34,8 +40,8 @@ HELD = [f"control-{row:03d}-of-us" for row in range(30)]
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     """A small network that nobody trained: what matters here is where the data go."""
     from app.catalog import SmallCnnParams
-    from worker import checkpoints, seeding
-    from worker.architectures import small_cnn
+    from engine import checkpoints, seeding
+    from engine.architectures import small_cnn
 
     path: Path = tmp_path_factory.mktemp("checkpoint") / "model.safetensors"
     model = seeding.seeded_model(lambda: small_cnn.build(SmallCnnParams(width=8), 1, 10, (8, 8)), 0, "cpu")
@@ -121,9 +127,9 @@ def everything(account: Account) -> Iterator[bytes]:
 
 
 def seal(account: Account) -> int:
-    key = evidence.open_key(account.database, account.settings)
-    sealed = evidence.seal_due(account.database, key, account.settings.log_name)
-    evidence.sequence_waiting(account.database, key, account.settings.log_name)
+    key = sealing.open_key(account.database, account.settings)
+    sealed = sealing.seal_due(account.database, key, account.settings.log_name)
+    sealing.sequence_waiting(account.database, key, account.settings.log_name)
     return sealed
 
 
@@ -151,7 +157,7 @@ def test_forty_samples_are_forgotten_and_nothing_of_them_is_kept(account: Accoun
     assert [(o["model"], o["version"], o["state"]) for o in request["outcomes"]] == [(made, 2, "purged")]
     with account.database.write() as session:
         session.execute(text("DELETE FROM outbox"))  # hints that no broker asked for
-    assert erasure.purge_due_versions(account.database, folder(account)) == 1
+    assert retention.purge_due_versions(account.database, folder(account)) == 1
 
     request = account.get(f"/v1/deletion-requests/{request['id']}")
     subjects = sorted(receipt["subject"] for receipt in request["receipts"])
@@ -333,7 +339,7 @@ def later(account: Account, dataset: str) -> None:
 
 def sweep(account: Account) -> int:
     found = carried.expire(account.database)
-    outbox.relay_blobs(account.database, lambda digest: holders.remove(account.database, folder(account), digest))
+    outbox.relay_blobs(account.database, lambda digest: usage.remove(account.database, folder(account), digest))
     return found
 
 
@@ -371,13 +377,13 @@ def test_what_a_job_stored_that_failed_goes_with_the_carried_data(
     account: Account, checkpoint: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Adversarial neighbours differ from the samples by little."""
-    from worker import pipeline
-    from worker.run import JobError
+    from worker.jobs import unlearn
+    from worker.runtime.run import JobError
 
     def fails(*_: Any) -> Any:
         raise JobError("stopped", "by the test")
 
-    monkeypatch.setattr(pipeline, "finetune", fails)
+    monkeypatch.setattr(unlearn, "finetune", fails)
     made = model(account, checkpoint)
     before = blobs(account.settings)
     dataset = brought(account, made)
@@ -385,7 +391,7 @@ def test_what_a_job_stored_that_failed_goes_with_the_carried_data(
     account.work()
     job = request["outcomes"][0]["job"]
     account.post(f"/v1/deletion-requests/{request['id']}:cancel", {"reason": "they changed their mind"})
-    holders.remove_leftovers(account.database, folder(account))
+    usage.remove_leftovers(account.database, folder(account))
     with account.database.read() as session:
         assert [row.name for row in session.scalars(select(JobArtifact))] == ["adversarial"]
     later(account, dataset)

@@ -10,8 +10,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from app import db
-from app.tables import JobEvent
+from app.core import db
+from app.core.tables import JobEvent
 from lethe import Client, JobFailedError, ProblemError
 from tests.integration.conftest import Trained
 from tests.integration.helpers import counts, incoming

@@ -13,8 +13,9 @@ from sqlalchemy import update
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
-from app import db, idempotency
-from app.tables import Idempotency
+from app.core import db
+from app.core.tables import Idempotency
+from app.operations import sweeper
 from tests.integration.conftest import Trained
 from tests.integration.helpers import as_other, counts, is_problem
 from tests.support import Account
@@ -90,7 +91,7 @@ def test_a_reply_is_kept_for_thirty_days(account: Account) -> None:
     for days, replayed in ((29, "true"), (31, None)):
         with account.database.write() as session:
             session.execute(update(Idempotency).values(created_at=db.now(session) - timedelta(days=days)))
-        idempotency.forget_replies(account.database)
+        sweeper.forget_replies(account.database)
         assert again() == replayed
 
 

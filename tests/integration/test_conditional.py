@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 
-from app import db, deletions
 from app.api import deletions as deletions_api
-from app.api.conditional import etag_of
-from app.keys import FIRST_TENANT
+from app.api.http.conditional import etag_of
+from app.core import db
+from app.core.keys import FIRST_TENANT
+from app.deletions import views
 from tests.integration.conftest import Trained
 from tests.integration.helpers import as_other, is_problem
 
@@ -155,7 +156,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Callable[[timedelta], None]:
         nonlocal ahead
         ahead = by
 
-    monkeypatch.setattr("app.db.now", lambda session: real(session) + ahead)
+    monkeypatch.setattr("app.core.db.now", lambda session: real(session) + ahead)
     return put
 
 
@@ -188,7 +189,7 @@ def test_what_a_poll_has_seen_is_what_a_condition_means(trained: Trained, clock:
         etag = found.headers["etag"]
         seen.add(etag)
         with account.database.read() as session:
-            shown = deletions_api.show(session, deletions.get(session, FIRST_TENANT, made["id"]))
+            shown = deletions_api.show(session, views.get(session, FIRST_TENANT, made["id"]))
         assert etag_of(shown.model_dump_json().encode()) == etag, (later, found.status_code)
     assert len(seen) == 2, "with a forecast, then without"
 

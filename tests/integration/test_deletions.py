@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from sqlalchemy import insert, text, update
 
-from app import samples
-from app.tables import Base, Dataset, Sample
+from app.core.tables import Base, Dataset, Sample
+from app.datasets import samples
 from tests.integration.conftest import Trained
 from tests.integration.helpers import counts, is_problem
 from tests.support import QUICK_MODEL, Account

@@ -9,12 +9,12 @@ import pytest
 import torch
 
 from app import catalog
+from engine import checkpoints, registry, training
+from engine.architectures import torchvision_model
+from engine.attacks.pgd_l2 import pgd_l2
+from engine.data.samples import Samples
 from tests.integration.conftest import Trained
 from tests.support import QUICK_MODEL, QUICK_POLICY, Document
-from worker import checkpoints, registry, training
-from worker.architectures import torchvision_model
-from worker.attacks.pgd_l2 import pgd_l2
-from worker.data.samples import Samples
 
 QUICK = {
     "sgd": {"epochs": 1},

@@ -12,18 +12,19 @@ from typing import Any
 import pytest
 from sqlalchemy.orm import Session
 
-from app import erasure, evidence
-from app.blobs import open_blobs
-from app.tables import Model
+from app.blobs.open import open_blobs
+from app.core.tables import Model
+from app.deletions import retention
+from app.evidence import sealing
 from tests.integration.conftest import Trained
 from tests.integration.helpers import is_problem
 
 
 def seal(trained: Trained) -> int:
     account = trained.account
-    key = evidence.open_key(account.database, account.settings)
-    sealed = evidence.seal_due(account.database, key, account.settings.log_name)
-    evidence.sequence_waiting(account.database, key, account.settings.log_name)
+    key = sealing.open_key(account.database, account.settings)
+    sealed = sealing.seal_due(account.database, key, account.settings.log_name)
+    sealing.sequence_waiting(account.database, key, account.settings.log_name)
     return sealed
 
 
@@ -68,7 +69,7 @@ def test_a_certificate_stands_alone_and_is_superseded(trained: Trained, tmp_path
     assert verify(tmp_path, first, trust, "--checkpoint", str(checkpoint)).returncode == 1
 
     # The superseded checkpoint goes; the next certificate says so and names the one before.
-    assert erasure.purge_due_versions(account.database, open_blobs(account.settings)) == 1
+    assert retention.purge_due_versions(account.database, open_blobs(account.settings)) == 1
     assert seal(trained) == 1
     second = account.get(f"{where}/certificate")
     (tmp_path / "first.json").write_text(json.dumps(first))
@@ -123,14 +124,14 @@ def test_a_request_that_cannot_be_sealed_holds_no_other_up(
     trained: Trained, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     first, second = trained.forget(trained.ids[:2]), trained.forget(trained.ids[2:4])
-    whole = evidence._seal
+    whole = sealing._seal
 
     def broken(session: Session, request_id: str, *rest: Any) -> None:
         if request_id == first["id"]:
             raise ValueError(trained.ids[0])
         whole(session, request_id, *rest)
 
-    monkeypatch.setattr(evidence, "_seal", broken)
+    monkeypatch.setattr(sealing, "_seal", broken)
     assert seal(trained) == 1
     assert first["id"] in caplog.text
     trained.account.get(f"/v1/deletion-requests/{second['id']}/certificate")

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 from sqlalchemy import select, update
 
-from app import db
-from app.config import Settings
-from app.tables import AuditEvent, DeletionRequest
+from app.core import db
+from app.core.config import Settings
+from app.core.tables import AuditEvent, DeletionRequest
 from tests.integration.conftest import Trained, open_account
 from tests.integration.helpers import is_problem
 from tests.support import Document
@@ -72,7 +72,7 @@ def events(real: Trained, kind: str) -> list[Any]:
 def test_a_fake_unlearning_fails_and_climbs_to_exact_retraining(real: Trained) -> None:
     assert set_policy(real, method=NOTHING)["notes"] == []
     made = real.delete(real.ids[::3])
-    from worker.tasks import run_one
+    from worker.run_one import run_one
 
     assert run_one(real.account.desk, "tester")
     fake, retrain = climbed(real)
@@ -137,7 +137,7 @@ def test_after_a_fail_that_a_person_had_tried_again_no_approximate_candidate_pas
     real: Trained, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The third try is made to pass, as the luckiest of many would: optional stopping, and labelled so."""
-    from worker.auditing import Auditor
+    from worker.stages.auditing import Auditor
 
     measure = Auditor.measure
 
@@ -197,7 +197,7 @@ def test_a_fail_by_the_half_that_judges_leaves_exact_retraining_alone(
     real: Trained, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The choosing half is made to let a fake through: the judging half must stop it, and no other rung may follow."""
-    from worker.auditing import Auditor
+    from worker.stages.auditing import Auditor
 
     measure = Auditor.measure
 
@@ -268,7 +268,7 @@ def test_an_inconclusive_candidate_is_retrained_where_the_policy_asks(trained: T
 
 
 def test_a_climb_keeps_the_policy_that_its_ladder_began_with(trained: Trained) -> None:
-    from worker.tasks import run_one
+    from worker.run_one import run_one
 
     set_policy(trained, on_inconclusive="retrain")
     made = trained.delete(trained.ids[:3])
@@ -280,7 +280,7 @@ def test_a_climb_keeps_the_policy_that_its_ladder_began_with(trained: Trained) -
 
 
 def test_a_request_withdrawn_from_a_waiting_rung_is_not_carried_out(trained: Trained) -> None:
-    from worker.tasks import run_one
+    from worker.run_one import run_one
 
     set_policy(trained, on_inconclusive="retrain")
     made = trained.delete(trained.ids[:3])
@@ -292,15 +292,15 @@ def test_a_request_withdrawn_from_a_waiting_rung_is_not_carried_out(trained: Tra
 
 
 def test_a_rejected_candidate_leaves_no_bytes(trained: Trained) -> None:
-    from app import holders
-    from app.blobs import open_blobs
+    from app.blobs import usage
+    from app.blobs.open import open_blobs
 
     set_policy(trained, on_inconclusive="retrain")
     trained.forget(trained.ids[:3])
     rejected, _ = climbed(trained)
     candidate = report_of(trained, rejected)["checkpoint"]
     blobs = open_blobs(trained.account.settings)
-    holders.remove_leftovers(trained.account.database, blobs)
+    usage.remove_leftovers(trained.account.database, blobs)
     assert candidate not in set(blobs.older_than(-60))
 
 

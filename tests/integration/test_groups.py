@@ -13,14 +13,15 @@ import pytest
 from sqlalchemy import func, select, text, update
 from sqlalchemy.exc import DataError, OperationalError
 
-from app import db, deletions, keys
 from app.api.deletions import _order, _reply
-from app.api.intake import Intake, Posted
-from app.api.replies import Reply
+from app.api.http.intake import Intake, Posted
+from app.api.http.replies import Reply
 from app.api.schemas import DeletionCreate
-from app.db import Database
-from app.errors import AppError
-from app.tables import ApiKey, Dataset, DeletionRequest, Idempotency, Job, OutcomeRow
+from app.core import db, keys
+from app.core.db import Database
+from app.core.errors import AppError
+from app.core.tables import ApiKey, Dataset, DeletionRequest, Idempotency, Job, OutcomeRow
+from app.deletions import accept
 from tests.integration.conftest import Trained
 from tests.integration.helpers import counts, other_tenant
 from tests.support import eventually
@@ -270,7 +271,7 @@ def test_a_database_that_fails_accepts_none_of_them(trained: Trained, monkeypatc
     def failing(*_: Any, **__: Any) -> None:
         raise OperationalError("INSERT", {}, Exception("disk full"))
 
-    monkeypatch.setattr(deletions.batches, "enter", failing)
+    monkeypatch.setattr(accept.batches, "enter", failing)
     group = Group(trained).add(trained.ids[:1]).add(trained.ids[1:2], key="k")
     with pytest.raises(OperationalError):
         group.run()
@@ -279,7 +280,7 @@ def test_a_database_that_fails_accepts_none_of_them(trained: Trained, monkeypatc
 
 
 def test_an_order_that_no_database_takes_is_refused_alone(trained: Trained, monkeypatch: pytest.MonkeyPatch) -> None:
-    enter = deletions.batches.enter
+    enter = accept.batches.enter
 
     def picky(session: Any, entries: Any, *rest: Any) -> Any:
         rows = session.execute(select(DeletionRequest.id).where(DeletionRequest.basis == "poison")).all()
@@ -287,7 +288,7 @@ def test_an_order_that_no_database_takes_is_refused_alone(trained: Trained, monk
             raise DataError("INSERT", {}, Exception("no such text"))
         return enter(session, entries, *rest)
 
-    monkeypatch.setattr(deletions.batches, "enter", picky)
+    monkeypatch.setattr(accept.batches, "enter", picky)
     a, b, c, *_ = trained.ids
     group = Group(trained).add([a]).add([b], basis="poison").add([c])
     replies = Intake(trained.account.database, trained.account.settings)(group.posted)
@@ -322,7 +323,7 @@ def test_dates_come_from_the_databases_clock(trained: Trained, monkeypatch: pyte
         def now(cls, tz: Any = None) -> datetime:  # type: ignore[override]
             return real(tz) - timedelta(days=365)
 
-    monkeypatch.setattr("app.db.datetime", Late)
+    monkeypatch.setattr("app.core.db.datetime", Late)
     monkeypatch.setattr("time.time", lambda: 1.0e9)
     (found,) = Group(trained).add(trained.ids[:1]).run()
     monkeypatch.undo()

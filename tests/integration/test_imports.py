@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from fastapi.testclient import TestClient
 
-from app import erasure
+from app.deletions import retention
 from app.main import create_app
 from tests.integration.conftest import Trained
 from tests.integration.helpers import (
@@ -278,7 +278,7 @@ def test_a_checkpoint_whose_samples_are_requested_before_it_is_published_goes_wi
     made = trained.delete(trained.ids[:2])
     account.work()
     assert account.get(f"/v1/jobs/{job}")["problem"]["type"].endswith("/trained-on-erased")
-    erasure.purge_due_versions(account.database, account.desk.blobs)
+    retention.purge_due_versions(account.database, account.desk.blobs)
     is_problem(account.http.get(f"{late}/1/checkpoint"), 410, "purged")
     assert digest_of(data) in {receipt["digest"] for receipt in trained.request(made)["receipts"]}
     assert digest_of(data) not in blobs(account.settings)

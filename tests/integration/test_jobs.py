@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from app import jobs
-from app.api.follow import Event, Follower
-from app.lifecycle import JobState
-from app.tables import Job
+from app.api.http.event_stream import Event, Follower
+from app.core.tables import Job
+from app.rules.states import JobState
 from tests.integration.conftest import Trained
 from tests.integration.helpers import as_other, is_problem
 from tests.support import QUICK_MODEL, Account, Document, eventually
@@ -129,8 +129,8 @@ def test_a_job_that_carries_deletions_out_is_owed(trained: Trained) -> None:
 
 
 def test_a_running_job_is_asked_to_stop_and_the_worker_obeys(trained: Trained) -> None:
-    from worker.run import Desk
-    from worker.tasks import run_one
+    from worker.run_one import run_one
+    from worker.runtime.run import Desk
 
     account = trained.account
     policy = {"attack": {"name": "pgd_l2", "params": {"steps": 1000, "max_doublings": 30, "batch_size": 1}}}

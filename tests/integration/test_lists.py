@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 from sqlalchemy import select
 
-from app import db, requests
-from app.ids import new_id
-from app.lifecycle import Decision, JobState, Outcome, RequestStatus, request_status
-from app.tables import ApiKey, CertificateRow, DeletionRequest, Delivery, Job, Model, OutcomeRow, Version, Webhook
+from app.core import db
+from app.core.ids import new_id
+from app.core.tables import ApiKey, CertificateRow, DeletionRequest, Delivery, Job, Model, OutcomeRow, Version, Webhook
+from app.deletions import views
+from app.rules.states import Decision, JobState, Outcome, RequestStatus, request_status
 from tests.integration.conftest import Trained
 from tests.integration.helpers import as_other, is_problem, other_tenant
 from tests.support import QUICK_MODEL, Account, Document
@@ -279,7 +280,7 @@ def test_the_filter_by_status_finds_what_has_that_status(account: Account) -> No
                     )
                 )
             affecting |= {request.id} if states else set()
-            failed = bool(purge) and purge[-1] in requests.GIVEN_UP
+            failed = bool(purge) and purge[-1] in views.GIVEN_UP
             expected[request.id] = request_status(decision, states, done is not None, failed)
     assert set(expected.values()) == set(RequestStatus)
     seen = 0

@@ -14,11 +14,11 @@ from typing import Any
 
 import pytest
 
-from app import s3, storage_s3
-from app.blobs import open_blobs
-from app.config import Settings
-from app.storage import BlobCorruptError, BlobMissingError, StorageUnavailableError
-from app.storage_s3 import Bucket
+from app.blobs import bucket, s3
+from app.blobs.bucket import Bucket
+from app.blobs.folder import BlobCorruptError, BlobMissingError, StorageUnavailableError
+from app.blobs.open import open_blobs
+from app.core.config import Settings
 from tests.s3_server import Exchange, Fault, Proxy, error, patience, proxy, s3_server
 
 PART = 5 * 2**20  # the protocol's smallest
@@ -352,7 +352,7 @@ def test_copies_stay_within_their_bound_but_for_those_just_used(
     digests = [blobs.put(bytes([n]) * 1000).digest for n in range(4)]
     paths = [bounded.fetch(digest) for digest in digests[:3]]
     assert all(path.exists() for path in paths)
-    monkeypatch.setattr(storage_s3, "JUST_USED", 0.0)
+    monkeypatch.setattr(bucket, "JUST_USED", 0.0)
     bounded.fetch(digests[0])
     bounded.fetch(digests[3])
     assert [path.exists() for path in paths] == [True, False, False]
@@ -396,7 +396,7 @@ def test_an_address_that_is_none_is_refused(url: str) -> None:
 
 def test_a_service_with_a_folder_never_loads_the_library(tmp_path: Path) -> None:
     code = (
-        "import sys; from app.blobs import open_blobs; from app.config import Settings; import app.main\n"
+        "import sys; from app.blobs.open import open_blobs; from app.core.config import Settings; import app.main\n"
         f"open_blobs(Settings(data_dir={str(tmp_path)!r})); print('boto3' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

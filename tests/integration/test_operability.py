@@ -17,10 +17,10 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.parser import text_string_to_metric_families
 from sqlalchemy import text
 
-from app import db, logs
-from app.config import Settings
-from app.db import Database
-from app.tables import Job, JobEvent, Outbox, StageTime, Worker
+from app.core import db, logs
+from app.core.config import Settings
+from app.core.db import Database
+from app.core.tables import Job, JobEvent, Outbox, StageTime, Worker
 from tests.integration.conftest import Trained
 from tests.integration.helpers import is_problem
 from tests.support import Account
@@ -84,7 +84,7 @@ def test_an_unexpected_error_is_a_problem_with_an_id_and_no_text_of_it_anywhere(
     def fails(*_: Any) -> None:
         raise KeyError("sample-0815")
 
-    monkeypatch.setattr("app.api.paging.Pager.rows", fails)
+    monkeypatch.setattr("app.api.http.paging.Pager.rows", fails)
     problem = is_problem(account.http.get("/v1/jobs"), 500, "internal")
     failure = logged(lines, "lethe")[0]
     assert failure["request"] == problem["request_id"]
@@ -189,7 +189,7 @@ def test_no_query_of_a_scrape_reads_a_table_that_grows(settings: Settings, datab
         return
     from sqlalchemy import event
 
-    from app import metrics
+    from app.operations import metrics
 
     asked: list[tuple[str, Any]] = []
 

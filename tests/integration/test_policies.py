@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 from sqlalchemy import select, update
 
-from app import batches, db
-from app.lifecycle import JobState
-from app.policy import Batch, Each
-from app.tables import DeletionRequest, Job, Model
+from app.core import db
+from app.core.tables import DeletionRequest, Job, Model
+from app.deletions import batches
+from app.rules.policy import Batch, Each
+from app.rules.states import JobState
 from tests.integration.conftest import Trained
 from tests.integration.helpers import is_problem
 
@@ -227,14 +228,16 @@ def test_rolling_back_to_a_version_with_erased_samples_is_refused(trained: Train
 def test_a_purged_model_keeps_its_record_and_no_bytes(trained: Trained) -> None:
     from functools import partial
 
-    from app import erasure, holders, outbox
-    from app.blobs import open_blobs
+    from app.blobs import usage
+    from app.blobs.open import open_blobs
+    from app.deletions import retention
+    from app.jobs import outbox
 
     account = trained.account
     assert account.post(f"{trained.where}:purge", {}, 200)["current_version"] is None
     blobs = open_blobs(account.settings)
-    outbox.relay_blobs(account.database, partial(holders.remove, account.database, blobs))
-    assert erasure.purge_due_versions(account.database, blobs) == 1
+    outbox.relay_blobs(account.database, partial(usage.remove, account.database, blobs))
+    assert retention.purge_due_versions(account.database, blobs) == 1
     is_problem(account.http.get(f"{trained.where}/versions/1/checkpoint"), 410, "purged")
     with account.database.read() as session:
         waiting = session.scalars(select(Job.id).where(Job.model_id == trained.model, Job.state == JobState.QUEUED))
@@ -277,21 +280,22 @@ def test_a_destroyed_model_ends_no_hold(trained: Trained) -> None:
 def test_what_was_refused_meanwhile_is_not_in_what_is_published(trained: Trained) -> None:
     """The first attempt has stored its stages for ten samples when six of them are refused."""
     from app import jobs as job_rows
-    from app.lifecycle import JobKind
-    from worker import pipeline, tasks
-    from worker.run import JobError
+    from app.rules.states import JobKind
+    from worker import run_one
+    from worker.jobs import unlearn
+    from worker.runtime.run import JobError
 
     request = trained.delete(trained.ids[:10])
-    real, stop = pipeline.audit, [JobError("stopped", "by the test")]
+    real, stop = unlearn.audit, [JobError("stopped", "by the test")]
 
     def audit(*given: Any) -> Any:
         if stop:
             raise stop.pop()
         return real(*given)
 
-    assert tasks.KINDS[JobKind.UNLEARN] is pipeline.unlearn
+    assert run_one.KINDS[JobKind.UNLEARN] is unlearn.unlearn
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pipeline, "audit", audit)
+        patch.setattr(unlearn, "audit", audit)
         trained.account.work()
         verb(trained, request, "refuse", reason="needed", sample_ids=trained.ids[:6])
         trained.account.post(f"/v1/jobs/{request['outcomes'][0]['job']}:retry")
@@ -307,16 +311,16 @@ def test_what_was_refused_meanwhile_is_not_in_what_is_published(trained: Trained
 def test_what_a_failed_job_stored_goes_with_the_samples(trained: Trained) -> None:
     """A job fails after its attack; its request is withdrawn; another one deletes the same samples."""
     from app import jobs as job_rows
-    from app.blobs import open_blobs
-    from worker import pipeline
-    from worker.run import JobError
+    from app.blobs.open import open_blobs
+    from worker.jobs import unlearn
+    from worker.runtime.run import JobError
 
     def fails(*_: Any) -> Any:
         raise JobError("stopped", "by the test")
 
     request = trained.delete(trained.ids[:4])
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pipeline, "finetune", fails)
+        patch.setattr(unlearn, "finetune", fails)
         trained.account.work()
     with trained.account.database.read() as session:
         kept = [row.digest for row in job_rows.artifacts(session, request["outcomes"][0]["job"]).values()]

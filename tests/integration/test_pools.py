@@ -6,8 +6,9 @@ import threading
 
 import pytest
 
-from app import models, pools
-from app.tables import Job, Model, ReferenceRow
+from app.core.tables import Job, Model, ReferenceRow
+from app.models import pools
+from app.models import records as models
 from tests.integration.conftest import Trained
 
 
@@ -92,6 +93,6 @@ def test_the_share_counts_what_went_since(erased: int, trained: Trained) -> None
     if erased:
         trained.forget(trained.ids[:erased])
     with trained.account.database.read() as session:
-        from app.tables import Dataset
+        from app.core.tables import Dataset
 
         assert pools.share_erased(pool, session.get_one(Dataset, trained.dataset)) == 0.0

@@ -12,10 +12,12 @@ import pytest
 from safetensors.numpy import load_file
 from sqlalchemy import select, update
 
-from app import db, erasure, holders, jobs
-from app.positions import unpack
-from app.storage import Folder
-from app.tables import (
+from app import jobs
+from app.blobs import usage
+from app.blobs.folder import Folder
+from app.core import db
+from app.core.positions import unpack
+from app.core.tables import (
     AdversarialRow,
     Commitment,
     Dataset,
@@ -27,6 +29,7 @@ from app.tables import (
     Sample,
     Version,
 )
+from app.deletions import erasure, retention
 from tests.integration.conftest import Trained
 from tests.integration.helpers import blobs, is_problem
 from tests.support import Document
@@ -55,7 +58,7 @@ def file_of(trained: Trained, digest: str | None) -> Path:
 
 
 def purge_due(trained: Trained) -> int:
-    return erasure.purge_due_versions(trained.account.database, open_blobs(trained))
+    return retention.purge_due_versions(trained.account.database, open_blobs(trained))
 
 
 def receipts(document: Document, subject: str) -> list[Document]:
@@ -125,11 +128,11 @@ def test_nothing_of_the_samples_is_left(trained: Trained) -> None:
 def test_a_pool_goes_at_its_date(trained: Trained) -> None:
     trained.forget(trained.ids[:3])
     database = trained.account.database
-    assert erasure.retire_due_pools(database) == 0
+    assert retention.retire_due_pools(database) == 0
     with database.write() as session:
         past = db.now(session) - timedelta(seconds=1)
         session.execute(update(Receipt).where(Receipt.subject == "reference-pool").values(due_at=past))
-    assert erasure.retire_due_pools(database) == 4
+    assert retention.retire_due_pools(database) == 4
     with database.read() as session:
         assert not session.scalars(select(ReferenceRow)).all()
     document = trained.account.get("/v1/deletion-requests")["items"][0]
@@ -168,7 +171,7 @@ def test_a_superseded_checkpoint_goes_after_its_grace(trained: Trained) -> None:
 
 
 def test_a_grace_that_ends_before_the_purge_begins_has_its_receipt_all_the_same(trained: Trained) -> None:
-    from worker.tasks import run_one
+    from worker.run_one import run_one
 
     grace(trained, 0)
     made = trained.delete(trained.ids[:5])
@@ -221,7 +224,7 @@ def test_a_purge_that_dies_between_its_two_steps_is_repaired_by_running_it_again
     trained: Trained, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from app.jobs import LeaseLostError
-    from worker.tasks import run_one
+    from worker.run_one import run_one
 
     made = trained.delete(trained.ids[:5])
     assert run_one(trained.account.desk, "tester")
@@ -246,7 +249,7 @@ def test_signals_that_are_stored_while_a_purge_rewrites_are_not_forgotten(
     trained: Trained, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A reference that arrives between the plan and the swap still holds the samples' columns."""
-    from worker.tasks import run_one
+    from worker.run_one import run_one
 
     made = trained.delete(trained.ids[:5])
     assert run_one(trained.account.desk, "tester")
@@ -287,7 +290,7 @@ def test_a_comparison_of_another_request_is_purged_once_its_samples_are_erased(t
 
 
 def test_a_purge_cannot_be_cancelled(trained: Trained) -> None:
-    from worker.tasks import run_one
+    from worker.run_one import run_one
 
     made = trained.delete(trained.ids[:5])
     assert run_one(trained.account.desk, "tester")
@@ -300,7 +303,7 @@ def test_a_purge_cannot_be_cancelled(trained: Trained) -> None:
 def test_a_purge_that_was_given_up_needs_attention_until_it_is_tried_again(
     trained: Trained, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from worker.tasks import run_one
+    from worker.run_one import run_one
 
     made = trained.delete(trained.ids[:5])
     assert run_one(trained.account.desk, "tester")
@@ -322,12 +325,12 @@ def test_a_purge_that_was_given_up_needs_attention_until_it_is_tried_again(
 
 def test_orphans_and_leftovers_are_swept_and_nothing_that_is_used(trained: Trained) -> None:
     account, folder = trained.account, open_blobs(trained)
-    holders.remove_leftovers(account.database, folder)
-    holders.remove_orphans(account.database, folder, -60.0)
+    usage.remove_leftovers(account.database, folder)
+    usage.remove_orphans(account.database, folder, -60.0)
     kept = blobs(account.settings)
     orphan = folder.put(b"left by a crash").digest
-    assert holders.remove_orphans(account.database, folder, 3600.0) == 0, "it is young"
-    assert holders.remove_orphans(account.database, folder, -60.0) == 1
+    assert usage.remove_orphans(account.database, folder, 3600.0) == 0, "it is young"
+    assert usage.remove_orphans(account.database, folder, -60.0) == 1
     assert blobs(account.settings) == kept
     assert orphan not in kept
     assert trained.forget(trained.ids[:5])["status"] == "fulfilled"
@@ -341,17 +344,17 @@ def receipts_of(trained: Trained, made: Document) -> Counter[str]:
 
 
 def test_purges_that_wait_together_rewrite_the_dataset_once(trained: Trained, monkeypatch: pytest.MonkeyPatch) -> None:
-    from worker import chores
-    from worker.tasks import run_one
+    from worker.jobs import ingest, purge
+    from worker.run_one import run_one
 
     rewritten: list[int] = []
-    real = chores._without_columns
+    real = purge._without_columns
 
     def counted(run: Any, digest: str, positions: Any) -> str:
         rewritten.append(len(positions))
         return real(run, digest, positions)
 
-    monkeypatch.setattr(chores, "_without_columns", counted)
+    monkeypatch.setattr(ingest, "_without_columns", counted)
     account, parts = trained.account, [trained.ids[:3], trained.ids[3:7], trained.ids[7:9]]
     grace(trained, 7 * 86400, when={"mode": "batch", "max_requests": len(parts)})
     made = [trained.delete(ids) for ids in parts]
@@ -376,7 +379,7 @@ def test_purges_that_wait_together_rewrite_the_dataset_once(trained: Trained, mo
 
 
 def test_a_purge_takes_no_samples_along_that_a_comparison_waits_for(trained: Trained) -> None:
-    from worker.tasks import run_one
+    from worker.run_one import run_one
 
     account = trained.account
     grace(trained, 7 * 86400, when={"mode": "batch", "max_requests": 2})
@@ -414,10 +417,10 @@ def left_of(trained: Trained, ids: list[str]) -> list[str]:
 def test_what_is_stopped_while_another_purge_takes_it_along_is_not_erased(
     trained: Trained, monkeypatch: pytest.MonkeyPatch, verb: str, saved: int
 ) -> None:
-    from worker import chores
-    from worker.tasks import run_one
+    from worker.jobs import ingest, purge
+    from worker.run_one import run_one
 
-    ids, real, said = held_out(trained), chores._without_pixels, list[int]()
+    ids, real, said = held_out(trained), purge._without_pixels, list[int]()
     first, second = trained.delete(ids[:2]), trained.delete(ids[2:5])
 
     def slow(*given: Any) -> str | None:
@@ -428,7 +431,7 @@ def test_what_is_stopped_while_another_purge_takes_it_along_is_not_erased(
         return real(*given)
 
     with monkeypatch.context() as patched:
-        patched.setattr(chores, "_without_pixels", slow)
+        patched.setattr(ingest, "_without_pixels", slow)
         run_one(trained.account.desk, "tester")
     assert said == [200]
     trained.account.work()
@@ -443,7 +446,7 @@ def test_what_is_stopped_while_another_purge_takes_it_along_is_not_erased(
 
 @pytest.mark.parametrize("verb", ["hold", "cancel", "refuse"])
 def test_what_another_purge_took_along_cannot_be_stopped_any_more(trained: Trained, verb: str) -> None:
-    from worker.tasks import run_one
+    from worker.run_one import run_one
 
     ids = held_out(trained)
     first, second = trained.delete(ids[:2]), trained.delete(ids[2:5])
@@ -460,10 +463,10 @@ def test_a_comparison_that_samples_were_erased_under_leaves_nothing_of_them(
     trained: Trained, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It was asked for after their purges, which therefore do not wait for it."""
-    from worker import audit_jobs
-    from worker.tasks import run_one
+    from worker.jobs import audit
+    from worker.run_one import run_one
 
-    account, real, purged = trained.account, audit_jobs.train_on, list[bool]()
+    account, real, purged = trained.account, audit.train_on, list[bool]()
     first, second = trained.delete(trained.ids[:5]), trained.delete(trained.ids[5:10])
     while trained.request(second)["status"] != "published":
         assert run_one(account.desk, "tester")
@@ -477,19 +480,19 @@ def test_a_comparison_that_samples_were_erased_under_leaves_nothing_of_them(
         return stored
 
     with monkeypatch.context() as patched:
-        patched.setattr(audit_jobs, "train_on", slow)
+        patched.setattr(audit, "train_on", slow)
         assert run_one(account.desk, "tester", hint=comparison)
     assert [trained.request(each)["status"] for each in (first, second)] == ["fulfilled"] * 2
     account.work()
     assert account.get(f"/v1/jobs/{comparison}")["problem"]["type"].endswith("/samples-erased")
     assert not account.get(f"{trained.where}/versions", origin="comparison")["items"]
-    holders.remove_leftovers(account.database, open_blobs(trained))
+    usage.remove_leftovers(account.database, open_blobs(trained))
     with account.database.read() as session:
         assert not session.scalars(select(JobArtifact).where(JobArtifact.job_id == comparison)).all()
 
 
 def test_what_a_stopped_job_had_stored_goes_also_where_it_waits_to_go_on(trained: Trained) -> None:
-    from worker.tasks import run_one
+    from worker.run_one import run_one
 
     account = trained.account
     trained.delete(trained.ids[:5])

@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 
 from app import jobs
+from app.core.tables import Dataset, Job
 from app.jobs import Claim
-from app.lifecycle import JobKind, JobState
-from app.routing import Takes
-from app.tables import Dataset, Job
+from app.jobs.routing import Takes
+from app.rules.states import JobKind, JobState
 from tests.integration.conftest import Trained
 
 PURGES = Takes(frozenset({JobKind.PURGE}))

@@ -17,15 +17,21 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 from typer.testing import CliRunner
 
-from app import backup, datasets, deletions, erasure_ledger, jobs, logs, replay, sweeper
-from app.backup import BackupError
-from app.cli import cli
-from app.config import Settings, get_settings
-from app.deletions import Grounds, Order
-from app.errors import Conflict
-from app.positions import members, unpack
-from app.storage import Folder
-from app.tables import Commitment, Dataset, DeletionRequest, Sample
+from app import jobs
+from app.blobs.folder import Folder
+from app.cli.main import cli
+from app.core import logs
+from app.core.config import Settings, get_settings
+from app.core.errors import Conflict
+from app.core.positions import members, unpack
+from app.core.tables import Commitment, Dataset, DeletionRequest, Sample
+from app.datasets import records as datasets
+from app.deletions import accept
+from app.deletions.locking import Grounds
+from app.deletions.orders import Order
+from app.operations import sweeper
+from app.recovery import backup, erasure_ledger, replay
+from app.recovery.backup import BackupError
 from tests.integration.conftest import Template, Trained, open_account
 from tests.integration.helpers import is_problem
 from tests.support import Account
@@ -424,14 +430,14 @@ def test_one_refused_line_stops_no_other(
     take(trained, snapshot)
     refused, made = trained.forget(trained.ids[:2])["id"], trained.forget(trained.ids[2:4])["id"]
     keep(trained.account, kept)
-    accept = deletions.accept_many
+    accept_many = accept.accept_many
 
     def picky(session: Session, settings: Settings, grounds: Grounds, orders: list[Order], now: datetime) -> list[Any]:
         if orders[0].again["id"] == refused:
             return [Conflict("It was refused.")]
-        return list(accept(session, settings, grounds, orders, now))
+        return list(accept_many(session, settings, grounds, orders, now))
 
-    monkeypatch.setattr(deletions, "accept_many", picky)
+    monkeypatch.setattr(accept, "accept_many", picky)
     with older(trained, snapshot) as account:
         done = replay.replay(account.database, account.settings, kept)
         assert (done.asked_again, done.failed, done.complete) == (1, 1, False)

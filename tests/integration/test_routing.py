@@ -9,9 +9,10 @@ import pytest
 from fastapi.testclient import TestClient
 from pydantic import SecretStr
 
-from app import db, outbox
+from app.core import db
+from app.core.tables import Worker
+from app.jobs import outbox
 from app.main import create_app
-from app.tables import Worker
 from tests.integration.conftest import Trained
 from tests.integration.helpers import is_problem
 from tests.support import QUICK_MODEL, QUICK_POLICY
@@ -43,8 +44,8 @@ def alive(trained: Trained, name: str, label: str, *kinds: str) -> Iterator[None
 
 def drain(trained: Trained, **settings: object) -> None:
     """Whatever a worker with these settings takes."""
-    from worker.run import Desk
-    from worker.tasks import run_one
+    from worker.run_one import run_one
+    from worker.runtime.run import Desk
 
     desk = Desk.open(trained.account.settings.model_copy(update=settings))
     try:
@@ -91,8 +92,8 @@ def test_deletions_go_where_the_model_belongs_and_its_purge_anywhere(trained: Tr
 
 
 def test_a_hint_of_anothers_job_is_a_knock_on_the_door(trained: Trained) -> None:
-    from worker.run import Desk
-    from worker.tasks import run_one
+    from worker.run_one import run_one
+    from worker.runtime.run import Desk
 
     on_a, on_any = train(trained, model_on(trained, "a")), train(trained, model_on(trained, None))
     desk = Desk.open(trained.account.settings.model_copy(update={"device_label": "b"}))

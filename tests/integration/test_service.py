@@ -21,12 +21,13 @@ from fastapi.testclient import TestClient
 from pydantic import TypeAdapter
 from sqlalchemy import DateTime, bindparam, select, text
 
-from app import presence, schema
 from app.api.schemas import DatasetOut, DeletionOut, JobOut, ModelOut, Problem, Readiness, VersionOut
-from app.config import Settings
-from app.db import Database
+from app.core.config import Settings
+from app.core.db import Database
+from app.core.tables import ApiKey, Base
+from app.jobs import workers
 from app.main import create_app
-from app.tables import ApiKey, Base
+from app.operations import migrate
 from tests.conftest import POSTGRES
 from tests.integration.conftest import Trained
 from tests.integration.helpers import is_problem
@@ -48,13 +49,13 @@ def test_without_a_worker_jobs_are_accepted_and_wait_and_run_when_one_comes(trai
     made = trained.delete(trained.ids[:3])
     assert made["status"] == "processing"
     assert account.get(f"/v1/jobs/{made['outcomes'][0]['job']}")["state"] == "queued"
-    presence.start(account.settings)
+    workers.start(account.settings)
     try:
         ready = eventually(lambda: (r := without.get("/readyz").json())["workers"] and r, "the sign of life")
         assert (ready["status"], ready["degraded"], ready["broker"]) == ("ready", [], "none")
         account.work()
     finally:
-        presence.stop()
+        workers.stop()
     assert trained.request(made)["status"] == "fulfilled"
     assert without.get("/readyz").json()["workers"] == 0
 
@@ -96,7 +97,7 @@ def test_keys_of_an_older_schema_keep_their_lives(empty: Database) -> None:
     ends = {"key_a": None, "key_b": made + timedelta(days=30), "key_c": made + timedelta(days=2, seconds=7)}
     columns = "(id, tenant_id, name, digest, scopes, created_at, expires_at)"
     with empty.engine.connect().execution_options(lethe_write=True) as connection, connection.begin():
-        config = schema._config()
+        config = migrate._config()
         config.attributes["connection"] = connection
         command.upgrade(config, "0002")
         tenant = text("INSERT INTO tenants (id, name, created_at) VALUES ('t', 't', :at)")
@@ -107,22 +108,22 @@ def test_keys_of_an_older_schema_keep_their_lives(empty: Database) -> None:
                 bindparam("id", key), bindparam("at", made, DateTime), bindparam("end", end, DateTime)
             )
             connection.execute(row)
-    schema.migrate(empty)
+    migrate.migrate(empty)
     with empty.read() as session:
         lives = {key.id: (key.lifetime_days, key.expires_at) for key in session.scalars(select(ApiKey))}
     assert lives == {"key_a": (None, None), "key_b": (30, ends["key_b"]), "key_c": (3, ends["key_c"])}
 
 
 def test_an_old_and_a_newer_schema_are_refused_with_words(empty: Database, settings: Settings) -> None:
-    with pytest.raises(schema.SchemaError, match="lethe migrate"):
-        schema.check(empty)
-    schema.migrate(empty)
-    schema.check(empty)
-    schema.migrate(empty)
+    with pytest.raises(migrate.SchemaError, match="lethe migrate"):
+        migrate.check(empty)
+    migrate.migrate(empty)
+    migrate.check(empty)
+    migrate.migrate(empty)
     with empty.write() as session:
         session.execute(text("UPDATE alembic_version SET version_num = '9999'"))
-    for refuse in (schema.check, schema.migrate):
-        with pytest.raises(schema.SchemaError, match="newer than this program"):
+    for refuse in (migrate.check, migrate.migrate):
+        with pytest.raises(migrate.SchemaError, match="newer than this program"):
             refuse(empty)
     url = {"database_url": settings.database_url} if settings.database_url else {}
     env = environment(settings.data_dir, **url)
@@ -137,8 +138,8 @@ def test_an_old_and_a_newer_schema_are_refused_with_words(empty: Database, setti
 def test_a_database_that_cannot_hold_every_text_is_refused_with_words(tmp_path: Path, encoding: str) -> None:
     with scratch_database(POSTGRES, "template0", encoding) as url:
         database = Database(Settings(data_dir=tmp_path, database_url=url))
-        for refuse in (schema.check, schema.migrate):
-            with pytest.raises(schema.SchemaError, match=f"encoding {encoding}.*UTF8"):
+        for refuse in (migrate.check, migrate.migrate):
+            with pytest.raises(migrate.SchemaError, match=f"encoding {encoding}.*UTF8"):
                 refuse(database)
         database.close()
 
@@ -151,7 +152,7 @@ def test_two_may_migrate_at_once(settings: Settings, empty: Database) -> None:
         database = Database(settings)
         try:
             gate.wait(60)
-            schema.migrate(database)
+            migrate.migrate(database)
         except BaseException as error:
             failures.append(error)
         finally:
@@ -163,7 +164,7 @@ def test_two_may_migrate_at_once(settings: Settings, empty: Database) -> None:
     for thread in threads:
         thread.join(60)
     assert failures == []
-    schema.check(empty)
+    migrate.check(empty)
 
 
 def test_an_application_that_is_no_longer_used_is_freed(tmp_path: Path) -> None:

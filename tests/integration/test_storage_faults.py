@@ -16,12 +16,13 @@ from pydantic import SecretStr
 from sqlalchemy import update
 from sqlalchemy.exc import OperationalError
 
-from app import db, holders, storage
-from app.blobs import open_blobs
-from app.config import Settings
+from app.blobs import usage
+from app.blobs.folder import BlobMissingError, Folder, StorageUnavailableError
+from app.blobs.open import open_blobs
+from app.core import db
+from app.core.config import Settings
+from app.core.tables import Job
 from app.main import create_app
-from app.storage import BlobMissingError, Folder, StorageUnavailableError
-from app.tables import Job
 from tests.integration.conftest import Template, Trained, open_account
 from tests.integration.helpers import SAFETENSORS, blobs, counts, incoming, is_problem
 from tests.s3_server import Exchange, Fault, Proxy, patience, proxy, s3_server
@@ -91,7 +92,7 @@ def test_a_device_that_is_full_in_truth_is_unavailable(tmp_path: Path) -> None:
     """/dev/full takes nothing: the system's own refusal, through buffers, fsync and close."""
     folder = Folder(tmp_path / "blobs")
 
-    class ToFull(storage.Writer):
+    class ToFull(folder.Writer):
         def __init__(self, *arguments: Any) -> None:
             super().__init__(*arguments)
             self._file.close()
@@ -208,7 +209,7 @@ def test_a_deletion_waits_for_the_disk_without_losing_an_attempt_and_goes_on(
 def test_a_purge_that_cannot_write_waits_and_the_samples_stay_owed(trained: Trained, disk: Disk) -> None:
     account = trained.account
     made = trained.delete(trained.ids[:3])
-    from worker.tasks import run_one
+    from worker.run_one import run_one
 
     run_one(account.desk, "tester")
     assert trained.request(made)["status"] == "published"
@@ -386,8 +387,8 @@ def test_whoever_holds_locks_asks_a_silent_storage_once(in_bucket: Trained, shim
     digest = account.desk.blobs.put(b"of nobody").digest
     shim.spoil("DELETE", silent, times=1)
     with pytest.raises(StorageUnavailableError):
-        holders.remove(account.database, account.desk.blobs, digest)
-    assert holders.remove(account.database, account.desk.blobs, digest)
+        usage.remove(account.database, account.desk.blobs, digest)
+    assert usage.remove(account.database, account.desk.blobs, digest)
 
 
 def test_a_job_waits_for_object_storage_and_goes_on(in_bucket: Trained, shim: Proxy) -> None:

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from sqlalchemy import update
 
-from app import db
-from app.tables import ApiKey
+from app.core import db
+from app.core.tables import ApiKey
 from tests.integration.conftest import Trained
 from tests.integration.helpers import SAFETENSORS, as_other, counts, is_problem, other_tenant
 from tests.support import QUICK_MODEL, Account

@@ -8,12 +8,15 @@ import numpy as np
 import pytest
 import torch
 
-from app import db, erasure, holders
-from app.tables import Dataset, Version
+from app.blobs import usage
+from app.core import db
+from app.core.tables import Dataset, Version
+from app.deletions import retention
 from tests.integration.conftest import Trained
 from tests.support import eventually
-from worker import warm, workpiece
-from worker.warm import Warm
+from worker.runtime import cache
+from worker.runtime.cache import Warm
+from worker.stages import loaded
 
 
 @pytest.fixture
@@ -82,14 +85,14 @@ def test_what_no_row_points_at_is_not_kept(trained: Trained, keeping: Warm) -> N
 
 
 def test_an_idle_worker_forgets_a_purged_version(trained: Trained, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(warm, "SECONDS_BETWEEN_LOOKS", 0.05)
+    monkeypatch.setattr(cache, "SECONDS_BETWEEN_LOOKS", 0.05)
     keeping = Warm(trained.account.database, 1000)
     digest = there(trained)[0]
     made(keeping, "checkpoint", digest)
     with trained.account.database.write() as session:
         session.query(Version).update({"state": "superseded", "purge_after": db.now(session)})
     assert keeping._kept
-    assert erasure.purge_due_versions(trained.account.database, trained.account.desk.blobs) == 1
+    assert retention.purge_due_versions(trained.account.database, trained.account.desk.blobs) == 1
     eventually(lambda: not keeping._kept, "it to be forgotten")
     keeping.close()
 
@@ -100,10 +103,10 @@ def test_a_database_that_does_not_answer_leaves_nothing_kept(trained: Trained, m
     def fail(*_: object) -> set[str]:
         raise OperationalError("", {}, Exception())
 
-    monkeypatch.setattr(warm, "SECONDS_BETWEEN_LOOKS", 0.05)
+    monkeypatch.setattr(cache, "SECONDS_BETWEEN_LOOKS", 0.05)
     keeping = Warm(trained.account.database, 1000)
     made(keeping, "checkpoint", there(trained)[0])
-    monkeypatch.setattr(holders, "used", fail)
+    monkeypatch.setattr(usage, "used", fail)
     eventually(lambda: not keeping._kept, "it to be forgotten")
     keeping.close()
 
@@ -132,7 +135,7 @@ def test_a_second_job_loads_nothing_again_and_computes_the_same(
     account.work()
     assert set(loads).isdisjoint(cold)
     with account.database.read() as session:
-        from app.tables import AdversarialRow
+        from app.core.tables import AdversarialRow
 
         first, second = session.query(AdversarialRow).order_by(AdversarialRow.id)
         assert first.digest == second.digest
@@ -141,14 +144,14 @@ def test_a_second_job_loads_nothing_again_and_computes_the_same(
 def test_a_restored_model_may_be_changed(trained: Trained) -> None:
     """Methods edit what they are given; what is kept must stay as it was."""
     from app import jobs
-    from worker.run import Heartbeat, Run
+    from worker.runtime.run import Heartbeat, Run
 
     account = trained.account
     account.post(f"{trained.where}:precompute", {})
     claim = jobs.claim(account.database, "w", 60.0)
     assert claim is not None
     run = Run(account.desk, claim, Heartbeat(account.desk, claim))
-    piece = workpiece.Workpiece.load(run)
+    piece = loaded.Workpiece.load(run)
     digest = there(trained)[0]
     first = piece.restore(run, digest)
     before = {name: tensor.clone() for name, tensor in first.state_dict().items()}
@@ -157,7 +160,7 @@ def test_a_restored_model_may_be_changed(trained: Trained) -> None:
             parameter.add_(1.0)
     again = piece.restore(run, digest)
     assert all(torch.equal(before[name], tensor) for name, tensor in again.state_dict().items())
-    assert workpiece.Workpiece.load(run).samples is piece.samples
+    assert loaded.Workpiece.load(run).samples is piece.samples
 
 
 def test_erased_samples_are_in_nothing_that_is_kept(trained: Trained) -> None:
@@ -172,7 +175,7 @@ def test_erased_samples_are_in_nothing_that_is_kept(trained: Trained) -> None:
     assert not any(before in key for key in account.desk.warm._kept)
     with account.database.read() as session:
         dataset = session.query(Dataset).one()
-        from app.positions import members
+        from app.core.positions import members
 
         erased = members(dataset.erased, dataset.sample_count)
     assert len(erased) == 5

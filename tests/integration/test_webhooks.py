@@ -11,13 +11,14 @@ import pytest
 from fastapi.testclient import TestClient
 from sqlalchemy import select, update
 
-from app import db, deliveries, faults, webhooks
-from app.config import Settings, get_settings
-from app.db import Database
-from app.deliveries import Courier
-from app.ids import new_id
+from app.core import crash_points, db
+from app.core.config import Settings, get_settings
+from app.core.db import Database
+from app.core.ids import new_id
+from app.core.tables import Delivery, Tenant, Webhook
+from app.events import deliveries, webhooks
+from app.events.deliveries import Courier
 from app.main import create_app
-from app.tables import Delivery, Tenant, Webhook
 from tests.faults.harness import ended, fork
 from tests.integration.helpers import as_other, is_problem
 from tests.receiver import Receiver, receiver
@@ -238,7 +239,7 @@ def test_a_receiver_that_says_nothing_holds_nobody_up(
 
 def send_and_die(settings: Settings, webhook_id: str) -> None:
     get_settings.cache_clear()
-    faults.get_settings = lambda: settings.model_copy(update={"crash_at": "delivery.sent"})
+    crash_points.get_settings = lambda: settings.model_copy(update={"crash_at": "delivery.sent"})
     deliveries.send_due(Database(settings), webhook_id, allow_private=True)
 
 

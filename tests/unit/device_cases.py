@@ -11,17 +11,17 @@ import torch
 from torch import nn
 
 from app import catalog
+from engine import registry, seeding
+from engine.architectures import small_cnn
+from engine.attacks import AttackResult
+from engine.attacks.ffgsm import ffgsm
+from engine.audits.relearn import relearn
+from engine.audits.robust import robust_accuracy
+from engine.data.samples import Samples, Split, gather, to_float
+from engine.methods import MethodContext
+from engine.recipes import Recipe, spectral_clipping
+from engine.training import NullProgress
 from tests.pretended_device import NAME, MixedDevicesError, Pretended
-from worker import registry, seeding
-from worker.architectures import small_cnn
-from worker.attacks import AttackResult
-from worker.attacks.ffgsm import ffgsm
-from worker.audits.relearn import relearn
-from worker.audits.robust import robust_accuracy
-from worker.data.samples import Samples, Split, gather, to_float
-from worker.methods import MethodContext
-from worker.recipes import Recipe, spectral_clipping
-from worker.training import NullProgress
 
 BATCHES = (32, 16)
 N, FORGOTTEN, HOLDOUT = 96, 32, 16

@@ -10,13 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from app.catalog import DigitsSource, SgdRecipe, SmallCnnParams
-from worker import seeding
-from worker.architectures import small_cnn
-from worker.data.samples import RawData, Samples
-from worker.data.sources import digits as digits_source
-from worker.recipes import Recipe
-from worker.recipes.sgd import sgd
-from worker.training import NullProgress
+from engine import seeding
+from engine.architectures import small_cnn
+from engine.data.samples import RawData, Samples
+from engine.data.sources import digits as digits_source
+from engine.recipes import Recipe
+from engine.recipes.sgd import sgd
+from engine.training import NullProgress
 
 torch.set_num_threads(1)
 

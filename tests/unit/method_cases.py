@@ -11,13 +11,13 @@ from torch import nn
 
 from app import catalog
 from app.catalog import PgdL2Params
+from engine import evaluation, registry, seeding
+from engine.attacks.pgd_l2 import pgd_l2
+from engine.audits.rmia import log_odds
+from engine.data.samples import Split, gather, to_float
+from engine.methods import MethodContext
+from engine.training import NullProgress
 from tests.unit.engine_cases import RECIPE, digits, original, small_network, train_positions
-from worker import evaluation, registry, seeding
-from worker.attacks.pgd_l2 import pgd_l2
-from worker.audits.rmia import log_odds
-from worker.data.samples import Split, gather, to_float
-from worker.methods import MethodContext
-from worker.training import NullProgress
 
 
 def context(recipe=RECIPE, progress=None):

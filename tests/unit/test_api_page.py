@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from app.config import Settings
+from app.api.http.docs_page import bounds, prose, render, typed
+from app.core.config import Settings
 from app.main import create_app
-from app.web.api import bounds, prose, render, typed
 
 HOSTILE = "\"><script src='https://evil.example/x.js'>alert(1)</script>`<img src=x onerror=alert(1)>`&{{7*7}}"
 FETCHING = {"src", "srcset", "data", "action", "poster", "background", "style"}

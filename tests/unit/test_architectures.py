@@ -5,10 +5,10 @@ import torch
 from torch import nn
 
 from app.catalog import ResNet18Params, SmallCnnParams, TorchvisionParams, Vgg19Params, VitParams
-from app.safetensors_header import CheckpointError
-from worker import checkpoints, seeding
-from worker.architectures import ArchitectureError, resnet18, small_cnn, torchvision_model, vgg19_bn, vit
-from worker.data.torchvision_ops import import_torchvision
+from app.formats.checkpoint_header import CheckpointError
+from engine import checkpoints, seeding
+from engine.architectures import ArchitectureError, resnet18, small_cnn, torchvision_model, vgg19_bn, vit
+from engine.data.torchvision_ops import import_torchvision
 
 SMALL = [
     (small_cnn, SmallCnnParams(width=4)),

@@ -16,14 +16,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app import archives
-from app.manifest import MAX_ERRORS, SourceError
-from app.uploads import ALL_FORMS, FORMS, check
+from app.formats import archives
+from app.formats.manifest import MAX_ERRORS, SourceError
+from app.formats.uploads import ALL_FORMS, FORMS, check
+from engine.data import images
+from engine.data.archives import decode_image_folder, decode_npz
+from engine.data.images import Stack
+from engine.data.upload import load_content
 from tests.unit.archive_cases import folder, npy, npz, patched, png, symbolic_link, zipped
-from worker.data import images
-from worker.data.archives import decode_image_folder, decode_npz
-from worker.data.images import Stack
-from worker.data.upload import load_content
 
 
 @pytest.fixture

@@ -5,10 +5,10 @@ import torch
 from torch import nn
 
 from app.catalog import PgdL2Params
+from engine import evaluation
+from engine.attacks.pgd_l2 import pgd_l2
+from engine.data.samples import gather, to_float
 from tests.unit.engine_cases import digits, original, train_positions
-from worker import evaluation
-from worker.attacks.pgd_l2 import pgd_l2
-from worker.data.samples import gather, to_float
 
 
 class Scaled(nn.Module):

@@ -18,16 +18,16 @@ from PIL import Image
 
 from app import catalog
 from app.catalog import TorchvisionSource
+from engine.attacks import AttackResult
+from engine.data.samples import Split, gather, to_float
+from experiments import checks, data, plots, report, scales, store, tables
+from experiments.cells import Adversarial, Forget, Named, Trained, Unlearned, named, substituted
+from experiments.command import arguments, processes
+from experiments.lab import Lab
+from experiments.protocol import AMUN, RL
+from experiments.store import Busy, CellProgress, NotMeasured, OutOfTime, Result, Store, key
+from experiments.theory import both_sides
 from tests.unit.engine_cases import digits
-from worker.attacks import AttackResult
-from worker.bench import checks, data, plots, report, scales, store, tables
-from worker.bench.cells import Adversarial, Forget, Named, Trained, Unlearned, named, substituted
-from worker.bench.command import arguments, processes
-from worker.bench.lab import Lab
-from worker.bench.protocol import AMUN, RL
-from worker.bench.store import Busy, CellProgress, NotMeasured, OutOfTime, Result, Store, key
-from worker.bench.theory import both_sides
-from worker.data.samples import Split, gather, to_float
 
 ROOT = Path(__file__).parents[2]
 

@@ -13,11 +13,11 @@ from random import Random
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from app import certificate, ledger, signing
-from app.certificate import CertificateFacts, ModelFacts, ReceiptFacts, RequestFacts
-from app.ledger import cover, fold, grow, leaf_hash
-from app.signing import SigningKey, canonical
-from app.tables import AuditRow, Dataset, DeletionRequest, Job, Model, OutcomeRow, Receipt, Tenant, Version
+from app.core.tables import AuditRow, Dataset, DeletionRequest, Job, Model, OutcomeRow, Receipt, Tenant, Version
+from app.evidence import certificate, signing, transparency_log
+from app.evidence.certificate import CertificateFacts, ModelFacts, ReceiptFacts, RequestFacts
+from app.evidence.signing import SigningKey, canonical
+from app.evidence.transparency_log import cover, fold, grow, leaf_hash
 from lethe.verify import canonical_json
 
 T = datetime.fromisoformat("2026-03-02T09:30")
@@ -91,8 +91,10 @@ def in_log(entries, index, key=KEY, name=LOG):
     nodes = grow({}, 0, [leaf_hash(canonical(entry)) for entry in entries])
     size = len(entries)
     root = fold([nodes[node] for node in cover(0, size)])
-    head = ledger.Head(size, root, ledger.sign_head(key, name, size, root), key.id, T)
-    return ledger.Proven(entries[index], index, ledger.roots(ledger.inclusion_spans(index, size), nodes), head)
+    head = transparency_log.Head(size, root, transparency_log.sign_head(key, name, size, root), key.id, T)
+    return transparency_log.Proven(
+        entries[index], index, transparency_log.roots(transparency_log.inclusion_spans(index, size), nodes), head
+    )
 
 
 def entry_of(given, at="2026-03-11T09:30:00.000000Z"):

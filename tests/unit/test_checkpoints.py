@@ -10,9 +10,9 @@ from safetensors import safe_open
 from torch import nn
 
 from app.catalog import ResNet18Params, SmallCnnParams
-from app.safetensors_header import CheckpointError, read_header
-from worker import checkpoints, seeding
-from worker.architectures import resnet18, small_cnn
+from app.formats.checkpoint_header import CheckpointError, read_header
+from engine import checkpoints, seeding
+from engine.architectures import resnet18, small_cnn
 
 
 def network(seed=1):

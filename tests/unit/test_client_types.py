@@ -13,7 +13,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints, is_typedd
 import httpx
 import pytest
 
-from app.config import Settings
+from app.core.config import Settings
 from app.main import create_app
 from lethe import Client, LetheError, types
 

@@ -8,7 +8,7 @@ import holidays
 import pytest
 from dateutil.relativedelta import MO, SU, TH, relativedelta
 
-from app.deadlines import ZONES, clock, known
+from app.rules.deadlines import ZONES, clock, known
 
 SECOND = timedelta(seconds=1)
 NOON = "T12:00:00"

@@ -5,12 +5,12 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from engine import evaluation, seeding
+from engine.data.batches import Source, TrainingSet
+from engine.data.samples import to_float
+from engine.memory import DeviceMemoryError, within_memory
+from engine.training import NullProgress, fit
 from tests.unit.engine_cases import digits, same, small_network
-from worker import evaluation, seeding
-from worker.data.batches import Source, TrainingSet
-from worker.data.samples import to_float
-from worker.memory import DeviceMemoryError, within_memory
-from worker.training import NullProgress, fit
 
 OPTIONS = {"epochs": 2, "learning_rate": 0.05, "batch_size": 32, "momentum": 0.9, "weight_decay": 5e-4}
 

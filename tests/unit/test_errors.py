@@ -6,8 +6,8 @@ import json
 
 import pytest
 
-from app import errors
-from app.errors import AppError, Conflict, Unauthorized
+from app.core import errors
+from app.core.errors import AppError, Conflict, Unauthorized
 
 KINDS = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, AppError)]
 

@@ -6,16 +6,16 @@ import pytest
 import torch
 
 from app.catalog import FastMinNormParams, FfgsmParams, PgdL2Params, TransferParams
+from engine import evaluation
+from engine.attacks import ladder
+from engine.attacks.fast_min_norm import fast_min_norm
+from engine.attacks.ffgsm import ffgsm
+from engine.attacks.pgd_l2 import pgd_l2
+from engine.attacks.steps import counted
+from engine.attacks.transfer import transfer, transfer_rate
+from engine.evaluation import full_precision
 from tests.unit.engine_cases import original
 from tests.unit.test_attacks import Scaled, Silent, digits_case, linear_case
-from worker import evaluation
-from worker.attacks import ladder
-from worker.attacks.fast_min_norm import fast_min_norm
-from worker.attacks.ffgsm import ffgsm
-from worker.attacks.pgd_l2 import pgd_l2
-from worker.attacks.steps import counted
-from worker.attacks.transfer import transfer, transfer_rate
-from worker.evaluation import full_precision
 
 LOW = FastMinNormParams(search="bfloat16")
 

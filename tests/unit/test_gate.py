@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from app.gate import LATE_FACTOR, Clock, Finding, Rung, Step, decide, splits
+from app.rules.gate import LATE_FACTOR, Clock, Finding, Rung, Step, decide, splits
 
 A, A2, A3 = Rung("a"), Rung("a", stronger=True), Rung("a", stronger=True)
 B, B2, EXACT = Rung("b"), Rung("b", stronger=True), Rung("exact", exact=True)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 
 import pytest
 
-from app.api.grouping import Grouped
+from app.api.http.group_commit import Grouped
 
 
 def grouped(work: Callable[[list[str]], Sequence[str | Exception]], **options: object) -> Grouped[str, str]:

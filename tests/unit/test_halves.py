@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from worker import references
-from worker.audits.halves import FEWEST_TO_PART, halves, part
-from worker.audits.measure import FEWEST_OF_A_KIND
+from engine import references
+from engine.audits.halves import FEWEST_TO_PART, halves, part
+from engine.audits.measure import FEWEST_OF_A_KIND
 
 SAMPLES = 600
 

@@ -7,9 +7,9 @@ import threading
 
 import pytest
 
-from app import ids
-from app.api.patterns import id_pattern
-from app.ids import new_id
+from app.api.http.patterns import id_pattern
+from app.core import ids
+from app.core.ids import new_id
 
 
 def test_the_form_is_the_one_that_the_api_accepts() -> None:

@@ -9,18 +9,19 @@ from pathlib import Path
 import pytest
 from sqlalchemy import select
 
-from app import db, keys, schema
-from app.config import Settings, write_private
-from app.db import Database
-from app.errors import Unauthorized
-from app.tables import ApiKey
+from app.core import db, keys
+from app.core.config import Settings, write_private
+from app.core.db import Database
+from app.core.errors import Unauthorized
+from app.core.tables import ApiKey
+from app.operations import migrate
 
 
 @pytest.fixture
 def local(tmp_path: Path) -> Iterator[tuple[Settings, Database]]:
     settings = Settings(data_dir=tmp_path)
     database = Database(settings)
-    schema.migrate(database)
+    migrate.migrate(database)
     yield settings, database
     database.close()
 

@@ -12,13 +12,14 @@ from random import Random
 import pytest
 from sqlalchemy import text
 
-from app import certificate, jobs, ledger
-from app.config import Settings
-from app.db import Database
-from app.keys import FIRST_TENANT
-from app.ledger import cover, fold, grow, leaf_hash
-from app.signing import canonical, load
-from app.tables import AuditEvent, Tenant
+from app import events
+from app.core.config import Settings
+from app.core.db import Database
+from app.core.keys import FIRST_TENANT
+from app.core.tables import AuditEvent, Tenant
+from app.evidence import certificate, transparency_log
+from app.evidence.signing import canonical, load
+from app.evidence.transparency_log import cover, fold, grow, leaf_hash
 from lethe import verify
 from tests.unit.test_certificate import facts
 
@@ -86,11 +87,11 @@ def root(size):
 
 
 def inclusion(index, size):
-    return ledger.roots(ledger.inclusion_spans(index, size), TREE)
+    return transparency_log.roots(transparency_log.inclusion_spans(index, size), TREE)
 
 
 def consistency(old, new):
-    return ledger.roots(ledger.consistency_spans(old, new), TREE)
+    return transparency_log.roots(transparency_log.consistency_spans(old, new), TREE)
 
 
 def flipped(value, bit):
@@ -134,8 +135,8 @@ def test_appending_and_proving_touch_few_nodes():
         bound = 2 * (log2(size) + 1)
         assert len(cover(0, size)) <= bound / 2
         for other in (1, 7, size // 2, size - 1):
-            assert len(ledger.span_nodes(ledger.inclusion_spans(other, size))) <= bound
-            assert len(ledger.span_nodes(ledger.consistency_spans(other, size))) <= bound
+            assert len(transparency_log.span_nodes(transparency_log.inclusion_spans(other, size))) <= bound
+            assert len(transparency_log.span_nodes(transparency_log.consistency_spans(other, size))) <= bound
 
 
 @pytest.mark.parametrize(("start", "more"), [(0, 5), (1, 1), (7, 9), (8, 8), (100, 1), (1000, 24)])
@@ -149,7 +150,7 @@ def test_growing_needs_only_the_edge(start, more):
 @pytest.mark.parametrize(("index", "size"), [(0, 0), (3, 3), (-1, 3)])
 def test_there_is_no_proof_of_a_leaf_outside_the_tree(index, size):
     with pytest.raises(ValueError, match="no such leaf"):
-        ledger.inclusion_spans(index, size)
+        transparency_log.inclusion_spans(index, size)
 
 
 # -- the log in the database -----------------------------------------------------------------------
@@ -173,18 +174,18 @@ def key(settings: Settings):
 def tell(database, count, start=0, tenant=FIRST_TENANT):
     with database.write() as session:
         for number in range(start, start + count):
-            jobs.record(session, tenant, "test.happened", f"obj_{number}", figure=0.1 * number, name="ä")
+            events.record(session, tenant, "test.happened", f"obj_{number}", figure=0.1 * number, name="ä")
 
 
 def sequenced(database, key, tenant=FIRST_TENANT):
     with database.write() as session:
-        return ledger.sequence(session, tenant, key, LOG)
+        return transparency_log.sequence(session, tenant, key, LOG)
 
 
 def recomputed(database, tenant=FIRST_TENANT):
     """The root over the log's entries, by nothing that is stored."""
     with database.read() as session:
-        leaves = [leaf_hash(canonical(entry)) for entry in ledger.entries(session, tenant, 0, 10**6)]
+        leaves = [leaf_hash(canonical(entry)) for entry in transparency_log.entries(session, tenant, 0, 10**6)]
     return len(leaves), fold([grow({}, 0, leaves)[node] for node in cover(0, len(leaves))])
 
 
@@ -196,20 +197,24 @@ def test_events_are_logged_in_their_order(log, key):
         assert (heads[-1].size, heads[-1].root) == recomputed(log)
     assert [head.size for head in heads] == [1, 7, 7, 37]
     with log.read() as session:
-        assert ledger.waiting(session) == []
-        assert [e["object"] for e in ledger.entries(session, FIRST_TENANT, 5, 3)] == ["obj_5", "obj_6", "obj_7"]
+        assert transparency_log.waiting(session) == []
+        assert [e["object"] for e in transparency_log.entries(session, FIRST_TENANT, 5, 3)] == [
+            "obj_5",
+            "obj_6",
+            "obj_7",
+        ]
         last = heads[-1]
-        for index, entry in enumerate(ledger.entries(session, FIRST_TENANT, 0, 100)):
-            proof = ledger.prove_inclusion(session, FIRST_TENANT, index, last.size)
+        for index, entry in enumerate(transparency_log.entries(session, FIRST_TENANT, 0, 100)):
+            proof = transparency_log.prove_inclusion(session, FIRST_TENANT, index, last.size)
             assert verify.root_by_inclusion(leaf_hash(canonical(entry)), index, last.size, proof) == last.root
-        proof = ledger.prove_consistency(session, FIRST_TENANT, 7, 37)
+        proof = transparency_log.prove_consistency(session, FIRST_TENANT, 7, 37)
         assert verify.roots_by_consistency(7, 37, proof, heads[1].root) == (heads[1].root, last.root)
         with pytest.raises(ValueError, match="no tree of that size"):
-            ledger.prove_inclusion(session, FIRST_TENANT, 0, 64)
+            transparency_log.prove_inclusion(session, FIRST_TENANT, 0, 64)
 
 
 def test_more_events_than_a_batch(log, key, monkeypatch):
-    monkeypatch.setattr(ledger, "BATCH", 16)
+    monkeypatch.setattr(transparency_log, "BATCH", 16)
     tell(log, 40)
     assert [sequenced(log, key).size for _ in range(4)] == [16, 32, 40, 40]
     assert sequenced(log, key).root == recomputed(log)[1]
@@ -220,29 +225,31 @@ def test_an_event_that_becomes_visible_late_is_not_skipped(log, key):
         with log.write() as session:
             for number in numbers:
                 facts = {"kind": "test.happened", "object_id": f"obj_{number}", "data": {}}
-                session.add(AuditEvent(number=number, tenant_id=FIRST_TENANT, at=ledger.db.now(session), **facts))
+                session.add(
+                    AuditEvent(number=number, tenant_id=FIRST_TENANT, at=transparency_log.db.now(session), **facts)
+                )
 
     appear(101, 103)
     assert sequenced(log, key).size == 2
     appear(104, 102)
     with log.read() as session:
-        assert ledger.waiting(session) == [FIRST_TENANT]
+        assert transparency_log.waiting(session) == [FIRST_TENANT]
     assert sequenced(log, key).size == 4
     with log.read() as session:
-        found = [entry["object"] for entry in ledger.entries(session, FIRST_TENANT, 0, 10)]
+        found = [entry["object"] for entry in transparency_log.entries(session, FIRST_TENANT, 0, 10)]
     assert found == ["obj_101", "obj_103", "obj_102", "obj_104"]
 
 
 @ON_POSTGRES
 def test_a_transaction_that_commits_after_later_numbers(log, key):
     with log.write() as slow:
-        jobs.record(slow, FIRST_TENANT, "test.happened", "obj_slow")
+        events.record(slow, FIRST_TENANT, "test.happened", "obj_slow")
         slow.flush()
         tell(log, 2)
         assert sequenced(log, key).size == 2
     assert sequenced(log, key).size == 3
     with log.read() as session:
-        found = [entry["object"] for entry in ledger.entries(session, FIRST_TENANT, 0, 10)]
+        found = [entry["object"] for entry in transparency_log.entries(session, FIRST_TENANT, 0, 10)]
         numbers = session.scalars(text("SELECT number FROM events ORDER BY leaf")).all()
     assert found == ["obj_0", "obj_1", "obj_slow"]
     assert numbers[2] < numbers[0] < numbers[1]
@@ -262,7 +269,7 @@ def test_several_sequencers_and_writers_at_once(log, key):
     head = sequenced(log, key)
     assert (head.size, head.root) == recomputed(log) == (80, head.root)
     with log.read() as session:
-        objects = [entry["object"] for entry in ledger.entries(session, FIRST_TENANT, 0, 100)]
+        objects = [entry["object"] for entry in transparency_log.entries(session, FIRST_TENANT, 0, 100)]
     for number in range(4):
         mine = [o for o in objects if int(o[4:]) // 100 == number]
         assert mine == [f"obj_{100 * number + step}" for step in range(20)]
@@ -272,20 +279,20 @@ def test_several_sequencers_and_writers_at_once(log, key):
 def test_a_request_does_not_wait_for_the_sequencer(log, key):
     tell(log, 1)
     with log.write() as session:
-        ledger.sequence(session, FIRST_TENANT, key, LOG)
+        transparency_log.sequence(session, FIRST_TENANT, key, LOG)
         with log.write() as other:
             other.execute(text("SET LOCAL lock_timeout = '500ms'"))
-            jobs.record(other, FIRST_TENANT, "test.happened", "obj_1")
+            events.record(other, FIRST_TENANT, "test.happened", "obj_1")
     assert sequenced(log, key).size == 2
 
 
 def test_each_tenant_has_its_own_tree(log, key):
     with log.write() as session:
-        session.add(Tenant(id="ten_other", name="other", created_at=ledger.db.now(session)))
+        session.add(Tenant(id="ten_other", name="other", created_at=transparency_log.db.now(session)))
     tell(log, 3)
     tell(log, 2, tenant="ten_other")
     with log.read() as session:
-        assert sorted(ledger.waiting(session)) == [FIRST_TENANT, "ten_other"]
+        assert sorted(transparency_log.waiting(session)) == [FIRST_TENANT, "ten_other"]
     heads = [sequenced(log, key, tenant) for tenant in (FIRST_TENANT, "ten_other")]
     assert [head.size for head in heads] == [3, 2]
     for tenant in (FIRST_TENANT, "ten_other"):
@@ -298,7 +305,7 @@ def test_each_tenant_has_its_own_tree(log, key):
 def test_an_event_recorded_with_its_proof(log, key):
     tell(log, 5)
     with log.write() as session:
-        proven = ledger.record_proven(session, FIRST_TENANT, "test.sealed", "obj_9", {"a": 1}, key, LOG)
+        proven = transparency_log.record_proven(session, FIRST_TENANT, "test.sealed", "obj_9", {"a": 1}, key, LOG)
     assert (proven.index, proven.head.size, proven.entry["data"]) == (5, 6, {"a": 1})
     assert verify.root_by_inclusion(leaf_hash(canonical(proven.entry)), 5, 6, proven.path) == proven.head.root
 
@@ -311,8 +318,8 @@ def test_a_certificate_is_sealed_into_the_log(log, key):
         sealed = certificate.seal(session, FIRST_TENANT, facts(), key, LOG)
     trusted = [verify.TrustedKey(key.private.public_key())]
     with log.read() as session:
-        proof = ledger.prove_consistency(session, FIRST_TENANT, 5, 9)
-        assert ledger.entries(session, FIRST_TENANT, 8, 5)[0]["object"] == "del_1"
+        proof = transparency_log.prove_consistency(session, FIRST_TENANT, 5, 9)
+        assert transparency_log.entries(session, FIRST_TENANT, 8, 5)[0]["object"] == "del_1"
     evidence = verify.Evidence(earlier_head=earlier.note, consistency=[value.hex() for value in proof])
     report = verify.verify(json.dumps(sealed.envelope).encode(), trusted, evidence)
     assert [check.holds for check in report.checks if check.name in ("transparency log", "same history")] == [
@@ -326,7 +333,7 @@ def test_a_certificate_is_sealed_into_the_log(log, key):
 
 def test_a_head_is_signed_again_by_a_new_key(log, key, tmp_path):
     empty = sequenced(log, key)
-    assert (empty.size, empty.root) == (0, ledger.EMPTY_ROOT)
+    assert (empty.size, empty.root) == (0, transparency_log.EMPTY_ROOT)
     tell(log, 2)
     old, same = sequenced(log, key), sequenced(log, key)
     new = sequenced(log, load("", tmp_path / "another"))

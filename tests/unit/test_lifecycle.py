@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from app import lifecycle
-from app.lifecycle import (
+from app.rules import states
+from app.rules.states import (
     Decision,
     IllegalMoveError,
     JobState,
@@ -21,9 +21,9 @@ from app.lifecycle import (
 )
 
 TABLES: list[tuple[type[StrEnum], dict[Any, Any], Any]] = [
-    (JobState, lifecycle.JOB_MOVES, move_job),
-    (Decision, lifecycle.DECISION_MOVES, move_decision),
-    (Outcome, lifecycle.OUTCOME_MOVES, move_outcome),
+    (JobState, states.JOB_MOVES, move_job),
+    (Decision, states.DECISION_MOVES, move_decision),
+    (Outcome, states.OUTCOME_MOVES, move_outcome),
 ]
 
 
@@ -43,12 +43,12 @@ def test_every_state_has_its_moves_and_every_other_move_is_refused(
 
 def test_an_end_is_an_end() -> None:
     for state in (JobState.SUCCEEDED, JobState.CANCELLED):
-        assert not lifecycle.JOB_MOVES[state]
+        assert not states.JOB_MOVES[state]
     for state in (JobState.FAILED, JobState.DEAD, JobState.REJECTED):
-        assert lifecycle.JOB_MOVES[state] == {JobState.QUEUED}
-    assert not lifecycle.OUTCOME_MOVES[Outcome.PURGED]
-    assert {s for s in JobState if s not in lifecycle.TERMINAL_JOBS} == {JobState.QUEUED, JobState.RUNNING}
-    assert JobState.SUCCEEDED not in lifecycle.JOB_MOVES[JobState.QUEUED], "nothing ends without having run"
+        assert states.JOB_MOVES[state] == {JobState.QUEUED}
+    assert not states.OUTCOME_MOVES[Outcome.PURGED]
+    assert {s for s in JobState if s not in states.TERMINAL_JOBS} == {JobState.QUEUED, JobState.RUNNING}
+    assert JobState.SUCCEEDED not in states.JOB_MOVES[JobState.QUEUED], "nothing ends without having run"
 
 
 @pytest.mark.parametrize(

@@ -3,8 +3,8 @@ import pytest
 from scipy import stats
 
 from app.catalog import KnownMethodParams, LiraParams
-from worker.audits import aucs, known_method, lira, roc
-from worker.audits.verdict import Groups
+from engine.audits import aucs, known_method, lira, roc
+from engine.audits.verdict import Groups
 
 
 def pool(models=8, samples=9, seed=0):

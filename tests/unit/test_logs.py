@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 from sqlalchemy import create_engine, text
 
-from app import logs
-from app.logs import Lines
+from app.core import logs
+from app.core.logs import Lines
 
 SECRET = "sample-0815-of-somebody"
 

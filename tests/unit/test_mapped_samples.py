@@ -11,13 +11,13 @@ import pytest
 import torch
 
 from app.catalog import SgdRecipe
+from engine import evaluation, memory, seeding
+from engine.data.batches import Source, TrainingSet
+from engine.data.samples import Samples, gather
+from engine.recipes import Recipe
+from engine.recipes.sgd import sgd
+from engine.training import NullProgress
 from tests.unit.engine_cases import digits, same, small_network, train_positions
-from worker import evaluation, memory, seeding
-from worker.data.batches import Source, TrainingSet
-from worker.data.samples import Samples, gather
-from worker.recipes import Recipe
-from worker.recipes.sgd import sgd
-from worker.training import NullProgress
 
 ROOT = Path(__file__).parents[2]
 
@@ -45,7 +45,7 @@ def test_mapped_samples_are_those_of_the_file_and_outlive_its_name(file):
 @pytest.mark.parametrize(("free", "mapped"), [(2.1, False), (1.9, True)])
 def test_what_takes_more_than_half_of_the_free_memory_is_mapped(file, monkeypatch, free, mapped):
     images = digits()[0].images
-    monkeypatch.setattr("worker.data.samples.free_bytes", lambda device: free * images.nbytes)
+    monkeypatch.setattr("engine.data.samples.free_bytes", lambda device: free * images.nbytes)
     assert Samples.open(file, digits()[0].labels).mapped is mapped
 
 
@@ -115,8 +115,8 @@ def test_training_and_logits_of_mapped_samples_equal_those_of_resident_ones(file
 
 
 def test_pages_that_were_read_are_given_back(file, monkeypatch):
-    monkeypatch.setattr("worker.data.samples.MOST_MAPPED", 640)
-    monkeypatch.setattr("worker.data.samples.MAPPED_AROUND", 64)
+    monkeypatch.setattr("engine.data.samples.MOST_MAPPED", 640)
+    monkeypatch.setattr("engine.data.samples.MAPPED_AROUND", 64)
     mapped, given_back = both(file)[1], []
 
     class File:
@@ -139,7 +139,7 @@ def test_random_rows_map_little_of_a_large_file_whatever_the_system_maps_around_
     """Some kernels map 2 MiB for a row of 4 KiB: a few hundred random rows would hold the whole file."""
     path, count = tmp_path / "large.npy", 2**28 // 4096
     np.save(path, np.ones((count, 64, 64, 1), dtype=np.uint8))
-    monkeypatch.setattr("worker.data.samples.MOST_MAPPED", 2**24)
+    monkeypatch.setattr("engine.data.samples.MOST_MAPPED", 2**24)
     mapped = Samples.open(path, np.zeros(count), resident=False).images
 
     def resident():
@@ -156,13 +156,13 @@ def test_random_rows_map_little_of_a_large_file_whatever_the_system_maps_around_
 LARGE = """
     import resource, sys, numpy as np, torch
     from app.catalog import FineTuneParams, SgdRecipe
-    from worker import evaluation, seeding
-    from worker.data.samples import Samples, Split
-    from worker.methods import MethodContext
-    from worker.methods.fine_tune import fine_tune
-    from worker.recipes import Recipe
-    from worker.recipes.sgd import sgd
-    from worker.training import NullProgress
+    from engine import evaluation, seeding
+    from engine.data.samples import Samples, Split
+    from engine.methods import MethodContext
+    from engine.methods.fine_tune import fine_tune
+    from engine.recipes import Recipe
+    from engine.recipes.sgd import sgd
+    from engine.training import NullProgress
 
     path, limit = sys.argv[1], int(sys.argv[2])
     labels = np.arange(np.load(path, mmap_mode="r").shape[0]) % 10

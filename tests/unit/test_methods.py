@@ -5,15 +5,15 @@ import torch
 from torch import nn
 
 from app.catalog import AmunParams, RetrainParams, SgdRecipe
+from engine.attacks import AttackResult
+from engine.data.samples import Samples, Split, to_float
+from engine.methods import MethodError
+from engine.methods.amun import amun
+from engine.methods.retrain import retrain
+from engine.recipes import Recipe
+from engine.recipes.sgd import sgd
 from tests.unit.engine_cases import original, same, small_network
 from tests.unit.method_cases import accuracy, attacked, confidence, context, split, without_remain
-from worker.attacks import AttackResult
-from worker.data.samples import Samples, Split, to_float
-from worker.methods import MethodError
-from worker.methods.amun import amun
-from worker.methods.retrain import retrain
-from worker.recipes import Recipe
-from worker.recipes.sgd import sgd
 
 AMUN = AmunParams(epochs=10, learning_rate=0.1, batch_size=64, decay_every=5)
 AMUN_ALONE = AmunParams(epochs=10, learning_rate=0.01, batch_size=64)

@@ -10,6 +10,18 @@ from torch import nn
 
 from app import catalog
 from app.catalog import L1SparseParams, SgdRecipe
+from engine import evaluation, seeding
+from engine.data.batches import Source, TrainingSet
+from engine.data.samples import Samples, Split, gather, to_float
+from engine.methods import MethodError
+from engine.methods.boundary_shrink import nearest_wrong_labels
+from engine.methods.fine_tune import l1_strength
+from engine.methods.gradient_ascent import gradient_ascent
+from engine.methods.random_label import other_label, relabelled_set
+from engine.methods.saliency import saliency_mask
+from engine.recipes import Recipe
+from engine.recipes.sgd import sgd
+from engine.training import DivergedError, NullProgress, fit
 from tests.unit.engine_cases import KeptProgress, digits, original, same, train_positions
 from tests.unit.method_cases import (
     accuracy,
@@ -23,18 +35,6 @@ from tests.unit.method_cases import (
     split,
     without_remain,
 )
-from worker import evaluation, seeding
-from worker.data.batches import Source, TrainingSet
-from worker.data.samples import Samples, Split, gather, to_float
-from worker.methods import MethodError
-from worker.methods.boundary_shrink import nearest_wrong_labels
-from worker.methods.fine_tune import l1_strength
-from worker.methods.gradient_ascent import gradient_ascent
-from worker.methods.random_label import other_label, relabelled_set
-from worker.methods.saliency import saliency_mask
-from worker.recipes import Recipe
-from worker.recipes.sgd import sgd
-from worker.training import DivergedError, NullProgress, fit
 
 NEWTON = {"lissa_steps": 20, "lissa_chains": 1, "lissa_batch_size": 64}
 QUICK = {name: {"epochs": 2, "batch_size": 32} for name in catalog.METHODS}

@@ -6,13 +6,13 @@ import torch
 from torch import nn
 
 from app.catalog import MixUnlearnParams
+from engine import seeding
+from engine.data.samples import gather, to_float
+from engine.methods import MethodError
+from engine.methods.mixing import Generator, mixing_loss, pairs, real_loss
+from engine.methods.mixunlearn import _draw, generator_loss, unlearner_loss, with_features
 from tests.unit.engine_cases import digits, original, small_network
 from tests.unit.method_cases import accuracy, confidence, loss, run, split
-from worker import seeding
-from worker.data.samples import gather, to_float
-from worker.methods import MethodError
-from worker.methods.mixing import Generator, mixing_loss, pairs, real_loss
-from worker.methods.mixunlearn import _draw, generator_loss, unlearner_loss, with_features
 
 RATES = {"batch_size": 16, "pairing": "diagonal", "learning_rate": 0.01}
 EQUAL = MixUnlearnParams(temperature_mix=3, temperature_generator=3, real_weight=0)

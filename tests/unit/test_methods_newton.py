@@ -5,13 +5,13 @@ import torch
 from torch import nn
 
 from app.catalog import CertifiedNewtonParams
+from engine import seeding
+from engine.data.samples import Samples, Split, to_float
+from engine.methods.certified_newton import certified_newton
+from engine.methods.newton import conjugate_gradient, forward_mode, gradient, hessian_product, lissa, objective
+from engine.training import DivergedError
 from tests.unit.engine_cases import original, same
 from tests.unit.method_cases import context, run, split
-from worker import seeding
-from worker.data.samples import Samples, Split, to_float
-from worker.methods.certified_newton import certified_newton
-from worker.methods.newton import conjugate_gradient, forward_mode, gradient, hessian_product, lissa, objective
-from worker.training import DivergedError
 
 CG = {"solver": "conjugate_gradient", "noise": 0, "cg_iterations": 200, "cg_tolerance": 1e-6}
 

@@ -7,16 +7,16 @@ import torch
 from torch import nn
 
 from app import catalog
+from engine import evaluation, registry, seeding
+from engine.architectures import vit
+from engine.attacks.pgd_l2 import pgd_l2
+from engine.data.samples import gather, to_float
+from engine.methods import MethodContext
+from engine.recipes import Recipe
+from engine.recipes.sgd import fast, sgd
+from engine.training import NullProgress
 from tests.unit.engine_cases import digits, same, train_positions
 from tests.unit.method_cases import split
-from worker import evaluation, registry, seeding
-from worker.architectures import vit
-from worker.attacks.pgd_l2 import pgd_l2
-from worker.data.samples import gather, to_float
-from worker.methods import MethodContext
-from worker.recipes import Recipe
-from worker.recipes.sgd import fast, sgd
-from worker.training import NullProgress
 
 QUICK = {
     name: {"epochs": 1, "batch_size": 32} if "epochs" in entry.params.model_fields else {}

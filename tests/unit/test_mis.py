@@ -5,7 +5,7 @@ import pytest
 from sklearn.svm import SVC
 
 from app.catalog import MisParams
-from worker.audits import mis
+from engine.audits import mis
 
 RANDOM = np.random.default_rng(0)
 LOGITS = RANDOM.normal(0, 3, (40, 5))

@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import SecretStr
 
-from app.api.paging import Pager
-from app.config import Settings
-from app.errors import Unprocessable
+from app.api.http.paging import Pager
+from app.core.config import Settings
+from app.core.errors import Unprocessable
 
 SETTINGS = Settings(data_dir=Path("nowhere"), secret=SecretStr("a secret"))
 SCOPE = ["ten_a", "/v1/jobs", [("state", "queued")]]

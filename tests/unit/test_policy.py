@@ -9,7 +9,7 @@ import pytest
 from pydantic import ValidationError
 
 from app import catalog
-from app.policy import Choice, Policy, Rung, choose
+from app.rules.policy import Choice, Policy, Rung, choose
 
 
 @pytest.mark.parametrize("kind", catalog.KINDS)

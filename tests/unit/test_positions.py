@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.positions import bitmap, marked, mask_of, members, pack, unpack
+from app.core.positions import bitmap, marked, mask_of, members, pack, unpack
 
 SETS = st.integers(1, 300).flatmap(lambda n: st.tuples(st.just(n), st.sets(st.integers(0, n - 1))))
 

@@ -7,17 +7,17 @@ from torch.nn import functional
 
 from app import catalog
 from app.catalog import SgdRecipe, TradesRecipe
+from engine import evaluation, registry, seeding
+from engine.architectures import vit
+from engine.audits.robust import robust_accuracy
+from engine.evaluation import eval_mode
+from engine.methods import clean
+from engine.recipes import Recipe
+from engine.recipes import spectral_clipping as clipping
+from engine.recipes.trades import divergence, trades, worst
+from engine.training import DivergedError, NullProgress, forward_of, triangular
 from tests.unit.engine_cases import KeptProgress, digits, same, small_network, train_positions
 from tests.unit.method_cases import context, split
-from worker import evaluation, registry, seeding
-from worker.architectures import vit
-from worker.audits.robust import robust_accuracy
-from worker.evaluation import eval_mode
-from worker.methods import clean
-from worker.recipes import Recipe
-from worker.recipes import spectral_clipping as clipping
-from worker.recipes.trades import divergence, trades, worst
-from worker.training import DivergedError, NullProgress, forward_of, triangular
 
 QUICK = {
     "sgd": {"epochs": 3},

@@ -3,11 +3,11 @@ import pytest
 import torch
 from scipy import stats
 
+from engine import references
+from engine.audits import rmia
+from engine.data.samples import Samples
+from engine.training import NullProgress
 from tests.unit.engine_cases import RECIPE, digits, small_network
-from worker import references
-from worker.audits import rmia
-from worker.data.samples import Samples
-from worker.training import NullProgress
 
 
 def test_each_sample_is_in_exactly_half_of_the_models():

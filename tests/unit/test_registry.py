@@ -1,7 +1,7 @@
 import pytest
 
 from app import catalog
-from worker import registry
+from engine import registry
 
 
 @pytest.mark.parametrize("kind", catalog.KINDS)

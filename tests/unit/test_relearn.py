@@ -7,12 +7,12 @@ from torch import nn
 from torch.nn import functional
 
 from app.catalog import RelearnParams, RobustParams
+from engine import evaluation, seeding
+from engine.audits.relearn import relearn, target_of
+from engine.audits.robust import robust_accuracy
+from engine.data.samples import Samples
 from tests.unit.engine_cases import digits, original, same, train_positions, trained
 from tests.unit.test_attacks import linear_case
-from worker import evaluation, seeding
-from worker.audits.relearn import relearn, target_of
-from worker.audits.robust import robust_accuracy
-from worker.data.samples import Samples
 
 PARAMS = RelearnParams(learning_rate=0.005, most_steps=60)
 

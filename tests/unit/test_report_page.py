@@ -10,9 +10,7 @@ from itertools import pairwise
 
 import pytest
 
-from app.ladder import judged_again
-from app.lifecycle import Estimate, judge
-from app.reports import (
+from app.formats.audit_report import (
     Adversarial,
     Auc,
     AuditReport,
@@ -29,9 +27,11 @@ from app.reports import (
     TprAtFpr,
     TriedRung,
 )
-from app.web import plots, svg
-from app.web.numbers import decimal, p_value, percent, setting, signed
-from app.web.report import render, situation
+from app.releases.escalation import judged_again
+from app.reports import plots, svg
+from app.reports.numbers import decimal, p_value, percent, setting, signed
+from app.reports.page import render, situation
+from engine.audits.rule import Estimate, judge
 
 HOSTILE = "\"><script src='https://evil.example/x.js'>alert(1)</script><img src=//evil.example onerror=x>&{{7*7}}"
 VOID = {"meta", "link", "img", "br", "hr", "input"}

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from app.catalog import RmiaParams
-from worker.audits import rmia, roc
+from engine.audits import rmia, roc
 
 LOGITS = np.array([[2.0, -1.0, 0.5], [-9.0, 3.0, 1.0], [40.0, 0.0, -3.0]])
 LABELS = np.array([0, 2, 0])

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from worker.audits import roc
+from engine.audits import roc
 
 few = st.lists(st.integers(0, 6).map(float), min_size=2, max_size=25).map(np.array)
 

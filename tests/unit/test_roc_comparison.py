@@ -8,8 +8,8 @@ from scipy import stats
 
 from app import catalog
 from app.catalog import RmiaParams
-from worker import registry
-from worker.audits import comparison, rmia
+from engine import registry
+from engine.audits import comparison, rmia
 
 RUNS = np.array([[5.0, 99.0, 92.0, 51.0], [3.0, 98.0, 93.0, 55.0]])
 RETRAINED = np.array([[4.0, 100.0, 94.0, 50.0], [6.0, 100.0, 92.0, 50.0], [5.0, 100.0, 93.0, 50.0]])

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from app import devices, routing
-from app.config import Settings
-from app.lifecycle import JobKind
-from app.routing import Takes
+from app.core.config import Settings
+from app.jobs import devices, routing
+from app.jobs.routing import Takes
+from app.rules.states import JobKind
 
 
 def test_a_worker_listens_to_its_kinds_on_any_device_and_on_its_own() -> None:

@@ -16,10 +16,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.archives import MAX_IMAGE_BYTES
-from app.manifest import MAX_ERRORS, SourceError
-from app.safetensors_header import MAX_HEADER_BYTES, MAX_TENSORS, CheckpointError, read_header
-from app.uploads import check_parquet
+from app.formats.archives import MAX_IMAGE_BYTES
+from app.formats.checkpoint_header import MAX_HEADER_BYTES, MAX_TENSORS, CheckpointError, read_header
+from app.formats.manifest import MAX_ERRORS, SourceError
+from app.formats.uploads import check_parquet
 
 
 def file(header: Any, data: bytes = b"", length: int | None = None) -> io.BytesIO:
@@ -166,7 +166,7 @@ def test_a_long_value_in_every_row_is_not_unpacked(tmp_path: Path, name: str) ->
 def test_a_column_that_unpacks_to_too_much_is_refused_by_what_the_file_says(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("app.uploads.MAX_COLUMN_BYTES", 2**20)
+    monkeypatch.setattr("app.formats.uploads.MAX_COLUMN_BYTES", 2**20)
     with pytest.raises(SourceError, match="column subject"):
         check_parquet(bomb(tmp_path, 1, subject="a" * 2**21))
 
@@ -193,8 +193,8 @@ def test_damaged_files_are_read_or_refused(junk: bytes, place: int, length: int)
 
 @pytest.mark.parametrize("nested", [False, True])
 def test_an_image_that_is_too_long_is_not_unpacked_row_by_row(tmp_path: Path, nested: bool) -> None:
-    from worker.data.images import Stack
-    from worker.data.parquet import decode
+    from engine.data.images import Stack
+    from engine.data.parquet import decode
 
     rows = 200
     path = bomb(tmp_path, rows, image=bytes(MAX_IMAGE_BYTES + 1))

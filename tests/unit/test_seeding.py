@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from worker import evaluation, seeding
+from engine import evaluation, seeding
 
 
 def test_a_derived_seed_is_stable_and_63_bits_wide():

@@ -7,11 +7,11 @@ import pytest
 from PIL import Image
 
 from app.catalog import DigitsSource, TorchvisionSource, UploadSource
-from app.manifest import SourceError
-from app.uploads import check_parquet
-from worker.data.samples import Samples
-from worker.data.sources import digits, torchvision_set
-from worker.data.upload import load_content, upload
+from app.formats.manifest import SourceError
+from app.formats.uploads import check_parquet
+from engine.data.samples import Samples
+from engine.data.sources import digits, torchvision_set
+from engine.data.upload import load_content, upload
 
 # -- digits and torchvision ------------------------------------------------------------------------
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from app.storage import CHUNK, BlobCorruptError, BlobMissingError, Folder
+from app.blobs.folder import CHUNK, BlobCorruptError, BlobMissingError, Folder
 
 
 @pytest.fixture

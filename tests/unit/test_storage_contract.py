@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from app import s3
-from app.blobs import Blobs, open_blobs
-from app.config import Settings
-from app.storage import BlobCorruptError, BlobMissingError, Folder, Stored
-from app.storage_s3 import Bucket
+from app.blobs import s3
+from app.blobs.bucket import Bucket
+from app.blobs.folder import BlobCorruptError, BlobMissingError, Folder, Stored
+from app.blobs.open import Blobs, open_blobs
+from app.core.config import Settings
 from tests.s3_server import s3_server
 
 DATA = bytes(range(256)) * 5000  # more than one piece of a read

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.api.conditional import matches as condition
-from app.api.transfer import _span
-from app.errors import RangeNotSatisfiable
+from app.api.http.conditional import matches as condition
+from app.api.http.transfer import _span
+from app.core.errors import RangeNotSatisfiable
 
 NUMBER = st.integers(0, 30)
 

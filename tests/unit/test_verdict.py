@@ -8,10 +8,10 @@ import torch
 from scipy import stats
 
 from app.catalog import LiraParams, MisParams, RmiaParams
+from engine import evaluation, references
+from engine.audits import aucs, measure, rmia, roc, scoring, verdict
+from engine.training import NullProgress
 from tests.unit.engine_cases import RECIPE, digits, small_network, train_positions, trained
-from worker import evaluation, references
-from worker.audits import aucs, measure, rmia, roc, scoring, verdict
-from worker.training import NullProgress
 
 TRAIN, HOLDOUT, CLASSES, MODELS = 4000, 2500, 5, 8
 N = TRAIN + HOLDOUT

@@ -24,8 +24,8 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, generate_private_key
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from app import certificate, ledger, signing
-from app.signing import SigningKey
+from app.evidence import certificate, signing, transparency_log
+from app.evidence.signing import SigningKey
 from lethe import verify
 from lethe.verify import Evidence, Head, RefusedError, TrustedKey
 from tests.unit.test_certificate import IDS, KEY, LOG, SALT, T, entry_of, facts, in_log, issue, others
@@ -344,7 +344,7 @@ def test_another_entry_of_the_log_does_not_stand_for_the_statement():
 
 
 ENTRIES = [*others(4), entry_of(facts()), *others(3, 100), *others(5, 200)]
-NODES = ledger.grow({}, 0, [ledger.leaf_hash(certificate.canonical(entry)) for entry in ENTRIES])
+NODES = transparency_log.grow({}, 0, [transparency_log.leaf_hash(certificate.canonical(entry)) for entry in ENTRIES])
 
 
 def kept_head(size, spoil=0, name=LOG):
@@ -354,7 +354,7 @@ def kept_head(size, spoil=0, name=LOG):
 
 
 def between(old, new):
-    return [value.hex() for value in ledger.roots(ledger.consistency_spans(old, new), NODES)]
+    return [value.hex() for value in transparency_log.roots(transparency_log.consistency_spans(old, new), NODES)]
 
 
 @pytest.mark.parametrize(("size", "proof"), [(3, between(3, 8)), (4, between(4, 8)), (8, None), (13, between(8, 13))])
@@ -397,7 +397,7 @@ def test_a_kept_head_outlives_its_key():
 
 
 def test_consistency_of_heads_with_an_empty_one():
-    full, empty = Head(LOG, 3, root(3)), Head(LOG, 0, ledger.EMPTY_ROOT)
+    full, empty = Head(LOG, 3, root(3)), Head(LOG, 0, transparency_log.EMPTY_ROOT)
     assert "empty" in verify.check_consistency(full, empty, None)
 
 

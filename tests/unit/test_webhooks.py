@@ -18,8 +18,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from app import webhooks
-from app.webhooks import RefusedError
+from app.events import webhooks
+from app.events.webhooks import RefusedError
 
 NOW = datetime(2026, 11, 21, tzinfo=UTC)
 PUBLIC = "93.184.215.14"

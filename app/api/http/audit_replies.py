@@ -1,0 +1,87 @@
+"""The audit documents that a client reads: a report and, where there is one, the exact retrain beside it."""
+
+from __future__ import annotations
+
+from fastapi.responses import HTMLResponse, JSONResponse, Response
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from app.core.errors import NotFound
+from app.core.tables import AuditRow, Job, OutcomeRow, Version
+from app.formats.audit_report import AuditReport, Measurement, Part
+from app.reports import audit_rows
+from app.reports.page import render
+
+
+class Comparison(Part):
+    """An exact retrain, measured on the same forget set and never published."""
+
+    version: int
+    measurement: Measurement
+    seed: int
+    stage_seconds: dict[str, float]
+
+
+class AuditDocument(Part):
+    report: AuditReport
+    retrained: Comparison | None
+
+
+def find(session: Session, version: Version) -> AuditDocument:
+    """The report that the version was published with; of one that was not audited then, the newest."""
+    row = audit_rows.publication(session, version) or session.scalars(audit_rows.reports_of(version).limit(1)).first()
+    if row is None:
+        raise NotFound("This version has no audit report; versions that were unlearned have one.")
+    return document(session, row, version.job_id)
+
+
+def of_job(session: Session, job: Job) -> AuditDocument:
+    """The last report of a job, whether it led to a version or was rejected."""
+    query = select(AuditRow).where(AuditRow.job_id == job.id).order_by(AuditRow.id.desc()).limit(1)
+    row = session.scalars(query).first()
+    if row is None:
+        raise NotFound("This job has made no audit report.")
+    return document(session, row, job.id)
+
+
+def document(session: Session, row: AuditRow, made_by: str | None) -> AuditDocument:
+    """The report with an exact retrain beside it. A comparison belongs to it when it excluded a request that the job
+    `made_by` served, and of canaries there is none."""
+    requests = select(OutcomeRow.request_id).where(OutcomeRow.job_id == made_by)
+    beside = select(AuditRow).where(AuditRow.model_id == row.model_id, AuditRow.compares_request.in_(requests))
+    other = session.scalars(beside.order_by(AuditRow.id.desc()).limit(1)).first()
+    report, comparison = AuditReport.model_validate(row.report), None
+    if report.of == "forget-set" and other is not None and other.version is not None:
+        retrain = AuditReport.model_validate(other.report)
+        comparison = Comparison(
+            version=other.version,
+            measurement=retrain.candidate,
+            seed=retrain.seed,
+            stage_seconds=retrain.stage_seconds,
+        )
+    return AuditDocument(report=report, retrained=comparison)
+
+
+def answer(accept: str, found: AuditDocument, name: str) -> Response:
+    """As JSON or, where it is asked for, as a page that calls the model by its name."""
+    if prefers("text/html", accept):
+        return HTMLResponse(page(found, name), headers={"Vary": "Accept"})
+    return JSONResponse(found.model_dump(mode="json"), headers={"Vary": "Accept"})
+
+
+def page(found: AuditDocument, name: str) -> str:
+    if found.retrained is None:
+        return render(found.report, name=name)
+    note = f"exact retrain, version {found.retrained.version}, never published"
+    return render(found.report, found.retrained.measurement, note, name)
+
+
+def prefers(wanted: str, accept: str) -> bool:
+    """Whether `wanted` is weighted above `application/json` in an Accept header."""
+    weights = {wanted: 0.0, "application/json": 0.0}
+    for part in accept.split(","):
+        media, *params = (piece.strip() for piece in part.split(";"))
+        quality = next((p[2:] for p in params if p.startswith("q=")), "1")
+        if media in weights:
+            weights[media] = float(quality) if quality.replace(".", "", 1).isdigit() else 0.0
+    return weights[wanted] > weights["application/json"]

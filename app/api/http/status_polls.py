@@ -1,0 +1,114 @@
+"""Status polls: how jobs and deletion requests stand, for all who ask at the same time, read in one transaction.
+
+Most polls are told that nothing has changed. That takes one small statement for all of them: the facts that a document
+is made from are compared with those that its ETag was made from, and the document itself is left unmade.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import BaseModel
+from sqlalchemy.orm import Session
+
+from app.api.http.conditional import etag_of, matches
+from app.api.http.replies import Reply
+from app.core import keys
+from app.core.db import Database
+from app.core.errors import AppError, NotFound
+from app.core.keys import Caller
+
+Name = tuple[str, str]
+"""Tenant and object."""
+MOST_KNOWN = 20_000
+
+
+@dataclass(frozen=True)
+class Noun:
+    """What can be polled. `facts`: by name, whatever the text of the document depends on. `read`: the documents."""
+
+    word: str
+    facts: Callable[[Session, Collection[Name]], Mapping[Name, tuple[Any, ...]]]
+    read: Callable[[Session, Collection[Name]], Mapping[Name, BaseModel]]
+
+
+@dataclass(frozen=True)
+class Poll:
+    """Who asks for what, and which ETags they have."""
+
+    token: str
+    noun: Noun
+    id: str
+    has: str | None
+
+
+class Polls:
+    """Answers groups of polls."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._known: dict[Name, tuple[tuple[Any, ...], str]] = {}  # facts as last read and their ETag; oldest first
+
+    def __call__(self, group: list[Poll]) -> list[Reply | Exception]:
+        found: dict[int, Reply | Exception] = {}
+        asked: dict[Noun, dict[Name, list[int]]] = {}
+        with self._database.read() as session:
+            callers = keys.authenticate_many(session, {poll.token for poll in group})
+            for number, poll in enumerate(group):
+                try:
+                    who = _allowed(callers[poll.token])
+                except AppError as error:
+                    found[number] = error
+                else:
+                    asked.setdefault(poll.noun, {}).setdefault((who.tenant_id, poll.id), []).append(number)
+            for noun, askers in asked.items():
+                self._answer(session, noun, askers, group, found)
+        return [found[number] for number in range(len(group))]
+
+    def _answer(
+        self,
+        session: Session,
+        noun: Noun,
+        askers: Mapping[Name, list[int]],
+        group: list[Poll],
+        found: dict[int, Reply | Exception],
+    ) -> None:
+        facts = noun.facts(session, askers)
+        changed: dict[Name, list[int]] = {}
+        for name, numbers in askers.items():
+            before, etag = self._known.get(name, ((), ""))
+            same = name in facts and before == facts[name]
+            for number in numbers:
+                if same and matches(group[number].has, etag):
+                    found[number] = Reply(304, "", {"ETag": etag}, name[0])
+                else:
+                    changed.setdefault(name, []).append(number)
+        if not changed:
+            return
+        shown = noun.read(session, changed)
+        still = noun.facts(session, changed)  # a change between the two statements must not be taken for none
+        for name, numbers in changed.items():
+            reply: Reply | Exception = NotFound(f"There is no such {noun.word}.")
+            if name in shown:
+                text = shown[name].model_dump_json()
+                etag = etag_of(text.encode())
+                reply = Reply(200, text, {"ETag": etag}, name[0])
+                if still.get(name) == facts.get(name):
+                    self._keep(name, facts[name], etag)
+            found.update(dict.fromkeys(numbers, reply))
+
+    def _keep(self, name: Name, facts: tuple[Any, ...], etag: str) -> None:
+        self._known.pop(name, None)
+        self._known[name] = (facts, etag)
+        if len(self._known) > MOST_KNOWN:
+            self._known.pop(next(iter(self._known)))
+
+
+def _allowed(who: Caller | None) -> Caller:
+    """The caller; AppError where nobody, or one who may not read, has asked."""
+    if who is None:
+        raise keys.refusal()
+    keys.require(who, "read")
+    return who

@@ -1,0 +1,145 @@
+"""Bytes in and out: streamed uploads with a digest, downloads with strong ETag, Range, HEAD and Repr-Digest."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import os
+import re
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from typing import BinaryIO
+
+from fastapi import Request
+from fastapi.responses import Response, StreamingResponse
+from starlette.concurrency import run_in_threadpool
+from starlette.types import Receive, Scope, Send
+
+from app.api.http.conditional import matches
+from app.blobs.folder import CHUNK, BlobMissingError, Folder, Writer
+from app.blobs.open import Blobs
+from app.core.errors import Gone, RangeNotSatisfiable, TooLarge, Unprocessable
+
+
+async def receive(request: Request, blobs: Blobs, limit: int) -> tuple[AbstractContextManager[Writer], Writer]:
+    """Stream the body into a writer, 1 MiB at a time in the thread pool; memory stays flat.
+
+    The caller holds the returned context until the bytes are committed or refused.
+
+    Raises:
+        TooLarge: more than `limit` bytes came.
+        Unprocessable: nothing came.
+    """
+    context = blobs.writer()
+    writer = await run_in_threadpool(context.__enter__)
+    try:
+        pending = bytearray()
+        async for piece in request.stream():
+            pending += piece
+            if writer.size + len(pending) > limit:
+                raise TooLarge(f"The body is over {limit} bytes.")
+            if len(pending) >= CHUNK:
+                await run_in_threadpool(writer.write, bytes(pending))
+                pending.clear()
+        await run_in_threadpool(writer.write, bytes(pending))
+        if writer.size == 0:
+            raise Unprocessable("The body is empty.", kind="empty-body")
+    except BaseException:
+        await run_in_threadpool(context.__exit__, None, None, None)
+        raise
+    return context, writer
+
+
+ANY_SIZE = 2**62  # of a route's body: `receive` counts by itself, up to the limit of the settings
+
+
+def download(request: Request, blobs: Blobs, digest: str, filename: str, media_type: str) -> Response:
+    """Serve a blob: 200, 206, 304 or 416 by the request's conditions."""
+    try:
+        size = blobs.size(digest)
+    except BlobMissingError:
+        raise Gone("These bytes have been removed.") from None
+    etag = f'"{digest}"'
+    headers = {
+        "ETag": etag,
+        "Accept-Ranges": "bytes",
+        "Cache-Control": "private, max-age=31536000, immutable",
+        "Repr-Digest": f"sha-256=:{base64.b64encode(bytes.fromhex(digest.removeprefix('sha256:'))).decode()}:",
+        "Content-Disposition": f'attachment; filename="{filename}"',
+    }
+    if matches(request.headers.get("if-none-match"), etag):
+        return Response(status_code=304, headers=headers)
+    start, stop, status = 0, size, 200
+    wanted = request.headers.get("range") if request.method == "GET" else None  # defined for GET only (14.2)
+    if wanted and request.headers.get("if-range", etag) == etag and (span := _span(wanted, size)):
+        start, stop, status = *span, 206
+        headers["Content-Range"] = f"bytes {start}-{stop - 1}/{size}"
+    headers["Content-Length"] = str(stop - start)
+    if request.method == "HEAD":
+        return Response(status_code=status, headers=headers, media_type=media_type)
+    if isinstance(blobs, Folder):
+        return FilePart(blobs.open(digest), start, stop, status, headers, media_type)
+    return StreamingResponse(blobs.read(digest, start, stop), status, headers, media_type)
+
+
+PIECE = 2**20  # what is read and sent at once: a smaller piece's way through the layers takes as long as its sending
+TURN = 2**21  # after so much, others have their turn
+
+
+class FilePart(Response):
+    """A part of an open file. What the system has in memory is read at once, the rest in a thread: handing each piece
+    from thread to thread takes as long as sending it."""
+
+    def __init__(
+        self, file: BinaryIO, start: int, stop: int, status: int, headers: Mapping[str, str], media_type: str
+    ) -> None:
+        self._file, self._start, self._stop = file, start, stop
+        super().__init__(status_code=status, headers=headers, media_type=media_type)
+
+    async def __call__(self, _scope: Scope, _receive: Receive, send: Send) -> None:
+        with self._file:
+            await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+            descriptor, at, turn = self._file.fileno(), self._start, TURN
+            while at < self._stop:
+                data: bytes | memoryview | None = _in_memory(descriptor, at, min(PIECE, self._stop - at))
+                if data is None:
+                    data = await run_in_threadpool(os.pread, descriptor, min(CHUNK, self._stop - at), at)
+                if not data:
+                    raise OSError("the file has become shorter")
+                at += len(data)
+                await send({"type": "http.response.body", "body": data, "more_body": at < self._stop})
+                turn -= len(data)
+                if turn <= 0:
+                    turn = TURN
+                    await asyncio.sleep(0)
+            if self._start == self._stop:
+                await send({"type": "http.response.body", "body": b""})
+
+
+def _in_memory(descriptor: int, at: int, size: int) -> memoryview | None:
+    """Bytes from the system's cache; None where it would have to read them first, or cannot say."""
+    buffer = bytearray(size)
+    try:
+        got = os.preadv(descriptor, [buffer], at, os.RWF_NOWAIT)
+    except (OSError, AttributeError):  # not there yet; a system or a file system that knows no such reading
+        return None
+    return memoryview(buffer)[:got]
+
+
+def _span(header: str, size: int) -> tuple[int, int] | None:
+    """(start, stop) of a single byte range; None where the header is to be ignored (RFC 9110, 14.2).
+
+    Raises:
+        RangeNotSatisfiable: well-formed, but outside the file.
+    """
+    match = re.fullmatch(r"bytes=\s*(\d{0,18})-(\d{0,18})\s*", header)
+    if match is None or match.group(1) == match.group(2) == "":
+        return None
+    first, last = match.groups()
+    start = size - min(int(last), size) if first == "" else int(first)
+    stop = size if first == "" or last == "" else min(int(last) + 1, size)
+    if first and last and int(last) < int(first):
+        return None
+    if start >= stop:
+        raise RangeNotSatisfiable(f"The file has {size} bytes.", headers={"Content-Range": f"bytes */{size}"})
+    return start, stop

@@ -1,0 +1,156 @@
+"""Object storage by the S3 protocol: a bounded client, its errors as ours, checked uploads, reads that resume."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import logging
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager, suppress
+from typing import Any, BinaryIO
+
+from boto3.session import Session
+from botocore.config import Config
+from botocore.exceptions import BotoCoreError, ClientError
+
+from app.blobs.folder import BlobCorruptError, BlobMissingError, StorageUnavailableError
+from app.core.config import Settings
+
+log = logging.getLogger("lethe.storage")
+
+PART = 2**24  # bytes of one request's body, all that is in memory; 10,000 parts make 156 GiB
+PIECE = 2**18  # bytes of one read
+ATTEMPTS = 3  # at one request, and at one body that breaks off
+SLOWEST = 2**15  # bytes per second under which a body counts as stuck
+POOL = 64  # connections kept open: the API's threads and more
+ABSENT = {"404", "NoSuchKey"}
+BEATEN = {"412", "PreconditionFailed", "ConditionalRequestConflict", "NoSuchUpload"}
+
+Place = dict[str, str]  # Bucket and Key
+
+
+class BeatenError(StorageUnavailableError):
+    """Another writer was first, or an earlier try of this request whose reply was lost."""
+
+
+@contextmanager
+def asking(digest: str | None = None) -> Iterator[None]:
+    """The library's errors as ours; with `digest`, what is not there is that blob."""
+    try:
+        yield
+    except ClientError as error:
+        code = error.response.get("Error", {}).get("Code", "")
+        if digest is not None and code in ABSENT:
+            raise BlobMissingError(digest) from None
+        kind = BeatenError if code in BEATEN else StorageUnavailableError
+        raise kind(f"the object storage answered {code} to {error.operation_name}") from error
+    except BotoCoreError as error:
+        raise StorageUnavailableError(f"the object storage: {type(error).__name__}") from error
+
+
+def connect(settings: Settings, attempts: int = ATTEMPTS) -> Any:
+    """A client, safe to share between threads. Nothing is sent: a service starts while its storage is away."""
+    patience, endpoint = settings.s3_timeout_seconds, settings.s3_endpoint or None
+    return Session().client(
+        "s3",
+        endpoint_url=endpoint,
+        region_name=settings.s3_region,
+        aws_access_key_id=settings.s3_access_key or None,
+        aws_secret_access_key=settings.s3_secret_key.get_secret_value() or None,
+        config=Config(
+            connect_timeout=min(patience, 5.0),
+            read_timeout=patience,
+            retries={"mode": "standard", "total_max_attempts": attempts},
+            max_pool_connections=POOL,
+            tcp_keepalive=True,
+            # The checksums are ours: SHA-256, so that the one of an object in one part is its digest.
+            request_checksum_calculation="when_required",
+            response_checksum_validation="when_required",
+            s3={"addressing_style": "path" if endpoint else "auto"},
+        ),
+    )
+
+
+def put_whole(client: Any, place: Place, file: BinaryIO, digest: str, condition: dict[str, str]) -> None:
+    """Store a file of at most `PART` bytes.
+
+    Raises:
+        BlobCorruptError: the file is not what was hashed.
+        BeatenError: `condition` does not hold.
+    """
+    data = file.read()
+    checksum = hashlib.sha256(data)
+    _require(checksum, digest)
+    with asking():
+        client.put_object(**place, Body=data, ChecksumSHA256=_base64(checksum), **condition)
+
+
+def put_parts(client: Any, place: Place, file: BinaryIO, digest: str, condition: dict[str, str]) -> None:
+    """Store a file of any size; nothing can be seen of it before its last request. Raises as `put_whole`."""
+    whole, parts = hashlib.sha256(), []
+    with _multipart(client, place) as upload:
+        for number, data in enumerate(iter(lambda: file.read(PART), b""), 1):
+            whole.update(data)
+            part = {"PartNumber": number, "ChecksumSHA256": _base64(hashlib.sha256(data))}
+            with asking():
+                reply = client.upload_part(**upload, **part, Body=data)
+            parts.append(part | {"ETag": reply["ETag"]})
+        _require(whole, digest)
+        with asking():
+            client.complete_multipart_upload(**upload, MultipartUpload={"Parts": parts}, **condition)
+
+
+@contextmanager
+def _multipart(client: Any, place: Place) -> Iterator[dict[str, str]]:
+    with asking():
+        reply = client.create_multipart_upload(**place, ChecksumAlgorithm="SHA256")
+    upload = place | {"UploadId": reply["UploadId"]}
+    try:
+        yield upload
+    except BaseException:
+        with suppress(StorageUnavailableError), asking():  # where this fails, a later sweep does it
+            client.abort_multipart_upload(**upload)
+        raise
+
+
+def _require(found: Any, digest: str) -> None:
+    if f"sha256:{found.hexdigest()}" != digest:
+        raise BlobCorruptError(digest)
+
+
+def _base64(checksum: Any) -> str:
+    return base64.b64encode(checksum.digest()).decode()
+
+
+def read(client: Any, place: Place, digest: str, start: int, stop: int, patience: float) -> Iterator[bytes]:
+    """Bytes `start` to `stop`; a body that breaks off or gets stuck is taken up where it was left."""
+    tries = 0
+    while start < stop:
+        with asking(digest):
+            body = client.get_object(**place, Range=f"bytes={start}-{stop - 1}")["Body"]
+        tries += 1
+        try:
+            with closing(body):
+                for piece in _pieces(body, patience):
+                    start += len(piece)
+                    yield piece
+        except StorageUnavailableError as error:
+            log.warning("a read broke off: %s", error)
+        if start < stop and tries == ATTEMPTS:
+            raise StorageUnavailableError(f"the object storage broke off a read {ATTEMPTS} times")
+
+
+def _pieces(body: Any, patience: float) -> Iterator[bytes]:
+    came, waited = 0, 0.0  # seconds spent on the storage, not on whom the pieces are for
+    while True:
+        began = time.monotonic()
+        with asking():
+            piece = body.read(PIECE)
+        waited += time.monotonic() - began
+        if not piece:
+            return
+        came += len(piece)
+        yield piece
+        if waited > patience + came / SLOWEST:
+            raise StorageUnavailableError(f"the object storage sent {came} bytes in {waited:.0f} seconds")

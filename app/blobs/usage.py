@@ -1,0 +1,137 @@
+"""Which rows hold which bytes: bytes stay while a row points at them, and go when none does.
+
+Content addressing lets rows share bytes, of one tenant or of several. Whoever records bytes and whoever removes them
+take turns, so that no row ever points at bytes that are gone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from sqlalchemy import Select, and_, exists, or_, select, text, union_all
+from sqlalchemy.orm import Session, aliased
+
+from app.blobs.folder import BlobMissingError
+from app.blobs.open import Blobs
+from app.core.db import Database
+from app.core.errors import SupersededError
+from app.core.tables import AdversarialRow, Dataset, Job, JobArtifact, ReferenceRow, Version
+from app.rules.states import JobKind, JobState, VersionState
+
+HOLDERS = (
+    (Dataset.images, Dataset.tenant_id),
+    (Dataset.upload, Dataset.tenant_id),
+    (Version.digest, Version.tenant_id),
+    (JobArtifact.digest, Job.tenant_id),
+    (AdversarialRow.digest, AdversarialRow.tenant_id),
+    (ReferenceRow.digest, ReferenceRow.tenant_id),
+)
+
+
+def _pointed_at(digest: Any) -> Select[Any]:
+    if digest is Version.digest:  # an announcement alone (size 0) holds no bytes, and must keep none
+        return select(digest).where(Version.state != VersionState.PURGED, Version.size > 0)
+    return select(digest).where(digest.is_not(None))
+
+
+def held(session: Session) -> set[str]:
+    """Every digest that some row points at."""
+    return {digest for holder, _ in HOLDERS for digest in session.scalars(_pointed_at(holder))}
+
+
+def in_use(session: Session, digest: str) -> bool:
+    """Whether any row still points at these bytes (content addressing lets two rows share them)."""
+    return bool(used(session, [digest]))
+
+
+def used(session: Session, digests: Collection[str], tenant_id: str | None = None) -> set[str]:
+    """Those of `digests` that some row, of that tenant or of any, still points at."""
+    queries = []
+    for digest, owner in HOLDERS:
+        query = _pointed_at(digest).where(digest.in_(digests))
+        if tenant_id is not None:
+            query = query.where(owner == tenant_id)
+            if owner is Job.tenant_id:
+                query = query.join(Job, Job.id == JobArtifact.job_id)
+        queries.append(query)
+    return {digest for digest in session.scalars(union_all(*queries)) if digest}
+
+
+# -- recording and removing ------------------------------------------------------------------------
+
+
+def pin(session: Session, blobs: Blobs, digest: str) -> None:
+    """Before a row that points at `digest` is committed: take turns with `remove`, and make sure of the bytes.
+
+    Raises:
+        SupersededError: they were removed between storing and recording; store them again.
+    """
+    _take_turns(session, digest)
+    try:
+        blobs.confirm(digest)
+    except BlobMissingError:
+        raise SupersededError("bytes were removed before they were recorded") from None
+
+
+def _take_turns(session: Session, digest: str) -> None:
+    """Until this transaction ends, nobody else records or removes `digest`. SQLite has one writer anyway."""
+    if session.get_bind().dialect.name == "postgresql":
+        key = int(digest.removeprefix("sha256:")[:15], 16)
+        session.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": key})
+
+
+@contextmanager
+def kept_only_if_recorded(database: Database, blobs: Blobs, digest: str) -> Iterator[None]:
+    """Where the block does not come to record `digest`, its bytes go at once and not with the orphans."""
+    try:
+        yield
+    except BaseException:
+        remove(database, blobs, digest)
+        raise
+
+
+def remove(database: Database, blobs: Blobs, digest: str) -> bool:
+    """Remove bytes that no row points at; whether they were removed."""
+    with database.write() as session:
+        return remove_within(session, blobs, digest)
+
+
+def remove_within(session: Session, blobs: Blobs, digest: str) -> bool:
+    """The same in a transaction that is under way."""
+    _take_turns(session, digest)
+    return not in_use(session, digest) and blobs.delete(digest)
+
+
+def remove_leftovers(database: Database, blobs: Blobs) -> int:
+    """Remove what jobs stored to resume from, once they cannot be resumed; how many rows.
+
+    A succeeded unlearn job keeps its adversarial set for the request's purge, which gives a receipt for it. A job that
+    ran while samples were erased and then failed may have stored something of them: it begins anew if it is retried.
+    """
+    kept_for_purge = and_(JobArtifact.name == "adversarial", Job.state == JobState.SUCCEEDED)
+    over = Job.state.in_([JobState.SUCCEEDED, JobState.REJECTED, JobState.CANCELLED])
+    purge = aliased(Job)
+    erased_under = exists().where(
+        purge.dataset_id == Job.dataset_id, purge.kind == JobKind.PURGE, purge.finished_at >= Job.created_at
+    )
+    stale = and_(Job.state.in_([JobState.FAILED, JobState.DEAD]), Job.kind != JobKind.UNLEARN, erased_under)
+    with database.write() as session:
+        stored = select(JobArtifact).join(Job, Job.id == JobArtifact.job_id)
+        query = stored.where(or_(over, stale), ~kept_for_purge)
+        rows = session.scalars(query.limit(100).with_for_update(skip_locked=True, of=JobArtifact)).all()
+        for row in rows:
+            session.delete(row)
+        session.flush()
+        for digest in {row.digest for row in rows}:
+            remove_within(session, blobs, digest)
+        return len(rows)
+
+
+def remove_orphans(database: Database, blobs: Blobs, older_than_seconds: float) -> int:
+    """Remove old bytes that no row points at: what a crash between storing and recording left; how many."""
+    removed = blobs.sweep_parts(older_than_seconds)
+    for digest in blobs.older_than(older_than_seconds):
+        removed += remove(database, blobs, digest)
+    return removed

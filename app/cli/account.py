@@ -1,0 +1,256 @@
+"""Commands that list and look, wait, and administer: any object, API keys, webhooks, tenants."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Annotated, Any
+
+import typer
+
+from app.cli.common import AsJson, Timeout, client, die, follow, group, show, show_job, show_list
+from app.cli.requests import follow_request, show_request
+from app.core.config import get_settings
+from lethe import Client
+from lethe.types import Scope
+
+key = group("API keys: make, rotate, revoke.")
+webhook = group("Webhooks: register, switch off, deliver again.")
+tenants = group("Tenants, on the server's own database.")
+
+Lister = tuple[Callable[[Client, str, dict[str, Any]], Iterator[Any]], tuple[str, ...]]
+LISTS: dict[str, Lister] = {
+    "datasets": (lambda c, _, f: c.datasets.list(**f), ("id", "name", "state", "samples", "created_at")),
+    "models": (lambda c, _, f: c.models.list(**f), ("id", "name", "dataset", "current_version", "created_at")),
+    "versions": (
+        lambda c, of, f: c.versions.list(of, **f),
+        ("number", "state", "origin", "parent", "trained_samples", "digest", "created_at"),
+    ),
+    "aliases": (lambda c, of, f: c.models.aliases(of, **f), ("name", "version", "updated_at")),
+    "requests": (lambda c, _, f: c.requests.list(**f), ("id", "status", "samples", "dataset", "due_at")),
+    "certificates": (lambda c, _, f: c.requests.certificates(**f), ("digest", "request", "issued_at", "supersedes")),
+    "receipts": (lambda c, _, f: c.requests.receipts(**f), ("request", "model", "subject", "due_at", "done_at")),
+    "jobs": (lambda c, _, f: c.jobs.list(**f), ("id", "kind", "state", "stage", "fraction", "model", "created_at")),
+    "webhooks": (lambda c, _, f: c.webhooks.list(**f), ("id", "url", "events", "disabled_at")),
+    "deliveries": (
+        lambda c, of, f: c.webhooks.deliveries(of, **f),
+        ("id", "kind", "state", "attempts", "last_error", "created_at"),
+    ),
+    "keys": (lambda c, _, f: c.keys.list(**f), ("id", "name", "scopes", "expires_at", "revoked_at")),
+}
+OF = {"versions": "model", "aliases": "model", "deliveries": "webhook"}
+
+
+def list_things(
+    noun: Annotated[str, typer.Argument(metavar="NOUN", help=", ".join(LISTS))],
+    of: Annotated[
+        str, typer.Argument(metavar="ID", help="The model of versions and aliases, the webhook of deliveries.")
+    ] = "",
+    where: Annotated[
+        list[str] | None, typer.Option("--where", "-w", help="A filter of the API, such as state=failed; repeatable.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """List what there is, newest first.
+
+    With --json a document a line.
+    """
+    if noun not in LISTS:
+        raise typer.BadParameter(f"one of: {', '.join(LISTS)}")
+    if bool(of) != (noun in OF):
+        raise typer.BadParameter(f"`{noun}` are listed of a {OF[noun]}" if noun in OF else f"`{noun}` are of nothing")
+    if any("=" not in pair for pair in where or ()):
+        raise typer.BadParameter("a filter is NAME=VALUE", param_hint="--where")
+    filters = dict(pair.partition("=")[::2] for pair in where or ())
+    lister, columns = LISTS[noun]
+    with client() as calls:
+        show_list(lister(calls, of, filters), columns, as_json=as_json)
+
+
+def status(
+    thing: Annotated[str, typer.Argument(metavar="ID", help="Id of anything that has one; absent: the service.")] = "",
+    as_json: AsJson = False,
+) -> None:
+    """How a thing stands; without an id, the service."""
+    with client() as calls:
+        nouns: dict[str, Callable[[str], Any]] = {
+            "dst": calls.datasets.get,
+            "mdl": calls.models.get,
+            "whk": calls.webhooks.get,
+            "key": calls.keys.get,
+        }
+        prefix = thing.partition("_")[0]
+        if not thing:
+            show(calls.ready(), as_json=as_json)
+        elif prefix == "del":
+            show_request(calls.requests.get(thing), as_json=as_json)
+        elif prefix == "job":
+            show_job(calls.jobs.get(thing), as_json=as_json, judge=False)
+        elif prefix in nouns:
+            found = nouns[prefix](thing)
+            problem = found.get("problem") or {}
+            rows = [(name, value) for name, value in found.items() if not isinstance(value, dict)]
+            rows += [("problem", problem.get("detail"))] if problem else []
+            rows += [("", fault["detail"]) for fault in problem.get("errors", [])]
+            show(found, rows, as_json=as_json)
+        else:
+            raise typer.BadParameter("the id of a dataset, model, request, job, webhook or key is meant")
+
+
+def wait(
+    thing: Annotated[str, typer.Argument(metavar="ID", help="Id of a job or of a deletion request.")],
+    timeout: Timeout = None,
+    as_json: AsJson = False,
+) -> None:
+    """Follow a job or a request to its end.
+
+    Exit 1 unless it succeeds, 4 when the time is over.
+    """
+    with client() as calls:
+        if thing.startswith("job_"):
+            show_job(follow(calls, thing, "job", quiet=as_json, timeout=timeout), as_json=as_json)
+        elif thing.startswith("del_"):
+            found = follow_request(calls, calls.requests.get(thing), quiet=as_json, timeout=timeout)
+            show_request(found, as_json=as_json, judge=True)
+        else:
+            raise typer.BadParameter("the id of a job or of a request is meant")
+
+
+def catalog(
+    kind: Annotated[
+        str, typer.Argument(metavar="KIND", help="methods, attacks, audits, architectures, recipes or sources.")
+    ] = "",
+    as_json: AsJson = False,
+) -> None:
+    """Methods, attacks, audits and whatever else may be chosen.
+
+    With --json the JSON Schemas of the parameters, too.
+    """
+    with client() as calls:
+        found = calls.catalog()
+    if kind and kind not in found:
+        raise typer.BadParameter(f"one of: {', '.join(found)}")
+    chosen = {kind: found[kind]} if kind else found
+    rows = [(f"{noun}/{name}", entry["summary"]) for noun, entries in chosen.items() for name, entry in entries.items()]
+    show(chosen, rows, as_json=as_json)
+
+
+# -- keys and webhooks -----------------------------------------------------------------------------
+
+KeyId = Annotated[str, typer.Argument(metavar="KEY", help="Id of the key.")]
+WebhookId = Annotated[str, typer.Argument(metavar="WEBHOOK", help="Id of the webhook.")]
+
+
+@key.command("create")
+def create_key(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Whose it is, or what for.")],
+    scopes: Annotated[list[str], typer.Option("--scope", "-s", help="read, request, operate, audit, admin.")],
+    expires_in_days: Annotated[int | None, typer.Option(help="After how many days it ends; absent: never.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Make a key. Its token is shown once, here."""
+    wanted: list[Scope] = scopes  # type: ignore[assignment]  # the service says which are known
+    with client() as calls:
+        show(calls.keys.create(name, wanted, expires_in_days), as_json=as_json)
+
+
+@key.command("rotate")
+def rotate_key(
+    thing: KeyId,
+    overlap_seconds: Annotated[int, typer.Option(help="How long the old key works beside the new one.")] = 0,
+    as_json: AsJson = False,
+) -> None:
+    """A new key like this one; the old one ends after the overlap."""
+    with client() as calls:
+        show(calls.keys.rotate(thing, overlap_seconds), as_json=as_json)
+
+
+@key.command("revoke")
+def revoke_key(thing: KeyId) -> None:
+    """End a key at once."""
+    with client() as calls:
+        calls.keys.revoke(thing)
+
+
+@webhook.command("create")
+def create_webhook(
+    url: Annotated[str, typer.Argument(metavar="URL", help="https, and a public address.")],
+    events: Annotated[
+        list[str] | None, typer.Option("--event", "-e", help="Such as `version.unlearned`, `request.*`; absent: all.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Register a receiver of events. Its signing secret is shown once, here."""
+    with client() as calls:
+        show(calls.webhooks.create(url, events or []), as_json=as_json)
+
+
+@webhook.command("disable")
+def disable_webhook(thing: WebhookId) -> None:
+    """Switch a receiver off; what was not delivered stays listed."""
+    with client() as calls:
+        calls.webhooks.disable(thing)
+
+
+@webhook.command("rotate")
+def rotate_webhook(thing: WebhookId, as_json: AsJson = False) -> None:
+    """A new signing secret, shown once, here. For a day the old one signs as well."""
+    with client() as calls:
+        show(calls.webhooks.rotate_secret(thing), as_json=as_json)
+
+
+@webhook.command("replay")
+def replay(
+    thing: WebhookId,
+    delivery: Annotated[str, typer.Argument(metavar="DELIVERY", help="Id of the delivery.")],
+    as_json: AsJson = False,
+) -> None:
+    """Send a delivery again, with the same message id."""
+    with client() as calls:
+        show(calls.webhooks.replay(thing, delivery), as_json=as_json)
+
+
+# -- tenants ---------------------------------------------------------------------------------------
+
+
+@tenants.command("create")
+def create_tenant(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="What it is called.")],
+    as_json: AsJson = False,
+) -> None:
+    """Make a tenant and its first key, with every scope. The key's token is shown once, here.
+
+    Works on the database of LETHE_DATABASE_URL, else of LETHE_DATA_DIR: for whoever runs the service.
+    """
+    from app.core import keys
+    from app.core.db import Database
+    from app.operations import migrate
+
+    database = Database(get_settings())
+    try:
+        migrate.check(database)
+        with database.write() as session:
+            tenant, token = keys.new_tenant(session, name)
+        show({"tenant": tenant, "name": name, "token": token}, as_json=as_json)
+    except migrate.SchemaError as error:
+        die(str(error))
+    finally:
+        database.close()
+
+
+@tenants.command("list")
+def list_tenants(as_json: AsJson = False) -> None:
+    """The tenants of this database."""
+    from app.core import keys
+    from app.core.db import Database
+    from app.operations import migrate
+
+    database = Database(get_settings())
+    try:
+        migrate.check(database)
+        with database.read() as session:
+            found = keys.tenants(session)
+    except migrate.SchemaError as error:
+        die(str(error))
+    finally:
+        database.close()
+    show_list(iter(found), ("id", "name", "created_at"), as_json=as_json)

@@ -1,0 +1,182 @@
+"""What the client's commands share: finding the service, showing progress and documents, reading files of ids."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import typer
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    Progress,
+    Task,
+    TextColumn,
+    TimeElapsedColumn,
+    TransferSpeedColumn,
+)
+from rich.table import Table
+from rich.text import Text
+
+from app.core.config import Settings, get_settings
+from lethe import Client
+from lethe.types import Job
+
+console = Console(stderr=True)
+REFUSED, UNREACHABLE, UNDER_WAY = 1, 3, 4  # exit codes; 2 is wrong usage
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print the service's document, and nothing else.")]
+Wait = Annotated[bool, typer.Option("--wait", help="Follow it to its end; exit 1 unless it succeeds.")]
+Timeout = Annotated[float | None, typer.Option(help="Wait at most so many seconds, then exit 4; it goes on.")]
+IdsFile = Annotated[Path | None, typer.Option(help="A file with one sample id a line; - for standard input.")]
+Output = Annotated[Path | None, typer.Option("--output", "-o", help="File to write; else standard output.")]
+Yes = Annotated[bool, typer.Option("--yes", help="Do not ask.")]
+
+
+def group(text: str) -> typer.Typer:
+    return typer.Typer(no_args_is_help=True, help=text, rich_markup_mode=None)
+
+
+def die(text: str, code: int = REFUSED) -> NoReturn:
+    console.print(f"lethe: {text}", style="red", markup=False, highlight=False, soft_wrap=True)
+    sys.exit(code)
+
+
+def client(settings: Settings | None = None) -> Client:
+    """The service of LETHE_URL and LETHE_API_KEY, else the one whose data folder this is."""
+    settings = settings or get_settings()
+    own = settings.url_file.read_text().strip() if settings.url_file.exists() else ""
+    own = own or f"http://{settings.host}:{settings.port}"
+    url = settings.url or own
+    if url.rstrip("/") != own and not settings.api_key.get_secret_value():
+        die("LETHE_URL is not the service of the data folder, whose key is not sent to others: set LETHE_API_KEY, too")
+    try:
+        key = settings.api_key.get_secret_value() or settings.key_file.read_text().strip()
+    except OSError:
+        die(f"no API key: set LETHE_API_KEY, or LETHE_DATA_DIR to the service's folder ({settings.data_dir})")
+    return Client(url, key)
+
+
+def read_lines(path: Path) -> list[str]:
+    """Lines of a file or of standard input. Ids never come as arguments: those are seen in process lists."""
+    text = sys.stdin.read() if str(path) == "-" else path.read_text()
+    return [line for line in text.splitlines() if line]
+
+
+def read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text())
+    except json.JSONDecodeError as error:
+        raise typer.BadParameter(f"{path} is not JSON: {error}") from None
+
+
+def parse_json(text: str) -> dict[str, Any]:
+    """An object given as an argument."""
+    try:
+        found = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise typer.BadParameter(f"not JSON: {error}") from None
+    if not isinstance(found, dict):
+        raise typer.BadParameter("a JSON object is meant")
+    return found
+
+
+# -- progress --------------------------------------------------------------------------------------
+
+
+def follow(calls: Client, job: str, label: str, *, quiet: bool = False, timeout: float | None = None) -> Job:
+    """Show a job's progress until it ends, and return it: as a bar on a terminal, elsewhere a line for each stage."""
+    columns = TextColumn("{task.description}"), BarColumn(24), TextColumn("{task.percentage:>4.0f} %")
+    with Progress(
+        *columns, TimeElapsedColumn(), TextColumn("{task.fields[stage]}"), console=console, disable=quiet
+    ) as bar:
+        task, told = bar.add_task(label, total=1.0, stage="queued"), ""
+        for data in calls.jobs.follow(job, timeout=timeout):
+            if "state" in data:
+                stage = data["stage"] or data["state"]
+                bar.update(task, completed=data["fraction"], stage=stage)
+                if not quiet and not console.is_terminal and stage != told:
+                    console.print(f"{label.rstrip()}: {stage}", markup=False, highlight=False)
+                    told = stage
+        found = calls.jobs.get(job)
+        bar.update(task, stage=found["state"])
+    return found
+
+
+class SpeedColumn(TransferSpeedColumn):
+    """Nothing where it would show a question mark: before anything has moved, and when it was over at once."""
+
+    def render(self, task: Task) -> Text:
+        return super().render(task) if task.finished_speed or task.speed else Text()
+
+
+@contextmanager
+def transfer(label: str, *, quiet: bool) -> Iterator[Callable[[int, int], None]]:
+    """A bar for bytes; gives what is called with those there and those in all."""
+    columns = TextColumn("{task.description}"), BarColumn(24), DownloadColumn(), SpeedColumn()
+    with Progress(*columns, console=console, disable=quiet) as bar:
+        task = bar.add_task(label, total=None)
+        yield lambda there, size: bar.update(task, completed=there, total=size)
+
+
+# -- documents -------------------------------------------------------------------------------------
+
+
+def show(document: Any, rows: Sequence[tuple[str, Any]] | None = None, *, as_json: bool) -> None:
+    """A document as JSON, or as a table of `rows` (its plain members where none are given)."""
+    if as_json:
+        typer.echo(json.dumps(document, indent=2))
+        return
+    if rows is None:
+        rows = [(name, value) for name, value in document.items() if not isinstance(value, dict)]
+    table = Table(show_header=False, box=None, pad_edge=False)
+    for name, value in rows:
+        table.add_row(name, _text(value))
+    _out().print(table, markup=False, highlight=False)
+
+
+def show_list(items: Iterator[Mapping[str, Any]], columns: Sequence[str], *, as_json: bool) -> None:
+    """Items as a table of these columns, or as JSON, an item a line, as they come."""
+    if as_json:
+        for item in items:
+            typer.echo(json.dumps(item))
+        return
+    table = Table(box=None, pad_edge=False, header_style="")
+    for name in columns:
+        table.add_column(name, overflow="fold", no_wrap=name in ("id", "request", "model", "dataset"))
+    for item in items:
+        table.add_row(*(_text(item[name]) for name in columns))
+    _out().print(table, markup=False, highlight=False)
+
+
+def show_job(job: Mapping[str, Any], *, as_json: bool, judge: bool = True) -> None:
+    """A job with its problem in words; with `judge`, exit 1 if it ended otherwise than well."""
+    rows = [(name, value) for name, value in job.items() if not isinstance(value, dict) and value is not None]
+    problem = job["problem"] or {}
+    rows += [("problem", problem["detail"])] if problem else []
+    rows += [("", fault.get("detail")) for fault in problem.get("errors", [])]
+    show(job, rows, as_json=as_json)
+    if judge and job["state"] in ("rejected", "failed", "cancelled", "dead"):
+        raise typer.Exit(REFUSED)
+
+
+def finish(calls: Client, job: Job, label: str, *, wait: bool, as_json: bool, timeout: float | None = None) -> None:
+    """Show a job that was started: as it is, or once it has ended."""
+    found = follow(calls, job["id"], label, quiet=as_json, timeout=timeout) if wait else job
+    show_job(found, as_json=as_json)
+
+
+def _out() -> Console:
+    """Standard output; a file or a pipe has lines of any length."""
+    return Console(width=None if sys.stdout.isatty() else 1000)
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, list | dict):
+        return json.dumps(value)
+    return "-" if value is None else str(value)

@@ -1,0 +1,130 @@
+"""`lethe demo`: the main job on real data, through the HTTP API alone, on a service of its own."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from app.cli.common import client, follow
+from app.core.config import Settings
+from lethe import Client, JobFailedError, LetheError
+from lethe.types import Choice, DeletionRequest, Job
+
+# Chosen beforehand on other splits of the digits by closeness to exact retrains, an oracle that a user lacks.
+AMUN = {"name": "amun", "params": {"learning_rate": 0.15, "decay_every": 5, "batch_size": 64}}
+SHARE = 10  # every tenth training sample is asked to be forgotten
+REFERENCES = 16
+console = Console(highlight=False, soft_wrap=True)
+
+
+def run(folder: Path) -> int:
+    """Exit code 0 only if all of it happened."""
+    began = time.monotonic()
+    if folder.exists() and not (folder / "serve.lock").exists():
+        console.print(f"{folder} exists and is not a demo's folder; name another with --folder")
+        return 2
+    shutil.rmtree(folder, ignore_errors=True)
+    with _service(folder) as calls:
+        try:
+            _main_job(calls, folder)
+        except LetheError as error:
+            console.print(f"[red]the demo failed:[/] {error}")
+            return 1
+    console.print(f"All of it took {time.monotonic() - began:.0f} s. The service's data are in {folder}.")
+    return 0
+
+
+@contextmanager
+def _service(folder: Path) -> Iterator[Client]:
+    """`lethe serve` on a free port, with its log in the folder."""
+    folder.mkdir(parents=True)
+    settings = Settings(data_dir=folder, port=0, api_key="", url="", database_url="", broker_url="")
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("LETHE_")}
+    environment |= {"LETHE_DATA_DIR": str(folder.absolute()), "LETHE_PORT": "0"}
+    log = folder / "service.log"
+    with log.open("wb") as file:
+        process = subprocess.Popen([sys.executable, "-m", "app", "serve"], env=environment, stdout=file, stderr=file)
+    try:
+        while not settings.url_file.exists():
+            if process.poll() is not None:
+                raise SystemExit(f"the service did not start; see {log}:\n{log.read_text()}")
+            time.sleep(0.05)
+        with client(settings) as calls:
+            yield calls
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def _main_job(calls: Client, folder: Path) -> None:
+    dataset = calls.datasets.register("digits", "digits", noise=0.3)
+    _follow(calls, dataset["job"], "take in the digits")
+    recipe: Choice = {"name": "sgd", "params": {"epochs": 30, "batch_size": 64}}
+    model = calls.models.register("digit reader", dataset["id"], "small_cnn", recipe=recipe, policy={"method": AMUN})[
+        "id"
+    ]
+    _follow(calls, calls.models.train(model, seed=1)["id"], "train version 1")
+    references = calls.models.references(model, count=REFERENCES, seed=2)
+    _follow(calls, references["id"], f"train {REFERENCES} references")
+
+    ids = [sample["id"] for sample in calls.datasets.samples(dataset["id"], "train")][::SHARE]
+    request = calls.requests.create(dataset["id"], ids, jurisdiction="gdpr")
+    console.print(f"asked to forget {len(ids)} samples: {request['id']}, due {request['due_at']}")
+    # Queued now, the comparison runs after the unlearning and before the samples' bytes are erased.
+    retrain = calls.models.train(model, seed=3, exclude_request=request["id"], compare_only=True)
+    unlearned = _follow(calls, request["outcomes"][0]["job"], "unlearn (AMUN-A)")
+    _follow(calls, retrain["id"], "exact retrain, to compare")
+
+    number = (unlearned["result"] or {})["version"]
+    document = calls.versions.audit(model, number)
+    page = folder / "report.html"
+    page.write_text(calls.versions.audit_page(model, number))
+    checkpoint = folder / f"version-{number}.safetensors"
+    digest = calls.versions.download(model, number, checkpoint)
+    final = calls.requests.wait(request["id"])
+    _print(document, final, checkpoint, digest, page)
+    if final["status"] != "fulfilled":
+        raise LetheError(f"the request ended as {final['status']}")
+
+
+def _follow(calls: Client, job: str | None, label: str) -> Job:
+    ended = follow(calls, job or "", f"{label:<26}")
+    while following := (ended["problem"] or {}).get("next_job"):  # the gate went on to the next rung
+        ended = follow(calls, following, f"{'the next rung':<26}")
+    if ended["state"] != "succeeded":
+        raise JobFailedError(ended)
+    return ended
+
+
+# -- the table -------------------------------------------------------------------------------------
+
+
+def _print(document: dict[str, Any], final: DeletionRequest, checkpoint: Path, digest: str, page: Path) -> None:
+    report, retrained = document["report"], document["retrained"]
+    columns = [report["parent"], report["candidate"], retrained["measurement"]]
+    table = Table(title="What the models know", title_justify="left")
+    for heading in ("", "original", "unlearned", "retrained"):
+        table.add_column(heading, justify="left" if not heading else "right")
+    for label, key in (("forget", "accuracy_forget"), ("retain", "accuracy_retain"), ("test", "accuracy_test")):
+        table.add_row(f"{label} accuracy", *(f"{100 * column[key]:.1f} %" for column in columns))
+    table.add_row("FT-AUC", *(f"{column['ft_auc']['value']:.3f}" for column in columns))
+    spans = (column["ft_auc"]["interval"] for column in columns)
+    table.add_row("  95 % interval", *(f"{span['low']:.3f} to {span['high']:.3f}" for span in spans))
+    console.print(table)
+    judgement = report["judgement"]
+    console.print(f"verdict     [bold]{judgement['verdict']}[/]: {judgement['reason']}")
+    seconds = {**report["stage_seconds"], "retrain": retrained["stage_seconds"]["train"]}
+    console.print("seconds     " + ", ".join(f"{stage} {value:.2f}" for stage, value in seconds.items()))
+    console.print(f"request     {final['status']}, {len(final['receipts'])} receipts of what was purged or will be")
+    console.print(f"checkpoint  {checkpoint} ({digest[:19]}…, checked)")
+    console.print(f"report      {page}")

@@ -1,0 +1,385 @@
+"""Commands of the platform engineer: datasets, models and versions, jobs."""
+
+from __future__ import annotations
+
+import json
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from app.cli.common import (
+    AsJson,
+    IdsFile,
+    Timeout,
+    Wait,
+    Yes,
+    client,
+    console,
+    die,
+    finish,
+    group,
+    parse_json,
+    read_json,
+    read_lines,
+    show,
+    transfer,
+)
+from lethe import Client, LetheError
+from lethe.types import Choice, Dataset
+
+dataset = group("Datasets: register, send content, list samples.")
+model = group("Models: register, import or train, audit, aliases.")
+job = group("Jobs: cancel, try again.")
+
+Name = Annotated[str, typer.Argument(metavar="NAME", help="What you call it.")]
+DatasetId = Annotated[str, typer.Argument(metavar="DATASET", help="Id of the dataset.")]
+ModelId = Annotated[str, typer.Argument(metavar="MODEL", help="Id of the model.")]
+JobId = Annotated[str, typer.Argument(metavar="JOB", help="Id of the job.")]
+Number = Annotated[int, typer.Argument(metavar="VERSION", help="Number of the version.")]
+Current = Annotated[
+    int | None, typer.Argument(metavar="VERSION", min=1, help="Number of the version; the current one if absent.")
+]
+Seed = Annotated[int, typer.Option(help="Seed of the job.")]
+Params = Annotated[str, typer.Option(help="Its parameters, as a JSON object; see `lethe catalog`.")]
+
+# -- datasets --------------------------------------------------------------------------------------
+
+
+@dataset.command("register")
+def register_dataset(
+    name: Name,
+    source: Annotated[str, typer.Option(help="A source of the catalog; `upload` waits for content.")] = "upload",
+    params: Params = "{}",
+    carried_for: Annotated[
+        str | None, typer.Option(metavar="MODEL", help="The model that is to forget it, and has none of its data here.")
+    ] = None,
+    file: Annotated[
+        Path | None, typer.Option(exists=True, dir_okay=False, help="Send this file as its content.")
+    ] = None,
+    wait: Wait = False,
+    as_json: AsJson = False,
+) -> None:
+    """Register a dataset; with --file, send its content as well."""
+    with client() as calls:
+        made = calls.datasets.register(name, source, carried_for=carried_for, **parse_json(params))
+        if file is not None:
+            try:
+                made = _send(calls, made["id"], file, quiet=as_json)
+            except LetheError as error:
+                error.add_note(_send_again(made["id"]))
+                raise
+        _finish_dataset(calls, made, wait=wait, as_json=as_json)
+
+
+@dataset.command("upload")
+def upload_dataset(
+    thing: DatasetId,
+    file: Annotated[
+        Path, typer.Argument(metavar="FILE", help="Parquet, a zip of image folders, or npz, told by its name.")
+    ],
+    wait: Wait = False,
+    as_json: AsJson = False,
+) -> None:
+    """Send the content of a dataset that waits for it."""
+    with client() as calls:
+        _finish_dataset(calls, _send(calls, thing, file, quiet=as_json), wait=wait, as_json=as_json)
+
+
+def _send(calls: Client, thing: str, file: Path, *, quiet: bool) -> Dataset:
+    with transfer(file.name, quiet=quiet) as progress:
+        return calls.datasets.upload(thing, file, progress=progress)
+
+
+def _send_again(thing: str) -> str:
+    return f"the dataset {thing} still waits for its content; to send it: lethe dataset upload {thing} FILE"
+
+
+def _finish_dataset(calls: Client, made: Dataset, *, wait: bool, as_json: bool) -> None:
+    if wait and made["job"]:
+        try:
+            finish(calls, calls.jobs.get(made["job"]), "take in the dataset", wait=True, as_json=as_json)
+        except typer.Exit:
+            if made["source"]["name"] == "upload":
+                console.print(_send_again(made["id"]), markup=False, highlight=False, soft_wrap=True)
+            raise
+    else:
+        show(made, as_json=as_json)
+
+
+@dataset.command("samples")
+def list_samples(
+    thing: DatasetId,
+    split: Annotated[Literal["train", "holdout"] | None, typer.Option(help="Only of this split.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """The ids of the samples that are not erased.
+
+    One a line; with --json, their labels and splits too.
+    """
+    with client() as calls:
+        for sample in calls.datasets.samples(thing, split):
+            typer.echo(json.dumps(sample) if as_json else sample["id"])
+
+
+# -- models ----------------------------------------------------------------------------------------
+
+
+@model.command("register")
+def register_model(
+    name: Name,
+    thing: DatasetId,
+    architecture: Annotated[str, typer.Argument(metavar="ARCHITECTURE", help="A name of the catalog.")],
+    params: Params = "{}",
+    recipe: Annotated[str, typer.Option(help="The training recipe.")] = "sgd",
+    recipe_params: Annotated[str, typer.Option(help="Its parameters, as a JSON object.")] = "{}",
+    policy: Annotated[Path | None, typer.Option(help="A JSON file with the unlearning policy.")] = None,
+    device: Annotated[str | None, typer.Option(help="The label of the workers that may run its jobs.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Register a classifier on a dataset."""
+    chosen = Choice(name=architecture, params=parse_json(params))
+    trained = Choice(name=recipe, params=parse_json(recipe_params))
+    with client() as calls:
+        made = calls.models.register(
+            name, thing, chosen, recipe=trained, policy=None if policy is None else read_json(policy), device=device
+        )
+    show(made, as_json=as_json)
+
+
+@model.command("train")
+def train(
+    thing: ModelId,
+    seed: Seed = 0,
+    exclude_request: Annotated[str | None, typer.Option(metavar="REQUEST", help="Leave out its samples.")] = None,
+    compare_only: Annotated[
+        bool, typer.Option("--compare-only", help="Keep it to compare with; never publish it.")
+    ] = False,
+    wait: Wait = False,
+    timeout: Timeout = None,
+    as_json: AsJson = False,
+) -> None:
+    """Train version 1; or an exact retrain to compare with."""
+    with client() as calls:
+        made = calls.models.train(thing, seed=seed, exclude_request=exclude_request, compare_only=compare_only)
+        finish(calls, made, "train", wait=wait, timeout=timeout, as_json=as_json)
+
+
+@model.command("references")
+def references(
+    thing: ModelId,
+    count: Annotated[int, typer.Option(help="How many; each sample is in half of them.")] = 16,
+    seed: Seed = 0,
+    wait: Wait = False,
+    timeout: Timeout = None,
+    as_json: AsJson = False,
+) -> None:
+    """Train the reference models that audits compare with."""
+    with client() as calls:
+        made = calls.models.references(thing, count=count, seed=seed)
+        finish(calls, made, f"train {count} references", wait=wait, timeout=timeout, as_json=as_json)
+
+
+@model.command("precompute")
+def precompute(
+    thing: ModelId, seed: Seed = 0, wait: Wait = False, timeout: Timeout = None, as_json: AsJson = False
+) -> None:
+    """Precompute the adversarial examples of the training set.
+
+    For a policy whose adversarial set is `precomputed`.
+    """
+    with client() as calls:
+        made = calls.models.precompute(thing, seed=seed)
+        finish(calls, made, "precompute", wait=wait, timeout=timeout, as_json=as_json)
+
+
+@model.command("import")
+def import_checkpoint(
+    thing: ModelId,
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A safetensors file; `lethe convert` makes one.")],
+    ids_file: IdsFile = None,
+    not_held: Annotated[
+        bool, typer.Option("--not-held", help="The service does not hold what it was trained on (source `external`).")
+    ] = False,
+    wait: Wait = False,
+    timeout: Timeout = None,
+    as_json: AsJson = False,
+) -> None:
+    """Import a checkpoint trained elsewhere.
+
+    On the whole train split, or on the ids in --ids-file, or on data that stay with you (--not-held).
+    """
+    if not_held and ids_file is not None:
+        raise typer.BadParameter("give either --ids-file or --not-held")
+    trained_on: list[str] | Literal["train-split", "not-held"] = "not-held" if not_held else "train-split"
+    if ids_file is not None:
+        trained_on = read_lines(ids_file)
+    with client() as calls:
+        with transfer(file.name, quiet=as_json) as progress:
+            made = calls.versions.import_checkpoint(thing, file, trained_on, progress=progress)
+        finish(calls, made, "import", wait=wait, timeout=timeout, as_json=as_json)
+
+
+@model.command("audit")
+def audit(
+    thing: ModelId,
+    version: Current = None,
+    name: Annotated[str | None, typer.Option("--audit", help="An audit of the catalog; absent: the policy's.")] = None,
+    params: Params = "{}",
+    ids_file: IdsFile = None,
+    grouped: Annotated[
+        bool, typer.Option("--grouped", help="The ids were chosen together: 0.5 is not their null.")
+    ] = False,
+    canaries: Annotated[
+        bool, typer.Option("--canaries", help="Measure the canaries that it and the versions before it have forgotten.")
+    ] = False,
+    wait: Wait = False,
+    timeout: Timeout = None,
+    as_json: AsJson = False,
+) -> None:
+    """Measure a version again; what was published stays.
+
+    On the samples in --ids-file, or on canaries; else on those that the version was made to forget. `lethe report JOB`
+    shows the report.
+    """
+    if canaries and (ids_file is not None or grouped):
+        raise typer.BadParameter("--canaries takes the place of --ids-file")
+    if name is None and params != "{}":
+        raise typer.BadParameter("--params are those of --audit")
+    chosen = None if name is None else Choice(name=name, params=parse_json(params))
+    ids = None if ids_file is None else read_lines(ids_file)
+    with client() as calls:
+        made = calls.models.audit(
+            thing, version=version, audit=chosen, sample_ids=ids, grouped=grouped, canaries=canaries
+        )
+        finish(calls, made, "audit", wait=wait, timeout=timeout, as_json=as_json)
+
+
+@model.command("policy")
+def policy(
+    thing: ModelId,
+    file: Annotated[Path | None, typer.Argument(metavar="FILE", help="A JSON file with the new policy.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """The unlearning policy; with FILE, replace it."""
+    with client() as calls:
+        found = calls.models.get(thing) if file is None else calls.models.set_policy(thing, read_json(file))
+    show(found["policy"], list(found["policy"].items()), as_json=as_json)
+
+
+@model.command("promote")
+def promote(thing: ModelId, version: Number, as_json: AsJson = False) -> None:
+    """Make a superseded version current again."""
+    with client() as calls:
+        show(calls.versions.promote(thing, version), as_json=as_json)
+
+
+@model.command("rollback")
+def roll_back(thing: ModelId, as_json: AsJson = False) -> None:
+    """Make the parent of the current version current."""
+    with client() as calls:
+        show(calls.models.roll_back(thing), as_json=as_json)
+
+
+@model.command("alias")
+def set_alias(
+    thing: ModelId,
+    name: Annotated[str, typer.Argument(metavar="ALIAS", help="Such as `production`.")],
+    version: Annotated[int, typer.Argument(metavar="VERSION", help="What it means from now on; 0 removes it.")],
+    as_json: AsJson = False,
+) -> None:
+    """Give a version a name, or take it away."""
+    with client() as calls:
+        if version == 0:
+            calls.models.remove_alias(thing, name)
+        else:
+            show(calls.models.set_alias(thing, name, version), as_json=as_json)
+
+
+@model.command("card")
+def card(thing: ModelId, version: Current = None) -> None:
+    """The model card of a version, in Markdown."""
+    with client() as calls:
+        typer.echo(calls.versions.model_card(thing, version or _current(calls, thing)))
+
+
+@model.command("purge")
+def purge(
+    thing: ModelId,
+    yes: Yes = False,
+    as_json: AsJson = False,
+) -> None:
+    """Destroy every checkpoint of a model. It cannot be undone."""
+    if not yes:
+        typer.confirm(f"Destroy every checkpoint of {thing}?", abort=True)
+    with client() as calls:
+        show(calls.models.purge(thing), as_json=as_json)
+
+
+def _current(calls: Client, thing: str) -> int:
+    number = calls.models.get(thing)["current_version"]
+    return die("this model has no current version") if number is None else number
+
+
+def download(
+    thing: ModelId,
+    version: Current = None,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="File to write.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Fetch a checkpoint and check its digest.
+
+    An interrupted download is taken up again.
+    """
+    with client() as calls:
+        number = version or _current(calls, thing)
+        target = output or Path(f"{thing}-v{number}.safetensors")
+        with transfer(target.name, quiet=as_json) as progress:
+            digest = calls.versions.download(thing, number, target, progress=progress)
+    show({"file": str(target), "digest": digest, "version": number}, as_json=as_json)
+
+
+def report(
+    thing: Annotated[
+        str, typer.Argument(metavar="MODEL|JOB", help="Id of the model, or of the job that made the report.")
+    ],
+    version: Current = None,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Save the HTML page here.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """The audit of a version, or of a job.
+
+    Its verdict, and with --output the whole page.
+    """
+    with client() as calls:
+        if thing.startswith("job_"):
+            document, page = calls.jobs.audit(thing), partial(calls.jobs.audit_page, thing)
+        else:
+            number = version or _current(calls, thing)
+            document, page = calls.versions.audit(thing, number), partial(calls.versions.audit_page, thing, number)
+        if output is not None:
+            output.write_text(page())
+    judgement = document["report"]["judgement"]
+    rows = [("verdict", judgement["verdict"]), ("reason", judgement["reason"])]
+    show(document, rows + ([("page", output)] if output else []), as_json=as_json)
+
+
+# -- jobs ------------------------------------------------------------------------------------------
+
+
+@job.command("cancel")
+def cancel_job(thing: JobId, as_json: AsJson = False) -> None:
+    """Cancel a job.
+
+    At once when queued, at the worker's next beat when running.
+    """
+    with client() as calls:
+        show(calls.jobs.cancel(thing), as_json=as_json)
+
+
+@job.command("retry")
+def retry_job(thing: JobId, wait: Wait = False, timeout: Timeout = None, as_json: AsJson = False) -> None:
+    """Queue a failed, rejected or dead job again."""
+    with client() as calls:
+        finish(calls, calls.jobs.retry(thing), "try again", wait=wait, timeout=timeout, as_json=as_json)

@@ -1,0 +1,75 @@
+"""Commands on the service's own database and storage: backup, and the erasure ledger that outlives a restore."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from app.cli.common import REFUSED, AsJson, die, group, show
+from app.core import logs
+from app.core.config import get_settings
+
+erasures = group("The erasure ledger: write it, replay it after a restore.")
+LedgerFile = Annotated[Path, typer.Argument(metavar="FILE", help="The ledger; best on another disk than the database.")]
+
+
+def backup(
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Where to put it; must not be there yet.")],
+    as_json: AsJson = False,
+) -> None:
+    """Take a backup while the service runs.
+
+    The database at one moment, its blobs, its keys.
+    """
+    from app.recovery import backup as backups
+
+    try:
+        taken = asdict(backups.take(get_settings(), folder))
+    except backups.BackupError as error:
+        die(str(error))
+    show(taken, [("folder", folder), *taken.items()], as_json=as_json)
+
+
+@erasures.command("export")
+def export(path: LedgerFile, as_json: AsJson = False) -> None:
+    """Append the fulfilled erasures that the ledger lacks.
+
+    LETHE_ERASURES_FILE makes the sweeper do it.
+    """
+    from app.core.db import Database
+    from app.recovery import erasure_ledger
+
+    database = Database(get_settings())
+    written = erasure_ledger.Keeper(database, get_settings(), path).keep()
+    database.close()
+    show({"written": written}, [("written", written)], as_json=as_json)
+
+
+@erasures.command("replay")
+def replay_(path: LedgerFile, as_json: AsJson = False) -> None:
+    """Ask a restored database for the erasures that it lacks.
+
+    Before anything serves it. Exits 1 while something is left to do, and says what.
+    """
+    from app.core.db import Database
+    from app.recovery import replay
+
+    logs.configure("replay", get_settings().log_format)
+    if not path.exists():
+        die(f"there is no {path}")
+    database = Database(get_settings())
+    try:
+        done = replay.replay(database, get_settings(), path)
+    except replay.LedgerError as error:
+        die(f"{error}; nothing has been done")
+    finally:
+        database.close()
+    document = asdict(done)
+    counts = [(name.replace("_", " "), count) for name, count in document.items() if isinstance(count, int)]
+    models = [("withheld", model) for model in done.withheld]
+    show(document, [*counts, *models, *(("to do", line) for line in done.todo)], as_json=as_json)
+    if not done.complete:
+        raise typer.Exit(REFUSED)

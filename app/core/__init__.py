@@ -1,0 +1,1 @@
+"""What every folder above stands on: settings, database, tables, errors, ids, logs, keys."""

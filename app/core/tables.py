@@ -1,0 +1,563 @@
+"""ORM rows. Constraints do the guarding; every row belongs to a tenant.
+
+A *model* is always a classifier. Only `samples` holds the string ids of samples; everything else speaks of a
+sample by its integer position in the dataset, in packed form (`app.core.positions`).
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    DateTime,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    String,
+    Text,
+    UniqueConstraint,
+    text,
+)
+from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+Json = JSON().with_variant(JSONB(), "postgresql")
+Serial = BigInteger().with_variant(Integer(), "sqlite")  # SQLite numbers only INTEGER keys by itself
+Id = String(40)
+
+
+class Base(DeclarativeBase):
+    type_annotation_map = {datetime: DateTime(), dict[str, Any]: Json, list[Any]: Json}  # noqa: RUF012
+
+
+class Tenant(Base):
+    __tablename__ = "tenants"
+    id: Mapped[str] = mapped_column(Id, primary_key=True)
+    name: Mapped[str] = mapped_column(Text)
+    created_at: Mapped[datetime]
+
+
+class ApiKey(Base):
+    """`lifetime_days` is what its successor is given, too; `expires_at` comes sooner once there is one."""
+
+    __tablename__ = "api_keys"
+    id: Mapped[str] = mapped_column(Id, primary_key=True)
+    tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"))
+    name: Mapped[str] = mapped_column(Text)
+    digest: Mapped[str] = mapped_column(String(64))
+    scopes: Mapped[list[Any]]
+    lifetime_days: Mapped[int | None]
+    created_at: Mapped[datetime]
+    expires_at: Mapped[datetime | None]
+    revoked_at: Mapped[datetime | None]
+
+
+class Dataset(Base):
+    """A manifest of samples and where their bytes are.
+
+    `images` is the digest of a .npy blob, uint8 (N, H, W, C), row = position. `requested` marks positions under a
+    deletion request against the whole dataset, `erased` those whose bytes are gone (bitmaps).
+    """
+
+    __tablename__ = "datasets"
+    id: Mapped[str] = mapped_column(Id, primary_key=True)
+    tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"), index=True)
+    name: Mapped[str] = mapped_column(Text)
+    source: Mapped[str] = mapped_column(String(60))
+    source_params: Mapped[dict[str, Any]]
+    state: Mapped[str] = mapped_column(String(20))  # awaiting-content | ingesting | ready | failed | erased
+    problem: Mapped[dict[str, Any] | None]
+    upload: Mapped[str | None] = mapped_column(String(71))
+    images: Mapped[str | None] = mapped_column(String(71))
+    sample_count: Mapped[int] = mapped_column(Integer, default=0)
+    train_count: Mapped[int] = mapped_column(Integer, default=0)
+    class_count: Mapped[int] = mapped_column(Integer, default=0)
+    shape: Mapped[list[Any] | None]  # [height, width, channels]
+    class_names: Mapped[list[Any] | None]  # by label, where the source names them
+    carried_for: Mapped[str | None] = mapped_column(Id)  # the model that is to forget them; they are kept no longer
+    requested: Mapped[bytes] = mapped_column(LargeBinary, default=b"", deferred=True)
+    erased: Mapped[bytes] = mapped_column(LargeBinary, default=b"", deferred=True)
+    created_at: Mapped[datetime]
+
+
+class Sample(Base):
+    """The one table with sample ids. Erasing overwrites the id with a keyed digest (a suppression entry)."""
+
+    __tablename__ = "samples"
+    dataset_id: Mapped[str] = mapped_column(ForeignKey("datasets.id"), primary_key=True)
+    position: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
+    sample_id: Mapped[str] = mapped_column(Text().with_variant(Text(collation="C"), "postgresql"))
+    subject: Mapped[str | None] = mapped_column(Text)
+    label: Mapped[int] = mapped_column(Integer)
+    holdout: Mapped[bool]
+    __table_args__ = (
+        # The id first: it differs at the first comparison, where the dataset's name is the same in all entries.
+        Index("uq_samples_id", "sample_id", "dataset_id", unique=True, postgresql_include=["position"]),
+        Index("ix_samples_subject", "dataset_id", "subject"),
+        {"sqlite_with_rowid": False},  # so that SQLite's indexes hold the position, too
+    )
+
+
+class Model(Base):
+    """A registered classifier. `requested` marks positions under requests that name this model only."""
+
+    __tablename__ = "models"
+    id: Mapped[str] = mapped_column(Id, primary_key=True)
+    tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"), index=True)
+    dataset_id: Mapped[str] = mapped_column(ForeignKey("datasets.id"), index=True)
+    name: Mapped[str] = mapped_column(Text)
+    architecture: Mapped[str] = mapped_column(String(60))
+    architecture_params: Mapped[dict[str, Any]]
+    recipe: Mapped[str] = mapped_column(String(60))
+    recipe_params: Mapped[dict[str, Any]]
+    policy: Mapped[dict[str, Any]]
+    device: Mapped[str | None] = mapped_column(String(40))  # label of the workers that its jobs need; none: any
+    current_version: Mapped[int | None] = mapped_column(Integer)
+    requested: Mapped[bytes] = mapped_column(LargeBinary, default=b"", deferred=True)
+    created_at: Mapped[datetime]
+    purged_at: Mapped[datetime | None]
+    withheld_since: Mapped[datetime | None]  # a backup was restored that lacks carried data which had been forgotten
+
+
+class Alias(Base):
+    """A name for one version of a model, such as `production`; its history is in the events."""
+
+    __tablename__ = "aliases"
+    model_id: Mapped[str] = mapped_column(ForeignKey("models.id"), primary_key=True)
+    name: Mapped[str] = mapped_column(String(60), primary_key=True)
+    version: Mapped[int] = mapped_column(Integer)
+    updated_at: Mapped[datetime]
+
+
+class Version(Base):
+    """An immutable checkpoint. `trained_on`: bitmap of the exact positions it was trained on."""
+
+    __tablename__ = "versions"
+    id: Mapped[str] = mapped_column(Id, primary_key=True)
+    tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"))
+    model_id: Mapped[str] = mapped_column(ForeignKey("models.id"))
+    number: Mapped[int] = mapped_column(Integer)
+    parent: Mapped[int | None] = mapped_column(Integer)
+    origin: Mapped[str] = mapped_column(String(20))  # trained | imported | unlearned | comparison
+    state: Mapped[str] = mapped_column(String(20))
+    digest: Mapped[str] = mapped_column(String(71))
+    size: Mapped[int] = mapped_column(BigInteger)
+    trained_on: Mapped[bytes] = mapped_column(LargeBinary, deferred=True)
+    trained_count: Mapped[int | None] = mapped_column(Integer)  # none: on samples that are not held here
+    class_counts: Mapped[list[Any]]  # training samples per class
+    metrics: Mapped[dict[str, Any]]
+    job_id: Mapped[str | None] = mapped_column(ForeignKey("jobs.id"), unique=True)
+    created_at: Mapped[datetime]
+    purge_after: Mapped[datetime | None]
+    purged_at: Mapped[datetime | None]
+    __table_args__ = (UniqueConstraint("model_id", "number", name="uq_versions_number"),)
+
+
+class DeletionRequest(Base):
+    """The legal life of one request. `positions`: its samples, packed, in the order of their positions."""
+
+    __tablename__ = "deletion_requests"
+    id: Mapped[str] = mapped_column(Id, primary_key=True)
+    tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"))
+    dataset_id: Mapped[str] = mapped_column(ForeignKey("datasets.id"))
+    model_id: Mapped[str | None] = mapped_column(ForeignKey("models.id"))
+    decision: Mapped[str] = mapped_column(String(20))
+    reason: Mapped[str | None] = mapped_column(Text)
+    jurisdiction: Mapped[str] = mapped_column(String(20))
+    basis: Mapped[str] = mapped_column(String(60))
+    sample_count: Mapped[int] = mapped_column(Integer)
+    positions: Mapped[bytes] = mapped_column(LargeBinary, deferred=True)
+    received_at: Mapped[datetime]
+    due_at: Mapped[datetime]
+    rule: Mapped[str] = mapped_column(String(60), server_default="")  # which reading of the law set `due_at`
+    confirm_by: Mapped[datetime | None]
+    extended_at: Mapped[datetime | None]
+    extension_reason: Mapped[str | None] = mapped_column(Text)
+    decided_at: Mapped[datetime | None]
+    refused_count: Mapped[int] = mapped_column(Integer, server_default="0")  # of a partial grant
+    by_subject: Mapped[bool] = mapped_column(server_default=text("false"))  # a grouped set: 0.5 is not its null
+    fulfilled_at: Mapped[datetime | None]
+    replayed_at: Mapped[datetime | None]  # it had been fulfilled before a backup was restored, and is owed again
+    __table_args__ = (
+        Index(
+            "ix_requests_open",
+            "due_at",
+            postgresql_where=text("fulfilled_at IS NULL"),
+            sqlite_where=text("fulfilled_at IS NULL"),
+        ),
+        # Pages of the list, newest first, whole and by each filter.
+        Index("ix_requests_listed", "tenant_id", "received_at", "id", "due_at"),
+        Index("ix_requests_dataset", "dataset_id", "received_at", "id"),
+        Index("ix_requests_decision", "tenant_id", "decision", "received_at", "id"),
+        Index(
+            "ix_requests_model",
+            "model_id",
+            "id",
+            postgresql_where=text("model_id IS NOT NULL"),
+            sqlite_where=text("model_id IS NOT NULL"),
+        ),
+        Index(
+            "ix_requests_unfulfilled",
+            "tenant_id",
+            "received_at",
+            "id",
+            postgresql_where=text("fulfilled_at IS NULL"),
+            sqlite_where=text("fulfilled_at IS NULL"),
+        ),
+        Index(
+            "ix_requests_fulfilled",
+            "fulfilled_at",
+            postgresql_where=text("fulfilled_at IS NOT NULL"),
+            sqlite_where=text("fulfilled_at IS NOT NULL"),
+        ),
+        Index(
+            "ix_requests_replayed",
+            "dataset_id",
+            postgresql_where=text("replayed_at IS NOT NULL"),
+            sqlite_where=text("replayed_at IS NOT NULL"),
+        ),
+    )
+
+
+class OutcomeRow(Base):
+    """What became of one request in one affected model."""
+
+    __tablename__ = "outcomes"
+    request_id: Mapped[str] = mapped_column(ForeignKey("deletion_requests.id"), primary_key=True)
+    model_id: Mapped[str] = mapped_column(ForeignKey("models.id"), primary_key=True)
+    state: Mapped[str] = mapped_column(String(20))
+    job_id: Mapped[str | None] = mapped_column(ForeignKey("jobs.id"), index=True)
+    version: Mapped[int | None] = mapped_column(Integer)
+    reason: Mapped[str | None] = mapped_column(Text)
+    __table_args__ = (
+        Index("ix_outcomes_model", "model_id", "request_id"),
+        Index(
+            "ix_outcomes_pending",
+            "model_id",
+            postgresql_where=text("state = 'pending'"),
+            sqlite_where=text("state = 'pending'"),
+        ),
+    )
+
+
+class Job(Base):
+    """The machine life. `lane` is what must not run twice at once, held by a partial unique index."""
+
+    __tablename__ = "jobs"
+    id: Mapped[str] = mapped_column(Id, primary_key=True)
+    tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"))
+    kind: Mapped[str] = mapped_column(String(20))
+    dataset_id: Mapped[str | None] = mapped_column(ForeignKey("datasets.id"))
+    model_id: Mapped[str | None] = mapped_column(ForeignKey("models.id"))
+    request_id: Mapped[str | None] = mapped_column(ForeignKey("deletion_requests.id"))
+    parent_id: Mapped[str | None] = mapped_column(Id, index=True)  # the job that this one is a part of
+    device: Mapped[str | None] = mapped_column(String(40))  # label of the workers that may take it; none: any
+    lane: Mapped[str] = mapped_column(String(60))
+    params: Mapped[dict[str, Any]]
+    seed: Mapped[int] = mapped_column(BigInteger)
+    state: Mapped[str] = mapped_column(String(20))
+    stage: Mapped[str | None] = mapped_column(String(40))
+    fraction: Mapped[float] = mapped_column(default=0.0)
+    attempts: Mapped[int] = mapped_column(Integer, default=0)
+    fence: Mapped[int] = mapped_column(Integer, default=0)
+    owner: Mapped[str | None] = mapped_column(Text)
+    lease_until: Mapped[datetime | None]
+    cancel_requested: Mapped[bool] = mapped_column(default=False)
+    result: Mapped[dict[str, Any] | None]
+    problem: Mapped[dict[str, Any] | None]
+    created_at: Mapped[datetime]
+    available_at: Mapped[datetime]
+    hinted_at: Mapped[datetime | None]
+    started_at: Mapped[datetime | None]
+    finished_at: Mapped[datetime | None]
+    __table_args__ = (
+        Index(
+            "uq_jobs_running_lane",
+            "lane",
+            unique=True,
+            postgresql_where=text("state = 'running'"),
+            sqlite_where=text("state = 'running'"),
+        ),
+        Index("ix_jobs_claim", "state", "available_at"),
+        Index("ix_jobs_counted", "kind", "state", "fence"),  # all that a scrape of the metrics reads
+        Index("ix_jobs_of_model", "model_id", "kind", "state", "id"),  # what runs on it, and how long such jobs took
+        # Pages of the list, newest first, whole and by each filter.
+        Index("ix_jobs_listed", "tenant_id", "id"),
+        Index("ix_jobs_created", "tenant_id", "created_at", "id"),
+        Index("ix_jobs_dataset", "dataset_id", "id"),
+        Index("ix_jobs_model", "model_id", "id"),
+        Index("ix_jobs_kind", "tenant_id", "kind", "id"),
+        Index("ix_jobs_state", "tenant_id", "state", "id"),
+        Index(
+            "ix_jobs_request",
+            "request_id",
+            postgresql_where=text("request_id IS NOT NULL"),
+            sqlite_where=text("request_id IS NOT NULL"),
+        ),
+    )
+
+
+class JobArtifact(Base):
+    """What a stage of a job has stored, so that a new owner goes on from there: adversarial, candidate, resume …"""
+
+    __tablename__ = "job_artifacts"
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"), primary_key=True)
+    name: Mapped[str] = mapped_column(String(40), primary_key=True)
+    digest: Mapped[str] = mapped_column(String(71))
+    facts: Mapped[dict[str, Any]]
+    created_at: Mapped[datetime]
+
+
+class JobEvent(Base):
+    """Progress that clients follow; its number is the SSE event id."""
+
+    __tablename__ = "job_events"
+    number: Mapped[int] = mapped_column(Serial, primary_key=True, autoincrement=True)
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"))
+    kind: Mapped[str] = mapped_column(String(20))  # state | progress
+    data: Mapped[dict[str, Any]]
+    at: Mapped[datetime]
+    __table_args__ = (
+        Index(
+            "ix_job_events_lost",
+            "kind",
+            postgresql_where=text("kind = 'lease-lost'"),
+            sqlite_where=text("kind = 'lease-lost'"),
+        ),
+        Index("ix_job_events_job", "job_id", "number"),
+    )
+
+
+class AuditRow(Base):
+    """A report: of a published version, or of an exact retrain kept to compare with (`comparison_of`: the job)."""
+
+    __tablename__ = "audit_reports"
+    id: Mapped[str] = mapped_column(Id, primary_key=True)
+    tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"))
+    model_id: Mapped[str] = mapped_column(ForeignKey("models.id"))
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"), index=True)
+    version: Mapped[int | None] = mapped_column(Integer)
+    compares_request: Mapped[str | None] = mapped_column(ForeignKey("deletion_requests.id"), index=True)
+    verdict: Mapped[str] = mapped_column(String(20))
+    report: Mapped[dict[str, Any]] = mapped_column(Json, deferred=True)
+    created_at: Mapped[datetime]
+    __table_args__ = (Index("ix_audit_version", "model_id", "version"), Index("ix_audit_verdict", "verdict"))
+
+
+class AdversarialRow(Base):
+    """A precomputed adversarial set of one base version (AMUN without -A), held until its samples are erased."""
+
+    __tablename__ = "adversarial_sets"
+    id: Mapped[str] = mapped_column(Id, primary_key=True)
+    tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"))
+    model_id: Mapped[str] = mapped_column(ForeignKey("models.id"))
+    version: Mapped[int] = mapped_column(Integer)
+    attack: Mapped[str] = mapped_column(String(60))
+    attack_params: Mapped[dict[str, Any]]
+    digest: Mapped[str] = mapped_column(String(71))
+    positions: Mapped[bytes] = mapped_column(LargeBinary, deferred=True)
+    created_at: Mapped[datetime]
+    __table_args__ = (Index("ix_adversarial_model", "model_id"),)
+
+
+class ReferenceRow(Base):
+    """One reference model's signals: logits and log-odds of every sample, never its weights."""
+
+    __tablename__ = "reference_models"
+    pool: Mapped[str] = mapped_column(String(64), primary_key=True)  # digest of dataset, architecture, recipe, design
+    number: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
+    family: Mapped[str] = mapped_column(String(64), index=True)  # digest of dataset, architecture and recipe
+    pool_size: Mapped[int] = mapped_column(Integer)  # complete when it has so many rows
+    tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"))
+    dataset_id: Mapped[str] = mapped_column(ForeignKey("datasets.id"), index=True)
+    digest: Mapped[str] = mapped_column(String(71))
+    erased_before: Mapped[int] = mapped_column(Integer, server_default="0")  # samples it was never trained on
+    created_at: Mapped[datetime]
+
+
+class Receipt(Base):
+    """One thing that was purged for a request, or will be at a date. Nothing is claimed that has none."""
+
+    __tablename__ = "receipts"
+    id: Mapped[str] = mapped_column(Id, primary_key=True)
+    request_id: Mapped[str] = mapped_column(ForeignKey("deletion_requests.id"), index=True)
+    model_id: Mapped[str | None] = mapped_column(ForeignKey("models.id"))
+    subject: Mapped[str] = mapped_column(String(60))
+    detail: Mapped[str] = mapped_column(Text)
+    digest: Mapped[str | None] = mapped_column(String(71))
+    due_at: Mapped[datetime | None]
+    done_at: Mapped[datetime | None]
+
+
+class Outbox(Base):
+    """Messages that leave after the commit that wrote them."""
+
+    __tablename__ = "outbox"
+    number: Mapped[int] = mapped_column(Serial, primary_key=True, autoincrement=True)
+    topic: Mapped[str] = mapped_column(String(20))  # hint: a job's id; blob: the digest of bytes to remove
+    key: Mapped[str] = mapped_column(String(80))
+    created_at: Mapped[datetime]
+
+
+class Idempotency(Base):
+    __tablename__ = "idempotency"
+    tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"), primary_key=True)
+    route: Mapped[str] = mapped_column(String(120), primary_key=True)
+    key: Mapped[str] = mapped_column(String(255), primary_key=True)
+    fingerprint: Mapped[str] = mapped_column(String(64))
+    status: Mapped[int | None] = mapped_column(Integer)
+    headers: Mapped[dict[str, Any] | None]
+    body: Mapped[str | None] = mapped_column(Text)
+    created_at: Mapped[datetime]
+
+
+class Webhook(Base):
+    """A receiver of events. `disabled_at`: it answered 410, or its owner switched it off.
+
+    `old_secret` signs too until `old_until`: a receiver learns of a rotation without missing a message.
+    """
+
+    __tablename__ = "webhooks"
+    id: Mapped[str] = mapped_column(Id, primary_key=True)
+    tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"), index=True)
+    url: Mapped[str] = mapped_column(Text)
+    secret: Mapped[str] = mapped_column(Text)
+    events: Mapped[list[Any]]  # kinds it wants; empty: all
+    created_at: Mapped[datetime]
+    disabled_at: Mapped[datetime | None]
+    old_secret: Mapped[str | None] = mapped_column(Text)
+    old_until: Mapped[datetime | None]
+
+
+class Delivery(Base):
+    """One event on its way to one receiver. `due_at`: the next attempt; none when it is done with."""
+
+    __tablename__ = "deliveries"
+    id: Mapped[str] = mapped_column(Id, primary_key=True)
+    webhook_id: Mapped[str] = mapped_column(ForeignKey("webhooks.id"), index=True)
+    kind: Mapped[str] = mapped_column(String(60))
+    body: Mapped[str] = mapped_column(Text)
+    state: Mapped[str] = mapped_column(String(20))  # pending | delivered | failed
+    attempts: Mapped[int] = mapped_column(Integer, default=0)
+    last_error: Mapped[str | None] = mapped_column(Text)
+    created_at: Mapped[datetime]
+    due_at: Mapped[datetime | None] = mapped_column(index=True)
+    __table_args__ = (
+        Index(
+            "ix_deliveries_open",
+            "state",
+            "due_at",
+            postgresql_where=text("state <> 'delivered'"),
+            sqlite_where=text("state <> 'delivered'"),
+        ),
+    )
+
+
+class AuditEvent(Base):
+    """What happened to which object, committed with the change that caused it. Names nobody."""
+
+    __tablename__ = "events"
+    number: Mapped[int] = mapped_column(Serial, primary_key=True, autoincrement=True)
+    tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"), index=True)
+    kind: Mapped[str] = mapped_column(String(60))
+    object_id: Mapped[str] = mapped_column(Id, index=True)
+    data: Mapped[dict[str, Any]]
+    at: Mapped[datetime]
+    leaf: Mapped[int | None] = mapped_column(BigInteger)  # its place in the tenant's log; none until sequenced
+    __table_args__ = (
+        Index("uq_events_leaf", "tenant_id", "leaf", unique=True),
+        Index(
+            "ix_events_waiting",
+            "tenant_id",
+            "number",
+            postgresql_where=text("leaf IS NULL"),
+            sqlite_where=text("leaf IS NULL"),
+        ),
+        Index(
+            "ix_events_gate",
+            "kind",
+            postgresql_where=text("kind LIKE 'gate.%'"),
+            sqlite_where=text("kind LIKE 'gate.%'"),
+        ),
+    )
+
+
+class LogNode(Base):
+    """The hash of one complete subtree of a tenant's log."""
+
+    __tablename__ = "log_nodes"
+    tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"), primary_key=True)
+    level: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
+    position: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
+    hash: Mapped[bytes] = mapped_column(LargeBinary)
+
+
+class LogHead(Base):
+    """A tenant's tree as last signed."""
+
+    __tablename__ = "log_heads"
+    tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"), primary_key=True)
+    size: Mapped[int] = mapped_column(BigInteger)
+    root: Mapped[bytes] = mapped_column(LargeBinary)
+    note: Mapped[str] = mapped_column(Text)
+    key_id: Mapped[str] = mapped_column(String(71))
+    signed_at: Mapped[datetime]
+
+
+class Commitment(Base):
+    """Salt and tags of a request's ids, made before the ids are overwritten. Shredding sets `salt` to null."""
+
+    __tablename__ = "commitments"
+    request_id: Mapped[str] = mapped_column(ForeignKey("deletion_requests.id"), primary_key=True)
+    salt: Mapped[bytes | None] = mapped_column(LargeBinary)
+    tags: Mapped[bytes] = mapped_column(LargeBinary, deferred=True)
+    destroyed_at: Mapped[datetime | None]
+
+
+class CertificateRow(Base):
+    """Signed evidence of one request; a later one supersedes it when a dated receipt is done."""
+
+    __tablename__ = "certificates"
+    digest: Mapped[str] = mapped_column(String(71), primary_key=True)
+    tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"))
+    request_id: Mapped[str] = mapped_column(ForeignKey("deletion_requests.id"), index=True)
+    supersedes: Mapped[str | None] = mapped_column(ForeignKey("certificates.digest"), unique=True)
+    receipts_done: Mapped[int] = mapped_column(Integer)  # of the request when it was sealed
+    envelope: Mapped[str] = mapped_column(Text, deferred=True)
+    issued_at: Mapped[datetime]
+
+
+class SigningKeyRow(Base):
+    """Public halves only: which keys sign, and since when."""
+
+    __tablename__ = "signing_keys"
+    id: Mapped[str] = mapped_column(String(71), primary_key=True)
+    public_pem: Mapped[str] = mapped_column(Text)
+    not_before: Mapped[datetime]
+    not_after: Mapped[datetime | None]
+
+
+class Worker(Base):
+    """A live worker's last sign of life: what `/readyz` reports, and which jobs it takes (`app.jobs.routing`)."""
+
+    __tablename__ = "workers"
+    name: Mapped[str] = mapped_column(String(120), primary_key=True)
+    device: Mapped[str] = mapped_column(String(40))
+    label: Mapped[str] = mapped_column(String(40), server_default="")
+    kinds: Mapped[list[Any]] = mapped_column(Json, server_default=text("'[]'"))  # none: every kind
+    device_memory: Mapped[int] = mapped_column(BigInteger, server_default="0")  # peak, bytes
+    seen_at: Mapped[datetime]
+
+
+class StageTime(Base):
+    """Seconds spent and runs completed by kind and stage, for metrics."""
+
+    __tablename__ = "stage_times"
+    kind: Mapped[str] = mapped_column(String(20), primary_key=True)
+    stage: Mapped[str] = mapped_column(String(40), primary_key=True)
+    seconds: Mapped[float]
+    runs: Mapped[int] = mapped_column(BigInteger)

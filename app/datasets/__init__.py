@@ -1,0 +1,1 @@
+"""Datasets: their rows, samples and canaries."""

@@ -1,0 +1,203 @@
+"""Datasets: registering, taking content in, and the manifest that ingesting writes."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from sqlalchemy import delete, insert, select, text
+from sqlalchemy.orm import Session
+
+from app import catalog, events, jobs
+from app.blobs.folder import Stored
+from app.core import db
+from app.core.config import Settings
+from app.core.errors import Conflict, Gone, NotFound
+from app.core.ids import new_id
+from app.core.positions import Positions, bitmap, mask_of
+from app.core.tables import Dataset, Job, Sample
+from app.formats.manifest import ERASED_PREFIX
+from app.jobs import Claim
+from app.rules.policy import Choice
+from app.rules.states import JobKind
+
+
+def get(session: Session, tenant_id: str, dataset_id: str, *, lock: bool = False) -> Dataset:
+    query = select(Dataset).where(Dataset.tenant_id == tenant_id, Dataset.id == dataset_id)
+    dataset = session.scalars(query.with_for_update() if lock else query).first()
+    if dataset is None:
+        raise NotFound("There is no such dataset.")
+    return dataset
+
+
+def register(
+    session: Session, tenant_id: str, name: str, source: Choice, carried_for: str | None = None
+) -> tuple[Dataset, Job | None]:
+    """A dataset from a built-in source starts its ingest job at once; an upload waits for its content; data that are
+    not held here are ready as they are.
+
+    carried_for: the model that is to forget what will be uploaded (`app.deletions.carried`).
+    """
+    dataset = Dataset(
+        id=new_id("dst"),
+        tenant_id=tenant_id,
+        name=name,
+        source=source.name,
+        source_params=source.params,
+        carried_for=carried_for,
+        state="awaiting-content" if source.name == "upload" else "ingesting",
+        created_at=db.now(session),
+    )
+    if not is_held(dataset):
+        _describe(dataset)
+    session.add(dataset)
+    session.flush()
+    events.record(session, tenant_id, "dataset.registered", dataset.id, source=source.name)
+    return dataset, _ingest(session, dataset) if dataset.state == "ingesting" else None
+
+
+def is_held(dataset: Dataset) -> bool:
+    """Whether this service has the samples; else each deletion brings its own."""
+    return catalog.SOURCES[dataset.source].held
+
+
+def _describe(dataset: Dataset) -> None:
+    """Data that are not held: what their models must know of them."""
+    params = catalog.ExternalSource.model_validate(dataset.source_params)
+    dataset.state, dataset.class_count, dataset.shape = "ready", params.classes, list(params.shape)
+    dataset.class_names = list(params.class_names) if params.class_names else None
+    dataset.sample_count = dataset.train_count = 0
+
+
+def accept_content(session: Session, dataset: Dataset, stored: Stored) -> Job:
+    """Take uploaded bytes as the dataset's content, to be decoded by an ingest job.
+
+    Raises:
+        Conflict: the dataset has content already, or is not of source `upload`.
+    """
+    require_awaiting(dataset)
+    dataset.upload, dataset.state, dataset.problem = stored.digest, "ingesting", None
+    return _ingest(session, dataset)
+
+
+def require_awaiting(dataset: Dataset) -> None:
+    if dataset.source != "upload":
+        raise Conflict("This dataset has a built-in source; content is not uploaded to it.", kind="not-an-upload")
+    if dataset.state == "erased":
+        raise Gone("This dataset was carried for a deletion, and has been erased.", kind="dataset-erased")
+    if dataset.state not in ("awaiting-content", "failed"):
+        raise Conflict("This dataset has its content; datasets are immutable.", kind="content-present")
+
+
+def _ingest(session: Session, dataset: Dataset) -> Job:
+    return jobs.enqueue(
+        session,
+        tenant_id=dataset.tenant_id,
+        kind=JobKind.INGEST,
+        lane=f"dataset:{dataset.id}",
+        dataset_id=dataset.id,
+    )
+
+
+def write_manifest(
+    session: Session,
+    claim: Claim,
+    *,
+    ids: Sequence[str],
+    labels: Sequence[int],
+    holdout: Sequence[bool],
+    subjects: Sequence[str | None] | None,
+    class_names: Sequence[str] | None,
+    shape: Sequence[int],
+    images: Stored,
+    erased: Positions,
+) -> None:
+    """Store the manifest and mark the dataset ready: the end of an ingest job, in one fenced transaction."""
+    jobs.fenced(session, claim)
+    dataset = session.get_one(Dataset, claim.dataset_id, with_for_update=True)
+    session.execute(delete(Sample).where(Sample.dataset_id == dataset.id))
+    whose = subjects or [None] * len(ids)
+    rows = [
+        {"dataset_id": dataset.id, "position": p, "sample_id": i, "subject": s, "label": y, "holdout": h}
+        for p, (i, s, y, h) in enumerate(zip(ids, whose, labels, holdout, strict=True))
+    ]
+    session.execute(insert(Sample), rows)
+    dataset.images, dataset.shape, dataset.sample_count = images.digest, list(shape), len(rows)
+    dataset.train_count = sum(not h for h in holdout)
+    dataset.class_names = list(class_names) if class_names else None
+    dataset.class_count = len(class_names) if class_names else max(labels) + 1
+    dataset.erased = bitmap(erased, len(rows)) if len(erased) else b""
+    dataset.state, dataset.upload = "ready", None
+    events.record(session, claim.tenant_id, "dataset.ready", dataset.id, samples=len(rows))
+
+
+def fail(session: Session, claim: Claim, problem: dict[str, Any]) -> None:
+    """The content could not be taken in: say why; new content may be sent."""
+    dataset = session.get_one(Dataset, claim.dataset_id, with_for_update=True)
+    dataset.state, dataset.problem, dataset.upload = "failed", problem, None
+
+
+def manifest(session: Session, dataset_id: str) -> list[tuple[int, bool]]:
+    """(label, holdout) of every sample, by position."""
+    query = select(Sample.label, Sample.holdout).where(Sample.dataset_id == dataset_id).order_by(Sample.position)
+    return [(label, holdout) for label, holdout in session.execute(query)]
+
+
+_SQLITE_LABELS = text(
+    "SELECT group_concat(v) FROM (SELECT label * 2 + holdout AS v FROM samples WHERE dataset_id = :d ORDER BY position)"
+)
+_POSTGRES_LABELS = text(
+    "SELECT string_agg(int4send(label * 2 + CAST(holdout AS integer)), '' ORDER BY position) "
+    "FROM samples WHERE dataset_id = :d"
+)
+_labels: dict[str, NDArray[np.int32]] = {}
+MOST_LABELS = 4  # datasets whose labels a process keeps: once a dataset is ready they never change
+
+
+def labels_of(session: Session, dataset: Dataset) -> tuple[NDArray[np.int32], NDArray[np.bool_]]:
+    """Labels and train split of a dataset that is ready, by position, read as one value and kept."""
+    packed = _labels.pop(dataset.id, None)
+    if packed is None or len(packed) != dataset.sample_count:
+        if session.get_bind().dialect.name == "sqlite":
+            listed: str = session.execute(_SQLITE_LABELS, {"d": dataset.id}).scalar_one()
+            packed = np.fromstring(listed, dtype=np.int32, sep=",")
+        else:
+            sent: bytes = session.execute(_POSTGRES_LABELS, {"d": dataset.id}).scalar_one()
+            packed = np.frombuffer(sent, dtype=">i4").astype(np.int32)
+    _labels[dataset.id] = packed
+    while len(_labels) > MOST_LABELS:
+        _labels.pop(next(iter(_labels)), None)
+    return packed >> 1, packed & 1 == 0
+
+
+def suppression(settings: Settings, dataset_id: str, sample_id: str) -> str:
+    """What stands in the place of an erased id: a keyed digest, so that the id is known when it comes again."""
+    key = hmac.new(settings.secret_bytes(), f"suppression:{dataset_id}".encode(), hashlib.sha256).digest()
+    return ERASED_PREFIX + hmac.new(key, sample_id.encode(), hashlib.sha256).hexdigest()
+
+
+def suppress(session: Session, dataset: Dataset, digests: Sequence[str]) -> None:
+    """Erased samples of a dataset that is not taken in yet: their `suppression` stands in its manifest beforehand."""
+    known = suppressed(session, dataset.id)
+    fresh = [digest for digest in dict.fromkeys(digests) if digest not in known]
+    rows = [
+        {"dataset_id": dataset.id, "position": position, "sample_id": digest, "label": 0, "holdout": False}
+        for position, digest in enumerate(fresh, len(known))
+    ]
+    db.insert_many(session, Sample, rows)
+
+
+def suppressed(session: Session, dataset_id: str) -> set[str]:
+    """What `suppress` has left for the ingest."""
+    return set(session.scalars(select(Sample.sample_id).where(Sample.dataset_id == dataset_id)))
+
+
+def unavailable(dataset: Dataset) -> Positions:
+    """Positions that no new version may train on: requested or erased."""
+    gone = mask_of(dataset.requested, dataset.sample_count) | mask_of(dataset.erased, dataset.sample_count)
+    positions: Positions = gone.nonzero()[0]
+    return positions

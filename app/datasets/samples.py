@@ -1,0 +1,200 @@
+"""From the names a client uses, sample ids and subjects, to positions in a dataset."""
+
+from __future__ import annotations
+
+import json
+import secrets
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic_core import to_json
+from sqlalchemy import text
+from sqlalchemy.orm import Session
+
+from app.core.config import Settings
+from app.core.errors import Conflict, Unprocessable
+from app.core.positions import Positions, distinct
+from app.core.tables import Dataset
+from app.datasets import records as datasets
+
+SHOWN_FAULTS = 100
+
+
+def resolve(
+    session: Session,
+    settings: Settings,
+    dataset: Dataset,
+    ids: Sequence[str],
+    pointer: str,
+    refused: NDArray[np.bool_] | None = None,
+    code: str = "requested",
+) -> Positions:
+    """Positions of the ids, in any order; a refusal names places in the list `pointer`, never ids.
+
+    `refused`: bool (N,) of positions that may not be named, for the reason that `code` gives.
+    """
+    found = find(session, dataset, ids)
+    banned = () if refused is None else (refused,)
+    require_fit(session, settings, dataset, ids, found, pointer, banned, code)
+    return found
+
+
+def require_fit(
+    session: Session,
+    settings: Settings,
+    dataset: Dataset,
+    ids: Sequence[str],
+    found: Positions,
+    pointer: str,
+    refused: Sequence[NDArray[np.bool_]],
+    code: str = "requested",
+) -> None:
+    """Refuse ids that are unknown, erased, named twice or in one of `refused`.
+
+    `found`: what `find` or `look_up` says of them.
+    """
+    if len(found) == len(ids) and _all_fit(found, refused):
+        return
+    found = look_up(session, dataset, ids)
+    first: dict[str, int] = {}
+    faults = [(place, "duplicate") for place, name in enumerate(ids) if first.setdefault(name, place) != place]
+    distinct = sorted(first.values())
+    unknown = [place for place in distinct if found[place] < 0]
+    if unknown:
+        marks = [datasets.suppression(settings, dataset.id, ids[place]) for place in unknown]
+        erased = look_up(session, dataset, marks) >= 0
+        faults += [(place, "erased" if gone else "unknown") for place, gone in zip(unknown, erased, strict=True)]
+    known = [place for place in distinct if found[place] >= 0]
+    faults += [(place, code) for place in known if any(mask[found[place]] for mask in refused)]
+    raise _id_problem(sorted(faults), pointer)
+
+
+def _all_fit(found: Positions, refused: Sequence[NDArray[np.bool_]]) -> bool:
+    if len(found) <= 1:  # numpy's calls would be most of such an order's cost
+        return all(p >= 0 and not any(mask[p] for mask in refused) for p in found)
+    if found.min() < 0 or any(mask[found].any() for mask in refused):
+        return False
+    return len(distinct(found)) == len(found)
+
+
+# The outer join keeps SQLite from walking all samples and, for each, the whole list; and it keeps the list's order.
+_SQLITE_LOOK_UP = text(
+    "SELECT group_concat(coalesce(s.position, -1)) FROM json_each(:ids) j "
+    "LEFT JOIN samples s ON s.dataset_id = :d AND s.sample_id = j.value"
+)
+_POSTGRES_LOOK_UP = text(
+    "SELECT string_agg(int8send((n.place - 1) << 32 | s.position), '') "
+    # By way of a subquery: a list whose length the planner knew would have it hash the dataset instead of the list.
+    "FROM unnest(string_to_array((SELECT CAST(:ids AS text)), :mark)) WITH ORDINALITY AS n (name, place) "
+    "JOIN samples s ON s.dataset_id = :d AND s.sample_id = n.name"
+)
+
+
+def look_up(session: Session, dataset: Dataset, ids: Sequence[str]) -> Positions:
+    """int64, a position for each id in their order, -1 where there is none: one statement whatever their number."""
+    if not ids:
+        return np.empty(0, dtype=np.int64)
+    if session.get_bind().dialect.name == "sqlite":
+        listed: str = session.execute(_SQLITE_LOOK_UP, {"ids": to_json(ids).decode(), "d": dataset.id}).scalar_one()
+        return np.fromstring(listed, dtype=np.int64, sep=",")
+    pairs: bytes | None = session.execute(_POSTGRES_LOOK_UP, _marked(dataset, ids)).scalar_one()
+    found = np.full(len(ids), -1, dtype=np.int64)
+    if pairs is not None:
+        both = np.frombuffer(pairs, dtype=">u4").reshape(-1, 2)
+        found[both[:, 0]] = both[:, 1]
+    return found
+
+
+MANY = 1000  # ids from which PostgreSQL had better read a large share of a dataset than probe an index for each
+SHARE = 50  # … when they are more than one in so many of its samples
+
+
+def is_large(session: Session, dataset: Dataset, ids: Sequence[str]) -> bool:
+    """Whether `find` beats `look_up` for so many ids."""
+    return session.get_bind().dialect.name != "sqlite" and len(ids) > max(MANY, dataset.sample_count // SHARE)
+
+
+# PostgreSQL hashes a list that is a constant of the plan: never one of a plan that is kept, which would compare each
+# sample with each id. Parallel workers would hash it anew, each of them.
+_PLAN_ANEW = text(
+    "SELECT set_config('plan_cache_mode', 'force_custom_plan', true), "
+    "set_config('max_parallel_workers_per_gather', '0', true)"
+)
+_POSTGRES_FIND = text(
+    "SELECT string_agg(int4send(position), '') FROM samples WHERE dataset_id = :d "
+    # Not a condition by itself: the planner would weigh each of the ids, which takes as long as to find them.
+    "AND CASE WHEN sample_id = ANY (string_to_array(CAST(:ids AS text), :mark)) THEN true END"
+)
+
+
+def find(session: Session, dataset: Dataset, ids: Sequence[str]) -> Positions:
+    """int64, positions of the ids in any order. Some id is unknown or named twice if one is -1 or they are fewer."""
+    if not is_large(session, dataset, ids):
+        return look_up(session, dataset, ids)
+    session.execute(_PLAN_ANEW)
+    found: bytes | None = session.execute(_POSTGRES_FIND, _marked(dataset, ids)).scalar_one()
+    return np.frombuffer(found or b"", dtype=">u4").astype(np.int64)
+
+
+def _marked(dataset: Dataset, ids: Sequence[str]) -> dict[str, str]:
+    """Parameters: the ids as one text, and what stands between them. A list's values would each be bound by itself."""
+    mark = "\x01"
+    together = mark.join(ids)
+    if together.count(mark) >= len(ids):  # an id has it, too: then one that nobody can guess
+        mark = f"\x01{secrets.token_hex(16)}"
+        together = mark.join(ids)
+    return {"ids": together, "mark": mark, "d": dataset.id}
+
+
+ID_KINDS = {
+    "duplicate": "sample-duplicated",
+    "unknown": "sample-unknown",
+    "erased": "sample-erased",
+    "requested": "sample-requested",
+    "foreign": "sample-foreign",  # not of the request that the list is about
+}
+
+
+def _id_problem(faults: list[tuple[int, str]], pointer: str) -> Conflict | Unprocessable:
+    counts = {code: sum(c == code for _, c in faults) for code in ID_KINDS}
+    words = ", ".join(f"{n} {code}" for code, n in counts.items() if n)
+    worst = next(code for code in ("unknown", "foreign", "duplicate", "erased", "requested") if counts[code])
+    error = Conflict if worst in ("erased", "requested") else Unprocessable
+    return error(
+        f"Some sample ids cannot be accepted: {words}. Nothing was stored.",
+        kind=ID_KINDS[worst],
+        errors=[{"pointer": f"{pointer}/{place}", "code": code} for place, code in faults[:SHOWN_FAULTS]],
+        counts={code: n for code, n in counts.items() if n},
+    )
+
+
+def of_subjects(session: Session, dataset: Dataset, subjects: Sequence[str], requested: NDArray[np.bool_]) -> Positions:
+    """Every sample of these subjects that is not requested yet.
+
+    Raises:
+        Unprocessable: a subject that has no sample (left); says which place of the list.
+    """
+    if session.get_bind().dialect.name == "sqlite":
+        sql = (
+            "SELECT j.key, s.position FROM json_each(:names) j "
+            "CROSS JOIN samples s ON s.dataset_id = :d AND s.subject = j.value"
+        )
+        given: Any = json.dumps(list(subjects))
+    else:
+        sql = (
+            "SELECT n.place - 1, s.position FROM unnest(CAST(:names AS text[])) WITH ORDINALITY AS n (name, place) "
+            "JOIN samples s ON s.dataset_id = :d AND s.subject = n.name"
+        )
+        given = list(subjects)
+    rows = session.execute(text(sql), {"names": given, "d": dataset.id}).all()
+    left = [(place, position) for place, position in rows if not requested[position]]
+    missing = sorted(set(range(len(subjects))) - {place for place, _ in left})
+    if missing:
+        raise Unprocessable(
+            f"{len(missing)} of the subjects have no sample that could still be requested. Nothing was stored.",
+            kind="subject-unknown",
+            errors=[{"pointer": f"/subjects/{place}", "code": "unknown"} for place in missing[:SHOWN_FAULTS]],
+        )
+    return distinct(np.array([position for _, position in left], dtype=np.int64))

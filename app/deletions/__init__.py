@@ -1,0 +1,1 @@
+"""Deletion requests, from acceptance to erasure."""

@@ -1,0 +1,277 @@
+"""When pending deletions of a model become a job: at once (`each`), or together (`batch`).
+
+A batch closes on its number of requests or samples, its age, or the earliest legal deadline less what such a job
+and the whole ladder after it have measurably taken, whichever comes first. While a job of the model is queued or
+running, requests that arrive wait for the next batch.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Annotated, Any
+
+from pydantic import Field, TypeAdapter
+from sqlalchemy import bindparam, func, literal_column, select
+from sqlalchemy.orm import Session
+
+from app import catalog, events, jobs
+from app.core import db
+from app.core.db import Database
+from app.core.tables import DeletionRequest, Job, Model, OutcomeRow
+from app.events import Told
+from app.models import records as models
+from app.rules.policy import Batch, Each, Policy
+from app.rules.states import Decision, JobKind, JobState, Outcome, move_outcome
+
+MEASURED_JOBS = 20
+DEADLINE_FACTOR = 3.0  # room for that many attempts of a job before the deadline
+DEADLINE_ROOM = timedelta(hours=1)
+_RULE: TypeAdapter[Each | Batch] = TypeAdapter(Annotated[Each | Batch, Field(discriminator="mode")])
+PENDING = OutcomeRow.state == literal_column("'pending'")  # in so many words: an index of these alone serves no other
+WAITING = (PENDING, DeletionRequest.decision == Decision.ACCEPTED)
+
+
+@dataclass(frozen=True)
+class Pending:
+    """The open batch of one model."""
+
+    requests: int
+    samples: int
+    oldest: datetime
+    earliest_due: datetime
+
+
+def closes_at(rule: Each | Batch, pending: Pending, duration: timedelta) -> datetime:
+    """When the batch closes by time alone. `duration`: what such a job, and the rungs after it, have taken."""
+    if isinstance(rule, Each):
+        return pending.oldest
+    by_age = pending.oldest + timedelta(seconds=rule.max_age_seconds)
+    by_law = pending.earliest_due - duration * DEADLINE_FACTOR - DEADLINE_ROOM
+    return min(by_age, by_law)
+
+
+def is_full(rule: Each | Batch, pending: Pending) -> bool:
+    if isinstance(rule, Each):
+        return True
+    return pending.requests >= rule.max_requests or pending.samples >= rule.max_samples
+
+
+def measured_duration(session: Session, model_id: str) -> timedelta | None:
+    """The median run of the model's last unlearn jobs that published; None before the first."""
+    return _median(_runs(session, model_id, JobKind.UNLEARN, [JobState.SUCCEEDED]))
+
+
+def rung_duration(session: Session, model_id: str, method: str) -> timedelta | None:
+    """What unlearning by `method` has taken, published or not; for an exact one never run, what training took.
+
+    None where nothing like it was measured yet.
+    """
+    ended = _runs(session, model_id, JobKind.UNLEARN, [JobState.SUCCEEDED, JobState.REJECTED])
+    same = [(seconds, result) for seconds, result in ended if (result or {}).get("rung", {}).get("method") == method]
+    if not same and catalog.METHODS[method].exact:
+        return _median(_runs(session, model_id, JobKind.TRAIN, [JobState.SUCCEEDED]))
+    return _median(same or ended)
+
+
+def ladder_duration(session: Session, model: Model) -> timedelta:
+    """What a climb to the end of the model's ladder would take, of what was measured."""
+    methods = Policy.model_validate(model.policy).methods
+    found = (rung_duration(session, model.id, choice.name) for choice in methods)
+    return sum((duration for duration in found if duration is not None), timedelta(0))
+
+
+Run = tuple[float, dict[str, Any] | None]
+"""Seconds, and the job's result."""
+
+
+def _runs(session: Session, model_id: str, kind: JobKind, states: Sequence[JobState]) -> list[Run]:
+    """The model's last ended jobs of that kind, newest first."""
+    query = (
+        select(Job.started_at, Job.finished_at, Job.result)
+        .where(Job.model_id == model_id, Job.kind == kind, Job.state.in_(states))
+        .order_by(Job.id.desc())
+        .limit(MEASURED_JOBS)
+    )
+    rows = session.execute(query)
+    return [((finish - start).total_seconds(), result) for start, finish, result in rows if start and finish]
+
+
+def _median(runs: Sequence[Run]) -> timedelta | None:
+    return timedelta(seconds=statistics.median(seconds for seconds, _ in runs)) if runs else None
+
+
+def pending_of(session: Session, model_id: str) -> Pending | None:
+    """What waits for the model's next batch."""
+    query = (
+        select(
+            func.count(),
+            func.sum(DeletionRequest.sample_count),
+            func.min(DeletionRequest.received_at),
+            func.min(DeletionRequest.due_at),
+        )
+        .join(OutcomeRow, OutcomeRow.request_id == DeletionRequest.id)
+        .where(OutcomeRow.model_id == model_id, *WAITING)
+    )
+    count, samples, oldest, due = session.execute(query).one()
+    return Pending(count, samples, oldest, due) if count else None
+
+
+def close_if_due(session: Session, model: Model) -> Job | None:
+    """Close the model's batch if its rule says so; under `batch`, while no unlearn job of it is queued or running."""
+    rule = _RULE.validate_python(model.policy["when"])
+    if isinstance(rule, Batch) and _busy(session, model.id):
+        return None
+    pending = pending_of(session, model.id)
+    if pending is None:
+        return None
+    duration = ladder_duration(session, model)
+    if not is_full(rule, pending) and closes_at(rule, pending, duration) > db.now(session):
+        return None
+    return close(session, model, _first(session, model.id, 1 if isinstance(rule, Each) else None))
+
+
+def enter(
+    session: Session,
+    entries: Sequence[tuple[str, Model]],
+    datasets: Mapping[str, str],
+    told: Sequence[Told],
+    now: datetime,
+) -> dict[tuple[str, str], str | None]:
+    """The outcomes of new requests, (request id, model) each and in the requests' order: under `each` with a job at
+    once, under `batch` into the open batch, which closes if that makes it due. Their jobs, by (request id, model id).
+
+    datasets: what each request is about, by its id. told: events to record before those of this.
+    """
+    models_ = {model.id: model for _, model in entries}
+    each = {key for key, model in models_.items() if isinstance(_RULE.validate_python(model.policy["when"]), Each)}
+    at_once = each - _with_backlog(session, each)  # what waits already goes first: another rule has left it
+    direct = [(request, model) for request, model in entries if model.id in at_once]
+    jobs_ = dict(
+        zip(
+            [(request, model.id) for request, model in direct],
+            jobs.enqueue_unlearning(session, [(model, datasets[request]) for request, model in direct], now),
+            strict=True,
+        )
+    )
+    found = {(request, model.id): jobs_.get((request, model.id)) for request, model in entries}
+    states = {True: Outcome.BATCHED.value, False: Outcome.PENDING.value}
+    rows = [
+        {"request_id": request, "model_id": model, "state": states[job is not None], "job_id": job}
+        for (request, model), job in found.items()
+    ]
+    db.insert_many(session, OutcomeRow, rows)
+    closed = [(m.tenant_id, "batch.closed", jobs_[request, m.id], {"requests": 1}) for request, m in direct]
+    events.record_many(session, [*told, *closed], now)
+    late = [key for key, job in found.items() if job is None]
+    due = [model for _, model in late]
+    for model_id in [*(model for model in due if model in each), *dict.fromkeys(m for m in due if m not in each)]:
+        close_if_due(session, models_[model_id])
+    if late:
+        session.flush()
+        query = select(OutcomeRow.request_id, OutcomeRow.model_id, OutcomeRow.job_id).where(
+            OutcomeRow.request_id.in_({request for request, _ in late})
+        )
+        found |= {(request, model): job for request, model, job in session.execute(query)}
+    return found
+
+
+_BACKLOG = (
+    select(OutcomeRow.model_id)
+    .join(DeletionRequest, DeletionRequest.id == OutcomeRow.request_id)
+    .where(OutcomeRow.model_id.in_(bindparam("models", expanding=True)), *WAITING)
+    .distinct()
+)
+
+
+def _with_backlog(session: Session, model_ids: Collection[str]) -> set[str]:
+    """Those of the models that have pending outcomes."""
+    return set(session.scalars(_BACKLOG, {"models": model_ids})) if model_ids else set()
+
+
+def _busy(session: Session, model_id: str) -> Job | None:
+    """The newest unlearn job of the model that is queued or running."""
+    active = select(Job).where(
+        Job.model_id == model_id,
+        Job.kind == JobKind.UNLEARN,
+        Job.state.in_([JobState.QUEUED, JobState.RUNNING]),
+    )
+    return session.scalars(active.order_by(Job.id.desc()).limit(1)).first()
+
+
+def _first(session: Session, model_id: str, count: int | None) -> Sequence[OutcomeRow]:
+    """The oldest pending outcomes of the model, in the order of their requests."""
+    query = (
+        select(OutcomeRow)
+        .join(DeletionRequest, DeletionRequest.id == OutcomeRow.request_id)
+        .where(OutcomeRow.model_id == model_id, *WAITING)
+        .order_by(OutcomeRow.request_id)
+        .limit(count)
+    )
+    return session.scalars(query.with_for_update(of=OutcomeRow)).all()
+
+
+def close_now(session: Session, model: Model) -> Job | None:
+    """Close what waits for the model's next batch, whatever its rule says."""
+    rows = _first(session, model.id, None)
+    return close(session, model, rows) if rows else None
+
+
+def close(session: Session, model: Model, rows: Sequence[OutcomeRow]) -> Job:
+    """Freeze these outcomes into one unlearn job, on the dataset that their requests are about."""
+    dataset_id = session.get_one(DeletionRequest, rows[0].request_id).dataset_id
+    job = models.start(session, model, JobKind.UNLEARN, seed=0, dataset_id=dataset_id)
+    for row in rows:
+        row.state, row.job_id = move_outcome(Outcome(row.state), Outcome.BATCHED), job.id
+    events.record(session, model.tenant_id, "batch.closed", job.id, requests=len(rows))
+    return job
+
+
+def close_due(database: Database) -> int:
+    """Close every batch that is due; how many. The sweeper's duty, and harmless to repeat."""
+    with database.read() as session:
+        waiting = select(OutcomeRow.model_id).where(PENDING).distinct()
+        model_ids = list(session.scalars(waiting))
+    closed = 0
+    for model_id in model_ids:
+        with database.write() as session:
+            owner = session.scalars(select(Model.tenant_id).where(Model.id == model_id)).one()
+            model = models.get(session, owner, model_id, lock=True)
+            closed += close_if_due(session, model) is not None
+    return closed
+
+
+def forecast(session: Session, model: Model, job_id: str | None) -> datetime | None:
+    """When an outcome that has this job, or none yet, will probably be published, from measured durations: the end
+    of that minute, since what is probable at best need not change with every look.
+
+    None where nothing was measured yet, or where that moment has passed: what is late has no forecast. It does not
+    move with the clock while nothing happens, so that what a client was shown stays what it is; it passes with a
+    minute's end, on which polls rely.
+    """
+    found = _forecast(session, model, job_id)
+    shown = found and found.replace(second=0, microsecond=0) + timedelta(minutes=1)
+    return shown if shown is not None and shown > db.now(session) else None
+
+
+def _forecast(session: Session, model: Model, job_id: str | None) -> datetime | None:
+    duration = measured_duration(session, model.id)
+    if duration is None:
+        return None
+    if job_id is not None:
+        job = session.get_one(Job, job_id)
+        if "rung" in job.params:
+            method = Policy.model_validate(job.params["policy"]).methods[job.params["rung"]].name
+            duration = rung_duration(session, model.id, method) or duration
+        return (job.started_at or job.created_at) + duration
+    pending = pending_of(session, model.id)
+    if pending is None:
+        return None
+    rule = Policy.model_validate(model.policy).when
+    full = is_full(rule, pending)
+    start = pending.oldest if full else closes_at(rule, pending, ladder_duration(session, model))
+    if (before := _busy(session, model.id)) is not None:
+        start = max(start, (before.started_at or before.created_at) + duration)
+    return start + duration

@@ -1,0 +1,178 @@
+"""The record of processing, and what an officer asks first: what is overdue, what is due soon, how long it takes."""
+
+from __future__ import annotations
+
+import csv
+import io
+import statistics
+from collections.abc import Iterator, Sequence
+from datetime import datetime, timedelta
+from typing import Any
+
+from pydantic_core import to_json
+from sqlalchemy import ColumnElement, func, literal, or_, select, tuple_
+from sqlalchemy.orm import Session
+
+from app.core import db
+from app.core.db import Database
+from app.core.tables import DeletionRequest
+from app.deletions import views
+from app.rules.states import RequestStatus
+
+PAGE = 1000
+DUE_SOON = timedelta(days=7)
+OPEN = (
+    RequestStatus.ACCEPTED,
+    RequestStatus.PROCESSING,
+    RequestStatus.PUBLISHED,
+    RequestStatus.ATTENTION,
+    RequestStatus.HELD,
+)
+COLUMNS = (
+    "request", "status", "dataset", "model", "samples", "samples_refused", "basis", "jurisdiction", "rule",
+    "received_at", "confirm_by", "due_at", "extended_at", "extension_reason", "decided_at", "reason",
+    "fulfilled_at", "days",
+)  # fmt: skip
+
+
+def register(database: Database, tenant_id: str, year: int | None = None) -> Iterator[list[dict[str, Any]]]:
+    """Pages of the entries, one per request, oldest first; `year`: of receipt (UTC).
+
+    Each is a transaction of its own, so that a slow reader holds none.
+    """
+    order = (DeletionRequest.received_at, DeletionRequest.id)
+    query = select(DeletionRequest).where(*_received(tenant_id, year)).order_by(*order).limit(PAGE)
+    page = query
+    while True:
+        with database.read() as session:
+            rows = session.scalars(page).all()
+            around = views.around(session, rows)
+        yield [_entry(row, around[row.id].status(row)) for row in rows]
+        if len(rows) < PAGE:
+            return
+        page = query.where(tuple_(*order) > tuple_(literal(rows[-1].received_at), literal(rows[-1].id)))
+
+
+def _received(tenant_id: str, year: int | None) -> list[ColumnElement[bool]]:
+    """The requests of the tenant, of that year."""
+    found = [DeletionRequest.tenant_id == tenant_id]
+    if year is not None:
+        start, stop = datetime(year, 1, 1), datetime(year + 1, 1, 1)  # noqa: DTZ001  (the database holds UTC)
+        found += [DeletionRequest.received_at >= start, DeletionRequest.received_at < stop]
+    return found
+
+
+def _entry(row: DeletionRequest, status: RequestStatus) -> dict[str, Any]:
+    end = row.fulfilled_at or row.decided_at
+    return {
+        "request": row.id,
+        "status": status.value,
+        "dataset": row.dataset_id,
+        "model": row.model_id,
+        "samples": row.sample_count,
+        "samples_refused": row.refused_count,
+        "basis": row.basis,
+        "jurisdiction": row.jurisdiction,
+        "rule": row.rule,
+        "received_at": _time(row.received_at),
+        "confirm_by": _time(row.confirm_by),
+        "due_at": _time(row.due_at),
+        "extended_at": _time(row.extended_at),
+        "extension_reason": row.extension_reason,
+        "decided_at": _time(row.decided_at),
+        "reason": row.reason,
+        "fulfilled_at": _time(row.fulfilled_at),
+        "days": round((end - row.received_at).total_seconds() / 86400, 2) if end else None,
+    }
+
+
+def _time(moment: datetime | None) -> str | None:
+    return None if moment is None else f"{moment:%Y-%m-%dT%H:%M:%SZ}"
+
+
+def as_csv(pages: Iterator[list[dict[str, Any]]]) -> Iterator[str]:
+    """RFC 4180 lines with a header, a page at a time. A text that a spreadsheet would run as a formula is quoted with
+    an apostrophe."""
+    lines = io.StringIO()
+    writer = csv.DictWriter(lines, COLUMNS)
+    writer.writeheader()
+    for page in pages:
+        writer.writerows({name: _harmless(value) for name, value in entry.items()} for entry in page)
+        yield lines.getvalue()
+        lines.seek(0)
+        lines.truncate()
+
+
+def as_json(pages: Iterator[list[dict[str, Any]]]) -> Iterator[bytes]:
+    """One JSON array, a page at a time."""
+    mark = b"["
+    for page in pages:
+        if page:
+            yield mark + to_json(page)[1:-1]
+            mark = b","
+    yield b"[]" if mark == b"[" else b"]"
+
+
+def _harmless(value: Any) -> Any:
+    return f"'{value}" if isinstance(value, str) and value[:1] in "=+-@\t\r" and value else value
+
+
+def summary(database: Database, tenant_id: str, year: int | None = None) -> dict[str, Any]:
+    """Counts, overdue and due soon now, and mean and median days to the answer; all counted by the database."""
+    these = _received(tenant_id, year)
+    with database.read() as session:
+        now = db.now(session)
+        by_status = {status: _count(session, these, status) for status in RequestStatus}
+        answered = [*these, views.having(RequestStatus.FULFILLED)]
+        received, samples, extended, late = session.execute(
+            select(
+                func.count(),
+                func.coalesce(func.sum(DeletionRequest.sample_count), 0),
+                func.count(DeletionRequest.extended_at),
+                func.count().filter(DeletionRequest.fulfilled_at > DeletionRequest.due_at),
+            ).where(*these)
+        ).one()
+        mean = session.scalars(select(func.avg(_days(session))).where(*answered)).one()
+        return {
+            "as_of": _time(now),
+            "year": year,
+            "received": received,
+            "by_status": {status.value: count for status, count in by_status.items()},
+            "samples": samples,
+            "extended": extended,
+            "overdue": _open(session, [*these, DeletionRequest.due_at < now]),
+            "due_soon": _open(session, [*these, DeletionRequest.due_at.between(now, now + DUE_SOON)]),
+            "answered_late": late,
+            "mean_days": None if mean is None else round(float(mean), 2),
+            "median_days": _median(session, answered, by_status[RequestStatus.FULFILLED]),
+        }
+
+
+def _count(session: Session, these: Sequence[ColumnElement[bool]], status: RequestStatus) -> int:
+    return session.scalars(select(func.count()).where(*these, views.having(status))).one()
+
+
+def _open(session: Session, these: Sequence[ColumnElement[bool]]) -> list[str]:
+    """Ids of those that still need an answer, oldest first."""
+    unanswered = or_(*(views.having(status) for status in OPEN))
+    left = DeletionRequest.fulfilled_at.is_(None)
+    return list(
+        session.scalars(select(DeletionRequest.id).where(*these, left, unanswered).order_by(DeletionRequest.id))
+    )
+
+
+def _days(session: Session) -> ColumnElement[Any]:
+    """From receipt to the answer."""
+    start, end = DeletionRequest.received_at, DeletionRequest.fulfilled_at
+    if session.get_bind().dialect.name == "sqlite":
+        return func.julianday(end) - func.julianday(start)
+    return func.extract("epoch", end - start) / 86400
+
+
+def _median(session: Session, these: Sequence[ColumnElement[bool]], count: int) -> float | None:
+    """The middle one, or the mean of the two in the middle."""
+    if not count:
+        return None
+    days = _days(session).label("days")
+    middle = select(days).where(*these).order_by(days).limit(2 - count % 2).offset((count - 1) // 2)
+    return round(float(statistics.fmean(session.scalars(middle))), 2)

@@ -1,0 +1,200 @@
+"""The legal verbs on a request: withdraw, refuse (in whole or in part), hold, release, extend. Each has a reason.
+
+A request whose job is running can no longer be stopped: its verbs answer 409 until the job has ended.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+
+from app import events, jobs
+from app.core import db
+from app.core.config import Settings
+from app.core.errors import Conflict
+from app.core.positions import Positions, marked, mask_of, pack, unpack
+from app.core.tables import Dataset, DeletionRequest, Job, Model, OutcomeRow
+from app.datasets import samples
+from app.deletions import batches, erasure
+from app.evidence import sealing
+from app.rules.deadlines import clock
+from app.rules.states import Decision, JobKind, JobState, Outcome, move_decision, move_outcome
+
+
+def begin(session: Session, request: DeletionRequest) -> DeletionRequest:
+    """Lock what a verb may touch in the order of a publish: jobs, dataset, models, request; and look again."""
+    _jobs(session, request)
+    session.execute(select(Dataset.id).where(Dataset.id == request.dataset_id).with_for_update())
+    affected = select(OutcomeRow.model_id).where(OutcomeRow.request_id == request.id)
+    session.execute(select(Model.id).where(Model.id.in_(affected)).order_by(Model.id).with_for_update())
+    session.refresh(request, with_for_update=True)
+    return request
+
+
+def withdraw(session: Session, request: DeletionRequest, reason: str) -> None:
+    """The person changed their mind: the samples stay."""
+    _end(session, request, Decision.WITHDRAWN, reason)
+    events.record(session, request.tenant_id, "request.withdrawn", request.id)
+
+
+def refuse(
+    session: Session, settings: Settings, request: DeletionRequest, reason: str, sample_ids: Sequence[str] | None
+) -> None:
+    """Refuse the request, or with `sample_ids` that part of it.
+
+    Raises:
+        Conflict: too late by the law's clock, or being carried out.
+        Unprocessable: an id that is not of this request.
+    """
+    now = db.now(session)
+    extended = request.extended_at is not None
+    if not clock(request.jurisdiction).may_refuse(request.received_at, now, extended=extended):
+        raise Conflict("The time in which a refusal must be given has passed.", kind="refusal-too-late")
+    own = unpack(request.positions)
+    part = own if sample_ids is None else _own(session, settings, request, own, sample_ids)
+    request.refused_count += len(part)
+    if len(part) == len(own):
+        _end(session, request, Decision.REFUSED, reason)
+    else:
+        _leave_out(session, request, part, reason)
+    events.record(session, request.tenant_id, "request.refused", request.id, samples=len(part))
+
+
+def let_go(session: Session, request: DeletionRequest, positions: Positions, reason: str) -> None:
+    """An open request has these of its samples no longer; without any left it ends as withdrawn.
+
+    Raises:
+        Conflict: it is being carried out.
+    """
+    own = unpack(request.positions)
+    part = np.intersect1d(own, positions)
+    if len(part) == len(own):
+        withdraw(session, request, reason)
+        return
+    request.refused_count += len(part)
+    _leave_out(session, request, part, reason)
+    events.record(session, request.tenant_id, "request.refused", request.id, samples=len(part))
+
+
+def _leave_out(session: Session, request: DeletionRequest, part: Positions, reason: str) -> None:
+    _require_stoppable(session, request)
+    _free(session, request, part)
+    sealing.leave_out(session, request, part)
+    left = np.setdiff1d(unpack(request.positions), part)
+    request.positions, request.sample_count, request.reason = pack(left), len(left), reason
+
+
+def _own(
+    session: Session, settings: Settings, request: DeletionRequest, own: Positions, sample_ids: Sequence[str]
+) -> Positions:
+    dataset = session.get_one(Dataset, request.dataset_id)
+    foreign = np.ones(dataset.sample_count, dtype=bool)
+    foreign[own] = False
+    return samples.resolve(session, settings, dataset, sample_ids, "/sample_ids", foreign, "foreign")
+
+
+def hold(session: Session, request: DeletionRequest, reason: str) -> None:
+    """A legal hold: nothing happens to the samples until it is released."""
+    request.decision = move_decision(Decision(request.decision), Decision.HELD)
+    for row in _detach(session, request):
+        if row.state != Outcome.PENDING:  # one that waits for its batch goes on waiting
+            row.state, row.job_id = move_outcome(Outcome(row.state), Outcome.PENDING), None
+    request.reason = reason
+    events.record(session, request.tenant_id, "request.held", request.id)
+
+
+def release(session: Session, request: DeletionRequest) -> None:
+    """The hold is over; the request joins its models' next batches."""
+    if request.decision != Decision.HELD:
+        raise Conflict("The request is not held.", kind="illegal-move")
+    request.decision, request.reason = move_decision(Decision.HELD, Decision.ACCEPTED), None
+    session.flush()
+    rows = session.scalars(select(OutcomeRow).where(OutcomeRow.request_id == request.id)).all()
+    for row in rows:
+        batches.close_if_due(session, session.get_one(Model, row.model_id))
+    erasure.start_if_published(session, request.id)  # no model is affected, or all were destroyed meanwhile
+    events.record(session, request.tenant_id, "request.released", request.id)
+
+
+def extend(session: Session, request: DeletionRequest, reason: str) -> None:
+    """Take the longer period that the law allows, once, with notice and reasons in time.
+
+    Raises:
+        Conflict: extended already, decided, or too late.
+    """
+    law, now = clock(request.jurisdiction), db.now(session)
+    if request.extended_at is not None:
+        raise Conflict("The request has been extended already.", kind="extended-already")
+    if request.fulfilled_at or request.decision in (Decision.REFUSED, Decision.WITHDRAWN):
+        raise Conflict("The request has been answered.", kind="illegal-move")
+    if not law.may_extend(request.received_at, now):
+        raise Conflict("The time in which an extension must be announced has passed.", kind="extension-too-late")
+    request.extended_at, request.extension_reason = now, reason
+    request.due_at = law.extended(request.received_at)
+    events.record(session, request.tenant_id, "request.extended", request.id)
+
+
+# -- stopping what has not begun -------------------------------------------------------------------
+
+
+def _end(session: Session, request: DeletionRequest, decision: Decision, reason: str) -> None:
+    request.decision = move_decision(Decision(request.decision), decision)
+    for row in _detach(session, request):
+        session.delete(row)
+    _free(session, request, unpack(request.positions))
+    request.reason, request.decided_at = reason, db.now(session)
+
+
+def _require_stoppable(session: Session, request: DeletionRequest) -> None:
+    """Refuse while a job that carries the request out is running, or has published; or had, before a restore.
+
+    Another request's purge may have erased the samples along with its own.
+    """
+    states = select(OutcomeRow.state).where(OutcomeRow.request_id == request.id)
+    done = request.fulfilled_at or request.replayed_at or _erased(session, request)
+    if done or set(session.scalars(states)) & {Outcome.PUBLISHED, Outcome.PURGED}:
+        raise Conflict("The deletion has been carried out.", kind="carried-out")
+    for job in _jobs(session, request):
+        if job.state == JobState.RUNNING:
+            raise Conflict("The deletion is being carried out; wait for its job.", kind="being-carried-out")
+
+
+def _erased(session: Session, request: DeletionRequest) -> bool:
+    dataset = session.get_one(Dataset, request.dataset_id)
+    gone = mask_of(dataset.erased, dataset.sample_count)[unpack(request.positions)]
+    return request.model_id is None and bool(gone.any())
+
+
+def _jobs(session: Session, request: DeletionRequest) -> Sequence[Job]:
+    """The unlearn jobs of the request and, for one that affects no model, its purge: locked."""
+    own = select(OutcomeRow.job_id).where(OutcomeRow.request_id == request.id)
+    purge = (Job.request_id == request.id) & (Job.kind == JobKind.PURGE)
+    return session.scalars(select(Job).where(Job.id.in_(own) | purge).order_by(Job.id).with_for_update()).all()
+
+
+def _detach(session: Session, request: DeletionRequest) -> Sequence[OutcomeRow]:
+    """Take the request out of jobs that wait; a job that has no other request is cancelled. Its outcomes."""
+    _require_stoppable(session, request)
+    rows = session.scalars(select(OutcomeRow).where(OutcomeRow.request_id == request.id)).all()
+    waiting = [job for job in _jobs(session, request) if job.state == JobState.QUEUED]
+    for row in rows:
+        row.job_id = None
+    session.flush()
+    for job in waiting:
+        others = select(func.count()).where(OutcomeRow.job_id == job.id)
+        if not session.scalars(others).one():
+            ended = jobs.problem("withdrawn", "no request is left in its batch")
+            jobs.finish(session, job, JobState.CANCELLED, problem=ended)
+    return rows
+
+
+def _free(session: Session, request: DeletionRequest, positions: Positions) -> None:
+    """The samples may be requested again."""
+    dataset = session.get_one(Dataset, request.dataset_id, with_for_update=True)
+    holder: Dataset | Model = dataset
+    if request.model_id is not None:
+        holder = session.get_one(Model, request.model_id, with_for_update=True)
+    holder.requested = marked(holder.requested, dataset.sample_count, positions, value=False)

@@ -1,0 +1,374 @@
+"""Erasing what the samples of a request left behind, each thing with a receipt or a dated pending entry.
+
+A purge job works in two transactions with the deleting between them, so that a crash anywhere is repaired by
+running it again: `swap` points every row at bytes without the samples and writes a pending receipt for each
+blob that must go; `complete` marks the receipts done once the blobs are gone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+import numpy as np
+from sqlalchemy import Select, and_, delete, func, or_, select
+from sqlalchemy.orm import Session
+
+from app import events, jobs
+from app.blobs import usage
+from app.blobs.open import Blobs
+from app.core import db
+from app.core.db import Database
+from app.core.errors import SupersededError
+from app.core.ids import new_id
+from app.core.positions import Positions, marked, mask_of, unpack
+from app.core.tables import (
+    AdversarialRow,
+    Dataset,
+    DeletionRequest,
+    Job,
+    JobArtifact,
+    Model,
+    OutcomeRow,
+    Receipt,
+    ReferenceRow,
+    Sample,
+    Version,
+)
+from app.evidence import sealing
+from app.jobs import Claim
+from app.models import versions
+from app.rules.states import Decision, JobKind, JobState, Outcome, VersionState, move_outcome
+
+MOST_TOGETHER = 1000  # requests that one rewriting of a dataset serves
+POOL_LIFE = timedelta(days=90)  # how long a pool outlives the first erasure of a sample it was built on
+
+
+def start_if_published(session: Session, request_id: str) -> None:
+    """Queue the request's purge once every affected model has published; a held one's when it is released."""
+    request = session.get_one(DeletionRequest, request_id, with_for_update=True)
+    if request.decision == Decision.HELD:
+        return
+    left = select(func.count()).where(OutcomeRow.request_id == request_id, OutcomeRow.state != Outcome.PUBLISHED)
+    if session.scalars(left).one():
+        return
+    events.record(session, request.tenant_id, "request.published", request_id)
+    jobs.enqueue(
+        session,
+        tenant_id=request.tenant_id,
+        kind=JobKind.PURGE,
+        lane=f"dataset:{request.dataset_id}",
+        dataset_id=request.dataset_id,
+        model_id=request.model_id,
+        request_id=request_id,
+    )
+
+
+# -- a purge job -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a purge job must rewrite.
+
+    together: the job's own request and those whose purges wait for their turn: what one rewriting of the dataset
+    takes along, their jobs find done. positions: of theirs, to erase from the dataset; empty for a request that names
+    one model, whose data stay. requested: all their positions. references: digests by (pool, number). adversarial,
+    covered: digests and packed positions of the precomputed sets that hold any of their samples. carried: the dataset
+    came with the request, and goes with it whole.
+    """
+
+    request_id: str
+    together: tuple[str, ...]
+    dataset_id: str
+    positions: Positions
+    requested: Positions
+    images: str | None
+    references: dict[tuple[str, int], str]
+    adversarial: dict[str, str]
+    covered: dict[str, bytes]
+    carried: bool
+
+
+@dataclass(frozen=True)
+class Rewritten:
+    """Digests of the same things without the samples."""
+
+    images: str | None
+    references: dict[tuple[str, int], str]
+    adversarial: dict[str, tuple[str, bytes]]
+
+
+def plan(session: Session, claim: Claim, together: tuple[str, ...] = ()) -> Plan:
+    """What to rewrite; `together`: for these requests, as an earlier look found them."""
+    request = session.get_one(DeletionRequest, claim.request_id)
+    dataset = session.get_one(Dataset, request.dataset_id)
+    together = together or (request.id, *_waiting(session, request, dataset))
+    asked = select(DeletionRequest.positions).where(
+        DeletionRequest.id.in_(together), DeletionRequest.decision == Decision.ACCEPTED
+    )
+    requested = np.unique(np.concatenate([unpack(positions) for positions in session.scalars(asked)]))
+    positions = requested if request.model_id is None else requested[:0]
+    positions = positions[~mask_of(dataset.erased, dataset.sample_count)[positions]]
+    rows = session.scalars(select(ReferenceRow).where(ReferenceRow.dataset_id == dataset.id)).all()
+    sets = session.scalars(select(AdversarialRow).where(AdversarialRow.model_id.in_(_models(request)))).all()
+    holding = [row for row in sets if np.isin(unpack(row.positions), requested).any()]
+    return Plan(
+        request_id=request.id,
+        together=together,
+        dataset_id=dataset.id,
+        positions=positions,
+        requested=requested,
+        images=dataset.images,
+        references={(row.pool, row.number): row.digest for row in rows} if len(positions) else {},
+        adversarial={row.id: row.digest for row in holding},
+        covered={row.id: row.positions for row in holding},
+        carried=dataset.carried_for is not None,
+    )
+
+
+def _waiting(session: Session, request: DeletionRequest, dataset: Dataset) -> list[str]:
+    """Other requests that erase samples from the dataset as soon as it is their turn; none where the dataset is not
+    to be rewritten for this one, because another's rewriting took it along."""
+    own = unpack(request.positions)
+    done = mask_of(dataset.erased, dataset.sample_count)[own].all()
+    if done or request.model_id is not None or dataset.carried_for is not None:
+        return []
+    queued = jobs.purges_waiting(session, dataset.id)[:MOST_TOGETHER]
+    whole = DeletionRequest.id.in_(queued), DeletionRequest.model_id.is_(None)
+    return list(session.scalars(select(DeletionRequest.id).where(*whole).order_by(DeletionRequest.id)))
+
+
+def _models(request: DeletionRequest) -> Select[str]:
+    """Ids of the models that may hold something of the samples: the one named, else all of the dataset, or the one
+    that the samples were carried for."""
+    if request.model_id is not None:
+        return select(Model.id).where(Model.id == request.model_id)
+    carried_for = select(Dataset.carried_for).where(Dataset.id == request.dataset_id).scalar_subquery()
+    return select(Model.id).where(or_(Model.dataset_id == request.dataset_id, Model.id == carried_for))
+
+
+def swap(session: Session, claim: Claim, work: Plan, rewritten: Rewritten, suppress: Callable[[str], str]) -> None:
+    """Point at the bytes without the samples, overwrite their ids, and owe a receipt for everything that must go.
+
+    Raises:
+        LeaseLostError: the claim is gone.
+        SupersededError: the bytes changed since `plan`, or a request was stopped: start again.
+    """
+    jobs.fenced(session, claim)
+    dataset = session.get_one(Dataset, work.dataset_id, with_for_update=True)
+    now = plan(session, claim, work.together)
+    if (now.images, now.references, now.adversarial) != (work.images, work.references, work.adversarial):
+        raise SupersededError("what holds the samples changed while it was being rewritten")
+    if not np.array_equal(now.requested, work.requested):
+        raise SupersededError("a request that was taken along was stopped, or refused in part, meanwhile")
+    request = session.get_one(DeletionRequest, work.request_id)
+    together = [session.get_one(DeletionRequest, request_id) for request_id in work.together]
+    for each in [*together, *_losing_ids(session, work)]:
+        sealing.commit_ids(session, each)
+    if work.carried:
+        _drop_carried(session, dataset, request)
+    elif len(work.positions):
+        erased_now = [each for each in together if np.isin(unpack(each.positions), work.positions).any()]
+        _swap_images(session, dataset, erased_now, rewritten.images)
+        _erase_ids(session, dataset, work.positions, suppress)
+        for (pool, number), digest in rewritten.references.items():
+            reference = session.get_one(ReferenceRow, (pool, number))
+            detail = f"columns of reference {number} were dropped"
+            for each in erased_now:
+                _owe(session, each, "reference-columns", detail, reference.digest)
+            reference.digest = digest
+        for each in erased_now:
+            _date_pools(session, each, {pool for pool, _ in rewritten.references})
+    for key, (digest, covered) in rewritten.adversarial.items():
+        row = session.get_one(AdversarialRow, key)
+        for each in together:
+            if np.isin(unpack(each.positions), unpack(row.positions)).any():
+                detail = "rows of a precomputed set were removed"
+                _owe(session, each, "precomputed-adversarial", detail, row.digest)
+        row.digest, row.positions = digest, covered
+    _drop_derived(session, request)
+    _date_superseded(session, request)
+
+
+def _losing_ids(session: Session, work: Plan) -> list[DeletionRequest]:
+    """Open requests of one model whose samples are erased from the dataset for others: what names them goes now."""
+    query = select(DeletionRequest).where(
+        DeletionRequest.dataset_id == work.dataset_id,
+        DeletionRequest.model_id.is_not(None),
+        DeletionRequest.fulfilled_at.is_(None),
+        DeletionRequest.decision.in_([Decision.ACCEPTED, Decision.HELD]),
+    )
+    return [row for row in session.scalars(query) if np.isin(unpack(row.positions), work.positions).any()]
+
+
+def _swap_images(session: Session, dataset: Dataset, requests: list[DeletionRequest], images: str | None) -> None:
+    if dataset.images and images and images != dataset.images:
+        for request in requests:
+            _owe(session, request, "sample-bytes", "the samples' pixels were overwritten with zeros", dataset.images)
+        dataset.images = images
+
+
+def _drop_carried(session: Session, dataset: Dataset, request: DeletionRequest) -> None:
+    if dataset.state == "erased":
+        return
+    controls = dataset.sample_count - dataset.train_count
+    detail = f"what the request carried: pixels and ids of {dataset.train_count} samples and {controls} controls"
+    for digest in empty(session, dataset):
+        _owe(session, request, "carried-data", detail, digest)
+
+
+def empty(session: Session, dataset: Dataset) -> list[str]:
+    """Let go of everything that a carried dataset holds; the digests of its bytes, which are to be removed."""
+    digests = [digest for digest in (dataset.images, dataset.upload) if digest]
+    session.execute(delete(Sample).where(Sample.dataset_id == dataset.id))
+    dataset.images = dataset.upload = dataset.class_names = None
+    dataset.erased = marked(dataset.erased, dataset.sample_count, np.arange(dataset.sample_count))
+    dataset.state = "erased"
+    return digests
+
+
+def _erase_ids(session: Session, dataset: Dataset, positions: Positions, suppress: Callable[[str], str]) -> None:
+    wanted = positions.tolist()
+    for start in range(0, len(wanted), 500):
+        part = wanted[start : start + 500]
+        query = select(Sample).where(Sample.dataset_id == dataset.id, Sample.position.in_(part))
+        for sample in session.scalars(query):
+            sample.sample_id, sample.subject = suppress(sample.sample_id), None
+    dataset.erased = marked(dataset.erased, dataset.sample_count, positions)
+    if dataset.class_names is not None:
+        session.flush()
+        left = ~mask_of(dataset.erased, dataset.sample_count)
+        labels = session.execute(select(Sample.position, Sample.label).where(Sample.dataset_id == dataset.id))
+        kept = {label for position, label in labels if left[position]}
+        dataset.class_names = [name if label in kept else None for label, name in enumerate(dataset.class_names)]
+
+
+def _drop_derived(session: Session, request: DeletionRequest) -> None:
+    """What jobs of the affected models stored: adversarial sets, resume files, candidates of failed attempts.
+
+    Whatever such a job worked on, the samples may be in it, unless it runs: then this purge waited for it, or it looks
+    for what was erased before it ends; or it is to unlearn what was asked for later. Each request that a file was made
+    for gets a receipt.
+    """
+    waits = and_(Job.state == JobState.QUEUED, Job.kind == JobKind.UNLEARN)
+    stopped = select(Job.id).where(Job.model_id.in_(_models(request)), Job.state != JobState.RUNNING, ~waits)
+    for row in session.scalars(select(JobArtifact).where(JobArtifact.job_id.in_(stopped))).all():
+        session.delete(row)
+        session.flush()
+        if row.name == "candidate" and usage.in_use(session, row.digest):
+            continue  # it became a version, which has a receipt of its own
+        served = select(OutcomeRow.request_id).where(OutcomeRow.job_id == row.job_id)
+        for request_id in {request.id, *session.scalars(served)}:
+            owed_to = session.get_one(DeletionRequest, request_id)
+            if owed_to.fulfilled_at is None:
+                _owe(session, owed_to, f"{row.name}-artifact", f"the {row.name} file of a job was removed", row.digest)
+
+
+def _date_superseded(session: Session, request: DeletionRequest) -> None:
+    """Every other checkpoint trained on the samples goes after the policy's grace: a dated entry each, once.
+
+    That is superseded ones, also where the grace was over before this purge began, and candidates: comparisons of
+    other requests, imports that were not published.
+    """
+    dated = select(Receipt.digest).where(Receipt.request_id == request.id, Receipt.subject == "superseded-checkpoint")
+    query = select(Version).where(
+        Version.model_id.in_(_models(request)),
+        Version.state != VersionState.CURRENT,
+        Version.size > 0,
+        or_(Version.purged_at.is_(None), Version.purged_at >= request.received_at),
+        Version.digest.not_in(dated),
+    )
+    positions = unpack(request.positions)
+    carried = session.get_one(Dataset, request.dataset_id).carried_for is not None
+    for version in session.scalars(query).all():
+        size = len(version.trained_on) * 8
+        if not carried and not mask_of(version.trained_on, size)[positions].any():
+            continue
+        if version.state == VersionState.CANDIDATE:
+            grace = versions.grace(session.get_one(Model, version.model_id))
+            version.state, version.purge_after = VersionState.SUPERSEDED, db.now(session) + grace
+        detail = f"version {version.number}, trained on the samples"
+        _owe(session, request, "superseded-checkpoint", detail, version.digest, version)
+
+
+def _date_pools(session: Session, request: DeletionRequest, pools: set[str]) -> None:
+    """The pool's other columns come from models that saw the samples: the whole pool goes, at a date."""
+    for pool in sorted(pools):
+        session.add(
+            Receipt(
+                id=new_id("rcp"),
+                request_id=request.id,
+                model_id=None,
+                subject="reference-pool",
+                detail=f"pool {pool}: models that saw the samples made its other columns; it is retired",
+                digest=None,
+                due_at=db.now(session) + POOL_LIFE,
+                done_at=None,
+            )
+        )
+
+
+def remove_owed(database: Database, blobs: Blobs, request_id: str) -> int:
+    """Delete the bytes behind the request's undated pending receipts, unless a row still needs them."""
+    with database.read() as session:
+        pending = select(Receipt.digest).where(
+            Receipt.request_id == request_id, Receipt.done_at.is_(None), Receipt.due_at.is_(None)
+        )
+        digests = [digest for digest in session.scalars(pending) if digest]
+    return sum(usage.remove(database, blobs, digest) for digest in digests)
+
+
+def complete(session: Session, claim: Claim, request_id: str) -> None:
+    """The blobs are gone: receipts, outcomes and the request's end, in the transaction that ends the job."""
+    job = jobs.fenced(session, claim)
+    now = db.now(session)
+    owed = select(Receipt).where(Receipt.request_id == request_id, Receipt.done_at.is_(None), Receipt.due_at.is_(None))
+    _tick(session, owed, now)
+    for row in session.scalars(select(OutcomeRow).where(OutcomeRow.request_id == request_id)).all():
+        row.state = move_outcome(Outcome(row.state), Outcome.PURGED)
+    request = session.get_one(DeletionRequest, request_id)
+    request.fulfilled_at = now
+    events.record(session, claim.tenant_id, "request.fulfilled", request_id)
+    jobs.finish(session, job, JobState.SUCCEEDED, result={"request": request_id})
+
+
+# -- receipts --------------------------------------------------------------------------------------
+
+
+def _owe(
+    session: Session,
+    request: DeletionRequest,
+    subject: str,
+    detail: str,
+    digest: str,
+    version: Version | None = None,
+) -> None:
+    session.add(
+        Receipt(
+            id=new_id("rcp"),
+            request_id=request.id,
+            model_id=version.model_id if version else request.model_id,
+            subject=subject,
+            detail=detail,
+            digest=digest,
+            due_at=version.purge_after if version else None,
+            done_at=version.purged_at if version else None,
+        )
+    )
+
+
+def _tick(session: Session, owed: Select[Receipt], now: datetime) -> None:
+    """Mark receipts done. Where another object of the tenant has the same bytes, they stay for it: said there.
+
+    Of other tenants nothing is said: that they have the same bytes is theirs to know.
+    """
+    for receipt in session.scalars(owed).all():
+        receipt.done_at = now
+        tenant_id = session.get_one(DeletionRequest, receipt.request_id).tenant_id
+        if receipt.digest and usage.used(session, [receipt.digest], tenant_id):
+            receipt.detail += "; another object holds the same bytes, and keeps them"
+
+
+# -- what comes due --------------------------------------------------------------------------------

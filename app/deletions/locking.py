@@ -1,0 +1,200 @@
+"""Locking what a group of orders is about, and reading what they are judged by."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, cast
+
+import numpy as np
+from numpy.typing import NDArray
+from sqlalchemy import Row, Table, and_, bindparam, exists, or_, select, update
+from sqlalchemy.orm import Session, undefer
+
+from app.core.errors import NotFound
+from app.core.positions import Positions, mask_of
+from app.core.tables import Dataset, Job, Model, Version
+from app.datasets import records as datasets
+from app.deletions.orders import Order
+from app.rules.states import JobKind, JobState, VersionState
+
+Mask = NDArray[np.bool_]
+
+
+@dataclass
+class Standing:
+    """One model as a group of orders finds it, and as the orders before leave it.
+
+    `trained`: what its current version was trained on; None where it has none. `requested`: by requests that name it.
+    """
+
+    model: Model
+    trained: Mask | None
+    class_counts: Sequence[int]
+    training: bool
+    requested: Mask
+    leaving: int | None = None  # at most so many of `trained` are requested; None: not counted yet
+    left: Mask | None = None  # what it may still be trained on, and that by class; None: not looked at yet
+    left_counts: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
+
+
+@dataclass
+class Ground:
+    """One locked dataset with its models, by id and in that order."""
+
+    dataset: Dataset
+    standings: dict[str, Standing]
+    requested: Mask
+    touched: set[str] = field(default_factory=set)  # ids of the dataset and the models whose marks have changed
+    manifest: tuple[NDArray[np.int32], Mask] | None = None  # labels, and what is not held out; None: not read yet
+
+    def standing(self, order: Order) -> Standing | None:
+        """Of the one model that the order names, if it names one.
+
+        Raises:
+            NotFound: that is not a model of this dataset.
+        """
+        if order.model_id is None:
+            return None
+        if order.model_id not in self.standings:
+            raise NotFound("There is no such model.")
+        return self.standings[order.model_id]
+
+    def take(self, order: Order, positions: Positions) -> None:
+        """The order is accepted: its samples may not be named again."""
+        standing = self.standing(order)
+        (standing or self).requested[positions] = True
+        for each in self.standings.values():
+            if standing not in (None, each):
+                continue
+            if each.leaving is not None:
+                each.leaving += len(positions)
+            if each.left is not None:
+                each.left_counts -= self.counts(each, positions)
+                each.left[positions] = False
+        self.touched.add(order.model_id or order.dataset_id)
+
+    def keep_marks(self, session: Session) -> None:
+        if self.dataset.id in self.touched:
+            session.execute(_MARK_DATASET, {"row": self.dataset.id, "bits": np.packbits(self.requested).tobytes()})
+        for standing in self.standings.values():
+            if standing.model.id in self.touched:
+                bits = np.packbits(standing.requested).tobytes()
+                session.execute(_MARK_MODEL, {"row": standing.model.id, "bits": bits})
+        self.touched.clear()
+
+    def look(self, session: Session, standing: Standing) -> None:
+        """Count by class what the model may still be trained on. Once a group: it reads the labels of the dataset."""
+        if self.manifest is None:
+            self.manifest = datasets.labels_of(session, self.dataset)
+        if standing.left is None:  # None is trained while version 1 is being trained, on the train split
+            trained = self.manifest[1] if standing.trained is None else standing.trained
+            standing.left = trained & ~(self.requested | self.erased | standing.requested)
+            standing.left_counts = self.counts(standing, np.flatnonzero(standing.left))
+
+    def counts(self, standing: Standing, positions: Positions) -> NDArray[np.int64]:
+        """How many of these the model may still be trained on, by class, once it was looked at."""
+        if self.manifest is None or standing.left is None:
+            raise ValueError("look before counting")
+        of = self.manifest[0][positions[standing.left[positions]]]
+        return np.bincount(of, minlength=self.dataset.class_count)
+
+    @cached_property
+    def erased(self) -> Mask:
+        return mask_of(self.dataset.erased, self.dataset.sample_count)
+
+
+class Grounds:
+    """The locked datasets of a group of orders."""
+
+    def __init__(self, found: Iterable[Ground]) -> None:
+        self._found = {(ground.dataset.tenant_id, ground.dataset.id): ground for ground in found}
+
+    def of(self, order: Order) -> Ground:
+        """Raises NotFound where there is no such dataset of that tenant."""
+        ground = self._found.get((order.tenant_id, order.dataset_id))
+        if ground is None:
+            raise NotFound("There is no such dataset.")
+        return ground
+
+    def each(self) -> Iterable[Ground]:
+        return self._found.values()
+
+
+def lock(session: Session, orders: Sequence[Order]) -> Grounds:
+    """Lock what the orders are about, and read what they are judged by.
+
+    Datasets first, in the order of their ids, then the models that are named: as everybody who locks both.
+    """
+    tenants = {order.tenant_id for order in orders}
+    named = {order.model_id for order in orders if order.model_id}
+    found = session.scalars(_DATASETS, {"tenants": tenants, "ids": {order.dataset_id for order in orders}}).all()
+    ids = [dataset.id for dataset in found]
+    carriers = {dataset.carried_for for dataset in found if dataset.carried_for}
+    if named or carriers:
+        session.execute(_LOCK_MODELS, {"tenants": tenants, "ids": named | carriers})
+    rows = session.execute(_STANDINGS, {"datasets": ids, "carriers": carriers}).all()
+    return Grounds(_ground(dataset, rows) for dataset in found)
+
+
+def _ground(dataset: Dataset, rows: Sequence[Row[Model, bytes, list[Any], bool]]) -> Ground:
+    """`rows`: models of this and other datasets, what their current version was trained on, if it runs a training."""
+    size = dataset.sample_count
+    standings = {}
+    for model, trained_on, counts, training in rows:
+        if model.id == dataset.carried_for:  # positions of this dataset mean nothing to its versions
+            trained = None if counts is None else np.ones(size, dtype=bool)
+            standings[model.id] = Standing(model, trained, [], False, np.zeros(size, dtype=bool))
+        elif model.dataset_id == dataset.id:
+            trained = None if counts is None else mask_of(trained_on or b"", size)
+            standings[model.id] = Standing(model, trained, counts or [], training, mask_of(model.requested, size))
+    return Ground(dataset, standings, mask_of(dataset.requested, size))
+
+
+_DATASET_ROWS, _MODEL_ROWS = cast(Table, Dataset.__table__), cast(Table, Model.__table__)
+
+
+# Made once: putting a statement together costs more than SQLite's part of it.
+_DATASETS = (
+    select(Dataset)
+    .where(
+        Dataset.tenant_id.in_(bindparam("tenants", expanding=True)), Dataset.id.in_(bindparam("ids", expanding=True))
+    )
+    .order_by(Dataset.id)
+    .options(undefer(Dataset.requested), undefer(Dataset.erased))
+    .with_for_update()
+)
+
+
+_MARK_DATASET = update(_DATASET_ROWS).where(_DATASET_ROWS.c.id == bindparam("row")).values(requested=bindparam("bits"))
+
+
+_MARK_MODEL = update(_MODEL_ROWS).where(_MODEL_ROWS.c.id == bindparam("row")).values(requested=bindparam("bits"))
+
+
+_LOCK_MODELS = (
+    select(Model.id)
+    .where(Model.tenant_id.in_(bindparam("tenants", expanding=True)), Model.id.in_(bindparam("ids", expanding=True)))
+    .order_by(Model.id)
+    .with_for_update()
+)
+
+
+_TRAINING = exists().where(
+    Job.model_id == Model.id, Job.kind == JobKind.TRAIN, Job.state.in_([JobState.QUEUED, JobState.RUNNING])
+)
+
+
+_STANDINGS = (
+    select(Model, Version.trained_on, Version.class_counts, _TRAINING)
+    .outerjoin(Version, and_(Version.model_id == Model.id, Version.state == VersionState.CURRENT))
+    .where(
+        or_(
+            Model.dataset_id.in_(bindparam("datasets", expanding=True)),
+            Model.id.in_(bindparam("carriers", expanding=True)),
+        )
+    )
+    .order_by(Model.id)
+    .options(undefer(Model.requested))
+)

@@ -1,0 +1,85 @@
+"""What a client asks for, and what it gets: plain values around accepting deletion requests."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from app.core.positions import Positions
+from app.core.tables import Model, OutcomeRow
+
+
+@dataclass(frozen=True)
+class Order:
+    """What a client asks for: samples by id, or everything of some subjects.
+
+    `model_id`: this model only; the dataset keeps the samples. `validate_only`: say what it would mean.
+    """
+
+    tenant_id: str
+    sample_ids: Sequence[str]
+    subjects: Sequence[str]
+    dataset_id: str
+    model_id: str | None
+    jurisdiction: str
+    basis: str
+    allow_data_loss: bool
+    validate_only: bool = False
+    again: Mapping[str, Any] = field(default_factory=dict)  # columns of a request that a restored backup has lost
+
+
+@dataclass(frozen=True)
+class Impact:
+    """What carrying out an order would mean."""
+
+    positions: Positions
+    affected: list[Model]
+    due_at: datetime
+
+
+@dataclass
+class NewRequest:
+    """A request as it was just written: what clients see of its row, without the care that a session takes of one."""
+
+    id: str
+    tenant_id: str
+    dataset_id: str
+    model_id: str | None
+    decision: str
+    jurisdiction: str
+    rule: str
+    basis: str
+    by_subject: bool
+    sample_count: int
+    refused_count: int
+    positions: bytes
+    received_at: datetime
+    due_at: datetime
+    confirm_by: datetime | None
+    replayed_at: datetime | None = None
+    reason: str | None = None
+    extended_at: datetime | None = None
+    extension_reason: str | None = None
+    decided_at: datetime | None = None
+    fulfilled_at: datetime | None = None
+
+
+@dataclass
+class NewOutcome:
+    """The same of an outcome."""
+
+    model_id: str
+    state: str
+    job_id: str | None
+    version: int | None = None
+    reason: str | None = None
+
+
+@dataclass(frozen=True)
+class Accepted:
+    """A new request as it was written, and its outcomes in the order of their models."""
+
+    request: NewRequest
+    outcomes: list[OutcomeRow | NewOutcome]

@@ -1,0 +1,185 @@
+"""Evidence from the database: the signing key's public life, the commitment to a request's ids, its certificates."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+
+from sqlalchemy import func, select
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.orm import Session
+
+from app.core import db
+from app.core.config import Settings
+from app.core.db import Database
+from app.core.positions import Positions, unpack
+from app.core.tables import (
+    CertificateRow,
+    Commitment,
+    Dataset,
+    DeletionRequest,
+    OutcomeRow,
+    Receipt,
+    Sample,
+    SigningKeyRow,
+    Tenant,
+)
+from app.evidence import certificate, signing, transparency_log
+from app.evidence.certificate import CertificateFacts
+from app.evidence.signing import KnownKey, SigningKey
+
+TAG_BYTES = 16
+log = logging.getLogger("lethe.evidence")
+
+SEALED_AT_ONCE = 20
+NOTHING = f"sha256:{hashlib.sha256().hexdigest()}"  # the content of a dataset that a request carried, once it is erased
+
+
+def open_key(database: Database, settings: Settings) -> SigningKey:
+    """The service's signing key, its public half known from now on.
+
+    Raises:
+        ValueError: it was replaced by another and may not sign any more.
+    """
+    key = signing.load(settings.signing_key.get_secret_value(), settings.data_dir)
+    with database.write() as session:
+        # One row of any kind as the lock: keys change once in years.
+        session.execute(select(Tenant.id).order_by(Tenant.id).limit(1).with_for_update())
+        for known in signing.rotate(known_keys(session), key, db.now(session)):
+            session.merge(SigningKeyRow(**vars(known)))
+    return key
+
+
+def known_keys(session: Session) -> list[KnownKey]:
+    rows = session.scalars(select(SigningKeyRow).order_by(SigningKeyRow.not_before))
+    return [KnownKey(row.id, row.public_pem, row.not_before, row.not_after) for row in rows]
+
+
+# -- the commitment to the ids ---------------------------------------------------------------------
+
+
+def commit_ids(session: Session, request: DeletionRequest) -> None:
+    """Keep salted tags of the request's ids, while the ids are still there. Once; harmless to repeat."""
+    if session.get(Commitment, request.id) is not None:
+        return
+    ids = _ids(session, request.dataset_id, unpack(request.positions))
+    salt = certificate.new_salt()
+    tags = b"".join(certificate.id_tags(salt, ids))
+    session.add(Commitment(request_id=request.id, salt=salt, tags=tags))
+
+
+def leave_out(session: Session, request: DeletionRequest, positions: Positions) -> None:
+    """Samples that the request has no longer: their tags go, where it has any yet."""
+    row = session.get(Commitment, request.id, with_for_update=True)
+    if row is None or row.salt is None:
+        return
+    left = set(certificate.id_tags(row.salt, _ids(session, request.dataset_id, positions)))
+    tags = (row.tags[start : start + TAG_BYTES] for start in range(0, len(row.tags), TAG_BYTES))
+    row.tags = b"".join(tag for tag in tags if tag not in left)
+
+
+def _ids(session: Session, dataset_id: str, positions: Positions) -> list[str]:
+    wanted, ids = positions.tolist(), list[str]()
+    for start in range(0, len(wanted), 10_000):
+        part = Sample.position.in_(wanted[start : start + 10_000])
+        ids += session.scalars(select(Sample.sample_id).where(Sample.dataset_id == dataset_id, part))
+    return ids
+
+
+def shred(session: Session, request: DeletionRequest) -> bool:
+    """Destroy the salt: from now on nobody can tell which ids the tags stand for. False: there is none."""
+    row = session.get(Commitment, request.id, with_for_update=True)
+    if row is None or row.salt is None:
+        return False
+    row.salt, row.destroyed_at = None, db.now(session)
+    return True
+
+
+# -- sealing ---------------------------------------------------------------------------------------
+
+
+def seal_due(database: Database, key: SigningKey, log_name: str) -> int:
+    """Seal fulfilled requests that have no certificate, or whose receipts have moved since; how many.
+
+    One that cannot be sealed keeps none of the others from it.
+    """
+    done = (
+        select(func.count())
+        .where(Receipt.request_id == DeletionRequest.id, Receipt.done_at.is_not(None))
+        .scalar_subquery()
+    )
+    sealed = (
+        select(func.max(CertificateRow.receipts_done))
+        .where(CertificateRow.request_id == DeletionRequest.id)
+        .scalar_subquery()
+    )
+    with database.read() as session:
+        due = select(DeletionRequest.id).where(
+            DeletionRequest.fulfilled_at.is_not(None), func.coalesce(sealed, -1) < done
+        )
+        request_ids = list(session.scalars(due.order_by(DeletionRequest.id).limit(SEALED_AT_ONCE)))
+    sealed_now = 0
+    for request_id in request_ids:
+        try:
+            with database.write() as session:
+                _seal(session, request_id, key, log_name)
+            sealed_now += 1
+        except DBAPIError:
+            raise  # the next would fare no better
+        except Exception as error:
+            log.error("request %s could not be sealed", request_id, exc_info=error)
+    return sealed_now
+
+
+def _seal(session: Session, request_id: str, key: SigningKey, log_name: str) -> None:
+    request = session.get_one(DeletionRequest, request_id, with_for_update=True)
+    receipts = session.scalars(select(Receipt).where(Receipt.request_id == request.id).order_by(Receipt.id)).all()
+    done = sum(receipt.done_at is not None for receipt in receipts)
+    earlier = latest(session, request_id)
+    if earlier is not None and earlier.receipts_done >= done:
+        return  # another sweeper was faster
+    # A model that had no version when its job ran learned nothing, and has nothing to show.
+    shown = (OutcomeRow.request_id == request.id, OutcomeRow.version.is_not(None))
+    outcomes = select(OutcomeRow).where(*shown).order_by(OutcomeRow.model_id)
+    commitment = session.get(Commitment, request.id)
+    tags = commitment.tags if commitment else b""
+    dataset = session.get_one(Dataset, request.dataset_id)
+    now = db.now(session)
+    facts = CertificateFacts(
+        issued_at=now,
+        request=certificate.request_facts(request),
+        dataset=request.dataset_id,
+        dataset_digest=NOTHING if dataset.state == "erased" else dataset.images,
+        tags=tuple(tags[start : start + TAG_BYTES] for start in range(0, len(tags), TAG_BYTES)),
+        models=tuple(certificate.model_facts(session, row) for row in session.scalars(outcomes).all()),
+        receipts=certificate.receipt_facts(receipts),
+        supersedes=earlier.digest if earlier else None,
+    )
+    sealed = certificate.seal(session, request.tenant_id, facts, key, log_name)
+    session.add(
+        CertificateRow(
+            digest=sealed.digest,
+            tenant_id=request.tenant_id,
+            request_id=request.id,
+            supersedes=facts.supersedes,
+            receipts_done=done,
+            envelope=json.dumps(sealed.envelope),
+            issued_at=now,
+        )
+    )
+
+
+def latest(session: Session, request_id: str) -> CertificateRow | None:
+    query = select(CertificateRow).where(CertificateRow.request_id == request_id)
+    return session.scalars(query.order_by(CertificateRow.issued_at.desc(), CertificateRow.receipts_done.desc())).first()
+
+
+def sequence_waiting(database: Database, key: SigningKey, log_name: str) -> int:
+    """Give every committed event its leaf and sign the heads; how many tenants had any."""
+    with database.read() as session:
+        tenants = transparency_log.waiting(session)
+    for tenant_id in tenants:
+        with database.write() as session:
+            transparency_log.sequence(session, tenant_id, key, log_name)
+    return len(tenants)

@@ -1,0 +1,1 @@
+"""Formats of bytes and documents, without a database."""

@@ -1,0 +1,76 @@
+"""Messages that leave only after the commit that wrote them.
+
+A hint carries a job id and nothing else. It may be lost or repeated: a claim is atomic and the sweeper hints
+old queued jobs again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+from sqlalchemy import delete, select
+from sqlalchemy.orm import Session
+
+from app.core import crash_points, db
+from app.core.db import Database
+from app.core.tables import Job, Outbox
+from app.jobs import routing
+
+Ring = Callable[[str, str], object]
+"""(job id, queue): wake a worker that takes such jobs."""
+BATCH = 200
+
+
+def hint(session: Session, job_id: str) -> None:
+    """Put a wake-up for `job_id` beside the change that made it runnable."""
+    session.add(Outbox(topic="hint", key=job_id, created_at=db.now(session)))
+
+
+def remove_blob(session: Session, digest: str) -> None:
+    """Have bytes removed once the change that needs them no longer is committed."""
+    session.add(Outbox(topic="blob", key=digest, created_at=db.now(session)))
+
+
+def discard(_job_id: str, _queue: str) -> None:
+    """The embedded bell: workers watch the database, so nothing needs ringing."""
+
+
+def relay_hints(database: Database, ring: Ring) -> int:
+    """Ring for the jobs that wait, each in the queue of its kind and device; how many."""
+    with database.read() as session:
+        waiting = (
+            select(Outbox.number, Outbox.key, Job.kind, Job.device)
+            .join(Job, Job.id == Outbox.key)
+            .where(Outbox.topic == "hint")
+            .order_by(Outbox.number)
+            .limit(BATCH)
+        )
+        rows = session.execute(waiting).all()
+    return _send(database, ((number, (key, routing.queue(kind, device))) for number, key, kind, device in rows), ring)
+
+
+def relay_blobs(database: Database, remove: Callable[[str], object]) -> int:
+    """Have the bytes removed that nothing needs any more; how many."""
+    with database.read() as session:
+        waiting = select(Outbox.number, Outbox.key).where(Outbox.topic == "blob").order_by(Outbox.number).limit(BATCH)
+        rows = session.execute(waiting).all()
+    return _send(database, ((number, (key,)) for number, key in rows), remove)
+
+
+def _send(database: Database, messages: Iterable[tuple[int, tuple[str, ...]]], send: Callable[..., object]) -> int:
+    """Send each, oldest first, and forget it; what `send` raises on stays for the next round.
+
+    No transaction is open while it sends. A crash between the sending and the commit, or two relays at once, repeat
+    a message: harmless by design.
+    """
+    sent: list[int] = []
+    try:
+        for number, words in messages:
+            send(*words)
+            crash_points.point("outbox.sent")
+            sent.append(number)
+    finally:
+        if sent:
+            with database.write() as session:
+                session.execute(delete(Outbox).where(Outbox.number.in_(sent)))
+    return len(sent)

@@ -1,0 +1,81 @@
+"""Signs of life of a worker: a row that is renewed while it lives. `app.jobs.routing` reads them."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import threading
+from datetime import timedelta
+
+from sqlalchemy import delete, update
+
+from app.core import db
+from app.core.config import Settings
+from app.core.db import Database
+from app.core.tables import StageTime, Worker
+from app.jobs import devices, routing
+
+log = logging.getLogger("lethe.presence")
+
+SECONDS = 5.0
+FORGET_AFTER = timedelta(days=1)
+
+_stopped = threading.Event()
+_thread: threading.Thread | None = None
+
+
+def own_name(settings: Settings) -> str:
+    """Who holds this process's leases."""
+    return settings.worker_name or f"{socket.gethostname()}:{os.getpid()}"
+
+
+def start(settings: Settings) -> None:
+    """Say every few seconds, from a thread, that this process is alive."""
+    global _thread
+    _stopped.clear()
+    _thread = threading.Thread(target=_run, args=(settings,), name="presence", daemon=True)
+    _thread.start()
+
+
+def stop() -> None:
+    """Withdraw the sign of life: this worker is leaving."""
+    _stopped.set()
+    if _thread is not None:
+        _thread.join(SECONDS)
+
+
+def _run(settings: Settings) -> None:
+    database, name = Database(settings), own_name(settings)
+    while True:
+        try:
+            _say(database, name, settings)
+        except Exception:
+            log.exception("could not say that this worker is alive; trying again")
+        if _stopped.wait(SECONDS):
+            break
+    with database.write() as session:
+        session.execute(delete(Worker).where(Worker.name == name))
+    database.close()
+
+
+def measured(database: Database, settings: Settings, kind: str, stages: dict[str, float], memory: int) -> None:
+    """Add a job's stage seconds to the metrics, and the device memory that this worker has peaked at (bytes)."""
+    with database.write() as session:
+        for stage, seconds in stages.items():
+            row = session.get(StageTime, (kind, stage), with_for_update=True)
+            total, runs = (row.seconds, row.runs) if row else (0.0, 0)
+            session.merge(StageTime(kind=kind, stage=stage, seconds=total + seconds, runs=runs + 1))
+        own = update(Worker).where(Worker.name == own_name(settings)).values(device_memory=memory)
+        session.execute(own.execution_options(synchronize_session=False))
+
+
+def _say(database: Database, name: str, settings: Settings) -> None:
+    takes = routing.own(settings)
+    with database.write() as session:
+        now = db.now(session)
+        row = session.get(Worker, name) or Worker(name=name)
+        row.device, row.label, row.kinds = devices.own(settings), takes.label or "", sorted(takes.kinds)
+        row.seen_at = now
+        session.add(row)
+        session.execute(delete(Worker).where(Worker.seen_at < now - FORGET_AFTER))

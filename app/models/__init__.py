@@ -1,0 +1,1 @@
+"""Models: their rows, versions and reference pools."""

@@ -1,0 +1,167 @@
+"""Versions as they stand: which there are, which may leave the service, and what the next one may be made from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+import numpy as np
+from sqlalchemy import func, or_, select
+from sqlalchemy.orm import Session
+
+from app.core.errors import Conflict, Gone, NotFound
+from app.core.positions import Positions, mask_of, members, unpack
+from app.core.tables import Dataset, DeletionRequest, Model, OutcomeRow, Version
+from app.datasets import canaries
+from app.datasets import records as datasets
+from app.rules.states import VersionState
+
+
+def get(session: Session, model: Model, number: int) -> Version:
+    query = select(Version).where(Version.model_id == model.id, Version.number == number)
+    version = session.scalars(query).first()
+    if version is None:
+        raise NotFound("There is no such version.")
+    return version
+
+
+def current(session: Session, model: Model) -> Version | None:
+    return None if model.current_version is None else get(session, model, model.current_version)
+
+
+def parent_of(session: Session, version: Version) -> Version | None:
+    query = select(Version).where(Version.model_id == version.model_id, Version.number == version.parent)
+    return None if version.parent is None else session.scalars(query).one()
+
+
+def grace(model: Model) -> timedelta:
+    """How long a superseded checkpoint of the model is kept."""
+    return timedelta(seconds=model.policy["grace_seconds"])
+
+
+def require_present(version: Version) -> None:
+    if version.size == 0:
+        raise Conflict("The checkpoint of this version has been announced but not sent.", kind="content-missing")
+    if version.state == VersionState.PURGED:
+        raise Gone("This checkpoint was purged.", purged_at=f"{version.purged_at:%Y-%m-%dT%H:%M:%SZ}")
+
+
+def withheld(session: Session, model: Model, version: Version) -> bool:
+    """Whether it came back with a backup and was trained on samples that had been erased before."""
+    again = (
+        select(DeletionRequest.positions)
+        .where(DeletionRequest.dataset_id == model.dataset_id, DeletionRequest.replayed_at.is_not(None))
+        .where(or_(DeletionRequest.model_id.is_(None), DeletionRequest.model_id == model.id))
+    )
+    rows = session.scalars(again).all()
+    trained = mask_of(version.trained_on, len(version.trained_on) * 8) if rows else None
+    if any(trained is not None and trained[unpack(positions)].any() for positions in rows):
+        return True
+    made_without = (  # carried data: what a version was trained on is not known, but when they were forgotten is
+        select(OutcomeRow.version)
+        .join(DeletionRequest, DeletionRequest.id == OutcomeRow.request_id)
+        .join(Dataset, Dataset.id == DeletionRequest.dataset_id)
+        .where(Dataset.carried_for == model.id, DeletionRequest.replayed_at.is_not(None))
+    )
+    if any(number is None or version.number < number for number in session.scalars(made_without)):
+        return True
+    if model.withheld_since is None:
+        return False
+    first = forgets_again(session, model)
+    return first is None or version.number < first
+
+
+def forgets_again(session: Session, model: Model) -> int | None:
+    """The first version that forgot carried data after the model was withheld; None before there is one."""
+    since = model.withheld_since
+    query = (
+        select(func.min(OutcomeRow.version))
+        .join(DeletionRequest, DeletionRequest.id == OutcomeRow.request_id)
+        .join(Dataset, Dataset.id == DeletionRequest.dataset_id)
+        .where(OutcomeRow.model_id == model.id, Dataset.carried_for == model.id)
+        .where(or_(DeletionRequest.received_at > since, DeletionRequest.replayed_at > since))
+    )
+    return session.scalars(query).one()
+
+
+def require_released(session: Session, model: Model, version: Version) -> None:
+    """Its bytes may leave the service.
+
+    Raises:
+        Conflict, Gone: not sent yet, purged, or withheld.
+    """
+    require_present(version)
+    if model.purged_at is not None:  # its bytes go with the sweeper's next round
+        raise Gone("The whole model was purged.", purged_at=f"{model.purged_at:%Y-%m-%dT%H:%M:%SZ}")
+    if withheld(session, model, version):
+        raise Conflict(
+            "This checkpoint came back with a backup and was trained on samples that had been erased; the next version "
+            "takes its place.",
+            kind="version-withheld",
+        )
+
+
+def trainable(session: Session, dataset: Dataset, model: Model) -> Positions:
+    """Training positions that a new version of `model` may use: neither held out, nor requested, nor erased."""
+    holdout = [h for _, h in datasets.manifest(session, dataset.id)]
+    mask = ~np.array(holdout, dtype=bool)
+    mask[unavailable(dataset, model)] = False
+    return np.flatnonzero(mask).astype(np.int64)
+
+
+def unavailable(dataset: Dataset, model: Model) -> Positions:
+    """What no new version of `model` may train on, with what was requested of this model alone."""
+    own = members(model.requested, dataset.sample_count)
+    return np.union1d(datasets.unavailable(dataset), own)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """The frozen work of one unlearn job."""
+
+    requests: tuple[str, ...]
+    forget: Positions  # of the requests, those that the parent was trained on
+    canaries: Positions  # forgotten along
+    remain: Positions  # trained on, minus forgotten now, minus everything erased before
+    grouped: bool = False  # some of it was asked for by subject
+    due_at: datetime | None = None  # the earliest legal deadline of the requests
+
+    @property
+    def gone(self) -> Positions:
+        """All that the job makes the model forget."""
+        return np.union1d(self.forget, self.canaries)
+
+
+def batch(session: Session, job_id: str, dataset: Dataset, parent: Version, with_canaries: int = 0) -> Batch:
+    """What the job must forget and what is left, against the version that it starts from.
+
+    with_canaries: so many of them are forgotten along, if there is anything to forget.
+
+    Data that a deletion carried were trained on: whoever carries them says so, and nothing here could.
+    """
+    rows = session.execute(
+        select(DeletionRequest.id, DeletionRequest.positions, DeletionRequest.by_subject, DeletionRequest.due_at)
+        .join(OutcomeRow, OutcomeRow.request_id == DeletionRequest.id)
+        .where(OutcomeRow.job_id == job_id)
+        .order_by(DeletionRequest.id)
+    ).all()
+    size = dataset.sample_count
+    trained = mask_of(parent.trained_on, size)
+    asked = np.zeros(size, dtype=bool)
+    for _, packed, *_ in rows:
+        asked[unpack(packed)] = True
+    if dataset.carried_for is not None:
+        trained = asked
+    remain = trained & ~asked & ~mask_of(dataset.erased, size)
+    forget = np.flatnonzero(trained & asked).astype(np.int64)
+    drawn = with_canaries if len(forget) and dataset.carried_for is None else 0
+    along = canaries.draw(session, dataset, session.get_one(Model, parent.model_id), parent, forget, drawn)
+    remain[along] = False
+    return Batch(
+        tuple(request_id for request_id, *_ in rows),
+        forget,
+        along,
+        np.flatnonzero(remain).astype(np.int64),
+        any(by_subject for *_, by_subject, _ in rows),
+        min((due_at for *_, due_at in rows), default=None),
+    )

@@ -1,0 +1,1 @@
+"""What keeps the service running: sweeper, supervisor, migration, metrics."""

@@ -1,0 +1,225 @@
+"""`lethe serve`: API, workers and the sweeper as one process tree on a data folder; `lethe worker` on several devices.
+
+A child that dies for any reason is started again, and a worker's leases are handed back at once. Each child has a
+process group of its own, so that a terminal's Ctrl-C reaches only the supervisor, which stops them in order. The
+supervisor opens the listening socket itself: a port in use is said before anything starts, and a restarted API
+loses no connection that waits.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from typing import NoReturn
+
+from app import jobs
+from app.core import keys
+from app.core.config import Settings, write_private
+from app.core.db import Database
+from app.jobs import devices
+from app.operations import migrate, parent_watch
+
+log = logging.getLogger("lethe.serve")
+
+STOP_SECONDS = 8.0
+RESTART_SECONDS = (0.0, 0.5, 2.0, 5.0)  # waits before a child that keeps dying is started again
+STEADY_SECONDS = 30.0  # a child that lived so long starts again without a wait
+
+
+class StartError(Exception):
+    """The service cannot start; the text says why and what to do."""
+
+
+@dataclass
+class Child:
+    part: str  # api | sweep | worker
+    owner: str = ""  # of a worker: in whose name it holds leases
+    device: str = ""
+    process: subprocess.Popen[bytes] | None = None
+    deaths: int = 0
+    started: float = 0.0
+    due: float = 0.0
+
+
+@dataclass(frozen=True)
+class Tree:
+    """What the children of one supervisor share. `reading`: the end of the pipe that tells them when it is gone."""
+
+    database: Database
+    environment: dict[str, str]
+    reading: int
+    listening: socket.socket | None = None
+
+
+def serve(settings: Settings, stop: threading.Event) -> None:
+    """Run the tree until `stop` is set.
+
+    Raises:
+        StartError: the folder cannot be written or is in use, the port is taken, or the schema is newer.
+    """
+    with _folder(settings), _listen(settings) as listening:
+        database = Database(settings)
+        try:
+            migrate.migrate(database)
+        except migrate.SchemaError as error:
+            raise StartError(str(error)) from None
+        keys.bootstrap(database, settings)
+        host, port = listening.getsockname()[:2]
+        name = _name(settings)
+        jobs.release(database, f"{name}:*", "its service was killed")
+        write_private(settings.url_file, f"http://{host}:{port}")
+        log.info("serving on http://%s:%d from %s", host, port, settings.data_dir.absolute())
+        environment = {"LETHE_DATA_DIR": str(settings.data_dir.absolute()), "LETHE_BROKER_URL": ""}
+        with _leash() as reading:
+            tree = Tree(database, environment, reading, listening)
+            _supervise(tree, [Child("api"), Child("sweep")], lambda: workers(settings, name), stop)
+        settings.url_file.unlink(missing_ok=True)
+        database.close()
+
+
+def crew(settings: Settings, names: Sequence[str], stop: threading.Event) -> None:
+    """Run a worker on each device until `stop` is set."""
+    database = Database(settings)
+    name = settings.worker_name or f"{socket.gethostname()}:{os.getpid()}"
+    with _leash() as reading:
+        children = [Child("worker", f"{name}:{number}", device) for number, device in enumerate(names)]
+        _supervise(Tree(database, {}, reading), children, list, stop)
+    database.close()
+
+
+def workers(settings: Settings, name: str) -> list[Child]:
+    """A worker for each device."""
+    return [Child("worker", f"{name}:{n}", device) for n, device in enumerate(devices.listed(settings))]
+
+
+def become_worker(device: str) -> NoReturn:
+    """Let this process become the worker of that device."""
+    os.execve(sys.executable, [sys.executable, "-m", "worker"], {**os.environ, "LETHE_DEVICE": device})  # noqa: S606
+
+
+def _name(settings: Settings) -> str:
+    """What the names of the service's workers begin with: the same whenever it is started on this folder."""
+    folder = zlib.crc32(str(settings.data_dir.absolute()).encode())
+    return settings.worker_name or f"{socket.gethostname()}:embedded:{folder:08x}"
+
+
+@contextmanager
+def _leash() -> Iterator[int]:
+    reading, writing = os.pipe()
+    try:
+        yield reading
+    finally:
+        os.close(reading)
+        os.close(writing)
+
+
+@contextmanager
+def _folder(settings: Settings) -> Iterator[None]:
+    """The data folder, made, writable, and ours alone."""
+    lock = settings.data_dir / "serve.lock"
+    try:
+        settings.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        file = lock.open("w")
+    except OSError as error:
+        reason = f"the data folder {settings.data_dir.absolute()} cannot be written: {error.strerror}"
+        raise StartError(f"{reason}; set LETHE_DATA_DIR to one that can") from None
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise StartError(f"another `lethe serve` runs on {settings.data_dir.absolute()}") from None
+        yield
+
+
+@contextmanager
+def _listen(settings: Settings) -> Iterator[socket.socket]:
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as listening:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listening.bind((settings.host, settings.port))
+        except OSError as error:
+            where = f"{settings.host}:{settings.port}"
+            raise StartError(f"cannot listen on {where}: {error.strerror}; set LETHE_PORT to another port") from None
+        listening.listen(1024)
+        yield listening
+
+
+def _supervise(tree: Tree, children: list[Child], more: Callable[[], list[Child]], stop: threading.Event) -> None:
+    """Keep the children running, and those that `more` names once the first have been started."""
+    try:
+        _tend_all(tree, children, stop)
+        children += more()
+        while not stop.is_set():
+            _tend_all(tree, children, stop)
+            stop.wait(0.1)
+    finally:
+        _stop(children)
+        for child in children:
+            if child.owner:
+                jobs.release(tree.database, child.owner, "the service was stopped", counted=False)
+
+
+def _tend_all(tree: Tree, children: list[Child], stop: threading.Event) -> None:
+    for child in children:
+        try:
+            _tend(tree, child)
+        except Exception as error:  # the database or the machine's memory may be away for a while
+            log.warning("tending the %s failed and will be tried again: %r", child.part, error)
+            stop.wait(1.0)
+
+
+def _tend(tree: Tree, child: Child) -> None:
+    """Start a child that does not run; when one has died, hand back what it held."""
+    now = time.monotonic()
+    if child.process is not None and (code := child.process.poll()) is not None:
+        _kill_group(child.process)
+        if child.owner:
+            jobs.release(tree.database, child.owner, f"its worker died (code {code})")
+        log.warning("%s ended with code %d; starting it again", child.part, code)
+        child.process = None
+        child.deaths = 0 if now - child.started > STEADY_SECONDS else child.deaths + 1
+        child.due = now + RESTART_SECONDS[min(child.deaths, len(RESTART_SECONDS) - 1)]
+    if child.process is None and now >= child.due:
+        child.process, child.started = _start(tree, child), now
+
+
+def _start(tree: Tree, child: Child) -> subprocess.Popen[bytes]:
+    environment = {**os.environ, **tree.environment, parent_watch.VARIABLE: str(tree.reading)}
+    if child.owner:
+        environment |= {"LETHE_WORKER_NAME": child.owner, "LETHE_DEVICE": child.device}
+    passed, extra = [tree.reading], []
+    if child.part == "api" and tree.listening is not None:
+        passed.append(tree.listening.fileno())
+        extra = ["--fd", str(tree.listening.fileno())]
+    return subprocess.Popen(  # noqa: S603
+        [sys.executable, "-m", "app", child.part, *extra], env=environment, pass_fds=passed, process_group=0
+    )
+
+
+def _stop(children: list[Child]) -> None:
+    """Ask all to stop, wait, then make sure that nothing of any group is left."""
+    running = [child.process for child in children if child.process is not None]
+    for process in running:
+        process.send_signal(signal.SIGTERM)
+    deadline = time.monotonic() + STOP_SECONDS
+    for process in running:
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(max(0.0, deadline - time.monotonic()))
+        _kill_group(process)
+        process.wait()
+
+
+def _kill_group(process: subprocess.Popen[bytes]) -> None:
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)

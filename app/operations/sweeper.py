@@ -1,0 +1,115 @@
+"""The sweeper: sends what the outbox holds, repairs what died, removes what is due. Any number may run."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+from datetime import timedelta
+from functools import partial
+
+from sqlalchemy import delete
+
+from app import jobs
+from app.blobs import usage
+from app.blobs.open import open_blobs
+from app.core import db
+from app.core.config import LEASE_BEATS, Settings
+from app.core.db import Database
+from app.core.tables import Idempotency
+from app.deletions import batches, carried, retention
+from app.events import deliveries
+from app.evidence import sealing
+from app.jobs import outbox
+from app.jobs.outbox import Ring
+from app.models import pools
+from app.recovery import erasure_ledger
+
+log = logging.getLogger("lethe.sweep")
+
+HOUSEKEEPING_SECONDS = 600.0
+DAY_SECONDS = 24 * 3600.0
+DELIVERY_SECONDS = 0.5
+STOP_SECONDS = 5.0
+REPLIES_KEPT = timedelta(days=30)  # who has not heard for so long does not send the same call again
+
+
+def bell(settings: Settings) -> Ring:
+    """Celery's bell where there is a broker; embedded workers watch the database instead."""
+    if not settings.broker_url:
+        return outbox.discard
+    from celery import Celery  # the worker's code is not needed to ring its bell
+
+    broker = Celery("lethe", broker=settings.broker_url, set_as_current=False)
+    broker.conf.update(
+        task_ignore_result=True,
+        broker_transport_options={"socket_connect_timeout": 2, "socket_timeout": 5, "max_retries": 0},
+    )
+
+    def ring(job_id: str, queue: str) -> None:
+        broker.send_task("lethe.run", args=[job_id], queue=queue, retry=False)
+
+    return ring
+
+
+def run(settings: Settings, stop: threading.Event) -> None:
+    """Work in rounds until `stop` is set. A round that fails is logged and tried again."""
+    database, blobs, ring = Database(settings), open_blobs(settings), bell(settings)
+    lease_check = settings.lease_seconds / LEASE_BEATS
+    duties: list[tuple[float, Callable[[], object]]] = [
+        (settings.poll_seconds, lambda: outbox.relay_hints(database, ring)),
+        (min(lease_check, 5.0), lambda: jobs.sweep(database, settings.rehint_seconds)),
+        (settings.poll_seconds, lambda: outbox.relay_blobs(database, partial(usage.remove, database, blobs))),
+        (0.5, lambda: batches.close_due(database)),
+        (1.0, lambda: retention.purge_due_versions(database, blobs)),
+        (60.0, lambda: retention.retire_due_pools(database)),
+        (10.0, lambda: pools.rebuild_stale(database)),
+        (60.0, lambda: carried.expire(database)),
+        (5.0, lambda: usage.remove_leftovers(database, blobs)),
+        (DAY_SECONDS, lambda: forget_replies(database)),  # it reads the whole table
+        (HOUSEKEEPING_SECONDS, lambda: usage.remove_orphans(database, blobs, DAY_SECONDS)),
+    ]
+    if (kept := settings.erasures_file) is not None:
+        duties.append((10.0, erasure_ledger.Keeper(database, settings, kept).keep))
+    key = sealing.open_key(database, settings)
+    duties += [
+        (1.0, lambda: sealing.seal_due(database, key, settings.log_name)),
+        (1.0, lambda: sealing.sequence_waiting(database, key, settings.log_name)),
+    ]
+    log.info("sweeping; heads and certificates are signed with key %s", key.id)
+    receivers = threading.Thread(target=_deliver, args=(settings, stop), name="webhooks", daemon=True)
+    receivers.start()
+    waits = [0.0] * len(duties)
+    while not stop.is_set():
+        for index, (period, duty) in enumerate(duties):
+            waits[index] -= settings.poll_seconds
+            if waits[index] > 0:
+                continue
+            waits[index] = period
+            _try(duty)
+        stop.wait(settings.poll_seconds)
+    receivers.join(STOP_SECONDS)
+    database.close()
+
+
+def forget_replies(database: Database) -> None:
+    """Remove replies that were kept under their Idempotency-Key long enough."""
+    with database.write() as session:
+        session.execute(delete(Idempotency).where(Idempotency.created_at < db.now(session) - REPLIES_KEPT))
+
+
+def _try(duty: Callable[[], object]) -> None:
+    try:
+        duty()
+    except Exception as error:
+        log.warning("a round of the sweeper failed and will be tried again: %s", type(error).__name__)
+        log.debug("the failure", exc_info=error)
+
+
+def _deliver(settings: Settings, stop: threading.Event) -> None:
+    """Webhooks have threads of their own: a receiver that answers slowly delays nothing else."""
+    database = Database(settings)
+    courier = deliveries.Courier(database, allow_private=settings.webhooks_to_private)
+    while not stop.wait(DELIVERY_SECONDS):
+        _try(courier.round)
+    database.close()

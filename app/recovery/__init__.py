@@ -1,0 +1,1 @@
+"""Backup, the erasure ledger, and erasing again after a restore."""

@@ -1,0 +1,196 @@
+"""The erasure ledger: a file outside the database, so that a restored backup does not bring erased samples back.
+
+It has a line for each fulfilled request, which names its samples by the keyed digests that stand in the place of
+erased ids. `app.recovery.replay` reads it after a restore.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import hmac
+import logging
+import os
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+
+from pydantic import TypeAdapter
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from app.core import db
+from app.core.config import Settings
+from app.core.db import Database
+from app.core.positions import Positions, unpack
+from app.core.tables import Dataset, DeletionRequest, Sample
+from app.datasets import records as datasets
+from app.evidence import transparency_log
+from app.formats.manifest import ERASED_PREFIX
+
+log = logging.getLogger("lethe.erasures")
+
+AT_ONCE = 10_000  # samples looked up by one statement
+LINES_AT_ONCE = 1000
+OVERLAP = timedelta(hours=1)  # a fulfilment may be dated so long before it is seen: slow commits, a clock set back
+SET_BACK = OVERLAP / 2  # where the clock went back further, all is looked at once more
+
+
+@dataclass(frozen=True)
+class Line:
+    """One fulfilled request. `samples`: keyed digests. `log_size`, `log_root`: the tenant's log when it was written.
+
+    `check`: what shows that another LETHE_SECRET wrote it. `carried_for`: the model whose deletion carried the samples.
+    """
+
+    request: str
+    check: str
+    tenant: str
+    dataset: str
+    model: str | None
+    carried_for: str | None
+    jurisdiction: str
+    rule: str
+    basis: str
+    by_subject: bool
+    received_at: datetime
+    due_at: datetime
+    fulfilled_at: datetime
+    samples: list[str]
+    log_size: int
+    log_root: str
+
+
+_LINE = TypeAdapter(Line)
+
+
+@dataclass(frozen=True)
+class Contents:
+    """Lines with their numbers, from 1, and the numbers of those that cannot be read."""
+
+    lines: list[tuple[int, Line]]
+    damaged: list[int]
+
+
+def read(path: Path) -> Contents:
+    """All of it. A last line that a crash cut short is no damage: its request is written again by the next `keep`."""
+    *whole, last = path.read_bytes().split(b"\n") if path.exists() else [b""]
+    parsed = [(number, _parse(raw)) for number, raw in enumerate(whole, 1)]
+    if unfinished := _parse(last):
+        parsed.append((len(whole) + 1, unfinished))
+    lines = [(number, line) for number, line in parsed if line is not None]
+    return Contents(lines, [number for number, line in parsed if line is None])
+
+
+def _parse(raw: bytes) -> Line | None:
+    try:
+        return _LINE.validate_json(raw)
+    except ValueError:
+        return None
+
+
+class Keeper:
+    """Appends fulfilled requests to one file, and remembers how far it has come."""
+
+    def __init__(self, database: Database, settings: Settings, path: Path) -> None:
+        self._database, self._settings, self._path = database, settings, path
+        self._seen: datetime | None = None  # the latest fulfilment that the file has, or when that was looked at
+        self._recent: dict[str, datetime] = {}  # requests that the file has, fulfilled in the OVERLAP before that
+
+    def keep(self) -> int:
+        """Append what the file does not have; how many lines. The file itself is read at the first call, and where
+        the database's clock was set back."""
+        at = DeletionRequest.fulfilled_at
+        query = select(DeletionRequest.id, at).where(at.is_not(None))
+        with self._database.read() as session:
+            now = db.now(session)
+        if self._seen is None or now < self._seen - SET_BACK:
+            contents = read(self._path)
+            for number in contents.damaged:
+                log.warning("line %d of the erasure ledger cannot be read", number)
+            known = {line.request for _, line in contents.lines}
+        else:
+            known = set(self._recent)
+            query = query.where(at > self._seen - OVERLAP)
+        with self._database.read() as session:
+            found = {request: when for request, when in session.execute(query) if when is not None}
+            fresh = sorted(set(found) - known)
+            for start in range(0, len(fresh), LINES_AT_ONCE):
+                part = fresh[start : start + LINES_AT_ONCE]
+                rows = [session.get_one(DeletionRequest, request) for request in part]
+                lines = [_LINE.dump_json(_line(session, self._settings, row)) + b"\n" for row in rows]
+                _append(self._path, b"".join(lines))
+        if found:
+            self._seen = min(now, max(found.values()))
+            self._recent = {request: when for request, when in found.items() if when > self._seen - OVERLAP}
+        return len(fresh)
+
+
+def _append(path: Path, lines: bytes) -> None:
+    """Write lines to the disk, in the place of one that a crash cut short."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o600), "r+b") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)  # another sweeper may be at it
+        size = file.seek(0, os.SEEK_END)
+        file.seek(_last_line(file.fileno(), size))
+        last = file.read()
+        if _parse(last):
+            lines = b"\n" + lines
+        else:
+            file.seek(size - len(last))
+        file.write(lines)
+        file.truncate()
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _last_line(descriptor: int, size: int) -> int:
+    """Where the last line begins: behind the last line break."""
+    start = size
+    while start:
+        end, start = start, max(0, start - 65536)
+        place = os.pread(descriptor, end - start, start).rfind(b"\n")
+        if place >= 0:
+            return start + place + 1
+    return 0
+
+
+def _line(session: Session, settings: Settings, request: DeletionRequest) -> Line:
+    head = transparency_log.head(session, request.tenant_id)
+    names = names_at(session, request.dataset_id, unpack(request.positions)).values()
+    return Line(
+        request=request.id,
+        check=check_of(settings, request.id),
+        tenant=request.tenant_id,
+        dataset=request.dataset_id,
+        model=request.model_id,
+        carried_for=session.get_one(Dataset, request.dataset_id).carried_for,
+        jurisdiction=request.jurisdiction,
+        rule=request.rule,
+        basis=request.basis,
+        by_subject=request.by_subject,
+        received_at=request.received_at,
+        due_at=request.due_at,
+        fulfilled_at=request.fulfilled_at or request.due_at,
+        samples=[digest_of(settings, request.dataset_id, name) for name in names],
+        log_size=head.size if head else 0,
+        log_root=head.root.hex() if head else "",
+    )
+
+
+def check_of(settings: Settings, request_id: str) -> str:
+    return hmac.new(settings.secret_bytes(), f"erasure-ledger:{request_id}".encode(), hashlib.sha256).hexdigest()
+
+
+def digest_of(settings: Settings, dataset_id: str, name: str) -> str:
+    return name if name.startswith(ERASED_PREFIX) else datasets.suppression(settings, dataset_id, name)
+
+
+def names_at(session: Session, dataset_id: str, positions: Positions) -> dict[int, str]:
+    wanted = positions.tolist()
+    found: dict[int, str] = {}
+    for start in range(0, len(wanted), AT_ONCE):
+        part = Sample.position.in_(wanted[start : start + AT_ONCE])
+        query = select(Sample.position, Sample.sample_id).where(Sample.dataset_id == dataset_id, part)
+        found.update(dict(session.execute(query).all()))
+    return found

@@ -1,0 +1,1 @@
+"""How a version becomes current: publishing, imports, escalation, promotion, aliases."""

@@ -1,0 +1,94 @@
+"""Imported checkpoints: announced by digest, sent, and published by a job like any other."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from app import jobs
+from app.blobs.folder import Stored
+from app.core.errors import Conflict
+from app.core.positions import Positions, members
+from app.core.tables import Dataset, Job, Model, Version
+from app.jobs import Claim
+from app.models import records as models
+from app.models import versions
+from app.releases.publishing import add, locked, make_current
+from app.rules.states import JobKind, JobState, VersionState
+
+
+def declare_import(session: Session, model: Model, digest: str, trained_on: Positions) -> Version:
+    """Announce a checkpoint that will be uploaded: its digest and what it was trained on.
+
+    Raises:
+        Conflict: the model has a version or was destroyed, or the checkpoint was trained on samples that were requested
+            or erased.
+    """
+    models.refuse_purged(model)
+    _require_first(model)
+    _refuse_unavailable(session, model, trained_on)
+    announced = Stored(digest, 0)
+    return add(
+        session,
+        model,
+        origin="imported",
+        parent=None,
+        stored=announced,
+        trained_on=trained_on,
+        metrics={},
+        job_id=None,
+    )
+
+
+def _require_first(model: Model) -> None:
+    if model.current_version is not None:
+        raise Conflict("This model has a version already; an import is its first.", kind="version-present")
+
+
+def _refuse_unavailable(session: Session, model: Model, trained_on: Positions) -> None:
+    dataset = session.get_one(Dataset, model.dataset_id, with_for_update=True)
+    if np.intersect1d(trained_on, versions.unavailable(dataset, model)).size:
+        raise Conflict(
+            "The checkpoint was trained on samples that have been requested for deletion or erased.",
+            kind="trained-on-erased",
+        )
+
+
+def require_awaiting(session: Session, model: Model, version: Version) -> None:
+    """Refuse bytes for a version that was not announced, has been published, or is being looked at."""
+    busy = select(Job.params).where(
+        Job.model_id == model.id,
+        Job.kind == JobKind.IMPORT,
+        Job.state.in_([JobState.QUEUED, JobState.RUNNING]),
+    )
+    looked_at = version.number in [params["version"] for params in session.scalars(busy)]
+    if version.origin != "imported" or version.state != VersionState.CANDIDATE or looked_at:
+        raise Conflict("This version does not wait for a checkpoint.", kind="content-present")
+    _require_first(model)
+
+
+def accept_checkpoint(session: Session, model: Model, version: Version, stored: Stored) -> Job:
+    """Take the announced bytes; an import job holds them against the architecture and publishes them.
+
+    Raises:
+        Conflict: none are awaited, or since the announcement samples were requested or erased that are in them.
+    """
+    require_awaiting(session, model, version)
+    _refuse_unavailable(session, model, members(version.trained_on, len(version.trained_on) * 8))
+    version.size = stored.size
+    return models.start(session, model, JobKind.IMPORT, seed=0, params={"version": version.number})
+
+
+def publish_imported(session: Session, claim: Claim, metrics: dict[str, Any]) -> None:
+    """End an import job: the announced version becomes current."""
+    job, _, model = locked(session, claim)
+    version = versions.get(session, model, claim.params["version"])
+    _require_first(model)
+    _refuse_unavailable(session, model, members(version.trained_on, len(version.trained_on) * 8))
+    version.metrics, version.job_id = metrics, claim.id
+    make_current(session, model, version)
+    result = {"version": version.number, "digest": version.digest}
+    jobs.finish(session, job, JobState.SUCCEEDED, result=result)

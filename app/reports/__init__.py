@@ -1,0 +1,1 @@
+"""The audit report as rows, as a page and as a model card."""

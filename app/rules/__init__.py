@@ -1,0 +1,1 @@
+"""Pure functions: state machines, the gate, the policy, legal deadlines."""

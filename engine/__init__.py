@@ -1,0 +1,1 @@
+"""The engine: torch, and neither database nor storage."""

@@ -1,0 +1,64 @@
+"""Any classifier of torchvision by name, untrained, made to fit the data or refused with the reason."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from app.catalog import TorchvisionParams
+from engine.architectures import ArchitectureError, Size
+from engine.data.torchvision_ops import import_torchvision
+
+
+def build(params: TorchvisionParams, channels: int, num_classes: int, size: Size = (32, 32)) -> nn.Module:
+    """Classifier `name` with `num_classes` outputs. Its tensors have torchvision's own names.
+
+    Grey images are repeated to three channels; vision transformers are built for the size of the images, and
+    models with a second head for training go without it.
+
+    Raises:
+        ArchitectureError: no classifier has that name, or it cannot take such images.
+    """
+    models = import_torchvision().models
+    if params.name not in models.list_models(module=models):
+        raise ArchitectureError(f"torchvision has no classifier {params.name}")
+    if channels not in (1, 3):
+        raise ArchitectureError(f"torchvision's classifiers take 3 channels, and the images have {channels}")
+
+    def make() -> nn.Module:
+        model: nn.Module = models.get_model(params.name, weights=None, num_classes=num_classes, **options(params, size))
+        if channels == 1:
+            model.register_forward_pre_hook(_repeat)
+        return model
+
+    # Shapes alone, without memory or arithmetic; in train mode, where BatchNorm also wants two values a channel.
+    try:
+        with torch.device("meta"):
+            make()(torch.empty(2, channels, *size))
+    except (RuntimeError, ValueError, AssertionError) as error:
+        reason = str(error).partition("\n")[0][:200]
+        raise ArchitectureError(f"{params.name} cannot take images of {size[0]}x{size[1]} pixels: {reason}") from None
+    return make()
+
+
+def options(params: TorchvisionParams, size: Size) -> dict[str, Any]:
+    """What some models must be told beside the classes.
+
+    Raises:
+        ValueError: the model takes square images only.
+    """
+    if params.name.startswith("vit_"):
+        if size[0] != size[1]:
+            raise ValueError("its images are square")
+        return {"image_size": size[0]}
+    if params.name.startswith("maxvit_"):
+        return {"input_size": size}
+    if params.name in ("googlenet", "inception_v3"):
+        return {"aux_logits": False, "init_weights": True}
+    return {}
+
+
+def _repeat(_model: nn.Module, inputs: tuple[Tensor]) -> Tensor:
+    return inputs[0].expand(-1, 3, -1, -1)

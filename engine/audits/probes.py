@@ -1,0 +1,124 @@
+"""Probes by name: what a policy or an audit may have measured beside the attack, on models instead of logits.
+
+Each takes a case and its parameters and returns fields of a `Measurement` for the models that it measured.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from app.catalog import KnownMethodParams, RelearnParams, RobustParams
+from app.formats.audit_report import Relearning
+from engine import evaluation, references, seeding
+from engine.audits import relearn, robust
+from engine.audits.aucs import known_method_auc
+from engine.audits.rmia import log_odds
+from engine.audits.verdict import Groups, Positions
+from engine.data.samples import Samples
+
+SEED = 0
+"""Of every probe's order: models are comparable only if all saw one order, whichever job measured them."""
+
+Found = Mapping[str, dict[str, Any]]
+"""Fields of the measurement of `candidate`, and of `parent` where it was measured too."""
+
+
+class ProbeError(Exception):
+    """The probe has nothing to measure here; the text is for the report."""
+
+
+@dataclass(frozen=True)
+class ProbeCase:
+    """What probes work on.
+
+    shadow: teaches a model the remain set and the positions it is given, lets it forget those by the method under
+    test and returns its log-odds (N,) of the samples; None where there is no method to imitate. Its number seeds it.
+    """
+
+    candidate: nn.Module
+    parent: nn.Module | None
+    samples: Samples
+    forget: Positions
+    holdout: Positions
+    shadow: Callable[[int, Positions], NDArray[np.float32]] | None = None
+
+    def tensor(self, positions: Positions) -> Tensor:
+        return torch.from_numpy(positions).to(self.samples.labels.device)
+
+    @property
+    def models(self) -> dict[str, nn.Module]:
+        both = {"candidate": self.candidate, "parent": self.parent}
+        return {name: model for name, model in both.items() if model is not None}
+
+
+def relearning(case: ProbeCase, params: RelearnParams) -> Found:
+    """Steps until the forget set is back where the parent had it, or at the target that `params` name."""
+    if not len(case.forget):
+        raise ProbeError("there is no forget set to relearn")
+    forget = case.tensor(case.forget)
+    known = case.candidate if case.parent is None else case.parent
+    if case.parent is None and params.target is None:
+        raise ProbeError("without the parent's checkpoint the target must be given")
+    target = relearn.target_of(known, case.samples, forget, params)
+    found = {}
+    for name, model in case.models.items():
+        generator = seeding.generator(SEED, forget.device)
+        steps = relearn.relearn(model, case.samples, forget, params, generator, target).steps
+        figures = Relearning(steps=steps, target=target, reaches=params.reaches, most_steps=params.most_steps)
+        found[name] = {"relearning": figures}
+    return found
+
+
+def robust_accuracy(case: ProbeCase, params: RobustParams) -> Found:
+    """Accuracy on the holdout under a fixed attack."""
+    if not len(case.holdout):
+        raise ProbeError("there are no never-trained samples to attack")
+    holdout = case.tensor(case.holdout)
+    return {
+        name: {"robust_accuracy": robust.robust_accuracy(model, case.samples, holdout, params)}
+        for name, model in case.models.items()
+    }
+
+
+def known_method(case: ProbeCase, params: KnownMethodParams) -> Found:
+    """FT-AUC of the attack that knows the method, from shadows that unlearned sets of the forget set's size."""
+    if case.shadow is None:
+        raise ProbeError("the version was not made by a method that shadows could imitate")
+    dealt, controls, design = deal(case.forget, case.holdout, params.shadows)
+    labels = case.samples.labels.cpu().numpy()
+    unlearned = np.full((params.shadows, len(labels)), np.nan)
+    never = np.full((params.shadows, len(labels)), np.nan)
+    for number, row in enumerate(design):
+        odds = case.shadow(number, dealt[row])
+        unlearned[number, dealt[row]] = odds[dealt[row]]
+        never[number, dealt[~row]] = odds[dealt[~row]]
+    target = log_odds(evaluation.logits(case.candidate, case.samples.images).cpu().numpy(), labels)
+    auc = known_method_auc(target, unlearned, never, Groups(case.forget, case.forget[:0], controls), params)
+    if auc is None:
+        raise ProbeError("too few shadows of each kind for any sample")
+    return {"candidate": {"known_method_ft_auc": auc}}
+
+
+def deal(forget: Positions, holdout: Positions, shadows: int) -> tuple[Positions, Positions, NDArray[np.bool_]]:
+    """Deal the forget set and as many never-trained controls to the shadows: each unlearns one half of them, as its
+    forget set, and never sees the other.
+
+    Returns:
+        What is dealt (M,), the controls among it, and which shadow unlearns what, (shadows, M).
+
+    Raises:
+        ProbeError: there is nothing to deal.
+    """
+    size = min(len(forget), len(holdout))
+    if not size:
+        raise ProbeError("there are no forgotten samples, or no never-trained controls")
+    controls = np.sort(np.random.default_rng(SEED).choice(holdout, size, replace=False))
+    dealt = np.concatenate([forget, controls])
+    return dealt, controls, references.membership(shadows, len(dealt), SEED)

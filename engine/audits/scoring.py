@@ -1,0 +1,120 @@
+"""From logits to membership scores, by every audit of the catalog."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import chain
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from app.catalog import LiraParams, MisParams, Params, RmiaParams
+from app.formats.audit_report import ConvergencePoint
+from engine.audits import lira, mis, rmia, roc
+from engine.audits.verdict import Groups
+from engine.references import ReferenceSignals
+
+Floats = NDArray[np.float64]
+Logits = NDArray[Any]
+Labels = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Pool:
+    """A pool of K references as one audit reads it: signal and membership, (K, N) each."""
+
+    signal: Floats
+    membership: NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Scores of N samples: with all K references (N,), and without each of them in turn (K, N)."""
+
+    full: Floats
+    left_out: Floats
+
+
+def pool_of(references: ReferenceSignals, labels: Labels, params: Params) -> Pool:
+    """What the audit of `params` reads off the pool."""
+    if isinstance(params, RmiaParams):
+        signal = np.stack([rmia.signals(each, labels, params) for each in references.logits])
+        return Pool(signal, references.membership)
+    return Pool(references.log_odds.astype(np.float64), references.membership)
+
+
+def _rmia(logits: Logits, labels: Labels, groups: Groups, pool: Pool, params: RmiaParams) -> Iterator[Floats]:
+    target, average = rmia.signals(logits, labels, params), rmia.normaliser(params)
+    full = rmia.ratios(target, pool.signal, pool.membership, average)
+    for ratios in chain([full], rmia.leave_one_out_ratios(target, pool.signal, pool.membership, average)):
+        yield rmia.scores(ratios, ratios[groups.test], params.gamma)
+
+
+def _lira(logits: Logits, labels: Labels, groups: Groups, pool: Pool, params: LiraParams) -> Iterator[Floats]:  # noqa: ARG001
+    target = rmia.log_odds(logits, labels)
+    yield lira.scores(target, pool.signal, pool.membership, params)
+    yield from lira.leave_one_out_scores(target, pool.signal, pool.membership, params)
+
+
+def _mis(logits: Logits, labels: Labels, groups: Groups, pool: Pool, params: MisParams) -> Iterator[Floats]:  # noqa: ARG001
+    """The signal itself: no reference enters, so leaving one out changes nothing."""
+    values = mis.signals(logits, labels, params)
+    yield values
+    yield values
+
+
+# The scores with all references, then those without each of them in turn.
+SCORERS: Mapping[type[Params], Callable[[Logits, Labels, Groups, Pool, Any], Iterator[Floats]]] = {
+    RmiaParams: _rmia,
+    LiraParams: _lira,
+    MisParams: _mis,
+}
+
+
+def scores(logits: Logits, labels: Labels, groups: Groups, pool: Pool, params: Params) -> Scores:
+    """Score all N samples of a model with `logits` (N, classes) by the audit that `params` belong to."""
+    each = SCORERS[type(params)](logits, labels, groups, pool, params)
+    return Scores(next(each), np.stack(list(each)))
+
+
+def plain_scores(logits: Logits, labels: Labels, groups: Groups, pool: Pool, params: Params) -> Floats:
+    """`scores` with all references alone."""
+    return next(SCORERS[type(params)](logits, labels, groups, pool, params))
+
+
+def convergence(
+    logits: Logits,
+    labels: Labels,
+    groups: Groups,
+    pool: Pool,
+    params: Params,
+    seed: int = 0,
+) -> list[ConvergencePoint]:
+    """Return FT-AUC and RT-AUC with 2, 4, 8 ... and all K references: nested subsets in one random order.
+
+    A subset leaves some samples without an IN or an OUT model; they are left out at that size and counted.
+    """
+    count = len(pool.membership)
+    order = np.random.default_rng(seed).permutation(count)
+    sizes = [2**power for power in range(1, 32) if 2**power < count] + [count]
+    return [_point(logits, labels, groups, pool, order[:size], params) for size in sizes]
+
+
+def _point(
+    logits: Logits, labels: Labels, groups: Groups, pool: Pool, chosen: NDArray[np.int64], params: Params
+) -> ConvergencePoint:
+    part = Pool(pool.signal[chosen], pool.membership[chosen])
+    inside = part.membership.sum(axis=0)
+    known = np.isfinite(part.signal).all(axis=0) & (inside > 0) & (inside < len(chosen))
+    kept = Groups(*(each[known[each]] for each in (groups.forget, groups.retain, groups.test)))
+    if not len(kept.test) or not (len(kept.forget) or len(kept.retain)):
+        return ConvergencePoint(models=len(chosen), samples=len(kept.forget), ft_auc=None, rt_auc=None)
+    values = plain_scores(logits, labels, kept, part, params)
+    return ConvergencePoint(
+        models=len(chosen),
+        samples=len(kept.forget),
+        ft_auc=roc.auc(values[kept.forget], values[kept.test]) if len(kept.forget) else None,
+        rt_auc=roc.auc(values[kept.retain], values[kept.test]) if len(kept.retain) else None,
+    )

@@ -1,0 +1,273 @@
+"""The one training loop. Methods and recipes differ in the sets, rates and losses that they hand to it."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from types import MappingProxyType
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from app.catalog import Precision
+from engine import seeding
+from engine.data.batches import TrainingSet, batch_sizes
+from engine.memory import within_memory
+
+Schedule = Callable[[float], float]
+"""Epochs done so far, fractional, to the factor on the learning rate."""
+Loss = Callable[[Tensor, Tensor], Tensor]
+"""(logits (n, classes), labels (n,)) to a scalar."""
+Forward = Callable[[Tensor], Tensor]
+"""Images (n, C, H, W) to logits (n, classes), float32 whatever precision they were computed in."""
+Objective = Callable[[Forward, Tensor, Tensor], Tensor]
+"""(the model, images (n, C, H, W), labels (n,)) to a scalar, the mean of what each sample costs."""
+Pass = tuple[TrainingSet, Loss]
+"""One walk over a training set, and the loss that is lowered on it."""
+Part = tuple[nn.Module, torch.optim.SGD | None]
+"""A module that a computation changes, and its optimizer; None where it changes by other means."""
+Epoch = Callable[[int, Callable[[float], None]], Tensor]
+"""An epoch's number from 0, and where to report the epochs done (fractional), to the epoch's loss ()."""
+
+SECONDS_BETWEEN_UPDATES = 0.5
+
+
+class DivergedError(Exception):
+    """A computation left the finite numbers, or is sure to; the text is for the client."""
+
+    def __init__(self, reason: str, epoch: int | None = None) -> None:
+        super().__init__(reason)
+        self.epoch = epoch
+
+
+class Progress(Protocol):
+    """Where a long computation reports, and keeps what it needs to resume."""
+
+    def update(self, fraction: float) -> None:
+        """Report the share done, in [0, 1]. May raise, to stop the computation."""
+
+    def load(self) -> dict[str, Tensor] | None:
+        """Return the last state kept, or None."""
+
+    def save(self, state: Callable[[], dict[str, Tensor]]) -> None:
+        """Keep `state()`; an implementation may skip calls, and then the state is not even made."""
+
+
+class NullProgress:
+    """Reports nowhere and keeps nothing."""
+
+    def update(self, fraction: float) -> None:
+        pass
+
+    def load(self) -> dict[str, Tensor] | None:
+        return None
+
+    def save(self, state: Callable[[], dict[str, Tensor]]) -> None:
+        pass
+
+
+def constant(_epochs_done: float) -> float:
+    return 1.0
+
+
+def cosine(epochs: int) -> Schedule:
+    """Half a cosine from 1 to 0 over `epochs`."""
+    return lambda done: 0.5 * (1 + math.cos(math.pi * done / epochs))
+
+
+def steps(every: int) -> Schedule:
+    """Times 0.1 after each `every` epochs."""
+    return lambda done: 0.1 ** math.floor(done / every)
+
+
+def triangular(epochs: int, peak: float) -> Schedule:
+    """From 0 up to 1 at epoch `peak`, and down to 0 at `epochs`, both in a straight line."""
+    return lambda done: min(done / peak, (epochs - done) / (epochs - peak))
+
+
+def run_epochs(
+    parts: Mapping[str, Part], epochs: int, epoch: Epoch, generator: torch.Generator, progress: Progress
+) -> None:
+    """Run `epoch` so many times, resuming from the state kept by `progress`, and keep a state after each.
+
+    All that `epoch` carries from one call to the next must be in `parts` and `generator`: on the CPU a
+    resumed run then equals the straight one bit for bit. Torch's global generator, from which dropout draws, is
+    seeded for each epoch from the seed of `generator`, and is as it was afterwards.
+
+    Raises:
+        DivergedError: the loss of an epoch, or a weight or a buffer after it, is not finite.
+    """
+    kept = progress.load()
+    first = _restore(kept, parts, generator) if kept else 0
+    reported = time.monotonic()
+
+    def report(done: float) -> None:
+        nonlocal reported
+        if time.monotonic() - reported > SECONDS_BETWEEN_UPDATES:
+            progress.update(done / epochs)
+            reported = time.monotonic()
+
+    for number in range(first, epochs):
+        with seeding.drawing(seeding.derive(generator.initial_seed(), "epoch", number), generator.device):
+            loss = epoch(number, report)
+        floats = [
+            tensor.float()
+            for module, _ in parts.values()
+            for tensor in module.state_dict().values()
+            if tensor.is_floating_point()
+        ]
+        if not math.isfinite((loss + nn.utils.get_total_norm(floats)).item()):
+            raise DivergedError(f"training diverged: epoch {number} ended with values that are not finite", number)
+        progress.save(lambda done=number + 1: _state(parts, generator, done))  # type: ignore[misc]
+        progress.update((number + 1) / epochs)
+
+
+def fit(
+    model: nn.Module,
+    training_set: TrainingSet,
+    *,
+    epochs: int,
+    learning_rate: float,
+    batch_size: int,
+    momentum: float,
+    weight_decay: float,
+    schedule: Schedule = constant,
+    generator: torch.Generator,
+    progress: Progress,
+    loss: Loss = functional.cross_entropy,
+    objective: Objective | None = None,
+    then: Sequence[Pass] = (),
+    penalty: Callable[[float], Tensor] | None = None,
+    after_step: Callable[[], None] | None = None,
+    precision: Precision = "float32",
+    nesterov: bool = False,
+    parts: Mapping[str, Part] = MappingProxyType({}),
+) -> nn.Module:
+    """Train `model` in place by SGD on shuffled, evened-out batches and return it, in eval mode.
+
+    The model is in train mode, so BatchNorm statistics follow the training set, as in AMUN's code; only
+    in a pass with a batch of a single sample do BatchNorm layers stay in eval mode: one sample has no
+    statistics. A state kept by `progress` is resumed: on the CPU the result then equals that of the
+    straight run bit for bit.
+
+    Where a batch does not fit into the device's memory its gradient is gathered from parts of half the size,
+    and so on, which is the same gradient up to rounding, but for BatchNorm: each part is normalised by itself,
+    the running statistics follow the parts, and an attempt that failed may have moved some of them once.
+
+    Args:
+        training_set: for the device of the model.
+        schedule: epochs done (fractional) to the factor on `learning_rate`.
+        generator: on the same device; draws the order, the augmentation and the labels drawn anew.
+        objective: in place of `loss` of the model's logits, in the pass over `training_set`.
+        then: further passes of each epoch, after the one over `training_set`.
+        penalty: epochs done (fractional) to a scalar that is added to the loss of a batch.
+        after_step: called after each step of the optimizer.
+        precision: of the model's forward and backward; weights and losses are float32.
+        parts: what else `objective` and `after_step` change.
+
+    Raises:
+        DivergedError: see `run_epochs`.
+        DeviceMemoryError: not even one sample fits.
+    """
+    first = objective or of_logits(loss)
+    passes: list[tuple[TrainingSet, Objective, list[int]]] = [
+        (each, cost, batch_sizes(each.n, batch_size))
+        for each, cost in [(training_set, first), *((more, of_logits(its_loss)) for more, its_loss in then)]
+    ]
+    batches = sum(len(sizes) for *_, sizes in passes)
+    device = generator.device
+    model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    optimizer = torch.optim.SGD(
+        model.parameters(), learning_rate, momentum, weight_decay=weight_decay, nesterov=nesterov, fused=True
+    )
+    forward = forward_of(model, device, precision)
+    most = batch_size
+
+    def backward(cost: Objective, images: Tensor, labels: Tensor, done: float, size: int) -> Tensor:
+        """Put the gradient of a batch's loss into the model, from parts of at most `size`, and return the loss."""
+        optimizer.zero_grad()
+        total = torch.zeros((), device=device)
+        sizes = batch_sizes(len(images), size)
+        if min(sizes) == 1:
+            _train_mode(model, 1)
+        for some, theirs in zip(torch.split(images, sizes), torch.split(labels, sizes), strict=True):
+            value = cost(forward, some, theirs)
+            if penalty is not None:
+                value = value + penalty(done)
+            value = value * (len(some) / len(images))
+            value.backward()  # type: ignore[no-untyped-call]
+            total += value.detach()
+        return total
+
+    def epoch(number: int, report: Callable[[float], None]) -> Tensor:
+        nonlocal most
+        total = torch.zeros((), device=device)
+        batch = 0
+        for data, cost, sizes in passes:
+            _train_mode(model, min(sizes))
+            order = torch.randperm(data.n, generator=generator, device=device)
+            for images, labels in data.walk(order, sizes, generator):
+                done = number + batch / batches
+                report(done)
+                optimizer.param_groups[0]["lr"] = learning_rate * schedule(done)
+                loss_of_batch, most = within_memory(partial(backward, cost, images, labels, done), most)
+                optimizer.step()
+                if after_step is not None:
+                    after_step()
+                total += loss_of_batch
+                batch += 1
+        return total
+
+    run_epochs({"model": (model, optimizer), **parts}, epochs, epoch, generator, progress)
+    return model.eval()
+
+
+def of_logits(loss: Loss) -> Objective:
+    return lambda forward, images, labels: loss(forward(images), labels)
+
+
+def forward_of(model: nn.Module, device: torch.device, precision: Precision) -> Forward:
+    """`model` as a function to float32 logits, under autocast with `bfloat16`."""
+    low = precision == "bfloat16"
+
+    def forward(images: Tensor) -> Tensor:
+        with torch.autocast(device.type, torch.bfloat16, enabled=low):
+            outputs: Tensor = model(images)
+        return outputs.float()
+
+    return forward
+
+
+def _train_mode(model: nn.Module, smallest_batch: int) -> None:
+    model.train()
+    if smallest_batch == 1:
+        for module in model.modules():
+            if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                module.eval()
+
+
+def _state(parts: Mapping[str, Part], generator: torch.Generator, epoch: int) -> dict[str, Tensor]:
+    tensors = {"generator": generator.get_state(), "epoch": torch.tensor(epoch)}
+    for part, (module, optimizer) in parts.items():
+        tensors |= {f"{part}.{name}": tensor for name, tensor in module.state_dict().items()}
+        for name, parameter in module.named_parameters():
+            buffer = optimizer.state[parameter].get("momentum_buffer") if optimizer else None
+            if buffer is not None:
+                tensors[f"{part}:momentum.{name}"] = buffer
+    return {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}
+
+
+def _restore(state: dict[str, Tensor], parts: Mapping[str, Part], generator: torch.Generator) -> int:
+    """Put a state made by `_state` back and return the number of epochs it holds."""
+    for part, (module, optimizer) in parts.items():
+        module.load_state_dict({name: state[f"{part}.{name}"] for name in module.state_dict()})
+        for name, parameter in module.named_parameters():
+            buffer = state.get(f"{part}:momentum.{name}")
+            if buffer is not None and optimizer is not None:
+                optimizer.state[parameter]["momentum_buffer"] = torch.empty_like(parameter).copy_(buffer)
+    generator.set_state(state["generator"])
+    return int(state["epoch"])

@@ -1,0 +1,206 @@
+"""The protocol of the tables: which methods, how their rate is chosen, which runs are reported (methods.md 8)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from app import catalog
+from engine.audits.comparison import gap_per_run
+from experiments.cells import Adversarial, Forget, Measured, Named, Reference, Trained, Unlearned, World, named
+from experiments.lab import Lab
+from experiments.store import Cell, Result
+
+Floats = NDArray[np.float64]
+FIGURES = ("ua", "ra", "ta", "ft")
+
+
+@dataclass(frozen=True)
+class Method:
+    """A row of the tables: a method of the catalog with what sets it apart from its siblings."""
+
+    label: str
+    name: str
+    params: str = "{}"
+
+    @property
+    def needs_remain(self) -> bool:
+        return catalog.METHODS[self.name].needs_remain
+
+    @property
+    def needs_adversarial(self) -> bool:
+        return catalog.METHODS[self.name].needs_adversarial
+
+    @property
+    def dial(self) -> str:
+        """The parameter that is tuned."""
+        return "damping" if self.name == "certified_newton" else "learning_rate"
+
+
+AMUN = Method("AMUN", "amun")
+AMUN_ADVERSARIAL_ONLY = Method("AMUN, no D_F", "amun", '{"fine_tuning_set": "adversarial_only"}')
+FT, RL, GA = Method("FT", "fine_tune"), Method("RL", "random_label"), Method("GA", "gradient_ascent")
+SALUN, MIXUNLEARN = Method("SalUn", "salun"), Method("MixUnlearn style", "mixunlearn")
+METHODS = (
+    AMUN,
+    AMUN_ADVERSARIAL_ONLY,
+    Method("AMUN+SalUn", "amun_salun"),
+    SALUN,
+    RL,
+    FT,
+    GA,
+    Method("BS", "boundary_shrink"),
+    Method("l1-sparse", "l1_sparse"),
+    MIXUNLEARN,
+    Method("Newton step", "certified_newton"),
+)
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A world and the size of its tables.
+
+    models, forgets: seeds of the originals and of the reported forget sets; every pair is a run, `runs` times.
+    tuning: seeds of forget sets, not reported, on the first model, on which the rates are chosen from `rates`
+    (learning rates; damping for the Newton step): equally many for each method. fixed: parameters by method,
+    and under "" those of every method with an SGD schedule, as JSON text.
+    """
+
+    name: str
+    world: World
+    references: int
+    models: tuple[int, ...]
+    forgets: tuple[int, ...]
+    tuning: tuple[int, ...]
+    rates: tuple[float, ...]
+    dampings: tuple[float, ...]
+    fixed: str
+    attack: Named
+    shares: tuple[float, ...] = (0.1, 0.5)
+    runs: int = 1
+
+    def __post_init__(self) -> None:
+        if len(self.rates) != len(self.dampings):
+            raise ValueError("the grids must be equally long")
+        if set(self.tuning) & set(self.forgets):
+            raise ValueError("a forget set that rates are tuned on is not reported")
+
+    def methods(self, remain: bool) -> list[Method]:
+        return [method for method in METHODS if remain or not method.needs_remain]
+
+    def grid(self, method: Method) -> tuple[float, ...]:
+        return self.dampings if method.dial == "damping" else self.rates
+
+    def original(self, seed: int) -> Trained:
+        return Trained(self.world, seed)
+
+    def retrain(self, forget: Forget, model: int, run: int = 0) -> Measured:
+        return self.measured(Trained(self.world, model, forget, run), forget)
+
+    def measured(self, subject: Trained | Unlearned, forget: Forget) -> Measured:
+        return Measured(subject, (forget,), self.references)
+
+    def named(self, method: Method, rate: float, **more: object) -> Named:
+        fixed = json.loads(self.fixed)
+        common = {} if method.name == "certified_newton" else fixed.get("", {})
+        given = {**common, **fixed.get(method.name, {}), **json.loads(method.params), method.dial: rate, **more}
+        return named("methods", method.name, given)
+
+    def unlearned(
+        self,
+        method: Method,
+        rate: float,
+        forget: Forget,
+        remain: bool,
+        model: int,
+        *,
+        attack: Named | None = None,
+        run: int = 0,
+        **more: object,
+    ) -> Unlearned:
+        start = self.original(model)
+        adversarial = Adversarial(start, forget, attack or self.attack) if method.needs_adversarial else None
+        return Unlearned(start, forget, self.named(method, rate, **more), remain, adversarial, run=run)
+
+    def pairs(self) -> list[tuple[int, int, int]]:
+        """(model, forget, run) of every reported run, the first of each forget set first."""
+        return [(model, forget, run) for run in range(self.runs) for model in self.models for forget in self.forgets]
+
+    def base(self, share: float) -> Iterator[Cell]:
+        """What every table of this share rests on: references, originals, retrains and second retrains."""
+        for index in range(self.references):
+            yield Reference(self.world, self.references, index)
+        for model in self.models:
+            yield self.original(model)
+        for seed in self.tuning:
+            yield self.retrain(Forget(share, seed), self.models[0])
+        for model, seed, run in self.pairs():
+            forget = Forget(share, seed)
+            if not run:
+                yield self.measured(self.original(model), forget)
+                yield self.retrain(forget, model)
+        for model, seed, run in self.pairs():
+            if not run:
+                yield self.retrain(Forget(share, seed), model, 1)
+
+    def tuning_cells(
+        self, method: Method, share: float, remain: bool, attack: Named | None = None
+    ) -> Iterator[tuple[float, Measured]]:
+        for seed in self.tuning:
+            forget = Forget(share, seed)
+            for rate in self.grid(method):
+                subject = self.unlearned(method, rate, forget, remain, self.models[0], attack=attack)
+                yield rate, self.measured(subject, forget)
+
+    def prepared(self, wanted: Iterable[tuple[Method, bool]]) -> Iterator[Cell]:
+        """What the rates of `wanted` methods, with the remain set or without, are known by, at the first share."""
+        yield from self.base(self.shares[0])
+        for method, remain in wanted:
+            for _, cell in self.tuning_cells(method, self.shares[0], remain):
+                yield cell
+
+    def tuned(
+        self, lab: Lab, method: Method, share: float, remain: bool, attack: Named | None = None
+    ) -> tuple[float, dict[float, float]] | None:
+        """The rate with the least Avg. Gap on the tuning sets, and the gap of each; None while any is missing.
+
+        The gap is to the retrained model: an oracle that no service has. It is the same oracle for every method.
+        """
+        retrained = [lab.peek(self.retrain(Forget(share, seed), self.models[0])) for seed in self.tuning]
+        gaps: dict[float, list[float]] = {}
+        for rate, cell in self.tuning_cells(method, share, remain, attack):
+            found = lab.peek(cell)
+            if found is None or any(each is None for each in retrained):
+                return None
+            gaps.setdefault(rate, []).append(gap(found, [each for each in retrained if each is not None]))
+        means = {rate: float(np.mean(values)) for rate, values in gaps.items()}
+        best = min(means, key=lambda rate: means[rate])
+        return (best, means) if np.isfinite(means[best]) else None
+
+    def final(
+        self, method: Method, rate: float, share: float, remain: bool, attack: Named | None = None
+    ) -> list[tuple[Unlearned, Measured]]:
+        """The reported runs at that rate."""
+        cells = []
+        for model, seed, run in self.pairs():
+            forget = Forget(share, seed)
+            subject = self.unlearned(method, rate, forget, remain, model, attack=attack, run=run)
+            cells.append((subject, self.measured(subject, forget)))
+        return cells
+
+
+def row(found: Result) -> Floats:
+    """UA, RA, TA and FT-AUC in percent; NaN where the method failed."""
+    if "failed" in found.figures:
+        return np.full(len(FIGURES), np.nan)
+    return np.array([found.figures[name] for name in FIGURES], dtype=np.float64)
+
+
+def gap(found: Result, retrained: list[Result]) -> float:
+    """Avg. Gap of one run; infinite where the method failed."""
+    value = float(gap_per_run(row(found)[None], np.stack([row(each) for each in retrained]))[0])
+    return value if np.isfinite(value) else float("inf")

@@ -1,0 +1,180 @@
+"""Jobs that measure: an audit of a version at any time after it was made, and an exact retrain to compare with."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from app.blobs import usage
+from app.core.positions import Positions, mask_of, unpack
+from app.core.tables import Dataset, DeletionRequest, Model, OutcomeRow, Version
+from app.datasets import canaries
+from app.datasets.canaries import Canaries
+from app.formats.audit_report import ProbeRun
+from app.models import versions
+from app.releases import publishing
+from app.reports import audit_rows
+from app.rules.policy import Choice
+from worker.jobs.unlearn import metrics_of
+from worker.runtime.run import JobError, Run
+from worker.stages import auditing
+from worker.stages.auditing import Auditor, Subject
+from worker.stages.loaded import Workpiece
+from worker.stages.unlearning import train_on
+
+# -- audit -----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Request:
+    """What an audit job was asked for, as far as the database knows it."""
+
+    version: Version
+    parent: str | None
+    forget: Positions
+    remain: Positions
+    grouped: bool
+    canaries: Canaries | None
+    method: Choice | None
+    made_by: str
+
+
+def audit(run: Run) -> None:
+    """Measure a version again. The report joins the version's others; what was published stays as it is."""
+    piece, params = Workpiece.load(run), run.claim.params
+    asked = _asked(run, piece)
+    choice = piece.policy.audit if params["audit"] is None else Choice.model_validate(params["audit"])
+    probes: Sequence[Choice] = () if asked.canaries else piece.policy.probes
+    if params["probes"] is not None:
+        probes = [Choice.model_validate(probe) for probe in params["probes"]]
+    subject = Subject(
+        candidate=asked.version.digest,
+        parent=asked.parent,
+        forget=asked.forget,
+        remain=asked.remain,
+        audit=choice,
+        method=asked.method,
+        grouped=asked.grouped,
+        canaries=asked.canaries,
+    )
+    done: list[ProbeRun] = []
+    with run.stage("audit", 0.0, 0.5 if probes else 1.0):
+        measured = Auditor(run, piece, subject).measure()
+    if probes:
+        with run.stage("probe", 0.5, 1.0) as progress:
+            measured, done = auditing.probed(run, piece, subject, probes, measured, progress, before=subject.parent)
+    report = auditing.report_of(
+        run, piece, subject, measured, made_by=asked.made_by, version=asked.version.number, probes=done
+    )
+    with run.desk.database.write() as session:
+        publishing.publish_audit(
+            session, run.claim, asked.version.number, piece.images_digest, report.model_dump(mode="json")
+        )
+
+
+def _asked(run: Run, piece: Workpiece) -> Request:
+    """The version with its forget set: the samples that were named, or the canaries forgotten so far; else those of the
+    batch that made it, while they are there; else none."""
+    params = run.claim.params
+    with run.desk.database.read() as session:
+        model, dataset = session.get_one(Model, piece.model_id), session.get_one(Dataset, piece.dataset_id)
+        version = versions.get(session, model, params["version"])
+        versions.require_present(version)
+        erased = mask_of(dataset.erased, dataset.sample_count)
+        trained = mask_of(version.trained_on, dataset.sample_count) & ~erased
+        before = versions.parent_of(session, version)
+        published = audit_rows.publication(session, version)
+        grouped = bool(params["grouped"])
+        planted = canaries.of_version(session, dataset, version) if params.get("canaries") else None
+        if planted is not None:
+            forget = planted.forgotten
+        elif params["positions"] is not None:
+            forget = unpack(bytes.fromhex(params["positions"]))
+            if erased[forget].any():
+                raise JobError("samples-erased", "some of the samples that were named have been erased meanwhile")
+        elif before is not None and version.origin == "unlearned" and version.job_id is not None:
+            batch = versions.batch(session, version.job_id, dataset, before)
+            forget, grouped = batch.forget, batch.grouped
+            if erased[forget].any():
+                forget = forget[:0]
+        else:
+            forget = np.array([], dtype=np.int64)
+        trained[forget] = False
+        report = published.report if published else {}
+        method = Choice(name=report["method"], params=report["method_params"]) if report else None
+    present = before is not None and before.purged_at is None and planted is None
+    return Request(
+        version=version,
+        parent=before.digest if before is not None and present else None,
+        forget=forget,
+        remain=np.flatnonzero(trained).astype(np.int64),
+        grouped=grouped,
+        canaries=planted,
+        method=method,
+        made_by=version.origin,
+    )
+
+
+# -- comparisons -----------------------------------------------------------------------------------
+
+
+def compare(run: Run, piece: Workpiece) -> None:
+    """Retrain exactly without one request's samples, and measure the result on them. Never published."""
+    with run.desk.database.read() as session:
+        request = session.get_one(DeletionRequest, run.claim.params["exclude_request"])
+        outcome = session.get(OutcomeRow, (request.id, piece.model_id))
+        dataset = session.get_one(Dataset, piece.dataset_id)
+        if request.fulfilled_at or mask_of(dataset.erased, dataset.sample_count)[unpack(request.positions)].any():
+            raise JobError("samples-erased", "the samples have been erased: a retrain cannot be measured on them")
+        if outcome is None:
+            raise JobError("not-affected", "this model was not trained on the request's samples")
+        model = session.get_one(Model, piece.model_id)
+        version = versions.get(session, model, outcome.version) if outcome.version else versions.current(session, model)
+        if version is None:
+            raise JobError("no-version", "the model has no current version")
+        before = versions.parent_of(session, version) if outcome.version else version
+        forget, remain = _sides(version, request, dataset)
+        if outcome.version is None:  # what the job that is to come will forget along
+            count = piece.policy.canaries
+            remain = np.setdiff1d(remain, canaries.draw(session, dataset, model, version, forget, count))
+    stored = train_on(run, piece, remain)
+    subject = Subject(
+        candidate=stored.digest,
+        parent=None,
+        forget=forget,
+        remain=remain,
+        audit=piece.policy.audit,
+        method=Choice(name="retrain"),
+        grouped=request.by_subject,
+    )
+    probes = piece.policy.probes
+    known = before.digest if before is not None and before.purged_at is None else None
+    done: list[ProbeRun] = []
+    with run.stage("audit", 0.95, 1.0) as progress:
+        measured = Auditor(run, piece, subject).measure()
+        if probes:
+            measured, done = auditing.probed(
+                run, piece, subject, probes, measured, progress, before=known, imitate=False
+            )
+        report = auditing.report_of(run, piece, subject, measured, probes=done)
+        with run.desk.database.write() as session:
+            document = report.model_dump(mode="json")
+            usage.pin(session, run.desk.blobs, stored.digest)
+            metrics = metrics_of(measured.candidate)
+            publishing.publish_trained(
+                session, run.claim, stored, remain, metrics, comparison=document, images=piece.images_digest
+            )
+
+
+def _sides(version: Version, request: DeletionRequest, dataset: Dataset) -> tuple[Positions, Positions]:
+    """Forget and remain set of the comparison: what `version` holds, or held, without the request's samples.
+
+    Nothing that was erased is left in the remain set.
+    """
+    size = dataset.sample_count
+    asked = np.zeros(size, dtype=bool)
+    asked[unpack(request.positions)] = True
+    trained = mask_of(version.trained_on, size) & ~mask_of(dataset.erased, size)
+    return np.flatnonzero(asked).astype(np.int64), np.flatnonzero(trained & ~asked).astype(np.int64)

@@ -1,0 +1,69 @@
+"""The job *purge*: erases what the samples of a request left behind."""
+
+from __future__ import annotations
+
+import shutil
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from app.blobs import usage
+from app.core import crash_points
+from app.core.positions import Positions, pack, unpack
+from app.datasets import records as datasets
+from app.deletions import erasure
+from engine import references
+from worker.runtime.run import Run
+
+
+def purge(run: Run) -> None:
+    """Erase what a request's samples left behind; see `app.deletions.erasure` for why it takes two transactions."""
+    with run.desk.database.read() as session:
+        work = erasure.plan(session, run.claim)
+    with run.stage("rewrite", 0.0, 0.7):
+        images = None if work.carried else _without_pixels(run, work.images, work.positions)
+        signals = {key: _without_columns(run, digest, work.positions) for key, digest in work.references.items()}
+        sets = {key: _without_rows(run, key, digest, work) for key, digest in work.adversarial.items()}
+        suppress = partial(datasets.suppression, run.desk.settings, work.dataset_id)
+        fresh = [images, *signals.values(), *(digest for digest, _ in sets.values())]
+        with run.desk.database.write() as session:
+            for digest in sorted({digest for digest in fresh if digest}):
+                usage.pin(session, run.desk.blobs, digest)
+            erasure.swap(session, run.claim, work, erasure.Rewritten(images, signals, sets), suppress)
+            crash_points.point("purge.swap.uncommitted")
+    with run.stage("remove", 0.7, 1.0):
+        erasure.remove_owed(run.desk.database, run.desk.blobs, work.request_id)
+        crash_points.point("purge.removed")
+        with run.desk.database.write() as session:
+            erasure.complete(session, run.claim, work.request_id)
+            crash_points.point("purge.complete.uncommitted")
+
+
+def _without_pixels(run: Run, digest: str | None, positions: Positions) -> str | None:
+    """The dataset's array with those rows zeroed, as a new blob."""
+    if digest is None or not len(positions):
+        return digest
+
+    def write(path: Path) -> None:  # in the file: the array need not fit into memory
+        shutil.copyfile(run.desk.blobs.fetch(digest), path)
+        images = np.load(path, mmap_mode="r+", allow_pickle=False)
+        images[positions] = 0
+        images.flush()
+
+    return run.put(write).digest
+
+
+def _without_columns(run: Run, digest: str, positions: Positions) -> str:
+    signal = references.erase(references.from_file(run.desk.blobs.fetch(digest)), positions)
+    return run.put(partial(references.to_file, signal)).digest
+
+
+def _without_rows(run: Run, key: str, digest: str, work: erasure.Plan) -> tuple[str, bytes]:
+    """A precomputed adversarial set without the request's samples: digest and packed positions."""
+    covered = unpack(work.covered[key])
+    left = ~np.isin(covered, work.requested)
+    rows = torch.from_numpy(left.nonzero()[0]).to(run.desk.device)
+    tensors = {name: tensor[rows] for name, tensor in run.tensors(digest).items()}
+    return run.put_tensors(tensors).digest, pack(covered[left])

@@ -1,0 +1,354 @@
+"""The product: one unlearn job, read top to bottom.
+
+    attack     an adversarial example of each forget sample, on the current version (AMUN-A) or the base (AMUN)
+    finetune   the method of the job's rung edits the parent into a candidate
+    audit      the candidate, reloaded from its digest, is measured, and the gate decides on it (docs/gate.md)
+    publish    one fenced transaction: version, report, outcomes, events; or the climb to the next rung
+
+Each stage stores what it made, so that another worker goes on from there. Where the policy asks for canaries, the first
+two take them along with the forget set; what is audited and decided on are the requests' own samples.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from sqlalchemy import select
+
+from app import catalog
+from app.blobs import usage
+from app.blobs.folder import Stored
+from app.core import crash_points
+from app.core.positions import Positions, pack, unpack
+from app.core.tables import AdversarialRow, Dataset, Model, Version
+from app.formats.audit_report import Adversarial, AuditReport, GateDecision, Judgement, Measurement, ProbeRun
+from app.models import versions
+from app.models.versions import Batch
+from app.releases import escalation, publishing
+from app.rules import gate
+from app.rules.gate import Finding, Step
+from app.rules.policy import Choice
+from engine.attacks import AttackResult
+from engine.attacks.transfer import transfer_rate
+from engine.audits.halves import FEWEST_TO_PART
+from worker.runtime.run import JobError, Run
+from worker.stages import auditing, unlearning
+from worker.stages.auditing import Auditor, Measured, Subject
+from worker.stages.loaded import Workpiece
+
+
+@dataclass(frozen=True)
+class Work:
+    """What an unlearn job starts from."""
+
+    piece: Workpiece
+    parent: Version
+    batch: Batch
+    rung: int = 0
+
+    @property
+    def method(self) -> Choice:
+        return self.piece.policy.methods[self.rung]
+
+    @property
+    def base(self) -> str:
+        """Names all that a stage's result depends on: a request that was refused meanwhile makes it another."""
+        found = hashlib.sha256(self.parent.digest.encode())
+        policy = f"{self.piece.policy.model_dump_json()}:{self.rung}"
+        for part in (pack(self.batch.gone), pack(self.batch.remain), policy.encode()):
+            found.update(hashlib.sha256(part).digest())
+        return found.hexdigest()
+
+
+def unlearn(run: Run) -> None:
+    work = _load(run)
+    if work is None or not len(work.batch.forget):
+        with run.desk.database.write() as session:
+            publishing.nothing_to_forget(session, run.claim)
+        return
+    found = attack(run, work)
+    stored = finetune(run, work, found)
+    report, step = audit(run, work, stored, found)
+    publish(run, work, stored, report, step)
+
+
+def _load(run: Run) -> Work | None:
+    """None: the model has no version, so nothing was learned. Its training came before this job, and has ended."""
+    piece = Workpiece.load(run)
+    piece = replace(piece, policy=escalation.policy_of(run.claim.params, piece.policy))
+    with run.desk.database.read() as session:
+        model = session.get_one(Model, piece.model_id)
+        parent = versions.current(session, model)
+        if parent is None:
+            return None
+        dataset = session.get_one(Dataset, piece.dataset_id)
+        batch = versions.batch(session, run.claim.id, dataset, parent, piece.policy.canaries)
+    return Work(piece, parent, batch, escalation.rung_of(run.claim.params))
+
+
+# -- attack ----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Found:
+    """The adversarial set, aligned with the forget set, and where it comes from."""
+
+    result: AttackResult
+    source: str  # recompute | precomputed
+    transfer: dict[str, float | None]  # how another version's set fares on the parent; empty for a search
+
+
+def attack(run: Run, work: Work) -> Found | None:
+    """The adversarial set D_A; None for a method that needs none."""
+    policy = work.piece.policy
+    if not catalog.METHODS[work.method.name].needs_adversarial:
+        return None
+    with run.stage("attack", 0.0, 0.4):
+        if kept := run.stored("adversarial", work.base):
+            return Found(AttackResult(**run.tensors(kept[0])), str(kept[1]["source"]), kept[1]["transfer"])
+        source = policy.adversarial
+        result = precomputed(run, work) if source == "precomputed" else None
+        if result is None:
+            source = "recompute"
+            result = attack_positions(run, work.piece, work.parent, work.batch.gone)
+        transfer = _transfer(run, work, result)
+        run.keep("adversarial", work.base, run.put_tensors(vars(result)), source=source, transfer=transfer)
+    return Found(result, source, transfer)
+
+
+def _transfer(run: Run, work: Work, result: AttackResult) -> dict[str, float | None]:
+    """Both explain a loss of accuracy: examples that do not fool this model, or fool it otherwise."""
+    if not catalog.ATTACKS[work.piece.policy.attack.name].needs_given:
+        return {}
+    parent = work.piece.restore(run, work.parent.digest)
+    rate = transfer_rate(parent, work.piece.samples.labels[work.piece.on_device(work.batch.gone)], result)
+    return {"fooled": rate.fooled, "agreed": rate.agreed}
+
+
+def attack_positions(run: Run, piece: Workpiece, base: Version, positions: Positions) -> AttackResult:
+    """Run the policy's attack on the samples at `positions` against version `base`."""
+    choice = piece.policy.attack
+
+    def given(params: catalog.Params) -> AttackResult:
+        version = getattr(params, "version", None)
+        found = kept_set(run, piece, positions, lambda row: version in (None, row.version))
+        if found is None:
+            raise JobError("no-adversarial-set", "no adversarial set of another version covers the forget set")
+        return found
+
+    needs = catalog.ATTACKS[choice.name].needs_given
+    return unlearning.attacked(piece, piece.restore(run, base.digest), positions, choice, given if needs else None)
+
+
+def precomputed(run: Run, work: Work) -> AttackResult | None:
+    """The forget set's rows of a precomputed set, or None where none covers them all: then it is recomputed."""
+    choice = work.piece.policy.attack
+
+    def same(row: AdversarialRow) -> bool:
+        return row.attack == choice.name and row.attack_params == choice.params
+
+    return kept_set(run, work.piece, work.batch.gone, same)
+
+
+def kept_set(
+    run: Run, piece: Workpiece, positions: Positions, fits: Callable[[AdversarialRow], bool]
+) -> AttackResult | None:
+    """Rows for `positions`, in their order, of the oldest kept set of the model that fits and covers them all."""
+    with run.desk.database.read() as session:
+        query = select(AdversarialRow).where(AdversarialRow.model_id == piece.model_id).order_by(AdversarialRow.id)
+        for row in session.scalars(query):
+            covered = unpack(row.positions)
+            if fits(row) and np.isin(positions, covered).all():
+                digest = row.digest
+                break
+        else:
+            return None
+    rows = piece.on_device(np.searchsorted(covered, positions))
+    return AttackResult(**{name: tensor[rows] for name, tensor in run.tensors(digest).items()})
+
+
+# -- finetune --------------------------------------------------------------------------------------
+
+
+def finetune(run: Run, work: Work, found: Found | None) -> Stored:
+    """Edit the parent into a candidate by the method of the job's rung, and store it."""
+    piece, batch, seed = work.piece, work.batch, run.claim.seed
+    with run.stage("finetune", 0.4, 0.8) as progress:
+        if kept := run.stored("candidate", work.base):
+            return Stored(kept[0], kept[1]["size"])
+        model = unlearning.forgotten(
+            piece,
+            piece.restore(run, work.parent.digest),
+            work.method,
+            batch.gone,
+            unlearning.remain_access(piece.policy, batch.gone, batch.remain, seed),
+            found.result if found else None,
+            seed,
+            progress.part(0.0, 1.0, f"finetune:{work.base}"),
+        )
+        stored = piece.store(run, model)
+        run.keep("candidate", work.base, stored)
+    return stored
+
+
+# -- audit -----------------------------------------------------------------------------------------
+
+
+def audit(run: Run, work: Work, stored: Stored, found: Found | None) -> tuple[AuditReport, Step]:
+    """Measure the candidate as it was stored, not as it lies in memory, and decide on it."""
+    policy, probes = work.piece.policy, list[ProbeRun]()
+    subject = Subject(
+        candidate=stored.digest,
+        parent=work.parent.digest,
+        forget=work.batch.forget,
+        remain=work.batch.remain,
+        audit=policy.audit,
+        method=work.method,
+        grouped=work.batch.grouped,
+    )
+    with run.stage("audit", 0.8, 0.9 if policy.probes else 0.98):
+        measured, step, decision = decide(run, work, Auditor(run, work.piece, subject))
+    if policy.probes and step.action == "publish":
+        with run.stage("probe", 0.9, 0.98) as progress:
+            measured, probes = auditing.probed(
+                run, work.piece, subject, policy.probes, measured, progress, before=subject.parent
+            )
+    adversarial = _describe(policy.attack.name, found, work.batch) if found else None
+    report = auditing.report_of(
+        run,
+        work.piece,
+        subject,
+        measured,
+        adversarial=adversarial,
+        gate=decision,
+        probes=probes,
+        canaries=len(work.batch.canaries),
+    )
+    return report, step
+
+
+def decide(run: Run, work: Work, auditor: Auditor) -> tuple[Measured, Step, GateDecision]:
+    """Where the ladder has several approximate rungs, candidates are chosen on one half of the references, and the
+    first that does not fail there is judged once on the other."""
+    policy, rungs = work.piece.policy, work.piece.policy.rungs
+    with run.desk.database.read() as session:
+        standing = escalation.standing(session, run.claim, policy, work.batch.due_at)
+
+    rejudged = 0 if rungs[work.rung].exact else standing.rejudged
+
+    def measure(chosen: NDArray[np.bool_] | None = None) -> Measured:
+        measured = auditor.measure(chosen)
+        return replace(measured, judgement=escalation.judged_again(measured.judgement, rejudged))
+
+    def ask(measured: Measured, *, judged: bool) -> Step:
+        inconclusive = policy.on_inconclusive == "retrain"
+        found = _finding(measured.judgement, judged=judged)
+        return gate.decide(found, rungs, work.rung, standing.clock, retrain_inconclusive=inconclusive)
+
+    parted = gate.splits(rungs) and not rungs[work.rung].exact
+    choosing = auditor.choosing if parted else None
+    selection: Judgement | None = None
+    if choosing is None:
+        measured, references = measure(), "all"
+        step = ask(measured, judged=True)
+    else:
+        measured, references = auditor.measure(choosing), "choosing half"
+        step = ask(measured, judged=False)
+        if step.action == "judge":
+            selection, references = measured.judgement, "judging half"
+            measured = measure(~choosing)
+            step = ask(measured, judged=True)
+    decision = GateDecision.model_validate(
+        {
+            "rung": work.rung + 1,
+            "rungs": len(rungs),
+            "judged": references != "choosing half",
+            "references": references,
+            "note": NOT_PARTED if parted and choosing is None and auditor.has_references else None,
+            "selection": selection,
+            "action": step.action,
+            "reason": step.reason,
+            "next_method": policy.methods[step.rung].name if step.rung is not None else None,
+            "alert": step.alert,
+            "earlier": standing.earlier,
+            "rejudged": rejudged,
+        }
+    )
+    return measured, step, decision
+
+
+NOT_PARTED = (
+    f"fewer than {FEWEST_TO_PART} reference models, too few to choose on one half and judge on the other: all of them "
+    "judge one candidate, and only exact retraining may follow a fail"
+)
+
+
+def _finding(judgement: Judgement, *, judged: bool) -> Finding:
+    return Finding(
+        judgement.verdict,
+        over_forgotten=judgement.over_forgotten,
+        utility_kept=judgement.utility_kept is not False,
+        judged=judged,
+    )
+
+
+def _describe(attack: str, found: Found, batch: Batch) -> Adversarial:
+    """Of the forget set's own samples: canaries are in no figure of a request."""
+    own = torch.from_numpy(np.searchsorted(batch.gone, batch.forget)).to(found.result.found.device)
+    result = AttackResult(**{name: tensor[own] for name, tensor in vars(found.result).items()})
+    hits = result.found.cpu()
+    radii, counts = torch.unique(result.radii.cpu()[hits], return_counts=True)
+    return Adversarial(
+        attack=attack,
+        policy="precomputed" if found.source == "precomputed" else "recompute",
+        found=int(hits.sum()),
+        total=len(hits),
+        mean_norm=float(result.norms.cpu()[hits].mean()) if hits.any() else None,
+        radius_counts={f"{radius:.4g}": count for radius, count in zip(radii.tolist(), counts.tolist(), strict=True)},
+        transfer_fooled=found.transfer.get("fooled"),
+        transfer_agreed=found.transfer.get("agreed"),
+    )
+
+
+# -- publish ---------------------------------------------------------------------------------------
+
+
+def publish(run: Run, work: Work, stored: Stored, report: AuditReport, step: Step) -> None:
+    """Carry out what the gate decided. Whatever it is, the job ends with it, and once."""
+    document, policy = report.model_dump(mode="json"), work.piece.policy
+    facts = escalation.facts(policy, run.claim.params, document)
+    with run.stage("publish", 0.98, 1.0), run.desk.database.write() as session:
+        match step.action:
+            case "climb":
+                escalation.climb(session, run.claim, policy, step, document)
+            case "attention":
+                publishing.reject(session, run.claim, document, facts)
+            case _:
+                usage.pin(session, run.desk.blobs, stored.digest)
+                metrics = metrics_of(report.candidate)
+                reason = _how(work, report, step)
+                publishing.publish_unlearned(
+                    session, run.claim, work.batch, work.parent, stored, metrics, document, facts, reason
+                )
+                if step.alert:
+                    escalation.alert(session, run.claim.tenant_id, run.claim.id, "published")
+        crash_points.point("unlearn.publish.uncommitted")
+
+
+def _how(work: Work, report: AuditReport, step: Step) -> str | None:
+    """What a request's reader should know: nothing where the policy's own method went straight through the gate."""
+    if work.rung == 0 and not step.alert and report.judgement.utility_kept is not False:
+        return None
+    return f"published by rung {work.rung + 1} of {len(work.piece.policy.methods)}, {work.method.name}: {step.reason}"
+
+
+def metrics_of(measured: Measurement) -> dict[str, Any]:
+    """The figures that a version shows in lists."""
+    figures = measured.model_dump(include={"accuracy_forget", "accuracy_retain", "accuracy_test"})
+    return figures | {"ft_auc": measured.ft_auc.value if measured.ft_auc else None}

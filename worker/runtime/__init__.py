@@ -1,0 +1,1 @@
+"""One attempt at a job: heartbeat, progress, stored stages, cache."""

@@ -1,0 +1,210 @@
+"""One run of one job: its claim, its heartbeat, its progress, and what its stages have stored."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import copy_context
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from app import jobs
+from app.blobs import usage
+from app.blobs.folder import BlobMissingError, StorageUnavailableError, Stored
+from app.blobs.open import Blobs, open_blobs
+from app.core import crash_points, logs
+from app.core.config import LEASE_BEATS, Settings
+from app.core.db import Database
+from app.jobs import Claim, LeaseLostError, devices, routing
+from app.jobs.routing import Takes
+from worker.runtime.cache import Warm
+
+log = logging.getLogger("lethe.worker")
+
+SECONDS_BETWEEN_REPORTS = 0.25
+SECONDS_BETWEEN_COPY_CHECKS = 30.0
+
+
+class CancelledError(Exception):
+    """Somebody asked for this job to be cancelled."""
+
+
+class JobError(Exception):
+    """The job cannot be done; `detail` is for the client, `kind` for its program."""
+
+    def __init__(self, kind: str, detail: str, **members: Any) -> None:
+        super().__init__(detail)
+        self.kind, self.detail, self.members = kind, detail, members
+
+
+@dataclass(frozen=True)
+class Desk:
+    """What a worker keeps between jobs."""
+
+    settings: Settings
+    database: Database
+    blobs: Blobs
+    device: torch.device
+    takes: Takes
+    warm: Warm
+
+    @classmethod
+    def open(cls, settings: Settings) -> Desk:
+        torch.set_num_threads(settings.torch_threads)
+        database, blobs = Database(settings), open_blobs(settings)
+        warm = Warm(database, settings.warm_bytes)
+        threading.Thread(target=_drop_copies, args=(blobs,), name="copies", daemon=True).start()
+        return cls(settings, database, blobs, torch.device(devices.own(settings)), routing.own(settings), warm)
+
+    def close(self) -> None:
+        self.warm.close()
+        self.database.close()
+
+
+def _drop_copies(blobs: Blobs) -> None:
+    """Local copies of what another machine has erased must go too."""
+    while True:
+        try:
+            blobs.sweep_copies()
+        except StorageUnavailableError as error:
+            log.warning("local copies could not be checked: %s", error)
+        threading.Event().wait(SECONDS_BETWEEN_COPY_CHECKS)
+
+
+class Heartbeat:
+    """Renews a lease from a thread, and remembers why the work should stop."""
+
+    def __init__(self, desk: Desk, claim: Claim) -> None:
+        self._desk, self._claim = desk, claim
+        self._done = threading.Event()
+        self._stop: Exception | None = None
+        context = copy_context()  # so that its log lines are about the job, too
+        self._thread = threading.Thread(target=context.run, args=(self._run,), name="heartbeat", daemon=True)
+
+    def __enter__(self) -> Heartbeat:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._done.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        lease = self._desk.settings.lease_seconds
+        while not self._done.wait(lease / LEASE_BEATS):
+            try:
+                if jobs.beat(self._desk.database, self._claim, lease):
+                    self._stop = CancelledError(self._claim.id)
+            except LeaseLostError as error:
+                self._stop = error
+                return
+            except Exception:
+                log.exception("a heartbeat of %s failed; trying again", self._claim.id)
+
+    def check(self) -> None:
+        """Raise if the lease is lost or the job cancelled."""
+        if self._stop is not None:
+            raise self._stop
+
+
+@dataclass
+class Run:
+    """A claimed job being worked on."""
+
+    desk: Desk
+    claim: Claim
+    heartbeat: Heartbeat
+    stage_seconds: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def stage(self, name: str, start: float, stop: float) -> Iterator[StageProgress]:
+        """A stage that moves the job's fraction from `start` to `stop`."""
+        self.heartbeat.check()
+        logs.note(stage=name)
+        with self.desk.database.write() as session:
+            jobs.advance(session, self.claim, name, start)
+        crash_points.point(f"{self.claim.kind}.{name}.begin")
+        began = time.perf_counter()
+        yield StageProgress(self, name, start, stop)
+        self.stage_seconds[name] = round(self.stage_seconds.get(name, 0.0) + time.perf_counter() - began, 3)
+        crash_points.point(f"{self.claim.kind}.{name}.end")
+
+    def stored(self, name: str, base: str) -> tuple[str, dict[str, Any]] | None:
+        """Digest and facts of what an earlier attempt made from the same `base`, if it is still there."""
+        with self.desk.database.read() as session:
+            row = jobs.artifacts(session, self.claim.id).get(name)
+        if row is None or row.facts.get("base") != base:
+            return None
+        try:
+            self.desk.blobs.size(row.digest)
+        except BlobMissingError:
+            return None
+        return row.digest, row.facts
+
+    def keep(self, name: str, base: str, stored: Stored, **facts: Any) -> None:
+        """Record an artefact under the fence, and remove the bytes that it replaces."""
+        crash_points.point(f"{self.claim.kind}.{name}.stored")
+        with self.desk.database.write() as session:
+            facts = {**facts, "base": base, "size": stored.size}
+            usage.pin(session, self.desk.blobs, stored.digest)
+            replaced = jobs.keep(session, self.claim, name, stored.digest, facts)
+        crash_points.point(f"{self.claim.kind}.{name}.kept")
+        if replaced:
+            usage.remove(self.desk.database, self.desk.blobs, replaced)
+
+    def put(self, write: Callable[[Path], None]) -> Stored:
+        """Store the file that `write` makes."""
+        with self.desk.blobs.scratch(self.claim.id) as path:
+            write(path)
+            crash_points.point(f"{self.claim.kind}.written")
+            return self.desk.blobs.adopt(path)
+
+    def put_tensors(self, tensors: dict[str, Tensor]) -> Stored:
+        plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+        return self.put(lambda path: save_file(plain, path))
+
+    def tensors(self, digest: str) -> dict[str, Tensor]:
+        return load_file(self.desk.blobs.fetch(digest), device=str(self.desk.device))
+
+
+class StageProgress:
+    """`engine.training.Progress` of one stage: reports to the job's row, keeps resume files, stops on a lost lease.
+
+    `base` names what is being computed from what; a resume file of another base is not taken up.
+    """
+
+    def __init__(self, run: Run, stage: str, start: float, stop: float, base: str = "") -> None:
+        self._run, self._stage, self._start, self._stop, self._base = run, stage, start, stop, base
+        self._reported = self._saved = time.monotonic()
+
+    def part(self, start: float, stop: float, base: str) -> StageProgress:
+        """A part of this stage, from fraction `start` to `stop` of it, that resumes by itself."""
+        width = self._stop - self._start
+        return StageProgress(self._run, self._stage, self._start + start * width, self._start + stop * width, base)
+
+    def update(self, fraction: float) -> None:
+        self._run.heartbeat.check()
+        if time.monotonic() - self._reported < SECONDS_BETWEEN_REPORTS:
+            return
+        self._reported = time.monotonic()
+        with self._run.desk.database.write() as session:
+            whole = self._start + fraction * (self._stop - self._start)
+            jobs.advance(session, self._run.claim, self._stage, whole)
+
+    def load(self) -> dict[str, Tensor] | None:
+        kept = self._run.stored("resume", self._base)
+        return None if kept is None else load_file(self._run.desk.blobs.fetch(kept[0]))
+
+    def save(self, state: Callable[[], dict[str, Tensor]]) -> None:
+        if time.monotonic() - self._saved < self._run.desk.settings.resume_seconds:
+            return
+        self._run.keep("resume", self._base, self._run.put_tensors(state()))
+        self._saved = time.monotonic()

@@ -1,0 +1,1 @@
+"""What several kinds of jobs do: load a model, unlearn, audit."""
