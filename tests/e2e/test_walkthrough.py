@@ -39,7 +39,7 @@ def test_the_walk_through_runs_as_it_stands(tmp_path: Path) -> None:
             process.wait()
     words = log.read_text()
     assert code == 0, words[-6000:]
-    assert "The certificate holds." in (tmp_path / "verified.txt").read_text()
+    assert "The certificate is verified." in (tmp_path / "verified.txt").read_text()
     assert "fulfilled" in (tmp_path / "restored.txt").read_text()
     assert len((tmp_path / "register.csv").read_text().splitlines()) == 101
     assert (tmp_path / "report.html").read_text().startswith("<!doctype html>")
