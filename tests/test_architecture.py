@@ -145,6 +145,7 @@ def test_only_the_settings_read_the_environment() -> None:
     # They hand an environment to a child, or a library's switch to itself.
     assert readers <= {
         "app.cli.demo",
+        "app.formats.child",
         "app.jobs.devices",
         "app.operations.parent_watch",
         "app.operations.supervisor",

@@ -21,7 +21,7 @@ from app.core.positions import members
 from app.core.tables import Dataset, Job, Sample
 from app.datasets import records as datasets
 from app.deletions import carried
-from app.formats import uploads
+from app.formats import sandbox, uploads
 from app.formats.manifest import ERASED_PREFIX, SourceError
 from app.rules.policy import Choice
 
@@ -139,7 +139,7 @@ async def put_content(dataset: DatasetId, request: Request, who: CallerDep, held
 
     def keep(writer: Writer, class_names: list[str] | None) -> DatasetOut:
         try:
-            uploads.check(writer.path, class_names, forms)
+            sandbox.call("app.formats.uploads:refuse_unfit", str(writer.path), class_names, forms)
         except SourceError as error:
             raise Unprocessable(
                 error.detail, kind="dataset-content", errors=[{"detail": line} for line in error.errors]

@@ -45,6 +45,11 @@ def check(path: Path, class_names: Sequence[str] | None = None, forms: Sequence[
     return found if class_names is None else replace(found, class_names=list(class_names))
 
 
+def refuse_unfit(path: str, class_names: Sequence[str] | None, forms: Sequence[str]) -> None:
+    """`check` for `app.formats.sandbox`: raises SourceError, or says nothing."""
+    check(Path(path), class_names, forms)
+
+
 def check_parquet(path: Path) -> Manifest:
     """Check a file with columns `id`, `image`, `label` and, optionally, `split`, `subject`; decode no image.
 
