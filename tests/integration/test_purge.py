@@ -344,7 +344,7 @@ def receipts_of(trained: Trained, made: Document) -> Counter[str]:
 
 
 def test_purges_that_wait_together_rewrite_the_dataset_once(trained: Trained, monkeypatch: pytest.MonkeyPatch) -> None:
-    from worker.jobs import ingest, purge
+    from worker.jobs import purge
     from worker.run_one import run_one
 
     rewritten: list[int] = []
@@ -354,7 +354,7 @@ def test_purges_that_wait_together_rewrite_the_dataset_once(trained: Trained, mo
         rewritten.append(len(positions))
         return real(run, digest, positions)
 
-    monkeypatch.setattr(ingest, "_without_columns", counted)
+    monkeypatch.setattr(purge, "_without_columns", counted)
     account, parts = trained.account, [trained.ids[:3], trained.ids[3:7], trained.ids[7:9]]
     grace(trained, 7 * 86400, when={"mode": "batch", "max_requests": len(parts)})
     made = [trained.delete(ids) for ids in parts]
@@ -417,7 +417,7 @@ def left_of(trained: Trained, ids: list[str]) -> list[str]:
 def test_what_is_stopped_while_another_purge_takes_it_along_is_not_erased(
     trained: Trained, monkeypatch: pytest.MonkeyPatch, verb: str, saved: int
 ) -> None:
-    from worker.jobs import ingest, purge
+    from worker.jobs import purge
     from worker.run_one import run_one
 
     ids, real, said = held_out(trained), purge._without_pixels, list[int]()
@@ -431,7 +431,7 @@ def test_what_is_stopped_while_another_purge_takes_it_along_is_not_erased(
         return real(*given)
 
     with monkeypatch.context() as patched:
-        patched.setattr(ingest, "_without_pixels", slow)
+        patched.setattr(purge, "_without_pixels", slow)
         run_one(trained.account.desk, "tester")
     assert said == [200]
     trained.account.work()

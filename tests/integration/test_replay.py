@@ -116,7 +116,7 @@ def test_a_sweeper_that_starts_again_writes_nothing_twice(
     settings = trained.account.settings.model_copy(update={"erasures_file": kept})
     for _ in range(3):
         stop = threading.Event()
-        monkeypatch.setattr(sweeper.evidence, "sequence_waiting", lambda *_, stop=stop: stop.set())  # the last duty
+        monkeypatch.setattr(sweeper.sealing, "sequence_waiting", lambda *_, stop=stop: stop.set())  # the last duty
         sweeper.run(settings, stop)
         assert len(lines_of(kept)) == 1
 

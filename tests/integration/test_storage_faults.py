@@ -17,7 +17,7 @@ from sqlalchemy import update
 from sqlalchemy.exc import OperationalError
 
 from app.blobs import usage
-from app.blobs.folder import BlobMissingError, Folder, StorageUnavailableError
+from app.blobs.folder import BlobMissingError, Folder, StorageUnavailableError, Writer
 from app.blobs.open import open_blobs
 from app.core import db
 from app.core.config import Settings
@@ -92,7 +92,7 @@ def test_a_device_that_is_full_in_truth_is_unavailable(tmp_path: Path) -> None:
     """/dev/full takes nothing: the system's own refusal, through buffers, fsync and close."""
     folder = Folder(tmp_path / "blobs")
 
-    class ToFull(folder.Writer):
+    class ToFull(Writer):
         def __init__(self, *arguments: Any) -> None:
             super().__init__(*arguments)
             self._file.close()
