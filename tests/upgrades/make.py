@@ -1,4 +1,4 @@
-"""Make the fixture of one version: a data folder with a life behind it, and what a client kept of it.
+"""Make the fixture of one version: a data folder with a history, and what clients kept of it.
 
     PYTHONPATH=CHECKOUT python tests/upgrades/make.py tests/upgrades/0.2 --postgres URL
 
@@ -68,7 +68,7 @@ def make(folder: Path, database_url: str) -> None:
 
 
 def live(client: Client, env: dict[str, str], folder: Path) -> dict[str, Any]:
-    """Everything that happens to the service, told by who reads it in the end."""
+    """Let everything happen to the service; return what is kept of it."""
     eventually(lambda: client.ready()["database"] == "ok", "the API to answer")
     requests, kept = dict[str, str](), dict[str, Any]()
     webhook = client.webhooks.create("http://127.0.0.1:9/never-answers", EVENTS)["id"]
