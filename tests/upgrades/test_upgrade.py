@@ -19,8 +19,8 @@ from typing import Any
 import psycopg
 import pytest
 
-from app import evidence
-from app.config import Settings
+from app.core.config import Settings
+from app.evidence import sealing
 from lethe import verify
 from tests.conftest import POSTGRES
 from tests.integration.conftest import open_account
@@ -263,10 +263,10 @@ def test_open_requests_are_carried_out_and_the_log_grows(fresh: Old) -> None:
     escalated = outcome_of(fresh, "escalating", "main")["version"]
     assert account.get(f"{fresh.model('main')}/versions/{escalated}/audit")["report"]["method"] == "retrain"
 
-    key = evidence.open_key(account.database, account.settings)
-    while evidence.seal_due(account.database, key, account.settings.log_name):
+    key = sealing.open_key(account.database, account.settings)
+    while sealing.seal_due(account.database, key, account.settings.log_name):
         pass
-    evidence.sequence_waiting(account.database, key, account.settings.log_name)
+    sealing.sequence_waiting(account.database, key, account.settings.log_name)
     assert account.get("/v1/log/keys") == kept["keys"]
     old, note = fresh.heads[-1], account.http.get("/v1/log/checkpoint").text
     now = verify.open_head(note, fresh.trusted, None)
