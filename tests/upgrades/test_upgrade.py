@@ -23,7 +23,7 @@ from app.core.config import Settings
 from app.evidence import sealing
 from lethe import verify
 from tests.conftest import POSTGRES
-from tests.integration.conftest import open_account
+from tests.trained import open_account
 from tests.support import Account, Document, environment, scratch_database
 
 ARCHIVES = Path(__file__).parent / "0.1"
