@@ -23,8 +23,8 @@ from app.core.config import Settings
 from app.evidence import sealing
 from lethe import verify
 from tests.conftest import POSTGRES
-from tests.trained import open_account
 from tests.support import Account, Document, environment, scratch_database
+from tests.trained import open_account
 
 ARCHIVES = Path(__file__).parent / "0.1"
 KINDS = ["sqlite", pytest.param("postgres", marks=pytest.mark.services)]
