@@ -83,7 +83,7 @@ def _show(session: Session, job: Job, waiting_for: str | None) -> JobOut:
         request=job.request_id,
         parent=job.parent_id,
         device=job.device,
-        rung=escalation.shown(session, job),
+        escalation=escalation.shown(session, job),
         result=job.result,
         problem=job.problem,
         created_at=job.created_at,
@@ -131,7 +131,7 @@ async def read_usual(request: Request, held: Parts, sent: HTTPAuthorizationCrede
 
 
 def _facts_of(session: Session, names: Collection[Name]) -> dict[Name, tuple[Any, ...]]:
-    """All that is shown of a job is its row's, but for what it waits for, and the rung that the model's policy says."""
+    """All that is shown of a job is its row's, but for what it waits for, and the step that the model's policy says."""
     rows = session.execute(_FACTS, _ids(names)).all()
     queued = [row.id for row in rows if row.state == JobState.QUEUED]
     waiting = routing.waiting_for_ids(session, queued) if queued else {}

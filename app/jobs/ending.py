@@ -19,6 +19,9 @@ from app.jobs.parts import parts_of
 from app.jobs.queueing import emit
 from app.rules.states import MAX_ATTEMPTS, JobKind, JobState, Outcome, move_job, move_outcome
 
+# Parameters that put an unlearn job on a further step of an escalation; version 0.1 calls `step` `rung`.
+OF_A_STEP = ("step", "rung", "policy", "why")
+
 
 def finish(
     session: Session,
@@ -141,13 +144,13 @@ def retry(session: Session, job: Job) -> None:
 
     Raises:
         IllegalMoveError: the job is not failed, dead or rejected.
-        Conflict: the data that it worked on are no longer there; its batch went on to another rung; or it is a part
+        Conflict: the data that it worked on are no longer there; its batch went on to another step; or it is a part
             of another job.
     """
     _refuse_part(job)
     _refuse_without_data(session, job)
     if job.state == JobState.REJECTED:
-        _restart_ladder(job)
+        _restart_escalation(job)
     job.state = move_job(JobState(job.state), JobState.QUEUED)
     if job.kind == JobKind.INGEST:
         _reopen_ingest(session, job)
@@ -162,11 +165,11 @@ def retry(session: Session, job: Job) -> None:
             _begin_again(session, part)
 
 
-def _restart_ladder(job: Job) -> None:
-    """A rejected job is tried again under the present policy, from its first rung; what it followed stays known."""
+def _restart_escalation(job: Job) -> None:
+    """A rejected job starts again under the present policy, at the first step. What it followed stays known."""
     if following := (job.problem or {}).get("next_job"):
         raise Conflict(f"Its batch went on to {following}.", kind="batch-moved-on")
-    job.params = {name: value for name, value in job.params.items() if name not in ("rung", "policy", "why")}
+    job.params = {name: value for name, value in job.params.items() if name not in OF_A_STEP}
 
 
 def _begin_again(session: Session, job: Job) -> None:

@@ -155,7 +155,7 @@ def publish_unlearned(
 ) -> Version:
     """End an unlearn job in one transaction: version, report, compare-and-set, outcomes, events, purge jobs.
 
-    facts: of its rung, for the job's result. reason: what its requests should know of how it came to be published.
+    facts: of its step, for the job's result. reason: for its requests, how it came to be published.
     """
     job, _, model = locked(session, claim)
     version = add(
@@ -178,7 +178,7 @@ def publish_unlearned(
 
 
 def reject(session: Session, claim: Claim, report: dict[str, Any], facts: dict[str, Any]) -> None:
-    """The gate lets nothing through and has no rung left: keep the report, publish nothing, and tell the requests."""
+    """The gate publishes nothing and no step is left: keep the report, and give the requests the reason."""
     job = jobs.fenced(session, claim)
     model = session.get_one(Model, claim.model_id)
     audit_rows.add(session, claim, model, None, report, None)

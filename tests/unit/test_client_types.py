@@ -31,7 +31,7 @@ NAMES = {
     "DeletionRequest": "DeletionOut",
     "Preview": "DeletionPreview",
     "Job": "JobOut",
-    "Rung": "RungOut",
+    "Escalation": "EscalationOut",
     "Key": "KeyOut",
     "KeyMade": "KeyMade",
     "Webhook": "WebhookOut",
