@@ -120,7 +120,7 @@ class Models(Collection[types.Model]):
         return cast("types.Version", self._verb(model, "rollback"))
 
     def purge(self, model: str) -> types.Model:
-        """Destroy every checkpoint of the model. It cannot be undone."""
+        """Purge every checkpoint of the model. This cannot be undone."""
         return cast("types.Model", self._verb(model, "purge"))
 
     def aliases(self, model: str, **filters: Any) -> Iterator[types.Alias]:

@@ -358,9 +358,9 @@ def _begin(session: Session, who: Caller, request: str, seen: IfMatch) -> Deleti
 def cancel(
     request: RequestId, body: ReasonBody, who: CallerDep, session: Write, once: IdempotentDep, seen: IfMatchDep
 ) -> JSONResponse:
-    """Withdraw the request, unless it is being carried out."""
+    """Cancel the request. This is possible until a job carries it out."""
     row = _begin(session, who, request, seen)
-    decisions.withdraw(session, row, body.reason)
+    decisions.cancel(session, row, body.reason)
     return _verb_reply(session, row, once)
 
 

@@ -488,7 +488,7 @@ class Opening(BaseModel):
 
 
 class Shredded(BaseModel):
-    destroyed: bool = Field(description="false: there was no salt (left)")
+    deleted: bool = Field(description="false: there was no salt (left)")
 
 
 class LogEntries(BaseModel):

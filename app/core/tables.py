@@ -515,7 +515,7 @@ class Commitment(Base):
     request_id: Mapped[str] = mapped_column(ForeignKey("deletion_requests.id"), primary_key=True)
     salt: Mapped[bytes | None] = mapped_column(LargeBinary)
     tags: Mapped[bytes] = mapped_column(LargeBinary, deferred=True)
-    destroyed_at: Mapped[datetime | None]
+    deleted_at: Mapped[datetime | None]
 
 
 class CertificateRow(Base):

@@ -1,8 +1,8 @@
 """Data that a deletion brings with it, for a model whose training data this service does not hold (source `external`).
 
 The client uploads the samples to forget, and never-trained controls as holdout, as a dataset that is `carried_for`
-the model. A deletion request takes all of it; its purge erases all of it, controls too. What no request has taken, or
-what a withdrawn request leaves, goes after a day.
+the model. A deletion request takes all of it; its purge erases all of it, controls too. The sweeper
+erases after a day what no request has taken, or what a cancelled request leaves.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def expires_at(dataset: Dataset) -> datetime | None:
 
 
 def _taken(dataset: Dataset) -> bool:
-    """Whether an open request names it: one that is withdrawn or refused gives its samples back."""
+    """Whether an open request names it: one that is cancelled or refused gives its samples back."""
     return bool(mask_of(dataset.requested, dataset.sample_count).any())
 
 

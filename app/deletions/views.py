@@ -59,7 +59,7 @@ def having(status: RequestStatus) -> ColumnElement[bool]:
 
     decided = {
         RequestStatus.REFUSED: Decision.REFUSED,
-        RequestStatus.CANCELLED: Decision.WITHDRAWN,
+        RequestStatus.CANCELLED: Decision.CANCELLED,
         RequestStatus.HELD: Decision.HELD,
     }
     if status in decided:

@@ -124,14 +124,14 @@ def cancel(session: Session, job: Job) -> None:
 
     Raises:
         IllegalMoveError: the job has ended.
-        Conflict: it carries out a deletion, which is owed; or it is a part of another job.
+        Conflict: it carries out deletion requests, or is a part of another job.
     """
     _refuse_part(job)
     open_ = JobState(job.state) in (JobState.QUEUED, JobState.RUNNING)
     if open_ and job.kind == JobKind.PURGE:
-        raise Conflict("A purge is owed to the people whose samples it erases; it cannot be cancelled.")
+        raise Conflict("A purge job erases samples that people asked to erase; it cannot be cancelled.")
     if open_ and job.kind == JobKind.UNLEARN:
-        raise Conflict("This job carries deletion requests out; withdraw, hold or refuse those instead.")
+        raise Conflict("This job carries deletion requests out; cancel, hold or refuse those instead.")
     if job.state == JobState.RUNNING:
         job.cancel_requested = True
         stop_parts(session, job, "cancelled on request")

@@ -237,7 +237,7 @@ def _take_over(session: Session, dataset: Dataset, model: Model | None, position
             continue
         try:
             with session.begin_nested():
-                decisions.let_go(
+                decisions.give_up(
                     session, request, positions, f"The backup's erasure ledger has them under {line.request}."
                 )
         except Conflict:

@@ -41,7 +41,7 @@ def promote(session: Session, model: Model, version: Version) -> None:
 
     Raises:
         Conflict: it is current, purged, a comparison, or contains samples that were requested or erased; or the whole
-            model was destroyed.
+            model was purged.
     """
     models.refuse_purged(model)
     if version.state != VersionState.SUPERSEDED:

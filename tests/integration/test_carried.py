@@ -358,7 +358,7 @@ def test_what_no_request_has_taken_goes_after_a_day(account: Account, checkpoint
     assert not any(IDS[0].encode() in kept for kept in everything(account))
 
 
-def test_what_a_request_has_taken_waits_for_it_and_goes_when_it_is_withdrawn(
+def test_what_a_request_has_taken_waits_for_it_and_goes_when_it_is_cancelled(
     account: Account, checkpoint: bytes
 ) -> None:
     made = model(account, checkpoint)

@@ -113,7 +113,7 @@ def verb(trained: Trained, request: dict[str, Any], name: str, code: int = 200, 
     return trained.account.post(f"/v1/deletion-requests/{request['id']}:{name}", body, code)
 
 
-def test_a_withdrawn_request_frees_its_samples_and_cancels_its_job(trained: Trained) -> None:
+def test_a_cancelled_request_frees_its_samples_and_cancels_its_job(trained: Trained) -> None:
     request = trained.delete(trained.ids[:3])
     job = request["outcomes"][0]["job"]
     assert verb(trained, request, "cancel", reason="changed their mind")["status"] == "cancelled"
@@ -244,7 +244,7 @@ def test_a_purged_model_keeps_its_record_and_no_bytes(trained: Trained) -> None:
         assert waiting.all() == []
 
 
-def test_a_destroyed_model_is_not_brought_back(trained: Trained) -> None:
+def test_a_purged_model_is_not_brought_back(trained: Trained) -> None:
     http, where = trained.account.http, trained.where
     trained.account.post(f"{where}:purge", {}, 200)  # the sweeper has yet to come
     is_problem(http.post(f"{where}/versions/1:promote"), 409, "model-purged")
@@ -255,17 +255,17 @@ def test_a_destroyed_model_is_not_brought_back(trained: Trained) -> None:
     assert trained.account.get(where)["current_version"] is None
 
 
-def test_a_destroyed_model_settles_the_requests_that_waited_for_it(trained: Trained) -> None:
+def test_a_purged_model_settles_the_requests_that_waited_for_it(trained: Trained) -> None:
     request = trained.delete(trained.ids[:3])
     trained.account.post(f"{trained.where}:purge", {}, 200)
     trained.account.work()
     final = trained.request(request)
     assert final["status"] == "fulfilled"
-    assert final["outcomes"][0]["reason"] == "the whole model was destroyed"
+    assert final["outcomes"][0]["reason"] == "the whole model was purged"
     is_problem(trained.account.http.post(f"{trained.where}:train", json={}), 409, "model-purged")
 
 
-def test_a_destroyed_model_ends_no_hold(trained: Trained) -> None:
+def test_a_purged_model_ends_no_hold(trained: Trained) -> None:
     request = trained.delete(trained.ids[:3])
     verb(trained, request, "hold", reason="court order")
     trained.account.post(f"{trained.where}:purge", {}, 200)
@@ -309,7 +309,7 @@ def test_what_was_refused_meanwhile_is_not_in_what_is_published(trained: Trained
 
 
 def test_what_a_failed_job_stored_goes_with_the_samples(trained: Trained) -> None:
-    """A job fails after its attack; its request is withdrawn; another one deletes the same samples."""
+    """A job fails after its attack; its request is cancelled; another one deletes the same samples."""
     from app import jobs as job_rows
     from app.blobs.open import open_blobs
     from worker.jobs import unlearn

@@ -381,7 +381,7 @@ def test_a_request_of_the_backup_that_is_being_carried_out_keeps_the_samples(
         assert here(account, trained.dataset).isdisjoint(ids[:3])
 
 
-def test_a_replayed_request_cannot_be_withdrawn(trained: Trained, kept: Path, snapshot: Path) -> None:
+def test_a_replayed_request_cannot_be_cancelled(trained: Trained, kept: Path, snapshot: Path) -> None:
     take(trained, snapshot)
     made = trained.forget(trained.ids[:3])
     keep(trained.account, kept)
