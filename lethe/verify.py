@@ -439,7 +439,7 @@ class Report:
 
 
 def verify(envelope: bytes, trusted: Sequence[TrustedKey], evidence: Evidence | None = None) -> Report:
-    """Check a certificate, and what the auditor has beside it. Bad input raises nothing: the report says what is wrong."""
+    """Check a certificate, and what the auditor has beside it. Bad input raises nothing: the report has the fault."""
     given, report, opened = evidence or Evidence(), Report(), []
 
     def signature() -> str:

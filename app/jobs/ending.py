@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session
 
 from app.core import db
 from app.core.db import Database
-from app.core.errors import Conflict
+from app.core.errors import Conflict, problem_type
 from app.core.tables import Dataset, Job, JobEvent, OutcomeRow
 from app.events.recording import record
 from app.jobs import outbox, routing
@@ -97,7 +97,7 @@ def requeue(session: Session, job: Job, reason: str, *, pause_seconds: float = 0
 def problem(kind: str, detail: str, **members: Any) -> dict[str, Any]:
     """The problem document of a job that did not succeed."""
     return {
-        "type": f"https://lethe.invalid/problems/{kind}",
+        "type": problem_type(kind),
         "title": "The job did not succeed",
         "detail": detail,
     } | members
