@@ -43,7 +43,7 @@ class Stored:
 @contextmanager
 def touching() -> Iterator[None]:
     """What the system refuses (a full, read-only or broken disk, a folder that is not mounted) as a storage that is
-    not available; a blob that is not there is told apart before."""
+    not available; a missing blob was reported before."""
     try:
         yield
     except OSError as error:
@@ -201,7 +201,7 @@ class Folder:
         self.size(digest)
 
     def open(self, digest: str) -> BinaryIO:
-        """The bytes, unverified: for streaming to a client that is told the digest."""
+        """The bytes, unverified: for streaming to a client that knows the digest."""
         with self._asking(digest):
             return self.place(digest).open("rb")
 

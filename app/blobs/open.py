@@ -42,7 +42,7 @@ class Blobs(Protocol):
 
     def read(self, digest: str, start: int, stop: int) -> Iterator[bytes]:
         """Bytes `start` to `stop` (0 <= start <= stop <= size) in pieces, unverified: for streaming to a client
-        that is told the digest. Raises BlobMissingError."""
+        that knows the digest. Raises BlobMissingError."""
 
     def fetch(self, digest: str) -> Path:
         """A local file with exactly the bytes of `digest`, verified now; to be opened at once, not remembered.

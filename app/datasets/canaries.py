@@ -1,4 +1,4 @@
-"""Canaries: planted samples that are nobody's, forgotten along with real ones and never erased (DESIGN 8).
+"""Canaries: planted samples of no person, unlearned beside forget sets and never erased (docs/gate.md, "Canaries").
 
 What was measured of a real deletion cannot be measured again once its samples are gone, and one person's few samples
 are always inconclusive. Canaries stay: each unlearn job forgets some more of them by the same method, and together they

@@ -21,7 +21,7 @@ from app import catalog, events, jobs
 from app.core import db
 from app.core.db import Database
 from app.core.tables import DeletionRequest, Job, Model, OutcomeRow
-from app.events import Told
+from app.events import NewEvent
 from app.models import records as models
 from app.rules.policy import BatchRule, EachRule, Policy
 from app.rules.states import Decision, JobKind, JobState, Outcome, move_outcome
@@ -153,13 +153,13 @@ def enter(
     session: Session,
     entries: Sequence[tuple[str, Model]],
     datasets: Mapping[str, str],
-    told: Sequence[Told],
+    before: Sequence[NewEvent],
     now: datetime,
 ) -> dict[tuple[str, str], str | None]:
     """The outcomes of new requests, (request id, model) each and in the requests' order: under `each` with a job at
     once, under `batch` into the open batch, which closes if that makes it due. Their jobs, by (request id, model id).
 
-    datasets: what each request is about, by its id. told: events to record before those of this.
+    datasets: what each request is about, by its id. before: events to record first.
     """
     models_ = {model.id: model for _, model in entries}
     each = {key for key, model in models_.items() if isinstance(_RULE.validate_python(model.policy["when"]), EachRule)}
@@ -180,7 +180,7 @@ def enter(
     ]
     db.insert_many(session, OutcomeRow, rows)
     closed = [(m.tenant_id, "batch.closed", jobs_[request, m.id], {"requests": 1}) for request, m in direct]
-    events.record_many(session, [*told, *closed], now)
+    events.record_many(session, [*before, *closed], now)
     late = [key for key, job in found.items() if job is None]
     due = [model for _, model in late]
     for model_id in [*(model for model in due if model in each), *dict.fromkeys(m for m in due if m not in each)]:

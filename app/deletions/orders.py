@@ -1,4 +1,4 @@
-"""What a client asks for, and what it gets: plain values around accepting deletion requests."""
+"""What a client asks for, and what it gets: plain values for accepting deletion requests."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ GIVEN_UP = (JobState.DEAD, JobState.FAILED, JobState.CANCELLED)
 
 
 @dataclass
-class Around:
+class RequestDetails:
     """What belongs to one request."""
 
     outcomes: list[OutcomeRow | NewOutcome] = field(default_factory=list)
@@ -31,10 +31,10 @@ class Around:
         return request_status(Decision(request.decision), states, bool(request.fulfilled_at), failed)
 
 
-def around(session: Session, requests: Sequence[DeletionRequest]) -> dict[str, Around]:
+def details(session: Session, requests: Sequence[DeletionRequest]) -> dict[str, RequestDetails]:
     """Outcomes, receipts and purge state of these requests, by request id."""
     ids = [request.id for request in requests]
-    found: dict[str, Around] = defaultdict(Around)
+    found: dict[str, RequestDetails] = defaultdict(RequestDetails)
     outcomes = select(OutcomeRow).where(OutcomeRow.request_id.in_(ids)).order_by(OutcomeRow.model_id)
     for outcome in session.scalars(outcomes):
         found[outcome.request_id].outcomes.append(outcome)

@@ -15,7 +15,7 @@ from app.core.tables import Dataset, Job, Model, ReferenceRow
 from app.models import records as models
 from app.rules.states import JobKind
 
-STALE_SHARE = 0.1  # of its samples erased: a pool is built anew (DESIGN 7)
+STALE_SHARE = 0.1  # of its samples erased: then a pool is built again
 
 
 @dataclass(frozen=True)

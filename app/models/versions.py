@@ -116,7 +116,7 @@ def unavailable(dataset: Dataset, model: Model) -> Positions:
 
 
 @dataclass(frozen=True)
-class Batch:
+class ForgetBatch:
     """The frozen work of one unlearn job."""
 
     requests: tuple[str, ...]
@@ -132,7 +132,7 @@ class Batch:
         return np.union1d(self.forget, self.canaries)
 
 
-def batch(session: Session, job_id: str, dataset: Dataset, parent: Version, with_canaries: int = 0) -> Batch:
+def batch(session: Session, job_id: str, dataset: Dataset, parent: Version, with_canaries: int = 0) -> ForgetBatch:
     """What the job must forget and what is left, against the version that it starts from.
 
     with_canaries: so many of them are forgotten along, if there is anything to forget.
@@ -157,7 +157,7 @@ def batch(session: Session, job_id: str, dataset: Dataset, parent: Version, with
     drawn = with_canaries if len(forget) and dataset.carried_for is None else 0
     along = canaries.draw(session, dataset, session.get_one(Model, parent.model_id), parent, forget, drawn)
     remain[along] = False
-    return Batch(
+    return ForgetBatch(
         tuple(request_id for request_id, *_ in rows),
         forget,
         along,

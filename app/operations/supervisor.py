@@ -81,7 +81,7 @@ def serve(settings: Settings, stop: threading.Event) -> None:
         write_private(settings.url_file, f"http://{host}:{port}")
         log.info("serving on http://%s:%d from %s", host, port, settings.data_dir.absolute())
         environment = {"LETHE_DATA_DIR": str(settings.data_dir.absolute()), "LETHE_BROKER_URL": ""}
-        with _leash() as reading:
+        with _parent_pipe() as reading:
             tree = Tree(database, environment, reading, listening)
             _supervise(tree, [Child("api"), Child("sweep")], lambda: workers(settings, name), stop)
         settings.url_file.unlink(missing_ok=True)
@@ -92,7 +92,7 @@ def crew(settings: Settings, names: Sequence[str], stop: threading.Event) -> Non
     """Run a worker on each device until `stop` is set."""
     database = Database(settings)
     name = settings.worker_name or f"{socket.gethostname()}:{os.getpid()}"
-    with _leash() as reading:
+    with _parent_pipe() as reading:
         children = [Child("worker", f"{name}:{number}", device) for number, device in enumerate(names)]
         _supervise(Tree(database, {}, reading), children, list, stop)
     database.close()
@@ -115,7 +115,7 @@ def _name(settings: Settings) -> str:
 
 
 @contextmanager
-def _leash() -> Iterator[int]:
+def _parent_pipe() -> Iterator[int]:
     reading, writing = os.pipe()
     try:
         yield reading

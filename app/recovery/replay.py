@@ -254,8 +254,8 @@ def _withhold(database: Database, done: Replayed, lost: list[Line]) -> None:
             if model is None or model.purged_at is not None:
                 done.add("gone")
                 continue
-            told = select(AuditEvent.number).where(AuditEvent.object_id == line.request, AuditEvent.kind == LOST)
-            if session.scalars(told.limit(1)).first() is None:
+            recorded = select(AuditEvent.number).where(AuditEvent.object_id == line.request, AuditEvent.kind == LOST)
+            if session.scalars(recorded.limit(1)).first() is None:
                 model.withheld_since = db.now(session)
                 events.record(session, line.tenant, LOST, line.request, model=model.id)
             elif versions.forgets_again(session, model) is not None:
@@ -269,8 +269,8 @@ def _withhold(database: Database, done: Replayed, lost: list[Line]) -> None:
 def _tell_log(session: Session, tenant: str, size: int, root: str) -> None:
     """Heads that were signed after the backup belong to a history that is gone: the log itself says so, once."""
     known = transparency_log.head(session, tenant)
-    told = select(AuditEvent.data).where(AuditEvent.tenant_id == tenant, AuditEvent.kind == RESTORED)
-    said = any(data["lost_root"] == root for data in session.scalars(told))
+    recorded = select(AuditEvent.data).where(AuditEvent.tenant_id == tenant, AuditEvent.kind == RESTORED)
+    said = any(data["lost_root"] == root for data in session.scalars(recorded))
     if said or session.get(Tenant, tenant) is None or (known.size if known else 0) >= size:
         return
     was = known.size if known else 0

@@ -23,7 +23,7 @@ from app.datasets import records as datasets
 from app.deletions import erasure
 from app.jobs import Claim
 from app.models import versions
-from app.models.versions import Batch
+from app.models.versions import ForgetBatch
 from app.reports import audit_rows
 from app.rules.states import JobState, Outcome, VersionState, move_outcome
 
@@ -145,7 +145,7 @@ def publish_trained(
 def publish_unlearned(
     session: Session,
     claim: Claim,
-    work: Batch,
+    work: ForgetBatch,
     parent: Version,
     stored: Stored,
     metrics: dict[str, Any],

@@ -30,7 +30,7 @@ from app.core.tables import AdversarialRow, Dataset, Model, Version
 from app.deletions import batches
 from app.formats.audit_report import Adversarial, AuditReport, GateDecision, Judgement, Measurement, ProbeRun
 from app.models import versions
-from app.models.versions import Batch
+from app.models.versions import ForgetBatch
 from app.releases import escalation, publishing
 from app.rules import gate
 from app.rules.gate import Finding, GateAction
@@ -50,7 +50,7 @@ class Work:
 
     piece: Workpiece
     parent: Version
-    batch: Batch
+    batch: ForgetBatch
     step: int = 0
 
     @property
@@ -299,7 +299,7 @@ def _finding(judgement: Judgement, *, judged: bool) -> Finding:
     )
 
 
-def _describe(attack: str, found: Found, batch: Batch) -> Adversarial:
+def _describe(attack: str, found: Found, batch: ForgetBatch) -> Adversarial:
     """Of the forget set's own samples: canaries are in no figure of a request."""
     own = torch.from_numpy(np.searchsorted(batch.gone, batch.forget)).to(found.result.found.device)
     result = AttackResult(**{name: tensor[own] for name, tensor in vars(found.result).items()})
