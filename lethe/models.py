@@ -39,7 +39,7 @@ class Datasets(Collection[types.Dataset]):
     def upload(
         self, dataset: str, file: Path, *, content_type: str | None = None, progress: Bytes | None = None
     ) -> types.Dataset:
-        """Send the content: Parquet, a zip of image folders, or npz, told by the file's name. `job` takes it in."""
+        """Send the content: Parquet, a zip of image folders, or npz, recognised by its name. `job` takes it in."""
         form = content_type or DATASET_TYPES.get(file.suffix.lower(), "application/octet-stream")
         try:
             return cast(

@@ -131,7 +131,7 @@ async def read_usual(request: Request, held: Parts, sent: HTTPAuthorizationCrede
 
 
 def _facts_of(session: Session, names: Collection[ObjectName]) -> dict[ObjectName, tuple[Any, ...]]:
-    """All that is shown of a job is its row's, but for what it waits for, and the step that the model's policy says."""
+    """A job's document depends on its row, on the live workers, and on the steps of the model's policy."""
     rows = session.execute(_FACTS, _ids(names)).all()
     queued = [row.id for row in rows if row.state == JobState.QUEUED]
     waiting = routing.waiting_for_ids(session, queued) if queued else {}

@@ -238,7 +238,7 @@ class Folder:
         return True
 
     def older_than(self, seconds: float) -> Iterator[str]:
-        """Digests of blobs that were stored at least so long ago."""
+        """Digests of blobs that were stored at least this long ago."""
         limit = time.time() - seconds
         for path in self._root.glob("??/*"):
             if stored_at(path) < limit:

@@ -52,7 +52,7 @@ class Blobs(Protocol):
         """Remove the bytes; False if they were not there. While locks are held, too: asked once, and shortly."""
 
     def older_than(self, seconds: float) -> Iterator[str]:
-        """Digests of blobs that were stored at least so long ago."""
+        """Digests of blobs that were stored at least this long ago."""
 
     def sweep_parts(self, older_than_seconds: float) -> int:
         """Remove what interrupted uploads left behind; how many."""

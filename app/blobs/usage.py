@@ -1,7 +1,7 @@
 """Which rows hold which bytes: bytes stay while a row points at them, and go when none does.
 
-Content addressing lets rows share bytes, of one tenant or of several. Whoever records bytes and whoever removes them
-take turns, so that no row ever points at bytes that are gone.
+Content addressing lets rows share bytes, of one tenant or of several. Processes that record
+bytes and processes that remove them take turns, so that no row ever points at bytes that are gone.
 """
 
 from __future__ import annotations
@@ -130,7 +130,7 @@ def remove_leftovers(database: Database, blobs: Blobs) -> int:
 
 
 def remove_orphans(database: Database, blobs: Blobs, older_than_seconds: float) -> int:
-    """Remove old bytes that no row points at: what a crash between storing and recording left; how many."""
+    """Remove old bytes that no row points at, left by a crash between storing and recording; how many."""
     removed = blobs.sweep_parts(older_than_seconds)
     for digest in blobs.older_than(older_than_seconds):
         removed += remove(database, blobs, digest)

@@ -1,8 +1,8 @@
 """Accepting deletion requests: validate, find the affected models, and write everything in one transaction.
 
-Many orders are accepted at once by the statements of one: `lock` takes the datasets they are about, `accept_many`
-judges them one after the other on what it has read, and writes what was accepted together. An order that is refused
-leaves no trace and harms no other.
+Many orders take as many statements as one: `lock` locks their datasets, `accept_many` checks the orders one after the
+other against what it has read, and writes the accepted ones together. A refused order changes nothing, for itself or
+for others.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from app.rules.states import Decision, Outcome
 def accept_many(
     session: Session, settings: Settings, locked: LockedDatasets, orders: Sequence[Order], now: datetime | None = None
 ) -> list[Accepted | Impact | AppError]:
-    """What becomes of each order, as if they had come one after the other; the accepted ones are written.
+    """The result of each order, as if they had come one after the other. Accepted ones are written.
 
     `locked`: from `lock`, of these orders among others. `now`: by the database's clock, under those locks. For
     `validate_only` the answer is its impact.
@@ -83,10 +83,10 @@ def _look_up(session: Session, locked: LockedDatasets, orders: Sequence[Order]) 
 def _assess(
     session: Session, settings: Settings, locked: LockedDatasets, order: Order, known: Positions | None, now: datetime
 ) -> Impact:
-    """All the checks of one order, and what it would mean.
+    """All the checks of one order, and its impact.
 
     Raises:
-        AppError: whatever is wrong with it.
+        AppError: the order is refused.
     """
     data = locked.of(order)
     if data.dataset.state == "erased":
@@ -114,7 +114,7 @@ def _assess(
 
 
 def _whole(session: Session, data: LockedDataset, order: Order) -> Positions:
-    """What a carried dataset is to have forgotten: all that is not held out."""
+    """The forget set of a carried dataset: all samples that are not held out."""
     if order.sample_ids or order.subjects or order.model_id:
         raise Unprocessable(
             "A carried dataset is forgotten whole, by the model that it is carried for: name the dataset alone.",
@@ -150,7 +150,7 @@ def _refuse_data_loss(
 
 
 def _surely_enough_left(data: LockedDataset, model: LockedModel, positions: Positions) -> bool:
-    """Whether the smallest class outnumbers all samples that are on their way out, whatever their classes."""
+    """Whether the smallest class outnumbers all requested samples of all classes."""
     if model.trained is None:
         return False
     if model.leaving is None:

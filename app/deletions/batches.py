@@ -230,7 +230,7 @@ def _first(session: Session, model_id: str, count: int | None) -> Sequence[Outco
 
 
 def close_now(session: Session, model: Model) -> Job | None:
-    """Close what waits for the model's next batch, whatever its rule says."""
+    """Close the model's open batch now, without its rule."""
     rows = _first(session, model.id, None)
     return close(session, model, rows) if rows else None
 
@@ -260,12 +260,12 @@ def close_due(database: Database) -> int:
 
 
 def forecast(session: Session, model: Model, job_id: str | None) -> datetime | None:
-    """When an outcome that has this job, or none yet, will probably be published, from measured durations: the end
-    of that minute, since what is probable at best need not change with every look.
+    """When an outcome that has this job, or none yet, will probably be published, by measured durations, rounded up to
+    a minute.
 
-    None where nothing was measured yet, or where that moment has passed: what is late has no forecast. It does not
-    move with the clock while nothing happens, so that what a client was shown stays what it is; it passes with a
-    minute's end, on which polls rely.
+    None if nothing was measured yet, or if that moment has passed. While nothing happens the forecast does not move
+    with the clock, so a document stays as the client saw it. A forecast passes only at the end of a minute; polls rely
+    on that.
     """
     found = _forecast(session, model, job_id)
     shown = found and found.replace(second=0, microsecond=0) + timedelta(minutes=1)

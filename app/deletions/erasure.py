@@ -220,7 +220,7 @@ def _drop_carried(session: Session, dataset: Dataset, request: DeletionRequest) 
 
 
 def empty(session: Session, dataset: Dataset) -> list[str]:
-    """Let go of everything that a carried dataset holds; the digests of its bytes, which are to be removed."""
+    """Release everything that a carried dataset holds; the digests of the bytes to remove."""
     digests = [digest for digest in (dataset.images, dataset.upload) if digest]
     session.execute(delete(Sample).where(Sample.dataset_id == dataset.id))
     dataset.images = dataset.upload = dataset.class_names = None

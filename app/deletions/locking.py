@@ -1,4 +1,4 @@
-"""Locking what a group of orders is about, and reading what they are judged by."""
+"""Locks the datasets and models of a group of orders, and reads what the checks of the orders need."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Mask = NDArray[np.bool_]
 
 @dataclass
 class LockedModel:
-    """One model as a group of orders finds it, and as the orders before leave it.
+    """One model as the orders of a group change it, one after the other.
 
     `trained`: what its current version was trained on; None where it has none. `requested`: by requests that name it.
     """
@@ -34,8 +34,8 @@ class LockedModel:
     class_counts: Sequence[int]
     training: bool
     requested: Mask
-    leaving: int | None = None  # at most so many of `trained` are requested; None: not counted yet
-    left: Mask | None = None  # what it may still be trained on, and that by class; None: not looked at yet
+    leaving: int | None = None  # at most this number of `trained` is requested; None: not counted yet
+    left: Mask | None = None  # samples it may still be trained on, and their number by class; None: not counted yet
     left_counts: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
 
 
@@ -62,7 +62,7 @@ class LockedDataset:
         return self.models[order.model_id]
 
     def take(self, order: Order, positions: Positions) -> None:
-        """The order is accepted: its samples may not be named again."""
+        """Mark the samples of an accepted order: no later order may name them."""
         named = self.named(order)
         (named or self).requested[positions] = True
         for each in self.models.values():
@@ -94,7 +94,7 @@ class LockedDataset:
             model.left_counts = self.counts(model, np.flatnonzero(model.left))
 
     def counts(self, model: LockedModel, positions: Positions) -> NDArray[np.int64]:
-        """How many of these the model may still be trained on, by class, once it was looked at."""
+        """How many of these the model may still be trained on, by class. `count_left` comes first."""
         if self.manifest is None or model.left is None:
             raise ValueError("count_left comes before counts")
         of = self.manifest[0][positions[model.left[positions]]]
@@ -123,9 +123,9 @@ class LockedDatasets:
 
 
 def lock(session: Session, orders: Sequence[Order]) -> LockedDatasets:
-    """Lock what the orders are about, and read what they are judged by.
+    """Lock the datasets and named models of the orders, and read what their checks need.
 
-    Datasets first, in the order of their ids, then the models that are named: as everybody who locks both.
+    Datasets first, in the order of their ids, then the named models: every transaction that locks both does so.
     """
     tenants = {order.tenant_id for order in orders}
     named = {order.model_id for order in orders if order.model_id}

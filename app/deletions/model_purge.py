@@ -30,7 +30,7 @@ def purge(session: Session, model: Model) -> None:
     for job in session.scalars(waiting.with_for_update()).all():
         jobs.finish(session, job, JobState.CANCELLED, problem=jobs.problem("model-purged", "the model was purged"))
     now = db.now(session)
-    # Due at once: the sweeper removes the bytes and ticks the receipts that speak of them.
+    # Due at once: the sweeper removes the bytes and dates their receipts.
     session.execute(
         update(Version)
         .where(Version.model_id == model.id, Version.state != VersionState.PURGED)

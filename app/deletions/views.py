@@ -19,7 +19,7 @@ GIVEN_UP = (JobState.DEAD, JobState.FAILED, JobState.CANCELLED)
 
 @dataclass
 class RequestDetails:
-    """What belongs to one request."""
+    """Outcomes, receipts and purge problem of one request."""
 
     outcomes: list[OutcomeRow | NewOutcome] = field(default_factory=list)
     receipts: list[Receipt] = field(default_factory=list)
@@ -42,7 +42,7 @@ def details(session: Session, requests: Sequence[DeletionRequest]) -> dict[str, 
     for receipt in session.scalars(receipts):
         found[receipt.request_id].receipts.append(receipt)
     purges = select(Job).where(Job.request_id.in_(ids), Job.kind == JobKind.PURGE).order_by(Job.id)
-    for job in session.scalars(purges):  # the newest says how it stands
+    for job in session.scalars(purges):  # the newest decides
         reason = (job.problem or {}).get("detail", "")
         ended = f"the purge job {job.id} ended as {job.state}: {reason}"
         found[str(job.request_id)].purge_problem = ended if job.state in GIVEN_UP else None

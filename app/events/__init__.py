@@ -1,4 +1,4 @@
-"""Events: recorded in the transaction of the change that they tell of, and delivered to webhooks."""
+"""Events: recorded in the transaction of the change that they describe, and delivered to webhooks."""
 
 from app.events.recording import NewEvent, record, record_many
 

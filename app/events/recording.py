@@ -1,4 +1,4 @@
-"""Recording events, each in the transaction of the change that it tells of."""
+"""Recording events, each in the transaction of the change that it describes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from app.events import deliveries
 
 
 def record(session: Session, tenant_id: str, kind: str, object_id: str, **data: Any) -> None:
-    """Append an audit event, in the transaction of the change that it tells of."""
+    """Append an audit event, in the transaction of the change that it describes."""
     now = db.now(session)
     session.add(AuditEvent(tenant_id=tenant_id, kind=kind, object_id=object_id, data=data, at=now))
     deliveries.fan_out(session, tenant_id, kind, object_id, now)

@@ -1,4 +1,4 @@
-"""Ends: finishing a job, trying it again, handing it back, and what a client may ask of one."""
+"""Ends of jobs: finishing, trying again, handing back; and the cancel and retry of clients."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def finish(
     result: dict[str, Any] | None = None,
     problem: dict[str, Any] | None = None,
 ) -> None:
-    """End a job: its state, what its request makes of that, and a hint for the next job of its lane."""
+    """End a job: its state, the outcomes of its requests, and a hint for the next job of its lane."""
     job.state = move_job(JobState(job.state), state)
     job.finished_at = db.now(session)
     job.owner = job.lease_until = None
@@ -50,7 +50,7 @@ def finish(
         if job.kind == JobKind.INGEST:
             _close_ingest(session, job)
     emit(session, job)
-    if job.parent_id is None:  # a part is its job's own affair
+    if job.parent_id is None:  # events of parts concern their job alone
         record(session, job.tenant_id, f"job.{state.value}", job.id, job=job.kind)
         stop_parts(session, job, state.value)
     session.flush()
@@ -77,7 +77,7 @@ def _hint_next(session: Session, ended: Job) -> None:
 def requeue(session: Session, job: Job, reason: str, *, pause_seconds: float = 0.0) -> None:
     """An attempt ended without an end: try again, or bury the job after `MAX_ATTEMPTS`.
 
-    With a pause the attempt does not count: what failed lies outside the job, and time may mend it.
+    With a pause the attempt does not count: the failure lies outside the job, and may pass.
     """
     job.available_at = db.now(session) + timedelta(seconds=pause_seconds)
     job.attempts -= pause_seconds > 0

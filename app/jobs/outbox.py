@@ -17,12 +17,12 @@ from app.core.tables import Job, Outbox
 from app.jobs import routing
 
 SendHint = Callable[[str, str], object]
-"""(job id, queue): wake a worker that takes such jobs."""
+"""(job id, queue): trigger a worker that takes such jobs."""
 BATCH = 200
 
 
 def hint(session: Session, job_id: str) -> None:
-    """Put a wake-up for `job_id` beside the change that made it runnable."""
+    """Write a hint for `job_id` in the transaction of the change that made it runnable."""
     session.add(Outbox(topic="hint", key=job_id, created_at=db.now(session)))
 
 

@@ -1,4 +1,4 @@
-"""Pools of reference models: what names one, which one audits use, and when one is built anew."""
+"""Pools of reference models: what names one, which one audits use, and when one is built again."""
 
 from __future__ import annotations
 

@@ -37,7 +37,7 @@ from app.jobs import routing
 from app.rules.states import Decision, JobState, Outcome
 
 DUE_SOON = timedelta(days=7)
-# In the words of their index, or no database can tell that it serves.
+# The condition is that of the partial index, word for word, or no database uses it.
 GATE_EVENTS = select(AuditEvent.kind, func.count()).where(text("kind LIKE 'gate.%'")).group_by(AuditEvent.kind)
 ESCALATED = ("gate.escalated", "gate.climbed")  # the second is the name in events of version 0.1
 disable_created_metrics()  # type: ignore[no-untyped-call]  # the time of a process's first request says nothing
@@ -45,7 +45,7 @@ LATENCIES = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0
 
 
 def registry(database: Database, settings: Settings) -> CollectorRegistry:
-    """What one API process answers with."""
+    """The metrics of one API process."""
     found = CollectorRegistry()
     found.register(FromDatabase(database))
     found.register(FromMachine(settings))

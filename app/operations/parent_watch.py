@@ -11,7 +11,7 @@ GRACE_SECONDS = 8.0
 
 
 def watch() -> None:
-    """When the supervisor is gone, however it went, stop this process, and after a grace its whole group."""
+    """When the supervisor has ended for any reason, stop this process, and after a grace its whole group."""
     if number := os.environ.pop(VARIABLE, ""):
         threading.Thread(target=_wait, args=(int(number),), name="parent-watch", daemon=True).start()
 

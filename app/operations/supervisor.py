@@ -34,7 +34,7 @@ log = logging.getLogger("lethe.serve")
 
 STOP_SECONDS = 8.0
 RESTART_SECONDS = (0.0, 0.5, 2.0, 5.0)  # waits before a child that keeps dying is started again
-STEADY_SECONDS = 30.0  # a child that lived so long starts again without a wait
+STEADY_SECONDS = 30.0  # a child that lived this long starts again without a wait
 
 
 class StartError(Exception):

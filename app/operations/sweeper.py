@@ -31,7 +31,7 @@ HOUSEKEEPING_SECONDS = 600.0
 DAY_SECONDS = 24 * 3600.0
 DELIVERY_SECONDS = 0.5
 STOP_SECONDS = 5.0
-REPLIES_KEPT = timedelta(days=30)  # who has not heard for so long does not send the same call again
+REPLIES_KEPT = timedelta(days=30)  # a client that has no reply for this long does not send the same call again
 
 
 def hint_sender(settings: Settings) -> SendHint:

@@ -220,7 +220,7 @@ def _ask_again(session: Session, settings: Settings, dataset: Dataset, positions
 
 
 def _take_over(session: Session, dataset: Dataset, model: Model | None, positions: Positions, line: Line) -> None:
-    """Open requests of the backup let go of these samples: they had to before this one could be accepted.
+    """Take these samples out of open requests of the backup, as had to happen before this one could be accepted.
 
     One that is being carried out already keeps them; what was trained on them is withheld on its account.
     """

@@ -192,7 +192,7 @@ def publish_audit(session: Session, claim: Claim, number: int, images: str | Non
     images: digest of the dataset's pixels that were measured; empty where it holds none.
 
     Raises:
-        SupersededError: samples were erased meanwhile, so that the report would speak of what must be gone.
+        SupersededError: samples were erased meanwhile, so the report would contain figures of erased samples.
     """
     job, dataset, model = locked(session, claim)
     if (dataset.images or "") != images:
@@ -215,7 +215,7 @@ def nothing_to_forget(session: Session, claim: Claim) -> None:
 
 
 def _forgotten_along(session: Session, claim: Claim, model: Model) -> bool:
-    """Whether some of what the job was asked for has been forgotten as canaries."""
+    """Whether the current version has unlearned some of the job's samples as canaries before."""
     current = versions.current(session, model)
     dataset = session.get_one(Dataset, claim.dataset_id)
     if current is None or dataset.id != model.dataset_id:
@@ -237,6 +237,3 @@ def settle(session: Session, claim: Claim, number: int | None, reason: str | Non
     session.flush()
     for request_id in sorted({row.request_id for row in rows}):
         erasure.start_if_published(session, request_id)
-
-
-# -- imports ---------------------------------------------------------------------------------------

@@ -64,7 +64,7 @@ def months(count: int, received: date, region: str) -> date:
 
 
 def calendar_days(count: int, received: date, region: str) -> date:  # noqa: ARG001
-    """`count` days on, whatever day that is."""
+    """`count` days on, working days or not."""
     return received + count * DAY
 
 

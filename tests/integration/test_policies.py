@@ -11,7 +11,7 @@ from sqlalchemy import select, update
 from app.core import db
 from app.core.tables import DeletionRequest, Job, Model
 from app.deletions import batches
-from app.rules.policy import Batch, Each
+from app.rules.policy import BatchRule, EachRule
 from app.rules.states import JobState
 from tests.integration.conftest import Trained
 from tests.integration.helpers import is_problem
@@ -20,7 +20,7 @@ from tests.integration.helpers import is_problem
 def batching(trained: Trained, **rule: Any) -> None:
     with trained.account.database.write() as session:
         model = session.get_one(Model, trained.model)
-        model.policy = {**model.policy, "when": Batch(mode="batch", **rule).model_dump()}
+        model.policy = {**model.policy, "when": BatchRule(mode="batch", **rule).model_dump()}
 
 
 def status(trained: Trained, request: dict[str, Any]) -> str:
@@ -81,12 +81,12 @@ def test_the_rule_closes_at_the_earlier_of_age_and_law() -> None:
 
     start = datetime(2026, 5, 1)  # noqa: DTZ001
     pending = batches.Pending(1, 1, start, start + timedelta(days=30))
-    rule = Batch(mode="batch", max_age_seconds=86400 * 10)
+    rule = BatchRule(mode="batch", max_age_seconds=86400 * 10)
     assert batches.closes_at(rule, pending, timedelta(hours=2)) == start + timedelta(days=10)
     late = batches.Pending(1, 1, start, start + timedelta(days=3))
     expected = start + timedelta(days=3) - timedelta(hours=6) - batches.DEADLINE_ROOM
     assert batches.closes_at(rule, late, timedelta(hours=2)) == expected
-    assert batches.closes_at(Each(mode="each"), pending, timedelta(0)) == start
+    assert batches.closes_at(EachRule(mode="each"), pending, timedelta(0)) == start
 
 
 def test_a_forecast_comes_from_measured_durations(trained: Trained) -> None:

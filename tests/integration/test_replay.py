@@ -27,7 +27,7 @@ from app.core.positions import members, unpack
 from app.core.tables import Commitment, Dataset, DeletionRequest, Sample
 from app.datasets import records as datasets
 from app.deletions import accept
-from app.deletions.locking import Grounds
+from app.deletions.locking import LockedDatasets
 from app.deletions.orders import Order
 from app.operations import sweeper
 from app.recovery import backup, erasure_ledger, replay
@@ -432,7 +432,9 @@ def test_one_refused_line_stops_no_other(
     keep(trained.account, kept)
     accept_many = accept.accept_many
 
-    def picky(session: Session, settings: Settings, grounds: Grounds, orders: list[Order], now: datetime) -> list[Any]:
+    def picky(
+        session: Session, settings: Settings, grounds: LockedDatasets, orders: list[Order], now: datetime
+    ) -> list[Any]:
         if orders[0].again["id"] == refused:
             return [Conflict("It was refused.")]
         return list(accept_many(session, settings, grounds, orders, now))

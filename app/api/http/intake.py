@@ -25,10 +25,10 @@ from app.deletions.orders import Accepted, Impact, Order
 
 @dataclass(frozen=True)
 class Posted:
-    """One order as it came: the caller's token, the order but for its tenant, and under which key it may be known.
+    """One order as it came: the caller's token, the order without its tenant, and its idempotency key.
 
-    `show` makes the reply of what became of it, in the transaction that did it. What it keeps in the dictionary that it
-    is given, it finds there for the rest of the group.
+    `show` makes the reply, in the transaction that accepted or assessed the order. The dictionary that it is given is
+    its cache for the rest of the group.
     """
 
     token: str
@@ -40,7 +40,7 @@ class Posted:
 
 
 IdempotencyName = tuple[str, str, str]
-"""Tenant, route and key: what an idempotency record is found by."""
+"""Tenant, route and key, which name an idempotency record."""
 
 
 @dataclass

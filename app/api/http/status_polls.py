@@ -1,7 +1,7 @@
-"""Status polls: how jobs and deletion requests stand, for all who ask at the same time, read in one transaction.
+"""Status polls: documents of jobs and deletion requests for all simultaneous callers, read in one transaction.
 
-The reply to most polls is that nothing has changed. That takes one small statement for all of them: the facts that a document
-is made from are compared with those that its ETag was made from, and the document itself is left unmade.
+The reply to most polls is that nothing has changed. One small statement answers all of these: it reads the facts that
+documents are made from. Only documents whose facts differ from those behind the ETag are made.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ MOST_KNOWN = 20_000
 
 @dataclass(frozen=True)
 class Noun:
-    """What can be polled. `facts`: by name, whatever the text of the document depends on. `read`: the documents."""
+    """A kind of document that can be polled. `facts`: by name, all that its text depends on. `read`: the documents."""
 
     word: str
     facts: Callable[[Session, Collection[ObjectName]], Mapping[ObjectName, tuple[Any, ...]]]
