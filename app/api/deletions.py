@@ -293,7 +293,7 @@ async def read_usual(request: Request, held: Parts, sent: HTTPAuthorizationCrede
 
 
 def _facts_of(session: Session, names: Collection[ObjectName]) -> dict[ObjectName, tuple[Any, ...]]:
-    """All that is shown of a request is these columns, but for the forecasts of what is open: a minute holds theirs."""
+    """A request's document depends on these columns and, while it is open, on forecasts, which change by the minute."""
     found: dict[ObjectName, tuple[Any, ...]] = {}
     minute = None
     for row in session.execute(_FACTS, _ids(names)):

@@ -54,7 +54,7 @@ class Child:
 
 @dataclass(frozen=True)
 class Tree:
-    """What the children of one supervisor share. `reading`: the end of the pipe that tells them when it is gone."""
+    """State that the children of one supervisor share. `reading`: the end of the pipe that closes when it ends."""
 
     database: Database
     environment: dict[str, str]
@@ -109,7 +109,7 @@ def become_worker(device: str) -> NoReturn:
 
 
 def _name(settings: Settings) -> str:
-    """What the names of the service's workers begin with: the same whenever it is started on this folder."""
+    """The prefix of the names of the service's workers: always the same for this folder."""
     folder = zlib.crc32(str(settings.data_dir.absolute()).encode())
     return settings.worker_name or f"{socket.gethostname()}:embedded:{folder:08x}"
 

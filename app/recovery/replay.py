@@ -40,7 +40,7 @@ class LedgerError(Exception):
 
 @dataclass
 class Replayed:
-    """Requests by what became of them, and what is still to be done.
+    """Counts of requests by result, and the work that is left.
 
     gone: of samples, a dataset or a model that the backup does not have, or has erased. waiting: the dataset has not
     been taken in yet, or what the deletion carried must be sent again. damaged: lines that cannot be read.
@@ -163,7 +163,7 @@ def _replay(session: Session, settings: Settings, places: _Places, line: Line) -
 
 
 def _reopen(session: Session, request: DeletionRequest, positions: Positions) -> None:
-    """The backup knows the request as one that is not carried out yet: it goes on, with what was granted."""
+    """In the backup the request is still open: it goes on, with the samples that were granted."""
     if request.replayed_at is not None:
         return
     own = unpack(request.positions)
@@ -222,7 +222,7 @@ def _ask_again(session: Session, settings: Settings, dataset: Dataset, positions
 def _take_over(session: Session, dataset: Dataset, model: Model | None, positions: Positions, line: Line) -> None:
     """Take these samples out of open requests of the backup, as had to happen before this one could be accepted.
 
-    One that is being carried out already keeps them; what was trained on them is withheld on its account.
+    A request that is being carried out keeps them, and versions that were trained on them are withheld.
     """
     query = select(DeletionRequest).where(
         DeletionRequest.dataset_id == dataset.id,
