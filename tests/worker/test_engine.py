@@ -66,7 +66,7 @@ QUICK_METHODS = {
 @pytest.mark.parametrize("name", catalog.METHODS)
 def test_every_method_makes_a_version_and_its_report(shared: Trained, name: str) -> None:
     method = {"name": name, "params": QUICK_METHODS[name]}
-    report = report_of(shared, *unlearned(shared, shared.ids[:12], method=method, ladder=[]))
+    report = report_of(shared, *unlearned(shared, shared.ids[:12], method=method, escalation=[]))
     assert (report["method"], report["forget_samples"]) == (name, 12)
     assert report["candidate"]["ft_auc"]["positives"] == 12
     assert report["checkpoint"] != report["parent_checkpoint"]
