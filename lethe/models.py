@@ -30,11 +30,19 @@ class Datasets(Collection[types.Dataset]):
         self._jobs = jobs
 
     def register(
-        self, name: str, source: str = "upload", *, carried_for: str | None = None, **params: Any
+        self,
+        name: str,
+        source: str = "upload",
+        *,
+        carried_for: str | None = None,
+        id_namespace: str | None = None,
+        **params: Any,
     ) -> types.Dataset:
         """A dataset from a source of the catalog; `upload` waits for its content. carried_for: the model that is to
-        forget it, whose training data the service does not hold."""
-        return self._create(name=name, source={"name": source, "params": params}, carried_for=carried_for)
+        forget it, whose training data the service does not hold. id_namespace: where its sample ids come from; what was
+        erased under an id is left out of every later dataset of the namespace."""
+        chosen = {"name": source, "params": params}
+        return self._create(name=name, source=chosen, carried_for=carried_for, id_namespace=id_namespace)
 
     def upload(
         self, dataset: str, file: Path, *, content_type: str | None = None, progress: Bytes | None = None

@@ -29,6 +29,7 @@ class Dataset(TypedDict):
     source: Choice
     state: Literal["awaiting-content", "ingesting", "ready", "failed", "erased"]
     carried_for: str | None
+    id_namespace: str | None
     expires_at: str | None
     samples: int
     train_samples: int

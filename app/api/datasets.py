@@ -36,6 +36,7 @@ def show(dataset: Dataset, job: Job | None = None) -> DatasetOut:
         source=Choice(name=dataset.source, params=dataset.source_params),
         state=dataset.state,
         carried_for=dataset.carried_for,
+        id_namespace=dataset.id_namespace,
         expires_at=carried.expires_at(dataset),
         samples=dataset.sample_count,
         train_samples=dataset.train_count,
@@ -57,7 +58,7 @@ def create(body: DatasetCreate, who: CallerDep, session: Write, once: Idempotent
     if body.carried_for is not None:
         dataset = carried.register(session, who.tenant_id, body.name, body.source, body.carried_for)
     else:
-        dataset, job = datasets.register(session, who.tenant_id, body.name, body.source)
+        dataset, job = datasets.register(session, who.tenant_id, body.name, body.source, id_namespace=body.id_namespace)
     return once.reply(202, show(dataset, job), accepted(f"/v1/datasets/{dataset.id}"))
 
 

@@ -56,11 +56,23 @@ class DatasetCreate(Body):
         "`external`), with never-trained controls as holdout; all of it is erased by the deletion request that names "
         "the dataset, or unused after a day",
     )
+    id_namespace: Name | None = Field(
+        None,
+        max_length=60,
+        description="where its sample ids come from: an id that was erased in one dataset of a namespace is left out "
+        "of every later one; without a namespace an id means something in its own dataset only",
+    )
 
     @field_validator("source")
     @classmethod
     def _source(cls, choice: Choice) -> Choice:
         return choose("sources", choice)
+
+    @model_validator(mode="after")
+    def _one_meaning(self) -> DatasetCreate:
+        if self.carried_for is not None and self.id_namespace is not None:
+            raise ValueError("a carried dataset is erased whole, so that its ids need no namespace")
+        return self
 
 
 DatasetState = Literal["awaiting-content", "ingesting", "ready", "failed", "erased"]
@@ -72,6 +84,7 @@ class DatasetOut(BaseModel):
     source: Choice
     state: DatasetState
     carried_for: str | None = Field(description="the model that is to forget them; they are kept no longer")
+    id_namespace: str | None = Field(description="where its sample ids come from, if it says so")
     expires_at: Time | None = Field(description="of a carried dataset: when it is erased unless a request uses it")
     samples: int = Field(description="taken in, of both splits, those included that were erased since")
     train_samples: int = Field(description="of them in the train split")

@@ -9,6 +9,7 @@ from fastapi.responses import JSONResponse, Response
 from sqlalchemy import select
 from starlette.concurrency import run_in_threadpool
 
+from app import events
 from app.api import jobs as job_api
 from app.api.http import audit_replies
 from app.api.http.deps import BY_METHOD, CallerDep, IdempotentDep, PagerDep, PartsDep, Read, Write, accepted, problems
@@ -18,6 +19,7 @@ from app.api.models import ModelId
 from app.api.schemas import JobOut, Origin, VersionCreate, VersionOut
 from app.blobs import usage
 from app.blobs.folder import Writer
+from app.core import keys
 from app.core.errors import Conflict, Unprocessable, UnsupportedMedia
 from app.core.tables import Version
 from app.datasets import samples
@@ -31,6 +33,9 @@ from app.rules.states import VersionState
 
 router = APIRouter(prefix="/models/{model}/versions", tags=["versions"], dependencies=[BY_METHOD])
 Number = Annotated[int, Path(ge=1, lt=2**31)]
+Reason = Annotated[
+    str | None, Query(min_length=1, max_length=500, description="why a withheld version is fetched; needs `admin`")
+]
 SAFETENSORS = "application/vnd.safetensors"
 BINARY = (SAFETENSORS, "application/octet-stream")
 FILE = {"type": "string", "format": "binary"}
@@ -85,7 +90,7 @@ def announce(
     if (body.trained_on == "not-held") == is_held(dataset):
         raise Unprocessable("`trained_on` is `not-held` for a dataset of source `external`, and for no other.")
     if body.trained_on in ("train-split", "not-held"):
-        positions = versions.trainable(session, dataset, row)
+        positions = versions.train_split(session, dataset)
     else:
         positions = samples.resolve(session, held.settings, dataset, body.trained_on, "/trained_on")
     version = imports.declare_import(session, row, body.digest, positions)
@@ -162,12 +167,27 @@ CHECKPOINT_RESPONSES: dict[int | str, dict[str, Any]] = {
 @router.head("/{number}/checkpoint", include_in_schema=False)
 @router.get("/{number}/checkpoint", response_class=Response, responses=CHECKPOINT_RESPONSES)
 def get_checkpoint(
-    model: ModelId, number: Number, request: Request, who: CallerDep, held: PartsDep, session: Read
+    model: ModelId,
+    number: Number,
+    request: Request,
+    who: CallerDep,
+    held: PartsDep,
+    reason: Reason = None,
 ) -> Response:
-    """Download: strong ETag, `Range`, `If-None-Match`, `Repr-Digest`; 410 once purged."""
-    row = models.get(session, who.tenant_id, model)
-    version = versions.get(session, row, number)
-    versions.require_released(session, row, version)
+    """Download: strong ETag, `Range`, `If-None-Match`, `Repr-Digest`; 410 once purged.
+
+    A version that was replaced by an unlearning is withheld (409). A key with the scope `admin` gets it with a
+    `reason`, which the log keeps.
+    """
+    if reason is not None:
+        keys.require(who, "admin")
+    with held.database.read() if reason is None else held.database.write() as session:
+        row = models.get(session, who.tenant_id, model)
+        version = versions.get(session, row, number)
+        versions.require_released(session, row, version, by_admin=reason is not None)
+        if versions.replaced_by_unlearning(session, version):
+            data = {"key": who.key_id, "reason": reason, "digest": version.digest}
+            events.record(session, who.tenant_id, "version.withheld-download", version.id, **data)
     return download(request, held.blobs, version.digest, f"{model}-v{number}.safetensors", SAFETENSORS)
 
 

@@ -78,6 +78,7 @@ class Dataset(Base):
     class_count: Mapped[int] = mapped_column(Integer, default=0)
     shape: Mapped[list[Any] | None]  # [height, width, channels]
     class_names: Mapped[list[Any] | None]  # by label, where the source names them
+    id_namespace: Mapped[str | None] = mapped_column(String(60))  # datasets that share it share the meaning of an id
     carried_for: Mapped[str | None] = mapped_column(Id)  # the model that is to forget them; they are kept no longer
     requested: Mapped[bytes] = mapped_column(LargeBinary, default=b"", deferred=True)
     erased: Mapped[bytes] = mapped_column(LargeBinary, default=b"", deferred=True)
@@ -100,6 +101,15 @@ class Sample(Base):
         Index("ix_samples_subject", "dataset_id", "subject"),
         {"sqlite_with_rowid": False},  # so that SQLite's indexes hold the position, too
     )
+
+
+class Suppression(Base):
+    """What a tenant has erased and must not take in again: a keyed digest (`app.datasets.suppression`)."""
+
+    __tablename__ = "suppressions"
+    tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"), primary_key=True)
+    digest: Mapped[str] = mapped_column(String(64), primary_key=True)
+    created_at: Mapped[datetime]
 
 
 class Model(Base):

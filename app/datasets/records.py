@@ -35,7 +35,12 @@ def get(session: Session, tenant_id: str, dataset_id: str, *, lock: bool = False
 
 
 def register(
-    session: Session, tenant_id: str, name: str, source: Choice, carried_for: str | None = None
+    session: Session,
+    tenant_id: str,
+    name: str,
+    source: Choice,
+    carried_for: str | None = None,
+    id_namespace: str | None = None,
 ) -> tuple[Dataset, Job | None]:
     """A dataset from a built-in source starts its ingest job at once; an upload waits for its content; data that are
     not held here are ready as they are.
@@ -49,6 +54,7 @@ def register(
         source=source.name,
         source_params=source.params,
         carried_for=carried_for,
+        id_namespace=id_namespace,
         state="awaiting-content" if source.name == "upload" else "ingesting",
         created_at=db.now(session),
     )

@@ -7,7 +7,7 @@ point. `swap` points every row at bytes without the samples, and writes a pendin
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -19,6 +19,7 @@ from app import events, jobs
 from app.blobs import usage
 from app.blobs.open import Blobs
 from app.core import db
+from app.core.config import Settings
 from app.core.db import Database
 from app.core.errors import SupersededError
 from app.core.ids import new_id
@@ -36,6 +37,8 @@ from app.core.tables import (
     Sample,
     Version,
 )
+from app.datasets import records as datasets
+from app.datasets import suppression
 from app.evidence import sealing
 from app.jobs import Claim
 from app.models import versions
@@ -93,11 +96,12 @@ class Plan:
 
 @dataclass(frozen=True)
 class Rewritten:
-    """Digests of the same things without the samples."""
+    """Digests of the same things without the samples. contents: marks of the pixels that go (`Marker.contents`)."""
 
     images: str | None
     references: dict[tuple[str, int], str]
     adversarial: dict[str, tuple[str, bytes]]
+    contents: Sequence[str | None]
 
 
 def plan(session: Session, claim: Claim, together: tuple[str, ...] = ()) -> Plan:
@@ -149,7 +153,7 @@ def _models(request: DeletionRequest) -> Select[str]:
     return select(Model.id).where(or_(Model.dataset_id == request.dataset_id, Model.id == carried_for))
 
 
-def swap(session: Session, claim: Claim, work: Plan, rewritten: Rewritten, suppress: Callable[[str], str]) -> None:
+def swap(session: Session, settings: Settings, claim: Claim, work: Plan, rewritten: Rewritten) -> None:
     """Point at the bytes without the samples, overwrite their ids, and owe a receipt for everything that must go.
 
     Raises:
@@ -167,12 +171,14 @@ def swap(session: Session, claim: Claim, work: Plan, rewritten: Rewritten, suppr
     together = [session.get_one(DeletionRequest, request_id) for request_id in work.together]
     for each in [*together, *_losing_ids(session, work)]:
         sealing.commit_ids(session, each)
+    suppression.add(session, dataset.tenant_id, rewritten.contents)
     if work.carried:
         _drop_carried(session, dataset, request)
     elif len(work.positions):
         erased_now = [each for each in together if np.isin(unpack(each.positions), work.positions).any()]
         _swap_images(session, dataset, erased_now, rewritten.images)
-        _erase_ids(session, dataset, work.positions, suppress)
+        people = [unpack(each.positions) for each in erased_now if each.by_subject]
+        _erase_ids(session, settings, dataset, work.positions, np.unique(np.concatenate([*people, work.positions[:0]])))
         for (pool, number), digest in rewritten.references.items():
             reference = session.get_one(ReferenceRow, (pool, number))
             detail = f"columns of reference {number} were dropped"
@@ -229,13 +235,21 @@ def empty(session: Session, dataset: Dataset) -> list[str]:
     return digests
 
 
-def _erase_ids(session: Session, dataset: Dataset, positions: Positions, suppress: Callable[[str], str]) -> None:
-    wanted = positions.tolist()
+def _erase_ids(
+    session: Session, settings: Settings, dataset: Dataset, positions: Positions, of_people: Positions
+) -> None:
+    """Overwrite the ids at `positions`, and keep marks of what must not come again. of_people: of them, what was asked
+    for by subject: nothing of these subjects is taken in any more."""
+    marker = suppression.Marker.of(settings, dataset.tenant_id)
+    wanted, people = positions.tolist(), set(of_people.tolist())
     for start in range(0, len(wanted), 500):
         part = wanted[start : start + 500]
-        query = select(Sample).where(Sample.dataset_id == dataset.id, Sample.position.in_(part))
-        for sample in session.scalars(query):
-            sample.sample_id, sample.subject = suppress(sample.sample_id), None
+        rows = session.scalars(select(Sample).where(Sample.dataset_id == dataset.id, Sample.position.in_(part))).all()
+        subjects = {row.subject for row in rows if row.position in people}
+        ids = marker.ids(dataset.id_namespace, [row.sample_id for row in rows])
+        suppression.add(session, dataset.tenant_id, [*ids, *marker.subjects(subjects)])
+        for row in rows:
+            row.sample_id, row.subject = datasets.suppression(settings, dataset.id, row.sample_id), None
     dataset.erased = marked(dataset.erased, dataset.sample_count, positions)
     if dataset.class_names is not None:
         session.flush()

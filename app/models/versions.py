@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 
 import numpy as np
 from sqlalchemy import func, or_, select
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, undefer
 
 from app.core.errors import Conflict, Gone, NotFound
 from app.core.positions import Positions, mask_of, members, unpack
@@ -84,8 +84,34 @@ def forgets_again(session: Session, model: Model) -> int | None:
     return session.scalars(query).one()
 
 
-def require_released(session: Session, model: Model, version: Version) -> None:
-    """Its bytes may leave the service.
+def replaced_by_unlearning(session: Session, version: Version) -> bool:
+    """Whether a later version was made by unlearning what this one was trained on."""
+    return version.state == VersionState.SUPERSEDED and _forgot_later(session, version)
+
+
+def holds_erased(session: Session, tenant_id: str, digest: str) -> bool:
+    """Whether a version of the tenant with these bytes was trained on samples that were requested or erased since."""
+    same = select(Version).where(Version.tenant_id == tenant_id, Version.digest == digest)
+    for version in session.scalars(same.options(undefer(Version.trained_on))):
+        model = session.get_one(Model, version.model_id)
+        dataset = session.get_one(Dataset, model.dataset_id)
+        if not datasets.is_held(dataset) and _forgot_later(session, version):
+            return True
+        trained = mask_of(version.trained_on, dataset.sample_count)
+        if trained[unavailable(dataset, model)].any():
+            return True
+    return False
+
+
+def _forgot_later(session: Session, version: Version) -> bool:
+    later = select(Version.id).where(
+        Version.model_id == version.model_id, Version.number > version.number, Version.origin == "unlearned"
+    )
+    return session.scalars(later.limit(1)).first() is not None
+
+
+def require_released(session: Session, model: Model, version: Version, *, by_admin: bool = False) -> None:
+    """Its bytes may leave the service. by_admin: also those of a version that was replaced by an unlearning.
 
     Raises:
         Conflict, Gone: not sent yet, purged, or withheld.
@@ -99,14 +125,22 @@ def require_released(session: Session, model: Model, version: Version) -> None:
             "takes its place.",
             kind="version-withheld",
         )
+    if not by_admin and replaced_by_unlearning(session, version):
+        raise Conflict(
+            "This version was replaced by an unlearning: it was trained on samples that have been deleted since. Until "
+            "it is purged, a key with the scope `admin` may fetch it and must send a `reason`, which is logged.",
+            kind="version-withheld",
+        )
+
+
+def train_split(session: Session, dataset: Dataset) -> Positions:
+    """The training positions as the dataset was taken in, erased ones among them."""
+    return np.flatnonzero([not holdout for _, holdout in datasets.manifest(session, dataset.id)]).astype(np.int64)
 
 
 def trainable(session: Session, dataset: Dataset, model: Model) -> Positions:
     """Training positions that a new version of `model` may use: neither held out, nor requested, nor erased."""
-    holdout = [h for _, h in datasets.manifest(session, dataset.id)]
-    mask = ~np.array(holdout, dtype=bool)
-    mask[unavailable(dataset, model)] = False
-    return np.flatnonzero(mask).astype(np.int64)
+    return np.setdiff1d(train_split(session, dataset), unavailable(dataset, model))
 
 
 def unavailable(dataset: Dataset, model: Model) -> Positions:

@@ -29,7 +29,7 @@ def declare_import(session: Session, model: Model, digest: str, trained_on: Posi
     """
     models.refuse_purged(model)
     _require_first(model)
-    _refuse_unavailable(session, model, trained_on)
+    _refuse_unavailable(session, model, digest, trained_on)
     announced = Stored(digest, 0)
     return add(
         session,
@@ -48,11 +48,18 @@ def _require_first(model: Model) -> None:
         raise Conflict("This model has a version already; an import is its first.", kind="version-present")
 
 
-def _refuse_unavailable(session: Session, model: Model, trained_on: Positions) -> None:
+def _refuse_unavailable(session: Session, model: Model, digest: str, trained_on: Positions) -> None:
     dataset = session.get_one(Dataset, model.dataset_id, with_for_update=True)
     if np.intersect1d(trained_on, versions.unavailable(dataset, model)).size:
         raise Conflict(
-            "The checkpoint was trained on samples that have been requested for deletion or erased.",
+            "The checkpoint was trained on samples that have been requested for deletion or erased. If it was not, "
+            "name the ids that it was trained on.",
+            kind="trained-on-erased",
+        )
+    if versions.holds_erased(session, model.tenant_id, digest):
+        raise Conflict(
+            "These bytes are a version that was trained on samples that have been requested for deletion or erased. "
+            "They are refused whatever `trained_on` says.",
             kind="trained-on-erased",
         )
 
@@ -77,7 +84,7 @@ def accept_checkpoint(session: Session, model: Model, version: Version, stored: 
         Conflict: none are awaited, or since the announcement samples were requested or erased that are in them.
     """
     require_awaiting(session, model, version)
-    _refuse_unavailable(session, model, members(version.trained_on, len(version.trained_on) * 8))
+    _refuse_unavailable(session, model, version.digest, members(version.trained_on, len(version.trained_on) * 8))
     version.size = stored.size
     return models.start(session, model, JobKind.IMPORT, seed=0, params={"version": version.number})
 
@@ -87,7 +94,7 @@ def publish_imported(session: Session, claim: Claim, metrics: dict[str, Any]) ->
     job, _, model = locked(session, claim)
     version = versions.get(session, model, claim.params["version"])
     _require_first(model)
-    _refuse_unavailable(session, model, members(version.trained_on, len(version.trained_on) * 8))
+    _refuse_unavailable(session, model, version.digest, members(version.trained_on, len(version.trained_on) * 8))
     version.metrics, version.job_id = metrics, claim.id
     make_current(session, model, version)
     result = {"version": version.number, "digest": version.digest}

@@ -14,6 +14,7 @@ from app.blobs import usage
 from app.core.positions import Positions
 from app.core.tables import Dataset
 from app.datasets import records as datasets
+from app.datasets import suppression
 from app.formats.manifest import SourceError
 from app.rules.states import JobState
 from engine import registry
@@ -55,23 +56,27 @@ def ingest(run: Run) -> None:
                 erased=erased,
             )
             job = jobs.fenced(session, run.claim)
-            jobs.finish(session, job, JobState.SUCCEEDED, result={"samples": len(raw.ids)})
+            jobs.finish(session, job, JobState.SUCCEEDED, result={"samples": len(raw.ids), "left_out": len(erased)})
     _forget_upload(run, dataset.upload)
 
 
 def _suppressed(run: Run, raw: RawData) -> tuple[RawData, Positions]:
-    """The data without what had been erased before a backup was restored; its positions."""
-    settings, dataset = run.desk.settings, run.claim.dataset_id or ""
+    """The data without what was erased before: in this dataset, before a backup was restored, or in another one of the
+    tenant; its positions."""
+    settings, dataset_id = run.desk.settings, run.claim.dataset_id or ""
     with run.desk.database.read() as session:
-        known = datasets.suppressed(session, dataset)
-    marks = [datasets.suppression(settings, dataset, name) for name in raw.ids] if known else []
-    gone: Positions = np.flatnonzero([mark in known for mark in marks]).astype(np.int64)
+        known = datasets.suppressed(session, dataset_id)
+        dataset = session.get_one(Dataset, dataset_id)
+        lost = suppression.left_out(session, settings, dataset, raw.ids, raw.subjects, raw.images)
+    if known:
+        lost |= np.array([datasets.suppression(settings, dataset_id, name) in known for name in raw.ids])
+    gone: Positions = np.flatnonzero(lost).astype(np.int64)
     if not len(gone):
         return raw, gone
     images, ids, subjects = raw.images.copy(), list(raw.ids), list(raw.subjects or [None] * len(raw.ids))
     images[gone] = 0
     for position in gone.tolist():
-        ids[position], subjects[position] = marks[position], None
+        ids[position], subjects[position] = datasets.suppression(settings, dataset_id, ids[position]), None
     return replace(raw, images=images, ids=ids, subjects=subjects), gone
 
 

@@ -12,7 +12,7 @@ import torch
 from app.blobs import usage
 from app.core import crash_points
 from app.core.positions import Positions, pack, unpack
-from app.datasets import records as datasets
+from app.datasets.suppression import Marker
 from app.deletions import erasure
 from engine import references
 from worker.runtime.run import Run
@@ -26,12 +26,13 @@ def purge(run: Run) -> None:
         images = None if work.carried else _without_pixels(run, work.images, work.positions)
         signals = {key: _without_columns(run, digest, work.positions) for key, digest in work.references.items()}
         sets = {key: _without_rows(run, key, digest, work) for key, digest in work.adversarial.items()}
-        suppress = partial(datasets.suppression, run.desk.settings, work.dataset_id)
+        contents = _marks(run, work)
         fresh = [images, *signals.values(), *(digest for digest, _ in sets.values())]
         with run.desk.database.write() as session:
             for digest in sorted({digest for digest in fresh if digest}):
                 usage.pin(session, run.desk.blobs, digest)
-            erasure.swap(session, run.claim, work, erasure.Rewritten(images, signals, sets), suppress)
+            rewritten = erasure.Rewritten(images, signals, sets, contents)
+            erasure.swap(session, run.desk.settings, run.claim, work, rewritten)
             crash_points.point("purge.swap.uncommitted")
     with run.stage("remove", 0.7, 1.0):
         erasure.remove_owed(run.desk.database, run.desk.blobs, work.request_id)
@@ -39,6 +40,14 @@ def purge(run: Run) -> None:
         with run.desk.database.write() as session:
             erasure.complete(session, run.claim, work.request_id)
             crash_points.point("purge.complete.uncommitted")
+
+
+def _marks(run: Run, work: erasure.Plan) -> list[str | None]:
+    """Marks of the pixels that are erased, so that they are known when they come again."""
+    if work.images is None or not len(work.positions):
+        return []
+    images = np.load(run.desk.blobs.fetch(work.images), mmap_mode="r", allow_pickle=False)
+    return Marker.of(run.desk.settings, run.claim.tenant_id).contents(images[work.positions])
 
 
 def _without_pixels(run: Run, digest: str | None, positions: Positions) -> str | None:

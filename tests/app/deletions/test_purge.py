@@ -148,7 +148,9 @@ def test_a_superseded_checkpoint_goes_after_its_grace(trained: Trained) -> None:
     version = account.get(f"{trained.where}/versions/1")
     assert (version["state"], version["purge_after"]) == ("superseded", dated["due_at"])
     assert purge_due(trained) == 0
-    assert account.http.get(f"{trained.where}/versions/1/checkpoint").status_code == 200
+    where = f"{trained.where}/versions/1/checkpoint"
+    is_problem(account.http.get(where), 409, "version-withheld")
+    assert account.http.get(where, params={"reason": "to compare"}).status_code == 200
 
     with account.database.write() as session:
         earlier = select(Version.created_at).where(Version.number == 1).scalar_subquery()

@@ -259,8 +259,10 @@ def test_what_was_requested_or_erased_is_no_training_data_of_an_import(trained: 
     where = fresh(trained)
     body = {"digest": digest_of(data), "trained_on": trained.ids[:5]}
     is_problem(account.http.post(where, json=body), 409, "trained-on-erased")
-    assert announce(trained, where, digest_of(data))["trained_samples"] == len(trained.ids) - 2
+    split = {"digest": digest_of(data), "trained_on": "train-split"}
+    is_problem(account.http.post(where, json=split), 409, "trained-on-erased")
     account.work()
+    is_problem(account.http.post(where, json=split), 409, "trained-on-erased")
     response = account.http.post(fresh(trained), json=body)
     assert is_problem(response, 409, "sample-erased")["counts"] == {"erased": 2}
     before = blobs(account.settings)

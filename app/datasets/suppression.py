@@ -1,0 +1,113 @@
+"""What a tenant has erased and must not take in again: keyed digests of contents, of subjects and of ids.
+
+A digest tells nothing without the service's secret. A plain id means something only within the namespace that a dataset
+may name, so that somebody else's "17" is not left out.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from app.core import db
+from app.core.config import Settings
+from app.core.tables import Dataset, Suppression
+from app.datasets.canaries import SUBJECT as CANARY
+
+AT_ONCE = 10_000  # digests of one look-up
+
+
+@dataclass(frozen=True)
+class Marker:
+    """Makes the digests of one tenant."""
+
+    key: bytes
+
+    @classmethod
+    def of(cls, settings: Settings, tenant_id: str) -> Marker:
+        return cls(hmac.new(settings.secret_bytes(), f"suppressions:{tenant_id}".encode(), hashlib.sha256).digest())
+
+    def _digest(self, kind: str, *parts: bytes) -> str:
+        mark = hashlib.blake2b(key=self.key, person=kind.encode(), digest_size=32)
+        for part in parts:
+            mark.update(len(part).to_bytes(8, "little"))
+            mark.update(part)
+        return mark.hexdigest()
+
+    def contents(self, images: NDArray[np.uint8]) -> list[str | None]:
+        """Of each of `images` (n, H, W, C) by its pixels; None for one of a single colour, which is nobody's."""
+        shape = repr(images.shape[1:]).encode()
+        flat = images.reshape(len(images), -1)
+        plain = flat.min(axis=1) == flat.max(axis=1)
+        rows = zip(flat, plain, strict=True)
+        return [None if dull else self._digest("content", shape, row.tobytes()) for row, dull in rows]
+
+    def subjects(self, subjects: Iterable[str | None]) -> list[str | None]:
+        """Of each subject; canaries are nobody's."""
+        return [
+            self._digest("subject", subject.encode()) if subject and subject != CANARY else None for subject in subjects
+        ]
+
+    def ids(self, namespace: str | None, ids: Sequence[str]) -> list[str | None]:
+        """Of each id within `namespace`; None where the dataset names none."""
+        if namespace is None:
+            return [None] * len(ids)
+        return [self._digest("id", namespace.encode(), name.encode()) for name in ids]
+
+
+def add(session: Session, tenant_id: str, digests: Iterable[str | None]) -> None:
+    """Keep these digests, those that are not there yet."""
+    fresh = {digest for digest in digests if digest}
+    fresh -= known(session, tenant_id, fresh)
+    now = db.now(session)
+    rows = [{"tenant_id": tenant_id, "digest": digest, "created_at": now} for digest in sorted(fresh)]
+    db.insert_many(session, Suppression, rows)
+
+
+def any_kept(session: Session, tenant_id: str) -> bool:
+    query = select(Suppression.digest).where(Suppression.tenant_id == tenant_id).limit(1)
+    return session.scalars(query).first() is not None
+
+
+def known(session: Session, tenant_id: str, digests: Collection[str | None]) -> set[str]:
+    """Those of `digests` that the tenant has erased."""
+    wanted = sorted({digest for digest in digests if digest})
+    found: set[str] = set()
+    for start in range(0, len(wanted), AT_ONCE):
+        part = wanted[start : start + AT_ONCE]
+        query = select(Suppression.digest).where(Suppression.tenant_id == tenant_id, Suppression.digest.in_(part))
+        found.update(session.scalars(query))
+    return found
+
+
+def left_out(
+    session: Session,
+    settings: Settings,
+    dataset: Dataset,
+    ids: Sequence[str],
+    subjects: Sequence[str | None] | None,
+    images: NDArray[np.uint8],
+) -> NDArray[np.bool_]:
+    """Which of the samples of a dataset that is being taken in were erased before, (n,)."""
+    gone = np.zeros(len(ids), dtype=np.bool_)
+    if not any_kept(session, dataset.tenant_id):
+        return gone
+    marker = Marker.of(settings, dataset.tenant_id)
+    for start in range(0, len(ids), AT_ONCE):
+        part = slice(start, start + AT_ONCE)
+        marks = [
+            marker.contents(images[part]),
+            marker.ids(dataset.id_namespace, ids[part]),
+            marker.subjects(subjects[part] if subjects else []),
+        ]
+        erased = known(session, dataset.tenant_id, [mark for each in marks for mark in each])
+        for each in marks:
+            gone[start : start + len(each)] |= np.array([mark in erased for mark in each], dtype=np.bool_)
+    return gone

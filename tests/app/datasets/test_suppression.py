@@ -1,0 +1,160 @@
+"""What was erased stays out: of later datasets by content, by subject and by id, and of later models by their bytes."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+import numpy as np
+import pytest
+from sqlalchemy import select
+
+from app.core.config import Settings
+from app.core.tables import AuditEvent, Model
+from app.datasets.suppression import Marker
+from tests.helpers import SAFETENSORS, is_problem
+from tests.support import Account, Document
+from tests.trained import Trained
+
+NPZ = "application/x-npz"
+RNG = np.random.default_rng(5)
+IMAGES = RNG.integers(0, 256, (12, 8, 8, 1), dtype=np.uint8)
+
+
+def packed(images: np.ndarray, ids: list[str], subjects: list[str] | None = None) -> bytes:
+    there: dict[str, Any] = {"images": images, "labels": np.arange(len(ids)) % 2, "ids": np.array(ids)}
+    if subjects:
+        there["subject"] = np.array(subjects)
+    file = io.BytesIO()
+    np.savez(file, **there)
+    return file.getvalue()
+
+
+def taken_in(account: Account, data: bytes, **fields: Any) -> Document:
+    """A dataset of this content, once it was ingested."""
+    source = {"name": "upload", "params": {"holdout_fraction": 0.0}}
+    made = account.post("/v1/datasets", {"name": "d", "source": source} | fields)["id"]
+    answer = account.http.put(f"/v1/datasets/{made}/content", content=data, headers={"Content-Type": NPZ})
+    assert answer.status_code == 202, answer.text
+    account.work()
+    return account.get(f"/v1/datasets/{made}")
+
+
+def names(account: Account, dataset: str) -> list[str]:
+    return [item["id"] for item in account.get(f"/v1/datasets/{dataset}/samples")["items"]]
+
+
+IDS = [f"s{number}" for number in range(12)]
+
+
+def erased(account: Account, **fields: Any) -> str:
+    """A dataset of which the first two samples were erased; no model was trained on it."""
+    dataset = taken_in(account, packed(IMAGES, IDS), **fields)["id"]
+    account.delete(dataset, IDS[:2])
+    account.work()
+    assert account.get(f"/v1/datasets/{dataset}")["erased_samples"] == 2
+    return dataset
+
+
+def test_the_same_content_under_other_ids_is_left_out(account: Account) -> None:
+    erased(account)
+    again = taken_in(account, packed(IMAGES, [f"other{number}" for number in range(12)]))
+    assert (again["samples"], again["erased_samples"]) == (12, 2)
+    assert names(account, again["id"]) == [f"other{number}" for number in range(2, 12)]
+    [job] = account.get("/v1/jobs", kind="ingest", dataset=again["id"])["items"]
+    assert job["result"] == {"samples": 12, "left_out": 2}
+
+
+def test_the_pixels_of_what_is_left_out_are_not_kept(account: Account) -> None:
+    erased(account)
+    again = taken_in(account, packed(IMAGES, [f"other{number}" for number in range(12)]))
+    stored = [path.read_bytes() for path in (account.settings.data_dir / "blobs").rglob("*") if path.is_file()]
+    assert not any(IMAGES[0].tobytes() in content or IMAGES[1].tobytes() in content for content in stored)
+    assert any(IMAGES[2].tobytes() in content for content in stored)
+    assert again["state"] == "ready"
+
+
+def test_an_id_means_something_in_its_namespace_only(account: Account) -> None:
+    erased(account, id_namespace="customers")
+    fresh = RNG.integers(0, 256, IMAGES.shape, dtype=np.uint8)
+    elsewhere = taken_in(account, packed(fresh, IDS))
+    same = taken_in(account, packed(fresh[::-1].copy(), IDS), id_namespace="customers")
+    another = taken_in(account, packed(fresh, IDS), id_namespace="staff")
+    assert [each["erased_samples"] for each in (elsewhere, same, another)] == [0, 2, 0]
+    assert names(account, same["id"]) == IDS[2:]
+
+
+def test_a_person_who_was_erased_does_not_come_back_with_new_pictures(account: Account) -> None:
+    people = ["ann", "ann", "bob", *["cid"] * 9]
+    dataset = taken_in(account, packed(IMAGES, IDS, people))["id"]
+    account.post("/v1/deletion-requests", {"dataset": dataset, "subjects": ["ann"], "jurisdiction": "gdpr"}, 202)
+    account.post("/v1/deletion-requests", {"dataset": dataset, "sample_ids": ["s2"], "jurisdiction": "gdpr"}, 202)
+    account.work()
+    fresh = RNG.integers(0, 256, IMAGES.shape, dtype=np.uint8)
+    again = taken_in(account, packed(fresh, [f"n{number}" for number in range(12)], people))
+    assert names(account, again["id"])[0] == "n2", "ann's two are left out; bob asked for one sample, not for himself"
+    assert again["erased_samples"] == 2
+
+
+def test_a_picture_of_one_colour_is_nobodys(tmp_path: Any) -> None:
+    marks = Marker.of(Settings(data_dir=tmp_path), "ten_1").contents(np.zeros((1, 8, 8, 1), np.uint8))
+    assert marks == [None]
+
+
+def test_marks_differ_by_tenant_shape_and_secret(tmp_path: Any) -> None:
+    one = Marker.of(Settings(data_dir=tmp_path / "a"), "ten_1")
+    other = Marker.of(Settings(data_dir=tmp_path / "a"), "ten_2")
+    secret = Marker.of(Settings(data_dir=tmp_path / "b"), "ten_1")
+    found = [each.contents(IMAGES[:1])[0] for each in (one, other, secret)]
+    found += [one.contents(IMAGES[:1].reshape(1, 4, 16, 1))[0], *one.subjects(["s0"]), *one.ids("a", ["s0"])]
+    assert len(set(found)) == 6
+
+
+def test_the_old_checkpoint_is_refused_under_any_name(trained: Trained) -> None:
+    """As seen: twenty samples were fulfilled, and the same old file became current in another model."""
+    http, before = trained.account.http, trained.account.get(f"{trained.where}/versions/1")
+    content = http.get(f"{trained.where}/versions/1/checkpoint").content
+    assert trained.forget(trained.ids[:20])["status"] == "fulfilled"
+    other = trained.account.model(trained.dataset, train=False)["id"]
+    for said in ("train-split", trained.ids[20:]):
+        answer = http.post(f"/v1/models/{other}/versions", json={"digest": before["digest"], "trained_on": said})
+        is_problem(answer, 409, "trained-on-erased")
+    assert content, "it was there"
+
+
+def test_a_checkpoint_that_was_announced_before_is_refused_when_it_comes(trained: Trained) -> None:
+    http, before = trained.account.http, trained.account.get(f"{trained.where}/versions/1")
+    content = http.get(f"{trained.where}/versions/1/checkpoint").content
+    other = trained.account.model(trained.dataset, train=False)["id"]
+    where = f"/v1/models/{other}/versions"
+    trained.account.post(where, {"digest": before["digest"], "trained_on": trained.ids[20:]})
+    trained.forget(trained.ids[:20])
+    answer = http.put(f"{where}/1/checkpoint", content=content, headers={"Content-Type": SAFETENSORS})
+    is_problem(answer, 409, "trained-on-erased")
+
+
+def test_a_version_replaced_by_an_unlearning_is_withheld_at_once(trained: Trained) -> None:
+    account, where = trained.account, f"{trained.where}/versions/1/checkpoint"
+    with account.database.write() as session:  # so that it is not purged within the test
+        model = session.get_one(Model, trained.model)
+        model.policy = {**model.policy, "grace_seconds": 7 * 86400}
+    trained.forget(trained.ids[:5])
+    is_problem(account.http.get(where), 409, "version-withheld")
+    assert account.http.head(where).status_code == 409
+    assert account.http.get(f"{trained.where}/versions/2/checkpoint").status_code == 200
+    answer = account.http.get(where, params={"reason": "a regulator asked to compare"})
+    assert answer.status_code == 200
+    assert len(answer.content) == account.get(f"{trained.where}/versions/1")["size"]
+    with account.database.read() as session:
+        kept = select(AuditEvent.data).where(AuditEvent.kind == "version.withheld-download")
+        assert [data["reason"] for data in session.scalars(kept)] == ["a regulator asked to compare"]
+    reader = account.post("/v1/api-keys", {"name": "reader", "scopes": ["read"]})["key"]
+    answer = account.http.get(where, params={"reason": "curious"}, headers={"Authorization": f"Bearer {reader}"})
+    is_problem(answer, 403, "forbidden")
+
+
+@pytest.mark.parametrize("fields", [{"id_namespace": ""}, {"id_namespace": "x" * 61}])
+def test_a_namespace_has_a_plain_name(account: Account, fields: Document) -> None:
+    source = {"name": "upload", "params": {}}
+    answer = account.http.post("/v1/datasets", json={"name": "d", "source": source} | fields)
+    is_problem(answer, 422, "schema")
