@@ -39,6 +39,7 @@ class Tenant(Base):
     id: Mapped[str] = mapped_column(Id, primary_key=True)
     name: Mapped[str] = mapped_column(Text)
     created_at: Mapped[datetime]
+    served_at: Mapped[datetime | None]  # when a worker last took a job of its: tenants take turns
 
 
 class ApiKey(Base):
@@ -191,6 +192,7 @@ class DeletionRequest(Base):
     refused_count: Mapped[int] = mapped_column(Integer, server_default="0")  # of a partial grant
     by_subject: Mapped[bool] = mapped_column(server_default=text("false"))  # a grouped set: 0.5 is not its null
     fulfilled_at: Mapped[datetime | None]
+    overdue_at: Mapped[datetime | None]  # when it was noticed that it had not ended in time
     replayed_at: Mapped[datetime | None]  # fulfilled before a backup was restored, so that it must be carried out again
     __table_args__ = (
         Index(

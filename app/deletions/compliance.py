@@ -13,11 +13,12 @@ from pydantic_core import to_json
 from sqlalchemy import ColumnElement, func, literal, or_, select, tuple_
 from sqlalchemy.orm import Session
 
+from app import events
 from app.core import db
 from app.core.db import Database
 from app.core.tables import DeletionRequest
 from app.deletions import views
-from app.rules.states import RequestStatus
+from app.rules.states import Decision, RequestStatus
 
 PAGE = 1000
 DUE_SOON = timedelta(days=7)
@@ -176,3 +177,23 @@ def _median(session: Session, these: Sequence[ColumnElement[bool]], count: int) 
     days = _days(session).label("days")
     middle = select(days).where(*these).order_by(days).limit(2 - count % 2).offset((count - 1) // 2)
     return round(float(statistics.fmean(session.scalars(middle))), 2)
+
+
+def notice_overdue(database: Database) -> int:
+    """Record once for each accepted request that it has not ended by its due date; how many. The sweeper's duty.
+
+    Its jobs come first already (`app.jobs.claiming`); the event tells people, by webhook too.
+    """
+    with database.write() as session:
+        now = db.now(session)
+        query = select(DeletionRequest).where(
+            DeletionRequest.fulfilled_at.is_(None),
+            DeletionRequest.due_at < now,
+            DeletionRequest.decision == Decision.ACCEPTED,
+            DeletionRequest.overdue_at.is_(None),
+        )
+        rows = session.scalars(query.limit(PAGE).with_for_update(skip_locked=True)).all()
+        for row in rows:
+            row.overdue_at = now
+            events.record(session, row.tenant_id, "request.overdue", row.id, due_at=f"{row.due_at:%Y-%m-%dT%H:%M:%SZ}")
+        return len(rows)

@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, and_, exists, func, or_, select
+from sqlalchemy import ColumnElement, Select, and_, case, exists, func, or_, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session, aliased
 
 from app.core import crash_points, db
 from app.core.db import Database
-from app.core.tables import Job
+from app.core.tables import DeletionRequest, Job, OutcomeRow, Tenant
 from app.jobs.queueing import emit
 from app.jobs.routing import Takes
 from app.rules.states import JobKind, JobState, move_job
@@ -40,10 +40,12 @@ class Claim:
     attempts: int
 
 
-def claimable(now: datetime) -> Select[Job]:
-    """Queued jobs that are first in a free lane, oldest first; a purge also waits for `_wanted_before` it.
+def claimable(now: datetime, hint: str | None = None) -> Select[Job]:
+    """Queued jobs that are first in a free lane; a purge also waits for `_wanted_before` it.
 
-    A lane keeps its order whichever hint arrives first: unlearning must find the version that training makes.
+    What has a legal deadline comes first, by that deadline; then the hinted job; then tenants take turns, and of one
+    tenant the oldest job comes first. A lane keeps its order whichever hint arrives first: unlearning must find the
+    version that training makes.
     """
     other = aliased(Job)
     lane_busy = exists().where(other.lane == Job.lane, other.state == JobState.RUNNING)
@@ -53,6 +55,7 @@ def claimable(now: datetime) -> Select[Job]:
     )
     return (
         select(Job)
+        .join(Tenant, Tenant.id == Job.tenant_id)
         .where(
             Job.state == JobState.QUEUED,
             Job.available_at <= now,
@@ -60,7 +63,23 @@ def claimable(now: datetime) -> Select[Job]:
             ~overtakes,
             or_(Job.kind != JobKind.PURGE, ~_wanted_before()),
         )
-        .order_by(Job.id)
+        .order_by(
+            due_at().asc().nulls_last(), (Job.id == (hint or "")).desc(), Tenant.served_at.asc().nulls_first(), Job.id
+        )
+    )
+
+
+def due_at() -> ColumnElement[datetime]:
+    """The earliest legal deadline among the requests that `Job` serves; null where it serves none."""
+    own = select(DeletionRequest.due_at).where(DeletionRequest.id == Job.request_id)
+    batch = (
+        select(func.min(DeletionRequest.due_at))
+        .join(OutcomeRow, OutcomeRow.request_id == DeletionRequest.id)
+        .where(OutcomeRow.job_id == Job.id)
+    )
+    return case(
+        (Job.kind == JobKind.PURGE, own.correlate(Job).scalar_subquery()),
+        (Job.kind == JobKind.UNLEARN, batch.correlate(Job).scalar_subquery()),
     )
 
 
@@ -125,9 +144,8 @@ def claim_once(
     session: Session, owner: str, lease_seconds: float, hint: str | None, suits: ColumnElement[bool]
 ) -> Claim | None:
     now = db.now(session)
-    query = claimable(now).where(suits).limit(1).with_for_update(skip_locked=True, of=Job)
-    job = session.scalars(query.where(Job.id == hint)).first() if hint else None
-    job = job or session.scalars(query).first()
+    query = claimable(now, hint).where(suits).limit(1).with_for_update(skip_locked=True, of=Job)
+    job = session.scalars(query).first()
     if job is None:
         return None
     job.state = move_job(JobState(job.state), JobState.RUNNING)
@@ -136,6 +154,8 @@ def claim_once(
     job.owner = owner
     job.lease_until = now + timedelta(seconds=lease_seconds)
     job.started_at = now
+    served = update(Tenant).where(Tenant.id == job.tenant_id).values(served_at=now)
+    session.execute(served, execution_options={"synchronize_session": False})
     emit(session, job)
     session.flush()
     return Claim(

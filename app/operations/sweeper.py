@@ -17,7 +17,7 @@ from app.core import db
 from app.core.config import LEASE_BEATS, Settings
 from app.core.db import Database
 from app.core.tables import Idempotency
-from app.deletions import batches, carried, retention
+from app.deletions import batches, carried, compliance, retention
 from app.events import deliveries
 from app.evidence import sealing
 from app.jobs import outbox
@@ -61,6 +61,7 @@ def run(settings: Settings, stop: threading.Event) -> None:
         (min(lease_check, 5.0), lambda: jobs.sweep(database, settings.rehint_seconds)),
         (settings.poll_seconds, lambda: outbox.relay_blobs(database, partial(usage.remove, database, blobs))),
         (0.5, lambda: batches.close_due(database)),
+        (5.0, lambda: compliance.notice_overdue(database)),
         (1.0, lambda: retention.purge_due_versions(database, blobs)),
         (60.0, lambda: retention.retire_due_pools(database)),
         (10.0, lambda: pools.rebuild_stale(database)),

@@ -1,4 +1,4 @@
-"""what was erased stays out: digests of erased samples, namespaces of ids"""
+"""what was erased stays out: digests of erased samples, namespaces of ids; tenants in turn; what is overdue"""
 
 import sqlalchemy as sa
 from alembic import op
@@ -19,9 +19,13 @@ def upgrade() -> None:
     )
     with op.batch_alter_table("datasets", schema=None) as batch_op:
         batch_op.add_column(sa.Column("id_namespace", sa.String(length=60), nullable=True))
+    op.add_column("tenants", sa.Column("served_at", sa.DateTime(), nullable=True))
+    op.add_column("deletion_requests", sa.Column("overdue_at", sa.DateTime(), nullable=True))
 
 
 def downgrade() -> None:
+    op.drop_column("deletion_requests", "overdue_at")
+    op.drop_column("tenants", "served_at")
     with op.batch_alter_table("datasets", schema=None) as batch_op:
         batch_op.drop_column("id_namespace")
     op.drop_table("suppressions")

@@ -187,7 +187,8 @@ def test_keys_and_webhooks(old: Old) -> None:
     kinds = ["request.fulfilled", "request.cancelled", "gate.escalated", "version.*"]
     assert old.account.get(webhook) == old.kept["webhook"] | {"events": kinds}
     sent = old.account.get(f"{webhook}/deliveries", page_size=1000)["items"]
-    assert sorted(item["kind"] for item in sent) == old.kept["deliveries"]
+    since = "version.withheld-download"  # of the tests beside this one
+    assert sorted(item["kind"] for item in sent if item["kind"] != since) == old.kept["deliveries"]
     assert {"request.withdrawn", "gate.climbed"} <= set(old.kept["deliveries"])
 
 

@@ -148,9 +148,9 @@ def test_a_version_replaced_by_an_unlearning_is_withheld_at_once(trained: Traine
     with account.database.read() as session:
         kept = select(AuditEvent.data).where(AuditEvent.kind == "version.withheld-download")
         assert [data["reason"] for data in session.scalars(kept)] == ["a regulator asked to compare"]
-    reader = account.post("/v1/api-keys", {"name": "reader", "scopes": ["read"]})["key"]
+    reader = account.post("/v1/api-keys", {"name": "reader", "scopes": ["read"]})["token"]
     answer = account.http.get(where, params={"reason": "curious"}, headers={"Authorization": f"Bearer {reader}"})
-    is_problem(answer, 403, "forbidden")
+    is_problem(answer, 403, "scope-missing")
 
 
 @pytest.mark.parametrize("fields", [{"id_namespace": ""}, {"id_namespace": "x" * 61}])
