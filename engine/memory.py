@@ -8,15 +8,13 @@ from typing import TypeVar
 
 import torch
 
+from engine.errors import DeviceMemoryError
+
 T = TypeVar("T")
 
 CONTROL_GROUPS = Path("/sys/fs/cgroup")
 NAMES = (("memory.max", "memory.current", "file"), ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_cache"))
 """Of both versions of control groups: the limit, what is used, and in `memory.stat` the page cache within that."""
-
-
-class DeviceMemoryError(Exception):
-    """The device has no room for a single sample; the text is for the client."""
 
 
 def within_memory(attempt: Callable[[int], T], size: int) -> tuple[T, int]:

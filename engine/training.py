@@ -16,6 +16,7 @@ from torch.nn import functional
 from app.catalog import Precision
 from engine import seeding
 from engine.data.batches import TrainingSet, batch_sizes
+from engine.errors import DivergedError
 from engine.memory import within_memory
 
 Schedule = Callable[[float], float]
@@ -34,14 +35,6 @@ Epoch = Callable[[int, Callable[[float], None]], Tensor]
 """An epoch's number from 0, and where to report the epochs done (fractional), to the epoch's loss ()."""
 
 SECONDS_BETWEEN_UPDATES = 0.5
-
-
-class DivergedError(Exception):
-    """A computation left the finite numbers, or is sure to; the text is for the client."""
-
-    def __init__(self, reason: str, epoch: int | None = None) -> None:
-        super().__init__(reason)
-        self.epoch = epoch
 
 
 class Progress(Protocol):

@@ -15,12 +15,12 @@ from torch import Tensor
 
 from app import catalog
 from app.catalog import Params
-from engine import evaluation, references, registry, seeding
+from engine import evaluation, places, references, seeding
 from engine.attacks import AttackResult
 from engine.attacks.steps import counted
 from engine.data.samples import RawData, Split, gather, to_float
-from engine.methods import MethodContext, MethodError
-from engine.training import DivergedError
+from engine.errors import DivergedError, MethodError
+from engine.methods import MethodContext
 from experiments.data import Data
 from experiments.store import CellProgress, NotMeasured, Result
 
@@ -151,7 +151,7 @@ class Adversarial:
         given = [lab.adversarial(self.donor)] if self.donor else []
         begun, cpu = time.monotonic(), time.process_time()
         with counted(model) as cost:
-            result = registry.ATTACKS[self.attack.name](model, images, labels, params, *given)
+            result = places.attack(self.attack.name)(model, images, labels, params, *given)
         seconds, cpu = lab.finished(begun), time.process_time() - cpu
         said = evaluation.logits(model, result.images).argmax(1)
         norms = result.norms[result.found].double()
@@ -215,7 +215,7 @@ class Unlearned:
             progress.after_epoch = lambda: epochs.append(lab.logits(model, there.samples))  # `model` changes in place
         begun, cpu = time.monotonic(), time.process_time()
         try:
-            model = registry.METHODS[self.method.name](model, split, params, adversarial, context)
+            model = places.method(self.method.name)(model, split, params, adversarial, context)
         except (DivergedError, MethodError) as error:
             return Result({"failed": str(error)})
         seconds, cpu = lab.finished(begun, progress), time.process_time() - cpu

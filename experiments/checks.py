@@ -12,7 +12,7 @@ import numpy as np
 from experiments import tables
 from experiments.cells import Adversarial, Forget, Judged, Measured, Theory, Trained, Unlearned
 from experiments.lab import Lab
-from experiments.protocol import AMUN, AMUN_ADVERSARIAL_ONLY, FT, GA, RL, SALUN, Method, Setting, gap, row
+from experiments.protocol import AMUN, AMUN_ADVERSARIAL_ONLY, AMUN_SALUN, FT, GA, RL, SALUN, Method, Setting, gap, row
 from experiments.report import Figure, Section, Table, Value, missing, with_interval
 from experiments.scales import TRANSFER, Scale
 from experiments.store import Cell, NotMeasured
@@ -259,7 +259,7 @@ def weak_sections(lab: Lab, scale: Scale) -> list[Section]:
 
 # -- robust models and larger data -------------------------------------------------------------------
 
-FEW = (AMUN, Method("AMUN+SalUn", "amun_salun"), SALUN, RL, FT, GA)
+FEW = (AMUN, AMUN_SALUN, SALUN, RL, FT, GA)
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from engine import evaluation, references, registry, seeding
+from engine import evaluation, places, references, seeding
 from engine.attacks import AttackResult
 from engine.audits.verdict import Groups
 from engine.data.samples import RawData, Samples, Split
@@ -120,12 +120,12 @@ class Lab:
         return raw, Samples.from_arrays(raw.images, raw.labels, self.device)
 
     def _there(self, world: World) -> There:
-        recipe = Recipe(registry.RECIPES[world.recipe.name], world.recipe.parsed())
+        recipe = Recipe(places.recipe(world.recipe.name), world.recipe.parsed())
         architecture = world.architecture.parsed()
         raw, samples = self._loaded(world.data)
-        make, classes = registry.ARCHITECTURES[world.architecture.name], samples.num_classes
-        channels, *size = samples.shape
-        build = partial(make, architecture, channels, classes, tuple(size))
+        make, classes = places.architecture(world.architecture.name), samples.num_classes
+        channels, height, width = samples.shape
+        build = partial(make, architecture, channels, classes, (height, width))
         return There(raw, samples, recipe, build)
 
     def _pool(self, world: World, models: int) -> Pools:

@@ -10,12 +10,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from engine import evaluation, registry, seeding
+from engine import evaluation, places, seeding
 from engine.audits.probes import ProbeCase, deal
 from engine.audits.rmia import log_odds
 from engine.data.samples import Split, gather, to_float
-from engine.methods import MethodContext, MethodError
-from engine.training import DivergedError
+from engine.errors import DivergedError, MethodError
+from engine.methods import MethodContext
 from experiments.cells import Forget, Named, Trained, Unlearned, World, named, weights_of
 from experiments.protocol import AMUN, AMUN_ADVERSARIAL_ONLY, FT, GA, RL, SALUN, Method
 from experiments.report import Section, Table, Value, missing, with_interval
@@ -75,13 +75,13 @@ class Shadow:
         adversarial = None
         if self.attack:
             images, labels = to_float(gather(there.samples.images, forget)), there.samples.labels[forget]
-            adversarial = registry.ATTACKS[self.attack.name](model, images, labels, self.attack.parsed())
+            adversarial = places.attack(self.attack.name)(model, images, labels, self.attack.parsed())
         split = Split(there.samples, forget, retain, forget[:0])
         generator = seeding.generator(self.taught.seed, lab.device)
         fresh = lambda: seeding.seeded_model(there.build, self.taught.seed, lab.device)  # noqa: E731
         context = MethodContext(generator, progress, there.recipe, fresh)
         try:
-            model = registry.METHODS[self.method.name](model, split, self.method.parsed(), adversarial, context)
+            model = places.method(self.method.name)(model, split, self.method.parsed(), adversarial, context)
         except (DivergedError, MethodError) as error:
             raise NotMeasured(str(error)) from error
         odds = log_odds(evaluation.logits(model, there.samples.images).cpu().numpy(), there.raw.labels)
@@ -114,7 +114,7 @@ class Probed:
             holdout=groups.test,
             shadow=imitated if self.shadows else None,
         )
-        (found,) = registry.PROBES[self.probe.name](case, self.probe.parsed())["candidate"].values()
+        (found,) = places.probe(self.probe.name)(case, self.probe.parsed())["candidate"].values()
         return Result(found.model_dump() if hasattr(found, "model_dump") else {"value": found})
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,6 +17,8 @@ from experiments.store import Cell, Result
 
 Floats = NDArray[np.float64]
 FIGURES = ("ua", "ra", "ta", "ft")
+UNTUNED = (0.0,)
+"""The grid of a method without a parameter to tune."""
 
 
 @dataclass(frozen=True)
@@ -36,28 +38,27 @@ class Method:
         return catalog.METHODS[self.name].needs_adversarial
 
     @property
-    def dial(self) -> str:
-        """The parameter that is tuned."""
-        return "damping" if self.name == "certified_newton" else "learning_rate"
+    def parameters(self) -> Collection[str]:
+        return catalog.METHODS[self.name].params.model_fields
+
+    @property
+    def tuned(self) -> str | None:
+        """The parameter that is tuned; None: the method runs with the parameters that it has."""
+        return next((each for each in ("learning_rate", "damping") if each in self.parameters), None)
 
 
-AMUN = Method("AMUN", "amun")
-AMUN_ADVERSARIAL_ONLY = Method("AMUN, no D_F", "amun", '{"fine_tuning_set": "adversarial_only"}')
-FT, RL, GA = Method("FT", "fine_tune"), Method("RL", "random_label"), Method("GA", "gradient_ascent")
-SALUN, MIXUNLEARN = Method("SalUn", "salun"), Method("MixUnlearn style", "mixunlearn")
-METHODS = (
-    AMUN,
-    AMUN_ADVERSARIAL_ONLY,
-    Method("AMUN+SalUn", "amun_salun"),
-    SALUN,
-    RL,
-    FT,
-    GA,
-    Method("BS", "boundary_shrink"),
-    Method("l1-sparse", "l1_sparse"),
-    MIXUNLEARN,
-    Method("Newton step", "certified_newton"),
-)
+def rows() -> dict[str, Method]:
+    """By label, a row for each method of the catalog that is not exact, and for each of its variants."""
+    return {
+        label: Method(label, name, json.dumps(params))
+        for name, entry in catalog.METHODS.items()
+        if not entry.exact
+        for label, params in {entry.label or name: {}, **entry.variants}.items()
+    }
+
+
+AMUN, AMUN_ADVERSARIAL_ONLY, AMUN_SALUN = (rows()[label] for label in ("AMUN", "AMUN, no D_F", "AMUN+SalUn"))
+SALUN, RL, FT, GA, MIXUNLEARN = (rows()[label] for label in ("SalUn", "RL", "FT", "GA", "MixUnlearn style"))
 
 
 @dataclass(frozen=True)
@@ -90,10 +91,10 @@ class Setting:
             raise ValueError("a forget set that rates are tuned on is not reported")
 
     def methods(self, remain: bool) -> list[Method]:
-        return [method for method in METHODS if remain or not method.needs_remain]
+        return [method for method in rows().values() if remain or not method.needs_remain]
 
     def grid(self, method: Method) -> tuple[float, ...]:
-        return self.dampings if method.dial == "damping" else self.rates
+        return {"learning_rate": self.rates, "damping": self.dampings, None: UNTUNED}[method.tuned]
 
     def original(self, seed: int) -> Trained:
         return Trained(self.world, seed)
@@ -105,9 +106,10 @@ class Setting:
         return Measured(subject, (forget,), self.references)
 
     def named(self, method: Method, rate: float, **more: object) -> Named:
-        fixed = json.loads(self.fixed)
-        common = {} if method.name == "certified_newton" else fixed.get("", {})
-        given = {**common, **fixed.get(method.name, {}), **json.loads(method.params), method.dial: rate, **more}
+        fixed, known = json.loads(self.fixed), method.parameters
+        common = {each: value for each, value in fixed.get("", {}).items() if "epochs" in known and each in known}
+        tuned = {method.tuned: rate} if method.tuned else {}
+        given = {**common, **fixed.get(method.name, {}), **json.loads(method.params), **tuned, **more}
         return named("methods", method.name, given)
 
     def unlearned(

@@ -83,7 +83,8 @@ def runs_of(
     grid = setting.grid(method)
     seeds, models = [seed for _, seed, _ in kept], [model for model, *_ in kept]
     edge = chosen[0] in (min(grid), max(grid))
-    return Rows(method.label, seeds, models, figures, found, seconds, chosen[0], edge)
+    rate = chosen[0] if method.tuned else None
+    return Rows(method.label, seeds, models, figures, found, seconds, rate, edge)
 
 
 def plain_rows(lab: Lab, setting: Setting, label: str, share: float, run: int | None) -> Rows | None:
@@ -236,8 +237,8 @@ def _grid_line(lab: Lab, setting: Setting, method: Method, share: float, remain:
     chosen = setting.tuned(lab, method, share, remain)
     if chosen is None:
         return [method.label, NOT_MEASURED, *[""] * (len(setting.rates) - 1)]
-    values = chosen[1].values()
-    return [method.label, *("failed" if not np.isfinite(value) else round(value, 2) for value in values)]
+    values = ["failed" if not np.isfinite(value) else round(value, 2) for value in chosen[1].values()]
+    return [method.label, *values, *[""] * (len(setting.rates) - len(values))]
 
 
 def gap_figure(rows: list[Rows | str], name: str, title: str) -> list[Figure]:

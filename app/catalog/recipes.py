@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Literal
 
 from pydantic import (
@@ -79,9 +78,18 @@ class FastRecipe(Params):
     precision: Precision = Field("bfloat16", description="float32 for CPUs that do not multiply bfloat16 in hardware")
 
 
-RECIPES: Mapping[str, Entry] = {
-    "sgd": Entry("SGD with momentum", SgdRecipe),
-    "fast": Entry("SGD in few epochs of large batches", FastRecipe),
-    "trades": Entry("Adversarial training by TRADES", TradesRecipe),
-    "spectral_clipping": Entry("SGD with every layer's operator norm clipped", SpectralClippingRecipe),
+QUICK = {"epochs": 1, "batch_size": 32}
+
+RECIPES: dict[str, Entry] = {
+    "sgd": Entry("SGD with momentum", SgdRecipe, "engine.recipes.sgd:sgd", QUICK),
+    "fast": Entry("SGD in few epochs of large batches", FastRecipe, "engine.recipes.sgd:fast", QUICK),
+    "trades": Entry(
+        "Adversarial training by TRADES", TradesRecipe, "engine.recipes.trades:trades", {**QUICK, "steps": 2}
+    ),
+    "spectral_clipping": Entry(
+        "SGD with every layer's operator norm clipped",
+        SpectralClippingRecipe,
+        "engine.recipes.spectral_clipping:spectral_clipping",
+        {**QUICK, "every": 2},
+    ),
 }

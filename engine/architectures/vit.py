@@ -6,7 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from app.catalog import VitParams
-from engine.architectures import ArchitectureError, Size
+from engine.architectures import Size
+from engine.errors import ArchitectureError
 
 
 class Attention(nn.Module):

@@ -22,16 +22,13 @@ from engine.audits.aucs import known_method_auc
 from engine.audits.rmia import log_odds
 from engine.audits.verdict import Groups, Positions
 from engine.data.samples import Samples
+from engine.errors import ProbeError
 
 SEED = 0
 """Of every probe's order: models are comparable only if all saw one order, whichever job measured them."""
 
-Found = Mapping[str, dict[str, Any]]
+ProbeFigures = Mapping[str, dict[str, Any]]
 """Fields of the measurement of `candidate`, and of `parent` where it was measured too."""
-
-
-class ProbeError(Exception):
-    """The probe has nothing to measure here; the text is for the report."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +55,7 @@ class ProbeCase:
         return {name: model for name, model in both.items() if model is not None}
 
 
-def relearning(case: ProbeCase, params: RelearnParams) -> Found:
+def relearning(case: ProbeCase, params: RelearnParams) -> ProbeFigures:
     """Steps until the forget set is back where the parent had it, or at the target that `params` name."""
     if not len(case.forget):
         raise ProbeError("there is no forget set to relearn")
@@ -76,7 +73,7 @@ def relearning(case: ProbeCase, params: RelearnParams) -> Found:
     return found
 
 
-def robust_accuracy(case: ProbeCase, params: RobustParams) -> Found:
+def robust_accuracy(case: ProbeCase, params: RobustParams) -> ProbeFigures:
     """Accuracy on the holdout under a fixed attack."""
     if not len(case.holdout):
         raise ProbeError("there are no never-trained samples to attack")
@@ -87,7 +84,7 @@ def robust_accuracy(case: ProbeCase, params: RobustParams) -> Found:
     }
 
 
-def known_method(case: ProbeCase, params: KnownMethodParams) -> Found:
+def known_method(case: ProbeCase, params: KnownMethodParams) -> ProbeFigures:
     """FT-AUC of the attack that knows the method, from shadows that unlearned sets of the forget set's size."""
     if case.shadow is None:
         raise ProbeError("the version was not made by a method that shadows could imitate")

@@ -12,12 +12,9 @@ from torch.nn import functional
 from app.catalog import FineTuneSchedule
 from engine.data.batches import Relabel, Source, TrainingSet
 from engine.data.samples import Split
+from engine.errors import MethodError
 from engine.recipes import Recipe
 from engine.training import Loss, Pass, Progress, Schedule, constant, fit, steps
-
-
-class MethodError(Exception):
-    """The method cannot run on what it was given; the text is for the client."""
 
 
 @dataclass(frozen=True)

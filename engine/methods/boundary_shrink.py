@@ -10,8 +10,9 @@ from app.catalog import BoundaryShrinkParams
 from engine.attacks import AttackResult
 from engine.data.batches import Source, TrainingSet
 from engine.data.samples import Split, gather, to_float
+from engine.errors import MethodError
 from engine.evaluation import frozen
-from engine.methods import MethodContext, MethodError, clean, tune
+from engine.methods import MethodContext, clean, tune
 
 BATCH = 512
 

@@ -11,6 +11,7 @@ from torch.nn import functional
 from app.catalog import CertifiedNewtonParams
 from engine.attacks import AttackResult
 from engine.data.samples import Split, gather, to_float
+from engine.errors import DivergedError
 from engine.evaluation import eval_mode
 from engine.methods import MethodContext, require_remain
 from engine.methods.newton import (
@@ -22,7 +23,7 @@ from engine.methods.newton import (
     lissa,
     objective,
 )
-from engine.training import DivergedError, Loss
+from engine.training import Loss
 
 SHARE_OF_SOLVING = 0.95
 

@@ -16,7 +16,8 @@ from engine import seeding
 from engine.attacks import AttackResult
 from engine.data.batches import TrainingSet, batch_sizes
 from engine.data.samples import Split
-from engine.methods import MethodContext, MethodError, clean, require_remain, schedule_of
+from engine.errors import MethodError
+from engine.methods import MethodContext, clean, require_remain, schedule_of
 from engine.methods.mixing import Generator, mixing_loss, pairs, real_loss
 from engine.training import run_epochs
 

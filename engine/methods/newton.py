@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad, jvp
 
-from engine.training import DivergedError, Loss
+from engine.errors import DivergedError
+from engine.training import Loss
 
 Objective = Callable[[Tensor, Tensor, Tensor], Tensor]
 """(weights (P,), images, labels) to the mean loss ()."""

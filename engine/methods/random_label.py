@@ -9,7 +9,8 @@ from app.catalog import RandomLabelParams, SalunParams
 from engine.attacks import AttackResult
 from engine.data.batches import Relabel, TrainingSet
 from engine.data.samples import Split
-from engine.methods import MethodContext, MethodError, clean, tune
+from engine.errors import MethodError
+from engine.methods import MethodContext, clean, tune
 from engine.methods.saliency import freezer, saliency_mask
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from app import catalog
-from engine import checkpoints, registry, training
+from engine import checkpoints, places, training
 from engine.architectures import torchvision_model
 from engine.attacks.pgd_l2 import pgd_l2
 from engine.data.samples import Samples
@@ -111,18 +111,9 @@ def test_every_audit_judges_a_deletion(shared: Trained, name: str) -> None:
     assert report["judgement"]["null_source"] == "exchangeable"
 
 
-ARCHITECTURES = {
-    "small_cnn": {"width": 4},
-    "resnet18": {"width": 4},
-    "vgg19_bn": {"width": 4},
-    "vit": {"patch": 4, "width": 16, "depth": 1, "heads": 2},
-    "torchvision": {"name": "shufflenet_v2_x0_5"},
-}
-
-
 @pytest.mark.parametrize("name", catalog.ARCHITECTURES)
 def test_every_architecture_is_trained_and_forgets(shared: Trained, name: str) -> None:
-    architecture = {"name": name, "params": ARCHITECTURES[name]}
+    architecture = {"name": name, "params": dict(catalog.ARCHITECTURES[name].example)}
     policy = {"method": {"name": "amun", "params": {"epochs": 1}}, "attack": {"name": "fast_min_norm"}}
     made = model(shared, architecture, {"name": "sgd", "params": {"epochs": 1}}, **policy)
     assert trained_job(shared, made)["state"] == "succeeded"
@@ -258,6 +249,7 @@ def test_an_attack_takes_smaller_batches_on_a_small_device(trained: Trained, mon
             raise torch.OutOfMemoryError("CUDA out of memory")
         return pgd_l2(model, images, labels, params)
 
-    monkeypatch.setitem(registry.ATTACKS, "pgd_l2", limited)  # type: ignore[arg-type]
+    monkeypatch.setattr("engine.attacks.pgd_l2.pgd_l2", limited)
+    places.imported.cache_clear()
     assert trained.forget(trained.ids[:5])["status"] == "fulfilled"
     assert tried == [512, 256, 128, 64]

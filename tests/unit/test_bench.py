@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import json
 import os
@@ -25,6 +26,7 @@ from experiments.cells import Adversarial, Forget, Named, Trained, Unlearned, na
 from experiments.command import arguments, processes
 from experiments.lab import Lab
 from experiments.protocol import AMUN, RL
+from experiments.run import STUDIES
 from experiments.store import Busy, CellProgress, NotMeasured, OutOfTime, Result, Store, key
 from experiments.theory import both_sides
 from tests.unit.engine_cases import digits
@@ -50,6 +52,42 @@ def test_a_cells_key_is_made_of_all_that_it_is_computed_from():
     assert key(Number(1, Number(2))) == key(Number(1, Number(2)))
     others = {key(Number(2)), key(Number(1, Number(2))), key(Number(1, Number(3)))}
     assert len(others | {key(Number(1))}) == 4
+
+
+def stored():
+    """The figures of the published run of scale `small`, by key."""
+    file = ROOT / "benchmarks" / "results" / "small" / "cells.jsonl.gz"
+    lines = gzip.decompress(file.read_bytes()).splitlines()
+    return {document["key"]: document["figures"] for document in map(json.loads, lines)}
+
+
+@pytest.mark.parametrize("study", sorted(set(STUDIES) - {"sequential"}))  # of which some cells failed
+def test_the_cells_of_a_published_run_are_still_found(study):
+    """A renamed class or field, or another default, would give each cell a new key and compute all of it again."""
+    figures, missing, cells = stored(), [], 0
+    lab = SimpleNamespace(peek=lambda cell: Result(figures[key(cell)]) if key(cell) in figures else None)
+    for plan in STUDIES[study].plans:
+        for cell in plan(lab, scales.small("")):
+            cells += 1
+            missing += [cell] if key(cell) not in figures else []
+    assert missing == []
+    assert cells or study == "larger"
+
+
+def test_a_new_method_of_the_catalog_is_a_row_of_every_table(monkeypatch):
+    class Params(catalog.Params):
+        epochs: int = 3
+        strength: float = 1.0
+
+    new = replace(catalog.METHODS["random_label"], params=Params, label="", variants={"strong": {"strength": 2.0}})
+    monkeypatch.setitem(catalog.METHODS, "added", new)
+    setting = tiny()
+    by_label = {method.label: method for method in setting.methods(False)}
+    assert list(by_label)[-2:] == ["added", "strong"]
+    assert setting.grid(by_label["added"]) == (0.0,)
+    assert setting.named(by_label["added"], 0.0) == named("methods", "added", {"epochs": 3})
+    assert setting.named(by_label["strong"], 0.0) == named("methods", "added", {"epochs": 3, "strength": 2.0})
+    assert "Retrain" not in by_label  # it has a row of its own
 
 
 def test_every_parameter_of_a_run_is_in_its_key():
@@ -227,18 +265,9 @@ def test_a_name_that_the_catalog_lacks_is_not_measured():
         Named("recipes", "sorcery").parsed()
 
 
-ARCHITECTURES = {
-    "small_cnn": {"width": 4},
-    "resnet18": {"width": 4},
-    "vgg19_bn": {"width": 4},
-    "vit": {"patch": 4, "width": 16, "depth": 1, "heads": 2},
-    "torchvision": {"name": "shufflenet_v2_x0_5"},
-}
-
-
 @pytest.mark.parametrize("name", catalog.ARCHITECTURES)
 def test_every_architecture_is_built_for_the_size_of_the_images(name, tmp_path):
-    world = replace(scales.digits(1), architecture=named("architectures", name, ARCHITECTURES[name]))
+    world = replace(scales.digits(1), architecture=named("architectures", name, catalog.ARCHITECTURES[name].example))
     lab = Lab(Store(tmp_path), torch.device("cpu"))
     assert lab.get(Trained(world, 1), tensors=True).tensors["logits"].shape == (1797, 10)
 

@@ -8,7 +8,8 @@ from torch.nn import functional
 from engine import evaluation, seeding
 from engine.data.batches import Source, TrainingSet
 from engine.data.samples import to_float
-from engine.memory import DeviceMemoryError, within_memory
+from engine.errors import DeviceMemoryError
+from engine.memory import within_memory
 from engine.training import NullProgress, fit
 from tests.unit.engine_cases import digits, same, small_network
 

@@ -13,7 +13,7 @@ from app.catalog import L1SparseParams, SgdRecipe
 from engine import evaluation, seeding
 from engine.data.batches import Source, TrainingSet
 from engine.data.samples import Samples, Split, gather, to_float
-from engine.methods import MethodError
+from engine.errors import DivergedError, MethodError
 from engine.methods.boundary_shrink import nearest_wrong_labels
 from engine.methods.fine_tune import l1_strength
 from engine.methods.gradient_ascent import gradient_ascent
@@ -21,7 +21,7 @@ from engine.methods.random_label import other_label, relabelled_set
 from engine.methods.saliency import saliency_mask
 from engine.recipes import Recipe
 from engine.recipes.sgd import sgd
-from engine.training import DivergedError, NullProgress, fit
+from engine.training import NullProgress, fit
 from tests.unit.engine_cases import KeptProgress, digits, original, same, train_positions
 from tests.unit.method_cases import (
     accuracy,

@@ -7,9 +7,9 @@ from torch import nn
 from app.catalog import CertifiedNewtonParams
 from engine import seeding
 from engine.data.samples import Samples, Split, to_float
+from engine.errors import DivergedError
 from engine.methods.certified_newton import certified_newton
 from engine.methods.newton import conjugate_gradient, forward_mode, gradient, hessian_product, lissa, objective
-from engine.training import DivergedError
 from tests.unit.engine_cases import original, same
 from tests.unit.method_cases import context, run, split
 

@@ -10,7 +10,8 @@ from torch import nn
 from engine import evaluation, seeding
 from engine.data.batches import Source, TrainingSet, batch_sizes, crop_flip
 from engine.data.samples import Samples, gather, to_float
-from engine.training import DivergedError, NullProgress, cosine, fit, steps
+from engine.errors import DivergedError
+from engine.training import NullProgress, cosine, fit, steps
 from tests.unit.engine_cases import RECIPE, KeptProgress, digits, same, small_network, train_positions
 
 OPTIONS = {"epochs": 3, "learning_rate": 0.05, "batch_size": 16, "momentum": 0.9, "weight_decay": 5e-4}

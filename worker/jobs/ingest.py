@@ -9,14 +9,14 @@ from pathlib import Path
 
 import numpy as np
 
-from app import catalog, jobs
+from app import jobs
 from app.blobs import usage
 from app.core.positions import Positions
 from app.core.tables import Dataset
 from app.datasets import records as datasets
 from app.formats.manifest import SourceError
 from app.rules.states import JobState
-from engine import registry
+from engine import places
 from engine.data.samples import RawData
 from worker.runtime.run import Run
 
@@ -28,12 +28,12 @@ def ingest(run: Run) -> None:
     with run.desk.database.read() as session:
         dataset = session.get_one(Dataset, run.claim.dataset_id)
     with run.stage("decode", 0.0, 0.8):
-        params = catalog.parse("sources", dataset.source, dataset.source_params)
+        params = places.parse("sources", dataset.source, dataset.source_params)
         content = run.desk.blobs.fetch(dataset.upload) if dataset.upload else None
         try:
             # What a source downloads goes with this block: it holds the samples that may have to be erased.
             with tempfile.TemporaryDirectory(dir=_folder(run.desk.settings.sources_dir)) as cache:
-                raw = registry.SOURCES[dataset.source](params, Path(cache), content)
+                raw = places.source(dataset.source)(params, Path(cache), content)
         except SourceError as error:
             _refuse_source(run, dataset.upload, error)
             return

@@ -18,10 +18,7 @@ from app.core.tables import Job
 from app.jobs import Claim, LeaseLostError, workers
 from app.rules.states import JobState
 from engine import seeding
-from engine.architectures import ArchitectureError
-from engine.memory import DeviceMemoryError
-from engine.methods import MethodError
-from engine.training import DivergedError
+from engine.errors import ArchitectureError, DeviceMemoryError, DivergedError, MethodError
 from worker.runtime.run import CancelledError, Desk, Heartbeat, JobError, Run
 
 log = logging.getLogger("lethe.worker")

@@ -28,13 +28,12 @@ from app.formats.audit_report import (
 )
 from app.reports import audit_rows
 from app.rules.policy import Choice
-from engine import evaluation, registry, seeding
+from engine import evaluation, places, seeding
 from engine.audits import halves
-from engine.audits.probes import ProbeCase, ProbeError
+from engine.audits.probes import ProbeCase
 from engine.audits.rmia import log_odds
 from engine.audits.verdict import FEWEST_RETRAINS
-from engine.methods import MethodError
-from engine.training import DivergedError
+from engine.errors import DivergedError, MethodError, ProbeError
 from worker.runtime.run import Run, StageProgress
 from worker.stages import unlearning
 from worker.stages.loaded import Workpiece
@@ -86,7 +85,7 @@ class Auditor:
 
     def __init__(self, run: Run, piece: Workpiece, subject: Subject) -> None:
         self._piece, self._subject = piece, subject
-        self._params = catalog.parse("audits", subject.audit.name, subject.audit.params)
+        self._params = places.parse("audits", subject.audit.name, subject.audit.params)
         self._candidate = _logits(run, piece, subject.candidate)
         self._parent = _logits(run, piece, subject.parent) if subject.parent else None
         self._holdout, self._retain = controls(piece, subject), retained(piece, subject)
@@ -118,7 +117,7 @@ class Auditor:
         subject, references = self._subject, self._references
         if references is not None and chosen is not None:
             references = halves.part(references, chosen)
-        result = registry.AUDITS[subject.audit.name](
+        result = places.audit(subject.audit.name)(
             self._candidate,
             self._parent,
             self._piece.labels,
@@ -195,7 +194,7 @@ def probed(
     for choice in choices:
         began, skipped, trained = time.perf_counter(), None, shadows.trained if shadows else 0
         try:
-            found = registry.PROBES[choice.name](case, catalog.parse("probes", choice.name, choice.params))
+            found = places.probe(choice.name)(case, places.parse("probes", choice.name, choice.params))
         except (ProbeError, MethodError, DivergedError) as error:
             skipped = str(error)
         else:

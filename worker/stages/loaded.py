@@ -12,7 +12,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from app import catalog
 from app.blobs.folder import Stored
 from app.catalog import Params
 from app.core.positions import Positions, mask_of
@@ -22,7 +21,7 @@ from app.datasets import records as datasets
 from app.models import pools
 from app.models import records as models
 from app.rules.policy import Policy
-from engine import checkpoints, references, registry, seeding
+from engine import checkpoints, places, references, seeding
 from engine.data.samples import Samples
 from engine.recipes import Recipe
 from engine.references import ReferenceSignals
@@ -98,7 +97,7 @@ class Workpiece:
             loaded = Loaded.of(run, dataset.id, dataset.images)
         held_out = np.flatnonzero(loaded.held & ~erased).astype(np.int64)
         people = np.setdiff1d(held_out, planted)
-        architecture = catalog.parse("architectures", model.architecture, model.architecture_params)
+        architecture = places.parse("architectures", model.architecture, model.architecture_params)
         return cls(
             model_id=model.id,
             dataset_id=dataset.id,
@@ -110,7 +109,7 @@ class Workpiece:
             erased=np.flatnonzero(erased).astype(np.int64),
             classes=dataset.class_count,
             architecture=(model.architecture, architecture),
-            recipe=Recipe(registry.RECIPES[model.recipe], catalog.parse("recipes", model.recipe, model.recipe_params)),
+            recipe=Recipe(places.recipe(model.recipe), places.parse("recipes", model.recipe, model.recipe_params)),
             policy=Policy.model_validate(model.policy),
             family=models.family(model),
         )
@@ -118,8 +117,8 @@ class Workpiece:
     def build(self) -> nn.Module:
         """An untrained model of the architecture, on the CPU."""
         name, params = self.architecture
-        channels, *size = self.samples.shape
-        return registry.ARCHITECTURES[name](params, channels, self.classes, tuple(size))
+        channels, height, width = self.samples.shape
+        return places.architecture(name)(params, channels, self.classes, (height, width))
 
     def fresh(self, seed: int) -> nn.Module:
         """An untrained model on the device, its weights drawn from `seed`."""

@@ -13,7 +13,7 @@ from app import catalog
 from app.blobs.folder import Stored
 from app.core.positions import Positions, pack
 from app.rules.policy import Choice, Policy
-from engine import registry, seeding
+from engine import places, seeding
 from engine.attacks import AttackResult
 from engine.data.samples import Split, gather, to_float
 from engine.memory import within_memory
@@ -48,14 +48,14 @@ def attacked(
     given: Callable[[catalog.Params], AttackResult] | None = None,
 ) -> AttackResult:
     """Run an attack on the samples at `positions`. `given`: finds another version's set, for attacks that need one."""
-    params = catalog.parse("attacks", choice.name, choice.params)
+    params = places.parse("attacks", choice.name, choice.params)
     where = piece.on_device(positions)
     images, labels = to_float(gather(piece.samples.images, where)), piece.samples.labels[where]
-    attack = registry.ATTACKS[choice.name]
-    more = {"given": given(params)} if given else {}
+    attack = places.attack(choice.name)
+    more = [given(params)] if given else []
 
     def in_batches(size: int) -> AttackResult:
-        return attack(model, images, labels, params.model_copy(update={"batch_size": size}), **more)
+        return attack(model, images, labels, params.model_copy(update={"batch_size": size}), *more)
 
     return within_memory(in_batches, params.model_dump()["batch_size"])[0]
 
@@ -84,8 +84,8 @@ def forgotten(
         recipe=piece.recipe,
         fresh=lambda: piece.fresh(seeding.derive(seed, "weights")),
     )
-    params = catalog.parse("methods", method.name, method.params)
-    return registry.METHODS[method.name](model, split, params, adversarial, context)
+    params = places.parse("methods", method.name, method.params)
+    return places.method(method.name)(model, split, params, adversarial, context)
 
 
 def remain_access(policy: Policy, forget: Positions, remain: Positions, seed: int) -> Positions:
