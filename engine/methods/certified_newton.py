@@ -15,13 +15,13 @@ from engine.errors import DivergedError
 from engine.evaluation import eval_mode
 from engine.methods import MethodContext, require_remain
 from engine.methods.newton import (
-    Objective,
+    LossOfWeights,
     conjugate_gradient,
     forward_mode,
     gradient,
     hessian_product,
     lissa,
-    objective,
+    loss_of_weights,
 )
 from engine.training import Loss
 
@@ -55,7 +55,7 @@ def certified_newton(
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     start = torch.cat([parameter.detach().reshape(-1) for parameter in trained])
     with eval_mode(model), forward_mode(), torch.no_grad():
-        value = objective(model, loss)
+        value = loss_of_weights(model, loss)
         g = _mean(split, params.batch_size, lambda images, labels: gradient(value, start, images, labels))
         g = g + params.weight_decay * start
         if not torch.isfinite(g).all():
@@ -84,7 +84,7 @@ def _mean(split: Split, batch_size: int, of_batch: Callable[[Tensor, Tensor], Te
 
 
 def _by_lissa(
-    value: Objective,
+    value: LossOfWeights,
     start: Tensor,
     g: Tensor,
     split: Split,
@@ -112,7 +112,7 @@ def _by_lissa(
 
 
 def _by_conjugate_gradient(
-    value: Objective,
+    value: LossOfWeights,
     start: Tensor,
     g: Tensor,
     split: Split,

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from torch import Tensor, nn
-from torch.nn import functional
 
 from app.catalog import GradientAscentParams
 from engine.attacks import AttackResult
 from engine.data.batches import TrainingSet
 from engine.data.samples import Split
 from engine.methods import MethodContext, clean, tune
+from engine.training import Forward, Pass, cross_entropy
 
 
 def gradient_ascent(
@@ -31,10 +31,11 @@ def gradient_ascent(
     """
     forget = TrainingSet([clean(split, split.forget, context)])
     if not len(split.remain):
-        return tune(model, forget, params, context, loss=ascent)
+        return tune(model, forget, params, context, objective=ascent)
     remain = TrainingSet([clean(split, split.remain, context)])
-    return tune(model, remain, params, context, then=[(forget, ascent)])
+    return tune(model, remain, params, context, then=[Pass(forget, ascent)])
 
 
-def ascent(logits: Tensor, labels: Tensor) -> Tensor:
-    return -functional.cross_entropy(logits, labels)
+def ascent(forward: Forward, images: Tensor, labels: Tensor) -> Tensor:
+    """Minus the cross-entropy."""
+    return -cross_entropy(forward, images, labels)

@@ -65,7 +65,7 @@ def mixunlearn(
         )
         for name, player in players.items()
     }
-    factor = schedule_of(params)
+    factor = schedule_of(params, context).factor
     sizes = batch_sizes(forget.n, params.batch_size)
 
     def epoch(number: int, report: Callable[[float], None]) -> Tensor:

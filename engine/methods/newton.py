@@ -16,7 +16,7 @@ from torch.func import functional_call, grad, jvp
 from engine.errors import DivergedError
 from engine.training import Loss
 
-Objective = Callable[[Tensor, Tensor, Tensor], Tensor]
+LossOfWeights = Callable[[Tensor, Tensor, Tensor], Tensor]
 """(weights (P,), images, labels) to the mean loss ()."""
 Product = Callable[[Tensor], Tensor]
 Report = Callable[[float], None]
@@ -33,7 +33,7 @@ def forward_mode() -> Iterator[None]:
         yield
 
 
-def objective(model: nn.Module, loss: Loss) -> Objective:
+def loss_of_weights(model: nn.Module, loss: Loss) -> LossOfWeights:
     """The loss of `model` as a function of its weights. Buffers stay as they are: call it in eval mode."""
     named = {name: parameter.shape for name, parameter in model.named_parameters() if parameter.requires_grad}
     sizes = [shape.numel() for shape in named.values()]
@@ -46,12 +46,12 @@ def objective(model: nn.Module, loss: Loss) -> Objective:
     return value
 
 
-def gradient(value: Objective, weights: Tensor, images: Tensor, labels: Tensor) -> Tensor:
+def gradient(value: LossOfWeights, weights: Tensor, images: Tensor, labels: Tensor) -> Tensor:
     result: Tensor = grad(value)(weights, images, labels)
     return result
 
 
-def hessian_product(value: Objective, weights: Tensor, images: Tensor, labels: Tensor, vector: Tensor) -> Tensor:
+def hessian_product(value: LossOfWeights, weights: Tensor, images: Tensor, labels: Tensor, vector: Tensor) -> Tensor:
     """H v as the forward derivative of the gradient: no graph of the backward pass is kept."""
     result: Tensor = jvp(lambda at: grad(value)(at, images, labels), (weights,), (vector,))[1]
     return result

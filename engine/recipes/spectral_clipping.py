@@ -13,8 +13,8 @@ from torch.nn import functional
 from app.catalog import SpectralClippingRecipe
 from engine.data.samples import Samples
 from engine.evaluation import eval_mode
-from engine.recipes import train
-from engine.training import Progress
+from engine.recipes import rows, sgd_schedule
+from engine.training import Pass, Progress, fit
 
 Operator = Callable[[Tensor, Tensor], Tensor]
 """(inputs (k, ...), weight) to the outputs (k, ...) of a layer without its bias."""
@@ -52,11 +52,10 @@ def spectral_clipping(
         if int(layers.steps) % params.every == 0:
             layers.clip(params.bound, params.clip_steps)
 
-    train(
+    fit(
         model,
-        params,
-        samples,
-        positions,
+        [Pass(rows(samples, positions, params.augment))],
+        sgd_schedule(params),
         generator,
         progress,
         after_step=after_step,

@@ -10,8 +10,8 @@ from app.catalog import TradesRecipe
 from engine.attacks.steps import step
 from engine.data.samples import Samples
 from engine.evaluation import frozen
-from engine.recipes import train
-from engine.training import Forward, Progress
+from engine.recipes import rows, sgd_schedule
+from engine.training import Forward, Pass, Progress, fit
 
 
 def trades(
@@ -33,7 +33,8 @@ def trades(
         clean, other = forward(images), forward(near)
         return functional.cross_entropy(clean, labels) + params.beta * divergence(clean, other)
 
-    return train(model, params, samples, positions, generator, progress, objective=objective)
+    training_set = rows(samples, positions, params.augment)
+    return fit(model, [Pass(training_set, objective)], sgd_schedule(params), generator, progress)
 
 
 def divergence(clean: Tensor, other: Tensor) -> Tensor:
