@@ -1,4 +1,4 @@
-"""The documents that the service answers with, as typed dictionaries. `tests/unit/test_client_types.py` holds them
+"""The documents that the service answers with, as typed dictionaries. `tests/lethe/test_client_types.py` holds them
 to the OpenAPI document. Times are RFC 3339 text in UTC."""
 
 from __future__ import annotations
