@@ -57,15 +57,9 @@ def report_of(shared: Trained, made: Document, job: Document) -> Document:
     return dict(shared.account.get(f"/v1/models/{made['id']}/versions/2/audit")["report"])
 
 
-QUICK_METHODS = {
-    name: {"epochs": 1, "batch_size": 64} if "epochs" in entry.params.model_fields else {}
-    for name, entry in catalog.METHODS.items()
-} | {"certified_newton": {"lissa_steps": 20, "lissa_chains": 1, "damping": 10.0}}
-
-
 @pytest.mark.parametrize("name", catalog.METHODS)
 def test_every_method_makes_a_version_and_its_report(shared: Trained, name: str) -> None:
-    method = {"name": name, "params": QUICK_METHODS[name]}
+    method = {"name": name, "params": dict(catalog.METHODS[name].example)}
     report = report_of(shared, *unlearned(shared, shared.ids[:12], method=method, ladder=[]))
     assert (report["method"], report["forget_samples"]) == (name, 12)
     assert report["candidate"]["ft_auc"]["positives"] == 12
@@ -74,7 +68,7 @@ def test_every_method_makes_a_version_and_its_report(shared: Trained, name: str)
 
 @pytest.mark.parametrize("name", sorted(name for name, entry in catalog.METHODS.items() if not entry.needs_remain))
 def test_the_methods_that_can_work_on_the_forget_set_alone(shared: Trained, name: str) -> None:
-    method = {"name": name, "params": QUICK_METHODS[name]}
+    method = {"name": name, "params": dict(catalog.METHODS[name].example)}
     report = report_of(shared, *unlearned(shared, shared.ids[:12], method=method, remain="none"))
     assert (report["method"], report["remain_access"]) == (name, "none")
 
@@ -249,7 +243,6 @@ def test_an_attack_takes_smaller_batches_on_a_small_device(trained: Trained, mon
             raise torch.OutOfMemoryError("CUDA out of memory")
         return pgd_l2(model, images, labels, params)
 
-    monkeypatch.setattr("engine.attacks.pgd_l2.pgd_l2", limited)
-    places.imported.cache_clear()
+    monkeypatch.setattr(places, "attack", {"pgd_l2": limited}.__getitem__)
     assert trained.forget(trained.ids[:5])["status"] == "fulfilled"
     assert tried == [512, 256, 128, 64]
