@@ -74,7 +74,7 @@ def test_the_methods_that_can_work_on_the_forget_set_alone(shared: Trained, name
 
 
 def test_a_part_of_the_remain_set_is_enough_for_a_method_that_needs_one(shared: Trained) -> None:
-    method = {"name": "fine_tune", "params": QUICK_METHODS["fine_tune"]}
+    method = {"name": "fine_tune", "params": dict(catalog.METHODS["fine_tune"].example)}
     policy = {"method": method, "remain": "subsample", "remain_ratio": 3.0}
     report = report_of(shared, *unlearned(shared, shared.ids[:12], **policy))
     assert (report["method"], report["remain_access"]) == ("fine_tune", "subsample")

@@ -201,4 +201,5 @@ def _policy(stored: Mapping[str, Any]) -> Policy:
         return Policy.model_validate(stored)
     except ValidationError as error:  # the service accepted it
         first = error.errors()[0]
-        raise UnknownNameError(f"the policy's {'.'.join(map(str, first['loc']))}", first["msg"]) from error
+        where, reason = ".".join(map(str, first["loc"])), first["msg"].removeprefix("Value error, ")
+        raise UnknownNameError(f"the policy's {where}", reason) from error
