@@ -19,8 +19,8 @@ from app.catalog import Entry, Params
 from app.formats.audit_report import Balance, Judgement, Measurement
 from engine.architectures import Size
 from engine.attacks import AttackResult
+from engine.audits import Positions
 from engine.audits.probes import ProbeCase, ProbeFigures
-from engine.audits.verdict import Positions
 from engine.data.samples import RawData, Samples, Split
 from engine.errors import UnknownNameError
 from engine.methods import MethodContext
@@ -30,13 +30,13 @@ from engine.training import Progress
 # What the function of each kind takes and returns. `params` are those of the entry.
 
 
-class Method(Protocol):
+class MethodFunction(Protocol):
     def __call__(
         self, model: nn.Module, split: Split, params: Any, adversarial: AttackResult | None, context: MethodContext
     ) -> nn.Module: ...
 
 
-class Attack(Protocol):
+class AttackFunction(Protocol):
     """given: another version's adversarial set, for the entries that need one."""
 
     def __call__(
@@ -44,7 +44,7 @@ class Attack(Protocol):
     ) -> AttackResult: ...
 
 
-class Audit(Protocol):
+class AuditFunction(Protocol):
     def __call__(
         self,
         candidate_logits: NDArray[Any],
@@ -63,11 +63,11 @@ class Audit(Protocol):
     ) -> tuple[Measurement, Measurement | None, Balance | None, Judgement]: ...
 
 
-class Probe(Protocol):
+class ProbeFunction(Protocol):
     def __call__(self, case: ProbeCase, params: Any) -> ProbeFigures: ...
 
 
-class Architecture(Protocol):
+class ArchitectureFunction(Protocol):
     def __call__(self, params: Any, channels: int, num_classes: int, size: Size) -> nn.Module: ...
 
 
@@ -83,47 +83,47 @@ class RecipeFunction(Protocol):
     ) -> nn.Module: ...
 
 
-class Source(Protocol):
+class SourceFunction(Protocol):
     def __call__(self, params: Any, cache: Path | None, content: Path | None) -> RawData: ...
 
 
 CONTRACTS: Mapping[str, type] = {
-    "methods": Method,
-    "attacks": Attack,
-    "audits": Audit,
-    "probes": Probe,
-    "architectures": Architecture,
+    "methods": MethodFunction,
+    "attacks": AttackFunction,
+    "audits": AuditFunction,
+    "probes": ProbeFunction,
+    "architectures": ArchitectureFunction,
     "recipes": RecipeFunction,
-    "sources": Source,
+    "sources": SourceFunction,
 }
 
 
-def method(name: str) -> Method:
-    return cast(Method, function("methods", name))
+def method(name: str) -> MethodFunction:
+    return cast(MethodFunction, function("methods", name))
 
 
-def attack(name: str) -> Attack:
-    return cast(Attack, function("attacks", name))
+def attack(name: str) -> AttackFunction:
+    return cast(AttackFunction, function("attacks", name))
 
 
-def audit(name: str) -> Audit:
-    return cast(Audit, function("audits", name))
+def audit(name: str) -> AuditFunction:
+    return cast(AuditFunction, function("audits", name))
 
 
-def probe(name: str) -> Probe:
-    return cast(Probe, function("probes", name))
+def probe(name: str) -> ProbeFunction:
+    return cast(ProbeFunction, function("probes", name))
 
 
-def architecture(name: str) -> Architecture:
-    return cast(Architecture, function("architectures", name))
+def architecture(name: str) -> ArchitectureFunction:
+    return cast(ArchitectureFunction, function("architectures", name))
 
 
 def recipe(name: str) -> RecipeFunction:
     return cast(RecipeFunction, function("recipes", name))
 
 
-def source(name: str) -> Source:
-    return cast(Source, function("sources", name))
+def source(name: str) -> SourceFunction:
+    return cast(SourceFunction, function("sources", name))
 
 
 def function(kind: str, name: str) -> Callable[..., Any]:

@@ -155,7 +155,7 @@ def transfer_cells(lab: Lab, setting: Setting, method: Method, remain: bool) -> 
         forget, start = Forget(share, seed), setting.original(model)
         donor = Adversarial(setting.original(models[model]), forget, setting.attack)
         given = Adversarial(start, forget, TRANSFER, donor)
-        subject = Unlearned(start, forget, setting.named(method, chosen[0]), remain, given)
+        subject = Unlearned(start, forget, setting.configured(method, chosen[0]), remain, given)
         cells.append(setting.measured(subject, forget))
     return cells
 
@@ -307,7 +307,7 @@ def other_sections(lab: Lab, others: list[Other], title: str) -> list[Section]:
         setting, share = other.setting, other.setting.shares[0]
         text = ""
         try:
-            lab.there(setting.world)
+            lab.loaded(setting.world)
         except NotMeasured as reason:
             text = f"Not measured: {reason}."
         made = []

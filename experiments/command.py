@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 
 from engine import seeding
+from experiments.computing import COMPUTE
 from experiments.lab import Lab
 from experiments.run import STUDIES, report, work
 from experiments.scales import SCALES
@@ -71,7 +72,7 @@ def _run(options: argparse.Namespace, store: Store, *, helping: bool = False) ->
     scale, device = SCALES[options.scale](options.precision), torch.device(options.device)
     if threads := options.threads or scale.threads:
         torch.set_num_threads(threads)
-    lab = Lab(store, device, options.data, options.download)
+    lab = Lab(store, device, COMPUTE, options.data, options.download)
     studies = options.study or list(STUDIES)
     finished = True
     with seeding.deterministic() if device.type == "cpu" else contextlib.nullcontext():

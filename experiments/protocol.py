@@ -7,15 +7,24 @@ from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from app import catalog
+from engine.audits import Floats
 from engine.audits.comparison import gap_per_run
-from experiments.cells import Adversarial, Forget, Measured, Named, Reference, Trained, Unlearned, World, named
+from experiments.cells import (
+    Adversarial,
+    Configuration,
+    Forget,
+    Measured,
+    Reference,
+    Trained,
+    Unlearned,
+    World,
+    configuration,
+)
 from experiments.lab import Lab
 from experiments.store import Cell, Result
 
-Floats = NDArray[np.float64]
 FIGURES = ("ua", "ra", "ta", "ft")
 UNTUNED = (0.0,)
 """The grid of a method without a parameter to tune."""
@@ -80,7 +89,7 @@ class Setting:
     rates: tuple[float, ...]
     dampings: tuple[float, ...]
     fixed: str
-    attack: Named
+    attack: Configuration
     shares: tuple[float, ...] = (0.1, 0.5)
     runs: int = 1
 
@@ -105,12 +114,12 @@ class Setting:
     def measured(self, subject: Trained | Unlearned, forget: Forget) -> Measured:
         return Measured(subject, (forget,), self.references)
 
-    def named(self, method: Method, rate: float, **more: object) -> Named:
+    def configured(self, method: Method, rate: float, **more: object) -> Configuration:
         fixed, known = json.loads(self.fixed), method.parameters
         common = {each: value for each, value in fixed.get("", {}).items() if "epochs" in known and each in known}
         tuned = {method.tuned: rate} if method.tuned else {}
         given = {**common, **fixed.get(method.name, {}), **json.loads(method.params), **tuned, **more}
-        return named("methods", method.name, given)
+        return configuration("methods", method.name, given)
 
     def unlearned(
         self,
@@ -120,13 +129,13 @@ class Setting:
         remain: bool,
         model: int,
         *,
-        attack: Named | None = None,
+        attack: Configuration | None = None,
         run: int = 0,
         **more: object,
     ) -> Unlearned:
         start = self.original(model)
         adversarial = Adversarial(start, forget, attack or self.attack) if method.needs_adversarial else None
-        return Unlearned(start, forget, self.named(method, rate, **more), remain, adversarial, run=run)
+        return Unlearned(start, forget, self.configured(method, rate, **more), remain, adversarial, run=run)
 
     def pairs(self) -> list[tuple[int, int, int]]:
         """(model, forget, run) of every reported run, the first of each forget set first."""
@@ -150,7 +159,7 @@ class Setting:
                 yield self.retrain(Forget(share, seed), model, 1)
 
     def tuning_cells(
-        self, method: Method, share: float, remain: bool, attack: Named | None = None
+        self, method: Method, share: float, remain: bool, attack: Configuration | None = None
     ) -> Iterator[tuple[float, Measured]]:
         for seed in self.tuning:
             forget = Forget(share, seed)
@@ -166,7 +175,7 @@ class Setting:
                 yield cell
 
     def tuned(
-        self, lab: Lab, method: Method, share: float, remain: bool, attack: Named | None = None
+        self, lab: Lab, method: Method, share: float, remain: bool, attack: Configuration | None = None
     ) -> tuple[float, dict[float, float]] | None:
         """The rate with the least Avg. Gap on the tuning sets, and the gap of each; None while any is missing.
 
@@ -184,7 +193,7 @@ class Setting:
         return (best, means) if np.isfinite(means[best]) else None
 
     def final(
-        self, method: Method, rate: float, share: float, remain: bool, attack: Named | None = None
+        self, method: Method, rate: float, share: float, remain: bool, attack: Configuration | None = None
     ) -> list[tuple[Unlearned, Measured]]:
         """The reported runs at that rate."""
         cells = []

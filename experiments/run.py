@@ -22,7 +22,7 @@ from experiments.report import Section, markdown
 from experiments.scales import Scale
 from experiments.store import Busy, Cell, NotMeasured, OutOfTime, write_text
 
-Plan = Callable[[Lab, Scale], Iterator[Cell]]
+CellPlan = Callable[[Lab, Scale], Iterator[Cell]]
 SECONDS_BETWEEN_PASSES = 2.0
 
 
@@ -31,10 +31,10 @@ class Study:
     """plans: in stages, so that the most valuable cells of all studies come first."""
 
     sections: Callable[[Lab, Scale], list[Section]]
-    plans: tuple[Plan, ...] = ()
+    plans: tuple[CellPlan, ...] = ()
 
 
-def _main_table(remain: bool, share: int) -> Plan:
+def _main_table(remain: bool, share: int) -> CellPlan:
     def plan(lab: Lab, scale: Scale) -> Iterator[Cell]:
         for its_share in scale.main.shares[share : share + 1]:
             yield from tables.plan(lab, scale.main, its_share, remain)

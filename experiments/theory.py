@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-Floats = NDArray[np.float64]
+from engine.audits import Floats
 
 SAMPLES, FEATURES, CLASSES = 20, 60, 3
 SPREADS = {"pure noise": None, "classes that generalise": 0.1}

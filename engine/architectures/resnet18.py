@@ -24,7 +24,7 @@ class Projection(nn.Conv2d):
         return super().forward(x[:, :, :: self.step, :: self.step])
 
 
-class Block(nn.Module):
+class ResidualBlock(nn.Module):
     """Two 3x3 convolutions beside a shortcut, which is projected where the shape changes."""
 
     def __init__(self, inputs: int, outputs: int, stride: int, halve_projected: bool) -> None:
@@ -62,8 +62,8 @@ def build(
     for stage, stride in enumerate((1, 2, 2, 2)):
         outputs = width * 2**stage
         layers += [
-            Block(inputs, outputs, stride, params.halve_projected),
-            Block(outputs, outputs, 1, params.halve_projected),
+            ResidualBlock(inputs, outputs, stride, params.halve_projected),
+            ResidualBlock(outputs, outputs, 1, params.halve_projected),
         ]
         inputs = outputs
     return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(inputs, num_classes))

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
-Floats = NDArray[np.float64]
+from engine.audits import Floats
 
 MOST_EXACT = 16
 DRAWS = 65_535

@@ -12,11 +12,8 @@ that by the method under test. Whoever trains them fills two arrays over the N s
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
-from engine.audits import lira, roc
-
-Floats = NDArray[np.float64]
+from engine.audits import Floats, lira, roc
 
 
 def scores(target: Floats, unlearned: Floats, never: Floats, spread: str = "auto") -> Floats:

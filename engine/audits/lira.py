@@ -11,8 +11,7 @@ from numpy.typing import NDArray
 from scipy import special
 
 from app.catalog import LiraParams
-
-Floats = NDArray[np.float64]
+from engine.audits import Floats
 
 FEWEST_FOR_OWN_SPREAD = 32
 TINY = 1e-12

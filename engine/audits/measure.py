@@ -11,13 +11,11 @@ from numpy.typing import NDArray
 
 from app.catalog import LiraParams, MisParams, Params, RmiaParams
 from app.formats.audit_report import Balance, Curve, Histogram, Interval, Judgement, Measurement, TprAtFpr
-from engine.audits import mis, roc
+from engine.audits import Floats, Positions, mis, roc
 from engine.audits.aucs import auc_of, matched_auc
-from engine.audits.scoring import Pool, convergence, plain_scores, pool_of, scores
-from engine.audits.verdict import Groups, Positions, balance, judgement
+from engine.audits.scoring import PoolSignal, convergence, plain_scores, pool_of, scores
+from engine.audits.verdict import Groups, balance, judgement
 from engine.references import ReferenceSignals
-
-Floats = NDArray[np.float64]
 
 FEWEST_REFERENCES = 4  # a jackknife leaves one out, and an IN and an OUT model must remain of each sample
 FEWEST_OF_A_KIND = 2  # IN and OUT models of a sample, for the same reason
@@ -145,9 +143,9 @@ def _attacked(
     logits: NDArray[Any],
     labels: NDArray[np.int64],
     usable: Groups,
-    pool: Pool,
+    pool: PoolSignal,
     params: Params,
-    checks: Sequence[tuple[str, Params, Pool]],
+    checks: Sequence[tuple[str, Params, PoolSignal]],
 ) -> dict[str, object]:
     """The fields of a measurement that rest on membership scores."""
     scored = scores(logits, labels, usable, pool, params)

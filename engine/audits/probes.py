@@ -17,10 +17,10 @@ from torch import Tensor, nn
 from app.catalog import KnownMethodParams, RelearnParams, RobustParams
 from app.formats.audit_report import Relearning
 from engine import evaluation, references, seeding
-from engine.audits import relearn, robust
+from engine.audits import Positions, relearn, robust
 from engine.audits.aucs import known_method_auc
 from engine.audits.rmia import log_odds
-from engine.audits.verdict import Groups, Positions
+from engine.audits.verdict import Groups
 from engine.data.samples import Samples
 from engine.errors import ProbeError
 

@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from app.catalog import RmiaParams
+from engine.audits import Floats
 
-Floats = NDArray[np.float64]
 Normaliser = Callable[[Floats, Floats], Floats]
 """Mean signal of the IN models and of the OUT models, (N,) each, to the average s_ref (N,)."""
 

@@ -11,10 +11,8 @@ from numpy.typing import NDArray
 from scipy import special
 
 from app.formats.audit_report import Auc, Balance, Interval, Judgement, Measurement
-from engine.audits import roc
+from engine.audits import Positions, roc
 from engine.audits.rule import Z95, Estimate, Ruling, combine, fails, judge
-
-Positions = NDArray[np.int64]
 
 NULL = 0.5
 SIGNIFICANCE = 0.01

@@ -21,7 +21,8 @@ from engine.methods import MethodContext, clean, require_remain, schedule_of
 from engine.methods.mixing import Generator, mixing_loss, pairs, real_loss
 from engine.training import run_epochs
 
-Batch = tuple[Tensor, Tensor]
+Labelled = tuple[Tensor, Tensor]
+"""Images and labels of a batch."""
 
 
 def mixunlearn(
@@ -148,7 +149,7 @@ def unlearner_loss(
 
 
 @torch.no_grad()
-def _draw(before: nn.Module, forget: Batch, remain: Batch, params: MixUnlearnParams) -> Drawn:
+def _draw(before: nn.Module, forget: Labelled, remain: Labelled, params: MixUnlearnParams) -> Drawn:
     n = len(forget[0])
     outputs, features = with_features(before, torch.cat([forget[0], remain[0]]), params.feature_layer)
     if params.targets == "labels":

@@ -19,7 +19,8 @@ from engine.training import Loss
 LossOfWeights = Callable[[Tensor, Tensor, Tensor], Tensor]
 """(weights (P,), images, labels) to the mean loss ()."""
 Product = Callable[[Tensor], Tensor]
-Report = Callable[[float], None]
+ReportShare = Callable[[float], None]
+"""Gets the share of the solving that is done."""
 
 STEPS_BETWEEN_CHECKS = 50
 SLACK = 2.0
@@ -57,7 +58,7 @@ def hessian_product(value: LossOfWeights, weights: Tensor, images: Tensor, label
     return result
 
 
-def lissa(product: Product, g: Tensor, scale: float, steps: int, report: Report) -> Tensor:
+def lissa(product: Product, g: Tensor, scale: float, steps: int, report: ReportShare) -> Tensor:
     """Return a stochastic estimate of A^-1 g: v_0 = g, v_t+1 = g + v_t - A_t v_t / s, then v / s.
 
     After `steps` steps directions of curvature far under s / steps are still damped to about steps / s.
@@ -83,7 +84,7 @@ def lissa(product: Product, g: Tensor, scale: float, steps: int, report: Report)
     return v / scale
 
 
-def conjugate_gradient(product: Product, g: Tensor, iterations: int, tolerance: float, report: Report) -> Tensor:
+def conjugate_gradient(product: Product, g: Tensor, iterations: int, tolerance: float, report: ReportShare) -> Tensor:
     """Solve A x = g from x = 0 until |A x - g| <= tolerance |g|, or for so many iterations.
 
     Raises:

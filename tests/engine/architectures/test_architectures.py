@@ -42,12 +42,12 @@ def test_resnet18_has_the_published_number_of_parameters():
 def test_halving_touches_the_three_projected_blocks_only():
     halved = resnet18.build(ResNet18Params(width=4), 3, 10)
     plain = resnet18.build(ResNet18Params(width=4, halve_projected=False), 3, 10)
-    scales = [[m.scale for m in model if isinstance(m, resnet18.Block)] for model in (halved, plain)]
+    scales = [[m.scale for m in model if isinstance(m, resnet18.ResidualBlock)] for model in (halved, plain)]
     assert scales == [[1, 1, 0.5, 1, 0.5, 1, 0.5, 1], [1] * 8]
     plain.load_state_dict(halved.state_dict())
     images = torch.rand(2, 3, 16, 16)
-    block = [m for m in halved.eval() if isinstance(m, resnet18.Block)][2]
-    other = [m for m in plain.eval() if isinstance(m, resnet18.Block)][2]
+    block = [m for m in halved.eval() if isinstance(m, resnet18.ResidualBlock)][2]
+    other = [m for m in plain.eval() if isinstance(m, resnet18.ResidualBlock)][2]
     inputs = torch.rand(2, 4, 8, 8)
     assert torch.allclose(2 * block(inputs), other(inputs))
     assert not torch.allclose(halved(images), plain(images))
@@ -134,7 +134,7 @@ def test_tokens_are_the_patches_row_by_row():
 def test_patch_depth_and_heads_are_what_they_say():
     model = vit.build(VitParams(patch=8, width=32, depth=3, heads=4), 3, 10, (32, 16))
     assert model[0].positions.shape == (1, 8, 32)
-    assert sum(isinstance(module, vit.Block) for module in model) == 3
+    assert sum(isinstance(module, vit.EncoderBlock) for module in model) == 3
     with pytest.raises(ArchitectureError, match="patches of 4 pixels do not fill images of 30x32"):
         vit.build(VitParams(), 3, 10, (30, 32))
     with pytest.raises(ValueError, match="multiple of heads"):
