@@ -50,7 +50,7 @@ POLICY = {
     "method": {"name": "amun", "params": {"epochs": 1, **RATE}},
     "attack": {"name": "pgd_l2", "params": {"steps": 10}},
     "audit": {"name": "rmia", "params": {"margin": 0.4}},  # what the audit says is not what is measured
-    "ladder": [],
+    "escalation": [],
     "grace_seconds": 0,
 }
 STAGES = ("attack", "finetune", "audit", "publish")

@@ -161,6 +161,8 @@ def test_reports(old: Old) -> None:
         assert page.status_code == 200
         assert page.headers["content-type"].startswith("text/html")
         assert before["judgement"]["reason"] in page.text
+        if gate := before["gate"]:
+            assert (report["gate"]["step"], report["gate"]["steps"]) == (gate["rung"], gate["rungs"])
 
 
 def test_jobs(old: Old) -> None:
@@ -171,18 +173,19 @@ def test_jobs(old: Old) -> None:
     second = [job for job in old.kept["jobs"] if job["rung"] and job["rung"]["number"] == 2]
     assert sorted(job["state"] for job in second) == ["queued", "succeeded"]
     for job in second:
-        assert old.account.get(f"/v1/jobs/{job['id']}")["rung"] == job["rung"]
-        assert old.account.get(f"/v1/jobs/{job['rung']['after']}")["rung"]["next"] == job["id"]
+        assert old.account.get(f"/v1/jobs/{job['id']}")["escalation"] == job["rung"]
+        assert old.account.get(f"/v1/jobs/{job['rung']['after']}")["escalation"]["next"] == job["id"]
 
 
 def test_keys_and_webhooks(old: Old) -> None:
-    """Kinds of events have the names under which they were recorded."""
+    """The webhook asks for the new names of its events; what was delivered has the names of then."""
     as_reader = {"Authorization": f"Bearer {old.kept['reader']}"}
     assert old.account.http.get("/v1/log/checkpoint", headers=as_reader).status_code == 200
     order = {"dataset": old.kept["dataset"], "sample_ids": old.kept["ids"]["never-requested"]}
     assert old.account.http.post("/v1/deletion-requests", json=order, headers=as_reader).status_code == 403
     webhook = f"/v1/webhooks/{old.kept['webhook']['id']}"
-    assert old.account.get(webhook) == old.kept["webhook"]
+    kinds = ["request.fulfilled", "request.cancelled", "gate.escalated", "version.*"]
+    assert old.account.get(webhook) == old.kept["webhook"] | {"events": kinds}
     sent = old.account.get(f"{webhook}/deliveries", page_size=1000)["items"]
     assert sorted(item["kind"] for item in sent) == old.kept["deliveries"]
     assert {"request.withdrawn", "gate.climbed"} <= set(old.kept["deliveries"])
@@ -212,11 +215,11 @@ def test_the_certificate(old: Old, tmp_path: Path) -> None:
         previous=previous,
     )
     report = verify.verify(newest, old.trusted, given)
-    assert report.holds, report.checks
-    # All was given but the checkpoint of the model that was destroyed.
-    assert sum(check.holds is None for check in report.checks) == 1
+    assert report.verified, report.checks
+    # All was given but the checkpoint of the model that was purged.
+    assert sum(check.verified is None for check in report.checks) == 1
     wrong = verify.Evidence(membership={"salt": old.kept["opening"], "ids": old.kept["ids"]["never-requested"]})
-    assert not verify.verify(newest, old.trusted, wrong).holds
+    assert not verify.verify(newest, old.trusted, wrong).verified
 
 
 def test_the_log(old: Old) -> None:
@@ -281,7 +284,7 @@ def test_open_requests_are_carried_out_and_the_log_grows(fresh: Old) -> None:
         consistency = account.get("/v1/log/proof", old=old.size, size=size)["hashes"]
         given = verify.Evidence(earlier_head=kept["heads"][-1], consistency=consistency)
         report = verify.verify(envelope, fresh.trusted, given)
-        assert report.holds, report.checks
+        assert report.verified, report.checks
 
 
 def outcome_before(old: Old, role: str, model: str) -> Document:

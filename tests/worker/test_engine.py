@@ -60,7 +60,7 @@ def report_of(shared: Trained, made: Document, job: Document) -> Document:
 @pytest.mark.parametrize("name", catalog.METHODS)
 def test_every_method_makes_a_version_and_its_report(shared: Trained, name: str) -> None:
     method = {"name": name, "params": dict(catalog.METHODS[name].example)}
-    report = report_of(shared, *unlearned(shared, shared.ids[:12], method=method, ladder=[]))
+    report = report_of(shared, *unlearned(shared, shared.ids[:12], method=method, escalation=[]))
     assert (report["method"], report["forget_samples"]) == (name, 12)
     assert report["candidate"]["ft_auc"]["positives"] == 12
     assert report["checkpoint"] != report["parent_checkpoint"]

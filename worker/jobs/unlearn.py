@@ -1,9 +1,9 @@
 """The product: one unlearn job, read top to bottom.
 
     attack     an adversarial example of each forget sample, on the current version (AMUN-A) or the base (AMUN)
-    finetune   the method of the job's rung edits the parent into a candidate
+    finetune   the method of the job's step edits the parent into a candidate
     audit      the candidate, reloaded from its digest, is measured, and the gate decides on it (docs/gate.md)
-    publish    one fenced transaction: version, report, outcomes, events; or the climb to the next rung
+    publish    one fenced transaction: version, report, outcomes, events; or the escalation to the next step
 
 Each stage stores what it made, so that another worker goes on from there. Where the policy asks for canaries, the first
 two take them along with the forget set; what is audited and decided on are the requests' own samples.
@@ -28,12 +28,13 @@ from app.blobs.folder import Stored
 from app.core import crash_points
 from app.core.positions import Positions, pack, unpack
 from app.core.tables import AdversarialRow, Dataset, Model, Version
+from app.deletions import batches
 from app.formats.audit_report import Adversarial, AuditReport, GateDecision, Judgement, Measurement, ProbeRun
 from app.models import versions
-from app.models.versions import Batch
+from app.models.versions import ForgetBatch
 from app.releases import escalation, publishing
 from app.rules import gate
-from app.rules.gate import Finding, Step
+from app.rules.gate import Finding, GateAction
 from app.rules.policy import Choice
 from engine.attacks import AttackResult
 from engine.attacks.transfer import transfer_rate
@@ -50,18 +51,18 @@ class Work:
 
     loaded: LoadedModel
     parent: Version
-    batch: Batch
-    rung: int = 0
+    batch: ForgetBatch
+    step: int = 0
 
     @property
     def method(self) -> Choice:
-        return self.loaded.policy.methods[self.rung]
+        return self.loaded.policy.methods[self.step]
 
     @property
     def base(self) -> str:
         """Names all that a stage's result depends on: a request that was refused meanwhile makes it another."""
         found = hashlib.sha256(self.parent.digest.encode())
-        policy = f"{self.loaded.policy.model_dump_json()}:{self.rung}"
+        policy = f"{self.loaded.policy.model_dump_json()}:{self.step}"
         for part in (pack(self.batch.gone), pack(self.batch.remain), policy.encode()):
             found.update(hashlib.sha256(part).digest())
         return found.hexdigest()
@@ -75,8 +76,8 @@ def unlearn(run: Run) -> None:
         return
     found = attack(run, work)
     stored = finetune(run, work, found)
-    report, step = audit(run, work, stored, found)
-    publish(run, work, stored, report, step)
+    report, action = audit(run, work, stored, found)
+    publish(run, work, stored, report, action)
 
 
 def _load(run: Run) -> Work | None:
@@ -90,7 +91,7 @@ def _load(run: Run) -> Work | None:
             return None
         dataset = session.get_one(Dataset, loaded.dataset_id)
         batch = versions.batch(session, run.claim.id, dataset, parent, loaded.policy.canaries)
-    return Work(loaded, parent, batch, escalation.rung_of(run.claim.params))
+    return Work(loaded, parent, batch, batches.step_of(run.claim.params))
 
 
 # -- attack ----------------------------------------------------------------------------------------
@@ -177,7 +178,7 @@ def kept_set(loaded: LoadedModel, positions: Positions, fits: Callable[[Adversar
 
 
 def finetune(run: Run, work: Work, found: AdversarialSet | None) -> Stored:
-    """Edit the parent into a candidate by the method of the job's rung, and store it."""
+    """Edit the parent into a candidate by the method of the job's step, and store it."""
     loaded, batch, seed = work.loaded, work.batch, run.claim.seed
     with run.stage("finetune", 0.4, 0.8) as progress:
         if kept := run.stored("candidate", work.base):
@@ -200,7 +201,7 @@ def finetune(run: Run, work: Work, found: AdversarialSet | None) -> Stored:
 # -- audit -----------------------------------------------------------------------------------------
 
 
-def audit(run: Run, work: Work, stored: Stored, found: AdversarialSet | None) -> tuple[AuditReport, Step]:
+def audit(run: Run, work: Work, stored: Stored, found: AdversarialSet | None) -> tuple[AuditReport, GateAction]:
     """Measure the candidate as it was stored, not as it lies in memory, and decide on it."""
     policy, probes = work.loaded.policy, list[ProbeRun]()
     subject = Subject(
@@ -213,8 +214,8 @@ def audit(run: Run, work: Work, stored: Stored, found: AdversarialSet | None) ->
         grouped=work.batch.grouped,
     )
     with run.stage("audit", 0.8, 0.9 if policy.probes else 0.98):
-        measured, step, decision = decide(run, work, Auditor(work.loaded, subject))
-    if policy.probes and step.action == "publish":
+        measured, action, decision = decide(run, work, Auditor(work.loaded, subject))
+    if policy.probes and action.action == "publish":
         with run.stage("probe", 0.9, 0.98) as progress:
             shadows = auditing.Shadows(run, work.loaded, subject, progress)
             measured, probes = auditing.probed(
@@ -232,57 +233,57 @@ def audit(run: Run, work: Work, stored: Stored, found: AdversarialSet | None) ->
         probes=probes,
         canaries=len(work.batch.canaries),
     )
-    return report, step
+    return report, action
 
 
-def decide(run: Run, work: Work, auditor: Auditor) -> tuple[Measurements, Step, GateDecision]:
-    """Where the ladder has several approximate rungs, candidates are chosen on one half of the references, and the
-    first that does not fail there is judged once on the other."""
-    policy, rungs = work.loaded.policy, work.loaded.policy.rungs
+def decide(run: Run, work: Work, auditor: Auditor) -> tuple[Measurements, GateAction, GateDecision]:
+    """With several approximate steps, one half of the references chooses candidates, and the first that does not fail
+    there is judged once on the other half (docs/gate.md, "One half chooses, the other judges")."""
+    policy, steps = work.loaded.policy, work.loaded.policy.steps
     with run.resources.database.read() as session:
-        standing = escalation.standing(session, run.claim, policy, work.batch.due_at)
+        history = escalation.history(session, run.claim, policy, work.batch.due_at)
 
-    rejudged = 0 if rungs[work.rung].exact else standing.rejudged
+    rejudged = 0 if steps[work.step].exact else history.rejudged
 
     def measure(chosen: NDArray[np.bool_] | None = None) -> Measurements:
         measured = auditor.measure(chosen)
         return replace(measured, judgement=escalation.judged_again(measured.judgement, rejudged))
 
-    def ask(measured: Measurements, *, judged: bool) -> Step:
+    def ask(measured: Measurements, *, judged: bool) -> GateAction:
         inconclusive = policy.on_inconclusive == "retrain"
         found = _finding(measured.judgement, judged=judged)
-        return gate.decide(found, rungs, work.rung, standing.clock, retrain_inconclusive=inconclusive)
+        return gate.decide(found, steps, work.step, history.clock, retrain_inconclusive=inconclusive)
 
-    parted = gate.splits(rungs) and not rungs[work.rung].exact
+    parted = gate.splits(steps) and not steps[work.step].exact
     choosing = auditor.choosing if parted else None
     selection: Judgement | None = None
     if choosing is None:
         measured, references = measure(), "all"
-        step = ask(measured, judged=True)
+        action = ask(measured, judged=True)
     else:
         measured, references = auditor.measure(choosing), "choosing half"
-        step = ask(measured, judged=False)
-        if step.action == "judge":
+        action = ask(measured, judged=False)
+        if action.action == "judge":
             selection, references = measured.judgement, "judging half"
             measured = measure(~choosing)
-            step = ask(measured, judged=True)
+            action = ask(measured, judged=True)
     decision = GateDecision.model_validate(
         {
-            "rung": work.rung + 1,
-            "rungs": len(rungs),
+            "step": work.step + 1,
+            "steps": len(steps),
             "judged": references != "choosing half",
             "references": references,
             "note": NOT_PARTED if parted and choosing is None and auditor.has_references else None,
             "selection": selection,
-            "action": step.action,
-            "reason": step.reason,
-            "next_method": policy.methods[step.rung].name if step.rung is not None else None,
-            "alert": step.alert,
-            "earlier": standing.earlier,
+            "action": action.action,
+            "reason": action.reason,
+            "next_method": policy.methods[action.step].name if action.step is not None else None,
+            "alert": action.alert,
+            "earlier": history.earlier,
             "rejudged": rejudged,
         }
     )
-    return measured, step, decision
+    return measured, action, decision
 
 
 NOT_PARTED = (
@@ -300,7 +301,7 @@ def _finding(judgement: Judgement, *, judged: bool) -> Finding:
     )
 
 
-def _describe(attack: str, found: AdversarialSet, batch: Batch) -> Adversarial:
+def _describe(attack: str, found: AdversarialSet, batch: ForgetBatch) -> Adversarial:
     """Of the forget set's own samples: canaries are in no figure of a request."""
     own = torch.from_numpy(np.searchsorted(batch.gone, batch.forget)).to(found.result.found.device)
     result = AttackResult(**{name: tensor[own] for name, tensor in vars(found.result).items()})
@@ -321,33 +322,35 @@ def _describe(attack: str, found: AdversarialSet, batch: Batch) -> Adversarial:
 # -- publish ---------------------------------------------------------------------------------------
 
 
-def publish(run: Run, work: Work, stored: Stored, report: AuditReport, step: Step) -> None:
+def publish(run: Run, work: Work, stored: Stored, report: AuditReport, action: GateAction) -> None:
     """Carry out what the gate decided. Whatever it is, the job ends with it, and once."""
     document, policy = report.model_dump(mode="json"), work.loaded.policy
     facts = escalation.facts(policy, run.claim.params, document)
     with run.stage("publish", 0.98, 1.0), run.resources.database.write() as session:
-        match step.action:
-            case "climb":
-                escalation.climb(session, run.claim, policy, step, document)
+        match action.action:
+            case "escalate":
+                escalation.escalate(session, run.claim, policy, action, document)
             case "attention":
                 publishing.reject(session, run.claim, document, facts)
             case _:
                 usage.pin(session, run.resources.blobs, stored.digest)
                 metrics = metrics_of(report.candidate)
-                reason = _how(work, report, step)
+                reason = _how(work, report, action)
                 publishing.publish_unlearned(
                     session, run.claim, work.batch, work.parent, stored, metrics, document, facts, reason
                 )
-                if step.alert:
+                if action.alert:
                     escalation.alert(session, run.claim.tenant_id, run.claim.id, "published")
         crash_points.point("unlearn.publish.uncommitted")
 
 
-def _how(work: Work, report: AuditReport, step: Step) -> str | None:
+def _how(work: Work, report: AuditReport, action: GateAction) -> str | None:
     """What a request's reader should know: nothing where the policy's own method went straight through the gate."""
-    if work.rung == 0 and not step.alert and report.judgement.utility_kept is not False:
+    if work.step == 0 and not action.alert and report.judgement.utility_kept is not False:
         return None
-    return f"published by rung {work.rung + 1} of {len(work.loaded.policy.methods)}, {work.method.name}: {step.reason}"
+    return (
+        f"published by step {work.step + 1} of {len(work.loaded.policy.methods)}, {work.method.name}: {action.reason}"
+    )
 
 
 def metrics_of(measured: Measurement) -> dict[str, Any]:

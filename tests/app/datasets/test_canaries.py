@@ -151,7 +151,7 @@ def test_a_draw_is_frozen_random_and_leaves_out_what_is_requested(planted: Train
         assert set(first[1:]) < set(again), "but for the one that was requested it is the same draw"
 
 
-def test_a_climb_keeps_the_draw(planted: Trained) -> None:
+def test_an_escalation_keeps_the_draw(planted: Trained) -> None:
     """The policy's method loses too much accuracy by its rate; the exact retrain after it forgets the same."""
     set_policy(planted, canaries=20, method=WILD, utility_floor=0.0)
     request = planted.forget(plain(planted)[:1])

@@ -106,9 +106,9 @@ def test_a_hint_of_anothers_job_is_a_knock_on_the_door(trained: Trained) -> None
 def test_hints_ring_in_the_queue_of_kind_and_device(trained: Trained) -> None:
     outbox.relay_hints(trained.account.database, outbox.discard)
     on_a, on_any = train(trained, model_on(trained, "a")), train(trained, model_on(trained, None))
-    rung: dict[str, str] = {}
-    outbox.relay_hints(trained.account.database, rung.__setitem__)
-    assert rung == {on_a: "lethe.train.a", on_any: "lethe.train"}
+    sent: dict[str, str] = {}
+    outbox.relay_hints(trained.account.database, sent.__setitem__)
+    assert sent == {on_a: "lethe.train.a", on_any: "lethe.train"}
 
 
 def test_a_device_that_nobody_serves_does_not_wait_silently(trained: Trained) -> None:
