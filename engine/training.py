@@ -25,7 +25,7 @@ RateFactor = Callable[[float], float]
 Loss = Callable[[Tensor, Tensor], Tensor]
 """(logits (n, classes), labels (n,)) to a scalar."""
 Forward = Callable[[Tensor], Tensor]
-"""Images (n, C, H, W) to logits (n, classes), float32 in whatever precision they were computed."""
+"""Images (n, C, H, W) to logits (n, classes), float32, also where they were computed in a lower precision."""
 Objective = Callable[[Forward, Tensor, Tensor], Tensor]
 """(the model, images (n, C, H, W), labels (n,)) to a scalar, the mean of what each sample costs."""
 Resumable = tuple[nn.Module, torch.optim.SGD | None]
@@ -98,7 +98,7 @@ def triangular(epochs: int, peak: float) -> RateFactor:
 
 @dataclass(frozen=True)
 class Schedule:
-    """How SGD walks its training sets. precision: of the model's forward and backward; the weights are float32."""
+    """How SGD goes through its sets. precision: of the model's forward and backward; the weights are float32."""
 
     epochs: int
     learning_rate: float
@@ -171,7 +171,7 @@ def fit(
 
     Args:
         passes: those of each epoch, in their order; the training sets are for the device of the model.
-        generator: on the same device; draws the order, the augmentation and the labels drawn anew.
+        generator: on the same device; draws the order, the augmentation and the labels.
         penalty: epochs done (fractional) to a scalar that is added to the loss of a batch.
         after_step: called after each step of the optimizer.
         parts: what else objectives and `after_step` change, by name.

@@ -113,7 +113,7 @@ Substitute = Literal["", "Orig", "AdvL", "RL", "ARL", "ARS"]
 
 @dataclass(frozen=True)
 class Unlearned(Cell):
-    """`method` on `start`, with the remain set or without it; `gone` were forgotten before.
+    """`method` on `start`, with the remain set or without it; `gone` were unlearned before.
 
     substitute: what stands in the place of the adversarial set (AMUN paper, 6.2.1). by_epoch: keep the logits after
     each epoch (then the seconds include that). keep: keep the weights.
@@ -137,7 +137,7 @@ class Unlearned(Cell):
 
 @dataclass(frozen=True)
 class Measured(Cell):
-    """What a model shows of `forget`, of all forgotten so far where `gone` says more, by `models` references.
+    """What a model shows of `forget`, by `models` references; `gone` were unlearned too.
 
     epoch: of a subject with logits by epoch, from 1; 0: the end.
     """
@@ -169,7 +169,7 @@ class Theory(Cell):
 
 @dataclass(frozen=True)
 class Taught(Cell):
-    """A model that was taught what `forget` leaves and, of what is dealt to `shadows` shadows, its own half."""
+    """A model that was trained on what `forget` leaves and, of what is dealt to `shadows` shadows, on its own half."""
 
     world: World
     forget: Forget

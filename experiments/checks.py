@@ -162,8 +162,8 @@ def transfer_cells(lab: Lab, setting: Setting, method: Method, remain: bool) -> 
 
 def _donors(setting: Setting) -> dict[int, int]:
     """Each model's donor: the next one, of one model an additional one."""
-    ring = setting.models if len(setting.models) > 1 else (*setting.models, setting.models[0] + 1)
-    return {model: ring[(place + 1) % len(ring)] for place, model in enumerate(ring)}
+    models = setting.models if len(setting.models) > 1 else (*setting.models, setting.models[0] + 1)
+    return {model: models[(place + 1) % len(models)] for place, model in enumerate(models)}
 
 
 def transfer_plan(lab: Lab, scale: Scale) -> Iterator[Cell]:
@@ -243,7 +243,9 @@ def weak_sections(lab: Lab, scale: Scale) -> list[Section]:
     for method, remain in SETS:
         chosen = setting.tuned(lab, method, share, remain, scale.weak)
         cells.append([m for _, m in setting.final(method, chosen[0], share, remain, scale.weak)] if chosen else [])
-    notes = "ffgsm, its rates tuned anew; its parameters are ours (the paper gives none). ±: 95 % t interval over runs."
+    notes = (
+        "ffgsm, its rates tuned again; its parameters are ours (the paper gives none). ±: 95 % t interval over runs."
+    )
     title = f"{setting.name}: a weak attack"
     pairs = {(model, seed) for model, seed, _ in setting.pairs()}
     sets = [

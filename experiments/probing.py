@@ -116,7 +116,7 @@ def _known(lab: Lab, scale: Scale) -> Section:
         else:
             lines.append([method.label, len(pairs[0]), *(with_interval(values, 1) for values in pairs)])
     notes = (
-        f"{scale.shadows} shadows each: taught, then made to forget by the very method, at its rate. The attack asks "
+        f"{scale.shadows} shadows each: trained, then unlearned by the method, at its rate. The attack asks "
         "of each sample whether it looks unlearned by that method, or never seen: at 50 % it cannot tell. On exact "
         "retrains it has nothing to find: what it says there is its own bias. ±: 95 % t interval over forget sets."
     )

@@ -1,4 +1,5 @@
-"""The protocol of the tables: which methods, how their rate is chosen, which runs are reported (methods.md 8)."""
+"""The protocol of the tables: which methods, how their rate is chosen, which runs are reported (docs/methods.md,
+Avg. Gap)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One run of the bench: the plan, most valuable cells first, and the report of what is there."""
+"""One run of `lethe bench`: the plan, most valuable cells first, and the report of what is there."""
 
 from __future__ import annotations
 
@@ -91,9 +91,9 @@ ORDER = (
 
 
 def work(lab: Lab, scale: Scale, studies: list[str], say: Callable[[str], None] = lambda _line: None) -> bool:
-    """Compute every cell of `studies` that can be had; return False where the time limit came first.
+    """Compute every cell of `studies` for which data are there; return False where the time limit came first.
 
-    What another process is at is left to it, and come back to.
+    A cell that another process computes is left to it, and looked at again later.
     """
     try:
         while True:
@@ -111,7 +111,7 @@ def work(lab: Lab, scale: Scale, studies: list[str], say: Callable[[str], None] 
 
 
 def _stage(lab: Lab, plan: Iterator[Cell], name: str, say: Callable[[str], None]) -> bool:
-    """Walk `plan`; return whether a cell was another's."""
+    """Walk `plan`; return whether another process was computing one of its cells."""
     busy, before, begun = False, lab.computed, time.monotonic()
     for cell in plan:
         try:
@@ -126,7 +126,7 @@ def _stage(lab: Lab, plan: Iterator[Cell], name: str, say: Callable[[str], None]
 
 
 def report(lab: Lab, scale: Scale, studies: list[str], command: str, out: Path) -> dict[str, Any]:
-    """Write the report of whatever is there into `out`, and return it as a document.
+    """Write the report of what is there into `out`, and return it as a document.
 
     results.json: the tables, the figures' data, machine and seeds. cells.jsonl.gz: every cell, one a line.
     results.md and the plots: the same to read.

@@ -70,7 +70,7 @@ def key(cell: Cell) -> str:
     """The digest of all that `cell` is computed from.
 
     Kept on the object: the cells of a chain of requests name their predecessor twice (as the start and as what
-    was attacked), so that working it out anew each time would double with every request.
+    was attacked), so that computing it again each time would double with every request.
     """
     known: str | None = vars(cell).get("_key")
     if known is None:

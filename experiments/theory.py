@@ -1,4 +1,5 @@
-"""Both sides of Theorem 4.1 where its assumptions hold: linear models, squared loss, interpolation (methods.md 11)."""
+"""Both sides of Theorem 4.1 where its assumptions hold: linear models, squared loss, interpolation (docs/methods.md,
+Theorem 4.1)."""
 
 from __future__ import annotations
 

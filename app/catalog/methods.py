@@ -15,14 +15,14 @@ from app.catalog.base import Entry, Params
 
 
 class FineTuneSchedule(Params):
-    """How a method walks its fine-tuning set (SGD; AMUN paper, section 5.1 and appendix)."""
+    """How a method goes through its fine-tuning set (SGD; AMUN paper, section 5.1 and appendix)."""
 
     epochs: PositiveInt = Field(10, le=1000)
     learning_rate: PositiveFloat = Field(0.01, le=10)
     batch_size: PositiveInt = Field(128, le=65536)
     momentum: NonNegativeFloat = Field(0.9, lt=1)
     weight_decay: NonNegativeFloat = Field(5e-4, lt=1)
-    decay_every: PositiveInt | None = Field(None, le=1000, description="multiply the rate by 0.1 every so many epochs")
+    decay_every: PositiveInt | None = Field(None, le=1000, description="epochs after which the rate falls to a tenth")
 
 
 class AmunParams(FineTuneSchedule):
@@ -48,7 +48,7 @@ class L1SparseParams(FineTuneSchedule):
 
 
 class RandomLabelParams(FineTuneSchedule):
-    """RL: fine-tune on the forget set under wrong labels drawn anew at each visit, beside the remain set."""
+    """RL: fine-tune on the forget set under wrong labels drawn again at each visit, beside the remain set."""
 
 
 class SalunParams(RandomLabelParams):
@@ -114,7 +114,7 @@ class MixUnlearnParams(FineTuneSchedule):
     feature_layer: PositiveInt = Field(
         1, le=1000, description="which convolution of the given model shows the generator its features, from 1"
     )
-    mask_grid: PositiveInt = Field(8, le=64, description="features are pooled to at most so many rows and columns")
+    mask_grid: PositiveInt = Field(8, le=64, description="most rows and columns of the pooled features")
 
 
 class CertifiedNewtonParams(Params):

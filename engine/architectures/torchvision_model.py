@@ -45,7 +45,7 @@ def build(params: TorchvisionParams, channels: int, num_classes: int, size: Size
 
 
 def options(params: TorchvisionParams, size: Size) -> dict[str, Any]:
-    """What some models must be told beside the classes.
+    """Further arguments that some models need.
 
     Raises:
         ValueError: the model takes square images only.

@@ -1,4 +1,4 @@
-"""LiRA, online and offline (Carlini et al. 2022; methods.md 7.5), on the log-odds that a pool keeps."""
+"""LiRA, online and offline (Carlini et al. 2022; docs/methods.md, LiRA), on the log-odds that a pool keeps."""
 
 from __future__ import annotations
 

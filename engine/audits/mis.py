@@ -1,4 +1,4 @@
-"""MIS, the older attack done right (methods.md 7.4), and the confidences that its siblings use."""
+"""MIS, the older attack (docs/methods.md, MIS), and the confidences that other audits use too."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Probes by name: what a policy or an audit may have measured beside the attack, on models instead of logits.
+"""Probes: what a policy or an audit can measure beside the attack, on models instead of logits.
 
 Each takes a case and its parameters and returns fields of a `Measurement` for the models that it measured.
 """
@@ -25,7 +25,7 @@ from engine.data.samples import Samples
 from engine.errors import ProbeError
 
 SEED = 0
-"""Of every probe's order: models are comparable only if all saw one order, whichever job measured them."""
+"""Of every probe's order: models are comparable only if all saw one order, also in different jobs."""
 
 ProbeFigures = Mapping[str, dict[str, Any]]
 """Fields of the measurement of `candidate`, and of `parent` where it was measured too."""
@@ -35,8 +35,8 @@ ProbeFigures = Mapping[str, dict[str, Any]]
 class ProbeCase:
     """What probes work on.
 
-    shadow: teaches a model the remain set and the positions it is given, lets it forget those by the method under
-    test and returns its log-odds (N,) of the samples; None where there is no method to imitate. Its number seeds it.
+    shadow: (number, positions) to the log-odds (N,) of a model that was trained on the remain set and the positions,
+    and unlearned the positions by the method under test; its number seeds it. None: there is no method to imitate.
     """
 
     candidate: nn.Module

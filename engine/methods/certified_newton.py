@@ -1,4 +1,4 @@
-"""One damped Newton step to the optimum without the forget set, then noise (methods.md 6)."""
+"""One damped Newton step to the optimum without the forget set, then noise (docs/methods.md, Newton step)."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def certified_newton(
 ) -> nn.Module:
     """theta <- theta - (H + gamma I)^-1 g + N(0, sigma^2 I), g and H of the mean loss on the remain set.
 
-    Zhang et al., ICML 2024. The forget set itself is never looked at. g and H contain the quadratic penalty
+    Zhang et al., ICML 2024. The forget set itself is never used. g and H contain the quadratic penalty
     `weight_decay` / 2 |theta|^2; gamma is added to the Hessian as such, while the public code penalises
     norms that are not squared, whose Hessian is not gamma I. Images are not augmented. BatchNorm is in eval
     mode throughout and its running statistics stay. Neither the step nor sigma certifies anything: see

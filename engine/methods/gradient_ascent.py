@@ -1,4 +1,4 @@
-"""GA: raise the loss on the forget set (methods.md 4)."""
+"""GA: raise the loss on the forget set (docs/methods.md, GA)."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ def gradient_ascent(
 
     With a remain set each epoch is a pass of descent over it, then a pass of ascent over the forget set,
     both shuffled (AMUN's code does not shuffle the first); without one, ascent alone. One optimizer and one
-    rate serve both. The ascent has no lower bound: a rate too high destroys the model, and only the audit
-    tells, unless a value stops being finite.
+    rate serve both. The ascent has no lower bound: a rate that is too high ruins the model. Only the
+    audit shows it, unless a value stops being finite.
 
     Raises:
         DivergedError: see `engine.training.fit`, also for BatchNorm.

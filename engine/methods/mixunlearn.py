@@ -1,4 +1,4 @@
-"""Unlearning in the style of MixUnlearn (ICLR 2025; methods.md 5)."""
+"""Unlearning in the style of MixUnlearn (ICLR 2025; docs/methods.md, MixUnlearn)."""
 
 from __future__ import annotations
 

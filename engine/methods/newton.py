@@ -1,4 +1,4 @@
-"""Damped Newton steps in weight space: Hessian-vector products and two ways to solve with them (methods.md 6).
+"""Damped Newton steps in weight space: Hessian-vector products and two solvers (docs/methods.md, Newton step).
 
 A weight vector is the concatenation (P,) of all parameters that are trained, in their order.
 """
@@ -69,7 +69,7 @@ def lissa(product: Product, g: Tensor, scale: float, steps: int, report: ReportS
 
     Raises:
         DivergedError: |v_t| exceeds twice (t + 1) |g|. Where every A_t has its curvature in [0, 2s] each
-            step is a contraction plus g, so that |v_t| <= (t + 1) |g|: beyond it, the sum does not converge.
+            step is a contraction plus g, so that |v_t| <= (t + 1) |g|; otherwise the sum does not converge.
     """
     v, size = g, torch.linalg.vector_norm(g)
     for step in range(1, steps + 1):
@@ -85,7 +85,7 @@ def lissa(product: Product, g: Tensor, scale: float, steps: int, report: ReportS
 
 
 def conjugate_gradient(product: Product, g: Tensor, iterations: int, tolerance: float, report: ReportShare) -> Tensor:
-    """Solve A x = g from x = 0 until |A x - g| <= tolerance |g|, or for so many iterations.
+    """Solve A x = g from x = 0 until |A x - g| <= tolerance |g|, or for `iterations` iterations.
 
     Raises:
         DivergedError: A has a direction of curvature that is not positive, or a value stops being finite.

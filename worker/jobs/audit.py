@@ -83,7 +83,7 @@ def audit(run: Run) -> None:
 
 
 def _asked(run: Run, loaded: LoadedModel) -> AuditRequest:
-    """The version with its forget set: the samples that were named, or the canaries forgotten so far; else those of the
+    """The version with its forget set: the samples that were named, or the canaries unlearned so far; else those of the
     batch that made it, while they are there; else none."""
     params = run.claim.params
     with run.resources.database.read() as session:

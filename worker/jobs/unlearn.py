@@ -323,7 +323,7 @@ def _describe(attack: str, found: AdversarialSet, batch: ForgetBatch) -> Adversa
 
 
 def publish(run: Run, work: Work, stored: Stored, report: AuditReport, action: GateAction) -> None:
-    """Carry out what the gate decided. Whatever it is, the job ends with it, and once."""
+    """Carry out what the gate decided. Each decision ends the job, and once."""
     document, policy = report.model_dump(mode="json"), work.loaded.policy
     facts = escalation.facts(policy, run.claim.params, document)
     with run.stage("publish", 0.98, 1.0), run.resources.database.write() as session:

@@ -240,11 +240,11 @@ class Shadows:
         seed = seeding.derive(run.claim.seed, "shadow", number)
         part = self._progress.part(0.0, 1.0, f"shadow:{self._base}:{number}")
         model = loaded.fresh(seeding.derive(seed, "taught"))
-        if not entry.exact:  # exact retraining does not look at what was taught
+        if not entry.exact:  # exact retraining does not use the trained model
             self.trained += 1
-            taught = loaded.on_device(np.union1d(self._subject.remain, positions))
+            rows = loaded.on_device(np.union1d(self._subject.remain, positions))
             order = seeding.generator(seeding.derive(seed, "order"), loaded.samples.labels.device)
-            loaded.recipe.train(model, loaded.samples, taught, order, part)
+            loaded.recipe.train(model, loaded.samples, rows, order, part)
         adversarial = None
         if entry.needs_adversarial:
             adversarial = unlearning.attacked(loaded, model, positions, loaded.policy.attack)

@@ -63,7 +63,7 @@ class LoadedDataset:
         return cls(samples, labels, np.empty(0, dtype=bool))
 
     def size(self) -> int:
-        """Bytes of memory; mapped images take none that could not be had back."""
+        """Bytes of memory; mapped images take none that the system cannot take back."""
         return 0 if self.samples.mapped else self.samples.images.nbytes
 
 
