@@ -211,7 +211,7 @@ def test_a_purge_that_cannot_write_waits_and_the_samples_stay_owed(trained: Trai
     made = trained.delete(trained.ids[:3])
     from worker.run_one import run_one
 
-    run_one(account.desk, "tester")
+    run_one(account.resources, "tester")
     assert trained.request(made)["status"] == "published"
     disk.error = FULL
     account.work()
@@ -384,11 +384,11 @@ def test_whoever_holds_locks_asks_a_silent_storage_once(in_bucket: Trained, shim
     is_problem(http.put(path, content=data, headers={"Content-Type": SAFETENSORS}), 503, "storage-unavailable")
     assert counts(account.database) == before
     assert http.put(path, content=data, headers={"Content-Type": SAFETENSORS}).status_code == 202
-    digest = account.desk.blobs.put(b"of nobody").digest
+    digest = account.resources.blobs.put(b"of nobody").digest
     shim.spoil("DELETE", silent, times=1)
     with pytest.raises(StorageUnavailableError):
-        usage.remove(account.database, account.desk.blobs, digest)
-    assert usage.remove(account.database, account.desk.blobs, digest)
+        usage.remove(account.database, account.resources.blobs, digest)
+    assert usage.remove(account.database, account.resources.blobs, digest)
 
 
 def test_a_job_waits_for_object_storage_and_goes_on(in_bucket: Trained, shim: Proxy) -> None:

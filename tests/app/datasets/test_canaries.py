@@ -251,9 +251,9 @@ def test_who_asks_for_a_canary_that_was_forgotten_along_is_told_so(planted: Trai
         drawn = canaries.draw(session, dataset, model, session.scalars(select(Version)).one(), NOBODY, 20)
         batch = versions.batch(session, jobs_of(planted)[0], dataset, session.scalars(select(Version)).one(), 20)
         assert batch.canaries.tolist() == drawn.tolist()
-    desk = planted.account.desk
+    resources = planted.account.resources
     with catching(drawn[:1], planted):
-        run_one(desk, "tester")
+        run_one(resources, "tester")
     planted.account.work()
     late = planted.account.get("/v1/deletion-requests")["items"][0]
     assert late["status"] == "fulfilled"

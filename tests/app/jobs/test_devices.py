@@ -45,14 +45,14 @@ def alive(trained: Trained, name: str, label: str, *kinds: str) -> Iterator[None
 def drain(trained: Trained, **settings: object) -> None:
     """Whatever a worker with these settings takes."""
     from worker.run_one import run_one
-    from worker.runtime.run import Desk
+    from worker.runtime.run import Resources
 
-    desk = Desk.open(trained.account.settings.model_copy(update=settings))
+    resources = Resources.open(trained.account.settings.model_copy(update=settings))
     try:
-        while run_one(desk, "w"):
+        while run_one(resources, "w"):
             pass
     finally:
-        desk.close()
+        resources.close()
 
 
 def test_each_job_runs_where_its_model_belongs(trained: Trained) -> None:
@@ -93,14 +93,14 @@ def test_deletions_go_where_the_model_belongs_and_its_purge_anywhere(trained: Tr
 
 def test_a_hint_of_anothers_job_is_a_knock_on_the_door(trained: Trained) -> None:
     from worker.run_one import run_one
-    from worker.runtime.run import Desk
+    from worker.runtime.run import Resources
 
     on_a, on_any = train(trained, model_on(trained, "a")), train(trained, model_on(trained, None))
-    desk = Desk.open(trained.account.settings.model_copy(update={"device_label": "b"}))
-    assert run_one(desk, "w", hint=on_a)
+    resources = Resources.open(trained.account.settings.model_copy(update={"device_label": "b"}))
+    assert run_one(resources, "w", hint=on_a)
     assert (state(trained, on_a), state(trained, on_any)) == ("queued", "succeeded")
-    assert not run_one(desk, "w", hint=on_a)
-    desk.close()
+    assert not run_one(resources, "w", hint=on_a)
+    resources.close()
 
 
 def test_hints_ring_in_the_queue_of_kind_and_device(trained: Trained) -> None:

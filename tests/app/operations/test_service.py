@@ -176,7 +176,7 @@ def test_two_may_migrate_at_once(settings: Settings, empty: Database) -> None:
     failures: list[BaseException] = []
     gate = threading.Barrier(4)
 
-    def migrate() -> None:
+    def one() -> None:
         database = Database(settings)
         try:
             gate.wait(60)
@@ -186,7 +186,7 @@ def test_two_may_migrate_at_once(settings: Settings, empty: Database) -> None:
         finally:
             database.close()
 
-    threads = [threading.Thread(target=migrate) for _ in range(4)]
+    threads = [threading.Thread(target=one) for _ in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:

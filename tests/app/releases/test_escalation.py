@@ -74,7 +74,7 @@ def test_a_fake_unlearning_fails_and_escalates_to_exact_retraining(real: Trained
     made = real.delete(real.ids[::3])
     from worker.run_one import run_one
 
-    assert run_one(real.account.desk, "tester")
+    assert run_one(real.account.resources, "tester")
     fake, retrain = unlearn_jobs(real)
     assert (fake["state"], fake["problem"]["next_job"], fake["escalation"]["next"]) == (
         "rejected",
@@ -275,7 +275,7 @@ def test_an_escalation_keeps_the_policy_that_it_began_with(trained: Trained) -> 
 
     set_policy(trained, on_inconclusive="retrain")
     made = trained.delete(trained.ids[:3])
-    assert run_one(trained.account.desk, "tester")
+    assert run_one(trained.account.resources, "tester")
     set_policy(trained, method=NOTHING, remain="none")
     trained.account.work()
     assert trained.request(made)["status"] == "fulfilled"
@@ -287,7 +287,7 @@ def test_a_request_cancelled_at_a_waiting_step_is_not_carried_out(trained: Train
 
     set_policy(trained, on_inconclusive="retrain")
     made = trained.delete(trained.ids[:3])
-    assert run_one(trained.account.desk, "tester")
+    assert run_one(trained.account.resources, "tester")
     trained.account.post(f"/v1/deletion-requests/{made['id']}:cancel", {"reason": "changed their mind"})
     trained.account.work()
     assert [job["state"] for job in unlearn_jobs(trained)] == ["rejected", "cancelled"]
