@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,8 @@ from app.core.tables import (
     Version,
 )
 from app.deletions import erasure, retention
+from app.jobs.routing import Takes
+from app.rules.states import JobKind
 from tests.helpers import blobs, is_problem
 from tests.support import Document
 from tests.trained import Trained
@@ -483,7 +486,8 @@ def test_a_comparison_that_samples_were_erased_under_leaves_nothing_of_them(
 
     with monkeypatch.context() as patched:
         patched.setattr(audit, "train_on", slow)
-        assert run_one(account.resources, "tester", hint=comparison)
+        trainer = replace(account.resources, takes=Takes(kinds=frozenset({JobKind.TRAIN})))
+        assert run_one(trainer, "tester")
     assert [trained.request(each)["status"] for each in (first, second)] == ["fulfilled"] * 2
     account.work()
     assert account.get(f"/v1/jobs/{comparison}")["problem"]["type"].endswith("/samples-erased")
