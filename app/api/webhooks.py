@@ -54,7 +54,7 @@ def create(body: WebhookCreate, who: CallerDep, held: PartsDep, session: Write, 
     """Register a receiver. Its address must be https and public; the signing secret is shown once, here."""
     private = held.settings.webhooks_to_private
     try:
-        webhooks.target(webhooks.check_url(body.url, allow_private=private), allow_private=private)
+        webhooks.targets(webhooks.check_url(body.url, allow_private=private), allow_private=private)
     except webhooks.RefusedError as error:
         raise Unprocessable(f"The webhook is refused: {error}.", kind="webhook-address") from None
     row = Webhook(

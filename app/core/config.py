@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from sqlalchemy import URL, make_url
 
 from app.rules.states import JobKind
 
@@ -90,6 +91,12 @@ class Settings(BaseSettings):
                 return "postgresql+psycopg://" + url.removeprefix(plain)
         return url
 
+    @field_validator("port", mode="before")
+    @classmethod
+    def _no_service_link(cls, value: Any) -> Any:
+        """Kubernetes sets LETHE_PORT=tcp://… in every container beside a Service called `lethe`: it means no port."""
+        return 8321 if isinstance(value, str) and value.startswith("tcp://") else value
+
     @field_validator("devices", "kinds", mode="before")
     @classmethod
     def _listed(cls, value: Any) -> Any:
@@ -97,8 +104,11 @@ class Settings(BaseSettings):
         return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
 
     @property
-    def resolved_database_url(self) -> str:
-        return self.database_url or f"sqlite:///{self.data_dir.absolute() / 'lethe.db'}"
+    def resolved_database_url(self) -> URL:
+        """Of SQLite from its parts: a folder's name may have `?`, `%` or `#` in it."""
+        if self.database_url:
+            return make_url(self.database_url)
+        return URL.create("sqlite", database=str(self.data_dir.absolute() / "lethe.db"))
 
     @property
     def key_file(self) -> Path:

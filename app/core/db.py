@@ -19,7 +19,7 @@ from functools import lru_cache
 from typing import Any, cast
 
 from pydantic_core import to_json
-from sqlalchemy import Dialect, Engine, Insert, Table, TextClause, bindparam, create_engine, event, insert, text
+from sqlalchemy import URL, Dialect, Engine, Insert, Table, TextClause, bindparam, create_engine, event, insert, text
 from sqlalchemy.engine import Connection
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import DeclarativeBase, Session, sessionmaker
@@ -34,6 +34,10 @@ SQLITE_AWAY = {sqlite3.SQLITE_READONLY, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_FUL
 POSTGRES_AWAY = {"08", "53", "57", "58"}  # classes: connection, resources, operator's intervention, system
 
 
+# `jit` costs more than any of these statements.
+LIMITS = "-c idle_in_transaction_session_timeout=60s -c lock_timeout=30s -c statement_timeout=120s -c jit=off"
+
+
 class Database:
     """One engine, and transactions on it.
 
@@ -43,7 +47,7 @@ class Database:
 
     def __init__(self, settings: Settings) -> None:
         url = settings.resolved_database_url
-        self.is_sqlite = url.startswith("sqlite")
+        self.is_sqlite = url.get_backend_name() == "sqlite"
         if self.is_sqlite:
             settings.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.engine = _sqlite_engine(url) if self.is_sqlite else _postgres_engine(url)
@@ -132,7 +136,7 @@ def is_away(error: OperationalError) -> bool:
     return state is None or state[:2] in POSTGRES_AWAY
 
 
-def _sqlite_engine(url: str) -> Engine:
+def _sqlite_engine(url: URL) -> Engine:
     # Kept open: connecting reads the schema anew, which costs more than a small transaction. Idle, a connection holds
     # no lock, so a process that is stopped delays nobody.
     engine = create_engine(
@@ -174,9 +178,11 @@ def set_journal(database: Database) -> str:
     return str(mode)
 
 
-def _postgres_engine(url: str) -> Engine:
+def _postgres_engine(url: URL) -> Engine:
+    given = url.query.get("options", "")  # what the address asks for, such as a search_path, comes after ours
+    options = " ".join([LIMITS, *([given] if isinstance(given, str) else given)])
     return create_engine(
-        url,
+        url.difference_update_query(["options"]),
         isolation_level="READ COMMITTED",
         hide_parameters=True,
         pool_pre_ping=True,
@@ -185,7 +191,6 @@ def _postgres_engine(url: str) -> Engine:
         connect_args={
             "application_name": "lethe",
             "client_encoding": "utf8",  # else a SQL_ASCII database answers in bytes, before `schema` can refuse it
-            "options": "-c idle_in_transaction_session_timeout=60s -c lock_timeout=30s -c statement_timeout=120s "
-            "-c jit=off",  # which costs more than any of these statements
+            "options": options,
         },
     )

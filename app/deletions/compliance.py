@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 import statistics
 from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
@@ -95,6 +96,7 @@ def as_csv(pages: Iterator[list[dict[str, Any]]]) -> Iterator[str]:
     """RFC 4180 lines with a header, a page at a time. A text that a spreadsheet would run as a formula is quoted with
     an apostrophe."""
     lines = io.StringIO()
+    lines.write("\ufeff")  # without this mark Excel takes UTF-8 for another code page
     writer = csv.DictWriter(lines, COLUMNS)
     writer.writeheader()
     for page in pages:
@@ -114,8 +116,12 @@ def as_json(pages: Iterator[list[dict[str, Any]]]) -> Iterator[bytes]:
     yield b"[]" if mark == b"[" else b"]"
 
 
+# What programs skip before they look for a formula, and what a formula begins with, in full width too.
+_FORMULA = re.compile(r"[\s;,|\"'\x00-\x1f\u200b\ufeff]*[=+\-@\uff1d\uff0b\uff0d\uff20]|[\t\r\n]")
+
+
 def _harmless(value: Any) -> Any:
-    return f"'{value}" if isinstance(value, str) and value[:1] in "=+-@\t\r" and value else value
+    return f"'{value}" if isinstance(value, str) and _FORMULA.match(value) else value
 
 
 def summary(database: Database, tenant_id: str, year: int | None = None) -> dict[str, Any]:

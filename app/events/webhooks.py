@@ -26,6 +26,7 @@ from urllib.parse import SplitResult, urlsplit
 SECRET_PREFIX = "whsec_"  # noqa: S105
 TIMEOUT_SECONDS = 15.0
 DEADLINE_SECONDS = 20.0
+MOST_ADDRESSES = 4  # of a host, that one delivery tries
 # 5 s, 5 min, 30 min, 2 h, 5 h, 10 h, 14 h, 20 h, 24 h: about 76 hours in all
 RETRY_SECONDS = (5, 300, 1800, 7200, 18000, 36000, 50400, 72000, 86400)
 MOST_REPLY_BYTES = 4096
@@ -92,7 +93,7 @@ def resolve(host: str, port: int) -> Sequence[str]:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError):
         raise RefusedError("the host has no address") from None
-    return sorted({str(entry[4][0]) for entry in found})
+    return list(dict.fromkeys(str(entry[4][0]) for entry in found))
 
 
 def is_global(address: str) -> bool:
@@ -110,8 +111,9 @@ def is_global(address: str) -> bool:
     return found in UNICAST_6 and found not in DOCUMENTATION_6 and found.is_global
 
 
-def target(parts: SplitResult, *, allow_private: bool, resolver: Resolver = resolve) -> tuple[str, int]:
-    """The one address to connect to: resolved once; refused if any of the host's addresses is not global.
+def targets(parts: SplitResult, *, allow_private: bool, resolver: Resolver = resolve) -> tuple[Sequence[str], int]:
+    """The addresses to connect to, in the system's order, and the port: resolved once; refused if any of the host's
+    addresses is not global.
 
     Raises:
         RefusedError: no address, or one that is not global.
@@ -122,7 +124,7 @@ def target(parts: SplitResult, *, allow_private: bool, resolver: Resolver = reso
         raise RefusedError("the host has no address")
     if not allow_private and not all(is_global(address) for address in addresses):
         raise RefusedError("the host has an address that is not public")
-    return addresses[0], port
+    return addresses[:MOST_ADDRESSES], port
 
 
 # -- sending ---------------------------------------------------------------------------------------
@@ -138,30 +140,48 @@ class Reply:
         return self.status is not None and 200 <= self.status < 300
 
 
+def _connected(addresses: Sequence[str], port: int) -> socket.socket:
+    """A connection to the first of these that answers: one dead address, or one of a family that this machine does not
+    have, delays the delivery and does not fail it."""
+    failure: OSError = OSError("the host has no address")
+    for address in addresses:
+        try:
+            found = socket.create_connection((address, port), TIMEOUT_SECONDS / len(addresses))
+        except OSError as error:
+            failure = error
+        else:
+            found.settimeout(TIMEOUT_SECONDS)
+            return found
+    raise failure
+
+
 class _Plain(HTTPConnection):
     """`line`: the socket, also after http.client dropped it before the body of a reply that ends the connection."""
 
     line: socket.socket | None = None
 
+    def __init__(self, host: str, addresses: Sequence[str], port: int) -> None:
+        self._addresses = addresses
+        super().__init__(host, port, timeout=TIMEOUT_SECONDS)
+
     def connect(self) -> None:
-        super().connect()
-        self.line = self.sock
+        self.sock = self.line = _connected(self._addresses, self.port)
 
 
 class _Pinned(HTTPSConnection):
-    """HTTPS to an address that was resolved beforehand, with the host's name in SNI and certificate check.
+    """HTTPS to addresses that were resolved beforehand, with the host's name in SNI and certificate check.
 
     `line`: the socket, from before the handshake.
     """
 
     line: socket.socket | None = None
 
-    def __init__(self, host: str, address: str, port: int) -> None:
-        self._address, self._tls = address, ssl.create_default_context()
+    def __init__(self, host: str, addresses: Sequence[str], port: int) -> None:
+        self._addresses, self._tls = addresses, ssl.create_default_context()
         super().__init__(host, port, timeout=TIMEOUT_SECONDS, context=self._tls)
 
     def connect(self) -> None:
-        raw = socket.create_connection((self._address, self.port), TIMEOUT_SECONDS)
+        raw = _connected(self._addresses, self.port)
         secured = self._tls.wrap_socket(raw, server_hostname=self.host, do_handshake_on_connect=False)
         self.sock = self.line = secured
         secured.do_handshake()
@@ -183,7 +203,7 @@ def send(
     """
     try:
         parts = check_url(url, allow_private=allow_private)
-        address, port = target(parts, allow_private=allow_private, resolver=resolver)
+        addresses, port = targets(parts, allow_private=allow_private, resolver=resolver)
     except RefusedError as error:
         return Reply(None, str(error))
     host = str(parts.hostname)
@@ -196,11 +216,8 @@ def send(
         "webhook-timestamp": str(timestamp),
         "webhook-signature": " ".join(signature(secret, message_id, timestamp, body) for secret in secrets),
     }
-    connection: _Plain | _Pinned
-    if parts.scheme == "https":
-        connection = _Pinned(host, address, port)
-    else:
-        connection = _Plain(address, port, timeout=TIMEOUT_SECONDS)
+    kind = _Pinned if parts.scheme == "https" else _Plain
+    connection: _Plain | _Pinned = kind(host, addresses, port)
     # The socket's timeout is for each operation; a receiver that drips bytes is cut off by the clock.
     deadline = threading.Timer(DEADLINE_SECONDS, lambda: _cut(connection))
     deadline.daemon = True

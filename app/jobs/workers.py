@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import secrets
 import socket
 import threading
 from datetime import timedelta
@@ -21,13 +22,14 @@ log = logging.getLogger("lethe.presence")
 SECONDS = 5.0
 FORGET_AFTER = timedelta(days=1)
 
+_TOKEN = secrets.token_hex(4)
 _stopped = threading.Event()
 _thread: threading.Thread | None = None
 
 
 def own_name(settings: Settings) -> str:
-    """Who holds this process's leases."""
-    return settings.worker_name or f"{socket.gethostname()}:{os.getpid()}"
+    """Who holds this process's leases: no other process has the name, in containers neither, which are all `host:1`."""
+    return settings.worker_name or f"{socket.gethostname()}:{os.getpid()}:{_TOKEN}"
 
 
 def start(settings: Settings) -> None:

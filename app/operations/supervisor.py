@@ -28,6 +28,7 @@ from app.core import keys
 from app.core.config import Settings, write_private
 from app.core.db import Database
 from app.jobs import devices
+from app.jobs.workers import own_name
 from app.operations import migrate, parent_watch
 
 log = logging.getLogger("lethe.serve")
@@ -91,7 +92,7 @@ def serve(settings: Settings, stop: threading.Event) -> None:
 def crew(settings: Settings, names: Sequence[str], stop: threading.Event) -> None:
     """Run a worker on each device until `stop` is set."""
     database = Database(settings)
-    name = settings.worker_name or f"{socket.gethostname()}:{os.getpid()}"
+    name = own_name(settings)
     with _parent_pipe() as reading:
         children = [Child("worker", f"{name}:{number}", device) for number, device in enumerate(names)]
         _supervise(Tree(database, {}, reading), children, list, stop)

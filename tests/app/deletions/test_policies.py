@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -182,6 +184,25 @@ def test_the_register_tells_it_all_and_names_nobody(trained: Trained) -> None:
     summary = trained.account.get("/v1/compliance/summary")
     assert (summary["received"], summary["by_status"]["fulfilled"], summary["overdue"]) == (2, 1, [])
     assert done["id"] in text
+
+
+@pytest.mark.parametrize(
+    "text", ["=1", "+1", "-1", "@a", "\t=1", "\n=1", ";=1", " =1", "\uff1d1", "\u200b=1", '"=1', "\r", ",+1", "\uff20a"]
+)
+def test_no_cell_of_the_register_is_a_formula(text: str) -> None:
+    from app.deletions import compliance
+
+    [page] = compliance.as_csv(iter([[dict.fromkeys(compliance.COLUMNS, text)]]))
+    assert page.startswith("\ufeffrequest,"), "the mark that Excel needs to read UTF-8"
+    [row] = list(csv.DictReader(io.StringIO(page.removeprefix("\ufeff"), newline="")))
+    assert set(row.values()) == {f"'{text}"}
+
+
+def test_a_plain_cell_stays_as_it_is() -> None:
+    from app.deletions import compliance
+
+    [page] = compliance.as_csv(iter([[dict.fromkeys(compliance.COLUMNS, "a = b; c-d")]]))
+    assert "'" not in page
 
 
 # -- many at once, subjects ------------------------------------------------------------------------

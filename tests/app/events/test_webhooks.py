@@ -85,8 +85,8 @@ def test_only_public_addresses_are_called(address: str, public: bool) -> None:
 def test_one_private_address_among_several_refuses_the_host() -> None:
     parts = webhooks.check_url("https://example.com/hook", allow_private=False)
     with pytest.raises(RefusedError, match="not public"):
-        webhooks.target(parts, allow_private=False, resolver=lambda *_: [PUBLIC, "10.0.0.1"])
-    assert webhooks.target(parts, allow_private=False, resolver=lambda *_: [PUBLIC]) == (PUBLIC, 443)
+        webhooks.targets(parts, allow_private=False, resolver=lambda *_: [PUBLIC, "10.0.0.1"])
+    assert webhooks.targets(parts, allow_private=False, resolver=lambda *_: [PUBLIC]) == ([PUBLIC], 443)
 
 
 def test_a_name_that_has_turned_private_since_it_was_registered_is_not_called() -> None:
@@ -170,6 +170,15 @@ def test_a_pinned_address_must_show_the_hosts_certificate(over_tls: HTTPServer) 
     assert over_tls.hosts == [f"hooks.example:{port}"]  # type: ignore[attr-defined]
     other = post("other.example")
     assert (other.status, other.error) == (None, "SSLCertVerificationError")
+
+
+def test_a_dead_address_or_one_of_a_family_that_is_not_there_is_passed_over(over_tls: HTTPServer) -> None:
+    """As seen: IPv6 first in a container without it, and one dead address of two, failed for days."""
+    reply = webhooks.send(
+        f"https://hooks.example:{over_tls.server_port}/hook", ["whsec_QQ=="], "msg_1", b"{}", NOW, allow_private=True,
+        resolver=lambda *_: ["100::1", "127.0.0.9", "127.0.0.1"],
+    )  # fmt: skip
+    assert reply.delivered
 
 
 # -- a receiver that drips ---------------------------------------------------------------------------
