@@ -17,8 +17,7 @@ def upgrade() -> None:
         sa.Column("created_at", sa.DateTime(), nullable=False),
         sa.PrimaryKeyConstraint("tenant_id", "digest"),
     )
-    with op.batch_alter_table("datasets", schema=None) as batch_op:
-        batch_op.add_column(sa.Column("id_namespace", sa.String(length=60), nullable=True))
+    op.add_column("datasets", sa.Column("id_namespace", sa.String(length=60), nullable=True))
     op.add_column("tenants", sa.Column("served_at", sa.DateTime(), nullable=True))
     op.add_column("deletion_requests", sa.Column("overdue_at", sa.DateTime(), nullable=True))
 
@@ -26,6 +25,5 @@ def upgrade() -> None:
 def downgrade() -> None:
     op.drop_column("deletion_requests", "overdue_at")
     op.drop_column("tenants", "served_at")
-    with op.batch_alter_table("datasets", schema=None) as batch_op:
-        batch_op.drop_column("id_namespace")
+    op.drop_column("datasets", "id_namespace")
     op.drop_table("suppressions")
