@@ -15,9 +15,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from app.cli.common import client, follow
-from app.core.config import Settings
 from lethe import Client, JobFailedError, LetheError
+from lethe.cli.common import follow
 from lethe.types import Choice, DeletionRequest, Job
 
 # Chosen beforehand on other splits of the digits by closeness to exact retrains, an oracle that a user lacks.
@@ -48,18 +47,17 @@ def run(folder: Path) -> int:
 def _service(folder: Path) -> Iterator[Client]:
     """`lethe serve` on a free port, with its log in the folder."""
     folder.mkdir(parents=True)
-    settings = Settings(data_dir=folder, port=0, api_key="", url="", database_url="", broker_url="")
     environment = {k: v for k, v in os.environ.items() if not k.startswith("LETHE_")}
     environment |= {"LETHE_DATA_DIR": str(folder.absolute()), "LETHE_PORT": "0"}
     log = folder / "service.log"
     with log.open("wb") as file:
         process = subprocess.Popen([sys.executable, "-m", "app", "serve"], env=environment, stdout=file, stderr=file)
     try:
-        while not settings.url_file.exists():
+        while not (folder / "url").exists():
             if process.poll() is not None:
                 raise SystemExit(f"the service did not start; see {log}:\n{log.read_text()}")
             time.sleep(0.05)
-        with client(settings) as calls:
+        with Client.from_folder(folder) as calls:
             yield calls
     finally:
         process.terminate()

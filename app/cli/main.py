@@ -1,8 +1,4 @@
-"""`lethe`: the service's parts, and the commands of `app.commands` on top of the client.
-
-Exit codes: 0 done, 1 refused or failed, 2 wrong usage, 3 the service does not answer, 4 still under way when
---timeout was over.
-"""
+"""The service's commands of `lethe`: its parts, and what the operator does with its database."""
 
 from __future__ import annotations
 
@@ -11,55 +7,21 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from types import FrameType
 from typing import Annotated
 
 import typer
-from pydantic import ValidationError
 
-from app.cli import account, models, recovery, requests
-from app.cli.common import UNDER_WAY, UNREACHABLE, die
+from app.cli import recovery, tenants
+from app.cli.settings import read_settings
 from app.core import logs
-from app.core.config import Settings, get_settings
+from app.core.config import Settings
 from app.operations import parent_watch
-from lethe import LetheError, UnreachableError, WaitTimeoutError
+from lethe.cli.common import PASSED_ON, die
 
-PASSED_ON = {"allow_extra_args": True, "ignore_unknown_options": True}  # of commands whose options another program has
-
-cli = typer.Typer(
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    help="""Unlearning as a service.
-
-    The client's commands find the service through LETHE_URL and LETHE_API_KEY, else in the folder LETHE_DATA_DIR
-    (./lethe-data). Exit codes: 0 done, 1 refused or failed, 2 wrong usage, 3 the service does not answer, 4 still
-    under way when --timeout was over.""",
-    rich_markup_mode=None,
-)
-
-
-def main() -> None:
-    try:
-        cli()
-    except UnreachableError as error:
-        die(f"{error}; is `lethe serve` running?" + _notes(error), UNREACHABLE)
-    except WaitTimeoutError as error:
-        die(str(error), UNDER_WAY)
-    except LetheError as error:
-        die(f"refused: {error}" + _notes(error))
-    except ValidationError as error:
-        faults = [f"LETHE_{str(fault['loc'][0]).upper()}: {fault['msg']}" for fault in error.errors()]
-        die("the settings are wrong: " + "; ".join(faults))
-    except OSError as error:
-        die(f"{error.filename}: {error.strerror}" if error.filename else str(error))
-
-
-def _notes(error: Exception) -> str:
-    """How to go on, where the command knows."""
-    return "".join(f"\n{note}" for note in getattr(error, "__notes__", ()))
+cli = typer.Typer()
 
 
 def _check_schema() -> None:
@@ -67,7 +29,7 @@ def _check_schema() -> None:
     from app.core.db import Database
     from app.operations import migrate
 
-    database = Database(get_settings())
+    database = Database(read_settings())
     try:
         migrate.check(database)
     except migrate.SchemaError as error:
@@ -100,6 +62,7 @@ def serve(workers: Workers = 0) -> None:
     """API, workers and sweeper together, on a data folder."""
     from app.operations import supervisor
 
+    _require_torch()
     settings = _employing(workers)
     logs.configure("serve", settings.log_format)
     try:
@@ -114,9 +77,9 @@ def api(fd: Annotated[int, typer.Option(hidden=True)] = -1) -> None:
     import uvicorn
 
     parent_watch.hold()
-    logs.configure("api", get_settings().log_format)
+    logs.configure("api", read_settings().log_format)
     _check_schema()
-    settings = get_settings()
+    settings = read_settings()
     uvicorn.run(
         "app.main:create_app",
         factory=True,
@@ -139,6 +102,7 @@ def worker(workers: Workers = 0) -> None:
     from app.jobs import devices
     from app.operations import supervisor
 
+    _require_torch()
     _check_schema()
     settings = _employing(workers)
     names = devices.listed(settings)
@@ -150,9 +114,15 @@ def worker(workers: Workers = 0) -> None:
     supervisor.crew(settings, names, _stop_event())
 
 
+def _require_torch() -> None:
+    """What trains needs torch, which the API's image lacks."""
+    if find_spec("torch") is None:
+        die("torch is not installed here, because only workers need it: use the worker's image, or `make install`")
+
+
 def _employing(workers: int) -> Settings:
     """The settings; `--workers` is a shorter way to write so many times `cpu` in LETHE_DEVICES."""
-    settings = get_settings()
+    settings = read_settings()
     return settings.model_copy(update={"device": "", "devices": ["cpu"] * workers}) if workers else settings
 
 
@@ -162,9 +132,9 @@ def sweep() -> None:
     from app.operations import sweeper
 
     parent_watch.hold()
-    logs.configure("sweep", get_settings().log_format)
+    logs.configure("sweep", read_settings().log_format)
     _check_schema()
-    sweeper.run(get_settings(), _stop_event())
+    sweeper.run(read_settings(), _stop_event())
 
 
 @cli.command()
@@ -177,14 +147,14 @@ def migrate() -> None:
     from app.core.db import Database
     from app.operations import migrate
 
-    logs.configure("migrate", get_settings().log_format)
-    database = Database(get_settings())
+    logs.configure("migrate", read_settings().log_format)
+    database = Database(read_settings())
     try:
         migrate.migrate(database)
     except migrate.SchemaError as error:
         die(str(error))
-    if keys.bootstrap(database, get_settings()):
-        logging.getLogger("lethe").info("the first API key is in %s", get_settings().key_file)
+    if keys.bootstrap(database, read_settings()):
+        logging.getLogger("lethe").info("the first API key is in %s", read_settings().key_file)
 
 
 @cli.command()
@@ -197,6 +167,7 @@ def demo(
     """
     from app.cli import demo as main_job
 
+    _require_torch()
     sys.exit(main_job.run(folder))
 
 
@@ -211,46 +182,17 @@ def convert(
 
     On this machine; the service takes nothing else.
     """
+    _require_torch()
     os.execv(sys.executable, [sys.executable, "-m", "engine.convert", str(source), str(target)])  # noqa: S606
 
 
 @cli.command(context_settings=PASSED_ON, add_help_option=False)
 def bench(context: typer.Context) -> None:
     """Measure every unlearning method under one audit."""
+    _require_torch()
     os.execv(sys.executable, [sys.executable, "-m", "experiments", *context.args])  # noqa: S606
 
 
-# -- the client's commands -------------------------------------------------------------------------
-
-for name, sub in {
-    "dataset": models.dataset,
-    "model": models.model,
-    "job": models.job,
-    "key": account.key,
-    "webhook": account.webhook,
-    "tenants": account.tenants,
-    "log": requests.log,
-    "erasures": recovery.erasures,
-}.items():
-    cli.add_typer(sub, name=name)
-VERBS: dict[str, Callable[..., None]] = {
-    "list": account.list_things,
-    "status": account.status,
-    "wait": account.wait,
-    "catalog": account.catalog,
-    "download": models.download,
-    "report": models.report,
-    "request": requests.request,
-    "requests-import": requests.import_requests,
-    "decide": requests.decide,
-    "register": requests.register,
-    "summary": requests.summary,
-    "certificate": requests.certificate,
-    "trust": requests.trust,
-    "opening": requests.opening,
-    "shred": requests.shred,
-    "backup": recovery.backup,
-}
-for name, verb in VERBS.items():
-    cli.command(name)(verb)
-cli.command("verify", context_settings=PASSED_ON, add_help_option=False)(requests.verify)
+cli.command("backup")(recovery.backup)
+cli.add_typer(recovery.erasures, name="erasures")
+cli.add_typer(tenants.tenants, name="tenants")

@@ -8,9 +8,9 @@ from typing import Annotated
 
 import typer
 
-from app.cli.common import REFUSED, AsJson, die, group, show
+from app.cli.settings import read_settings
 from app.core import logs
-from app.core.config import get_settings
+from lethe.cli.common import REFUSED, AsJson, die, group, show
 
 erasures = group("The erasure ledger: write it, replay it after a restore.")
 LedgerFile = Annotated[Path, typer.Argument(metavar="FILE", help="The ledger; best on another disk than the database.")]
@@ -27,7 +27,7 @@ def backup(
     from app.recovery import backup as backups
 
     try:
-        taken = asdict(backups.take(get_settings(), folder))
+        taken = asdict(backups.take(read_settings(), folder))
     except backups.BackupError as error:
         die(str(error))
     show(taken, [("folder", folder), *taken.items()], as_json=as_json)
@@ -42,8 +42,8 @@ def export(path: LedgerFile, as_json: AsJson = False) -> None:
     from app.core.db import Database
     from app.recovery import erasure_ledger
 
-    database = Database(get_settings())
-    written = erasure_ledger.Keeper(database, get_settings(), path).keep()
+    database = Database(read_settings())
+    written = erasure_ledger.Keeper(database, read_settings(), path).keep()
     database.close()
     show({"written": written}, [("written", written)], as_json=as_json)
 
@@ -57,12 +57,12 @@ def replay_(path: LedgerFile, as_json: AsJson = False) -> None:
     from app.core.db import Database
     from app.recovery import replay
 
-    logs.configure("replay", get_settings().log_format)
+    logs.configure("replay", read_settings().log_format)
     if not path.exists():
         die(f"there is no {path}")
-    database = Database(get_settings())
+    database = Database(read_settings())
     try:
-        done = replay.replay(database, get_settings(), path)
+        done = replay.replay(database, read_settings(), path)
     except replay.LedgerError as error:
         die(f"{error}; nothing has been done")
     finally:

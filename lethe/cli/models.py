@@ -9,7 +9,8 @@ from typing import Annotated, Literal
 
 import typer
 
-from app.cli.common import (
+from lethe import Client, LetheError
+from lethe.cli.common import (
     AsJson,
     IdsFile,
     Timeout,
@@ -26,7 +27,6 @@ from app.cli.common import (
     show,
     transfer,
 )
-from lethe import Client, LetheError
 from lethe.types import Choice, Dataset
 
 dataset = group("Datasets: register, send content, list samples.")

@@ -1,4 +1,4 @@
-"""Commands that list and look, wait, and administer: any object, API keys, webhooks, tenants."""
+"""Commands that list and look, wait, and administer: any object, API keys, webhooks."""
 
 from __future__ import annotations
 
@@ -7,15 +7,13 @@ from typing import Annotated, Any
 
 import typer
 
-from app.cli.common import AsJson, Timeout, client, die, follow, group, show, show_job, show_list
-from app.cli.requests import follow_request, show_request
-from app.core.config import get_settings
 from lethe import Client
+from lethe.cli.common import AsJson, Timeout, client, follow, group, show, show_job, show_list
+from lethe.cli.requests import follow_request, show_request
 from lethe.types import Scope
 
 key = group("API keys: make, rotate, revoke.")
 webhook = group("Webhooks: register, switch off, deliver again.")
-tenants = group("Tenants, on the server's own database.")
 
 Lister = tuple[Callable[[Client, str, dict[str, Any]], Iterator[Any]], tuple[str, ...]]
 LISTS: dict[str, Lister] = {
@@ -207,50 +205,3 @@ def replay(
     """Send a delivery again, with the same message id."""
     with client() as calls:
         show(calls.webhooks.replay(thing, delivery), as_json=as_json)
-
-
-# -- tenants ---------------------------------------------------------------------------------------
-
-
-@tenants.command("create")
-def create_tenant(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="What it is called.")],
-    as_json: AsJson = False,
-) -> None:
-    """Make a tenant and its first key, with every scope. The key's token is shown once, here.
-
-    Works on the database of LETHE_DATABASE_URL, else of LETHE_DATA_DIR: for whoever runs the service.
-    """
-    from app.core import keys
-    from app.core.db import Database
-    from app.operations import migrate
-
-    database = Database(get_settings())
-    try:
-        migrate.check(database)
-        with database.write() as session:
-            tenant, token = keys.new_tenant(session, name)
-        show({"tenant": tenant, "name": name, "token": token}, as_json=as_json)
-    except migrate.SchemaError as error:
-        die(str(error))
-    finally:
-        database.close()
-
-
-@tenants.command("list")
-def list_tenants(as_json: AsJson = False) -> None:
-    """The tenants of this database."""
-    from app.core import keys
-    from app.core.db import Database
-    from app.operations import migrate
-
-    database = Database(get_settings())
-    try:
-        migrate.check(database)
-        with database.read() as session:
-            found = keys.tenants(session)
-    except migrate.SchemaError as error:
-        die(str(error))
-    finally:
-        database.close()
-    show_list(iter(found), ("id", "name", "created_at"), as_json=as_json)

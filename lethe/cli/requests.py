@@ -11,8 +11,21 @@ from typing import Annotated, Any
 
 import typer
 
-from app.cli.common import REFUSED, AsJson, IdsFile, Output, Timeout, Yes, client, die, follow, group, read_lines, show
 from lethe import Client
+from lethe.cli.common import (
+    REFUSED,
+    AsJson,
+    IdsFile,
+    Output,
+    Timeout,
+    Yes,
+    client,
+    die,
+    follow,
+    group,
+    read_lines,
+    show,
+)
 from lethe.requests import UNDER_WAY
 from lethe.types import DeletionRequest
 

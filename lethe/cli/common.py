@@ -23,12 +23,13 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
-from app.core.config import Settings, get_settings
-from lethe import Client
+from lethe.cli.settings import read_settings
+from lethe.client import Client
 from lethe.types import Job
 
 console = Console(stderr=True)
 REFUSED, UNREACHABLE, UNDER_WAY = 1, 3, 4  # exit codes; 2 is wrong usage
+PASSED_ON = {"allow_extra_args": True, "ignore_unknown_options": True}  # of commands that pass their options on
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print the service's document, and nothing else.")]
 Wait = Annotated[bool, typer.Option("--wait", help="Follow it to its end; exit 1 unless it succeeds.")]
@@ -47,16 +48,18 @@ def die(text: str, code: int = REFUSED) -> NoReturn:
     sys.exit(code)
 
 
-def client(settings: Settings | None = None) -> Client:
+def client() -> Client:
     """The service of LETHE_URL and LETHE_API_KEY, else the one whose data folder this is."""
-    settings = settings or get_settings()
-    own = settings.url_file.read_text().strip() if settings.url_file.exists() else ""
-    own = own or f"http://{settings.host}:{settings.port}"
+    try:
+        settings = read_settings()
+    except ValueError as error:
+        die(f"the settings are wrong: {error}")
+    own = settings.own_url
     url = settings.url or own
-    if url.rstrip("/") != own and not settings.api_key.get_secret_value():
+    if url.rstrip("/") != own and not settings.api_key:
         die("LETHE_URL is not the service of the data folder, whose key is not sent to others: set LETHE_API_KEY, too")
     try:
-        key = settings.api_key.get_secret_value() or settings.key_file.read_text().strip()
+        key = settings.api_key or settings.key_file.read_text().strip()
     except OSError:
         die(f"no API key: set LETHE_API_KEY, or LETHE_DATA_DIR to the service's folder ({settings.data_dir})")
     return Client(url, key)
