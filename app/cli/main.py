@@ -53,13 +53,13 @@ def _stop_event() -> threading.Event:
 # -- the service's parts ---------------------------------------------------------------------------
 
 Workers = Annotated[
-    int, typer.Option(min=0, max=256, help="So many workers on the CPU; 0: one for each device of LETHE_DEVICES.")
+    int, typer.Option(min=0, max=256, help="Number of workers on the CPU; 0: one for each device of LETHE_DEVICES.")
 ]
 
 
 @cli.command()
 def serve(workers: Workers = 0) -> None:
-    """API, workers and sweeper together, on a data folder."""
+    """Run API, workers and sweeper together, on a data folder."""
     from app.operations import supervisor
 
     _require_torch()
@@ -73,7 +73,7 @@ def serve(workers: Workers = 0) -> None:
 
 @cli.command()
 def api(fd: Annotated[int, typer.Option(hidden=True)] = -1) -> None:
-    """The HTTP API by itself."""
+    """Run the HTTP API alone."""
     import uvicorn
 
     parent_watch.hold()
@@ -95,9 +95,9 @@ def api(fd: Annotated[int, typer.Option(hidden=True)] = -1) -> None:
 
 @cli.command()
 def worker(workers: Workers = 0) -> None:
-    """A worker for each device.
+    """Run a worker for each device.
 
-    On Celery where LETHE_BROKER_URL is set, else watching the database.
+    With LETHE_BROKER_URL the workers use Celery. Otherwise they watch the database.
     """
     from app.jobs import devices
     from app.operations import supervisor
@@ -107,7 +107,7 @@ def worker(workers: Workers = 0) -> None:
     settings = _employing(workers)
     names = devices.listed(settings)
     if len(names) == 1:
-        # What it becomes takes the leash up itself: a thread of this program would not survive that.
+        # The worker watches its parent itself: a thread of this program would not survive the exec.
         supervisor.become_worker(names[0])
     parent_watch.hold()
     logs.configure("workers", settings.log_format)
@@ -115,20 +115,20 @@ def worker(workers: Workers = 0) -> None:
 
 
 def _require_torch() -> None:
-    """What trains needs torch, which the API's image lacks."""
+    """End with a sentence where torch is not installed, as in the API's image."""
     if find_spec("torch") is None:
         die("torch is not installed here, because only workers need it: use the worker's image, or `make install`")
 
 
 def _employing(workers: int) -> Settings:
-    """The settings; `--workers` is a shorter way to write so many times `cpu` in LETHE_DEVICES."""
+    """The settings; `--workers 2` is a shorter way to write `cpu,cpu` in LETHE_DEVICES."""
     settings = read_settings()
     return settings.model_copy(update={"device": "", "devices": ["cpu"] * workers}) if workers else settings
 
 
 @cli.command()
 def sweep() -> None:
-    """Send hints, repair what died, remove what is due."""
+    """Run the sweeper: hints, expired leases, due erasures."""
     from app.operations import sweeper
 
     parent_watch.hold()
@@ -141,7 +141,7 @@ def sweep() -> None:
 def migrate() -> None:
     """Bring the database to this program's schema.
 
-    The first time it makes the first API key, too.
+    The first run also makes the first API key.
     """
     from app.core import keys
     from app.core.db import Database
@@ -159,11 +159,11 @@ def migrate() -> None:
 
 @cli.command()
 def demo(
-    folder: Annotated[Path, typer.Option(help="Where its service keeps its data; made anew.")] = Path("lethe-demo"),
+    folder: Annotated[Path, typer.Option(help="Where its service keeps its data; emptied first.")] = Path("lethe-demo"),
 ) -> None:
-    """The main job end to end, on a service of its own.
+    """Run the main job from start to end, on its own service.
 
-    Through the HTTP API alone.
+    It uses the HTTP API alone.
     """
     from app.cli import demo as main_job
 
@@ -174,13 +174,13 @@ def demo(
 @cli.command()
 def convert(
     source: Annotated[
-        Path, typer.Argument(metavar="SOURCE", help="A PyTorch file that holds a state dict; you must trust it.")
+        Path, typer.Argument(metavar="SOURCE", help="A PyTorch file with a state dict; you must trust it.")
     ],
     target: Annotated[Path, typer.Argument(metavar="TARGET", help="The safetensors file to write.")],
 ) -> None:
     """Turn a PyTorch checkpoint into safetensors.
 
-    On this machine; the service takes nothing else.
+    It runs on this machine. The service accepts safetensors only.
     """
     _require_torch()
     os.execv(sys.executable, [sys.executable, "-m", "engine.convert", str(source), str(target)])  # noqa: S606

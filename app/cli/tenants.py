@@ -9,17 +9,17 @@ import typer
 from app.cli.settings import read_settings
 from lethe.cli.common import AsJson, die, group, show, show_list
 
-tenants = group("Tenants, on the server's own database.")
+tenants = group("Tenants, on the service's own database.")
 
 
 @tenants.command("create")
 def create_tenant(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="What it is called.")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Name of the tenant.")],
     as_json: AsJson = False,
 ) -> None:
     """Make a tenant and its first key, with every scope. The key's token is shown once, here.
 
-    Works on the database of LETHE_DATABASE_URL, else of LETHE_DATA_DIR: for whoever runs the service.
+    It works on the database of LETHE_DATABASE_URL, else of LETHE_DATA_DIR, so it runs where the service runs.
     """
     from app.core import keys
     from app.core.db import Database
@@ -39,7 +39,7 @@ def create_tenant(
 
 @tenants.command("list")
 def list_tenants(as_json: AsJson = False) -> None:
-    """The tenants of this database."""
+    """List the tenants of this database."""
     from app.core import keys
     from app.core.db import Database
     from app.operations import migrate

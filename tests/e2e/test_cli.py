@@ -159,8 +159,8 @@ def _prove_more(run: Run, request: str, ids: list[str]) -> None:
     run("opening", request, "--ids-file", "kept.txt", "-o", "membership.json")
     assert "DOES NOT HOLD" in run(*checks, "--membership", "membership.json", code=1)
     run("shred", request, stdin="n\n", code=1)
-    assert document(run("shred", request, "--yes", "--json")) == {"destroyed": True}
-    assert document(run("shred", request, "--yes", "--json")) == {"destroyed": False}
+    assert document(run("shred", request, "--yes", "--json")) == {"deleted": True}
+    assert document(run("shred", request, "--yes", "--json")) == {"deleted": False}
     assert "refused:" in run("opening", request, code=1)
 
 
