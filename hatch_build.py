@@ -1,4 +1,4 @@
-"""Build hook: an editable `lethe` next to another distribution's `lethe` is refused, because Python would import that."""
+"""Build hook that refuses an editable `lethe` beside another distribution's `lethe`: Python would import the other."""
 
 from __future__ import annotations
 
@@ -15,6 +15,6 @@ NAMESAKE = (
 
 
 class RefuseNamesake(BuildHookInterface[Any]):
-    def initialize(self, version: str, build_data: dict[str, Any]) -> None:
+    def initialize(self, version: str, build_data: dict[str, Any]) -> None:  # noqa: ARG002
         if version == "editable" and (Path(sysconfig.get_path("purelib")) / "lethe").is_dir():
             raise SystemExit(NAMESAKE)
