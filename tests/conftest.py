@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -22,6 +23,7 @@ from app.core.db import Database
 from app.main import create_app
 from app.operations import migrate
 from tests.support import Account, scratch_database
+from tests.trained import Template, Trained, make, open_account
 
 
 def own_redis(url: str, process: str) -> str:
@@ -149,3 +151,40 @@ def account(settings: Settings, database: Database, client: TestClient) -> Itera
     found = Account(settings, database, client)
     yield found
     found.close()
+
+
+@pytest.fixture(scope="session")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], Template]]:
+    """The prepared account on a kind of database, made at its first use."""
+    made: dict[str, Template] = {}
+    with ExitStack() as stack:
+
+        def get(kind: str) -> Template:
+            if kind not in made:
+                url = "" if kind == "sqlite" else stack.enter_context(scratch_database(POSTGRES))
+                made[kind] = make(tmp_path_factory.mktemp(kind) / "data", url)
+            return made[kind]
+
+        yield get
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory, template: Callable[[str], Template]) -> Iterator[Trained]:
+    """A copy on SQLite for the tests of one module that change nothing, or nothing that the others look at."""
+    source = template("sqlite")
+    folder = tmp_path_factory.mktemp("shared") / "data"
+    shutil.copytree(source.folder, folder)
+    with open_account(Settings(data_dir=folder)) as account:
+        yield Trained(account, source.dataset, source.model, source.ids)
+
+
+@pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.services)])
+def trained(request: pytest.FixtureRequest, tmp_path: Path, template: Callable[[str], Template]) -> Iterator[Trained]:
+    source = template(request.param)
+    folder = tmp_path / "data"
+    shutil.copytree(source.folder, folder)
+    with ExitStack() as stack:
+        template_name = source.url.rpartition("/")[2]
+        url = stack.enter_context(scratch_database(POSTGRES, template_name)) if source.url else ""
+        account = stack.enter_context(open_account(Settings(data_dir=folder, database_url=url)))
+        yield Trained(account, source.dataset, source.model, source.ids)

@@ -76,7 +76,7 @@ def api(fd: Annotated[int, typer.Option(hidden=True)] = -1) -> None:
     """Run the HTTP API alone."""
     import uvicorn
 
-    parent_watch.hold()
+    parent_watch.watch()
     logs.configure("api", read_settings().log_format)
     _check_schema()
     settings = read_settings()
@@ -109,7 +109,7 @@ def worker(workers: Workers = 0) -> None:
     if len(names) == 1:
         # The worker watches its parent itself: a thread of this program would not survive the exec.
         supervisor.become_worker(names[0])
-    parent_watch.hold()
+    parent_watch.watch()
     logs.configure("workers", settings.log_format)
     supervisor.crew(settings, names, _stop_event())
 
@@ -131,7 +131,7 @@ def sweep() -> None:
     """Run the sweeper: hints, expired leases, due erasures."""
     from app.operations import sweeper
 
-    parent_watch.hold()
+    parent_watch.watch()
     logs.configure("sweep", read_settings().log_format)
     _check_schema()
     sweeper.run(read_settings(), _stop_event())

@@ -15,7 +15,7 @@ from app.core.keys import FIRST_TENANT
 from app.core.tables import Job, ReferenceRow
 from app.rules.states import JobKind, JobState
 from tests.faults.harness import Case, Prepared, account_of, case_of
-from tests.integration.helpers import is_problem
+from tests.helpers import is_problem
 
 COUNT = 4
 PARENT = [

@@ -1,0 +1,467 @@
+"""The erasure ledger: what a line holds, and what is made again on an older state of the database."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+from typer.testing import CliRunner
+
+from app import jobs
+from app.blobs.folder import Folder
+from app.cli.main import cli
+from app.core import logs
+from app.core.config import Settings, get_settings
+from app.core.errors import Conflict
+from app.core.positions import members, unpack
+from app.core.tables import Commitment, Dataset, DeletionRequest, Sample
+from app.datasets import records as datasets
+from app.deletions import accept
+from app.deletions.locking import LockedDatasets
+from app.deletions.orders import Order
+from app.operations import sweeper
+from app.recovery import backup, erasure_ledger, replay
+from app.recovery.backup import BackupError
+from tests.helpers import is_problem
+from tests.support import Account
+from tests.trained import Template, Trained, open_account
+
+
+@pytest.fixture
+def trained(tmp_path: Path, template: Callable[[str], Template]) -> Iterator[Trained]:
+    """On SQLite, whose backups run as they are; tests/e2e/test_backup.py restores a dump of PostgreSQL too."""
+    source = template("sqlite")
+    shutil.copytree(source.folder, tmp_path / "data")
+    with open_account(Settings(data_dir=tmp_path / "data")) as account:
+        yield Trained(account, source.dataset, source.model, source.ids)
+
+
+@pytest.fixture
+def kept(tmp_path: Path) -> Path:
+    return tmp_path / "ledger.jsonl"
+
+
+def keep(account: Account, path: Path) -> int:
+    return erasure_ledger.Keeper(account.database, account.settings, path).keep()
+
+
+def lines_of(path: Path) -> list[erasure_ledger.Line]:
+    return [line for _, line in erasure_ledger.read(path).lines]
+
+
+@contextmanager
+def older(trained: Trained, folder: Path) -> Iterator[Account]:
+    """The service as the backup in `folder` has it."""
+    with open_account(Settings(data_dir=folder)) as account:
+        yield account
+
+
+def replayed(account: Account, path: Path) -> dict[str, int]:
+    """The counts that are not 0."""
+    done = vars(replay.replay(account.database, account.settings, path))
+    return {name: n for name, n in done.items() if n and isinstance(n, int)}
+
+
+def here(account: Account, dataset: str) -> set[str]:
+    with account.database.read() as session:
+        return set(session.scalars(select(Sample.sample_id).where(Sample.dataset_id == dataset)))
+
+
+# -- the file --------------------------------------------------------------------------------------
+
+
+def test_a_line_names_no_sample_and_none_is_written_twice(trained: Trained, kept: Path) -> None:
+    account, ids = trained.account, trained.ids[:6]
+    assert keep(account, kept) == 0
+    assert not kept.exists()
+    trained.forget(ids[:3])
+    trained.delete(ids[3:])
+    assert keep(account, kept) == 1
+    assert keep(account, kept) == 0
+    account.work()
+    assert keep(account, kept) == 1
+    assert kept.stat().st_mode & 0o777 == 0o600
+    text = kept.read_text()
+    assert not [sample for sample in ids if sample in text]
+    lines = lines_of(kept)
+    assert [len(line.samples) for line in lines] == [3, 3]
+    assert lines[0].samples != lines[1].samples
+
+
+def test_a_line_that_a_crash_cut_short_is_written_again(trained: Trained, kept: Path) -> None:
+    trained.forget(trained.ids[:2])
+    keep(trained.account, kept)
+    whole = kept.read_text()
+    kept.write_text(whole[: len(whole) // 2])
+    assert erasure_ledger.read(kept) == erasure_ledger.Contents([], [])
+    assert keep(trained.account, kept) == 1
+    assert [line.request for line in lines_of(kept)] == [json.loads(whole)["request"]]
+    assert keep(trained.account, kept) == 0
+
+
+def test_a_sweeper_that_starts_again_writes_nothing_twice(
+    trained: Trained, kept: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained.forget(trained.ids[:2])
+    settings = trained.account.settings.model_copy(update={"erasures_file": kept})
+    for _ in range(3):
+        stop = threading.Event()
+        monkeypatch.setattr(sweeper.sealing, "sequence_waiting", lambda *_, stop=stop: stop.set())  # the last duty
+        sweeper.run(settings, stop)
+        assert len(lines_of(kept)) == 1
+
+
+def test_only_what_was_fulfilled_lately_is_read_again(trained: Trained, kept: Path) -> None:
+    account = trained.account
+    keeper = erasure_ledger.Keeper(account.database, account.settings, kept)
+    old, new = trained.forget(trained.ids[:2])["id"], trained.forget(trained.ids[2:4])["id"]
+    with account.database.write() as session:
+        session.get_one(DeletionRequest, old).fulfilled_at -= 2 * erasure_ledger.OVERLAP
+    assert (keeper.keep(), keeper.keep()) == (2, 0)
+    assert list(keeper._recent) == [new]
+    kept.unlink()
+    assert keeper.keep() == 0, "neither the file nor the history is looked through again"
+    trained.forget(trained.ids[4:6])
+    assert keeper.keep() == 1
+    assert keep(account, kept) == 2, "a new keeper looks through all"
+
+
+def test_what_is_fulfilled_after_the_clock_was_set_back_is_kept_too(trained: Trained, kept: Path) -> None:
+    keeper = erasure_ledger.Keeper(trained.account.database, trained.account.settings, kept)
+    first = trained.forget(trained.ids[:2])
+    with trained.account.database.write() as session:
+        row = session.get_one(DeletionRequest, first["id"])
+        assert row.fulfilled_at is not None
+        row.fulfilled_at += timedelta(hours=5)  # the clock was ahead, and has been set right since
+    assert keeper.keep() == 1
+    trained.forget(trained.ids[2:4])
+    assert [keeper.keep(), keeper.keep()] == [1, 0]
+
+
+def test_a_line_that_was_cut_at_its_very_end_is_kept(trained: Trained, kept: Path) -> None:
+    trained.forget(trained.ids[:2])
+    keep(trained.account, kept)
+    kept.write_bytes(kept.read_bytes().rstrip())
+    trained.forget(trained.ids[2:4])
+    assert keep(trained.account, kept) == 1
+    assert len(lines_of(kept)) == len(kept.read_text().splitlines()) == 2
+
+
+def test_lines_that_cannot_be_read_are_told_and_the_others_replayed(
+    trained: Trained, kept: Path, snapshot: Path
+) -> None:
+    take(trained, snapshot)
+    for start in (0, 2, 4):
+        trained.forget(trained.ids[start : start + 2])
+    keep(trained.account, kept)
+    first, second, third = kept.read_bytes().splitlines(keepends=True)
+    kept.write_bytes(first + b"{" + second + b"\xff\xfe\n" + third + third[:50])
+    assert erasure_ledger.read(kept).damaged == [2, 3]
+    with older(trained, snapshot) as account:
+        done = replay.replay(account.database, account.settings, kept)
+        assert (done.asked_again, done.damaged, done.complete) == (2, 2, False)
+        assert done.todo == ["line 2 cannot be read", "line 3 cannot be read"]
+    assert keep(trained.account, kept) == 1, "what the damaged line had is written again"
+
+
+def test_a_backup_is_not_taken_over_something_and_tells_of_missing_bytes(shared: Trained, tmp_path: Path) -> None:
+    settings = shared.account.settings
+    (tmp_path / "there").mkdir()
+    with pytest.raises(BackupError, match="there already"):
+        backup.take(settings, tmp_path / "there")
+    copy = tmp_path / "copy"
+    shutil.copytree(settings.data_dir, copy)
+    for path in sorted((copy / "blobs").glob("??/*"))[:1]:
+        path.unlink()
+    with pytest.raises(BackupError, match=r"1 blobs .* are missing"):
+        backup.take(Settings(data_dir=copy), tmp_path / "new")
+    assert not list(tmp_path.glob("*new*"))
+    for path in sorted((copy / "blobs").glob("??/*"))[:1]:
+        path.write_bytes(b"damaged")
+    with pytest.raises(BackupError, match=r"damaged|missing"):
+        backup.take(Settings(data_dir=copy), tmp_path / "new")
+
+
+# -- after a restore -------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def snapshot(trained: Trained, tmp_path: Path) -> Path:
+    """A backup of the service as it is before anything was asked of it."""
+    return tmp_path / "backup"
+
+
+def take(trained: Trained, folder: Path) -> None:
+    backup.take(trained.account.settings, folder)
+
+
+def test_an_erasure_the_backup_does_not_know_is_asked_for_again_under_its_own_name(
+    trained: Trained, kept: Path, snapshot: Path
+) -> None:
+    take(trained, snapshot)
+    made = trained.forget(trained.ids[:4], jurisdiction="gdpr:DE-BY")
+    keep(trained.account, kept)
+    with older(trained, snapshot) as account:
+        assert account.http.get(f"/v1/deletion-requests/{made['id']}").status_code == 404
+        assert replayed(account, kept) == {"asked_again": 1}
+        found = account.get(f"/v1/deletion-requests/{made['id']}")
+        assert found["status"] == "processing"
+        for name in ("received_at", "due_at", "jurisdiction", "samples", "dataset"):
+            assert found[name] == made[name]
+        is_problem(account.http.get(f"{trained.where}/versions/1/checkpoint"), 409, "version-withheld")
+        account.work()
+        assert account.get(f"/v1/deletion-requests/{made['id']}")["status"] == "fulfilled"
+        assert account.http.get(f"{trained.where}/versions/2/checkpoint").status_code == 200
+        is_problem(account.http.get(f"{trained.where}/versions/1/checkpoint"), 409, "version-withheld")
+        with account.database.read() as session:
+            left = set(session.scalars(select(Sample.sample_id).where(Sample.dataset_id == trained.dataset)))
+            assert left.isdisjoint(trained.ids[:4])
+            assert session.get(Commitment, made["id"]) is not None
+
+
+def test_a_request_the_backup_has_open_goes_on_and_what_was_refused_since_stays(
+    trained: Trained, kept: Path, snapshot: Path
+) -> None:
+    account = trained.account
+    made = trained.delete(trained.ids[:4])
+    take(trained, snapshot)
+    refusal = {"reason": "a court asked for it", "sample_ids": trained.ids[:1]}
+    account.post(f"/v1/deletion-requests/{made['id']}:refuse", refusal)
+    account.work()
+    keep(account, kept)
+    with older(trained, snapshot) as account:
+        assert replayed(account, kept) == {"reopened": 1}
+        with account.database.read() as session:
+            request = session.get_one(DeletionRequest, made["id"])
+            assert len(unpack(request.positions)) == 3
+            assert request.refused_count == 1
+        account.work()
+        assert account.get(f"/v1/deletion-requests/{made['id']}")["status"] == "fulfilled"
+        shown = {item["id"] for item in account.get(
+            f"/v1/datasets/{trained.dataset}/samples", split="train", page_size=1000)["items"]}  # fmt: skip
+        assert shown & set(trained.ids[:4]) == {trained.ids[0]}
+
+
+def test_a_request_that_named_one_model_is_made_again_for_it_alone(
+    trained: Trained, kept: Path, snapshot: Path
+) -> None:
+    take(trained, snapshot)
+    made = trained.forget(trained.ids[:3], model=trained.model)
+    keep(trained.account, kept)
+    with older(trained, snapshot) as account:
+        assert replayed(account, kept) == {"asked_again": 1}
+        assert replayed(account, kept) == {"reopened": 1}
+        account.work()
+        found = account.get(f"/v1/deletion-requests/{made['id']}")
+        assert (found["status"], found["model"]) == ("fulfilled", trained.model)
+        assert replayed(account, kept) == {"fulfilled": 1}
+
+
+def test_under_a_batch_policy_nobody_waits_for_the_batch(trained: Trained, kept: Path, snapshot: Path) -> None:
+    account = trained.account
+    when = {"mode": "batch", "max_requests": 2, "max_samples": 1000, "max_age_seconds": 86400}
+    policy = account.get(trained.where)["policy"] | {"when": when}
+    response = account.http.put(f"{trained.where}/policy", json=policy)
+    assert response.status_code == 200, response.text
+    take(trained, snapshot)
+    made = [trained.delete(trained.ids[:2]), trained.delete(trained.ids[2:4])]
+    account.work()
+    assert trained.request(made[0])["status"] == "fulfilled"
+    keep(account, kept)
+    first = kept.read_text().splitlines(keepends=True)[0]
+    kept.write_text(first)
+    with older(trained, snapshot) as account:
+        assert replayed(account, kept) == {"asked_again": 1}
+        account.work()
+        assert account.get(f"/v1/deletion-requests/{json.loads(first)['request']}")["status"] == "fulfilled"
+
+
+def test_what_the_backup_has_no_dataset_for_needs_nothing(trained: Trained, kept: Path, tmp_path: Path) -> None:
+    trained.forget(trained.ids[:2])
+    keep(trained.account, kept)
+    (tmp_path / "empty").mkdir()
+    shutil.copy2(trained.account.settings.data_dir / "secret", tmp_path / "empty" / "secret")
+    with open_account(Settings(data_dir=tmp_path / "empty")) as account:
+        assert replayed(account, kept) == {"gone": 1}
+
+
+def test_under_another_secret_nothing_is_done_and_it_is_told(
+    trained: Trained, kept: Path, snapshot: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logs, "configure", lambda *_: None)  # the runner's own streams end with it
+    take(trained, snapshot)
+    trained.forget(trained.ids[:3])
+    keep(trained.account, kept)
+    other = Settings(data_dir=snapshot, secret="another " * 4)
+    with open_account(other) as account, pytest.raises(replay.LedgerError, match=r"line 1 .* another LETHE_SECRET"):
+        replayed(account, kept)
+    env = {"LETHE_DATA_DIR": str(snapshot), "LETHE_SECRET": "another " * 4}
+    get_settings.cache_clear()
+    ran = CliRunner().invoke(cli, ["erasures", "replay", str(kept)], env=env)
+    get_settings.cache_clear()
+    assert ran.exit_code == 1, ran.output
+
+
+def test_the_command_says_what_is_left_to_do(
+    trained: Trained, kept: Path, snapshot: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logs, "configure", lambda *_: None)  # the runner's own streams end with it
+    take(trained, snapshot)
+    trained.forget(trained.ids[:3])
+    keep(trained.account, kept)
+    whole = kept.read_bytes()
+    kept.write_bytes(whole + b"{}\n")
+
+    def run() -> tuple[int, dict[str, object]]:
+        command = ["erasures", "replay", str(kept), "--json"]
+        get_settings.cache_clear()
+        ran = CliRunner().invoke(cli, command, env={"LETHE_DATA_DIR": str(snapshot)})
+        get_settings.cache_clear()
+        return ran.exit_code, json.loads(ran.stdout)
+
+    code, document = run()
+    assert (code, document["asked_again"], document["todo"]) == (1, 1, ["line 2 cannot be read"])
+    kept.write_bytes(whole)
+    code, document = run()
+    assert (code, document["reopened"], document["todo"]) == (0, 1, [])
+
+
+@pytest.mark.parametrize("held", [3, 5])
+def test_a_request_that_the_backup_holds_lets_go_of_the_samples(
+    trained: Trained, kept: Path, snapshot: Path, held: int
+) -> None:
+    account, ids = trained.account, trained.ids
+    first = trained.delete(ids[:held])
+    account.post(f"/v1/deletion-requests/{first['id']}:hold", {"reason": "a court asked for it"})
+    take(trained, snapshot)
+    account.post(f"/v1/deletion-requests/{first['id']}:release", {})
+    account.post(f"/v1/deletion-requests/{first['id']}:cancel", {"reason": "a change of mind"})
+    made = trained.forget(ids[:3])
+    keep(account, kept)
+    with older(trained, snapshot) as account:
+        assert replayed(account, kept) == {"asked_again": 1}
+        is_problem(account.http.get(f"{trained.where}/versions/1/checkpoint"), 409, "version-withheld")
+        account.work()
+        assert account.get(f"/v1/deletion-requests/{made['id']}")["status"] == "fulfilled"
+        assert here(account, trained.dataset) & set(ids[:5]) == set(ids[3:5])
+        found = account.get(f"/v1/deletion-requests/{first['id']}")
+        assert (found["status"], found["samples"]) == (("cancelled", 3) if held == 3 else ("held", 2))
+
+
+def test_a_request_of_the_backup_that_is_being_carried_out_keeps_the_samples(
+    trained: Trained, kept: Path, snapshot: Path
+) -> None:
+    account, ids = trained.account, trained.ids
+    first = trained.delete(ids[:3])
+    where = f"/v1/deletion-requests/{first['id']}"
+    claimed = jobs.claim(account.database, "lost", 60.0, first["outcomes"][0]["job"])
+    assert claimed is not None
+    take(trained, snapshot)
+    jobs.release(account.database, "lost", "its worker died")
+    account.post(f"{where}:cancel", {"reason": "a change of mind"})
+    trained.forget(ids[:3])
+    keep(account, kept)
+    with older(trained, snapshot) as account:
+        assert replayed(account, kept) == {"reopened": 1}
+        is_problem(account.http.get(f"{trained.where}/versions/1/checkpoint"), 409, "version-withheld")
+        jobs.release(account.database, "lost", "its worker died")
+        is_problem(account.http.post(f"{where}:cancel", json={"reason": "again"}), 409, "carried-out")
+        account.work()
+        assert account.get(where)["status"] == "fulfilled"
+        assert here(account, trained.dataset).isdisjoint(ids[:3])
+
+
+def test_a_replayed_request_cannot_be_cancelled(trained: Trained, kept: Path, snapshot: Path) -> None:
+    take(trained, snapshot)
+    made = trained.forget(trained.ids[:3])
+    keep(trained.account, kept)
+    with older(trained, snapshot) as account:
+        replayed(account, kept)
+        for verb in ("cancel", "hold", "refuse"):
+            response = account.http.post(f"/v1/deletion-requests/{made['id']}:{verb}", json={"reason": "no"})
+            is_problem(response, 409, "carried-out")
+
+
+def test_an_ingest_that_the_backup_has_not_done_brings_no_erased_sample_in(tmp_path: Path, kept: Path) -> None:
+    copy = tmp_path / "backup"
+    with open_account(Settings(data_dir=tmp_path / "data")) as account:
+        dataset = account.post("/v1/datasets", {"name": "digits", "source": {"name": "digits"}})["id"]
+        backup.take(account.settings, copy)
+        account.work()
+        ids = account.training_ids(dataset)[:3]
+        account.delete(dataset, ids)
+        account.work()
+        assert keep(account, kept) == 1
+    with open_account(Settings(data_dir=copy)) as account:
+        for _ in range(2):
+            done = replay.replay(account.database, account.settings, kept)
+            assert (done.waiting, done.complete, len(done.todo)) == (1, False, 1)
+        account.work()
+        assert account.get(f"/v1/datasets/{dataset}")["state"] == "ready"
+        assert here(account, dataset).isdisjoint(ids)
+        body = {"dataset": dataset, "sample_ids": ids}
+        problem = is_problem(account.http.post("/v1/deletion-requests", json=body), 409, "sample-erased")
+        assert problem["counts"] == {"erased": 3}
+        with account.database.read() as session:
+            row = session.get_one(Dataset, dataset)
+            gone, images = members(row.erased, row.sample_count), row.images or ""
+            query = select(Sample.sample_id).where(Sample.dataset_id == dataset, Sample.position.in_(gone.tolist()))
+            marks = {datasets.suppression(account.settings, dataset, name) for name in ids}
+            assert set(session.scalars(query)) == marks
+        pixels = np.load(Folder(account.settings.data_dir / "blobs").fetch(images))
+        assert not pixels[gone].any()
+        assert pixels.any(axis=(1, 2, 3)).sum() == len(pixels) - 3
+        assert replayed(account, kept) == {"gone": 1}
+
+
+def test_one_refused_line_stops_no_other(
+    trained: Trained, kept: Path, snapshot: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    take(trained, snapshot)
+    refused, made = trained.forget(trained.ids[:2])["id"], trained.forget(trained.ids[2:4])["id"]
+    keep(trained.account, kept)
+    accept_many = accept.accept_many
+
+    def picky(
+        session: Session, settings: Settings, grounds: LockedDatasets, orders: list[Order], now: datetime
+    ) -> list[Any]:
+        if orders[0].again["id"] == refused:
+            return [Conflict("It was refused.")]
+        return list(accept_many(session, settings, grounds, orders, now))
+
+    monkeypatch.setattr(accept, "accept_many", picky)
+    with older(trained, snapshot) as account:
+        done = replay.replay(account.database, account.settings, kept)
+        assert (done.asked_again, done.failed, done.complete) == (1, 1, False)
+        assert done.todo == [f"{refused} was refused: It was refused."]
+        assert account.http.get(f"/v1/deletion-requests/{made}").status_code == 200
+
+
+def test_the_samples_of_a_dataset_are_digested_once(
+    trained: Trained, kept: Path, snapshot: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    take(trained, snapshot)
+    for start in (0, 2, 4):
+        trained.forget(trained.ids[start : start + 2])
+    keep(trained.account, kept)
+    made: list[str] = []
+    digest = datasets.suppression
+
+    def counted(settings: Settings, dataset: str, name: str) -> str:
+        made.append(name)
+        return digest(settings, dataset, name)
+
+    monkeypatch.setattr(datasets, "suppression", counted)
+    with older(trained, snapshot) as account:
+        assert replayed(account, kept) == {"asked_again": 3}
+    assert len(made) == len(set(made))

@@ -1,0 +1,185 @@
+"""The client against the real API: replies that are lost after the commit, streams, files, pages."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import httpx
+import pytest
+
+from app.core import db
+from app.core.tables import JobEvent
+from lethe import Client, JobFailedError, ProblemError
+from tests.app.datasets.test_uploads import columns, parquet
+from tests.helpers import counts, incoming
+from tests.support import Account
+from tests.trained import Trained
+
+
+class Line(httpx.BaseTransport):
+    """The way to the API in this process; loses the first `lost` replies of requests that `matches` picks."""
+
+    def __init__(self, account: Account, matches: Callable[[httpx.Request], bool] = lambda _: False, lost: int = 0):
+        self._way = account.http._transport
+        self._matches, self.lost = matches, lost
+        self.replayed = 0
+
+    def handle_request(self, request: httpx.Request) -> httpx.Response:
+        response = self._way.handle_request(request)
+        if self.lost and self._matches(request):
+            self.lost -= 1
+            response.read()
+            raise httpx.ReadError("the reply was lost")
+        self.replayed += response.headers.get("idempotent-replayed") == "true"
+        return response
+
+
+Connect = Callable[..., tuple[Client, Line]]
+
+
+@pytest.fixture
+def connect(monkeypatch: pytest.MonkeyPatch) -> Connect:
+    """A client by such a line."""
+    monkeypatch.setattr("lethe.transport.time.sleep", lambda _: None)
+
+    def open_client(account: Account, matches: Callable[[httpx.Request], bool] = lambda _: False, lost: int = 0):
+        line = Line(account, matches, lost)
+        key = account.settings.key_file.read_text().strip()
+        return Client("http://testserver", key, transport=line), line
+
+    return open_client
+
+
+def test_a_deletion_whose_reply_was_lost_is_one_deletion(trained: Trained, connect: Connect) -> None:
+    lethe, line = connect(trained.account, lambda r: r.url.path == "/v1/deletion-requests" and r.method == "POST", 2)
+    made = lethe.requests.create(trained.dataset, trained.ids[:3])
+    assert line.replayed == 1
+    assert [request["id"] for request in lethe.requests.list()] == [made["id"]]
+    with pytest.raises(ProblemError) as refused:
+        lethe.requests.create(trained.dataset, trained.ids[:3])
+    assert refused.value.status == 409
+    trained.account.work()
+    assert lethe.requests.wait(made["id"])["status"] == "fulfilled"
+
+
+def test_a_checkpoint_whose_reply_was_lost_is_imported_once(trained: Trained, connect: Connect, tmp_path: Path) -> None:
+    lethe, _ = connect(trained.account, lambda r: r.method == "PUT" and r.url.path.endswith("/checkpoint"), 1)
+    file = tmp_path / "v1.safetensors"
+    digest = lethe.versions.download(trained.model, 1, file)
+    assert digest == f"sha256:{hashlib.sha256(file.read_bytes()).hexdigest()}"
+    source = lethe.models.get(trained.model)
+    other = lethe.models.register("copy", trained.dataset, source["architecture"])
+    job = lethe.versions.import_checkpoint(other["id"], file, "train-split")
+    assert job["kind"] == "import"
+    assert [found["id"] for found in lethe.jobs.list(model=other["id"], kind="import")] == [job["id"]]
+    trained.account.work()
+    assert lethe.jobs.wait(job["id"])["state"] == "succeeded"
+    assert lethe.versions.get(other["id"], 1)["digest"] == digest
+    assert incoming(trained.account.settings) == []
+
+
+def test_an_upload_whose_reply_was_lost_is_taken_in_once(account: Account, connect: Connect, tmp_path: Path) -> None:
+    file = tmp_path / "data.parquet"
+    file.write_bytes(parquet(columns()))
+    lethe, _ = connect(account, lambda r: r.method == "PUT", 1)
+    dataset = lethe.datasets.register("mine")
+    sent = lethe.datasets.upload(dataset["id"], file)
+    assert sent["job"]
+    account.work()
+    assert lethe.jobs.wait(sent["job"])["state"] == "succeeded"
+    assert lethe.datasets.get(dataset["id"])["state"] == "ready"
+    assert len(list(lethe.jobs.list(dataset=dataset["id"]))) == 1
+
+
+def test_many_lines_whose_reply_was_lost(trained: Trained, connect: Connect) -> None:
+    lethe, _ = connect(trained.account, lambda r: r.url.path.endswith(":import"), 1)
+    orders = [{"dataset": trained.dataset, "sample_ids": [sample]} for sample in [*trained.ids[:3], "nobody"]]
+    before = counts(trained.account.database)["deletion_requests"]
+    results = list(lethe.requests.import_lines(orders))
+    assert [result["status"] for result in results] == [202, 202, 202, 422]
+    assert counts(trained.account.database)["deletion_requests"] == before + 3
+
+
+def test_a_change_of_what_has_changed_meanwhile_is_refused(trained: Trained, connect: Connect) -> None:
+    lethe, _ = connect(trained.account)
+    model, etag = lethe.models.tagged(trained.model)
+    lethe.models.set_policy(trained.model, model["policy"] | {"grace_seconds": 5}, if_match=etag)
+    with pytest.raises(ProblemError) as refused:
+        lethe.models.set_policy(trained.model, model["policy"], if_match=etag)
+    assert (refused.value.status, refused.value.kind) == (412, "precondition-failed")
+    assert lethe.models.get(trained.model)["policy"]["grace_seconds"] == 5
+
+    lethe.models.set_alias(trained.model, "production", 1)
+    alias, etag = lethe.models.tagged_alias(trained.model, "production")
+    assert alias == lethe.models.alias(trained.model, "production")
+    lethe.models.remove_alias(trained.model, "production", if_match=etag)
+
+
+NEVER = '"of nothing that was ever read"'
+
+
+def test_every_conditional_call_carries_its_condition(trained: Trained, connect: Connect) -> None:
+    lethe, _ = connect(trained.account)
+    lethe.models.set_alias(trained.model, "production", 1)
+    request = lethe.requests.create(trained.dataset, trained.ids[:2])
+    job, key = str(request["outcomes"][0]["job"]), next(lethe.keys.list())["id"]
+    hook = lethe.webhooks.create("https://8.8.8.8/x")["id"]
+    calls = {
+        "PUT /v1/models/{model}/policy": lambda: lethe.models.set_policy(trained.model, {}, if_match=NEVER),
+        "PUT /v1/models/{model}/aliases/{alias}": lambda: lethe.models.set_alias(
+            trained.model, "production", 1, if_match=NEVER
+        ),
+        "DELETE /v1/models/{model}/aliases/{alias}": lambda: lethe.models.remove_alias(
+            trained.model, "production", if_match=NEVER
+        ),
+        "POST /v1/models/{model}/versions/{number}:promote": lambda: lethe.versions.promote(
+            trained.model, 1, if_match=NEVER
+        ),
+        "POST /v1/jobs/{job}:cancel": lambda: lethe.jobs.cancel(job, if_match=NEVER),
+        "POST /v1/jobs/{job}:retry": lambda: lethe.jobs.retry(job, if_match=NEVER),
+        "DELETE /v1/webhooks/{webhook}": lambda: lethe.webhooks.disable(hook, if_match=NEVER),
+        "DELETE /v1/api-keys/{api_key}": lambda: lethe.keys.revoke(key, if_match=NEVER),
+    }
+    place = "POST /v1/deletion-requests/{request}"
+    for verb in ("cancel", "hold", "extend", "refuse"):
+        calls[f"{place}:{verb}"] = partial(getattr(lethe.requests, verb), request["id"], "a reason", if_match=NEVER)
+    calls[f"{place}:release"] = lambda: lethe.requests.release(request["id"], if_match=NEVER)
+
+    conditional = {
+        f"{method.upper()} {path}"
+        for path, item in lethe.get("/v1/openapi.json")["paths"].items()
+        for method, operation in item.items()
+        if any(parameter["name"].lower() == "if-match" for parameter in operation.get("parameters", []))
+    }
+    assert calls.keys() == conditional
+    before = counts(trained.account.database)
+    for name, call in calls.items():
+        with pytest.raises(ProblemError) as refused:
+            call()
+        assert refused.value.status == 412, name
+    assert counts(trained.account.database) == before
+
+
+def test_an_event_without_a_state_does_not_end_the_stream(account: Account, connect: Connect) -> None:
+    """A lost lease is an event, too, and says no state."""
+    dataset = account.post("/v1/datasets", {"name": "d", "source": {"name": "digits"}})
+    with account.database.write() as session:
+        now = db.now(session)
+        session.add(JobEvent(job_id=dataset["job"], kind="lease-lost", data={"attempt": 1}, at=now))
+    account.work()
+    lethe, _ = connect(account)
+    seen = list(lethe.jobs.follow(dataset["job"]))
+    assert {"attempt": 1} in seen
+    assert seen[-1]["state"] == "succeeded"
+
+
+def test_a_job_that_fails_is_told_with_its_problem(account: Account, connect: Connect) -> None:
+    lethe, _ = connect(account)
+    dataset = lethe.datasets.register("d", "digits")
+    lethe.jobs.cancel(dataset["job"] or "")
+    with pytest.raises(JobFailedError) as failed:
+        lethe.jobs.wait(dataset["job"] or "")
+    assert failed.value.job["state"] == "cancelled"
