@@ -36,9 +36,8 @@ from app.rules.states import JobKind
 from tests.support import Account
 from worker.run_one import KINDS
 from worker.runtime.attempt import attempt
-from worker.runtime.cache import Warm
-from worker.runtime.run import Heartbeat, Run
-from worker.stages.loaded import Workpiece
+from worker.runtime.cache import Cache
+from worker.stages.loaded import LoadedModel
 
 SAMPLES, HOLDOUT = 20_000, 2_000
 SIZES = (1, 10, 100, 1_000)
@@ -51,7 +50,7 @@ POLICY = {
     "method": {"name": "amun", "params": {"epochs": 1, **RATE}},
     "attack": {"name": "pgd_l2", "params": {"steps": 10}},
     "audit": {"name": "rmia", "params": {"margin": 0.4}},  # what the audit says is not what is measured
-    "ladder": [],
+    "escalation": [],
     "grace_seconds": 0,
 }
 STAGES = ("attack", "finetune", "audit", "publish")
@@ -187,7 +186,7 @@ def _run(held: Account, kind: JobKind) -> float:
     claim = jobs.claim(held.database, "bench", 600.0, takes=Takes(frozenset({kind})))
     assert claim is not None, kind
     began = time.process_time()
-    attempt(held.desk, claim, KINDS[kind])
+    attempt(held.resources, claim, KINDS[kind])
     return time.process_time() - began
 
 
@@ -230,17 +229,16 @@ def _loads(held: Account, model: str) -> tuple[float, float]:
     assert claim is not None
     with held.database.read() as session:
         digest = session.query(Version).filter_by(model_id=model, state="current").one().digest
-    held.desk.warm.close()
+    held.resources.cache.close()
     found: dict[bool, list[float]] = {False: [], True: []}
     for _ in range(7):
-        warm = Warm(held.database, held.settings.warm_bytes)
-        object.__setattr__(held.desk, "warm", warm)
-        run = Run(held.desk, claim, Heartbeat(held.desk, claim))
+        cache = Cache(held.database, held.settings.warm_bytes)
+        object.__setattr__(held.resources, "cache", cache)
         for again in (False, True):
             began = time.process_time()
-            piece = Workpiece.load(run)
-            piece.restore(run, digest)
-            piece.pool_signals(run)
+            loaded = LoadedModel.load(held.resources, claim)
+            loaded.restore(digest)
+            loaded.pool_signals()
             found[again].append(time.process_time() - began)
-        warm.close()
+        cache.close()
     return statistics.median(found[False]), statistics.median(found[True])

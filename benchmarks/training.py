@@ -35,7 +35,7 @@ from engine.data.sources import digits
 from engine.data.torchvision_ops import import_torchvision
 from engine.recipes import Recipe
 from engine.recipes.sgd import fast, sgd
-from engine.training import NullProgress, cosine, fit
+from engine.training import NullProgress, Pass, Schedule, cosine, fit
 
 DEVICE = torch.device(os.environ.get("LETHE_BENCH_DEVICE", "cpu"))
 CLASSES = (1, 6, 7, 8)
@@ -118,16 +118,10 @@ def ours(
 ) -> None:
     fit(
         model,
-        TrainingSet([Source(samples.images, samples.labels, positions, "crop_flip")]),
-        epochs=epochs,
-        learning_rate=rate,
-        batch_size=BATCH,
-        momentum=MOMENTUM,
-        weight_decay=DECAY,
-        schedule=cosine(epochs),
-        generator=seeding.generator(int(torch.randint(2**31, ())), DEVICE),
-        progress=NullProgress(),
-        precision=precision,
+        [Pass(TrainingSet([Source(samples.images, samples.labels, positions, "crop_flip")]))],
+        Schedule(epochs, rate, BATCH, MOMENTUM, DECAY, cosine(epochs), precision=precision),
+        seeding.generator(int(torch.randint(2**31, ())), DEVICE),
+        NullProgress(),
     )
 
 

@@ -1,4 +1,4 @@
-"""What a classifier answers: logits and accuracy, in eval mode."""
+"""Logits and accuracy of a classifier, in eval mode."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def logits(model: nn.Module, images: Tensor, positions: Tensor | None = None, ba
     """Return the logits (n, classes), in full float32, of rows `positions` of `images`, or of all of them.
 
     images: (N, C, H, W), uint8 or float32 in [0, 1]; they may lie elsewhere than the model, which is where the
-    logits are. batch: at most so many at once, fewer if they are large or the device's memory does not suffice.
+    logits are. batch: how many at once at most; fewer if they are large or the device's memory does not suffice.
 
     Raises:
         DeviceMemoryError: a single image does not fit.

@@ -1,22 +1,21 @@
-"""What fits where: room on a device, and computations cut smaller when there is none left."""
+"""Memory: what is free on a device, and computations that are made smaller where it does not suffice."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
 import torch
+
+from engine.errors import DeviceMemoryError
 
 T = TypeVar("T")
 
 CONTROL_GROUPS = Path("/sys/fs/cgroup")
 NAMES = (("memory.max", "memory.current", "file"), ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_cache"))
 """Of both versions of control groups: the limit, what is used, and in `memory.stat` the page cache within that."""
-
-
-class DeviceMemoryError(Exception):
-    """The device has no room for a single sample; the text is for the client."""
 
 
 def within_memory(attempt: Callable[[int], T], size: int) -> tuple[T, int]:
@@ -34,6 +33,21 @@ def within_memory(attempt: Callable[[int], T], size: int) -> tuple[T, int]:
         # Not in the block above: there the exception's frames still hold what filled the memory.
         torch.cuda.empty_cache()
         size = -(-size // 2)
+
+
+@contextmanager
+def shortage_named() -> Iterator[None]:
+    """Where the device's memory does not suffice inside, and nothing could be made smaller, say so.
+
+    Raises:
+        DeviceMemoryError: in place of torch's error.
+    """
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise DeviceMemoryError(
+            "the device's memory does not hold what this step needs: a smaller batch_size may fit"
+        ) from error
 
 
 def free_bytes(device: torch.device) -> int:

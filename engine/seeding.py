@@ -38,7 +38,7 @@ def seeded_model(build: Callable[[], nn.Module], seed: int, device: torch.device
 
 @contextmanager
 def drawing(seed: int, device: torch.device | str = "cpu") -> Iterator[None]:
-    """Seed torch's global generators, of the CPU and of `device`, inside, and give them back as they were."""
+    """Seed torch's global generators, of the CPU and of `device`, inside; afterwards they are as before."""
     device = torch.device(device)
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
@@ -78,7 +78,7 @@ def arithmetic(device: torch.device | str, precision: str) -> dict[str, str]:
     """Return the device's name and how it computes.
 
     precision: of training and fine-tuning. What is measured (audits, an attack's verification) is float32, with
-    TF32 switched off, whatever is said here.
+    TF32 switched off, in every precision.
     """
     device = torch.device(device)
     if device.type != "cuda":

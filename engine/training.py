@@ -1,10 +1,11 @@
-"""The one training loop. Methods and recipes differ in the sets, rates and losses that they hand to it."""
+"""The one training loop. Methods and recipes differ in the sets, rates and objectives that they give it."""
 
 from __future__ import annotations
 
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from types import MappingProxyType
 from typing import Protocol
@@ -16,32 +17,23 @@ from torch.nn import functional
 from app.catalog import Precision
 from engine import seeding
 from engine.data.batches import TrainingSet, batch_sizes
+from engine.errors import DivergedError
 from engine.memory import within_memory
 
-Schedule = Callable[[float], float]
-"""Epochs done so far, fractional, to the factor on the learning rate."""
+RateFactor = Callable[[float], float]
+"""Epochs done, fractional, to the factor on the learning rate."""
 Loss = Callable[[Tensor, Tensor], Tensor]
 """(logits (n, classes), labels (n,)) to a scalar."""
 Forward = Callable[[Tensor], Tensor]
-"""Images (n, C, H, W) to logits (n, classes), float32 whatever precision they were computed in."""
+"""Images (n, C, H, W) to logits (n, classes), float32, also where they were computed in a lower precision."""
 Objective = Callable[[Forward, Tensor, Tensor], Tensor]
 """(the model, images (n, C, H, W), labels (n,)) to a scalar, the mean of what each sample costs."""
-Pass = tuple[TrainingSet, Loss]
-"""One walk over a training set, and the loss that is lowered on it."""
-Part = tuple[nn.Module, torch.optim.SGD | None]
+Resumable = tuple[nn.Module, torch.optim.SGD | None]
 """A module that a computation changes, and its optimizer; None where it changes by other means."""
 Epoch = Callable[[int, Callable[[float], None]], Tensor]
 """An epoch's number from 0, and where to report the epochs done (fractional), to the epoch's loss ()."""
 
 SECONDS_BETWEEN_UPDATES = 0.5
-
-
-class DivergedError(Exception):
-    """A computation left the finite numbers, or is sure to; the text is for the client."""
-
-    def __init__(self, reason: str, epoch: int | None = None) -> None:
-        super().__init__(reason)
-        self.epoch = epoch
 
 
 class Progress(Protocol):
@@ -70,29 +62,58 @@ class NullProgress:
         pass
 
 
+def of_logits(loss: Loss) -> Objective:
+    return lambda forward, images, labels: loss(forward(images), labels)
+
+
+cross_entropy = of_logits(functional.cross_entropy)
+
+
+@dataclass(frozen=True)
+class Pass:
+    """One walk over a training set, and what is lowered on it."""
+
+    training_set: TrainingSet
+    objective: Objective = cross_entropy
+
+
 def constant(_epochs_done: float) -> float:
     return 1.0
 
 
-def cosine(epochs: int) -> Schedule:
+def cosine(epochs: int) -> RateFactor:
     """Half a cosine from 1 to 0 over `epochs`."""
     return lambda done: 0.5 * (1 + math.cos(math.pi * done / epochs))
 
 
-def steps(every: int) -> Schedule:
+def steps(every: int) -> RateFactor:
     """Times 0.1 after each `every` epochs."""
     return lambda done: 0.1 ** math.floor(done / every)
 
 
-def triangular(epochs: int, peak: float) -> Schedule:
+def triangular(epochs: int, peak: float) -> RateFactor:
     """From 0 up to 1 at epoch `peak`, and down to 0 at `epochs`, both in a straight line."""
     return lambda done: min(done / peak, (epochs - done) / (epochs - peak))
 
 
+@dataclass(frozen=True)
+class Schedule:
+    """How SGD goes through its sets. precision: of the model's forward and backward; the weights are float32."""
+
+    epochs: int
+    learning_rate: float
+    batch_size: int
+    momentum: float
+    weight_decay: float
+    factor: RateFactor = constant
+    nesterov: bool = False
+    precision: Precision = "float32"
+
+
 def run_epochs(
-    parts: Mapping[str, Part], epochs: int, epoch: Epoch, generator: torch.Generator, progress: Progress
+    parts: Mapping[str, Resumable], epochs: int, epoch: Epoch, generator: torch.Generator, progress: Progress
 ) -> None:
-    """Run `epoch` so many times, resuming from the state kept by `progress`, and keep a state after each.
+    """Run `epoch` for `epochs` epochs, from the state kept by `progress` if there is one, and keep a state after each.
 
     All that `epoch` carries from one call to the next must be in `parts` and `generator`: on the CPU a
     resumed run then equals the straight one bit for bit. Torch's global generator, from which dropout draws, is
@@ -128,28 +149,18 @@ def run_epochs(
 
 def fit(
     model: nn.Module,
-    training_set: TrainingSet,
-    *,
-    epochs: int,
-    learning_rate: float,
-    batch_size: int,
-    momentum: float,
-    weight_decay: float,
-    schedule: Schedule = constant,
+    passes: Sequence[Pass],
+    schedule: Schedule,
     generator: torch.Generator,
     progress: Progress,
-    loss: Loss = functional.cross_entropy,
-    objective: Objective | None = None,
-    then: Sequence[Pass] = (),
+    *,
     penalty: Callable[[float], Tensor] | None = None,
     after_step: Callable[[], None] | None = None,
-    precision: Precision = "float32",
-    nesterov: bool = False,
-    parts: Mapping[str, Part] = MappingProxyType({}),
+    parts: Mapping[str, Resumable] = MappingProxyType({}),
 ) -> nn.Module:
     """Train `model` in place by SGD on shuffled, evened-out batches and return it, in eval mode.
 
-    The model is in train mode, so BatchNorm statistics follow the training set, as in AMUN's code; only
+    The model is in train mode, so BatchNorm statistics follow the training sets, as in AMUN's code; only
     in a pass with a batch of a single sample do BatchNorm layers stay in eval mode: one sample has no
     statistics. A state kept by `progress` is resumed: on the CPU the result then equals that of the
     straight run bit for bit.
@@ -159,35 +170,32 @@ def fit(
     the running statistics follow the parts, and an attempt that failed may have moved some of them once.
 
     Args:
-        training_set: for the device of the model.
-        schedule: epochs done (fractional) to the factor on `learning_rate`.
-        generator: on the same device; draws the order, the augmentation and the labels drawn anew.
-        objective: in place of `loss` of the model's logits, in the pass over `training_set`.
-        then: further passes of each epoch, after the one over `training_set`.
+        passes: those of each epoch, in their order; the training sets are for the device of the model.
+        generator: on the same device; draws the order, the augmentation and the labels.
         penalty: epochs done (fractional) to a scalar that is added to the loss of a batch.
         after_step: called after each step of the optimizer.
-        precision: of the model's forward and backward; weights and losses are float32.
-        parts: what else `objective` and `after_step` change.
+        parts: what else objectives and `after_step` change, by name.
 
     Raises:
         DivergedError: see `run_epochs`.
         DeviceMemoryError: not even one sample fits.
     """
-    first = objective or of_logits(loss)
-    passes: list[tuple[TrainingSet, Objective, list[int]]] = [
-        (each, cost, batch_sizes(each.n, batch_size))
-        for each, cost in [(training_set, first), *((more, of_logits(its_loss)) for more, its_loss in then)]
-    ]
-    batches = sum(len(sizes) for *_, sizes in passes)
+    sized = [(each, batch_sizes(each.training_set.n, schedule.batch_size)) for each in passes]
+    batches = sum(len(sizes) for _, sizes in sized)
     device = generator.device
     model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = torch.optim.SGD(
-        model.parameters(), learning_rate, momentum, weight_decay=weight_decay, nesterov=nesterov, fused=True
+        model.parameters(),
+        schedule.learning_rate,
+        schedule.momentum,
+        weight_decay=schedule.weight_decay,
+        nesterov=schedule.nesterov,
+        fused=True,
     )
-    forward = forward_of(model, device, precision)
-    most = batch_size
+    forward = forward_of(model, device, schedule.precision)
+    most = schedule.batch_size
 
-    def backward(cost: Objective, images: Tensor, labels: Tensor, done: float, size: int) -> Tensor:
+    def backward(objective: Objective, images: Tensor, labels: Tensor, done: float, size: int) -> Tensor:
         """Put the gradient of a batch's loss into the model, from parts of at most `size`, and return the loss."""
         optimizer.zero_grad()
         total = torch.zeros((), device=device)
@@ -195,7 +203,7 @@ def fit(
         if min(sizes) == 1:
             _train_mode(model, 1)
         for some, theirs in zip(torch.split(images, sizes), torch.split(labels, sizes), strict=True):
-            value = cost(forward, some, theirs)
+            value = objective(forward, some, theirs)
             if penalty is not None:
                 value = value + penalty(done)
             value = value * (len(some) / len(images))
@@ -207,27 +215,23 @@ def fit(
         nonlocal most
         total = torch.zeros((), device=device)
         batch = 0
-        for data, cost, sizes in passes:
+        for each, sizes in sized:
             _train_mode(model, min(sizes))
-            order = torch.randperm(data.n, generator=generator, device=device)
-            for images, labels in data.walk(order, sizes, generator):
+            order = torch.randperm(each.training_set.n, generator=generator, device=device)
+            for images, labels in each.training_set.walk(order, sizes, generator):
                 done = number + batch / batches
                 report(done)
-                optimizer.param_groups[0]["lr"] = learning_rate * schedule(done)
-                loss_of_batch, most = within_memory(partial(backward, cost, images, labels, done), most)
+                optimizer.param_groups[0]["lr"] = schedule.learning_rate * schedule.factor(done)
+                loss, most = within_memory(partial(backward, each.objective, images, labels, done), most)
                 optimizer.step()
                 if after_step is not None:
                     after_step()
-                total += loss_of_batch
+                total += loss
                 batch += 1
         return total
 
-    run_epochs({"model": (model, optimizer), **parts}, epochs, epoch, generator, progress)
+    run_epochs({"model": (model, optimizer), **parts}, schedule.epochs, epoch, generator, progress)
     return model.eval()
-
-
-def of_logits(loss: Loss) -> Objective:
-    return lambda forward, images, labels: loss(forward(images), labels)
 
 
 def forward_of(model: nn.Module, device: torch.device, precision: Precision) -> Forward:
@@ -250,7 +254,7 @@ def _train_mode(model: nn.Module, smallest_batch: int) -> None:
                 module.eval()
 
 
-def _state(parts: Mapping[str, Part], generator: torch.Generator, epoch: int) -> dict[str, Tensor]:
+def _state(parts: Mapping[str, Resumable], generator: torch.Generator, epoch: int) -> dict[str, Tensor]:
     tensors = {"generator": generator.get_state(), "epoch": torch.tensor(epoch)}
     for part, (module, optimizer) in parts.items():
         tensors |= {f"{part}.{name}": tensor for name, tensor in module.state_dict().items()}
@@ -261,7 +265,7 @@ def _state(parts: Mapping[str, Part], generator: torch.Generator, epoch: int) ->
     return {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}
 
 
-def _restore(state: dict[str, Tensor], parts: Mapping[str, Part], generator: torch.Generator) -> int:
+def _restore(state: dict[str, Tensor], parts: Mapping[str, Resumable], generator: torch.Generator) -> int:
     """Put a state made by `_state` back and return the number of epochs it holds."""
     for part, (module, optimizer) in parts.items():
         module.load_state_dict({name: state[f"{part}.{name}"] for name in module.state_dict()})

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments.cells import Adversarial, Forget, Measured, Substitute, Unlearned, named
+from experiments.cells import Adversarial, Forget, Measured, Substitute, Unlearned, configuration
 from experiments.lab import Lab
 from experiments.protocol import AMUN, FT, RL, SALUN, gap
 from experiments.report import Figure, Section, Table, Value, half_width, missing, with_interval
@@ -30,7 +30,7 @@ EPOCH_METHODS = (AMUN, SALUN, RL, FT)
 def curve_cells(scale: Scale, remain: bool, chosen: str, substitute: Substitute) -> list[tuple[Unlearned, Measured]]:
     """Fine-tuning on a substitute for the adversarial set, followed epoch by epoch."""
     setting, cells = scale.main, []
-    method = named("methods", "amun", {**json.loads(scale.curves), "fine_tuning_set": chosen})
+    method = configuration("methods", "amun", {**json.loads(scale.curves), "fine_tuning_set": chosen})
     for model, seed, _ in setting.pairs()[: scale.curve_runs]:
         forget, start = Forget(setting.shares[0], seed), setting.original(model)
         searched = Adversarial(start, forget, setting.attack)

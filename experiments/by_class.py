@@ -1,4 +1,5 @@
-"""Study *mixunlearn*: forget sets by class, as in MixUnlearn's own protocol (methods.md 5)."""
+"""Study *mixunlearn*: forget sets by class, as in MixUnlearn's own protocol (docs/methods.md, Forget sets by
+class)."""
 
 from __future__ import annotations
 

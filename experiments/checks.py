@@ -12,7 +12,7 @@ import numpy as np
 from experiments import tables
 from experiments.cells import Adversarial, Forget, Judged, Measured, Theory, Trained, Unlearned
 from experiments.lab import Lab
-from experiments.protocol import AMUN, AMUN_ADVERSARIAL_ONLY, FT, GA, RL, SALUN, Method, Setting, gap, row
+from experiments.protocol import AMUN, AMUN_ADVERSARIAL_ONLY, AMUN_SALUN, FT, GA, RL, SALUN, Method, Setting, gap, row
 from experiments.report import Figure, Section, Table, Value, missing, with_interval
 from experiments.scales import TRANSFER, Scale
 from experiments.store import Cell, NotMeasured
@@ -155,15 +155,15 @@ def transfer_cells(lab: Lab, setting: Setting, method: Method, remain: bool) -> 
         forget, start = Forget(share, seed), setting.original(model)
         donor = Adversarial(setting.original(models[model]), forget, setting.attack)
         given = Adversarial(start, forget, TRANSFER, donor)
-        subject = Unlearned(start, forget, setting.named(method, chosen[0]), remain, given)
+        subject = Unlearned(start, forget, setting.configured(method, chosen[0]), remain, given)
         cells.append(setting.measured(subject, forget))
     return cells
 
 
 def _donors(setting: Setting) -> dict[int, int]:
     """Each model's donor: the next one, of one model an additional one."""
-    ring = setting.models if len(setting.models) > 1 else (*setting.models, setting.models[0] + 1)
-    return {model: ring[(place + 1) % len(ring)] for place, model in enumerate(ring)}
+    models = setting.models if len(setting.models) > 1 else (*setting.models, setting.models[0] + 1)
+    return {model: models[(place + 1) % len(models)] for place, model in enumerate(models)}
 
 
 def transfer_plan(lab: Lab, scale: Scale) -> Iterator[Cell]:
@@ -243,7 +243,9 @@ def weak_sections(lab: Lab, scale: Scale) -> list[Section]:
     for method, remain in SETS:
         chosen = setting.tuned(lab, method, share, remain, scale.weak)
         cells.append([m for _, m in setting.final(method, chosen[0], share, remain, scale.weak)] if chosen else [])
-    notes = "ffgsm, its rates tuned anew; its parameters are ours (the paper gives none). ±: 95 % t interval over runs."
+    notes = (
+        "ffgsm, its rates tuned again; its parameters are ours (the paper gives none). ±: 95 % t interval over runs."
+    )
     title = f"{setting.name}: a weak attack"
     pairs = {(model, seed) for model, seed, _ in setting.pairs()}
     sets = [
@@ -259,7 +261,7 @@ def weak_sections(lab: Lab, scale: Scale) -> list[Section]:
 
 # -- robust models and larger data -------------------------------------------------------------------
 
-FEW = (AMUN, Method("AMUN+SalUn", "amun_salun"), SALUN, RL, FT, GA)
+FEW = (AMUN, AMUN_SALUN, SALUN, RL, FT, GA)
 
 
 @dataclass(frozen=True)
@@ -307,7 +309,7 @@ def other_sections(lab: Lab, others: list[Other], title: str) -> list[Section]:
         setting, share = other.setting, other.setting.shares[0]
         text = ""
         try:
-            lab.there(setting.world)
+            lab.loaded(setting.world)
         except NotMeasured as reason:
             text = f"Not measured: {reason}."
         made = []

@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 
 from engine import seeding
+from experiments.computing import COMPUTE
 from experiments.lab import Lab
 from experiments.run import STUDIES, report, work
 from experiments.scales import SCALES
@@ -23,7 +24,7 @@ from experiments.store import Store
 def arguments(given: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="lethe bench",
-        description="Measure every unlearning method under one audit. Killed anywhere, it goes on where it stood when "
+        description="Measure every unlearning method under one audit. Stopped at any time, it goes on when it is "
         "started again with the same --out; other processes may share that folder.",
     )
     parser.add_argument("--scale", choices=list(SCALES), default="tiny")
@@ -38,7 +39,7 @@ def arguments(given: list[str] | None = None) -> argparse.Namespace:
                         "cores for their threads; on a GPU, or with --download, one")  # fmt: skip
     parser.add_argument("--precision", default="", help="of the models' recipe, where the recipe knows one")
     parser.add_argument("--study", action="append", choices=list(STUDIES), help="only this one; may be repeated")
-    parser.add_argument("--budget-seconds", type=float, help="stop after so long, with a report of what is there")
+    parser.add_argument("--budget-seconds", type=float, help="stop after this time, with a report of what is there")
     parser.add_argument("--report", action="store_true", help="compute nothing; report what is there")
     return parser.parse_args(given)
 
@@ -71,7 +72,7 @@ def _run(options: argparse.Namespace, store: Store, *, helping: bool = False) ->
     scale, device = SCALES[options.scale](options.precision), torch.device(options.device)
     if threads := options.threads or scale.threads:
         torch.set_num_threads(threads)
-    lab = Lab(store, device, options.data, options.download)
+    lab = Lab(store, device, COMPUTE, options.data, options.download)
     studies = options.study or list(STUDIES)
     finished = True
     with seeding.deterministic() if device.type == "cpu" else contextlib.nullcontext():
@@ -108,7 +109,7 @@ def _helpers(options: argparse.Namespace) -> Iterator[None]:
 
 
 def processes(options: argparse.Namespace) -> int:
-    """How many share the work where nobody has said."""
+    """How many share the work where the command line does not say."""
     threads = options.threads or SCALES[options.scale]("").threads
     if options.device != "cpu" or threads is None or options.download:  # two would download the same
         return 1

@@ -3,34 +3,33 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from engine import evaluation, references, registry, seeding
+from engine import evaluation, places, references, seeding
 from engine.attacks import AttackResult
 from engine.audits.verdict import Groups
 from engine.data.samples import RawData, Samples, Split
 from engine.recipes import Recipe
-from experiments.cells import Adversarial, Forget, Reference, Trained, Unlearned, World
+from experiments.cells import Adversarial, Forget, Reference, Taught, Trained, Unlearned, World
 from experiments.data import Data, load
-from experiments.measuring import Pools
+from experiments.measuring import PoolReadings
 from experiments.store import Cell, CellProgress, NotMeasured, Result, Store
 
-if TYPE_CHECKING:
-    from experiments.probing import Taught
-
+Compute = Callable[[Any, "Lab", CellProgress], Result]
+"""(a cell, where it is computed, its progress) to its result."""
 MOST_HALF = torch.finfo(torch.float16).max
 
 
 @dataclass(frozen=True)
-class There:
+class LoadedWorld:
     """A world, loaded."""
 
     raw: RawData
@@ -40,16 +39,27 @@ class There:
 
 
 class Lab:
-    """Computes cells and what they rest on, and keeps both in a store."""
+    """Computes cells and what they rest on, and keeps both in a store.
 
-    def __init__(self, store: Store, device: torch.device, folder: Path | None = None, download: bool = False) -> None:
+    compute: by kind of cell, the function that computes it.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        device: torch.device,
+        compute: Mapping[type[Cell], Compute],
+        folder: Path | None = None,
+        download: bool = False,
+    ) -> None:
         self.store = store
         self.device = device
         self.computed = 0
+        self._compute = compute
         self._folder = folder
         self._download = download
-        self._loaded = cache(self._load)
-        self.there = cache(self._there)
+        self._data = cache(self._load_data)
+        self.loaded = cache(self._load)
         self.pool = cache(self._pool)
 
     def get(self, cell: Cell, *, tensors: bool = False, wait: bool = True) -> Result:
@@ -78,7 +88,7 @@ class Lab:
         held = self.get(cell, tensors=True)
         if "failed" in held.figures:
             raise NotMeasured(f"it rests on a run that failed: {held.figures['failed']}")
-        model = seeding.seeded_model(self.there(cell.world).build, 0)
+        model = seeding.seeded_model(self.loaded(cell.world).build, 0)
         prefix = "weights."
         model.load_state_dict({n.removeprefix(prefix): t for n, t in held.tensors.items() if n.startswith(prefix)})
         return model.to(self.device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload, no-any-return]
@@ -87,16 +97,17 @@ class Lab:
         held = self.get(cell, tensors=True).tensors
         return AttackResult(**{name: tensor.to(self.device) for name, tensor in held.items()})
 
-    def groups(self, there: There, forget: tuple[Forget, ...], gone: tuple[Forget, ...]) -> Groups:
-        """Positions of the forgotten, of what has been retained all along and of the holdout."""
-        chosen = np.unique(np.concatenate([each.positions(there.raw) for each in forget]))
-        left = np.concatenate([chosen, *(each.positions(there.raw) for each in gone)])
-        return Groups(chosen, np.setdiff1d(np.flatnonzero(~there.raw.holdout), left), np.flatnonzero(there.raw.holdout))
+    def groups(self, loaded: LoadedWorld, forget: tuple[Forget, ...], gone: tuple[Forget, ...]) -> Groups:
+        """Positions of the forget sets, of what has been retained all along, and of the holdout."""
+        holdout = loaded.raw.holdout
+        chosen = np.unique(np.concatenate([each.positions(loaded.raw) for each in forget]))
+        left = np.concatenate([chosen, *(each.positions(loaded.raw) for each in gone)])
+        return Groups(chosen, np.setdiff1d(np.flatnonzero(~holdout), left), np.flatnonzero(holdout))
 
-    def split(self, there: There, forget: Forget, gone: tuple[Forget, ...], remain: bool) -> Split:
-        groups = self.groups(there, (forget,), gone)
+    def split(self, loaded: LoadedWorld, forget: Forget, gone: tuple[Forget, ...], remain: bool) -> Split:
+        groups = self.groups(loaded, (forget,), gone)
         sets = groups.forget, groups.retain if remain else groups.retain[:0], groups.test
-        return Split(there.samples, *(torch.from_numpy(each).to(self.device) for each in sets))
+        return Split(loaded.samples, *(torch.from_numpy(each).to(self.device) for each in sets))
 
     def logits(self, model: nn.Module, samples: Samples) -> Tensor:
         """(N, classes) float16, on the CPU; a ruined model's may be larger than that holds, and end at its bounds."""
@@ -110,25 +121,25 @@ class Lab:
 
     def _work(self, cell: Cell, progress: CellProgress) -> Result:
         try:
-            return cell.compute(self, progress)
+            return self._compute[type(cell)](cell, self, progress)
         except torch.OutOfMemoryError as error:
             torch.cuda.empty_cache()
             raise NotMeasured("out of device memory") from error
 
-    def _load(self, data: Data) -> tuple[RawData, Samples]:
+    def _load_data(self, data: Data) -> tuple[RawData, Samples]:
         raw = load(data, self._folder, self._download)
         return raw, Samples.from_arrays(raw.images, raw.labels, self.device)
 
-    def _there(self, world: World) -> There:
-        recipe = Recipe(registry.RECIPES[world.recipe.name], world.recipe.parsed())
+    def _load(self, world: World) -> LoadedWorld:
+        recipe = Recipe(places.recipe(world.recipe.name), world.recipe.parsed())
         architecture = world.architecture.parsed()
-        raw, samples = self._loaded(world.data)
-        make, classes = registry.ARCHITECTURES[world.architecture.name], samples.num_classes
-        channels, *size = samples.shape
-        build = partial(make, architecture, channels, classes, tuple(size))
-        return There(raw, samples, recipe, build)
+        raw, samples = self._data(world.data)
+        make, classes = places.architecture(world.architecture.name), samples.num_classes
+        channels, height, width = samples.shape
+        build = partial(make, architecture, channels, classes, (height, width))
+        return LoadedWorld(raw, samples, recipe, build)
 
-    def _pool(self, world: World, models: int) -> Pools:
+    def _pool(self, world: World, models: int) -> PoolReadings:
         rows = [self.get(Reference(world, models, index), tensors=True).tensors for index in range(models)]
         signals = [references.ReferenceSignal(**{name: t.numpy() for name, t in row.items()}) for row in rows]
-        return Pools(references.stack(signals), self.there(world).raw.labels)
+        return PoolReadings(references.stack(signals), self.loaded(world).raw.labels)

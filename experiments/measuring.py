@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from app.catalog import LiraParams, MisParams, RmiaParams
 from engine.audits import mis, roc
-from engine.audits.scoring import Pool, plain_scores, pool_of
+from engine.audits.scoring import PoolSignal, plain_scores, pool_of
 from engine.audits.verdict import Groups, strata
 from engine.references import ReferenceSignals
 
@@ -21,7 +21,7 @@ MIS = MisParams(most=2_000)
 RATES = (0.01, 0.001)
 
 
-class Pools:
+class PoolReadings:
     """A pool of references, and what each attack reads off it, worked out once."""
 
     def __init__(self, signals: ReferenceSignals, labels: NDArray[np.int64]) -> None:
@@ -29,20 +29,20 @@ class Pools:
         self.labels = labels
 
     @cached_property
-    def taylor(self) -> Pool:
+    def taylor(self) -> PoolSignal:
         return pool_of(self.signals, self.labels, RMIA)
 
     @cached_property
-    def softmax(self) -> Pool:
+    def softmax(self) -> PoolSignal:
         return pool_of(self.signals, self.labels, SOFTMAX)
 
     @cached_property
-    def lira(self) -> Pool:
+    def lira(self) -> PoolSignal:
         return pool_of(self.signals, self.labels, LIRA)
 
 
 def measured(
-    logits: NDArray[Any], labels: NDArray[np.int64], groups: Groups, pools: Pools, holdout: NDArray[np.bool_]
+    logits: NDArray[Any], labels: NDArray[np.int64], groups: Groups, pools: PoolReadings, holdout: NDArray[np.bool_]
 ) -> dict[str, Any]:
     """The figures of one model with `logits` (N, classes).
 

@@ -1,22 +1,34 @@
-"""The protocol of the tables: which methods, how their rate is chosen, which runs are reported (methods.md 8)."""
+"""The protocol of the tables: which methods, how their rate is chosen, which runs are reported (docs/methods.md,
+Avg. Gap)."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from app import catalog
+from engine.audits import Floats
 from engine.audits.comparison import gap_per_run
-from experiments.cells import Adversarial, Forget, Measured, Named, Reference, Trained, Unlearned, World, named
+from experiments.cells import (
+    Adversarial,
+    Configuration,
+    Forget,
+    Measured,
+    Reference,
+    Trained,
+    Unlearned,
+    World,
+    configuration,
+)
 from experiments.lab import Lab
 from experiments.store import Cell, Result
 
-Floats = NDArray[np.float64]
 FIGURES = ("ua", "ra", "ta", "ft")
+UNTUNED = (0.0,)
+"""The grid of a method without a parameter to tune."""
 
 
 @dataclass(frozen=True)
@@ -36,28 +48,27 @@ class Method:
         return catalog.METHODS[self.name].needs_adversarial
 
     @property
-    def dial(self) -> str:
-        """The parameter that is tuned."""
-        return "damping" if self.name == "certified_newton" else "learning_rate"
+    def parameters(self) -> Collection[str]:
+        return catalog.METHODS[self.name].params.model_fields
+
+    @property
+    def tuned(self) -> str | None:
+        """The parameter that is tuned; None: the method runs with the parameters that it has."""
+        return next((each for each in ("learning_rate", "damping") if each in self.parameters), None)
 
 
-AMUN = Method("AMUN", "amun")
-AMUN_ADVERSARIAL_ONLY = Method("AMUN, no D_F", "amun", '{"fine_tuning_set": "adversarial_only"}')
-FT, RL, GA = Method("FT", "fine_tune"), Method("RL", "random_label"), Method("GA", "gradient_ascent")
-SALUN, MIXUNLEARN = Method("SalUn", "salun"), Method("MixUnlearn style", "mixunlearn")
-METHODS = (
-    AMUN,
-    AMUN_ADVERSARIAL_ONLY,
-    Method("AMUN+SalUn", "amun_salun"),
-    SALUN,
-    RL,
-    FT,
-    GA,
-    Method("BS", "boundary_shrink"),
-    Method("l1-sparse", "l1_sparse"),
-    MIXUNLEARN,
-    Method("Newton step", "certified_newton"),
-)
+def rows() -> dict[str, Method]:
+    """By label, a row for each method of the catalog that is not exact, and for each of its variants."""
+    return {
+        label: Method(label, name, json.dumps(params))
+        for name, entry in catalog.METHODS.items()
+        if not entry.exact
+        for label, params in {entry.label or name: {}, **entry.variants}.items()
+    }
+
+
+AMUN, AMUN_ADVERSARIAL_ONLY, AMUN_SALUN = (rows()[label] for label in ("AMUN", "AMUN, no D_F", "AMUN+SalUn"))
+SALUN, RL, FT, GA, MIXUNLEARN = (rows()[label] for label in ("SalUn", "RL", "FT", "GA", "MixUnlearn style"))
 
 
 @dataclass(frozen=True)
@@ -79,7 +90,7 @@ class Setting:
     rates: tuple[float, ...]
     dampings: tuple[float, ...]
     fixed: str
-    attack: Named
+    attack: Configuration
     shares: tuple[float, ...] = (0.1, 0.5)
     runs: int = 1
 
@@ -90,10 +101,10 @@ class Setting:
             raise ValueError("a forget set that rates are tuned on is not reported")
 
     def methods(self, remain: bool) -> list[Method]:
-        return [method for method in METHODS if remain or not method.needs_remain]
+        return [method for method in rows().values() if remain or not method.needs_remain]
 
     def grid(self, method: Method) -> tuple[float, ...]:
-        return self.dampings if method.dial == "damping" else self.rates
+        return {"learning_rate": self.rates, "damping": self.dampings, None: UNTUNED}[method.tuned]
 
     def original(self, seed: int) -> Trained:
         return Trained(self.world, seed)
@@ -104,11 +115,12 @@ class Setting:
     def measured(self, subject: Trained | Unlearned, forget: Forget) -> Measured:
         return Measured(subject, (forget,), self.references)
 
-    def named(self, method: Method, rate: float, **more: object) -> Named:
-        fixed = json.loads(self.fixed)
-        common = {} if method.name == "certified_newton" else fixed.get("", {})
-        given = {**common, **fixed.get(method.name, {}), **json.loads(method.params), method.dial: rate, **more}
-        return named("methods", method.name, given)
+    def configured(self, method: Method, rate: float, **more: object) -> Configuration:
+        fixed, known = json.loads(self.fixed), method.parameters
+        common = {each: value for each, value in fixed.get("", {}).items() if "epochs" in known and each in known}
+        tuned = {method.tuned: rate} if method.tuned else {}
+        given = {**common, **fixed.get(method.name, {}), **json.loads(method.params), **tuned, **more}
+        return configuration("methods", method.name, given)
 
     def unlearned(
         self,
@@ -118,13 +130,13 @@ class Setting:
         remain: bool,
         model: int,
         *,
-        attack: Named | None = None,
+        attack: Configuration | None = None,
         run: int = 0,
         **more: object,
     ) -> Unlearned:
         start = self.original(model)
         adversarial = Adversarial(start, forget, attack or self.attack) if method.needs_adversarial else None
-        return Unlearned(start, forget, self.named(method, rate, **more), remain, adversarial, run=run)
+        return Unlearned(start, forget, self.configured(method, rate, **more), remain, adversarial, run=run)
 
     def pairs(self) -> list[tuple[int, int, int]]:
         """(model, forget, run) of every reported run, the first of each forget set first."""
@@ -148,7 +160,7 @@ class Setting:
                 yield self.retrain(Forget(share, seed), model, 1)
 
     def tuning_cells(
-        self, method: Method, share: float, remain: bool, attack: Named | None = None
+        self, method: Method, share: float, remain: bool, attack: Configuration | None = None
     ) -> Iterator[tuple[float, Measured]]:
         for seed in self.tuning:
             forget = Forget(share, seed)
@@ -164,7 +176,7 @@ class Setting:
                 yield cell
 
     def tuned(
-        self, lab: Lab, method: Method, share: float, remain: bool, attack: Named | None = None
+        self, lab: Lab, method: Method, share: float, remain: bool, attack: Configuration | None = None
     ) -> tuple[float, dict[float, float]] | None:
         """The rate with the least Avg. Gap on the tuning sets, and the gap of each; None while any is missing.
 
@@ -182,7 +194,7 @@ class Setting:
         return (best, means) if np.isfinite(means[best]) else None
 
     def final(
-        self, method: Method, rate: float, share: float, remain: bool, attack: Named | None = None
+        self, method: Method, rate: float, share: float, remain: bool, attack: Configuration | None = None
     ) -> list[tuple[Unlearned, Measured]]:
         """The reported runs at that rate."""
         cells = []

@@ -1,4 +1,4 @@
-"""What a study hands to the report: tables, figures, and how they read as Markdown."""
+"""What a study gives to the report: tables and figures, and how they become Markdown."""
 
 from __future__ import annotations
 

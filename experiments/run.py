@@ -1,4 +1,4 @@
-"""One run of the bench: the plan, most valuable cells first, and the report of what is there."""
+"""One run of `lethe bench`: the plan, most valuable cells first, and the report of what is there."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from experiments.report import Section, markdown
 from experiments.scales import Scale
 from experiments.store import Busy, Cell, NotMeasured, OutOfTime, write_text
 
-Plan = Callable[[Lab, Scale], Iterator[Cell]]
+CellPlan = Callable[[Lab, Scale], Iterator[Cell]]
 SECONDS_BETWEEN_PASSES = 2.0
 
 
@@ -31,10 +31,10 @@ class Study:
     """plans: in stages, so that the most valuable cells of all studies come first."""
 
     sections: Callable[[Lab, Scale], list[Section]]
-    plans: tuple[Plan, ...] = ()
+    plans: tuple[CellPlan, ...] = ()
 
 
-def _main_table(remain: bool, share: int) -> Plan:
+def _main_table(remain: bool, share: int) -> CellPlan:
     def plan(lab: Lab, scale: Scale) -> Iterator[Cell]:
         for its_share in scale.main.shares[share : share + 1]:
             yield from tables.plan(lab, scale.main, its_share, remain)
@@ -91,9 +91,9 @@ ORDER = (
 
 
 def work(lab: Lab, scale: Scale, studies: list[str], say: Callable[[str], None] = lambda _line: None) -> bool:
-    """Compute every cell of `studies` that can be had; return False where the time limit came first.
+    """Compute every cell of `studies` for which data are there; return False where the time limit came first.
 
-    What another process is at is left to it, and come back to.
+    A cell that another process computes is left to it, and looked at again later.
     """
     try:
         while True:
@@ -111,7 +111,7 @@ def work(lab: Lab, scale: Scale, studies: list[str], say: Callable[[str], None] 
 
 
 def _stage(lab: Lab, plan: Iterator[Cell], name: str, say: Callable[[str], None]) -> bool:
-    """Walk `plan`; return whether a cell was another's."""
+    """Walk `plan`; return whether another process was computing one of its cells."""
     busy, before, begun = False, lab.computed, time.monotonic()
     for cell in plan:
         try:
@@ -126,7 +126,7 @@ def _stage(lab: Lab, plan: Iterator[Cell], name: str, say: Callable[[str], None]
 
 
 def report(lab: Lab, scale: Scale, studies: list[str], command: str, out: Path) -> dict[str, Any]:
-    """Write the report of whatever is there into `out`, and return it as a document.
+    """Write the report of what is there into `out`, and return it as a document.
 
     results.json: the tables, the figures' data, machine and seeds. cells.jsonl.gz: every cell, one a line.
     results.md and the plots: the same to read.

@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from experiments.cells import Named, World, named
+from experiments.cells import Configuration, World, configuration
 from experiments.data import Data
 from experiments.protocol import Setting
 
@@ -27,9 +27,9 @@ class Scale:
     sequence_runs: int
     curves: str
     curve_runs: int
-    strengths: tuple[tuple[str, Named], ...]
-    weak: Named
-    robust: tuple[tuple[str, Named, int], ...]
+    strengths: tuple[tuple[str, Configuration], ...]
+    weak: Configuration
+    robust: tuple[tuple[str, Configuration, int], ...]
     larger: tuple[Setting, ...]
     by_classes: bool
     judged: tuple[int, ...]
@@ -43,14 +43,14 @@ class Scale:
         return self.settings[0]
 
 
-def pgd(**params: object) -> Named:
-    return named("attacks", "pgd_l2", params)
+def pgd(**params: object) -> Configuration:
+    return configuration("attacks", "pgd_l2", params)
 
 
-FAST = named("attacks", "fast_min_norm", {})
-FFGSM = named("attacks", "ffgsm", {})
+FAST = configuration("attacks", "fast_min_norm", {})
+FFGSM = configuration("attacks", "ffgsm", {})
 LONG_FFGSM = FFGSM.but(step=0.02, noise=0.03)  # of 64 pixels: as far as 2.5, where the default's 0.5 finds a third
-TRANSFER = named("attacks", "transfer", {})
+TRANSFER = configuration("attacks", "transfer", {})
 STRENGTHS = (
     ("PGD-50, 0.04", pgd()),
     ("PGD-20", pgd(steps=20)),
@@ -69,8 +69,8 @@ NEWTON = {"lissa_steps": 200, "lissa_chains": 2, "lissa_batch_size": 32, "lissa_
 def digits(epochs: int) -> World:
     return World(
         Data("digits"),
-        named("architectures", "small_cnn", {"width": 16}),
-        named("recipes", "sgd", {"epochs": epochs, "batch_size": 64, "learning_rate": 0.1}),
+        configuration("architectures", "small_cnn", {"width": 16}),
+        configuration("recipes", "sgd", {"epochs": epochs, "batch_size": 64, "learning_rate": 0.1}),
     )
 
 
@@ -143,8 +143,10 @@ def small(_precision: str) -> Scale:
         "CIFAR-10, four classes, 3,000 images, narrow ResNet-18",
         World(
             Data("cifar10", (1, 6, 7, 8), 3000, 1000),
-            named("architectures", "resnet18", {"width": 8}),
-            named("recipes", "sgd", {"epochs": 15, "batch_size": 64, "learning_rate": 0.1, "schedule": "cosine"}),
+            configuration("architectures", "resnet18", {"width": 8}),
+            configuration(
+                "recipes", "sgd", {"epochs": 15, "batch_size": 64, "learning_rate": 0.1, "schedule": "cosine"}
+            ),
         ),
         references=8,
         models=(1,),
@@ -160,10 +162,10 @@ def small(_precision: str) -> Scale:
     robust_recipes = (
         (
             "TRADES",
-            named("recipes", "trades", {**robust, "augment": "none", "norm": "l2", "epsilon": 0.3, "steps": 5}),
+            configuration("recipes", "trades", {**robust, "augment": "none", "norm": "l2", "epsilon": 0.3, "steps": 5}),
             8,
         ),
-        ("clipped", named("recipes", "spectral_clipping", {**robust, "every": 15}), 8),
+        ("clipped", configuration("recipes", "spectral_clipping", {**robust, "every": 15}), 8),
     )
     return Scale(
         "small",
@@ -185,11 +187,11 @@ def small(_precision: str) -> Scale:
     )
 
 
-def cifar(name: str, recipe: Named, references: int, data: str = "cifar10") -> Setting:
+def cifar(name: str, recipe: Configuration, references: int, data: str = "cifar10") -> Setting:
     """CIFAR-10 and ResNet-18 as in the AMUN paper, whole."""
     return Setting(
         name,
-        World(Data(data), named("architectures", "resnet18", {}), recipe),
+        World(Data(data), configuration("architectures", "resnet18", {}), recipe),
         references=references,
         models=(1, 10, 100),
         forgets=(10, 100, 1000),
@@ -213,7 +215,7 @@ def gpu30(precision: str) -> Scale:
     # The paper's protocol in a tenth of its epochs: cropped and flipped, the rate times 0.1 after each fifth of them.
     common = {**PAPER, "epochs": 20, "step_every": 4, "precision": precision or "bfloat16"}
     main = replace(
-        cifar("CIFAR-10, ResNet-18, 20 epochs", named("recipes", "sgd", common), 16),
+        cifar("CIFAR-10, ResNet-18, 20 epochs", configuration("recipes", "sgd", common), 16),
         models=(1,),
         forgets=(10, 100),
         rates=(0.001, 0.01, 0.05),
@@ -229,8 +231,8 @@ def gpu30(precision: str) -> Scale:
         strengths=STRENGTHS,
         weak=FFGSM,
         robust=(
-            ("TRADES", named("recipes", "trades", {**TRADES, "precision": common["precision"]}), 4),
-            ("clipped", named("recipes", "spectral_clipping", common), 4),
+            ("TRADES", configuration("recipes", "trades", {**TRADES, "precision": common["precision"]}), 4),
+            ("clipped", configuration("recipes", "spectral_clipping", common), 4),
         ),
         larger=(
             replace(main, name="CIFAR-100, ResNet-18, 20 epochs", world=replace(main.world, data=Data("cifar100"))),
@@ -247,14 +249,14 @@ def paper(precision: str) -> Scale:
     from dataclasses import replace
 
     common = {**PAPER, **({"precision": precision} if precision else {})}
-    recipe = named("recipes", "sgd", common)
+    recipe = configuration("recipes", "sgd", common)
     main = replace(cifar("CIFAR-10, ResNet-18, 200 epochs", recipe, 128), runs=3)
     larger = (
         replace(main, name="CIFAR-100, ResNet-18", world=replace(main.world, data=Data("cifar100"))),
         replace(
             main,
             name="Tiny-ImageNet, VGG19-BN",
-            world=World(Data("tiny-imagenet"), named("architectures", "vgg19_bn", {}), recipe),
+            world=World(Data("tiny-imagenet"), configuration("architectures", "vgg19_bn", {}), recipe),
         ),
     )
     return Scale(
@@ -267,8 +269,8 @@ def paper(precision: str) -> Scale:
         strengths=STRENGTHS,
         weak=FFGSM,
         robust=(
-            ("TRADES", named("recipes", "trades", {}), 128),
-            ("clipped", named("recipes", "spectral_clipping", common), 128),
+            ("TRADES", configuration("recipes", "trades", {}), 128),
+            ("clipped", configuration("recipes", "spectral_clipping", common), 128),
         ),
         larger=larger,
         by_classes=True,

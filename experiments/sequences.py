@@ -36,7 +36,7 @@ CHAINS = (
     Chain("GA", GA),
     Chain("Retrain", None),
 )
-Step = tuple[Trained | Unlearned, Measured, Measured]
+ChainStep = tuple[Trained | Unlearned, Measured, Measured]
 
 
 def chains(remain: bool) -> list[Chain]:
@@ -45,7 +45,7 @@ def chains(remain: bool) -> list[Chain]:
 
 def steps_of(
     lab: Lab, setting: Setting, chain: Chain, requests: int, share: float, remain: bool, model: int, seed: int
-) -> list[Step]:
+) -> list[ChainStep]:
     """Each request's model, measured on this request's samples and on all forgotten so far; empty while the rate
     of the 10 % task is not known: rates are not tuned again."""
     rate = 0.0
@@ -56,7 +56,7 @@ def steps_of(
         rate = chosen[0]
     original = setting.original(model)
     state: Trained | Unlearned = original
-    steps: list[Step] = []
+    steps: list[ChainStep] = []
     for part in range(requests):
         forget = Forget(share, seed, part=part, parts=requests)
         so_far = forget.until_here()
@@ -65,8 +65,8 @@ def steps_of(
         else:
             source = state if chain.adaptive else original
             searched = Adversarial(source, forget, setting.attack) if chain.method.needs_adversarial else None
-            named = setting.named(chain.method, rate)
-            state = Unlearned(state, forget, named, remain, searched, so_far[:-1], keep=True)
+            method = setting.configured(chain.method, rate)
+            state = Unlearned(state, forget, method, remain, searched, so_far[:-1], keep=True)
         steps.append(
             (
                 state,

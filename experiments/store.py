@@ -1,4 +1,4 @@
-"""Where the bench keeps what it has computed: one cell, one file, written at once; whoever dies loses one cell."""
+"""Where `lethe bench` keeps what it has computed: one cell, one file. A process that dies loses one cell."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -19,7 +19,7 @@ from torch import Tensor
 
 FORMAT = 1
 SECONDS_BETWEEN_STATES = 30.0
-SECONDS_BETWEEN_LOOKS = 0.5
+SECONDS_BETWEEN_CHECKS = 0.5
 
 
 class OutOfTime(Exception):
@@ -44,15 +44,14 @@ class Result:
     cpu_seconds: float = 0.0
 
 
-class Cell(Protocol):
-    """A frozen dataclass that says what a result is computed from; other cells among its fields are inputs."""
-
-    def compute(self, lab: Any, progress: CellProgress) -> Result: ...
+@dataclass(frozen=True)
+class Cell:
+    """Base of the values that say what a result is computed from; other cells among their fields are inputs."""
 
 
 def spec(value: Any) -> Any:
     """What `value` is, as JSON: a cell among the fields of another stands there by its key."""
-    if hasattr(value, "compute"):
+    if isinstance(value, Cell):
         return key(value)
     if is_dataclass(value) and not isinstance(value, type):
         return {each.name: spec(getattr(value, each.name)) for each in fields(value)}
@@ -63,7 +62,7 @@ def spec(value: Any) -> Any:
 
 def described(cell: Cell) -> dict[str, Any]:
     """Kind and fields of `cell`."""
-    values = {each.name: spec(getattr(cell, each.name)) for each in fields(cell)}  # type: ignore[arg-type]
+    values = {each.name: spec(getattr(cell, each.name)) for each in fields(cell)}
     return {"kind": type(cell).__name__, **values}
 
 
@@ -71,7 +70,7 @@ def key(cell: Cell) -> str:
     """The digest of all that `cell` is computed from.
 
     Kept on the object: the cells of a chain of requests name their predecessor twice (as the start and as what
-    was attacked), so that working it out anew each time would double with every request.
+    was attacked), so that computing it again each time would double with every request.
     """
     known: str | None = vars(cell).get("_key")
     if known is None:
@@ -114,7 +113,7 @@ class CellProgress:
 class Store:
     """A folder of results by key, which any number of processes may fill together.
 
-    A claim is an advisory lock on a file (flock): the kernel lets go of it when its process ends, however it
+    A claim is an advisory lock on a file (flock): the kernel releases it when its process ends, however it
     ends, so that no claim is ever stale.
     """
 
@@ -160,7 +159,7 @@ class Store:
             if not mine and not wait:
                 raise Busy
             if not mine:
-                time.sleep(SECONDS_BETWEEN_LOOKS)
+                time.sleep(SECONDS_BETWEEN_CHECKS)
         return False
 
     def check_time(self) -> None:

@@ -6,16 +6,15 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
+from engine.audits import Floats
 from engine.audits.comparison import gap_of_means, gap_per_run, holm, least_p, paired_p
-from experiments.cells import Forget, Named, Trained, Unlearned
+from experiments.cells import Configuration, Forget, Trained, Unlearned
 from experiments.lab import Lab
 from experiments.protocol import AMUN, Method, Setting, row
 from experiments.report import NOT_MEASURED, Figure, Section, Table, Value, half_width, missing, with_interval
 from experiments.store import Cell, Result
 
-Floats = NDArray[np.float64]
 COLUMNS = [
     "method", "UA", "RA", "TA", "FT-AUC", "Avg. Gap", "of means", "paired gap", "p vs AMUN", "MIS", "gap by MIS",
     "FR", "RT", "FT by LiRA", "TPR@1%", "rate", "seconds",
@@ -52,7 +51,7 @@ def plan(lab: Lab, setting: Setting, share: float, remain: bool, methods: Sequen
 
 
 def tuned_runs(
-    lab: Lab, setting: Setting, method: Method, share: float, remain: bool, attack: Named | None = None
+    lab: Lab, setting: Setting, method: Method, share: float, remain: bool, attack: Configuration | None = None
 ) -> Iterator[Cell]:
     """Tune on the sets that are not reported, then run the reported ones."""
     for _, cell in setting.tuning_cells(method, share, remain, attack):
@@ -63,7 +62,7 @@ def tuned_runs(
 
 
 def runs_of(
-    lab: Lab, setting: Setting, method: Method, share: float, remain: bool, attack: Named | None = None
+    lab: Lab, setting: Setting, method: Method, share: float, remain: bool, attack: Configuration | None = None
 ) -> Rows | None:
     """The reported runs that are there; None without any."""
     chosen = setting.tuned(lab, method, share, remain, attack)
@@ -83,7 +82,8 @@ def runs_of(
     grid = setting.grid(method)
     seeds, models = [seed for _, seed, _ in kept], [model for model, *_ in kept]
     edge = chosen[0] in (min(grid), max(grid))
-    return Rows(method.label, seeds, models, figures, found, seconds, chosen[0], edge)
+    rate = chosen[0] if method.tuned else None
+    return Rows(method.label, seeds, models, figures, found, seconds, rate, edge)
 
 
 def plain_rows(lab: Lab, setting: Setting, label: str, share: float, run: int | None) -> Rows | None:
@@ -236,8 +236,8 @@ def _grid_line(lab: Lab, setting: Setting, method: Method, share: float, remain:
     chosen = setting.tuned(lab, method, share, remain)
     if chosen is None:
         return [method.label, NOT_MEASURED, *[""] * (len(setting.rates) - 1)]
-    values = chosen[1].values()
-    return [method.label, *("failed" if not np.isfinite(value) else round(value, 2) for value in values)]
+    values = ["failed" if not np.isfinite(value) else round(value, 2) for value in chosen[1].values()]
+    return [method.label, *values, *[""] * (len(setting.rates) - len(values))]
 
 
 def gap_figure(rows: list[Rows | str], name: str, title: str) -> list[Figure]:

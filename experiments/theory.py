@@ -1,4 +1,5 @@
-"""Both sides of Theorem 4.1 where its assumptions hold: linear models, squared loss, interpolation (methods.md 11)."""
+"""Both sides of Theorem 4.1 where its assumptions hold: linear models, squared loss, interpolation (docs/methods.md,
+Theorem 4.1)."""
 
 from __future__ import annotations
 
@@ -7,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-Floats = NDArray[np.float64]
+from engine.audits import Floats
 
 SAMPLES, FEATURES, CLASSES = 20, 60, 3
 SPREADS = {"pure noise": None, "classes that generalise": 0.1}

@@ -22,7 +22,7 @@ class Collection(Generic[Item]):
         return cast("Item", self._calls.get(f"{self.path}/{thing}"))
 
     def tagged(self, thing: str) -> tuple[Item, str]:
-        """It and its ETag: `if_match` of a change, which is refused (412) once it is not what was read."""
+        """It and its ETag: `if_match` of a change, which is refused (412) if the document has changed since."""
         return self._calls.tagged(f"{self.path}/{thing}")
 
     def list(self, **filters: Any) -> Iterator[Item]:

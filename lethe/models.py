@@ -39,7 +39,7 @@ class Datasets(Collection[types.Dataset]):
     def upload(
         self, dataset: str, file: Path, *, content_type: str | None = None, progress: Bytes | None = None
     ) -> types.Dataset:
-        """Send the content: Parquet, a zip of image folders, or npz, told by the file's name. `job` takes it in."""
+        """Send the content: Parquet, a zip of image folders, or npz, recognised by its name. `job` takes it in."""
         form = content_type or DATASET_TYPES.get(file.suffix.lower(), "application/octet-stream")
         try:
             return cast(
@@ -120,7 +120,7 @@ class Models(Collection[types.Model]):
         return cast("types.Version", self._verb(model, "rollback"))
 
     def purge(self, model: str) -> types.Model:
-        """Destroy every checkpoint of the model. It cannot be undone."""
+        """Purge every checkpoint of the model. This cannot be undone."""
         return cast("types.Model", self._verb(model, "purge"))
 
     def aliases(self, model: str, **filters: Any) -> Iterator[types.Alias]:

@@ -133,8 +133,8 @@ class Requests(Collection[types.DeletionRequest]):
         return cast("str", self._calls.get(f"{self.path}/{request}/opening")["salt"])
 
     def shred(self, request: str) -> bool:
-        """Destroy the salt; whether there was one."""
-        return cast("bool", self._verb(request, "shred")["destroyed"])
+        """Delete the salt; whether there was one."""
+        return cast("bool", self._verb(request, "shred")["deleted"])
 
 
 class Compliance:

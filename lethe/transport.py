@@ -51,7 +51,7 @@ class Transport:
     # -- calls -------------------------------------------------------------------------------------
 
     def call(self, method: str, path: str, **options: Any) -> httpx.Response:
-        """One request, tried again where that may help. A callable `content` makes the body anew for each try.
+        """One request, tried again where that may help. A callable `content` makes the body for each try.
 
         Raises:
             ProblemError: the service refused.

@@ -149,8 +149,8 @@ class ImportLine(TypedDict):
     problem: Json | None
 
 
-class Rung(TypedDict):
-    """Where an unlearn job stands on its policy's ladder."""
+class Escalation(TypedDict):
+    """An unlearn job's step of its policy's escalation."""
 
     number: int
     of: int
@@ -174,7 +174,7 @@ class Job(TypedDict):
     request: str | None
     parent: str | None
     device: str | None
-    rung: Rung | None
+    escalation: Escalation | None
     result: Json | None
     problem: Json | None
     created_at: str

@@ -29,11 +29,12 @@ Object = dict[str, Any]
 
 PAYLOAD_TYPE = "application/vnd.in-toto+json"
 STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
-PREDICATE_TYPE = "https://lethe.invalid/attestation/deletion/v1"
+PREDICATE_TYPE = "urn:lethe:attestation/deletion/v1"
+PREDICATE_TYPES = (PREDICATE_TYPE, "https://lethe.invalid/attestation/deletion/v1")  # the second: of Lethe 0.1
 MAX_BYTES = 64 * 2**20
 NOTHING = type(None)
 
-# What every object of a statement has to hold, exactly; objects that are not listed are figures and free.
+# The exact members of every object of a statement. Objects that are not listed hold figures and are free.
 MEMBERS: dict[str, dict[str, tuple[type, ...]]] = {
     "statement": {"_type": (str,), "subject": (list,), "predicateType": (str,), "predicate": (dict,)},
     "subject": {"name": (str,), "digest": (dict,)},
@@ -65,7 +66,7 @@ MEMBERS: dict[str, dict[str, tuple[type, ...]]] = {
 
 
 class RefusedError(ValueError):
-    """Something does not hold; says what."""
+    """A check that fails; says why."""
 
 
 def refuse(why: str) -> NoReturn:
@@ -187,7 +188,7 @@ def shaped(value: Any, what: str) -> Object:
 
 @dataclass(frozen=True)
 class Certificate:
-    """One whose signature and shape hold."""
+    """A certificate whose signature and shape are verified."""
 
     statement: Object
     digest: str
@@ -226,7 +227,7 @@ def open_envelope(data: bytes, trusted: Sequence[TrustedKey]) -> Certificate:
 
 def check_statement(value: Any) -> Object:
     statement = shaped(value, "statement")
-    if (statement["_type"], statement["predicateType"]) != (STATEMENT_TYPE, PREDICATE_TYPE):
+    if statement["_type"] != STATEMENT_TYPE or statement["predicateType"] not in PREDICATE_TYPES:
         refuse("the statement is of another type")
     predicate = shaped(statement["predicate"], "predicate")
     for part in ("request", "samples", "dataset", "log"):
@@ -235,7 +236,7 @@ def check_statement(value: Any) -> Object:
     models = [shaped(model, "model") for model in predicate["models"]]
     results = [model["result_digest"] for model in models] or [predicate["dataset"]["digest"]]
     if not results[0] or ["sha256:" + s["digest"]["sha256"] for s in subjects(statement)] != results:
-        refuse("the subjects are not the results that the statement tells of")
+        refuse("the subjects are not the results in the statement")
     for model in models:
         if model["verdict"] != (model["audit"]["judgement"]["verdict"] if model["audit"] else "not audited"):
             refuse("a verdict is not that of its audit")
@@ -391,16 +392,16 @@ def check_log(certificate: Certificate, trusted: Sequence[TrustedKey]) -> Head:
 
 @dataclass(frozen=True)
 class Check:
-    """`holds`: True, False, or None where the verifier was not given what it takes to know."""
+    """`verified`: True, False, or None if the verifier was not given the file that the check needs."""
 
     name: str
-    holds: bool | None
+    verified: bool | None
     detail: str
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """What the holder of a certificate has besides it; everything is optional.
+    """What an auditor has beside the certificate; everything is optional.
 
     membership: {"salt": hex, "ids": [...]}. consistency: hashes in hex. previous: superseded certificates, newest
     first.
@@ -415,15 +416,15 @@ class Evidence:
 
 @dataclass
 class Report:
-    """What holds, what the certificate says, and what neither proves."""
+    """What is verified, what the certificate says, and what neither proves."""
 
     checks: list[Check] = field(default_factory=list)
     says: list[str] = field(default_factory=list)
     not_proved: list[str] = field(default_factory=list)
 
     @property
-    def holds(self) -> bool:
-        return all(check.holds is not False for check in self.checks)
+    def verified(self) -> bool:
+        return all(check.verified is not False for check in self.checks)
 
     def check(self, name: str, work: Callable[[], str]) -> None:
         try:
@@ -438,7 +439,7 @@ class Report:
 
 
 def verify(envelope: bytes, trusted: Sequence[TrustedKey], evidence: Evidence | None = None) -> Report:
-    """Check a certificate and what its holder has besides it. Nothing is raised for bad input: the report says."""
+    """Check a certificate, and what the auditor has beside it. Bad input raises nothing: the report has the fault."""
     given, report, opened = evidence or Evidence(), Report(), []
 
     def signature() -> str:
@@ -600,18 +601,18 @@ def _evidence(options: argparse.Namespace) -> Evidence:
 
 def show(report: Report) -> str:
     """The report for a person; control characters of a certificate do not reach the terminal."""
-    marks = {True: "holds        ", False: "DOES NOT HOLD", None: "not checked  "}
-    lines = [f"{marks[check.holds]} {check.name}: {check.detail}" for check in report.checks]
+    marks = {True: "verified", False: "NOT VERIFIED", None: "not checked"}
+    lines = [f"{marks[check.verified]:<12} {check.name}: {check.detail}" for check in report.checks]
     for title, part in (("It says:", report.says), ("Not proved:", report.not_proved)):
         if part:
             lines += ["", title, *(f"  - {line}" for line in part)]
-    verdict = "The certificate holds." if report.holds else "The certificate DOES NOT HOLD."
+    verdict = "The certificate is verified." if report.verified else "The certificate is NOT VERIFIED."
     clean = ["".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in line) for line in lines]
     return "\n".join([*clean, "", verdict])
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Exit status: 0 when everything that could be checked holds, 1 when something does not, 2 for wrong usage."""
+    """Exit status: 0 if everything that could be checked is verified, 1 if something is not, 2 for wrong usage."""
     options = arguments().parse_args(argv)
     if not options.key and not options.trust:
         arguments().error("give a public key that you trust: --key or --trust")
@@ -626,9 +627,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         report = verify(read(options.certificate), trusted, _evidence(options))
     except (ValueError, KeyError, TypeError, AttributeError, OSError, UnsupportedAlgorithm) as error:
         report = Report([Check("input", False, str(error) or type(error).__name__)])
-    document = asdict(report) | {"holds": report.holds, "verified_at": datetime.now(UTC).isoformat()}
+    document = asdict(report) | {"verified": report.verified, "verified_at": datetime.now(UTC).isoformat()}
     sys.stdout.write((json.dumps(document, indent=2) if options.json else show(report)) + "\n")
-    return 0 if report.holds else 1
+    return 0 if report.verified else 1
 
 
 if __name__ == "__main__":

@@ -57,7 +57,7 @@ def is_problem(response: Any, status: int, kind: str) -> Document:
     document = response.json()
     assert {"type", "title", "status", "detail"} <= document.keys()
     assert document["status"] == status
-    assert document["type"] == f"https://lethe.invalid/problems/{kind}", document
+    assert document["type"] == f"urn:lethe:problems/{kind}", document
     return document
 
 

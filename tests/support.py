@@ -83,19 +83,19 @@ class Account:
     settings: Settings
     database: Database
     http: TestClient
-    _desk: Any = field(default=None, repr=False)
+    _resources: Any = field(default=None, repr=False)
 
     @property
-    def desk(self) -> Any:
-        from worker.runtime.run import Desk
+    def resources(self) -> Any:
+        from worker.runtime.run import Resources
 
-        if self._desk is None:
-            self._desk = Desk.open(self.settings)
-        return self._desk
+        if self._resources is None:
+            self._resources = Resources.open(self.settings)
+        return self._resources
 
     def close(self) -> None:
-        if self._desk is not None:
-            self._desk.close()
+        if self._resources is not None:
+            self._resources.close()
 
     def work(self, owner: str = "tester") -> int:
         """Run jobs until there is none; how many ran."""
@@ -105,7 +105,7 @@ class Account:
         while True:
             with self.database.read() as session:
                 asked = db.now(session)
-            if run_one(self.desk, owner):
+            if run_one(self.resources, owner):
                 count += 1
             elif not self._due_since(asked):
                 return count

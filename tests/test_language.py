@@ -46,7 +46,14 @@ FORBIDDEN = {
 }
 """Each with the word to use. Letters alone bound a word, so that `gate_climbs` is found too."""
 
-EXEMPT = {"app/rules/policy.py": {"ladder"}, "lethe/verify.py": {"ground"}}
+EXEMPT = {
+    "app/deletions/batches.py": {"rung"},
+    "app/formats/audit_report.py": {"rung", "rungs", "climb"},
+    "app/jobs/ending.py": {"rung"},
+    "app/operations/metrics.py": {"gate.climbed"},
+    "app/rules/policy.py": {"ladder"},
+    "lethe/verify.py": {"ground"},
+}
 """Literals that a file needs: names that an earlier version stored or sent, and a certificate's member for the law's
 ground."""
 SHOWN = {"command", "callback", "get", "post", "put", "delete"}

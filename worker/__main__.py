@@ -9,7 +9,7 @@ from app.operations import parent_watch
 from worker import loop
 
 if __name__ == "__main__":
-    parent_watch.hold()
+    parent_watch.watch()
     settings = get_settings()
     logs.configure("worker", settings.log_format)
     try:

@@ -1,8 +1,8 @@
-"""Celery's side of the bell: a message is a job id and nothing else, and the task is `run_one`.
+"""Celery's side: a message is a job id and nothing else, and the task is `run_one`.
 
-Acknowledged early, one at a time, no result backend: the database redelivers, not the broker. The pool child is
-spawned, never forked, so that CUDA is first touched in the process that uses it, and one that is killed takes
-nobody with it.
+Messages are acknowledged early and one at a time, without a result backend, because the database redelivers and not
+the broker. The pool child is spawned, never forked: CUDA is first used in the process that needs it, and a child that
+is killed takes no other process with it.
 """
 
 from __future__ import annotations
@@ -37,17 +37,17 @@ app.conf.update(
 
 
 @lru_cache
-def _desk() -> Any:
-    from worker.runtime.run import Desk  # torch only in the pool child
+def _resources() -> Any:
+    from worker.runtime.run import Resources  # torch only in the pool child
 
-    return Desk.open(get_settings())
+    return Resources.open(get_settings())
 
 
 @app.task(name="lethe.run")  # type: ignore[untyped-decorator]
 def run(job_id: str) -> None:
     from worker.run_one import run_one
 
-    run_one(_desk(), workers.own_name(get_settings()), hint=job_id)
+    run_one(_resources(), workers.own_name(get_settings()), hint=job_id)
 
 
 @setup_logging.connect  # type: ignore[untyped-decorator]

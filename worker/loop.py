@@ -1,4 +1,4 @@
-"""The worker's two bells: Celery on Redis, or the database itself."""
+"""The two ways in which a worker learns of jobs: Celery on Redis, or the database itself."""
 
 from __future__ import annotations
 
@@ -22,44 +22,44 @@ class Stopping(BaseException):
 
 
 def watch(settings: Settings) -> None:
-    """Embedded: run what there is, then look for change in the database, until told to stop."""
+    """Embedded: run what there is, then wait for a change of the database, until a signal stops it."""
     from worker.run_one import run_one
-    from worker.runtime.run import Desk
+    from worker.runtime.run import Resources
 
     owner = workers.own_name(settings)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _stop)
-    desk = Desk.open(settings)
+    resources = Resources.open(settings)
     workers.start(settings)
-    log.info("worker %s on %s watches the database", owner, desk.device)
-    bell = Bell(desk.database)
+    log.info("worker %s on %s watches the database", owner, resources.device)
+    changes = ChangeWatch(resources.database)
     try:
-        while not _told:
+        while not _signals:
             try:
-                if run_one(desk, owner):
+                if run_one(resources, owner):
                     continue
             except Exception as error:  # the database may be away for a while
                 log.warning("looking for a job failed and will be tried again: %s", type(error).__name__)
-            bell.wait(settings.poll_seconds)
+            changes.wait(settings.poll_seconds)
     except Stopping:
         pass
     finally:
-        jobs.release(desk.database, owner, "its worker was stopped", counted=False)
+        jobs.release(resources.database, owner, "its worker was stopped", counted=False)
         workers.stop()
 
 
-_told: list[int] = []  # a signal that came; an exception out of a finaliser or a callback is dropped by Python
+_signals: list[int] = []  # that came: Python drops an exception that leaves a finaliser or a callback
 
 
 def _stop(number: int, _frame: FrameType | None) -> None:
-    _told.append(number)
+    _signals.append(number)
     for each in (signal.SIGTERM, signal.SIGINT):
         signal.signal(each, signal.SIG_IGN)  # once is enough: the lease must be handed back undisturbed
     raise Stopping
 
 
-class Bell:
-    """Rings when the database changed, or after a second: a queued job may also become due by time alone."""
+class ChangeWatch:
+    """Waits for a change of the database, at most for a second: a queued job may also become due by time alone."""
 
     def __init__(self, database: Database) -> None:
         self._connection: Any = None
@@ -87,7 +87,7 @@ class Bell:
 
 
 def consume(settings: Settings) -> None:
-    """Production: a Celery worker with one spawned pool child; a lease whose child died is handed back at once."""
+    """Production: a Celery worker with one spawned pool child. The lease of a child that died is released at once."""
     name = workers.own_name(settings)
     os.environ["LETHE_WORKER_NAME"] = name  # the pool child claims in this name
     os.environ.setdefault("REMAP_SIGTERM", "SIGQUIT")  # stop the child now: the database redelivers, not a drain

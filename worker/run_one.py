@@ -1,4 +1,4 @@
-"""`run_one`: the one function that runs jobs, whatever rang the bell."""
+"""`run_one`: the one function that runs jobs, however a job was triggered."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from app import jobs
 from app.rules.states import JobKind
 from worker.jobs import audit, import_checkpoint, ingest, precompute, purge, references, train, unlearn
 from worker.runtime.attempt import attempt
-from worker.runtime.run import Desk, Run
+from worker.runtime.run import Resources, Run
 
 KINDS: Mapping[JobKind, Callable[[Run], None]] = {
     JobKind.INGEST: ingest.ingest,
@@ -23,10 +23,11 @@ KINDS: Mapping[JobKind, Callable[[Run], None]] = {
 }
 
 
-def run_one(desk: Desk, owner: str, hint: str | None = None) -> bool:
-    """Claim the hinted job, else the oldest that this worker takes, and take it to its end. False: there was none."""
-    claim = jobs.claim(desk.database, owner, desk.settings.lease_seconds, hint, takes=desk.takes)
+def run_one(resources: Resources, owner: str, hint: str | None = None) -> bool:
+    """Claim the hinted job, else the oldest that this worker takes, and run it. Return whether there was one."""
+    database, lease_seconds = resources.database, resources.settings.lease_seconds
+    claim = jobs.claim(database, owner, lease_seconds, hint, takes=resources.takes)
     if claim is None:
         return False
-    attempt(desk, claim, KINDS[claim.kind])
+    attempt(resources, claim, KINDS[claim.kind])
     return True

@@ -111,7 +111,7 @@ def roll_back(model: ModelId, who: CallerDep, session: Write, once: IdempotentDe
 
 @router.post(":purge", response_model=ModelOut, dependencies=[needs("admin")], responses=problems(403, 404, 409))
 def purge(model: ModelId, who: CallerDep, session: Write, once: IdempotentDep) -> JSONResponse:
-    """Destroy the whole model: every checkpoint and adversarial set. It cannot be undone."""
+    """Purge the whole model: every checkpoint and adversarial set. This cannot be undone."""
     row = models.get(session, who.tenant_id, model, lock=True)
     model_purge.purge(session, row)
     return once.reply(200, show_model(session, row))

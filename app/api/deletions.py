@@ -42,7 +42,7 @@ from app.api.http.intake import Posted
 from app.api.http.paging import Created, Moment, Page, matching, moment
 from app.api.http.patterns import id_pattern
 from app.api.http.replies import Reply
-from app.api.http.status_polls import Name, Noun, Poll
+from app.api.http.status_polls import Noun, ObjectName, Poll
 from app.api.schemas import (
     DeletionCreate,
     DeletionOut,
@@ -59,7 +59,7 @@ from app.core.keys import Caller
 from app.core.tables import DeletionRequest, Job, Model, OutcomeRow, Receipt
 from app.deletions import batches, decisions, orders, views
 from app.deletions.orders import Accepted, Impact, NewRequest
-from app.deletions.views import Around
+from app.deletions.views import RequestDetails
 from app.rules.states import Decision, JobKind, RequestStatus
 
 router = APIRouter(prefix="/deletion-requests", tags=["deletion requests"])
@@ -74,7 +74,7 @@ IMPORT_ROUTE = "/v1/deletion-requests:import"
 
 def show(session: Session, request: DeletionRequest) -> DeletionOut:
     """One request, with the forecast of each of its outcomes."""
-    return _with_forecasts(session, request, views.around(session, [request])[request.id], {})
+    return _with_forecasts(session, request, views.details(session, [request])[request.id], {})
 
 
 Forecasts = dict[tuple[str, str | None], datetime | None]
@@ -82,9 +82,9 @@ Forecasts = dict[tuple[str, str | None], datetime | None]
 
 
 def _with_forecasts(
-    session: Session, request: DeletionRequest | NewRequest, around: Around, known: Forecasts
+    session: Session, request: DeletionRequest | NewRequest, details: RequestDetails, known: Forecasts
 ) -> DeletionOut:
-    found = _show(request, around)
+    found = _show(request, details)
     for row in found.outcomes:
         if row.state in ("pending", "batched"):
             # Jobs that were queued in one transaction have one forecast.
@@ -95,11 +95,11 @@ def _with_forecasts(
     return found
 
 
-def _show(request: DeletionRequest | NewRequest, around: Around) -> DeletionOut:
+def _show(request: DeletionRequest | NewRequest, details: RequestDetails) -> DeletionOut:
     return DeletionOut(
         id=request.id,
-        status=around.status(request).value,
-        reason=request.reason or around.purge_problem,
+        status=details.status(request).value,
+        reason=request.reason or details.purge_problem,
         dataset=request.dataset_id,
         model=request.model_id,
         samples=request.sample_count,
@@ -116,11 +116,11 @@ def _show(request: DeletionRequest | NewRequest, around: Around) -> DeletionOut:
         fulfilled_at=request.fulfilled_at,
         outcomes=[
             OutcomeOut(model=o.model_id, state=o.state, job=o.job_id, version=o.version, reason=o.reason)
-            for o in around.outcomes
+            for o in details.outcomes
         ],
         receipts=[
             ReceiptOut(subject=r.subject, detail=r.detail, digest=r.digest, due_at=r.due_at, done_at=r.done_at)
-            for r in around.receipts
+            for r in details.receipts
         ],
     )
 
@@ -163,7 +163,9 @@ async def create(request: Request, held: PartsDep, sent: ToRequest, key: Idempot
     try:
         body = body_of(request, raw, DeletionCreate)
     except RequestValidationError:
-        who = await run_in_threadpool(caller, held, sent)  # who may not ask is not told what was wrong
+        who = await run_in_threadpool(
+            caller, held, sent
+        )  # a caller without the right learns nothing of the body's faults
         keys.require(who, "request")
         raise
     posted = Posted(token, partial(_order, body), "/v1/deletion-requests", key, raw, _reply)
@@ -177,7 +179,7 @@ def _reply(session: Session, done: Accepted | Impact, known: Forecasts) -> Reply
         models = [model.id for model in done.affected]
         preview = DeletionPreview(samples=len(done.positions), models=models, due_at=done.due_at)
         return Reply(200, preview.model_dump_json())
-    shown = _with_forecasts(session, done.request, Around(done.outcomes), known)
+    shown = _with_forecasts(session, done.request, RequestDetails(done.outcomes), known)
     where = accepted(f"/v1/deletion-requests/{shown.id}")
     return Reply(202, shown.model_dump_json(), where, done.request.tenant_id)
 
@@ -270,8 +272,8 @@ def list_all(
         rows, token = pager.rows_of_either(
             session, DeletionRequest.id, {OutcomeRow.request_id: affected, DeletionRequest.id: named}
         )
-    around = views.around(session, rows)
-    return Page(items=[_show(row, around[row.id]) for row in rows], next_page_token=token)
+    details = views.details(session, rows)
+    return Page(items=[_show(row, details[row.id]) for row in rows], next_page_token=token)
 
 
 @router.get("/{request:noun}", response_model=DeletionOut, responses=problems(403, 404))
@@ -290,9 +292,9 @@ async def read_usual(request: Request, held: Parts, sent: HTTPAuthorizationCrede
     return await read(name, sent, held, request.headers.get("if-none-match"))
 
 
-def _facts_of(session: Session, names: Collection[Name]) -> dict[Name, tuple[Any, ...]]:
-    """All that is shown of a request is these columns, but for the forecasts of what is open: a minute holds theirs."""
-    found: dict[Name, tuple[Any, ...]] = {}
+def _facts_of(session: Session, names: Collection[ObjectName]) -> dict[ObjectName, tuple[Any, ...]]:
+    """A request's document depends on these columns and, while it is open, on forecasts, which change by the minute."""
+    found: dict[ObjectName, tuple[Any, ...]] = {}
     minute = None
     for row in session.execute(_FACTS, _ids(names)):
         under_way = row.outcomes is not None and ("pending" in row.outcomes or "batched" in row.outcomes)
@@ -302,14 +304,14 @@ def _facts_of(session: Session, names: Collection[Name]) -> dict[Name, tuple[Any
     return found
 
 
-def _read_many(session: Session, names: Collection[Name]) -> dict[Name, DeletionOut]:
+def _read_many(session: Session, names: Collection[ObjectName]) -> dict[ObjectName, DeletionOut]:
     rows = session.scalars(_ROWS, _ids(names)).all()
-    around = views.around(session, rows)
+    details = views.details(session, rows)
     known: Forecasts = {}
-    return {(row.tenant_id, row.id): _with_forecasts(session, row, around[row.id], known) for row in rows}
+    return {(row.tenant_id, row.id): _with_forecasts(session, row, details[row.id], known) for row in rows}
 
 
-def _ids(names: Collection[Name]) -> dict[str, set[str]]:
+def _ids(names: Collection[ObjectName]) -> dict[str, set[str]]:
     return {"tenants": {tenant for tenant, _ in names}, "ids": {name for _, name in names}}
 
 
@@ -358,9 +360,9 @@ def _begin(session: Session, who: Caller, request: str, seen: IfMatch) -> Deleti
 def cancel(
     request: RequestId, body: ReasonBody, who: CallerDep, session: Write, once: IdempotentDep, seen: IfMatchDep
 ) -> JSONResponse:
-    """Withdraw the request, unless it is being carried out."""
+    """Cancel the request. This is possible until a job carries it out."""
     row = _begin(session, who, request, seen)
-    decisions.withdraw(session, row, body.reason)
+    decisions.cancel(session, row, body.reason)
     return _verb_reply(session, row, once)
 
 

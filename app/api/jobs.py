@@ -31,7 +31,7 @@ from app.api.http.deps import (
 from app.api.http.event_stream import Follower
 from app.api.http.paging import Created, Page, matching
 from app.api.http.patterns import id_pattern
-from app.api.http.status_polls import Name, Noun, Poll
+from app.api.http.status_polls import Noun, ObjectName, Poll
 from app.api.schemas import JobOut
 from app.core import logs
 from app.core.errors import NotFound
@@ -83,7 +83,7 @@ def _show(session: Session, job: Job, waiting_for: str | None) -> JobOut:
         request=job.request_id,
         parent=job.parent_id,
         device=job.device,
-        rung=escalation.shown(session, job),
+        escalation=escalation.shown(session, job),
         result=job.result,
         problem=job.problem,
         created_at=job.created_at,
@@ -130,8 +130,8 @@ async def read_usual(request: Request, held: Parts, sent: HTTPAuthorizationCrede
     return await read(name, sent, held, request.headers.get("if-none-match"))
 
 
-def _facts_of(session: Session, names: Collection[Name]) -> dict[Name, tuple[Any, ...]]:
-    """All that is shown of a job is its row's, but for what it waits for, and the rung that the model's policy says."""
+def _facts_of(session: Session, names: Collection[ObjectName]) -> dict[ObjectName, tuple[Any, ...]]:
+    """A job's document depends on its row, on the live workers, and on the steps of the model's policy."""
     rows = session.execute(_FACTS, _ids(names)).all()
     queued = [row.id for row in rows if row.state == JobState.QUEUED]
     waiting = routing.waiting_for_ids(session, queued) if queued else {}
@@ -139,12 +139,12 @@ def _facts_of(session: Session, names: Collection[Name]) -> dict[Name, tuple[Any
     return {(row.tenant_id, row.id): (*row, waiting.get(row.id), policies.get(row.model_id)) for row in rows}
 
 
-def _read_many(session: Session, names: Collection[Name]) -> dict[Name, JobOut]:
+def _read_many(session: Session, names: Collection[ObjectName]) -> dict[ObjectName, JobOut]:
     rows = session.scalars(_ROWS, _ids(names)).all()
     return {(row.tenant_id, row.id): shown for row, shown in zip(rows, show_all(session, rows), strict=True)}
 
 
-def _ids(names: Collection[Name]) -> dict[str, set[str]]:
+def _ids(names: Collection[ObjectName]) -> dict[str, set[str]]:
     return {"tenants": {tenant for tenant, _ in names}, "ids": {name for _, name in names}}
 
 

@@ -103,12 +103,12 @@ def list_receipts(
 
 @router.get("/deletion-requests/{request}/opening", responses=problems(403, 404, 410))
 def read_opening(request: RequestId, who: CallerDep, session: Read) -> Opening:
-    """The salt of the commitment: whoever holds it can test whether an id was in the request."""
+    """The salt of the commitment. A person who has it can test whether an id was in the request."""
     row = session.get(Commitment, views.get(session, who.tenant_id, request).id)
     if row is None:
         raise NotFound("This request has no commitment yet.")
     if row.salt is None:
-        raise Gone("The salt was destroyed.", kind="salt-destroyed")
+        raise Gone("The salt was deleted.", kind="salt-deleted")
     return Opening(salt=row.salt.hex())
 
 
@@ -119,9 +119,9 @@ def read_opening(request: RequestId, who: CallerDep, session: Read) -> Opening:
     responses=problems(403, 404),
 )
 def shred(request: RequestId, who: CallerDep, session: Write, once: IdempotentDep) -> JSONResponse:
-    """Destroy the salt, so that nobody can link ids to the request's certificate any more."""
+    """Delete the salt, so that nobody can link ids to the request's certificate any more."""
     row = views.get(session, who.tenant_id, request, lock=True)
-    return once.reply(200, Shredded(destroyed=sealing.shred(session, row)))
+    return once.reply(200, Shredded(deleted=sealing.shred(session, row)))
 
 
 @router.get(

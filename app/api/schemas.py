@@ -328,7 +328,7 @@ class DeletionOut(BaseModel):
 # -- jobs ------------------------------------------------------------------------------------------
 
 
-class RungOut(BaseModel):
+class EscalationOut(BaseModel):
     number: int = Field(description="from 1: the policy's own method")
     of: int
     method: str
@@ -353,7 +353,7 @@ class JobOut(BaseModel):
     request: str | None
     parent: str | None = Field(description="the job that this one is a part of")
     device: str | None
-    rung: RungOut | None = Field(description="of an unlearn job: where it stands on its policy's ladder")
+    escalation: EscalationOut | None = Field(description="of an unlearn job: its step of the policy's escalation")
     result: dict[str, Any] | None
     problem: dict[str, Any] | None
     created_at: Time
@@ -488,7 +488,7 @@ class Opening(BaseModel):
 
 
 class Shredded(BaseModel):
-    destroyed: bool = Field(description="false: there was no salt (left)")
+    deleted: bool = Field(description="false: there was no salt (left)")
 
 
 class LogEntries(BaseModel):

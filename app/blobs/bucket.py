@@ -23,7 +23,7 @@ from app.blobs.folder import BlobCorruptError, BlobMissingError, Folder, Stored,
 from app.core.config import Settings
 
 JUST_USED = 60.0  # seconds in which a copy that was fetched is opened
-BRIEF_SECONDS = 2.0  # silence after which what others wait for gives up: readiness, and whoever holds locks
+BRIEF_SECONDS = 2.0  # silence after which calls give up that others wait for: readiness, and calls made under locks
 ABANDONED = 24 * 3600.0  # age of a local file that nobody can still be writing
 
 

@@ -43,7 +43,7 @@ class Stored:
 @contextmanager
 def touching() -> Iterator[None]:
     """What the system refuses (a full, read-only or broken disk, a folder that is not mounted) as a storage that is
-    not available; a blob that is not there is told apart before."""
+    not available; a missing blob was reported before."""
     try:
         yield
     except OSError as error:
@@ -201,7 +201,7 @@ class Folder:
         self.size(digest)
 
     def open(self, digest: str) -> BinaryIO:
-        """The bytes, unverified: for streaming to a client that is told the digest."""
+        """The bytes, unverified: for streaming to a client that knows the digest."""
         with self._asking(digest):
             return self.place(digest).open("rb")
 
@@ -238,7 +238,7 @@ class Folder:
         return True
 
     def older_than(self, seconds: float) -> Iterator[str]:
-        """Digests of blobs that were stored at least so long ago."""
+        """Digests of blobs that were stored at least this long ago."""
         limit = time.time() - seconds
         for path in self._root.glob("??/*"):
             if stored_at(path) < limit:

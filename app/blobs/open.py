@@ -42,7 +42,7 @@ class Blobs(Protocol):
 
     def read(self, digest: str, start: int, stop: int) -> Iterator[bytes]:
         """Bytes `start` to `stop` (0 <= start <= stop <= size) in pieces, unverified: for streaming to a client
-        that is told the digest. Raises BlobMissingError."""
+        that knows the digest. Raises BlobMissingError."""
 
     def fetch(self, digest: str) -> Path:
         """A local file with exactly the bytes of `digest`, verified now; to be opened at once, not remembered.
@@ -52,7 +52,7 @@ class Blobs(Protocol):
         """Remove the bytes; False if they were not there. While locks are held, too: asked once, and shortly."""
 
     def older_than(self, seconds: float) -> Iterator[str]:
-        """Digests of blobs that were stored at least so long ago."""
+        """Digests of blobs that were stored at least this long ago."""
 
     def sweep_parts(self, older_than_seconds: float) -> int:
         """Remove what interrupted uploads left behind; how many."""

@@ -1,7 +1,7 @@
 """Which rows hold which bytes: bytes stay while a row points at them, and go when none does.
 
-Content addressing lets rows share bytes, of one tenant or of several. Whoever records bytes and whoever removes them
-take turns, so that no row ever points at bytes that are gone.
+Content addressing lets rows share bytes, of one tenant or of several. Processes that record
+bytes and processes that remove them take turns, so that no row ever points at bytes that are gone.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def used(session: Session, digests: Collection[str], tenant_id: str | None = Non
 
 
 def pin(session: Session, blobs: Blobs, digest: str) -> None:
-    """Before a row that points at `digest` is committed: take turns with `remove`, and make sure of the bytes.
+    """Call this before a row that points at `digest` is committed: it takes turns with `remove` and checks the bytes.
 
     Raises:
         SupersededError: they were removed between storing and recording; store them again.
@@ -84,7 +84,7 @@ def _take_turns(session: Session, digest: str) -> None:
 
 @contextmanager
 def kept_only_if_recorded(database: Database, blobs: Blobs, digest: str) -> Iterator[None]:
-    """Where the block does not come to record `digest`, its bytes go at once and not with the orphans."""
+    """If the block fails before it records `digest`, remove the bytes at once, not later with the orphans."""
     try:
         yield
     except BaseException:
@@ -105,10 +105,11 @@ def remove_within(session: Session, blobs: Blobs, digest: str) -> bool:
 
 
 def remove_leftovers(database: Database, blobs: Blobs) -> int:
-    """Remove what jobs stored to resume from, once they cannot be resumed; how many rows.
+    """Remove the resume files of jobs that cannot be resumed; how many rows.
 
     A succeeded unlearn job keeps its adversarial set for the request's purge, which gives a receipt for it. A job that
-    ran while samples were erased and then failed may have stored something of them: it begins anew if it is retried.
+    ran while samples were erased and then failed may have stored some of them. It starts from the beginning if it is
+    retried.
     """
     kept_for_purge = and_(JobArtifact.name == "adversarial", Job.state == JobState.SUCCEEDED)
     over = Job.state.in_([JobState.SUCCEEDED, JobState.REJECTED, JobState.CANCELLED])
@@ -130,7 +131,7 @@ def remove_leftovers(database: Database, blobs: Blobs) -> int:
 
 
 def remove_orphans(database: Database, blobs: Blobs, older_than_seconds: float) -> int:
-    """Remove old bytes that no row points at: what a crash between storing and recording left; how many."""
+    """Remove old bytes that no row points at, left by a crash between storing and recording; how many."""
     removed = blobs.sweep_parts(older_than_seconds)
     for digest in blobs.older_than(older_than_seconds):
         removed += remove(database, blobs, digest)

@@ -1,6 +1,7 @@
 """The catalog: every method, attack, audit, architecture, recipe and source by name, without torch.
 
-A name maps to an `Entry`: the pydantic model of its parameters and facts about it that policy checks need.
+A name maps to an `Entry`: the model of its parameters, the facts that a policy needs to know, a tiny example, and the
+place of its function, which only workers and experiments import.
 """
 
 from app.catalog.architectures import (
@@ -33,7 +34,7 @@ from app.catalog.base import (
     Entry,
     Params,
 )
-from app.catalog.lookup import KINDS, parse
+from app.catalog.lookup import KINDS, find, parse
 from app.catalog.methods import (
     METHODS,
     AmunParams,
@@ -128,5 +129,6 @@ __all__ = [
     "UploadSource",
     "Vgg19Params",
     "VitParams",
+    "find",
     "parse",
 ]

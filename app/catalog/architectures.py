@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from pydantic import (
     Field,
     NonNegativeFloat,
@@ -61,10 +59,29 @@ class TorchvisionParams(Params):
     name: str = Field("resnet18", pattern=TORCHVISION_MODEL, description="as `torchvision.models` lists it")
 
 
-ARCHITECTURES: Mapping[str, Entry] = {
-    "small_cnn": Entry("A small convolutional network for CPUs", SmallCnnParams),
-    "resnet18": Entry("ResNet-18 for 32x32 images", ResNet18Params),
-    "vgg19_bn": Entry("VGG19 with batch norm for images of 8 to 64 pixels", Vgg19Params),
-    "vit": Entry("A small vision transformer", VitParams),
-    "torchvision": Entry("Any classifier of torchvision by name, untrained", TorchvisionParams),
+ARCHITECTURES: dict[str, Entry] = {
+    "small_cnn": Entry(
+        "A small convolutional network for CPUs", SmallCnnParams, "engine.architectures.small_cnn:build", {"width": 4}
+    ),
+    "resnet18": Entry(
+        "ResNet-18 for 32x32 images", ResNet18Params, "engine.architectures.resnet18:build", {"width": 4}
+    ),
+    "vgg19_bn": Entry(
+        "VGG19 with batch norm for images of 8 to 64 pixels",
+        Vgg19Params,
+        "engine.architectures.vgg19_bn:build",
+        {"width": 4},
+    ),
+    "vit": Entry(
+        "A small vision transformer",
+        VitParams,
+        "engine.architectures.vit:build",
+        {"patch": 4, "width": 16, "depth": 1, "heads": 2},
+    ),
+    "torchvision": Entry(
+        "Any classifier of torchvision by name, untrained",
+        TorchvisionParams,
+        "engine.architectures.torchvision_model:build",
+        {"name": "shufflenet_v2_x0_5"},
+    ),
 }

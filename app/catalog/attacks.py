@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Literal
 
 from pydantic import (
@@ -63,9 +62,29 @@ class TransferParams(Params):
     batch_size: PositiveInt = Field(512, le=65536)
 
 
-ATTACKS: Mapping[str, Entry] = {
-    "pgd_l2": Entry("L2 PGD with a radius that doubles until the label flips (AMUN, Algorithm 1)", PgdL2Params),
-    "fast_min_norm": Entry("The nearest mislabelled image, at a fraction of the cost of pgd_l2", FastMinNormParams),
-    "ffgsm": Entry("The weak attack: along the sign of one gradient, with restarts", FfgsmParams),
-    "transfer": Entry("Another version's adversarial set: nothing is searched", TransferParams, needs_given=True),
+ATTACKS: dict[str, Entry] = {
+    "pgd_l2": Entry(
+        "L2 PGD with a radius that doubles until the label flips (AMUN, Algorithm 1)",
+        PgdL2Params,
+        "engine.attacks.pgd_l2:pgd_l2",
+        {"steps": 4},
+    ),
+    "fast_min_norm": Entry(
+        "The nearest mislabelled image, at a fraction of the cost of pgd_l2",
+        FastMinNormParams,
+        "engine.attacks.fast_min_norm:fast_min_norm",
+        {"steps": 4, "rounds": 1},
+    ),
+    "ffgsm": Entry(
+        "The weak attack: along the sign of one gradient, with restarts",
+        FfgsmParams,
+        "engine.attacks.ffgsm:ffgsm",
+        {"starts": 1},
+    ),
+    "transfer": Entry(
+        "Another version's adversarial set: nothing is searched",
+        TransferParams,
+        "engine.attacks.transfer:transfer",
+        needs_given=True,
+    ),
 }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Literal
 
 from pydantic import (
@@ -90,15 +89,35 @@ class KnownMethodParams(Params):
     spread: Literal["auto", "own", "pooled"] = "auto"
 
 
-AUDITS: Mapping[str, Entry] = {
-    "rmia": Entry("RMIA membership inference against a pool of reference models", RmiaParams),
-    "lira": Entry("LiRA membership inference against the same pool, as a cross-check", LiraParams),
-    "mis": Entry("The confidence itself, and the share a support-vector machine takes for unseen", MisParams),
+AUDITS: dict[str, Entry] = {
+    "rmia": Entry(
+        "RMIA membership inference against a pool of reference models", RmiaParams, "engine.audits.measure:audit"
+    ),
+    "lira": Entry(
+        "LiRA membership inference against the same pool, as a cross-check", LiraParams, "engine.audits.measure:audit"
+    ),
+    "mis": Entry(
+        "The confidence itself, and the share a support-vector machine takes for unseen",
+        MisParams,
+        "engine.audits.measure:audit",
+    ),
 }
 
 
-PROBES: Mapping[str, Entry] = {
-    "relearn": Entry("Steps of fine-tuning until the forget set is back", RelearnParams),
-    "robust_accuracy": Entry("Accuracy under a fixed L2 PGD", RobustParams),
-    "known_method": Entry("Shadow models unlearned by the same method", KnownMethodParams),
+PROBES: dict[str, Entry] = {
+    "relearn": Entry(
+        "Steps of fine-tuning until the forget set is back",
+        RelearnParams,
+        "engine.audits.probes:relearning",
+        {"most_steps": 2},
+    ),
+    "robust_accuracy": Entry(
+        "Accuracy under a fixed L2 PGD", RobustParams, "engine.audits.probes:robust_accuracy", {"steps": 2}
+    ),
+    "known_method": Entry(
+        "Shadow models unlearned by the same method",
+        KnownMethodParams,
+        "engine.audits.probes:known_method",
+        {"shadows": 4},
+    ),
 }

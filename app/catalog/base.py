@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 from pydantic import (
     BaseModel,
@@ -42,12 +44,22 @@ class Params(BaseModel):
 
 @dataclass(frozen=True)
 class Entry:
-    """One name of the catalog."""
+    """One name of the catalog.
+
+    summary: one line for people. params: the model of its parameters. place: `module:function` of what does it, which
+    only workers and experiments import; `engine.places` says what the function of each kind takes and returns.
+    example: a tiny configuration, with which tests and experiments run the name in about a second; of an architecture
+    one that takes images of 8x8 pixels, grey or in colour.
+    """
 
     summary: str
     params: type[Params]
+    place: str
+    example: Mapping[str, Any] = field(default_factory=dict)
+    label: str = ""  # in tables of experiments; the name where there is none
+    variants: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # further rows there: label to parameters
     needs_remain: bool = False
     needs_adversarial: bool = False
     needs_given: bool = False  # an attack that takes another version's adversarial set instead of searching
     held: bool = True  # a source whose samples this service has
-    exact: bool = False  # forgets by construction: its provenance is the proof, the audit only reports
+    exact: bool = False  # unlearns by construction: its provenance is the proof, the audit only reports

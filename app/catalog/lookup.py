@@ -1,8 +1,4 @@
-"""The catalog: every method, attack, audit, architecture, recipe and source by name, without torch.
-
-A name maps to an `Entry`: the pydantic model of its parameters and facts about it that policy checks
-need. `engine/registry.py` binds the same names to functions; a test holds both to the same keys.
-"""
+"""The one look-up of a name, whichever kind it is and wherever it comes from."""
 
 from __future__ import annotations
 
@@ -17,31 +13,7 @@ from app.catalog.methods import METHODS
 from app.catalog.recipes import RECIPES
 from app.catalog.sources import SOURCES
 
-# -- methods ---------------------------------------------------------------------------------------
-
-
-# -- attacks ---------------------------------------------------------------------------------------
-
-
-# -- audits ----------------------------------------------------------------------------------------
-
-
-# -- probes: what an audit may measure beside its verdict, on models instead of logits ------------------
-
-
-# -- architectures ---------------------------------------------------------------------------------
-
-
-# -- recipes ---------------------------------------------------------------------------------------
-
-
-# -- sources ---------------------------------------------------------------------------------------
-
-
-# -- the tables ------------------------------------------------------------------------------------
-
-
-KINDS: Mapping[str, Mapping[str, Entry]] = {
+KINDS: Mapping[str, dict[str, Entry]] = {
     "methods": METHODS,
     "attacks": ATTACKS,
     "audits": AUDITS,
@@ -50,6 +22,16 @@ KINDS: Mapping[str, Mapping[str, Entry]] = {
     "recipes": RECIPES,
     "sources": SOURCES,
 }
+"""A name that is added to one of these tables is in the whole service."""
+
+
+def find(kind: str, name: str) -> Entry:
+    """Return entry `name` of `kind`.
+
+    Raises:
+        KeyError: `name` is not in that table.
+    """
+    return KINDS[kind][name]
 
 
 def parse(kind: str, name: str, params: Mapping[str, Any]) -> Params:
@@ -59,4 +41,4 @@ def parse(kind: str, name: str, params: Mapping[str, Any]) -> Params:
         KeyError: `name` is not in that table.
         pydantic.ValidationError: the parameters do not fit its schema.
     """
-    return KINDS[kind][name].params.model_validate(dict(params))
+    return find(kind, name).params.model_validate(dict(params))

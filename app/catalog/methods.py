@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Literal
 
 from pydantic import (
@@ -16,14 +15,14 @@ from app.catalog.base import Entry, Params
 
 
 class FineTuneSchedule(Params):
-    """How a method walks its fine-tuning set (SGD; AMUN paper, section 5.1 and appendix)."""
+    """How a method goes through its fine-tuning set (SGD; AMUN paper, section 5.1 and appendix)."""
 
     epochs: PositiveInt = Field(10, le=1000)
     learning_rate: PositiveFloat = Field(0.01, le=10)
     batch_size: PositiveInt = Field(128, le=65536)
     momentum: NonNegativeFloat = Field(0.9, lt=1)
     weight_decay: NonNegativeFloat = Field(5e-4, lt=1)
-    decay_every: PositiveInt | None = Field(None, le=1000, description="multiply the rate by 0.1 every so many epochs")
+    decay_every: PositiveInt | None = Field(None, le=1000, description="epochs after which the rate falls to a tenth")
 
 
 class AmunParams(FineTuneSchedule):
@@ -49,7 +48,7 @@ class L1SparseParams(FineTuneSchedule):
 
 
 class RandomLabelParams(FineTuneSchedule):
-    """RL: fine-tune on the forget set under wrong labels drawn anew at each visit, beside the remain set."""
+    """RL: fine-tune on the forget set under wrong labels drawn again at each visit, beside the remain set."""
 
 
 class SalunParams(RandomLabelParams):
@@ -115,7 +114,7 @@ class MixUnlearnParams(FineTuneSchedule):
     feature_layer: PositiveInt = Field(
         1, le=1000, description="which convolution of the given model shows the generator its features, from 1"
     )
-    mask_grid: PositiveInt = Field(8, le=64, description="features are pooled to at most so many rows and columns")
+    mask_grid: PositiveInt = Field(8, le=64, description="most rows and columns of the pooled features")
 
 
 class CertifiedNewtonParams(Params):
@@ -145,32 +144,92 @@ class RetrainParams(Params):
     """Exact retraining on the remain set, with the model's own recipe."""
 
 
-METHODS: Mapping[str, Entry] = {
+QUICK = {"epochs": 1, "batch_size": 32}
+
+METHODS: dict[str, Entry] = {
     "amun": Entry(
         "AMUN: fine-tune on each forget sample's nearest adversarial example with its wrong label",
         AmunParams,
+        "engine.methods.amun:amun",
+        QUICK,
+        "AMUN",
+        {"AMUN, no D_F": {"fine_tuning_set": "adversarial_only"}},
         needs_adversarial=True,
     ),
     "amun_salun": Entry(
-        "AMUN on the weights that are salient for the forget set alone", AmunSalunParams, needs_adversarial=True
+        "AMUN on the weights that are salient for the forget set alone",
+        AmunSalunParams,
+        "engine.methods.amun:amun_salun",
+        QUICK,
+        "AMUN+SalUn",
+        needs_adversarial=True,
+    ),
+    "salun": Entry(
+        "SalUn: RL on the weights that are salient for the forget set alone",
+        SalunParams,
+        "engine.methods.random_label:salun",
+        QUICK,
+        "SalUn",
+    ),
+    "random_label": Entry(
+        "RL: fine-tune the forget set on random wrong labels",
+        RandomLabelParams,
+        "engine.methods.random_label:random_label",
+        QUICK,
+        "RL",
+    ),
+    "fine_tune": Entry(
+        "FT: fine-tune on the remain set",
+        FineTuneParams,
+        "engine.methods.fine_tune:fine_tune",
+        QUICK,
+        "FT",
+        needs_remain=True,
+    ),
+    "gradient_ascent": Entry(
+        "GA: raise the loss on the forget set",
+        GradientAscentParams,
+        "engine.methods.gradient_ascent:gradient_ascent",
+        QUICK,
+        "GA",
     ),
     "boundary_shrink": Entry(
-        "BS: fine-tune the forget set on the labels of the nearest other class", BoundaryShrinkParams
+        "BS: fine-tune the forget set on the labels of the nearest other class",
+        BoundaryShrinkParams,
+        "engine.methods.boundary_shrink:boundary_shrink",
+        QUICK,
+        "BS",
+    ),
+    "l1_sparse": Entry(
+        "FT with a decaying penalty on the l1 norm of the weights",
+        L1SparseParams,
+        "engine.methods.fine_tune:l1_sparse",
+        QUICK,
+        "l1-sparse",
+        needs_remain=True,
+    ),
+    "mixunlearn": Entry(
+        "In the style of MixUnlearn: contrastive unlearning against a generator of forget/remain blends",
+        MixUnlearnParams,
+        "engine.methods.mixunlearn:mixunlearn",
+        QUICK,
+        "MixUnlearn style",
+        needs_remain=True,
     ),
     "certified_newton": Entry(
         "A damped Newton step to the optimum without the forget set, then noise; not a certificate",
         CertifiedNewtonParams,
+        "engine.methods.certified_newton:certified_newton",
+        {"lissa_steps": 20, "lissa_chains": 1, "damping": 10.0},
+        "Newton step",
         needs_remain=True,
     ),
-    "fine_tune": Entry("FT: fine-tune on the remain set", FineTuneParams, needs_remain=True),
-    "gradient_ascent": Entry("GA: raise the loss on the forget set", GradientAscentParams),
-    "l1_sparse": Entry("FT with a decaying penalty on the l1 norm of the weights", L1SparseParams, needs_remain=True),
-    "mixunlearn": Entry(
-        "In the style of MixUnlearn: contrastive unlearning against a generator of forget/remain blends",
-        MixUnlearnParams,
+    "retrain": Entry(
+        "Exact retraining without the forget set",
+        RetrainParams,
+        "engine.methods.retrain:retrain",
+        label="Retrain",
         needs_remain=True,
+        exact=True,
     ),
-    "random_label": Entry("RL: fine-tune the forget set on random wrong labels", RandomLabelParams),
-    "salun": Entry("SalUn: RL on the weights that are salient for the forget set alone", SalunParams),
-    "retrain": Entry("Exact retraining without the forget set", RetrainParams, needs_remain=True, exact=True),
 }

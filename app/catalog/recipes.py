@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Literal
 
 from pydantic import (
@@ -26,7 +25,9 @@ class SgdRecipe(Params):
     momentum: NonNegativeFloat = Field(0.9, lt=1)
     weight_decay: NonNegativeFloat = Field(5e-4, lt=1)
     schedule: Literal["cosine", "step"] = "cosine"
-    step_every: PositiveInt = Field(40, le=10000, description="with schedule `step`: multiply the rate by 0.1 so often")
+    step_every: PositiveInt = Field(
+        40, le=10000, description="with schedule `step`: epochs after which the rate falls to a tenth"
+    )
     augment: Literal["none", "crop_flip"] = "none"
     # Left out where it has its default, so that a pool of references made before the field still fits its recipe.
     precision: Precision = Field(
@@ -44,7 +45,9 @@ class TradesRecipe(SgdRecipe):
     batch_size: PositiveInt = Field(128, le=65536)
     weight_decay: NonNegativeFloat = Field(2e-4, lt=1)
     schedule: Literal["cosine", "step"] = "step"
-    step_every: PositiveInt = Field(75, le=10000, description="with schedule `step`: multiply the rate by 0.1 so often")
+    step_every: PositiveInt = Field(
+        75, le=10000, description="with schedule `step`: epochs after which the rate falls to a tenth"
+    )
     augment: Literal["none", "crop_flip"] = "crop_flip"
     beta: NonNegativeFloat = Field(6.0, le=1000)
     norm: Literal["linf", "l2"] = "linf"
@@ -62,7 +65,7 @@ class SpectralClippingRecipe(SgdRecipe):
     """
 
     bound: PositiveFloat = Field(1.0, le=1000, description="c, the largest norm of a layer")
-    every: PositiveInt = Field(50, le=100_000, description="clip after so many steps of the optimizer")
+    every: PositiveInt = Field(50, le=100_000, description="steps of the optimizer between two clips")
     clip_steps: PositiveInt = Field(5, le=1000, description="gradient steps of one clip")
 
 
@@ -79,9 +82,18 @@ class FastRecipe(Params):
     precision: Precision = Field("bfloat16", description="float32 for CPUs that do not multiply bfloat16 in hardware")
 
 
-RECIPES: Mapping[str, Entry] = {
-    "sgd": Entry("SGD with momentum", SgdRecipe),
-    "fast": Entry("SGD in few epochs of large batches", FastRecipe),
-    "trades": Entry("Adversarial training by TRADES", TradesRecipe),
-    "spectral_clipping": Entry("SGD with every layer's operator norm clipped", SpectralClippingRecipe),
+QUICK = {"epochs": 1, "batch_size": 32}
+
+RECIPES: dict[str, Entry] = {
+    "sgd": Entry("SGD with momentum", SgdRecipe, "engine.recipes.sgd:sgd", QUICK),
+    "fast": Entry("SGD in few epochs of large batches", FastRecipe, "engine.recipes.sgd:fast", QUICK),
+    "trades": Entry(
+        "Adversarial training by TRADES", TradesRecipe, "engine.recipes.trades:trades", {**QUICK, "steps": 2}
+    ),
+    "spectral_clipping": Entry(
+        "SGD with every layer's operator norm clipped",
+        SpectralClippingRecipe,
+        "engine.recipes.spectral_clipping:spectral_clipping",
+        {**QUICK, "every": 2},
+    ),
 }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Annotated, Literal
 
 from pydantic import (
@@ -109,9 +108,19 @@ class ExternalSource(Params):
         return self
 
 
-SOURCES: Mapping[str, Entry] = {
-    "digits": Entry("scikit-learn's digits, noisy; needs no network", DigitsSource),
-    "torchvision": Entry("a torchvision classification set, downloaded by the worker", TorchvisionSource),
-    "upload": Entry("bytes that the client streams in", UploadSource),
-    "external": Entry("data that stay with the client, who sends what is to be forgotten", ExternalSource, held=False),
+SOURCES: dict[str, Entry] = {
+    "digits": Entry("scikit-learn's digits, noisy; needs no network", DigitsSource, "engine.data.sources:digits"),
+    "torchvision": Entry(
+        "a torchvision classification set, downloaded by the worker",
+        TorchvisionSource,
+        "engine.data.sources:torchvision_set",
+        {"dataset": "FakeData", "options": {"size": 20, "image_size": "1x8x8"}},
+    ),
+    "upload": Entry("bytes that the client streams in", UploadSource, "engine.data.upload:upload"),
+    "external": Entry(
+        "data that stay with the client, who sends what is to be forgotten",
+        ExternalSource,
+        "engine.data.sources:external",
+        held=False,
+    ),
 }

@@ -113,7 +113,7 @@ def api(fd: Annotated[int, typer.Option(hidden=True)] = -1) -> None:
     """The HTTP API by itself."""
     import uvicorn
 
-    parent_watch.hold()
+    parent_watch.watch()
     logs.configure("api", get_settings().log_format)
     _check_schema()
     settings = get_settings()
@@ -145,7 +145,7 @@ def worker(workers: Workers = 0) -> None:
     if len(names) == 1:
         # What it becomes takes the leash up itself: a thread of this program would not survive that.
         supervisor.become_worker(names[0])
-    parent_watch.hold()
+    parent_watch.watch()
     logs.configure("workers", settings.log_format)
     supervisor.crew(settings, names, _stop_event())
 
@@ -161,7 +161,7 @@ def sweep() -> None:
     """Send hints, repair what died, remove what is due."""
     from app.operations import sweeper
 
-    parent_watch.hold()
+    parent_watch.watch()
     logs.configure("sweep", get_settings().log_format)
     _check_schema()
     sweeper.run(get_settings(), _stop_event())

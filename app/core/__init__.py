@@ -1,1 +1,1 @@
-"""What every folder above stands on: settings, database, tables, errors, ids, logs, keys."""
+"""What every other folder uses: settings, database, tables, errors, ids, logs, keys."""

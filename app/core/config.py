@@ -28,7 +28,16 @@ class Settings(BaseSettings):
     port: int = Field(8321, ge=0, le=65535)
     secret: SecretStr = Field(SecretStr(""), description="key of fingerprints and suppression; empty: data_dir/secret")
     signing_key: SecretStr = Field(SecretStr(""), description="Ed25519, PKCS #8 PEM; empty: data_dir/signing-key.pem")
-    log_name: str = Field("lethe.invalid/log", pattern=r"^[^\s+]+$", description="origin of the transparency log")
+    log_name: str = Field(
+        "lethe-log",
+        pattern=r"^[^\s+]+$",
+        description="name of new transparency logs, in their heads and keys; a log keeps the name that it began with",
+    )
+    problem_base: str = Field(
+        "urn:lethe:problems/",
+        pattern=r"^[a-z][a-z0-9+.-]*:[\x21-\x7e]*/$",
+        description="URI that types of problem documents begin with; ends in `/`",
+    )
     api_key: SecretStr = Field(SecretStr(""), description="what the command line sends; empty: data_dir/api-key")
     url: str = Field("", description="where the command line finds the service; empty: data_dir/url")
 

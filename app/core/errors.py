@@ -21,7 +21,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-TYPE_PREFIX = "https://lethe.invalid/problems/"
+from app.core.config import get_settings
+
+
+def problem_type(kind: str) -> str:
+    """The `type` of a problem document (RFC 9457). Clients match on its last part, which is `kind`."""
+    return get_settings().problem_base + kind
 
 
 class AppError(Exception):
@@ -49,7 +54,7 @@ class AppError(Exception):
 
     def document(self) -> dict[str, Any]:
         body: dict[str, Any] = {
-            "type": TYPE_PREFIX + self.kind,
+            "type": problem_type(self.kind),
             "title": self.title,
             "status": self.status,
             "detail": self.detail,

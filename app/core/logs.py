@@ -86,10 +86,10 @@ class Lines(logging.Formatter):
         if self._json:
             head = {"at": at, "level": record.levelname.lower(), "part": self._part, "logger": record.name}
             return json.dumps({**head, "message": message, **fields}, default=str)
-        told = " ".join(f"{name}={value}" for name, value in fields.items() if name != "trace")
+        shown = " ".join(f"{name}={value}" for name, value in fields.items() if name != "trace")
         line = f"{at} {record.levelname} {self._part} {record.name}: {message}"
         trace = "".join(f"\n    {place}" for place in fields.get("trace", ()))
-        return f"{line} [{told}]{trace}" if told else line
+        return f"{line} [{shown}]{trace}" if shown else line
 
 
 def _message(record: logging.LogRecord) -> str:

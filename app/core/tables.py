@@ -181,7 +181,7 @@ class DeletionRequest(Base):
     refused_count: Mapped[int] = mapped_column(Integer, server_default="0")  # of a partial grant
     by_subject: Mapped[bool] = mapped_column(server_default=text("false"))  # a grouped set: 0.5 is not its null
     fulfilled_at: Mapped[datetime | None]
-    replayed_at: Mapped[datetime | None]  # it had been fulfilled before a backup was restored, and is owed again
+    replayed_at: Mapped[datetime | None]  # fulfilled before a backup was restored, so that it must be carried out again
     __table_args__ = (
         Index(
             "ix_requests_open",
@@ -371,7 +371,7 @@ class ReferenceRow(Base):
     pool: Mapped[str] = mapped_column(String(64), primary_key=True)  # digest of dataset, architecture, recipe, design
     number: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
     family: Mapped[str] = mapped_column(String(64), index=True)  # digest of dataset, architecture and recipe
-    pool_size: Mapped[int] = mapped_column(Integer)  # complete when it has so many rows
+    pool_size: Mapped[int] = mapped_column(Integer)  # complete when it has this number of rows
     tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"))
     dataset_id: Mapped[str] = mapped_column(ForeignKey("datasets.id"), index=True)
     digest: Mapped[str] = mapped_column(String(71))
@@ -515,7 +515,7 @@ class Commitment(Base):
     request_id: Mapped[str] = mapped_column(ForeignKey("deletion_requests.id"), primary_key=True)
     salt: Mapped[bytes | None] = mapped_column(LargeBinary)
     tags: Mapped[bytes] = mapped_column(LargeBinary, deferred=True)
-    destroyed_at: Mapped[datetime | None]
+    deleted_at: Mapped[datetime | None]
 
 
 class CertificateRow(Base):

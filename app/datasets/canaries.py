@@ -1,9 +1,9 @@
-"""Canaries: planted samples that are nobody's, forgotten along with real ones and never erased (DESIGN 8).
+"""Canaries: planted samples of no person, unlearned beside forget sets and never erased (docs/gate.md, "Canaries").
 
-What was measured of a real deletion cannot be measured again once its samples are gone, and one person's few samples
-are always inconclusive. Canaries stay: each unlearn job forgets some more of them by the same method, and together they
-say how well the model forgets. A sample is one by its subject, which its upload gives it. Which of them a version has
-forgotten is in no table: its ancestors were trained on them, and it was not.
+A real deletion cannot be measured again once its samples are gone, and one person's few samples are always
+inconclusive. Canaries stay: each unlearn job unlearns some more of them by the same method, and together they show how
+well the model forgets. The subject that the upload gives a sample makes it a canary. No table lists the canaries that a
+version has unlearned: its ancestors were trained on them, and it was not.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ SUBJECT = "lethe:canary"
 
 @dataclass(frozen=True)
 class Canaries:
-    """The canaries of a dataset, as a version stands to them.
+    """The canaries of a dataset, as one version has seen them.
 
     forgotten: an ancestor was trained on them and the version was not. known: it was. held_out: never trained on.
     """
@@ -42,11 +42,11 @@ def planted(session: Session, dataset: Dataset) -> Positions:
 
 
 def draw(session: Session, dataset: Dataset, model: Model, parent: Version, asked: Positions, count: int) -> Positions:
-    """Those that the next job forgets along, at random: `count`, or what there is.
+    """Randomly selected canaries that the next job unlearns beside the forget set: `count`, or as many as there are.
 
-    Of those that `parent` was trained on and nobody has requested; of a class at least one sample stays that nobody
-    has, so that no class is emptied by what nobody asked for. Their order follows from the parent, so that every rung
-    and every attempt of a batch gets the same, but for those that are requested meanwhile.
+    They are canaries that `parent` was trained on and that nobody has requested. At least one sample of a class that
+    nobody has requested stays, so that canaries empty no class. The order follows from the parent, so every step and
+    every attempt of a batch gets the same canaries, except those that are requested meanwhile.
 
     asked: positions that the job is to forget anyway.
     """

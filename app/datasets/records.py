@@ -175,7 +175,7 @@ def labels_of(session: Session, dataset: Dataset) -> tuple[NDArray[np.int32], ND
 
 
 def suppression(settings: Settings, dataset_id: str, sample_id: str) -> str:
-    """What stands in the place of an erased id: a keyed digest, so that the id is known when it comes again."""
+    """The text in place of an erased id: a keyed digest, so that the service knows the id when it is sent again."""
     key = hmac.new(settings.secret_bytes(), f"suppression:{dataset_id}".encode(), hashlib.sha256).digest()
     return ERASED_PREFIX + hmac.new(key, sample_id.encode(), hashlib.sha256).hexdigest()
 

@@ -93,7 +93,7 @@ _POSTGRES_LOOK_UP = text(
 
 
 def look_up(session: Session, dataset: Dataset, ids: Sequence[str]) -> Positions:
-    """int64, a position for each id in their order, -1 where there is none: one statement whatever their number."""
+    """int64, a position for each id in their order, -1 where there is none: one statement for any number of ids."""
     if not ids:
         return np.empty(0, dtype=np.int64)
     if session.get_bind().dialect.name == "sqlite":
@@ -108,16 +108,16 @@ def look_up(session: Session, dataset: Dataset, ids: Sequence[str]) -> Positions
 
 
 MANY = 1000  # ids from which PostgreSQL had better read a large share of a dataset than probe an index for each
-SHARE = 50  # … when they are more than one in so many of its samples
+SHARE = 50  # … when they are more than one in fifty of its samples
 
 
 def is_large(session: Session, dataset: Dataset, ids: Sequence[str]) -> bool:
-    """Whether `find` beats `look_up` for so many ids."""
+    """Whether `find` is faster than `look_up` for this number of ids."""
     return session.get_bind().dialect.name != "sqlite" and len(ids) > max(MANY, dataset.sample_count // SHARE)
 
 
 # PostgreSQL hashes a list that is a constant of the plan: never one of a plan that is kept, which would compare each
-# sample with each id. Parallel workers would hash it anew, each of them.
+# sample with each id. Parallel workers would each hash it again.
 _PLAN_ANEW = text(
     "SELECT set_config('plan_cache_mode', 'force_custom_plan', true), "
     "set_config('max_parallel_workers_per_gather', '0', true)"

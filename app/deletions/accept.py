@@ -1,8 +1,8 @@
 """Accepting deletion requests: validate, find the affected models, and write everything in one transaction.
 
-Many orders are accepted at once by the statements of one: `lock` takes the datasets they are about, `accept_many`
-judges them one after the other on what it has read, and writes what was accepted together. An order that is refused
-leaves no trace and harms no other.
+Many orders take as many statements as one: `lock` locks their datasets, `accept_many` checks the orders one after the
+other against what it has read, and writes the accepted ones together. A refused order changes nothing, for itself or
+for others.
 """
 
 from __future__ import annotations
@@ -22,46 +22,43 @@ from app.core.positions import Positions, pack
 from app.core.tables import DeletionRequest
 from app.datasets import samples
 from app.deletions import batches, carried, erasure
-from app.deletions.locking import Ground, Grounds, Standing
+from app.deletions.locking import LockedDataset, LockedDatasets, LockedModel
 from app.deletions.orders import Accepted, Impact, NewOutcome, NewRequest, Order
 from app.rules.deadlines import clock
 from app.rules.states import Decision, Outcome
 
 
 def accept_many(
-    session: Session, settings: Settings, grounds: Grounds, orders: Sequence[Order], now: datetime | None = None
+    session: Session, settings: Settings, locked: LockedDatasets, orders: Sequence[Order], now: datetime | None = None
 ) -> list[Accepted | Impact | AppError]:
-    """What becomes of each order, as if they had come one after the other; the accepted ones are written.
+    """The result of each order, as if they had come one after the other. Accepted ones are written.
 
-    `grounds`: from `lock`, of these orders among others. `now`: by the database's clock, under those locks. For
+    `locked`: from `lock`, of these orders among others. `now`: by the database's clock, under those locks. For
     `validate_only` the answer is its impact.
     """
     now = now or db.now(session)
     found: list[Accepted | Impact | AppError] = []
     taken: list[tuple[Order, Impact, int]] = []
-    known = _look_up(session, grounds, orders)
+    known = _look_up(session, locked, orders)
     for number, order in enumerate(orders):
         try:
-            impact = _assess(session, settings, grounds, order, known.get(number), now)
+            impact = _assess(session, settings, locked, order, known.get(number), now)
         except AppError as error:
             found.append(error)
             continue
         found.append(impact)
         if not order.validate_only:
-            grounds.of(order).take(order, impact.positions)
+            locked.of(order).take(order, impact.positions)
             taken.append((order, impact, number))
-    for (_, _, number), accepted in zip(taken, _write(session, grounds, taken, now), strict=True):
+    for (_, _, number), accepted in zip(taken, _write(session, locked, taken, now), strict=True):
         found[number] = accepted
     return found
-
-
-# -- what orders are judged by ---------------------------------------------------------------------
 
 
 # -- judging ---------------------------------------------------------------------------------------
 
 
-def _look_up(session: Session, grounds: Grounds, orders: Sequence[Order]) -> dict[int, Positions]:
+def _look_up(session: Session, locked: LockedDatasets, orders: Sequence[Order]) -> dict[int, Positions]:
     """Positions of the ids of each order that names any, by the order's number: one statement a dataset, but that a
     large order is found by one of its own."""
     by_dataset: dict[str, list[int]] = {}
@@ -69,13 +66,13 @@ def _look_up(session: Session, grounds: Grounds, orders: Sequence[Order]) -> dic
         if order.sample_ids:
             by_dataset.setdefault(order.dataset_id, []).append(number)
     found: dict[int, Positions] = {}
-    for ground in grounds.each():
-        numbers = [n for n in by_dataset.get(ground.dataset.id, []) if orders[n].tenant_id == ground.dataset.tenant_id]
-        for n in [n for n in numbers if samples.is_large(session, ground.dataset, orders[n].sample_ids)]:
-            found[n] = samples.find(session, ground.dataset, orders[n].sample_ids)
+    for data in locked.each():
+        numbers = [n for n in by_dataset.get(data.dataset.id, []) if orders[n].tenant_id == data.dataset.tenant_id]
+        for n in [n for n in numbers if samples.is_large(session, data.dataset, orders[n].sample_ids)]:
+            found[n] = samples.find(session, data.dataset, orders[n].sample_ids)
             numbers.remove(n)
         names = [name for n in numbers for name in orders[n].sample_ids]
-        places = samples.look_up(session, ground.dataset, names)
+        places = samples.look_up(session, data.dataset, names)
         start = 0
         for n in numbers:
             found[n] = places[start : start + len(orders[n].sample_ids)]
@@ -84,99 +81,101 @@ def _look_up(session: Session, grounds: Grounds, orders: Sequence[Order]) -> dic
 
 
 def _assess(
-    session: Session, settings: Settings, grounds: Grounds, order: Order, known: Positions | None, now: datetime
+    session: Session, settings: Settings, locked: LockedDatasets, order: Order, known: Positions | None, now: datetime
 ) -> Impact:
-    """All the checks of one order, and what it would mean.
+    """All the checks of one order, and its impact.
 
     Raises:
-        AppError: whatever is wrong with it.
+        AppError: the order is refused.
     """
-    ground = grounds.of(order)
-    if ground.dataset.state == "erased":
+    data = locked.of(order)
+    if data.dataset.state == "erased":
         raise Gone("This dataset was carried for a deletion, and has been erased.", kind="dataset-erased")
-    if ground.dataset.state != "ready":
+    if data.dataset.state != "ready":
         raise Conflict("The dataset is not ready yet.", kind="dataset-not-ready")
-    named = ground.standing(order)
-    refused = [ground.requested] if named is None else [ground.requested, named.requested]
-    if ground.dataset.carried_for is not None:
-        positions = _whole(session, ground, order)
+    named = data.named(order)
+    refused = [data.requested] if named is None else [data.requested, named.requested]
+    if data.dataset.carried_for is not None:
+        positions = _whole(session, data, order)
     elif known is None:
         if not order.subjects:
             raise Unprocessable("Send either `sample_ids` or `subjects`.", kind="samples-missing")
         asked = np.logical_or.reduce(refused)
-        positions = samples.of_subjects(session, ground.dataset, order.subjects, asked)
+        positions = samples.of_subjects(session, data.dataset, order.subjects, asked)
     else:
         positions = known
-        samples.require_fit(session, settings, ground.dataset, order.sample_ids, known, "/sample_ids", refused)
-    among = ground.standings.values() if named is None else [named]
+        samples.require_fit(session, settings, data.dataset, order.sample_ids, known, "/sample_ids", refused)
+    among = data.models.values() if named is None else [named]
     affected = [s for s in among if s.training or (s.trained is not None and s.trained[positions].any())]
     if not order.allow_data_loss:
-        _refuse_data_loss(session, ground, affected, positions)
+        _refuse_data_loss(session, data, affected, positions)
     due = clock(order.jurisdiction).due(now)
-    return Impact(positions, [standing.model for standing in affected], due)
+    return Impact(positions, [model.row for model in affected], due)
 
 
-def _whole(session: Session, ground: Ground, order: Order) -> Positions:
-    """What a carried dataset is to have forgotten: all that is not held out."""
+def _whole(session: Session, data: LockedDataset, order: Order) -> Positions:
+    """The forget set of a carried dataset: all samples that are not held out."""
     if order.sample_ids or order.subjects or order.model_id:
         raise Unprocessable(
             "A carried dataset is forgotten whole, by the model that it is carried for: name the dataset alone.",
             kind="carried-dataset",
         )
-    if ground.requested.any():
+    if data.requested.any():
         raise Conflict("A deletion request has taken this dataset already.", kind="sample-requested")
-    if all(standing.trained is None for standing in ground.standings.values()):
+    if all(model.trained is None for model in data.models.values()):
         raise Conflict("The model has no current version.", kind="no-version")
-    return carried.forget_set(session, ground.dataset)
+    return carried.forget_set(session, data.dataset)
 
 
-def _refuse_data_loss(session: Session, ground: Ground, affected: Sequence[Standing], positions: Positions) -> None:
+def _refuse_data_loss(
+    session: Session, data: LockedDataset, affected: Sequence[LockedModel], positions: Positions
+) -> None:
     """Refuse what would leave a model no training data, or no sample of a class, unless it was asked for.
 
     The labels of a whole dataset are read only where a cheap bound cannot rule it out.
     """
-    for standing in affected:
-        if _surely_enough_left(ground, standing, positions):
+    for model in affected:
+        if _surely_enough_left(data, model, positions):
             continue
-        ground.look(session, standing)
-        before, going = standing.left_counts, ground.counts(standing, positions)
+        data.count_left(session, model)
+        before, going = model.left_counts, data.counts(model, positions)
         emptied = int(((before > 0) & (before == going)).sum())
         if emptied:
             classes = "1 class" if emptied == 1 else f"{emptied} classes"
             what = "no training data" if (before == going).all() else f"no sample of {classes}"
             raise Conflict(
-                f"It would leave model {standing.model.id} {what}. Send `allow_data_loss: true` if that is meant.",
+                f"It would leave model {model.row.id} {what}. Send `allow_data_loss: true` if you want that.",
                 kind="data-loss",
             )
 
 
-def _surely_enough_left(ground: Ground, standing: Standing, positions: Positions) -> bool:
-    """Whether the smallest class outnumbers all samples that are on their way out, whatever their classes."""
-    if standing.trained is None:
+def _surely_enough_left(data: LockedDataset, model: LockedModel, positions: Positions) -> bool:
+    """Whether the smallest class outnumbers all requested samples of all classes."""
+    if model.trained is None:
         return False
-    if standing.leaving is None:
-        gone = (ground.requested | standing.requested) & standing.trained
-        standing.leaving = int(np.count_nonzero(gone))
-    leaving = standing.leaving + len(positions)
-    return all(count > leaving for count in standing.class_counts if count)
+    if model.leaving is None:
+        gone = (data.requested | model.requested) & model.trained
+        model.leaving = int(np.count_nonzero(gone))
+    leaving = model.leaving + len(positions)
+    return all(count > leaving for count in model.class_counts if count)
 
 
 # -- writing ---------------------------------------------------------------------------------------
 
 
 def _write(
-    session: Session, grounds: Grounds, taken: Sequence[tuple[Order, Impact, int]], now: datetime
+    session: Session, locked: LockedDatasets, taken: Sequence[tuple[Order, Impact, int]], now: datetime
 ) -> list[Accepted]:
     """The rows of accepted orders: requests, outcomes with their jobs, events; and the marks of their samples."""
     if not taken:
         return []
     rows = [_row(order, impact, now) for order, impact, _ in taken]
     db.insert_many(session, DeletionRequest, rows)
-    told = [(row["tenant_id"], "request.accepted", row["id"], {"samples": row["sample_count"]}) for row in rows]
-    for ground in grounds.each():
-        ground.keep_marks(session)
+    new = [(row["tenant_id"], "request.accepted", row["id"], {"samples": row["sample_count"]}) for row in rows]
+    for data in locked.each():
+        data.keep_marks(session)
     entries = [(row["id"], model) for row, (_, impact, _) in zip(rows, taken, strict=True) for model in impact.affected]
-    entered = batches.enter(session, entries, {row["id"]: row["dataset_id"] for row in rows}, told, now)
+    entered = batches.enter(session, entries, {row["id"]: row["dataset_id"] for row in rows}, new, now)
     found = []
     for row, (_, impact, _) in zip(rows, taken, strict=True):
         if not impact.affected:

@@ -1,7 +1,7 @@
 """When pending deletions of a model become a job: at once (`each`), or together (`batch`).
 
-A batch closes on its number of requests or samples, its age, or the earliest legal deadline less what such a job
-and the whole ladder after it have measurably taken, whichever comes first. While a job of the model is queued or
+A batch closes on its number of requests or samples, on its age, or in time for the earliest legal deadline: early
+enough for the measured duration of such a job and of every further step. While a job of the model is queued or
 running, requests that arrive wait for the next batch.
 """
 
@@ -11,7 +11,7 @@ import statistics
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 from pydantic import Field, TypeAdapter
 from sqlalchemy import bindparam, func, literal_column, select
@@ -21,16 +21,16 @@ from app import catalog, events, jobs
 from app.core import db
 from app.core.db import Database
 from app.core.tables import DeletionRequest, Job, Model, OutcomeRow
-from app.events import Told
+from app.events import NewEvent
 from app.models import records as models
-from app.rules.policy import Batch, Each, Policy
+from app.rules.policy import BatchRule, EachRule, Policy
 from app.rules.states import Decision, JobKind, JobState, Outcome, move_outcome
 
 MEASURED_JOBS = 20
-DEADLINE_FACTOR = 3.0  # room for that many attempts of a job before the deadline
+DEADLINE_FACTOR = 3.0  # leaves time for three attempts of a job before the deadline
 DEADLINE_ROOM = timedelta(hours=1)
-_RULE: TypeAdapter[Each | Batch] = TypeAdapter(Annotated[Each | Batch, Field(discriminator="mode")])
-PENDING = OutcomeRow.state == literal_column("'pending'")  # in so many words: an index of these alone serves no other
+_RULE: TypeAdapter[EachRule | BatchRule] = TypeAdapter(Annotated[EachRule | BatchRule, Field(discriminator="mode")])
+PENDING = OutcomeRow.state == literal_column("'pending'")  # in these words, or no partial index serves
 WAITING = (PENDING, DeletionRequest.decision == Decision.ACCEPTED)
 
 
@@ -44,50 +44,66 @@ class Pending:
     earliest_due: datetime
 
 
-def closes_at(rule: Each | Batch, pending: Pending, duration: timedelta) -> datetime:
-    """When the batch closes by time alone. `duration`: what such a job, and the rungs after it, have taken."""
-    if isinstance(rule, Each):
+def closes_at(rule: EachRule | BatchRule, pending: Pending, duration: timedelta) -> datetime:
+    """When the batch closes by time alone. `duration`: measured, of such a job and of every further step."""
+    if isinstance(rule, EachRule):
         return pending.oldest
     by_age = pending.oldest + timedelta(seconds=rule.max_age_seconds)
     by_law = pending.earliest_due - duration * DEADLINE_FACTOR - DEADLINE_ROOM
     return min(by_age, by_law)
 
 
-def is_full(rule: Each | Batch, pending: Pending) -> bool:
-    if isinstance(rule, Each):
+def is_full(rule: EachRule | BatchRule, pending: Pending) -> bool:
+    if isinstance(rule, EachRule):
         return True
     return pending.requests >= rule.max_requests or pending.samples >= rule.max_samples
 
 
 def measured_duration(session: Session, model_id: str) -> timedelta | None:
-    """The median run of the model's last unlearn jobs that published; None before the first."""
-    return _median(_runs(session, model_id, JobKind.UNLEARN, [JobState.SUCCEEDED]))
+    """The median duration of the model's last unlearn jobs that published; None before the first."""
+    return _median(_ended(session, model_id, JobKind.UNLEARN, [JobState.SUCCEEDED]))
 
 
-def rung_duration(session: Session, model_id: str, method: str) -> timedelta | None:
-    """What unlearning by `method` has taken, published or not; for an exact one never run, what training took.
+def step_of(params: Mapping[str, Any]) -> int:
+    """The step of an unlearn job, from 0: the policy's own method. Jobs of version 0.1 call it `rung`."""
+    return int(params.get("step", params.get("rung", 0)))
 
-    None where nothing like it was measured yet.
+
+def step_result(result: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """What an ended unlearn job keeps of its step (number, of, method). Jobs of version 0.1 call it `rung`."""
+    found = result or {}
+    step: dict[str, Any] | None = found.get("escalation", found.get("rung"))
+    return step
+
+
+def step_duration(session: Session, model_id: str, method: str) -> timedelta | None:
+    """The median duration of the model's unlearn jobs by `method`, published or not.
+
+    For an exact method that never ran it is the duration of training, for another that of all unlearn jobs. None before
+    any of these was measured.
     """
-    ended = _runs(session, model_id, JobKind.UNLEARN, [JobState.SUCCEEDED, JobState.REJECTED])
-    same = [(seconds, result) for seconds, result in ended if (result or {}).get("rung", {}).get("method") == method]
+    ended = _ended(session, model_id, JobKind.UNLEARN, [JobState.SUCCEEDED, JobState.REJECTED])
+    same = [each for each in ended if (step_result(each.result) or {}).get("method") == method]
     if not same and catalog.METHODS[method].exact:
-        return _median(_runs(session, model_id, JobKind.TRAIN, [JobState.SUCCEEDED]))
+        return _median(_ended(session, model_id, JobKind.TRAIN, [JobState.SUCCEEDED]))
     return _median(same or ended)
 
 
-def ladder_duration(session: Session, model: Model) -> timedelta:
-    """What a climb to the end of the model's ladder would take, of what was measured."""
+def escalation_duration(session: Session, model: Model) -> timedelta:
+    """How long all steps of the model's policy would take together, as far as they were measured."""
     methods = Policy.model_validate(model.policy).methods
-    found = (rung_duration(session, model.id, choice.name) for choice in methods)
+    found = (step_duration(session, model.id, choice.name) for choice in methods)
     return sum((duration for duration in found if duration is not None), timedelta(0))
 
 
-Run = tuple[float, dict[str, Any] | None]
-"""Seconds, and the job's result."""
+class EndedJob(NamedTuple):
+    """How long a job ran, and its result."""
+
+    seconds: float
+    result: dict[str, Any] | None
 
 
-def _runs(session: Session, model_id: str, kind: JobKind, states: Sequence[JobState]) -> list[Run]:
+def _ended(session: Session, model_id: str, kind: JobKind, states: Sequence[JobState]) -> list[EndedJob]:
     """The model's last ended jobs of that kind, newest first."""
     query = (
         select(Job.started_at, Job.finished_at, Job.result)
@@ -96,11 +112,11 @@ def _runs(session: Session, model_id: str, kind: JobKind, states: Sequence[JobSt
         .limit(MEASURED_JOBS)
     )
     rows = session.execute(query)
-    return [((finish - start).total_seconds(), result) for start, finish, result in rows if start and finish]
+    return [EndedJob((finish - start).total_seconds(), result) for start, finish, result in rows if start and finish]
 
 
-def _median(runs: Sequence[Run]) -> timedelta | None:
-    return timedelta(seconds=statistics.median(seconds for seconds, _ in runs)) if runs else None
+def _median(ended: Sequence[EndedJob]) -> timedelta | None:
+    return timedelta(seconds=statistics.median(job.seconds for job in ended)) if ended else None
 
 
 def pending_of(session: Session, model_id: str) -> Pending | None:
@@ -122,31 +138,31 @@ def pending_of(session: Session, model_id: str) -> Pending | None:
 def close_if_due(session: Session, model: Model) -> Job | None:
     """Close the model's batch if its rule says so; under `batch`, while no unlearn job of it is queued or running."""
     rule = _RULE.validate_python(model.policy["when"])
-    if isinstance(rule, Batch) and _busy(session, model.id):
+    if isinstance(rule, BatchRule) and _busy(session, model.id):
         return None
     pending = pending_of(session, model.id)
     if pending is None:
         return None
-    duration = ladder_duration(session, model)
+    duration = escalation_duration(session, model)
     if not is_full(rule, pending) and closes_at(rule, pending, duration) > db.now(session):
         return None
-    return close(session, model, _first(session, model.id, 1 if isinstance(rule, Each) else None))
+    return close(session, model, _first(session, model.id, 1 if isinstance(rule, EachRule) else None))
 
 
 def enter(
     session: Session,
     entries: Sequence[tuple[str, Model]],
     datasets: Mapping[str, str],
-    told: Sequence[Told],
+    before: Sequence[NewEvent],
     now: datetime,
 ) -> dict[tuple[str, str], str | None]:
     """The outcomes of new requests, (request id, model) each and in the requests' order: under `each` with a job at
     once, under `batch` into the open batch, which closes if that makes it due. Their jobs, by (request id, model id).
 
-    datasets: what each request is about, by its id. told: events to record before those of this.
+    datasets: what each request is about, by its id. before: events to record first.
     """
     models_ = {model.id: model for _, model in entries}
-    each = {key for key, model in models_.items() if isinstance(_RULE.validate_python(model.policy["when"]), Each)}
+    each = {key for key, model in models_.items() if isinstance(_RULE.validate_python(model.policy["when"]), EachRule)}
     at_once = each - _with_backlog(session, each)  # what waits already goes first: another rule has left it
     direct = [(request, model) for request, model in entries if model.id in at_once]
     jobs_ = dict(
@@ -164,7 +180,7 @@ def enter(
     ]
     db.insert_many(session, OutcomeRow, rows)
     closed = [(m.tenant_id, "batch.closed", jobs_[request, m.id], {"requests": 1}) for request, m in direct]
-    events.record_many(session, [*told, *closed], now)
+    events.record_many(session, [*before, *closed], now)
     late = [key for key, job in found.items() if job is None]
     due = [model for _, model in late]
     for model_id in [*(model for model in due if model in each), *dict.fromkeys(m for m in due if m not in each)]:
@@ -214,7 +230,7 @@ def _first(session: Session, model_id: str, count: int | None) -> Sequence[Outco
 
 
 def close_now(session: Session, model: Model) -> Job | None:
-    """Close what waits for the model's next batch, whatever its rule says."""
+    """Close the model's open batch now, without its rule."""
     rows = _first(session, model.id, None)
     return close(session, model, rows) if rows else None
 
@@ -244,12 +260,12 @@ def close_due(database: Database) -> int:
 
 
 def forecast(session: Session, model: Model, job_id: str | None) -> datetime | None:
-    """When an outcome that has this job, or none yet, will probably be published, from measured durations: the end
-    of that minute, since what is probable at best need not change with every look.
+    """When an outcome that has this job, or none yet, will probably be published, by measured durations, rounded up to
+    a minute.
 
-    None where nothing was measured yet, or where that moment has passed: what is late has no forecast. It does not
-    move with the clock while nothing happens, so that what a client was shown stays what it is; it passes with a
-    minute's end, on which polls rely.
+    None if nothing was measured yet, or if that moment has passed. While nothing happens the forecast does not move
+    with the clock, so a document stays as the client saw it. A forecast passes only at the end of a minute; polls rely
+    on that.
     """
     found = _forecast(session, model, job_id)
     shown = found and found.replace(second=0, microsecond=0) + timedelta(minutes=1)
@@ -262,16 +278,16 @@ def _forecast(session: Session, model: Model, job_id: str | None) -> datetime | 
         return None
     if job_id is not None:
         job = session.get_one(Job, job_id)
-        if "rung" in job.params:
-            method = Policy.model_validate(job.params["policy"]).methods[job.params["rung"]].name
-            duration = rung_duration(session, model.id, method) or duration
+        if step := step_of(job.params):
+            method = Policy.model_validate(job.params["policy"]).methods[step].name
+            duration = step_duration(session, model.id, method) or duration
         return (job.started_at or job.created_at) + duration
     pending = pending_of(session, model.id)
     if pending is None:
         return None
     rule = Policy.model_validate(model.policy).when
     full = is_full(rule, pending)
-    start = pending.oldest if full else closes_at(rule, pending, ladder_duration(session, model))
+    start = pending.oldest if full else closes_at(rule, pending, escalation_duration(session, model))
     if (before := _busy(session, model.id)) is not None:
         start = max(start, (before.started_at or before.created_at) + duration)
     return start + duration

@@ -1,8 +1,8 @@
 """Data that a deletion brings with it, for a model whose training data this service does not hold (source `external`).
 
 The client uploads the samples to forget, and never-trained controls as holdout, as a dataset that is `carried_for`
-the model. A deletion request takes all of it; its purge erases all of it, controls too. What no request has taken, or
-what a withdrawn request leaves, goes after a day.
+the model. A deletion request takes all of it; its purge erases all of it, controls too. The sweeper
+erases after a day what no request has taken, or what a cancelled request leaves.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from app.models import records as models
 from app.rules.policy import Choice
 from app.rules.states import JobKind, JobState
 
-LIFE = timedelta(days=1)  # of what no request has taken
+LIFE = timedelta(days=1)  # of a carried dataset that no request uses
 
 
 def register(session: Session, tenant_id: str, name: str, source: Choice, model_id: str) -> Dataset:
@@ -49,7 +49,7 @@ def register(session: Session, tenant_id: str, name: str, source: Choice, model_
     names = params.class_names or own_params.class_names or tuple(str(label) for label in range(own_params.classes))
     if len(names) != own_params.classes:
         raise Unprocessable(f"The model knows {own_params.classes} classes.", kind="class-names")
-    # What is not said to be held out is to be forgotten: no share of it is put aside.
+    # Every sample that the upload does not hold out is in the forget set, so no share is put aside.
     fitting = params.model_copy(update={"class_names": names, "shape": own_params.shape, "holdout_fraction": 0.0})
     chosen = Choice(name="upload", params=fitting.model_dump(mode="json"))
     return datasets.register(session, tenant_id, name, chosen, carried_for=model.id)[0]
@@ -63,12 +63,12 @@ def expires_at(dataset: Dataset) -> datetime | None:
 
 
 def _taken(dataset: Dataset) -> bool:
-    """Whether an open request names it: one that is withdrawn or refused gives its samples back."""
+    """Whether an open request names it: one that is cancelled or refused gives its samples back."""
     return bool(mask_of(dataset.requested, dataset.sample_count).any())
 
 
 def forget_set(session: Session, dataset: Dataset) -> Positions:
-    """All that is to be forgotten: what is not held out."""
+    """The forget set: all samples that are not held out."""
     holdout = [held for _, held in datasets.manifest(session, dataset.id)]
     return np.flatnonzero(~np.array(holdout, dtype=bool)).astype(np.int64)
 

@@ -46,8 +46,8 @@ def register(database: Database, tenant_id: str, year: int | None = None) -> Ite
     while True:
         with database.read() as session:
             rows = session.scalars(page).all()
-            around = views.around(session, rows)
-        yield [_entry(row, around[row.id].status(row)) for row in rows]
+            details = views.details(session, rows)
+        yield [_entry(row, details[row.id].status(row)) for row in rows]
         if len(rows) < PAGE:
             return
         page = query.where(tuple_(*order) > tuple_(literal(rows[-1].received_at), literal(rows[-1].id)))

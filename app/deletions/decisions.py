@@ -1,4 +1,4 @@
-"""The legal verbs on a request: withdraw, refuse (in whole or in part), hold, release, extend. Each has a reason.
+"""The legal verbs on a request: cancel, refuse (in whole or in part), hold, release, extend. Each has a reason.
 
 A request whose job is running can no longer be stopped: its verbs answer 409 until the job has ended.
 """
@@ -34,10 +34,10 @@ def begin(session: Session, request: DeletionRequest) -> DeletionRequest:
     return request
 
 
-def withdraw(session: Session, request: DeletionRequest, reason: str) -> None:
+def cancel(session: Session, request: DeletionRequest, reason: str) -> None:
     """The person changed their mind: the samples stay."""
-    _end(session, request, Decision.WITHDRAWN, reason)
-    events.record(session, request.tenant_id, "request.withdrawn", request.id)
+    _end(session, request, Decision.CANCELLED, reason)
+    events.record(session, request.tenant_id, "request.cancelled", request.id)
 
 
 def refuse(
@@ -63,8 +63,8 @@ def refuse(
     events.record(session, request.tenant_id, "request.refused", request.id, samples=len(part))
 
 
-def let_go(session: Session, request: DeletionRequest, positions: Positions, reason: str) -> None:
-    """An open request has these of its samples no longer; without any left it ends as withdrawn.
+def give_up(session: Session, request: DeletionRequest, positions: Positions, reason: str) -> None:
+    """Take these samples out of an open request. A request without any left is cancelled.
 
     Raises:
         Conflict: it is being carried out.
@@ -72,7 +72,7 @@ def let_go(session: Session, request: DeletionRequest, positions: Positions, rea
     own = unpack(request.positions)
     part = np.intersect1d(own, positions)
     if len(part) == len(own):
-        withdraw(session, request, reason)
+        cancel(session, request, reason)
         return
     request.refused_count += len(part)
     _leave_out(session, request, part, reason)
@@ -115,7 +115,7 @@ def release(session: Session, request: DeletionRequest) -> None:
     rows = session.scalars(select(OutcomeRow).where(OutcomeRow.request_id == request.id)).all()
     for row in rows:
         batches.close_if_due(session, session.get_one(Model, row.model_id))
-    erasure.start_if_published(session, request.id)  # no model is affected, or all were destroyed meanwhile
+    erasure.start_if_published(session, request.id)  # no model is affected, or all were purged meanwhile
     events.record(session, request.tenant_id, "request.released", request.id)
 
 
@@ -128,7 +128,7 @@ def extend(session: Session, request: DeletionRequest, reason: str) -> None:
     law, now = clock(request.jurisdiction), db.now(session)
     if request.extended_at is not None:
         raise Conflict("The request has been extended already.", kind="extended-already")
-    if request.fulfilled_at or request.decision in (Decision.REFUSED, Decision.WITHDRAWN):
+    if request.fulfilled_at or request.decision in (Decision.REFUSED, Decision.CANCELLED):
         raise Conflict("The request has been answered.", kind="illegal-move")
     if not law.may_extend(request.received_at, now):
         raise Conflict("The time in which an extension must be announced has passed.", kind="extension-too-late")
@@ -186,7 +186,7 @@ def _detach(session: Session, request: DeletionRequest) -> Sequence[OutcomeRow]:
     for job in waiting:
         others = select(func.count()).where(OutcomeRow.job_id == job.id)
         if not session.scalars(others).one():
-            ended = jobs.problem("withdrawn", "no request is left in its batch")
+            ended = jobs.problem("cancelled", "no request is left in its batch")
             jobs.finish(session, job, JobState.CANCELLED, problem=ended)
     return rows
 

@@ -1,8 +1,8 @@
-"""Erasing what the samples of a request left behind, each thing with a receipt or a dated pending entry.
+"""Erases the samples of a request and everything derived from them; each thing has a receipt, or one with a date.
 
-A purge job works in two transactions with the deleting between them, so that a crash anywhere is repaired by
-running it again: `swap` points every row at bytes without the samples and writes a pending receipt for each
-blob that must go; `complete` marks the receipts done once the blobs are gone.
+A purge job works in two transactions and removes bytes between them, so that running it again repairs a crash at any
+point. `swap` points every row at bytes without the samples, and writes a pending receipt for each blob that must go.
+`complete` marks the receipts done once the blobs are gone.
 """
 
 from __future__ import annotations
@@ -70,13 +70,13 @@ def start_if_published(session: Session, request_id: str) -> None:
 
 @dataclass(frozen=True)
 class Plan:
-    """What a purge job must rewrite.
+    """The files that a purge job must rewrite.
 
-    together: the job's own request and those whose purges wait for their turn: what one rewriting of the dataset
-    takes along, their jobs find done. positions: of theirs, to erase from the dataset; empty for a request that names
-    one model, whose data stay. requested: all their positions. references: digests by (pool, number). adversarial,
-    covered: digests and packed positions of the precomputed sets that hold any of their samples. carried: the dataset
-    came with the request, and goes with it whole.
+    together: the job's own request, and requests whose purge jobs only wait for their turn. One rewriting of the
+    dataset serves all of them, and the later jobs find it done. positions: their samples, to erase from the dataset;
+    none of a request that names one model, because its data stay. requested: all their positions. references: digests
+    by (pool, number). adversarial, covered: digests and packed positions of the precomputed sets with any of their
+    samples. carried: the dataset came with the request, and is erased whole.
     """
 
     request_id: str
@@ -220,7 +220,7 @@ def _drop_carried(session: Session, dataset: Dataset, request: DeletionRequest) 
 
 
 def empty(session: Session, dataset: Dataset) -> list[str]:
-    """Let go of everything that a carried dataset holds; the digests of its bytes, which are to be removed."""
+    """Release everything that a carried dataset holds; the digests of the bytes to remove."""
     digests = [digest for digest in (dataset.images, dataset.upload) if digest]
     session.execute(delete(Sample).where(Sample.dataset_id == dataset.id))
     dataset.images = dataset.upload = dataset.class_names = None
@@ -246,11 +246,11 @@ def _erase_ids(session: Session, dataset: Dataset, positions: Positions, suppres
 
 
 def _drop_derived(session: Session, request: DeletionRequest) -> None:
-    """What jobs of the affected models stored: adversarial sets, resume files, candidates of failed attempts.
+    """Remove files that jobs of the affected models stored: adversarial sets, resume files, candidates that failed.
 
-    Whatever such a job worked on, the samples may be in it, unless it runs: then this purge waited for it, or it looks
-    for what was erased before it ends; or it is to unlearn what was asked for later. Each request that a file was made
-    for gets a receipt.
+    Any of them may contain the samples. Two kinds of jobs are left out. A running job either ended before this purge
+    could start, or looks for erased samples before it ends. A queued unlearn job is for later requests. Each request
+    that a file was made for gets a receipt.
     """
     waits = and_(Job.state == JobState.QUEUED, Job.kind == JobKind.UNLEARN)
     stopped = select(Job.id).where(Job.model_id.in_(_models(request)), Job.state != JobState.RUNNING, ~waits)

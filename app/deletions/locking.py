@@ -1,4 +1,4 @@
-"""Locking what a group of orders is about, and reading what they are judged by."""
+"""Locks the datasets and models of a group of orders, and reads what the checks of the orders need."""
 
 from __future__ import annotations
 
@@ -23,33 +23,33 @@ Mask = NDArray[np.bool_]
 
 
 @dataclass
-class Standing:
-    """One model as a group of orders finds it, and as the orders before leave it.
+class LockedModel:
+    """One model as the orders of a group change it, one after the other.
 
     `trained`: what its current version was trained on; None where it has none. `requested`: by requests that name it.
     """
 
-    model: Model
+    row: Model
     trained: Mask | None
     class_counts: Sequence[int]
     training: bool
     requested: Mask
-    leaving: int | None = None  # at most so many of `trained` are requested; None: not counted yet
-    left: Mask | None = None  # what it may still be trained on, and that by class; None: not looked at yet
+    leaving: int | None = None  # at most this number of `trained` is requested; None: not counted yet
+    left: Mask | None = None  # samples it may still be trained on, and their number by class; None: not counted yet
     left_counts: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
 
 
 @dataclass
-class Ground:
+class LockedDataset:
     """One locked dataset with its models, by id and in that order."""
 
     dataset: Dataset
-    standings: dict[str, Standing]
+    models: dict[str, LockedModel]
     requested: Mask
     touched: set[str] = field(default_factory=set)  # ids of the dataset and the models whose marks have changed
     manifest: tuple[NDArray[np.int32], Mask] | None = None  # labels, and what is not held out; None: not read yet
 
-    def standing(self, order: Order) -> Standing | None:
+    def named(self, order: Order) -> LockedModel | None:
         """Of the one model that the order names, if it names one.
 
         Raises:
@@ -57,16 +57,16 @@ class Ground:
         """
         if order.model_id is None:
             return None
-        if order.model_id not in self.standings:
+        if order.model_id not in self.models:
             raise NotFound("There is no such model.")
-        return self.standings[order.model_id]
+        return self.models[order.model_id]
 
     def take(self, order: Order, positions: Positions) -> None:
-        """The order is accepted: its samples may not be named again."""
-        standing = self.standing(order)
-        (standing or self).requested[positions] = True
-        for each in self.standings.values():
-            if standing not in (None, each):
+        """Mark the samples of an accepted order: no later order may name them."""
+        named = self.named(order)
+        (named or self).requested[positions] = True
+        for each in self.models.values():
+            if named not in (None, each):
                 continue
             if each.leaving is not None:
                 each.leaving += len(positions)
@@ -78,26 +78,26 @@ class Ground:
     def keep_marks(self, session: Session) -> None:
         if self.dataset.id in self.touched:
             session.execute(_MARK_DATASET, {"row": self.dataset.id, "bits": np.packbits(self.requested).tobytes()})
-        for standing in self.standings.values():
-            if standing.model.id in self.touched:
-                bits = np.packbits(standing.requested).tobytes()
-                session.execute(_MARK_MODEL, {"row": standing.model.id, "bits": bits})
+        for model in self.models.values():
+            if model.row.id in self.touched:
+                bits = np.packbits(model.requested).tobytes()
+                session.execute(_MARK_MODEL, {"row": model.row.id, "bits": bits})
         self.touched.clear()
 
-    def look(self, session: Session, standing: Standing) -> None:
+    def count_left(self, session: Session, model: LockedModel) -> None:
         """Count by class what the model may still be trained on. Once a group: it reads the labels of the dataset."""
         if self.manifest is None:
             self.manifest = datasets.labels_of(session, self.dataset)
-        if standing.left is None:  # None is trained while version 1 is being trained, on the train split
-            trained = self.manifest[1] if standing.trained is None else standing.trained
-            standing.left = trained & ~(self.requested | self.erased | standing.requested)
-            standing.left_counts = self.counts(standing, np.flatnonzero(standing.left))
+        if model.left is None:  # None is trained while version 1 is being trained, on the train split
+            trained = self.manifest[1] if model.trained is None else model.trained
+            model.left = trained & ~(self.requested | self.erased | model.requested)
+            model.left_counts = self.counts(model, np.flatnonzero(model.left))
 
-    def counts(self, standing: Standing, positions: Positions) -> NDArray[np.int64]:
-        """How many of these the model may still be trained on, by class, once it was looked at."""
-        if self.manifest is None or standing.left is None:
-            raise ValueError("look before counting")
-        of = self.manifest[0][positions[standing.left[positions]]]
+    def counts(self, model: LockedModel, positions: Positions) -> NDArray[np.int64]:
+        """How many of these the model may still be trained on, by class. `count_left` comes first."""
+        if self.manifest is None or model.left is None:
+            raise ValueError("count_left comes before counts")
+        of = self.manifest[0][positions[model.left[positions]]]
         return np.bincount(of, minlength=self.dataset.class_count)
 
     @cached_property
@@ -105,27 +105,27 @@ class Ground:
         return mask_of(self.dataset.erased, self.dataset.sample_count)
 
 
-class Grounds:
+class LockedDatasets:
     """The locked datasets of a group of orders."""
 
-    def __init__(self, found: Iterable[Ground]) -> None:
-        self._found = {(ground.dataset.tenant_id, ground.dataset.id): ground for ground in found}
+    def __init__(self, found: Iterable[LockedDataset]) -> None:
+        self._found = {(data.dataset.tenant_id, data.dataset.id): data for data in found}
 
-    def of(self, order: Order) -> Ground:
+    def of(self, order: Order) -> LockedDataset:
         """Raises NotFound where there is no such dataset of that tenant."""
-        ground = self._found.get((order.tenant_id, order.dataset_id))
-        if ground is None:
+        data = self._found.get((order.tenant_id, order.dataset_id))
+        if data is None:
             raise NotFound("There is no such dataset.")
-        return ground
+        return data
 
-    def each(self) -> Iterable[Ground]:
+    def each(self) -> Iterable[LockedDataset]:
         return self._found.values()
 
 
-def lock(session: Session, orders: Sequence[Order]) -> Grounds:
-    """Lock what the orders are about, and read what they are judged by.
+def lock(session: Session, orders: Sequence[Order]) -> LockedDatasets:
+    """Lock the datasets and named models of the orders, and read what their checks need.
 
-    Datasets first, in the order of their ids, then the models that are named: as everybody who locks both.
+    Datasets first, in the order of their ids, then the named models: every transaction that locks both does so.
     """
     tenants = {order.tenant_id for order in orders}
     named = {order.model_id for order in orders if order.model_id}
@@ -134,22 +134,22 @@ def lock(session: Session, orders: Sequence[Order]) -> Grounds:
     carriers = {dataset.carried_for for dataset in found if dataset.carried_for}
     if named or carriers:
         session.execute(_LOCK_MODELS, {"tenants": tenants, "ids": named | carriers})
-    rows = session.execute(_STANDINGS, {"datasets": ids, "carriers": carriers}).all()
-    return Grounds(_ground(dataset, rows) for dataset in found)
+    rows = session.execute(_MODELS_READ, {"datasets": ids, "carriers": carriers}).all()
+    return LockedDatasets(_locked_dataset(dataset, rows) for dataset in found)
 
 
-def _ground(dataset: Dataset, rows: Sequence[Row[Model, bytes, list[Any], bool]]) -> Ground:
+def _locked_dataset(dataset: Dataset, rows: Sequence[Row[Model, bytes, list[Any], bool]]) -> LockedDataset:
     """`rows`: models of this and other datasets, what their current version was trained on, if it runs a training."""
     size = dataset.sample_count
-    standings = {}
+    models = {}
     for model, trained_on, counts, training in rows:
         if model.id == dataset.carried_for:  # positions of this dataset mean nothing to its versions
             trained = None if counts is None else np.ones(size, dtype=bool)
-            standings[model.id] = Standing(model, trained, [], False, np.zeros(size, dtype=bool))
+            models[model.id] = LockedModel(model, trained, [], False, np.zeros(size, dtype=bool))
         elif model.dataset_id == dataset.id:
             trained = None if counts is None else mask_of(trained_on or b"", size)
-            standings[model.id] = Standing(model, trained, counts or [], training, mask_of(model.requested, size))
-    return Ground(dataset, standings, mask_of(dataset.requested, size))
+            models[model.id] = LockedModel(model, trained, counts or [], training, mask_of(model.requested, size))
+    return LockedDataset(dataset, models, mask_of(dataset.requested, size))
 
 
 _DATASET_ROWS, _MODEL_ROWS = cast(Table, Dataset.__table__), cast(Table, Model.__table__)
@@ -186,7 +186,7 @@ _TRAINING = exists().where(
 )
 
 
-_STANDINGS = (
+_MODELS_READ = (
     select(Model, Version.trained_on, Version.class_counts, _TRAINING)
     .outerjoin(Version, and_(Version.model_id == Model.id, Version.state == VersionState.CURRENT))
     .where(

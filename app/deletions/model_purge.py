@@ -16,7 +16,7 @@ from app.rules.states import JobState, Outcome, VersionState
 
 
 def purge(session: Session, model: Model) -> None:
-    """Destroy a whole model: every checkpoint and adversarial set; their bytes go right after the commit.
+    """Purge a whole model: every checkpoint and adversarial set; their bytes go right after the commit.
 
     Its rows stay as the record of what was there. Jobs that wait are cancelled.
 
@@ -30,7 +30,7 @@ def purge(session: Session, model: Model) -> None:
     for job in session.scalars(waiting.with_for_update()).all():
         jobs.finish(session, job, JobState.CANCELLED, problem=jobs.problem("model-purged", "the model was purged"))
     now = db.now(session)
-    # Due at once: the sweeper removes the bytes and ticks the receipts that speak of them.
+    # Due at once: the sweeper removes the bytes and dates their receipts.
     session.execute(
         update(Version)
         .where(Version.model_id == model.id, Version.state != VersionState.PURGED)
@@ -52,13 +52,13 @@ def purge(session: Session, model: Model) -> None:
 
 
 def _settle_requests(session: Session, model: Model) -> list[str]:
-    """A destroyed model has forgotten: its open outcomes are settled; the requests that had any."""
+    """Settle the open outcomes of a purged model, which has no samples any more; the requests that had any."""
     open_ = select(OutcomeRow).where(
         OutcomeRow.model_id == model.id,
         OutcomeRow.state.in_([Outcome.PENDING, Outcome.BATCHED, Outcome.ATTENTION]),
     )
     rows = session.scalars(open_).all()
     for row in rows:
-        row.state, row.reason = Outcome.PUBLISHED, "the whole model was destroyed"
+        row.state, row.reason = Outcome.PUBLISHED, "the whole model was purged"
     session.flush()
     return sorted({row.request_id for row in rows})

@@ -1,4 +1,4 @@
-"""What a client asks for, and what it gets: plain values around accepting deletion requests."""
+"""Orders of clients and their results: plain values for accepting deletion requests."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from app.core.tables import Model, OutcomeRow
 
 @dataclass(frozen=True)
 class Order:
-    """What a client asks for: samples by id, or everything of some subjects.
+    """A deletion that a client asks for: samples by id, or all samples of some subjects.
 
     `model_id`: this model only; the dataset keeps the samples. `validate_only`: say what it would mean.
     """
@@ -41,7 +41,7 @@ class Impact:
 
 @dataclass
 class NewRequest:
-    """A request as it was just written: what clients see of its row, without the care that a session takes of one."""
+    """A request as it was just written: the members of its row that clients see, outside any session."""
 
     id: str
     tenant_id: str

@@ -1,4 +1,4 @@
-"""What is removed when its time is over: superseded versions and reference pools."""
+"""Removes superseded versions and reference pools on their dates."""
 
 from __future__ import annotations
 

@@ -18,8 +18,8 @@ GIVEN_UP = (JobState.DEAD, JobState.FAILED, JobState.CANCELLED)
 
 
 @dataclass
-class Around:
-    """What belongs to one request."""
+class RequestDetails:
+    """Outcomes, receipts and purge problem of one request."""
 
     outcomes: list[OutcomeRow | NewOutcome] = field(default_factory=list)
     receipts: list[Receipt] = field(default_factory=list)
@@ -31,10 +31,10 @@ class Around:
         return request_status(Decision(request.decision), states, bool(request.fulfilled_at), failed)
 
 
-def around(session: Session, requests: Sequence[DeletionRequest]) -> dict[str, Around]:
+def details(session: Session, requests: Sequence[DeletionRequest]) -> dict[str, RequestDetails]:
     """Outcomes, receipts and purge state of these requests, by request id."""
     ids = [request.id for request in requests]
-    found: dict[str, Around] = defaultdict(Around)
+    found: dict[str, RequestDetails] = defaultdict(RequestDetails)
     outcomes = select(OutcomeRow).where(OutcomeRow.request_id.in_(ids)).order_by(OutcomeRow.model_id)
     for outcome in session.scalars(outcomes):
         found[outcome.request_id].outcomes.append(outcome)
@@ -42,7 +42,7 @@ def around(session: Session, requests: Sequence[DeletionRequest]) -> dict[str, A
     for receipt in session.scalars(receipts):
         found[receipt.request_id].receipts.append(receipt)
     purges = select(Job).where(Job.request_id.in_(ids), Job.kind == JobKind.PURGE).order_by(Job.id)
-    for job in session.scalars(purges):  # the newest says how it stands
+    for job in session.scalars(purges):  # the newest decides
         reason = (job.problem or {}).get("detail", "")
         ended = f"the purge job {job.id} ended as {job.state}: {reason}"
         found[str(job.request_id)].purge_problem = ended if job.state in GIVEN_UP else None
@@ -59,7 +59,7 @@ def having(status: RequestStatus) -> ColumnElement[bool]:
 
     decided = {
         RequestStatus.REFUSED: Decision.REFUSED,
-        RequestStatus.CANCELLED: Decision.WITHDRAWN,
+        RequestStatus.CANCELLED: Decision.CANCELLED,
         RequestStatus.HELD: Decision.HELD,
     }
     if status in decided:

@@ -1,4 +1,4 @@
-"""Webhook deliveries as rows: written beside the event that they tell of, sent by the sweeper."""
+"""Webhook deliveries as rows: written together with their event, sent by the sweeper."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ class Courier:
     """Sends what is due: to many receivers at once, to each one message after the other, oldest first.
 
     A receiver that is slow keeps one thread, and a tenant's receivers together a quarter of them: nobody else waits
-    for them. Two sweepers may send the same message at once; its id lets the receiver tell, as the standard expects.
+    for them. Two sweepers may send the same message at once; receivers recognise it by its id.
     """
 
     def __init__(self, database: Database, *, allow_private: bool) -> None:

@@ -1,4 +1,4 @@
-"""Recording events, each in the transaction of the change that it tells of."""
+"""Recording events, each in the transaction of the change that it describes."""
 
 from __future__ import annotations
 
@@ -15,26 +15,26 @@ from app.events import deliveries
 
 
 def record(session: Session, tenant_id: str, kind: str, object_id: str, **data: Any) -> None:
-    """Append an audit event, in the transaction of the change that it tells of."""
+    """Append an audit event, in the transaction of the change that it describes."""
     now = db.now(session)
     session.add(AuditEvent(tenant_id=tenant_id, kind=kind, object_id=object_id, data=data, at=now))
     deliveries.fan_out(session, tenant_id, kind, object_id, now)
 
 
-Told = tuple[str, str, str, dict[str, Any]]
+NewEvent = tuple[str, str, str, dict[str, Any]]
 """Tenant, kind, object and data of an audit event."""
 
 
-def record_many(session: Session, told: Sequence[Told], now: datetime) -> None:
+def record_many(session: Session, new: Sequence[NewEvent], now: datetime) -> None:
     """`record` for many, in this order."""
     insert_many(
         session,
         AuditEvent,
         [
             {"tenant_id": tenant, "kind": kind, "object_id": object_id, "data": data, "at": now}
-            for tenant, kind, object_id, data in told
+            for tenant, kind, object_id, data in new
         ],
     )
-    receivers = {tenant: deliveries.receivers(session, tenant) for tenant in {tenant for tenant, *_ in told}}
-    for tenant, kind, object_id, _ in told:
+    receivers = {tenant: deliveries.receivers(session, tenant) for tenant in {tenant for tenant, *_ in new}}
+    for tenant, kind, object_id, _ in new:
         deliveries.send_to(session, receivers[tenant], kind, object_id, now)

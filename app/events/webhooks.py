@@ -60,7 +60,7 @@ def payload(kind: str, at: datetime, data: dict[str, Any]) -> bytes:
 
 
 def retry_at(now: datetime, failures: int) -> datetime | None:
-    """When to try again after so many failures; None: give up."""
+    """When to try again after this number of failures; None: give up."""
     if failures > len(RETRY_SECONDS):
         return None
     return now + timedelta(seconds=RETRY_SECONDS[failures - 1])
@@ -139,7 +139,7 @@ class Reply:
 
 
 class _Plain(HTTPConnection):
-    """`line`: the socket, also where http.client lets go of it, before the body of a reply that ends the connection."""
+    """`line`: the socket, also after http.client dropped it before the body of a reply that ends the connection."""
 
     line: socket.socket | None = None
 

@@ -2,7 +2,7 @@
 
 It says that this procedure ran and that these tests gave this, whatever they gave: a negative or inconclusive
 verdict is certified as such. It names nobody. The ids stand behind salted tags, the salt stays outside, and
-destroying the salt leaves tags that nobody can tell from noise. The log holds the digest of the statement
+deleting the salt leaves tags that nobody can tell from noise. The log holds the digest of the statement
 without its own place in the log (`binding`), so that neither can be exchanged afterwards.
 """
 
@@ -28,7 +28,7 @@ from app.evidence.transparency_log import Proven
 Statement = dict[str, Any]
 
 STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
-PREDICATE_TYPE = "https://lethe.invalid/attestation/deletion/v1"
+PREDICATE_TYPE = "urn:lethe:attestation/deletion/v1"  # fixed: a new form of the statement gets a new version
 PAYLOAD_TYPE = "application/vnd.in-toto+json"
 EVENT_KIND = "certificate.sealed"
 TAG_BYTES = 16
@@ -43,7 +43,7 @@ WORDING = "This procedure ran and these tests gave this."
 NOT_PROVED = (
     "that nothing about the samples is left in a model: an audit says what its tests could and could not detect",
     "that no copy exists outside this service: downloads, exports and backups are not seen here",
-    "that the operator ran nothing else: whoever holds the signing key states this and is accountable for it",
+    "that the operator ran nothing else: the holder of the signing key states this and is accountable for it",
     "that everybody is shown the same log: compare its signed heads with those that others were given",
     "that the times are right: they are the clock of the service",
     "whose samples these were: the tags mean nothing without the ids and the salt",
@@ -119,7 +119,7 @@ class CertificateFacts:
 
 
 def new_salt() -> bytes:
-    """Of one request. It is kept beside the tags, and destroyed to shred the link to the ids."""
+    """Of one request. It is kept beside the tags. Deleting it cuts the link to the ids."""
     return secrets.token_bytes(32)
 
 

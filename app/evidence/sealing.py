@@ -88,11 +88,11 @@ def _ids(session: Session, dataset_id: str, positions: Positions) -> list[str]:
 
 
 def shred(session: Session, request: DeletionRequest) -> bool:
-    """Destroy the salt: from now on nobody can tell which ids the tags stand for. False: there is none."""
+    """Delete the salt: from now on nobody can tell which ids the tags stand for. False: there is none."""
     row = session.get(Commitment, request.id, with_for_update=True)
     if row is None or row.salt is None:
         return False
-    row.salt, row.destroyed_at = None, db.now(session)
+    row.salt, row.deleted_at = None, db.now(session)
     return True
 
 

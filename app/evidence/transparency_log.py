@@ -141,6 +141,11 @@ class Head:
     key_id: str
     signed_at: datetime
 
+    @property
+    def origin(self) -> str:
+        """First line of the note, and the name of the key under it."""
+        return self.note.partition("\n")[0]
+
 
 @dataclass(frozen=True)
 class Proven:
@@ -150,11 +155,6 @@ class Proven:
     index: int
     path: list[bytes]
     head: Head
-
-
-def origin(log_name: str, tenant_id: str) -> str:
-    """First line of a tenant's heads, and the name of the key under them."""
-    return f"{log_name}/{tenant_id}"
 
 
 def waiting(session: Session) -> list[str]:
@@ -167,7 +167,8 @@ def sequence(session: Session, tenant_id: str, key: SigningKey, log_name: str) -
     """Append the tenant's next committed events, up to `BATCH`, and sign the head that results.
 
     To be called in a write transaction, by any number of processes: they take turns on the tenant's row, in a
-    lock mode that rows naming the tenant do not wait for.
+    lock mode that rows naming the tenant do not wait for. `log_name` names a new log. An existing log keeps
+    its name, or heads that auditors kept would be of another log.
     """
     session.flush()
     session.execute(select(Tenant.id).where(Tenant.id == tenant_id).with_for_update(key_share=True))
@@ -183,7 +184,8 @@ def sequence(session: Session, tenant_id: str, key: SigningKey, log_name: str) -
     root = fold([fresh[node] if node in fresh else known[node] for node in cover(0, size)])
     if rows:
         _store(session, tenant_id, start, [row.number for row in rows], fresh)
-    signed = Head(size, root, sign_head(key, origin(log_name, tenant_id), size, root), key.id, db.now(session))
+    name = last.origin if last else f"{log_name}/{tenant_id}"
+    signed = Head(size, root, sign_head(key, name, size, root), key.id, db.now(session))
     if last:
         session.execute(update(HEADS).where(HEADS.c.tenant_id == tenant_id).values(**vars(signed)))
     else:

@@ -65,7 +65,7 @@ class _Bounded(io.BufferedReader):
 
 @contextmanager
 def opened(path: Path) -> Iterator[zipfile.ZipFile]:
-    """The archive at `path`. Whatever goes wrong with its bytes inside becomes a SourceError."""
+    """The archive at `path`. Any fault of its bytes inside becomes a SourceError."""
     try:
         with _Bounded(io.FileIO(path)) as raw, zipfile.ZipFile(raw) as file:
             yield file

@@ -1,14 +1,14 @@
 """The audit report: the typed contract between the worker that measures and the API that shows.
 
 Everything here is an aggregate. No sample id, no per-sample score and no logit belongs in a report
-(DESIGN 9); the worst forgotten sample appears as a p-value without a name.
+(docs/architecture.md, "Guarantees"); the worst forgotten sample appears as a p-value without a name.
 """
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Verdict = Literal["pass", "fail", "inconclusive"]
 
@@ -63,7 +63,7 @@ class ConvergencePoint(Part):
     """AUCs by a part of the references: would fewer have said the same?"""
 
     models: int
-    samples: int = Field(description="forgotten samples that so few references can judge")
+    samples: int = Field(description="forgotten samples that this number of references can judge")
     ft_auc: float | None
     rt_auc: float | None
 
@@ -184,8 +184,8 @@ class Adversarial(Part):
     transfer_agreed: float | None = Field(None, description="share on which the parent gives the same wrong label")
 
 
-class TriedRung(Part):
-    """A rung whose candidate was rejected. Its own report can be read at its job."""
+class TriedStep(Part):
+    """A step whose candidate was rejected. Its job has its report."""
 
     job: str
     method: str
@@ -194,24 +194,35 @@ class TriedRung(Part):
 
 
 class GateDecision(Part):
-    """What the policy's gate made of the candidate, and what was tried before it (docs/gate.md)."""
+    """What the gate decided on the candidate, and what was tried before it (docs/gate.md)."""
 
-    rung: int = Field(description="from 1: the policy's own method")
-    rungs: int
+    step: int = Field(description="of the escalation, from 1: the policy's own method")
+    steps: int
     judged: bool = Field(description="by references that had no part in choosing it")
     references: Literal["all", "choosing half", "judging half"]
-    note: str | None = Field(None, description="why the references were not parted, where the ladder asks for it")
+    note: str | None = Field(
+        None, description="why the references were not divided, though the policy has several approximate steps"
+    )
     selection: Judgement | None = Field(None, description="on the choosing half, of a candidate that was then judged")
-    action: Literal["publish", "climb", "attention"]
+    action: Literal["publish", "escalate", "attention"]
     reason: str
     next_method: str | None = None
     alert: bool = Field(False, description="the legal deadline changed the decision, or will probably be missed")
-    earlier: list[TriedRung] = Field(default_factory=list, description="oldest first")
+    earlier: list[TriedStep] = Field(default_factory=list, description="oldest first")
     rejudged: int = Field(
         0,
-        description="of an approximate candidate: ladders on its batch that had ended with a fail and were begun "
-        "again by hand; it cannot pass then",
+        description="of an approximate candidate: number of escalations on its batch that ended with a fail before a "
+        "person retried; it cannot pass then",
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_version_0_1(cls, data: Any) -> Any:
+        """Reports of version 0.1 are sealed by their digest and never rewritten: they are read in today's words."""
+        if isinstance(data, dict) and "rung" in data and "rungs" in data:
+            renamed = {{"rung": "step", "rungs": "steps"}.get(name, name): value for name, value in data.items()}
+            return renamed | ({"action": "escalate"} if renamed.get("action") == "climb" else {})
+        return data
 
 
 class ProbeRun(Part):

@@ -1,4 +1,4 @@
-"""The cheap checks of uploaded content, whatever its form: the file, ids, labels and splits, without its images.
+"""The cheap checks of uploaded content, in any form: the file, ids, labels and splits, without its images.
 
 Parquet is checked here, the two kinds of zip archive (npz, image folder) in `app.formats.archives`.
 """

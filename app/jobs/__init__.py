@@ -5,7 +5,7 @@ token; every write of a worker goes through `fenced`, so a worker that lost its 
 """
 
 from app.core.errors import SupersededError
-from app.events.recording import Told, record, record_many
+from app.events.recording import NewEvent, record, record_many
 from app.jobs.claiming import Claim, claim, has_work, purges_waiting
 from app.jobs.ending import cancel, finish, problem, release, requeue, retry, sweep
 from app.jobs.parts import parts_of, start_parts
@@ -15,8 +15,8 @@ from app.jobs.running import LeaseLostError, advance, artifacts, beat, fenced, k
 __all__ = [
     "Claim",
     "LeaseLostError",
+    "NewEvent",
     "SupersededError",
-    "Told",
     "advance",
     "artifacts",
     "beat",

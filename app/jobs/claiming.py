@@ -23,7 +23,7 @@ EVERYTHING = Takes()
 
 @dataclass(frozen=True)
 class Claim:
-    """What a worker holds: the job as it was when claimed, and the token that proves it."""
+    """A worker's hold on a job: the job as it was when claimed, and the fencing token."""
 
     id: str
     fence: int
@@ -65,11 +65,11 @@ def claimable(now: datetime) -> Select[Job]:
 
 
 def _wanted_before() -> ColumnElement[bool]:
-    """Whether the samples of the dataset are still worked on or needed by what is older than the purge (`Job`).
+    """Whether a job older than the purge (`Job`) works on the samples of the dataset or still needs them.
 
-    That is what runs, and of what is queued what cannot be done without the samples: unlearning, and the comparison
-    of the purge's own request. Other queued jobs may never find a worker, and later ones may never end: erasing waits
-    for neither. A part is as old as its job.
+    These are running jobs, and queued ones that need the samples: unlearning, and the comparison of the purge's own
+    request. Other queued jobs may never find a worker, and later ones may never end, so erasing waits for neither. A
+    part is as old as its job.
     """
     earlier = aliased(Job)
     compares = and_(earlier.kind == JobKind.TRAIN, earlier.params["exclude_request"].as_string() == Job.request_id)
@@ -106,8 +106,8 @@ def claim(
 ) -> Claim | None:
     """Take the hinted job if it can run, else the oldest that can; None when there is nothing to do.
 
-    takes: what this worker takes; a hint of another's job is no more than a knock on the door.
-    part_of: only parts of that job, which its own worker may take whatever else it takes.
+    takes: the jobs that this worker takes. A hint for another job only makes it look for its own.
+    part_of: only parts of that job; the worker of the job may take them besides `takes`.
     """
     suits = takes.fits() if part_of is None else Job.parent_id == part_of
     for _ in range(CLAIM_TRIES):

@@ -1,4 +1,4 @@
-"""Ends: finishing a job, trying it again, handing it back, and what a client may ask of one."""
+"""Ends of jobs: finishing, trying again, handing back; and the cancel and retry of clients."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session
 
 from app.core import db
 from app.core.db import Database
-from app.core.errors import Conflict
+from app.core.errors import Conflict, problem_type
 from app.core.tables import Dataset, Job, JobEvent, OutcomeRow
 from app.events.recording import record
 from app.jobs import outbox, routing
@@ -18,6 +18,9 @@ from app.jobs.claiming import claimable
 from app.jobs.parts import parts_of
 from app.jobs.queueing import emit
 from app.rules.states import MAX_ATTEMPTS, JobKind, JobState, Outcome, move_job, move_outcome
+
+# Parameters that put an unlearn job on a further step of an escalation; version 0.1 calls `step` `rung`.
+OF_A_STEP = ("step", "rung", "policy", "why")
 
 
 def finish(
@@ -28,7 +31,7 @@ def finish(
     result: dict[str, Any] | None = None,
     problem: dict[str, Any] | None = None,
 ) -> None:
-    """End a job: its state, what its request makes of that, and a hint for the next job of its lane."""
+    """End a job: its state, the outcomes of its requests, and a hint for the next job of its lane."""
     job.state = move_job(JobState(job.state), state)
     job.finished_at = db.now(session)
     job.owner = job.lease_until = None
@@ -47,7 +50,7 @@ def finish(
         if job.kind == JobKind.INGEST:
             _close_ingest(session, job)
     emit(session, job)
-    if job.parent_id is None:  # a part is its job's own affair
+    if job.parent_id is None:  # events of parts concern their job alone
         record(session, job.tenant_id, f"job.{state.value}", job.id, job=job.kind)
         stop_parts(session, job, state.value)
     session.flush()
@@ -74,7 +77,7 @@ def _hint_next(session: Session, ended: Job) -> None:
 def requeue(session: Session, job: Job, reason: str, *, pause_seconds: float = 0.0) -> None:
     """An attempt ended without an end: try again, or bury the job after `MAX_ATTEMPTS`.
 
-    With a pause the attempt does not count: what failed lies outside the job, and time may mend it.
+    With a pause the attempt does not count: the failure lies outside the job, and may pass.
     """
     job.available_at = db.now(session) + timedelta(seconds=pause_seconds)
     job.attempts -= pause_seconds > 0
@@ -94,7 +97,7 @@ def requeue(session: Session, job: Job, reason: str, *, pause_seconds: float = 0
 def problem(kind: str, detail: str, **members: Any) -> dict[str, Any]:
     """The problem document of a job that did not succeed."""
     return {
-        "type": f"https://lethe.invalid/problems/{kind}",
+        "type": problem_type(kind),
         "title": "The job did not succeed",
         "detail": detail,
     } | members
@@ -121,14 +124,14 @@ def cancel(session: Session, job: Job) -> None:
 
     Raises:
         IllegalMoveError: the job has ended.
-        Conflict: it carries out a deletion, which is owed; or it is a part of another job.
+        Conflict: it carries out deletion requests, or is a part of another job.
     """
     _refuse_part(job)
     open_ = JobState(job.state) in (JobState.QUEUED, JobState.RUNNING)
     if open_ and job.kind == JobKind.PURGE:
-        raise Conflict("A purge is owed to the people whose samples it erases; it cannot be cancelled.")
+        raise Conflict("A purge job erases samples that people asked to erase; it cannot be cancelled.")
     if open_ and job.kind == JobKind.UNLEARN:
-        raise Conflict("This job carries deletion requests out; withdraw, hold or refuse those instead.")
+        raise Conflict("This job carries deletion requests out; cancel, hold or refuse those instead.")
     if job.state == JobState.RUNNING:
         job.cancel_requested = True
         stop_parts(session, job, "cancelled on request")
@@ -141,13 +144,13 @@ def retry(session: Session, job: Job) -> None:
 
     Raises:
         IllegalMoveError: the job is not failed, dead or rejected.
-        Conflict: the data that it worked on are no longer there; its batch went on to another rung; or it is a part
+        Conflict: the data that it worked on are no longer there; its batch went on to another step; or it is a part
             of another job.
     """
     _refuse_part(job)
     _refuse_without_data(session, job)
     if job.state == JobState.REJECTED:
-        _restart_ladder(job)
+        _restart_escalation(job)
     job.state = move_job(JobState(job.state), JobState.QUEUED)
     if job.kind == JobKind.INGEST:
         _reopen_ingest(session, job)
@@ -162,11 +165,11 @@ def retry(session: Session, job: Job) -> None:
             _begin_again(session, part)
 
 
-def _restart_ladder(job: Job) -> None:
-    """A rejected job is tried again under the present policy, from its first rung; what it followed stays known."""
+def _restart_escalation(job: Job) -> None:
+    """A rejected job starts again under the present policy, at the first step. What it followed stays known."""
     if following := (job.problem or {}).get("next_job"):
         raise Conflict(f"Its batch went on to {following}.", kind="batch-moved-on")
-    job.params = {name: value for name, value in job.params.items() if name not in ("rung", "policy", "why")}
+    job.params = {name: value for name, value in job.params.items() if name not in OF_A_STEP}
 
 
 def _begin_again(session: Session, job: Job) -> None:

@@ -16,13 +16,13 @@ from app.core.db import Database
 from app.core.tables import Job, Outbox
 from app.jobs import routing
 
-Ring = Callable[[str, str], object]
-"""(job id, queue): wake a worker that takes such jobs."""
+SendHint = Callable[[str, str], object]
+"""(job id, queue): trigger a worker that takes such jobs."""
 BATCH = 200
 
 
 def hint(session: Session, job_id: str) -> None:
-    """Put a wake-up for `job_id` beside the change that made it runnable."""
+    """Write a hint for `job_id` in the transaction of the change that made it runnable."""
     session.add(Outbox(topic="hint", key=job_id, created_at=db.now(session)))
 
 
@@ -32,11 +32,11 @@ def remove_blob(session: Session, digest: str) -> None:
 
 
 def discard(_job_id: str, _queue: str) -> None:
-    """The embedded bell: workers watch the database, so nothing needs ringing."""
+    """Send no hint: embedded workers watch the database."""
 
 
-def relay_hints(database: Database, ring: Ring) -> int:
-    """Ring for the jobs that wait, each in the queue of its kind and device; how many."""
+def relay_hints(database: Database, send: SendHint) -> int:
+    """SendHint for the jobs that wait, each in the queue of its kind and device; how many."""
     with database.read() as session:
         waiting = (
             select(Outbox.number, Outbox.key, Job.kind, Job.device)
@@ -46,7 +46,7 @@ def relay_hints(database: Database, ring: Ring) -> int:
             .limit(BATCH)
         )
         rows = session.execute(waiting).all()
-    return _send(database, ((number, (key, routing.queue(kind, device))) for number, key, kind, device in rows), ring)
+    return _send(database, ((number, (key, routing.queue(kind, device))) for number, key, kind, device in rows), send)
 
 
 def relay_blobs(database: Database, remove: Callable[[str], object]) -> int:

@@ -1,4 +1,4 @@
-"""Parts: what a job divides itself into, so that every free worker may take some of it.
+"""Parts: a job may divide itself, so that every free worker takes some of it.
 
 A part is a job with a lane of its own and a `parent_id`. The job's own worker takes parts too, so that one worker
 alone is enough; a part that ends badly fails its job, and the end of a job ends its parts.

@@ -1,4 +1,4 @@
-"""Queueing a job, and the events that tell of jobs and of everything else."""
+"""Queueing jobs, and the events that followers of a job see."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def enqueue(
 def enqueue_unlearning(session: Session, work: Sequence[tuple[Model, str]], now: datetime) -> list[str]:
     """A queued unlearn job for each model and the dataset of its request; their ids, in that order.
 
-    The same rows as `enqueue` writes, by a few statements whatever their number.
+    The same rows as `enqueue` writes, by a few statements for any number of jobs.
     """
     if not work:
         return []

@@ -18,7 +18,7 @@ from app.core.tables import Job, Worker
 from app.jobs import devices
 from app.rules.states import JobKind, JobState
 
-ALIVE = timedelta(seconds=30)  # a worker that has said nothing for so long is not counted on
+ALIVE = timedelta(seconds=30)  # a worker without a sign of life for this long does not count
 
 
 @dataclass(frozen=True)

@@ -39,7 +39,7 @@ def start(settings: Settings) -> None:
 
 
 def stop() -> None:
-    """Withdraw the sign of life: this worker is leaving."""
+    """Delete the sign of life: this worker is leaving."""
     _stopped.set()
     if _thread is not None:
         _thread.join(SECONDS)

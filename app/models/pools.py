@@ -1,4 +1,4 @@
-"""Pools of reference models: what names one, which one audits use, and when one is built anew."""
+"""Pools of reference models: what names one, which one audits use, and when one is built again."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from app.core.tables import Dataset, Job, Model, ReferenceRow
 from app.models import records as models
 from app.rules.states import JobKind
 
-STALE_SHARE = 0.1  # of its samples erased: a pool is built anew (DESIGN 7)
+STALE_SHARE = 0.1  # of its samples erased: then a pool is built again
 
 
 @dataclass(frozen=True)
@@ -31,13 +31,13 @@ class Pool:
 
 
 def named(family: str, size: int, seed: int) -> str:
-    """The pool of so many models of a family that `seed` makes."""
+    """The name of the pool of `size` models of a family that `seed` makes."""
     return hashlib.sha256(f"{family}:{size}:{seed}".encode()).hexdigest()
 
 
 def in_use(session: Session, families: Sequence[str]) -> dict[str, Pool]:
-    """By family, the complete pool that audits use: the largest, of equal ones the one that saw least of what is
-    erased now."""
+    """By family, the complete pool that audits use: the largest. Of equal ones it is the pool that saw the fewest
+    samples that are erased now."""
     wanted = (
         select(ReferenceRow.pool, func.min(ReferenceRow.erased_before))
         .where(ReferenceRow.family.in_(families))
@@ -72,7 +72,7 @@ def share_erased(pool: Pool, dataset: Dataset) -> float:
 def rebuild_stale(database: Database) -> int:
     """Queue a new pool of the same size for each that has become stale while a model needs it; how many.
 
-    Once for each stale pool, however often and by whomever this is called. Audits go on with the stale pool until
+    Once for each stale pool, in any number of calls and processes. Audits go on with the stale pool until
     the new one is complete.
     """
     with database.read() as session:

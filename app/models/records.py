@@ -15,7 +15,7 @@ from app.core.ids import new_id
 from app.core.tables import Dataset, DeletionRequest, Job, Model
 from app.datasets import canaries
 from app.datasets import records as datasets
-from app.rules.policy import Batch, Choice, Policy
+from app.rules.policy import BatchRule, Choice, Policy
 from app.rules.states import JobKind, JobState
 
 
@@ -76,8 +76,8 @@ def family(model: Model) -> str:
 
 NO_CANARIES = "The policy asks for canaries, and the dataset has none: no sample of it has the subject `lethe:canary`."
 NOT_HELD = (
-    "This service does not hold the model's training data: there is no last rung (exact retraining), no reference "
-    "models can be trained, so every audit is inconclusive (no references), and each deletion brings its own samples."
+    "This service does not hold the model's training data. So there is no last step (exact retraining), no reference "
+    "models can be trained, every audit is inconclusive (no references), and each deletion brings its own samples."
 )
 
 
@@ -92,7 +92,7 @@ def require_possible(dataset: Dataset, policy: Policy) -> None:
     needs = []
     if policy.remain != "none":
         needs.append(f"`remain: {policy.remain}` gives access to the remain set; send `none`")
-    if isinstance(policy.when, Batch):
+    if isinstance(policy.when, BatchRule):
         needs.append("`when: batch` joins requests, and each brings data of its own; send `each`")
     if policy.adversarial == "precomputed":
         needs.append("`adversarial: precomputed` needs the training set; send `recompute`")

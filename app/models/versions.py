@@ -1,4 +1,4 @@
-"""Versions as they stand: which there are, which may leave the service, and what the next one may be made from."""
+"""Versions: which there are, which may leave the service, and what the next one may be trained on."""
 
 from __future__ import annotations
 
@@ -110,34 +110,34 @@ def trainable(session: Session, dataset: Dataset, model: Model) -> Positions:
 
 
 def unavailable(dataset: Dataset, model: Model) -> Positions:
-    """What no new version of `model` may train on, with what was requested of this model alone."""
+    """Samples that no new version of `model` may train on, those requested of this model alone included."""
     own = members(model.requested, dataset.sample_count)
     return np.union1d(datasets.unavailable(dataset), own)
 
 
 @dataclass(frozen=True)
-class Batch:
+class ForgetBatch:
     """The frozen work of one unlearn job."""
 
     requests: tuple[str, ...]
     forget: Positions  # of the requests, those that the parent was trained on
-    canaries: Positions  # forgotten along
+    canaries: Positions  # unlearned beside the forget set
     remain: Positions  # trained on, minus forgotten now, minus everything erased before
     grouped: bool = False  # some of it was asked for by subject
     due_at: datetime | None = None  # the earliest legal deadline of the requests
 
     @property
     def gone(self) -> Positions:
-        """All that the job makes the model forget."""
+        """All samples that the job unlearns."""
         return np.union1d(self.forget, self.canaries)
 
 
-def batch(session: Session, job_id: str, dataset: Dataset, parent: Version, with_canaries: int = 0) -> Batch:
-    """What the job must forget and what is left, against the version that it starts from.
+def batch(session: Session, job_id: str, dataset: Dataset, parent: Version, with_canaries: int = 0) -> ForgetBatch:
+    """Forget set and remain set of the job, against the version that it starts from.
 
-    with_canaries: so many of them are forgotten along, if there is anything to forget.
+    with_canaries: how many canaries the job unlearns beside the forget set, if that is not empty.
 
-    Data that a deletion carried were trained on: whoever carries them says so, and nothing here could.
+    Carried data count as trained on: the client says so, and the service cannot know.
     """
     rows = session.execute(
         select(DeletionRequest.id, DeletionRequest.positions, DeletionRequest.by_subject, DeletionRequest.due_at)
@@ -157,7 +157,7 @@ def batch(session: Session, job_id: str, dataset: Dataset, parent: Version, with
     drawn = with_canaries if len(forget) and dataset.carried_for is None else 0
     along = canaries.draw(session, dataset, session.get_one(Model, parent.model_id), parent, forget, drawn)
     remain[along] = False
-    return Batch(
+    return ForgetBatch(
         tuple(request_id for request_id, *_ in rows),
         forget,
         along,

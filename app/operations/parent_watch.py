@@ -6,17 +6,17 @@ import os
 import signal
 import threading
 
-VARIABLE = "LETHE_LEASH_FD"
+VARIABLE = "LETHE_PARENT_FD"
 GRACE_SECONDS = 8.0
 
 
-def hold() -> None:
-    """When the supervisor is gone, however it went, stop this process, and after a grace its whole group."""
+def watch() -> None:
+    """When the supervisor has ended for any reason, stop this process, and after a grace its whole group."""
     if number := os.environ.pop(VARIABLE, ""):
-        threading.Thread(target=_watch, args=(int(number),), name="leash", daemon=True).start()
+        threading.Thread(target=_wait, args=(int(number),), name="parent-watch", daemon=True).start()
 
 
-def _watch(descriptor: int) -> None:
+def _wait(descriptor: int) -> None:
     while os.read(descriptor, 1):
         pass
     os.kill(os.getpid(), signal.SIGTERM)

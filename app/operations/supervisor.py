@@ -34,7 +34,7 @@ log = logging.getLogger("lethe.serve")
 
 STOP_SECONDS = 8.0
 RESTART_SECONDS = (0.0, 0.5, 2.0, 5.0)  # waits before a child that keeps dying is started again
-STEADY_SECONDS = 30.0  # a child that lived so long starts again without a wait
+STEADY_SECONDS = 30.0  # a child that lived this long starts again without a wait
 
 
 class StartError(Exception):
@@ -54,7 +54,7 @@ class Child:
 
 @dataclass(frozen=True)
 class Tree:
-    """What the children of one supervisor share. `reading`: the end of the pipe that tells them when it is gone."""
+    """State that the children of one supervisor share. `reading`: the end of the pipe that closes when it ends."""
 
     database: Database
     environment: dict[str, str]
@@ -81,7 +81,7 @@ def serve(settings: Settings, stop: threading.Event) -> None:
         write_private(settings.url_file, f"http://{host}:{port}")
         log.info("serving on http://%s:%d from %s", host, port, settings.data_dir.absolute())
         environment = {"LETHE_DATA_DIR": str(settings.data_dir.absolute()), "LETHE_BROKER_URL": ""}
-        with _leash() as reading:
+        with _parent_pipe() as reading:
             tree = Tree(database, environment, reading, listening)
             _supervise(tree, [Child("api"), Child("sweep")], lambda: workers(settings, name), stop)
         settings.url_file.unlink(missing_ok=True)
@@ -92,7 +92,7 @@ def crew(settings: Settings, names: Sequence[str], stop: threading.Event) -> Non
     """Run a worker on each device until `stop` is set."""
     database = Database(settings)
     name = settings.worker_name or f"{socket.gethostname()}:{os.getpid()}"
-    with _leash() as reading:
+    with _parent_pipe() as reading:
         children = [Child("worker", f"{name}:{number}", device) for number, device in enumerate(names)]
         _supervise(Tree(database, {}, reading), children, list, stop)
     database.close()
@@ -109,13 +109,13 @@ def become_worker(device: str) -> NoReturn:
 
 
 def _name(settings: Settings) -> str:
-    """What the names of the service's workers begin with: the same whenever it is started on this folder."""
+    """The prefix of the names of the service's workers: always the same for this folder."""
     folder = zlib.crc32(str(settings.data_dir.absolute()).encode())
     return settings.worker_name or f"{socket.gethostname()}:embedded:{folder:08x}"
 
 
 @contextmanager
-def _leash() -> Iterator[int]:
+def _parent_pipe() -> Iterator[int]:
     reading, writing = os.pipe()
     try:
         yield reading

@@ -21,7 +21,7 @@ from app.deletions import batches, carried, retention
 from app.events import deliveries
 from app.evidence import sealing
 from app.jobs import outbox
-from app.jobs.outbox import Ring
+from app.jobs.outbox import SendHint
 from app.models import pools
 from app.recovery import erasure_ledger
 
@@ -31,14 +31,14 @@ HOUSEKEEPING_SECONDS = 600.0
 DAY_SECONDS = 24 * 3600.0
 DELIVERY_SECONDS = 0.5
 STOP_SECONDS = 5.0
-REPLIES_KEPT = timedelta(days=30)  # who has not heard for so long does not send the same call again
+REPLIES_KEPT = timedelta(days=30)  # a client that has no reply for this long does not send the same call again
 
 
-def bell(settings: Settings) -> Ring:
-    """Celery's bell where there is a broker; embedded workers watch the database instead."""
+def hint_sender(settings: Settings) -> SendHint:
+    """Sends hints through Celery if there is a broker. Without one, embedded workers watch the database."""
     if not settings.broker_url:
         return outbox.discard
-    from celery import Celery  # the worker's code is not needed to ring its bell
+    from celery import Celery  # sending a task by its name needs none of the worker's code
 
     broker = Celery("lethe", broker=settings.broker_url, set_as_current=False)
     broker.conf.update(
@@ -46,18 +46,18 @@ def bell(settings: Settings) -> Ring:
         broker_transport_options={"socket_connect_timeout": 2, "socket_timeout": 5, "max_retries": 0},
     )
 
-    def ring(job_id: str, queue: str) -> None:
+    def send(job_id: str, queue: str) -> None:
         broker.send_task("lethe.run", args=[job_id], queue=queue, retry=False)
 
-    return ring
+    return send
 
 
 def run(settings: Settings, stop: threading.Event) -> None:
     """Work in rounds until `stop` is set. A round that fails is logged and tried again."""
-    database, blobs, ring = Database(settings), open_blobs(settings), bell(settings)
+    database, blobs, send_hint = Database(settings), open_blobs(settings), hint_sender(settings)
     lease_check = settings.lease_seconds / LEASE_BEATS
     duties: list[tuple[float, Callable[[], object]]] = [
-        (settings.poll_seconds, lambda: outbox.relay_hints(database, ring)),
+        (settings.poll_seconds, lambda: outbox.relay_hints(database, send_hint)),
         (min(lease_check, 5.0), lambda: jobs.sweep(database, settings.rehint_seconds)),
         (settings.poll_seconds, lambda: outbox.relay_blobs(database, partial(usage.remove, database, blobs))),
         (0.5, lambda: batches.close_due(database)),

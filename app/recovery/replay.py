@@ -40,7 +40,7 @@ class LedgerError(Exception):
 
 @dataclass
 class Replayed:
-    """Requests by what became of them, and what is still to be done.
+    """Counts of requests by result, and the work that is left.
 
     gone: of samples, a dataset or a model that the backup does not have, or has erased. waiting: the dataset has not
     been taken in yet, or what the deletion carried must be sent again. damaged: lines that cannot be read.
@@ -163,7 +163,7 @@ def _replay(session: Session, settings: Settings, places: _Places, line: Line) -
 
 
 def _reopen(session: Session, request: DeletionRequest, positions: Positions) -> None:
-    """The backup knows the request as one that is not carried out yet: it goes on, with what was granted."""
+    """In the backup the request is still open: it goes on, with the samples that were granted."""
     if request.replayed_at is not None:
         return
     own = unpack(request.positions)
@@ -220,9 +220,9 @@ def _ask_again(session: Session, settings: Settings, dataset: Dataset, positions
 
 
 def _take_over(session: Session, dataset: Dataset, model: Model | None, positions: Positions, line: Line) -> None:
-    """Open requests of the backup let go of these samples: they had to before this one could be accepted.
+    """Take these samples out of open requests of the backup, as had to happen before this one could be accepted.
 
-    One that is being carried out already keeps them; what was trained on them is withheld on its account.
+    A request that is being carried out keeps them, and versions that were trained on them are withheld.
     """
     query = select(DeletionRequest).where(
         DeletionRequest.dataset_id == dataset.id,
@@ -237,7 +237,7 @@ def _take_over(session: Session, dataset: Dataset, model: Model | None, position
             continue
         try:
             with session.begin_nested():
-                decisions.let_go(
+                decisions.give_up(
                     session, request, positions, f"The backup's erasure ledger has them under {line.request}."
                 )
         except Conflict:
@@ -254,8 +254,8 @@ def _withhold(database: Database, done: Replayed, lost: list[Line]) -> None:
             if model is None or model.purged_at is not None:
                 done.add("gone")
                 continue
-            told = select(AuditEvent.number).where(AuditEvent.object_id == line.request, AuditEvent.kind == LOST)
-            if session.scalars(told.limit(1)).first() is None:
+            recorded = select(AuditEvent.number).where(AuditEvent.object_id == line.request, AuditEvent.kind == LOST)
+            if session.scalars(recorded.limit(1)).first() is None:
                 model.withheld_since = db.now(session)
                 events.record(session, line.tenant, LOST, line.request, model=model.id)
             elif versions.forgets_again(session, model) is not None:
@@ -269,8 +269,8 @@ def _withhold(database: Database, done: Replayed, lost: list[Line]) -> None:
 def _tell_log(session: Session, tenant: str, size: int, root: str) -> None:
     """Heads that were signed after the backup belong to a history that is gone: the log itself says so, once."""
     known = transparency_log.head(session, tenant)
-    told = select(AuditEvent.data).where(AuditEvent.tenant_id == tenant, AuditEvent.kind == RESTORED)
-    said = any(data["lost_root"] == root for data in session.scalars(told))
+    recorded = select(AuditEvent.data).where(AuditEvent.tenant_id == tenant, AuditEvent.kind == RESTORED)
+    said = any(data["lost_root"] == root for data in session.scalars(recorded))
     if said or session.get(Tenant, tenant) is None or (known.size if known else 0) >= size:
         return
     was = known.size if known else 0

@@ -16,7 +16,7 @@ def point(session: Session, model: Model, name: str, version: Version) -> Alias:
     """Let `name` mean `version` from now on.
 
     Raises:
-        Conflict: the version is purged, or never was published; or the whole model was destroyed.
+        Conflict: the version is purged, or never was published; or the whole model was purged.
     """
     models.refuse_purged(model)
     if version.state not in LIVE:

@@ -24,7 +24,7 @@ def declare_import(session: Session, model: Model, digest: str, trained_on: Posi
     """Announce a checkpoint that will be uploaded: its digest and what it was trained on.
 
     Raises:
-        Conflict: the model has a version or was destroyed, or the checkpoint was trained on samples that were requested
+        Conflict: the model has a version or was purged, or the checkpoint was trained on samples that were requested
             or erased.
     """
     models.refuse_purged(model)

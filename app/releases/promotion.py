@@ -18,9 +18,6 @@ from app.rules.states import VersionState
 LIVE = (VersionState.CURRENT, VersionState.SUPERSEDED)
 
 
-# -- aliases ---------------------------------------------------------------------------------------
-
-
 def refuse_erased(session: Session, model: Model, version: Version) -> None:
     """A version that contains erased or requested samples would undo their erasure."""
     dataset = session.get_one(Dataset, model.dataset_id, with_for_update=True)
@@ -41,7 +38,7 @@ def promote(session: Session, model: Model, version: Version) -> None:
 
     Raises:
         Conflict: it is current, purged, a comparison, or contains samples that were requested or erased; or the whole
-            model was destroyed.
+            model was purged.
     """
     models.refuse_purged(model)
     if version.state != VersionState.SUPERSEDED:

@@ -23,7 +23,7 @@ from app.datasets import records as datasets
 from app.deletions import erasure
 from app.jobs import Claim
 from app.models import versions
-from app.models.versions import Batch
+from app.models.versions import ForgetBatch
 from app.reports import audit_rows
 from app.rules.states import JobState, Outcome, VersionState, move_outcome
 
@@ -145,7 +145,7 @@ def publish_trained(
 def publish_unlearned(
     session: Session,
     claim: Claim,
-    work: Batch,
+    work: ForgetBatch,
     parent: Version,
     stored: Stored,
     metrics: dict[str, Any],
@@ -155,7 +155,7 @@ def publish_unlearned(
 ) -> Version:
     """End an unlearn job in one transaction: version, report, compare-and-set, outcomes, events, purge jobs.
 
-    facts: of its rung, for the job's result. reason: what its requests should know of how it came to be published.
+    facts: of its step, for the job's result. reason: for its requests, how it came to be published.
     """
     job, _, model = locked(session, claim)
     version = add(
@@ -178,7 +178,7 @@ def publish_unlearned(
 
 
 def reject(session: Session, claim: Claim, report: dict[str, Any], facts: dict[str, Any]) -> None:
-    """The gate lets nothing through and has no rung left: keep the report, publish nothing, and tell the requests."""
+    """The gate publishes nothing and no step is left: keep the report, and give the requests the reason."""
     job = jobs.fenced(session, claim)
     model = session.get_one(Model, claim.model_id)
     audit_rows.add(session, claim, model, None, report, None)
@@ -192,7 +192,7 @@ def publish_audit(session: Session, claim: Claim, number: int, images: str | Non
     images: digest of the dataset's pixels that were measured; empty where it holds none.
 
     Raises:
-        SupersededError: samples were erased meanwhile, so that the report would speak of what must be gone.
+        SupersededError: samples were erased meanwhile, so the report would contain figures of erased samples.
     """
     job, dataset, model = locked(session, claim)
     if (dataset.images or "") != images:
@@ -215,7 +215,7 @@ def nothing_to_forget(session: Session, claim: Claim) -> None:
 
 
 def _forgotten_along(session: Session, claim: Claim, model: Model) -> bool:
-    """Whether some of what the job was asked for has been forgotten as canaries."""
+    """Whether the current version has unlearned some of the job's samples as canaries before."""
     current = versions.current(session, model)
     dataset = session.get_one(Dataset, claim.dataset_id)
     if current is None or dataset.id != model.dataset_id:
@@ -237,6 +237,3 @@ def settle(session: Session, claim: Claim, number: int | None, reason: str | Non
     session.flush()
     for request_id in sorted({row.request_id for row in rows}):
         erasure.start_if_published(session, request_id)
-
-
-# -- imports ---------------------------------------------------------------------------------------

@@ -46,7 +46,7 @@ def reports_of(version: Version) -> Select[AuditRow]:
 
 
 def publication(session: Session, version: Version) -> AuditRow | None:
-    """The report that the version was published with: of the job that made it, whatever was measured later."""
+    """The report that the version was published with: of the job that made it, not a later one."""
     return session.scalars(reports_of(version).where(AuditRow.job_id == version.job_id).limit(1)).first()
 
 

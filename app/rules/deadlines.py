@@ -64,7 +64,7 @@ def months(count: int, received: date, region: str) -> date:
 
 
 def calendar_days(count: int, received: date, region: str) -> date:  # noqa: ARG001
-    """`count` days on, whatever day that is."""
+    """`count` days on, working days or not."""
     return received + count * DAY
 
 
@@ -200,7 +200,7 @@ def clock(jurisdiction: str) -> Clock:
         places = ", ".join(place for place in law.zones if len(place) == 2)
         raise ValueError(f"The places of {name} are {places}." if places else f"{name} takes no place.")
     if part and part not in (parts := holidays.country_holidays(country).subdivisions):
-        raise ValueError(f"The parts of {country} are {', '.join(parts) or 'not told apart'}.")
+        raise ValueError(f"The parts of {country} are {', '.join(parts) or 'not distinguished'}.")
     region = f"{country}-{part}" if part else country
     return Clock(law, region or law.home, ZoneInfo(law.zones.get(region, law.zones[country])))
 

@@ -1,4 +1,5 @@
-"""A model's unlearning policy: which methods, which adversarial set, which data, and what the audit must show."""
+"""A model's unlearning policy (docs/gate.md, "The policy"): methods, adversarial set, data, and what the audit must
+show."""
 
 from __future__ import annotations
 
@@ -8,7 +9,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from app import catalog
-from app.rules import gate
+from app.rules.gate import EscalationStep, splits
 
 
 class Choice(BaseModel):
@@ -56,53 +57,53 @@ def choose_probes(probes: tuple[Choice, ...]) -> tuple[Choice, ...]:
     return tuple(choose("probes", probe) for probe in probes)
 
 
-class Rung(Choice):
-    """One rung of the ladder: a method with its parameters."""
+class EscalationChoice(Choice):
+    """A further step of the escalation: a method with its parameters."""
 
     stronger: bool = Field(
-        False, description="a stronger setting of the method of the rung before: passed over when that one over-forgot"
+        False, description="a stronger setting of the method of the step before: passed over if that one over-forgot"
     )
 
 
-MOST_RUNGS = 8
+MOST_FURTHER_STEPS = 8
 
 
-def _default_ladder(data: dict[str, Any]) -> tuple[Rung, ...]:
-    """Exact retraining where the remain set is held, unless it is the method already."""
+def _default_escalation(data: dict[str, Any]) -> tuple[EscalationChoice, ...]:
+    """Exact retraining if the policy gives the whole remain set, unless it is the method already."""
     method = data.get("method")
     if data.get("remain") != "full" or method is None or catalog.METHODS[method.name].exact:
         return ()
-    return (Rung(name="retrain"),)
+    return (EscalationChoice(name="retrain"),)
 
 
-class Each(BaseModel):
-    """A job for every request, in the order they come."""
+class EachRule(BaseModel):
+    """A job for each request, in the order of the requests."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
     mode: Literal["each"]
 
 
-class Batch(BaseModel):
+class BatchRule(BaseModel):
     """One job for many requests: its cost per request falls with their number."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
     mode: Literal["batch"]
-    max_requests: int = Field(100, ge=1, le=1_000_000, description="close on so many requests")
-    max_samples: int = Field(10_000, ge=1, le=100_000_000, description="close on so many samples")
+    max_requests: int = Field(100, ge=1, le=1_000_000, description="close on this number of requests")
+    max_samples: int = Field(10_000, ge=1, le=100_000_000, description="close on this number of samples")
     max_age_seconds: float = Field(
-        7 * 86400.0, ge=0, le=90 * 86400.0, description="close when the oldest request has waited so long"
+        7 * 86400.0, ge=0, le=90 * 86400.0, description="close when the oldest request has waited this long"
     )
 
 
 class Policy(BaseModel):
-    """How deletions of one model are carried out."""
+    """How the service unlearns deletions from one model."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
-    when: Each | Batch = Field(
-        default=Each(mode="each"),
+    when: EachRule | BatchRule = Field(
+        default=EachRule(mode="each"),
         discriminator="mode",
         description="batches also close in time for the earliest legal deadline",
     )
@@ -114,25 +115,26 @@ class Policy(BaseModel):
     )
     remain: Literal["full", "subsample", "none"] = Field("full", description="access of the method to the remain set")
     remain_ratio: float = Field(
-        5.0, gt=0, le=1000, description="with remain `subsample`: so many retained samples per forgotten one"
+        5.0, gt=0, le=1000, description="with remain `subsample`: number of retained samples for each forgotten one"
     )
-    ladder: tuple[Rung, ...] = Field(
+    escalation: tuple[EscalationChoice, ...] = Field(
         strict=False,
-        default_factory=_default_ladder,
+        default_factory=_default_escalation,
         validate_default=True,
-        max_length=MOST_RUNGS,
-        description="what is tried on the same batch when a candidate fails, after `method`, in this order; absent: "
-        "exact retraining where `remain` is `full`, else nothing",
+        max_length=MOST_FURTHER_STEPS,
+        description="further steps, tried on the same batch in this order if the candidate of `method` fails; absent: "
+        "exact retraining if `remain` is `full`, else none",
     )
     on_inconclusive: Literal["publish", "retrain"] = Field(
-        "publish", description="publish an inconclusive candidate labelled so, or retrain exactly where the ladder can"
+        "publish",
+        description="publish an inconclusive candidate with that label, or retrain exactly if `escalation` can",
     )
     audit: Choice = Field(default=Choice(name="rmia"), validate_default=True)
     probes: tuple[Choice, ...] = Field(
         (),
         strict=False,
         max_length=8,
-        description="measured beside the audit on candidates that are published; each has its cost",
+        description="measured beside the audit on candidates that are published; each takes extra time",
     )
     utility_floor: float = Field(
         0.05, ge=0, le=1, description="largest loss of test accuracy against the parent, as a fraction"
@@ -141,10 +143,18 @@ class Policy(BaseModel):
         0,
         ge=0,
         le=100_000,
-        description="so many samples of the subject `lethe:canary` are forgotten along with each job; they are not "
-        "erased, so that `:audit` with `canaries` can measure at any time how well the model forgot them",
+        description="number of samples of the subject `lethe:canary` that each job unlearns beside the forget set; "
+        "they are not erased, so `:audit` with `canaries` can measure at any time how well the model forgot them",
     )
     grace_seconds: int = Field(7 * 86400, ge=0, le=90 * 86400, description="how long a superseded checkpoint is kept")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_version_0_1(cls, data: Any) -> Any:
+        """Version 0.1 called `escalation` `ladder`; stored policies and older clients still do."""
+        if isinstance(data, dict) and "ladder" in data and "escalation" not in data:
+            return {("escalation" if name == "ladder" else name): value for name, value in data.items()}
+        return data
 
     @field_validator("method")
     @classmethod
@@ -161,13 +171,13 @@ class Policy(BaseModel):
     def _audit(cls, choice: Choice) -> Choice:
         return choose("audits", choice)
 
-    @field_validator("ladder")
+    @field_validator("escalation")
     @classmethod
-    def _ladder(cls, rungs: tuple[Rung, ...]) -> tuple[Rung, ...]:
-        chosen = [choose("methods", Choice(name=rung.name, params=rung.params)) for rung in rungs]
+    def _escalation(cls, steps: tuple[EscalationChoice, ...]) -> tuple[EscalationChoice, ...]:
+        chosen = [choose("methods", Choice(name=step.name, params=step.params)) for step in steps]
         return tuple(
-            Rung(name=each.name, params=each.params, stronger=rung.stronger)
-            for each, rung in zip(chosen, rungs, strict=True)
+            EscalationChoice(name=each.name, params=each.params, stronger=step.stronger)
+            for each, step in zip(chosen, steps, strict=True)
         )
 
     @field_validator("probes")
@@ -191,44 +201,44 @@ class Policy(BaseModel):
 
     @model_validator(mode="after")
     def _in_order(self) -> Policy:
-        rungs = self.rungs
-        if any(rung.exact for rung in rungs[:-1]):
-            raise ValueError("exact retraining ends a ladder: nothing comes after it")
-        for before, rung in pairwise(rungs):
-            if rung.stronger and rung.method != before.method:
-                raise ValueError("a rung can be stronger only than one of the same method, right before it")
+        steps = self.steps
+        if any(step.exact for step in steps[:-1]):
+            raise ValueError("exact retraining is the last step: nothing comes after it")
+        for before, step in pairwise(steps):
+            if step.stronger and step.method != before.method:
+                raise ValueError("a step can be stronger only than one of the same method, right before it")
         return self
 
-    # -- the ladder as the gate climbs it ----------------------------------------------------------
+    # -- the steps as the gate takes them ----------------------------------------------------------
 
     @property
     def methods(self) -> tuple[Choice, ...]:
-        """The policy's own method, then the ladder's."""
-        return (self.method, *self.ladder)
+        """The policy's own method, then those of the further steps."""
+        return (self.method, *self.escalation)
 
     @property
-    def rungs(self) -> tuple[gate.Rung, ...]:
-        own = gate.Rung(self.method.name, exact=catalog.METHODS[self.method.name].exact)
+    def steps(self) -> tuple[EscalationStep, ...]:
+        own = EscalationStep(self.method.name, exact=catalog.METHODS[self.method.name].exact)
         return (
             own,
             *(
-                gate.Rung(rung.name, exact=catalog.METHODS[rung.name].exact, stronger=rung.stronger)
-                for rung in self.ladder
+                EscalationStep(step.name, exact=catalog.METHODS[step.name].exact, stronger=step.stronger)
+                for step in self.escalation
             ),
         )
 
     @property
     def notes(self) -> list[str]:
-        """What an owner should know of this policy before it is needed."""
+        """What an owner should know of this policy in advance."""
         found = []
-        if not self.rungs[-1].exact:
+        if not self.steps[-1].exact:
             found.append(
-                "There is no last rung: without exact retraining a deletion whose candidates all fail their audit "
+                "There is no last step: without exact retraining, a deletion whose candidates all fail their audit "
                 "ends in needs-attention."
             )
-        if gate.splits(self.rungs):
+        if splits(self.steps):
             found.append(
-                "Several approximate methods: candidates are chosen on one half of the reference models and judged on "
-                "the other, so each judgement has half of them; with too few to part, one candidate is judged."
+                "Several approximate methods: one half of the reference models chooses candidates and the other half "
+                "judges, so each judgement uses half of them. If they are too few to divide, one candidate is judged."
             )
         return found

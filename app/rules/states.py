@@ -1,10 +1,10 @@
-"""The state machines of Lethe and the audit's verdict rule. Standard library only.
+"""The state machines of Lethe (docs/architecture.md, "States"). Standard library only.
 
     job       queued -> running -> succeeded | rejected | failed | cancelled, and dead after three attempts
-    decision  received -> accepted | held | refused | withdrawn
-    outcome   pending -> batched -> published -> purged, or attention (one per request and affected model)
+    decision  received -> accepted | held | refused | cancelled
+    outcome   pending -> batched -> published -> purged, or attention (one for each request and affected model)
 
-The status a client reads is one view over decision and outcomes (`request_status`), never stored.
+The status that a client reads is a view over decision and outcomes (`request_status`), and is never stored.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Decision(StrEnum):
     ACCEPTED = "accepted"
     HELD = "held"
     REFUSED = "refused"
-    WITHDRAWN = "withdrawn"
+    CANCELLED = "cancelled"
 
 
 class Outcome(StrEnum):
@@ -93,11 +93,11 @@ JOB_MOVES: dict[JobState, frozenset[JobState]] = {
 }
 
 DECISION_MOVES: dict[Decision, frozenset[Decision]] = {
-    Decision.RECEIVED: frozenset({Decision.ACCEPTED, Decision.HELD, Decision.REFUSED, Decision.WITHDRAWN}),
-    Decision.HELD: frozenset({Decision.ACCEPTED, Decision.REFUSED, Decision.WITHDRAWN}),
-    Decision.ACCEPTED: frozenset({Decision.HELD, Decision.REFUSED, Decision.WITHDRAWN}),
+    Decision.RECEIVED: frozenset({Decision.ACCEPTED, Decision.HELD, Decision.REFUSED, Decision.CANCELLED}),
+    Decision.HELD: frozenset({Decision.ACCEPTED, Decision.REFUSED, Decision.CANCELLED}),
+    Decision.ACCEPTED: frozenset({Decision.HELD, Decision.REFUSED, Decision.CANCELLED}),
     Decision.REFUSED: frozenset(),
-    Decision.WITHDRAWN: frozenset(),
+    Decision.CANCELLED: frozenset(),
 }
 
 OUTCOME_MOVES: dict[Outcome, frozenset[Outcome]] = {
@@ -147,7 +147,7 @@ def request_status(
     match decision:
         case Decision.REFUSED:
             return RequestStatus.REFUSED
-        case Decision.WITHDRAWN:
+        case Decision.CANCELLED:
             return RequestStatus.CANCELLED
         case Decision.HELD:
             return RequestStatus.HELD
@@ -157,6 +157,3 @@ def request_status(
     if states <= {Outcome.PUBLISHED, Outcome.PURGED}:
         return RequestStatus.FULFILLED if purge_done else RequestStatus.PUBLISHED
     return RequestStatus.ACCEPTED if states == {Outcome.PENDING} else RequestStatus.PROCESSING
-
-
-# -- the audit's verdict (DESIGN 8) ----------------------------------------------------------------

@@ -4,7 +4,3 @@ from __future__ import annotations
 
 Size = tuple[int, int]
 """Height and width of an image in pixels."""
-
-
-class ArchitectureError(Exception):
-    """The architecture cannot take these images; the text is for the client."""

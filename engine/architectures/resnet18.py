@@ -1,4 +1,4 @@
-"""ResNet-18 for images of about 32 pixels (He et al. 2016; the variant of the AMUN code, methods.md 10)."""
+"""ResNet-18 for images of about 32 pixels (He et al. 2016; the variant of the AMUN code)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ class Projection(nn.Conv2d):
     """A 1x1 convolution of every `step`-th row and column, which is what one with that stride computes.
 
     Its gradient is another kernel of oneDNN: that of the strided one writes past its buffer where there are fewer input
-    channels than a vector holds (oneDNN issue 6035, seen to end the process on CPUs with AVX2).
+    channels than a vector holds (oneDNN issue 6035, which ends the process on CPUs with AVX2).
     """
 
     def __init__(self, inputs: int, outputs: int, step: int) -> None:
@@ -24,7 +24,7 @@ class Projection(nn.Conv2d):
         return super().forward(x[:, :, :: self.step, :: self.step])
 
 
-class Block(nn.Module):
+class ResidualBlock(nn.Module):
     """Two 3x3 convolutions beside a shortcut, which is projected where the shape changes."""
 
     def __init__(self, inputs: int, outputs: int, stride: int, halve_projected: bool) -> None:
@@ -62,8 +62,8 @@ def build(
     for stage, stride in enumerate((1, 2, 2, 2)):
         outputs = width * 2**stage
         layers += [
-            Block(inputs, outputs, stride, params.halve_projected),
-            Block(outputs, outputs, 1, params.halve_projected),
+            ResidualBlock(inputs, outputs, stride, params.halve_projected),
+            ResidualBlock(outputs, outputs, 1, params.halve_projected),
         ]
         inputs = outputs
     return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(inputs, num_classes))

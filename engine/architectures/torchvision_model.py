@@ -8,8 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from app.catalog import TorchvisionParams
-from engine.architectures import ArchitectureError, Size
+from engine.architectures import Size
 from engine.data.torchvision_ops import import_torchvision
+from engine.errors import ArchitectureError
 
 
 def build(params: TorchvisionParams, channels: int, num_classes: int, size: Size = (32, 32)) -> nn.Module:
@@ -44,7 +45,7 @@ def build(params: TorchvisionParams, channels: int, num_classes: int, size: Size
 
 
 def options(params: TorchvisionParams, size: Size) -> dict[str, Any]:
-    """What some models must be told beside the classes.
+    """Further arguments that some models need.
 
     Raises:
         ValueError: the model takes square images only.

@@ -1,4 +1,4 @@
-"""VGG19 with batch norm for small images (Simonyan, Zisserman 2015; methods.md 10)."""
+"""VGG19 with batch norm for small images (Simonyan, Zisserman 2015)."""
 
 from __future__ import annotations
 

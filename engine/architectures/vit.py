@@ -6,7 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from app.catalog import VitParams
-from engine.architectures import ArchitectureError, Size
+from engine.architectures import Size
+from engine.errors import ArchitectureError
 
 
 class Attention(nn.Module):
@@ -26,7 +27,7 @@ class Attention(nn.Module):
         return mixed
 
 
-class Block(nn.Module):
+class EncoderBlock(nn.Module):
     """Attention and a two-layer perceptron of four times the width, each normed before and added after."""
 
     def __init__(self, width: int, heads: int, dropout: float) -> None:
@@ -76,7 +77,7 @@ def build(params: VitParams, channels: int, num_classes: int, size: Size = (32, 
     count = height // params.patch * (width // params.patch)
     return nn.Sequential(
         Tokens(channels, params.patch, params.width, count),
-        *(Block(params.width, params.heads, params.dropout) for _ in range(params.depth)),
+        *(EncoderBlock(params.width, params.heads, params.dropout) for _ in range(params.depth)),
         nn.LayerNorm(params.width),
         MeanOfTokens(),
         nn.Linear(params.width, num_classes),

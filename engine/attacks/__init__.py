@@ -21,8 +21,8 @@ class AttackResult:
     found: (N,) bool; each fools the attacked model in eval mode, float32 (`transfer` may keep what fooled the
     model that the set was made on). norms: (N,) float32, L2 distance in pixels of [0, 1].
     iterations: (N,) int32, gradient steps spent. radii: (N,) float32, the radius of the search that ended
-    it, 0 for an image that was mislabelled already; where an attack has no radii, the one of the ladder
-    0.04 * 2^k that its norm would have needed, so that histograms of attacks compare.
+    it, 0 for an image that was mislabelled already; where an attack has no radii, the least 0.04 * 2^k that is
+    not under its norm, so that histograms of attacks compare.
     """
 
     images: Tensor
@@ -41,15 +41,15 @@ def verified(
     iterations: Tensor,
     batch: int,
 ) -> AttackResult:
-    """Ask `model`, in eval mode and full float32, what it says of `adversarial`: nothing else counts as found."""
+    """Keep of `adversarial` what fools `model` in eval mode and full float32: nothing else counts as found."""
     predicted = evaluation.logits(model, adversarial, batch=batch).argmax(1)
     found = predicted != labels
     adversarial = torch.where(found[:, None, None, None], adversarial, images)
     norms = torch.linalg.vector_norm(adversarial - images, dim=(1, 2, 3))
-    return AttackResult(adversarial, torch.where(found, predicted, labels), found, norms, iterations, ladder(norms))
+    return AttackResult(adversarial, torch.where(found, predicted, labels), found, norms, iterations, radii_of(norms))
 
 
-def ladder(norms: Tensor) -> Tensor:
+def radii_of(norms: Tensor) -> Tensor:
     """The least of 0, 0.04, 0.08, 0.16 ... that is not under each of `norms` (N,)."""
-    rung = torch.log2(norms.clamp_min(FIRST_RADIUS) / FIRST_RADIUS).sub(1e-6).ceil()
-    return torch.where(norms > 0, FIRST_RADIUS * 2.0**rung, 0.0)
+    doublings = torch.log2(norms.clamp_min(FIRST_RADIUS) / FIRST_RADIUS).sub(1e-6).ceil()
+    return torch.where(norms > 0, FIRST_RADIUS * 2.0**doublings, 0.0)

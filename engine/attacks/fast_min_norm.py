@@ -1,7 +1,7 @@
 """The nearest mislabelled image: a linearised jump to the boundary, then steps on a shrinking sphere.
 
 The jump is DeepFool's (Moosavi-Dezfooli et al. 2016) with one gradient per step, towards the runner-up
-class; the sphere is DDN's (Rony et al. 2019) (performance.md 4.1).
+class; the sphere is DDN's (Rony et al. 2019). See docs/methods.md, fast_min_norm.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ SHRINK_BACK = 0.998  # a step outwards stays inside the best image so far
 def fast_min_norm(model: nn.Module, images: Tensor, labels: Tensor, params: FastMinNormParams) -> AttackResult:
     """Find a mislabelled image very near to each of `images` (N, C, H, W) float32 in [0, 1].
 
-    Every row takes the same number of steps, told apart by `torch.where`: the device is waited for once
-    a round. In low precision only the search runs; then `finish_steps` in float32 start from what it found,
-    since most images found in bfloat16 alone do not fool the float32 model. Rows without a find go into
-    another round from where they stand, with four times the overshoot. What `found` says is verified at
-    the end, in eval mode, float32 without TF32.
+    Every row takes the same number of steps, with `torch.where` in place of branches, so that the host waits for the
+    device once a round. Only the search runs in low precision. Then `finish_steps` in float32 start from its result,
+    because most images found in bfloat16 alone do not fool the float32 model. Rows without a result go into another
+    round from where they are, with four times the overshoot. `found` is verified at the end, in eval mode and float32
+    without TF32.
     """
     points, found = images.clone(), torch.zeros_like(labels, dtype=torch.bool)
     iterations = torch.zeros(len(images), dtype=torch.int32, device=images.device)
@@ -40,7 +40,7 @@ def fast_min_norm(model: nn.Module, images: Tensor, labels: Tensor, params: Fast
                 origin, label, point = gather(images, rows), labels[rows], gather(points, rows)
                 for in_low, steps in legs:
                     with torch.autocast(images.device.type, torch.bfloat16, enabled=in_low):
-                        point, hit, spent = _walk(model, origin, label, point, steps, params, 4.0**number)
+                        point, hit, spent = _search(model, origin, label, point, steps, params, 4.0**number)
                     iterations[rows] += spent
                 points[rows], found[rows] = point, hit
             active = (~found).nonzero().squeeze(1)
@@ -49,7 +49,7 @@ def fast_min_norm(model: nn.Module, images: Tensor, labels: Tensor, params: Fast
     return verified(model, images, labels, points, iterations, params.batch_size)
 
 
-def _walk(
+def _search(
     model: nn.Module,
     origin: Tensor,
     labels: Tensor,

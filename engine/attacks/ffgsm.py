@@ -1,4 +1,4 @@
-"""The weak attack: steps along the sign of one gradient, with random restarts (methods.md 3)."""
+"""The weak attack: steps along the sign of one gradient, with random restarts (docs/methods.md, ffgsm)."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def ffgsm(model: nn.Module, images: Tensor, labels: Tensor, params: FfgsmParams)
     the image as given, noise included. The AMUN paper gives neither step, number nor noise (its appendix
     describes the attack in words; the public code has none), so all are parameters.
 
-    The noise is drawn from `seed` on the CPU, one draw a start for all rows, whatever the batches.
+    The noise is drawn from `seed` on the CPU, one draw a start for all rows, so it does not depend on the batches.
     """
     points = images.clone()
     iterations = torch.zeros(len(images), dtype=torch.int32, device=images.device)

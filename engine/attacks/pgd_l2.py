@@ -1,4 +1,4 @@
-"""L2 PGD inside a radius that doubles until the label flips (AMUN, Algorithm 1; methods.md 1)."""
+"""L2 PGD inside a radius that doubles until the label flips (AMUN, Algorithm 1; docs/methods.md, pgd_l2)."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ def pgd_l2(model: nn.Module, images: Tensor, labels: Tensor, params: PgdL2Params
     radius doubles, at most `max_doublings` times; then the row has `found` False. An image that is
     mislabelled as it stands is its own adversarial example, at distance 0.
 
-    g is the gradient of the cross-entropy over 1 - p_y. The step normalises it anyway, so it walks as the
-    cross-entropy's does, but it does not vanish on a confident model: there it becomes the gradient of the
-    logit margin. Where even that is zero the image stays where it is.
+    g is the gradient of the cross-entropy over 1 - p_y. The step normalises it, so the direction is that of the
+    cross-entropy. But it does not vanish on a confident model, where it becomes the gradient of the logit margin.
+    Where even that is zero the image stays as it is.
 
-    Between compactions every sample still searching, of the whole set, is walked in even batches; a host
-    sync happens once per compaction. Each row reported found is verified at the end, in eval mode, float32.
+    Between compactions all samples that are still searched for move on in even batches; the host waits for the device
+    once per compaction. Each row reported found is verified at the end, in eval mode, float32.
     """
     adversarial = images.clone()
     iterations = torch.zeros(len(images), dtype=torch.int32, device=images.device)

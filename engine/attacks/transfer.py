@@ -1,4 +1,4 @@
-"""Another version's adversarial set in place of a search (AMUN, table 8; methods.md 3)."""
+"""Another version's adversarial set in place of a search (AMUN, table 8; docs/methods.md, transfer)."""
 
 from __future__ import annotations
 

@@ -9,12 +9,10 @@ from numpy.typing import NDArray
 
 from app.catalog import KnownMethodParams
 from app.formats.audit_report import Auc, Interval
-from engine.audits import known_method, roc
+from engine.audits import Floats, Positions, known_method, roc
 from engine.audits.rule import Z95
 from engine.audits.scoring import Scores
-from engine.audits.verdict import Groups, Positions, strata
-
-Floats = NDArray[np.float64]
+from engine.audits.verdict import Groups, strata
 
 
 def auc_of(scored: Scores, positives: Positions, negatives: Positions) -> Auc:

@@ -1,11 +1,10 @@
-"""Methods against each other: Avg. Gap and its significance over runs (methods.md 8)."""
+"""Methods against each other: Avg. Gap and its significance over runs (docs/methods.md, Avg. Gap)."""
 
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
-Floats = NDArray[np.float64]
+from engine.audits import Floats
 
 MOST_EXACT = 16
 DRAWS = 65_535
@@ -48,7 +47,7 @@ def paired_p(a: Floats, b: Floats, seed: int = 0) -> float:
 
 
 def least_p(runs: int) -> float:
-    """Return the smallest p-value that `paired_p` can give for so many runs."""
+    """Return the smallest p-value that `paired_p` can give for that number of runs."""
     return 2.0 ** (1 - runs) if runs <= MOST_EXACT else 1 / (DRAWS + 1)
 
 

@@ -1,4 +1,5 @@
-"""Two halves of a pool of references: candidates are chosen on one and judged on the other (DESIGN 4, "Gate")."""
+"""Two halves of a pool of references: one chooses candidates, the other judges them (docs/methods.md, Reference
+models)."""
 
 from __future__ import annotations
 
@@ -12,10 +13,10 @@ TRIES = 64
 
 
 def halves(membership: NDArray[np.bool_]) -> NDArray[np.bool_] | None:
-    """Return which of the K models belong to the choosing half, (K,) bool; None where K is too small to part.
+    """Return which of the K models belong to the choosing half, (K,) bool; None where K is too small to divide.
 
-    Of 64 random partings, drawn from a fixed seed, the one whose halves have IN and OUT models of each sample most
-    evenly. It depends on the pool alone, never on a forget set or on a result.
+    Of 64 random partitions from a fixed seed it is the one with the most even counts of IN and OUT models of each
+    sample. It depends on the pool alone, never on a forget set or on a result.
 
     membership: (K, N).
     """

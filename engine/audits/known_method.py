@@ -1,8 +1,8 @@
 """The attack that knows the method, in the style of U-LiRA (Hayes et al. 2024, arXiv 2403.01218).
 
 An average attack asks whether a sample looks seen. This one asks whether it looks seen and then unlearned by
-this very method, against never seen: shadow models are taught halves of the data and made to forget a part of
-that by the method under test. Whoever trains them fills two arrays over the N samples of the pool:
+this method, against never seen. Shadow models are trained on halves of the data and unlearn a part of it by the
+method under test. They fill two arrays over the N samples of the pool:
 
     unlearned (K, N)  log-odds of the true class by shadow k, where the sample was in its forget set; else NaN
     never     (L, N)  log-odds by a model that never saw it, else NaN: an exact retrain, or a shadow that
@@ -12,20 +12,17 @@ that by the method under test. Whoever trains them fills two arrays over the N s
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
-from engine.audits import lira, roc
-
-Floats = NDArray[np.float64]
+from engine.audits import Floats, lira, roc
 
 
 def scores(target: Floats, unlearned: Floats, never: Floats, spread: str = "auto") -> Floats:
     """Return log N(phi; unlearned) - log N(phi; never), (N,), for log-odds phi (N,) of the target model.
 
-    Higher is likelier "taught and unlearned". Samples without a model of each kind get NaN.
+    Higher is likelier "seen and unlearned". Samples without a model of each kind get NaN.
     """
-    taught, untaught = (_fitted(each, spread) for each in (unlearned, never))
-    return lira.log_density(target, *taught) - lira.log_density(target, *untaught)
+    seen, unseen = (_fitted(each, spread) for each in (unlearned, never))
+    return lira.log_density(target, *seen) - lira.log_density(target, *unseen)
 
 
 def _fitted(log_odds: Floats, spread: str) -> tuple[Floats, Floats]:

@@ -1,4 +1,4 @@
-"""LiRA, online and offline (Carlini et al. 2022; methods.md 7.5), on the log-odds that a pool keeps."""
+"""LiRA, online and offline (Carlini et al. 2022; docs/methods.md, LiRA), on the log-odds that a pool keeps."""
 
 from __future__ import annotations
 
@@ -11,8 +11,7 @@ from numpy.typing import NDArray
 from scipy import special
 
 from app.catalog import LiraParams
-
-Floats = NDArray[np.float64]
+from engine.audits import Floats
 
 FEWEST_FOR_OWN_SPREAD = 32
 TINY = 1e-12

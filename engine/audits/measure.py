@@ -1,4 +1,4 @@
-"""The audit: what a checkpoint still shows of the forget set, and the verdict (DESIGN 8, methods.md 7)."""
+"""The audit: what a checkpoint still shows of the forget set, and the verdict (docs/methods.md, RMIA to Verdict)."""
 
 from __future__ import annotations
 
@@ -11,13 +11,11 @@ from numpy.typing import NDArray
 
 from app.catalog import LiraParams, MisParams, Params, RmiaParams
 from app.formats.audit_report import Balance, Curve, Histogram, Interval, Judgement, Measurement, TprAtFpr
-from engine.audits import mis, roc
+from engine.audits import Floats, Positions, mis, roc
 from engine.audits.aucs import auc_of, matched_auc
-from engine.audits.scoring import Pool, convergence, plain_scores, pool_of, scores
-from engine.audits.verdict import Groups, Positions, balance, judgement
+from engine.audits.scoring import PoolSignal, convergence, plain_scores, pool_of, scores
+from engine.audits.verdict import Groups, balance, judgement
 from engine.references import ReferenceSignals
-
-Floats = NDArray[np.float64]
 
 FEWEST_REFERENCES = 4  # a jackknife leaves one out, and an IN and an OUT model must remain of each sample
 FEWEST_OF_A_KIND = 2  # IN and OUT models of a sample, for the same reason
@@ -48,8 +46,8 @@ def audit(
 
     All of the retained and all of the holdout samples are used; the holdout is also the population that
     RMIA compares with. Samples whose reference columns are erased (NaN) count for accuracies only. The
-    candidate keeps its own signal when its RT-AUC lies above 0.5 by more than the margin, with its whole
-    95 % interval: then the audit still sees the membership of samples that were not forgotten.
+    candidate keeps its own signal when the whole 95 % interval of its RT-AUC lies above 0.5 plus the margin: then
+    the audit still sees the membership of retained samples.
 
     Args:
         candidate_logits, parent_logits: (N, classes) over all samples of the pool, train and holdout.
@@ -60,8 +58,8 @@ def audit(
         grouped: the forget set was chosen together (one person's, one cluster's samples).
         retrained_logits: of exact retrains without this forget set, (N, classes) each; five or more give the
             null of a set that has no other.
-        known: samples of the forget set's kind that the candidate still knows. It has to fail the same test on them;
-            then the parent, for whose logits there is no other use, is not asked whether there was a signal.
+        known: samples of the forget set's kind that the candidate still knows. The candidate must fail the same test on
+            them, which shows that there is a signal; the parent's logits are then not used.
 
     Returns:
         The candidate's measurement, the parent's (None without its logits) or the one on `known`, the balance of the
@@ -145,9 +143,9 @@ def _attacked(
     logits: NDArray[Any],
     labels: NDArray[np.int64],
     usable: Groups,
-    pool: Pool,
+    pool: PoolSignal,
     params: Params,
-    checks: Sequence[tuple[str, Params, Pool]],
+    checks: Sequence[tuple[str, Params, PoolSignal]],
 ) -> dict[str, object]:
     """The fields of a measurement that rest on membership scores."""
     scored = scores(logits, labels, usable, pool, params)

@@ -1,4 +1,4 @@
-"""MIS, the older attack done right (methods.md 7.4), and the confidences that its siblings use."""
+"""MIS, the older attack (docs/methods.md, MIS), and the confidences that other audits use too."""
 
 from __future__ import annotations
 
@@ -9,10 +9,8 @@ from numpy.typing import NDArray
 from scipy import special
 
 from app.catalog import MisParams
+from engine.audits import Floats, Positions
 from engine.audits.rmia import log_odds
-
-Floats = NDArray[np.float64]
-Positions = NDArray[np.int64]
 
 
 def confidence(logits: NDArray[Any], labels: NDArray[np.int64]) -> Floats:

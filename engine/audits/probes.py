@@ -1,4 +1,4 @@
-"""Probes by name: what a policy or an audit may have measured beside the attack, on models instead of logits.
+"""Probes: what a policy or an audit can measure beside the attack, on models instead of logits.
 
 Each takes a case and its parameters and returns fields of a `Measurement` for the models that it measured.
 """
@@ -17,29 +17,26 @@ from torch import Tensor, nn
 from app.catalog import KnownMethodParams, RelearnParams, RobustParams
 from app.formats.audit_report import Relearning
 from engine import evaluation, references, seeding
-from engine.audits import relearn, robust
+from engine.audits import Positions, relearn, robust
 from engine.audits.aucs import known_method_auc
 from engine.audits.rmia import log_odds
-from engine.audits.verdict import Groups, Positions
+from engine.audits.verdict import Groups
 from engine.data.samples import Samples
+from engine.errors import ProbeError
 
 SEED = 0
-"""Of every probe's order: models are comparable only if all saw one order, whichever job measured them."""
+"""Of every probe's order: models are comparable only if all saw one order, also in different jobs."""
 
-Found = Mapping[str, dict[str, Any]]
+ProbeFigures = Mapping[str, dict[str, Any]]
 """Fields of the measurement of `candidate`, and of `parent` where it was measured too."""
-
-
-class ProbeError(Exception):
-    """The probe has nothing to measure here; the text is for the report."""
 
 
 @dataclass(frozen=True)
 class ProbeCase:
     """What probes work on.
 
-    shadow: teaches a model the remain set and the positions it is given, lets it forget those by the method under
-    test and returns its log-odds (N,) of the samples; None where there is no method to imitate. Its number seeds it.
+    shadow: (number, positions) to the log-odds (N,) of a model that was trained on the remain set and the positions,
+    and unlearned the positions by the method under test; its number seeds it. None: there is no method to imitate.
     """
 
     candidate: nn.Module
@@ -58,7 +55,7 @@ class ProbeCase:
         return {name: model for name, model in both.items() if model is not None}
 
 
-def relearning(case: ProbeCase, params: RelearnParams) -> Found:
+def relearning(case: ProbeCase, params: RelearnParams) -> ProbeFigures:
     """Steps until the forget set is back where the parent had it, or at the target that `params` name."""
     if not len(case.forget):
         raise ProbeError("there is no forget set to relearn")
@@ -76,7 +73,7 @@ def relearning(case: ProbeCase, params: RelearnParams) -> Found:
     return found
 
 
-def robust_accuracy(case: ProbeCase, params: RobustParams) -> Found:
+def robust_accuracy(case: ProbeCase, params: RobustParams) -> ProbeFigures:
     """Accuracy on the holdout under a fixed attack."""
     if not len(case.holdout):
         raise ProbeError("there are no never-trained samples to attack")
@@ -87,7 +84,7 @@ def robust_accuracy(case: ProbeCase, params: RobustParams) -> Found:
     }
 
 
-def known_method(case: ProbeCase, params: KnownMethodParams) -> Found:
+def known_method(case: ProbeCase, params: KnownMethodParams) -> ProbeFigures:
     """FT-AUC of the attack that knows the method, from shadows that unlearned sets of the forget set's size."""
     if case.shadow is None:
         raise ProbeError("the version was not made by a method that shadows could imitate")

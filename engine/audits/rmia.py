@@ -1,4 +1,4 @@
-"""RMIA, online and offline (Zarifzadeh et al. 2024; methods.md 7.1): signals, ratios, scores of arrays."""
+"""RMIA, online and offline (Zarifzadeh et al. 2024; docs/methods.md, RMIA): signals, ratios, scores of arrays."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from app.catalog import RmiaParams
+from engine.audits import Floats
 
-Floats = NDArray[np.float64]
 Normaliser = Callable[[Floats, Floats], Floats]
 """Mean signal of the IN models and of the OUT models, (N,) each, to the average s_ref (N,)."""
 
@@ -74,7 +74,7 @@ def ratios(target: Floats, references: Floats, membership: NDArray[np.bool_], av
 def leave_one_out_ratios(
     target: Floats, references: Floats, membership: NDArray[np.bool_], average: Normaliser = online
 ) -> Iterator[Floats]:
-    """Yield `ratios` without model 0, without model 1, ..., IN and OUT means computed anew each time."""
+    """Yield `ratios` without model 0, without model 1, ..., with IN and OUT means of the others."""
     inside, outside = _sums(references, membership)
     count = membership.sum(axis=0)
     for row, member in zip(references, membership, strict=True):

@@ -15,7 +15,7 @@ from engine.evaluation import frozen, full_precision
 def robust_accuracy(model: nn.Module, samples: Samples, positions: Tensor, params: RobustParams) -> float:
     """Return the share of rows `positions` of `samples` that no point of an L2 PGD inside `epsilon` fools.
 
-    The walk starts at the image, steps along the cross-entropy's normalised gradient and counts a row as
+    The attack starts at the image, steps along the cross-entropy's normalised gradient and counts a row as
     fooled by any point on the way. A small fixed attack: an upper bound on robustness, for comparing two
     models, not a replacement for AutoAttack.
 

@@ -12,17 +12,16 @@ from numpy.typing import NDArray
 
 from app.catalog import LiraParams, MisParams, Params, RmiaParams
 from app.formats.audit_report import ConvergencePoint
-from engine.audits import lira, mis, rmia, roc
+from engine.audits import Floats, lira, mis, rmia, roc
 from engine.audits.verdict import Groups
 from engine.references import ReferenceSignals
 
-Floats = NDArray[np.float64]
 Logits = NDArray[Any]
 Labels = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
-class Pool:
+class PoolSignal:
     """A pool of K references as one audit reads it: signal and membership, (K, N) each."""
 
     signal: Floats
@@ -37,28 +36,28 @@ class Scores:
     left_out: Floats
 
 
-def pool_of(references: ReferenceSignals, labels: Labels, params: Params) -> Pool:
+def pool_of(references: ReferenceSignals, labels: Labels, params: Params) -> PoolSignal:
     """What the audit of `params` reads off the pool."""
     if isinstance(params, RmiaParams):
         signal = np.stack([rmia.signals(each, labels, params) for each in references.logits])
-        return Pool(signal, references.membership)
-    return Pool(references.log_odds.astype(np.float64), references.membership)
+        return PoolSignal(signal, references.membership)
+    return PoolSignal(references.log_odds.astype(np.float64), references.membership)
 
 
-def _rmia(logits: Logits, labels: Labels, groups: Groups, pool: Pool, params: RmiaParams) -> Iterator[Floats]:
+def _rmia(logits: Logits, labels: Labels, groups: Groups, pool: PoolSignal, params: RmiaParams) -> Iterator[Floats]:
     target, average = rmia.signals(logits, labels, params), rmia.normaliser(params)
     full = rmia.ratios(target, pool.signal, pool.membership, average)
     for ratios in chain([full], rmia.leave_one_out_ratios(target, pool.signal, pool.membership, average)):
         yield rmia.scores(ratios, ratios[groups.test], params.gamma)
 
 
-def _lira(logits: Logits, labels: Labels, groups: Groups, pool: Pool, params: LiraParams) -> Iterator[Floats]:  # noqa: ARG001
+def _lira(logits: Logits, labels: Labels, groups: Groups, pool: PoolSignal, params: LiraParams) -> Iterator[Floats]:  # noqa: ARG001
     target = rmia.log_odds(logits, labels)
     yield lira.scores(target, pool.signal, pool.membership, params)
     yield from lira.leave_one_out_scores(target, pool.signal, pool.membership, params)
 
 
-def _mis(logits: Logits, labels: Labels, groups: Groups, pool: Pool, params: MisParams) -> Iterator[Floats]:  # noqa: ARG001
+def _mis(logits: Logits, labels: Labels, groups: Groups, pool: PoolSignal, params: MisParams) -> Iterator[Floats]:  # noqa: ARG001
     """The signal itself: no reference enters, so leaving one out changes nothing."""
     values = mis.signals(logits, labels, params)
     yield values
@@ -66,20 +65,20 @@ def _mis(logits: Logits, labels: Labels, groups: Groups, pool: Pool, params: Mis
 
 
 # The scores with all references, then those without each of them in turn.
-SCORERS: Mapping[type[Params], Callable[[Logits, Labels, Groups, Pool, Any], Iterator[Floats]]] = {
+SCORERS: Mapping[type[Params], Callable[[Logits, Labels, Groups, PoolSignal, Any], Iterator[Floats]]] = {
     RmiaParams: _rmia,
     LiraParams: _lira,
     MisParams: _mis,
 }
 
 
-def scores(logits: Logits, labels: Labels, groups: Groups, pool: Pool, params: Params) -> Scores:
+def scores(logits: Logits, labels: Labels, groups: Groups, pool: PoolSignal, params: Params) -> Scores:
     """Score all N samples of a model with `logits` (N, classes) by the audit that `params` belong to."""
     each = SCORERS[type(params)](logits, labels, groups, pool, params)
     return Scores(next(each), np.stack(list(each)))
 
 
-def plain_scores(logits: Logits, labels: Labels, groups: Groups, pool: Pool, params: Params) -> Floats:
+def plain_scores(logits: Logits, labels: Labels, groups: Groups, pool: PoolSignal, params: Params) -> Floats:
     """`scores` with all references alone."""
     return next(SCORERS[type(params)](logits, labels, groups, pool, params))
 
@@ -88,7 +87,7 @@ def convergence(
     logits: Logits,
     labels: Labels,
     groups: Groups,
-    pool: Pool,
+    pool: PoolSignal,
     params: Params,
     seed: int = 0,
 ) -> list[ConvergencePoint]:
@@ -103,9 +102,9 @@ def convergence(
 
 
 def _point(
-    logits: Logits, labels: Labels, groups: Groups, pool: Pool, chosen: NDArray[np.int64], params: Params
+    logits: Logits, labels: Labels, groups: Groups, pool: PoolSignal, chosen: NDArray[np.int64], params: Params
 ) -> ConvergencePoint:
-    part = Pool(pool.signal[chosen], pool.membership[chosen])
+    part = PoolSignal(pool.signal[chosen], pool.membership[chosen])
     inside = part.membership.sum(axis=0)
     known = np.isfinite(part.signal).all(axis=0) & (inside > 0) & (inside < len(chosen))
     kept = Groups(*(each[known[each]] for each in (groups.forget, groups.retain, groups.test)))

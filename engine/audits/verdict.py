@@ -1,4 +1,4 @@
-"""From measurements to a verdict: is there a valid null, and what does it say (DESIGN 8)?"""
+"""From measurements to a verdict: is there a valid null, and what does it say (docs/methods.md, Verdict)?"""
 
 from __future__ import annotations
 
@@ -11,10 +11,8 @@ from numpy.typing import NDArray
 from scipy import special
 
 from app.formats.audit_report import Auc, Balance, Interval, Judgement, Measurement
-from engine.audits import roc
+from engine.audits import Positions, roc
 from engine.audits.rule import Z95, Estimate, Ruling, combine, fails, judge
-
-Positions = NDArray[np.int64]
 
 NULL = 0.5
 SIGNIFICANCE = 0.01
@@ -53,13 +51,13 @@ def balance(
 ) -> Balance:
     """Test whether the forget set is like the controls, in classes and in difficulty to unseeing models.
 
-    `grouped` says that the samples were chosen together: such a set is no random draw, whatever the tests say.
+    `grouped` says that the samples were chosen together: such a set is no random draw, even if it passes both tests.
     """
     classes = int(labels.max()) + 1
     by_class = roc.chi_square_p(
         *(np.bincount(labels[each], minlength=classes) for each in (groups.forget, groups.test))
     )
-    with np.errstate(invalid="ignore"):  # in a part of a pool some samples have no OUT model; no group has them
+    with np.errstate(invalid="ignore"):  # in a part of a pool some samples have no OUT model; no group has such samples
         odds = np.where(membership, 0, log_odds.astype(np.float64)).sum(axis=0) / (~membership).sum(axis=0)
     by_difficulty = roc.mann_whitney_p(odds[groups.forget], odds[groups.test])
     within, within_p = _within_classes(odds, labels, groups)
@@ -106,12 +104,12 @@ def null_of(balanced: Balance | None, retrained: Sequence[float]) -> Null | None
     """Choose the null: 0.5 for a random-like set, class by class where the classes are shifted; where the set also
     differs in difficulty, near 0.5 while that is little; else the mean FT-AUC of at least five exact retrains.
 
-    A test of 1 % takes one random set in a hundred for another kind, and every large set for what hardly matters to
-    it. So the size of the shift decides, not its significance alone. To an attack that allows for difficulty wholly,
-    a retrained model shows 0.5; to one that sees nothing but difficulty, 0.5 plus the shift. The null lies between.
+    At a level of 1 % the test rejects one random set in a hundred, and every large set for a negligible shift. So the
+    size of the shift decides, not its significance alone. An attack that corrects for difficulty completely finds 0.5
+    on a retrained model; one that sees nothing but difficulty finds 0.5 plus the shift. The null lies between.
 
     `retrained`: FT-AUC of each, on this forget set. The spread is that of one more retrain around their mean,
-    with Student's factor for so few, as the candidate is itself one draw.
+    with Student's factor for a small number, because the candidate is itself one draw.
     """
     if balanced is None:
         return None

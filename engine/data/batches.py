@@ -28,7 +28,7 @@ class Source:
 
     images: (N, C, H, W), uint8 or float32 in [0, 1]. labels: (N,) int64.
     augment: `crop_flip` is a random crop after padding by 4 and a random horizontal flip.
-    relabel: draws labels anew at each visit.
+    relabel: draws labels again at each visit.
     """
 
     images: Tensor

@@ -22,7 +22,7 @@ class Stack:
     """Room for `n` images of the same size: that of `shape` (H, W, C), else the first one's.
 
     Grey images stay grey where all are and `shape` does not say otherwise; else all become RGB. Faults are collected,
-    each named by `what` it is; after so many `full` says that more are not worth finding.
+    each named by `what` it is; after 20 `full` says that no more need be found.
     """
 
     def __init__(self, n: int, shape: tuple[int, int, int] | None = None) -> None:
@@ -36,7 +36,7 @@ class Stack:
         """Decode one image into `row`.
 
         Raises:
-            SourceError: so many images of this size are more than is taken.
+            SourceError: that number of images of this size is more than the service takes.
         """
         try:
             pixels = _pixels(encoded)

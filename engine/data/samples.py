@@ -16,13 +16,13 @@ from torch import Tensor
 from engine.memory import free_bytes
 
 RESIDENT_SHARE = 0.5
-"""Of the device's free memory: what images may take at most, for the rest is the model's."""
+"""Of the device's free memory: what images may take at most. The rest is for the model."""
 ASKED_AT_ONCE = 2**17
 """Bytes: of a longer span the system reads the beginning only."""
 MOST_MAPPED = 2**28
 """Bytes of a mapped file that may be in this process's memory before they are given back."""
 MAPPED_AROUND = 2**21
-"""Bytes: a read of one page may map the whole of the system's cache entry (folio) that it lies in, up to so much."""
+"""Bytes: a read of one page may map the whole of the system's cache entry (folio) that it lies in, up to this size."""
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,7 @@ class Samples:
 class Split:
     """Positions (int64, on the device of `samples`) of the three sets of one unlearning job.
 
-    forget: what is to be forgotten now. remain: what may still be trained on; empty without access.
+    forget: what is unlearned now. remain: what a method may still train on; empty without access.
     holdout: never trained on, the audit's controls.
     """
 
@@ -129,7 +129,7 @@ class Mapping:
     Rows are asked for just before they are read, all of a batch at once: what the system reads ahead by itself is
     many times a row, and useless where rows are drawn at random. Pages that were mapped, those around a row as
     well, count as this process's memory until something else wants them. They are given back before, so that a
-    process stays small whatever is free; what is read again comes from the system's cache.
+    process stays small even where much memory is free. What is read again comes from the system's cache.
     """
 
     def __init__(self, images: np.memmap[Any, np.dtype[np.uint8]]) -> None:
@@ -187,7 +187,7 @@ def run(images: Tensor, rows: slice) -> Tensor:
 def to_float(images: Tensor) -> Tensor:
     """uint8 pixels as float32 in [0, 1], and float images as they are.
 
-    There is no normalisation, so distances and radii are in pixel units (methods.md 10).
+    There is no normalisation, so distances and radii are in pixel units.
     """
     if images.dtype == torch.uint8:
         return images.to(torch.float32).div_(255)

@@ -1,7 +1,7 @@
 """Sources: where the bytes of a dataset come from.
 
 Functions of a source's parameters, the folder that what it downloads goes to, and the file that a client sent.
-Each raises `SourceError` where the data cannot be had; its text is for the client.
+Each raises `SourceError` where the data cannot be loaded; its text is for the client.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def torchvision_set(
     try:
         halves = make(found, dict(params.options), cache)
     except (RuntimeError, ValueError, TypeError, OSError) as error:
-        raise SourceError(f"{params.dataset} could not be had ({type(error).__name__})") from error
+        raise SourceError(f"{params.dataset} could not be loaded ({type(error).__name__})") from error
     train, test = (_arrays(half, params.dataset) for half in halves)
     if train[0].shape[1:] != test[0].shape[1:]:
         raise SourceError(f"the train and test images of {params.dataset} differ in size")

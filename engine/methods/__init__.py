@@ -7,17 +7,13 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from app.catalog import FineTuneSchedule
 from engine.data.batches import Relabel, Source, TrainingSet
 from engine.data.samples import Split
+from engine.errors import MethodError
 from engine.recipes import Recipe
-from engine.training import Loss, Pass, Progress, Schedule, constant, fit, steps
-
-
-class MethodError(Exception):
-    """The method cannot run on what it was given; the text is for the client."""
+from engine.training import Objective, Pass, Progress, Schedule, constant, cross_entropy, fit, steps
 
 
 @dataclass(frozen=True)
@@ -45,8 +41,17 @@ def clean(split: Split, positions: Tensor, context: MethodContext, relabel: Rela
     return Source(split.samples.images, split.samples.labels, positions, context.recipe.augment, relabel)
 
 
-def schedule_of(params: FineTuneSchedule) -> Schedule:
-    return steps(params.decay_every) if params.decay_every else constant
+def schedule_of(params: FineTuneSchedule, context: MethodContext) -> Schedule:
+    """The schedule of `params`, in the precision of the model's recipe."""
+    return Schedule(
+        epochs=params.epochs,
+        learning_rate=params.learning_rate,
+        batch_size=params.batch_size,
+        momentum=params.momentum,
+        weight_decay=params.weight_decay,
+        factor=steps(params.decay_every) if params.decay_every else constant,
+        precision=context.recipe.precision,
+    )
 
 
 def tune(
@@ -55,26 +60,19 @@ def tune(
     params: FineTuneSchedule,
     context: MethodContext,
     *,
-    loss: Loss = functional.cross_entropy,
+    objective: Objective = cross_entropy,
     then: Sequence[Pass] = (),
     penalty: Callable[[float], Tensor] | None = None,
     after_step: Callable[[], None] | None = None,
 ) -> nn.Module:
-    """Run `fit` by the schedule of `params`; see there."""
+    """Run `fit` by the schedule of `params`: each epoch lowers `objective` on `training_set`, then makes the passes
+    `then`."""
     return fit(
         model,
-        training_set,
-        epochs=params.epochs,
-        learning_rate=params.learning_rate,
-        batch_size=params.batch_size,
-        momentum=params.momentum,
-        weight_decay=params.weight_decay,
-        schedule=schedule_of(params),
-        generator=context.generator,
-        progress=context.progress,
-        loss=loss,
-        then=then,
+        [Pass(training_set, objective), *then],
+        schedule_of(params, context),
+        context.generator,
+        context.progress,
         penalty=penalty,
         after_step=after_step,
-        precision=context.recipe.precision,
     )

@@ -1,4 +1,4 @@
-"""AMUN: adversarial machine unlearning (section 4 of its paper; methods.md 1), whole or under a saliency mask."""
+"""AMUN (section 4 of its paper; docs/methods.md, AMUN and AMUN+SalUn), on all weights or under a saliency mask."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from app.catalog import AmunParams, AmunSalunParams
 from engine.attacks import AttackResult
 from engine.data.batches import Source, TrainingSet
 from engine.data.samples import Split
-from engine.methods import MethodContext, MethodError, clean, tune
+from engine.errors import MethodError
+from engine.methods import MethodContext, clean, tune
 from engine.methods.saliency import freezer, saliency_mask
 
 
@@ -20,11 +21,11 @@ def amun(
     adversarial: AttackResult | None,
     context: MethodContext,
 ) -> nn.Module:
-    """Fine-tune `model` in place on D_A with the wrong labels, beside what clean data the setting allows.
+    """Fine-tune `model` in place on D_A with the wrong labels, and on the clean data that the setting allows.
 
     With a remain set the fine-tuning set is D_R, D_F, D_A (or D_R, D_A with `adversarial_only`), without
-    one D_F, D_A (or D_A). Clean images are augmented as in the model's recipe; adversarial ones never
-    are: they lie closer to the boundary than a crop moves an image. Plain cross-entropy, no weights.
+    one D_F, D_A (or D_A). Clean images are augmented as in the model's recipe. Adversarial ones never are,
+    because a crop moves an image further than the boundary. Plain cross-entropy, no weights.
 
     Args:
         adversarial: rows aligned with `split.forget`; those not found are left out.

@@ -1,4 +1,4 @@
-"""BS: Boundary Shrink (Chen et al., CVPR 2023; methods.md 4)."""
+"""BS: Boundary Shrink (Chen et al., CVPR 2023; docs/methods.md, BS)."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from app.catalog import BoundaryShrinkParams
 from engine.attacks import AttackResult
 from engine.data.batches import Source, TrainingSet
 from engine.data.samples import Split, gather, to_float
+from engine.errors import MethodError
 from engine.evaluation import frozen
-from engine.methods import MethodContext, MethodError, clean, tune
+from engine.methods import MethodContext, clean, tune
 
 BATCH = 512
 
@@ -25,9 +26,8 @@ def boundary_shrink(
 ) -> nn.Module:
     """Fine-tune `model` in place on the forget set under its nearest wrong labels, shuffled with the remain set.
 
-    The labels are those of `nearest_wrong_labels` under the model as it was given, found once on images
-    that are not augmented. AMUN's code finds them anew in each epoch, on the model being changed; it also
-    rounds x' to 8 bits, which is not done here.
+    The labels are those of `nearest_wrong_labels` under the given model, found once on images that are not
+    augmented. AMUN's code finds them again in each epoch, on the changing model, and rounds x' to 8 bits.
 
     Raises:
         MethodError: the data has one class only.

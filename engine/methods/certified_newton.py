@@ -1,4 +1,4 @@
-"""One damped Newton step to the optimum without the forget set, then noise (methods.md 6)."""
+"""One damped Newton step to the optimum without the forget set, then noise (docs/methods.md, Newton step)."""
 
 from __future__ import annotations
 
@@ -11,18 +11,19 @@ from torch.nn import functional
 from app.catalog import CertifiedNewtonParams
 from engine.attacks import AttackResult
 from engine.data.samples import Split, gather, to_float
+from engine.errors import DivergedError
 from engine.evaluation import eval_mode
 from engine.methods import MethodContext, require_remain
 from engine.methods.newton import (
-    Objective,
+    LossOfWeights,
     conjugate_gradient,
     forward_mode,
     gradient,
     hessian_product,
     lissa,
-    objective,
+    loss_of_weights,
 )
-from engine.training import DivergedError, Loss
+from engine.training import Loss
 
 SHARE_OF_SOLVING = 0.95
 
@@ -37,7 +38,7 @@ def certified_newton(
 ) -> nn.Module:
     """theta <- theta - (H + gamma I)^-1 g + N(0, sigma^2 I), g and H of the mean loss on the remain set.
 
-    Zhang et al., ICML 2024. The forget set itself is never looked at. g and H contain the quadratic penalty
+    Zhang et al., ICML 2024. The forget set itself is never used. g and H contain the quadratic penalty
     `weight_decay` / 2 |theta|^2; gamma is added to the Hessian as such, while the public code penalises
     norms that are not squared, whose Hessian is not gamma I. Images are not augmented. BatchNorm is in eval
     mode throughout and its running statistics stay. Neither the step nor sigma certifies anything: see
@@ -54,7 +55,7 @@ def certified_newton(
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     start = torch.cat([parameter.detach().reshape(-1) for parameter in trained])
     with eval_mode(model), forward_mode(), torch.no_grad():
-        value = objective(model, loss)
+        value = loss_of_weights(model, loss)
         g = _mean(split, params.batch_size, lambda images, labels: gradient(value, start, images, labels))
         g = g + params.weight_decay * start
         if not torch.isfinite(g).all():
@@ -83,7 +84,7 @@ def _mean(split: Split, batch_size: int, of_batch: Callable[[Tensor, Tensor], Te
 
 
 def _by_lissa(
-    value: Objective,
+    value: LossOfWeights,
     start: Tensor,
     g: Tensor,
     split: Split,
@@ -111,7 +112,7 @@ def _by_lissa(
 
 
 def _by_conjugate_gradient(
-    value: Objective,
+    value: LossOfWeights,
     start: Tensor,
     g: Tensor,
     split: Split,

@@ -1,4 +1,5 @@
-"""FT and l1-sparse: plain fine-tuning on the remain set, and with a penalty on the weights (methods.md 4)."""
+"""FT and l1-sparse: plain fine-tuning on the remain set, and with a penalty on the weights (docs/methods.md, FT
+and l1-sparse)."""
 
 from __future__ import annotations
 
@@ -21,7 +22,7 @@ def fine_tune(
     adversarial: AttackResult | None,  # noqa: ARG001  the methods' common shape
     context: MethodContext,
 ) -> nn.Module:
-    """FT: fine-tune `model` in place by cross-entropy on the remain set, hoping that it forgets the rest.
+    """FT: fine-tune `model` in place by cross-entropy on the remain set, without the forget set.
 
     Raises:
         MethodError: there is no remain set.
@@ -41,7 +42,7 @@ def l1_sparse(
     """FT with the penalty alpha_e |theta|_1, all parameters, alpha_e = alpha (1 - e / E) in epoch e of E.
 
     Jia et al., NeurIPS 2023, section 4. AMUN's public code multiplies alpha by (2 - 2e / E) *cumulatively*,
-    so that over ten epochs it rises to 9.7 alpha instead of falling; here it falls as intended. The penalty
+    so that over ten epochs it rises to 9.7 alpha instead of falling. The penalty
     shrinks by subgradient: weights come near zero, none is exactly zero.
 
     Raises:

@@ -1,15 +1,15 @@
-"""GA: raise the loss on the forget set (methods.md 4)."""
+"""GA: raise the loss on the forget set (docs/methods.md, GA)."""
 
 from __future__ import annotations
 
 from torch import Tensor, nn
-from torch.nn import functional
 
 from app.catalog import GradientAscentParams
 from engine.attacks import AttackResult
 from engine.data.batches import TrainingSet
 from engine.data.samples import Split
 from engine.methods import MethodContext, clean, tune
+from engine.training import Forward, Pass, cross_entropy
 
 
 def gradient_ascent(
@@ -23,18 +23,19 @@ def gradient_ascent(
 
     With a remain set each epoch is a pass of descent over it, then a pass of ascent over the forget set,
     both shuffled (AMUN's code does not shuffle the first); without one, ascent alone. One optimizer and one
-    rate serve both. The ascent has no lower bound: a rate too high destroys the model, and only the audit
-    tells, unless a value stops being finite.
+    rate serve both. The ascent has no lower bound: a rate that is too high ruins the model. Only the
+    audit shows it, unless a value stops being finite.
 
     Raises:
         DivergedError: see `engine.training.fit`, also for BatchNorm.
     """
     forget = TrainingSet([clean(split, split.forget, context)])
     if not len(split.remain):
-        return tune(model, forget, params, context, loss=ascent)
+        return tune(model, forget, params, context, objective=ascent)
     remain = TrainingSet([clean(split, split.remain, context)])
-    return tune(model, remain, params, context, then=[(forget, ascent)])
+    return tune(model, remain, params, context, then=[Pass(forget, ascent)])
 
 
-def ascent(logits: Tensor, labels: Tensor) -> Tensor:
-    return -functional.cross_entropy(logits, labels)
+def ascent(forward: Forward, images: Tensor, labels: Tensor) -> Tensor:
+    """Minus the cross-entropy."""
+    return -cross_entropy(forward, images, labels)

@@ -1,4 +1,4 @@
-"""MixUnlearn's generator of blends and its contrastive losses (methods.md 5).
+"""MixUnlearn's generator of blends and its contrastive losses (docs/methods.md, MixUnlearn).
 
 n forget and m remain samples are blended in P pairs: `first` (P,) and `second` (P,) index them. Losses take
 predictions: softmax outputs (.., classes), and targets that are distributions too.

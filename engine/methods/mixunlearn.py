@@ -1,4 +1,4 @@
-"""Unlearning in the style of MixUnlearn (ICLR 2025; methods.md 5)."""
+"""Unlearning in the style of MixUnlearn (ICLR 2025; docs/methods.md, MixUnlearn)."""
 
 from __future__ import annotations
 
@@ -16,11 +16,13 @@ from engine import seeding
 from engine.attacks import AttackResult
 from engine.data.batches import TrainingSet, batch_sizes
 from engine.data.samples import Split
-from engine.methods import MethodContext, MethodError, clean, require_remain, schedule_of
+from engine.errors import MethodError
+from engine.methods import MethodContext, clean, require_remain, schedule_of
 from engine.methods.mixing import Generator, mixing_loss, pairs, real_loss
 from engine.training import run_epochs
 
-Batch = tuple[Tensor, Tensor]
+Labelled = tuple[Tensor, Tensor]
+"""Images and labels of a batch."""
 
 
 def mixunlearn(
@@ -64,7 +66,7 @@ def mixunlearn(
         )
         for name, player in players.items()
     }
-    factor = schedule_of(params)
+    factor = schedule_of(params, context).factor
     sizes = batch_sizes(forget.n, params.batch_size)
 
     def epoch(number: int, report: Callable[[float], None]) -> Tensor:
@@ -147,7 +149,7 @@ def unlearner_loss(
 
 
 @torch.no_grad()
-def _draw(before: nn.Module, forget: Batch, remain: Batch, params: MixUnlearnParams) -> Drawn:
+def _draw(before: nn.Module, forget: Labelled, remain: Labelled, params: MixUnlearnParams) -> Drawn:
     n = len(forget[0])
     outputs, features = with_features(before, torch.cat([forget[0], remain[0]]), params.feature_layer)
     if params.targets == "labels":

@@ -1,4 +1,4 @@
-"""Damped Newton steps in weight space: Hessian-vector products and two ways to solve with them (methods.md 6).
+"""Damped Newton steps in weight space: Hessian-vector products and two solvers (docs/methods.md, Newton step).
 
 A weight vector is the concatenation (P,) of all parameters that are trained, in their order.
 """
@@ -13,12 +13,14 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad, jvp
 
-from engine.training import DivergedError, Loss
+from engine.errors import DivergedError
+from engine.training import Loss
 
-Objective = Callable[[Tensor, Tensor, Tensor], Tensor]
+LossOfWeights = Callable[[Tensor, Tensor, Tensor], Tensor]
 """(weights (P,), images, labels) to the mean loss ()."""
 Product = Callable[[Tensor], Tensor]
-Report = Callable[[float], None]
+ReportShare = Callable[[float], None]
+"""Gets the share of the solving that is done."""
 
 STEPS_BETWEEN_CHECKS = 50
 SLACK = 2.0
@@ -32,7 +34,7 @@ def forward_mode() -> Iterator[None]:
         yield
 
 
-def objective(model: nn.Module, loss: Loss) -> Objective:
+def loss_of_weights(model: nn.Module, loss: Loss) -> LossOfWeights:
     """The loss of `model` as a function of its weights. Buffers stay as they are: call it in eval mode."""
     named = {name: parameter.shape for name, parameter in model.named_parameters() if parameter.requires_grad}
     sizes = [shape.numel() for shape in named.values()]
@@ -45,18 +47,18 @@ def objective(model: nn.Module, loss: Loss) -> Objective:
     return value
 
 
-def gradient(value: Objective, weights: Tensor, images: Tensor, labels: Tensor) -> Tensor:
+def gradient(value: LossOfWeights, weights: Tensor, images: Tensor, labels: Tensor) -> Tensor:
     result: Tensor = grad(value)(weights, images, labels)
     return result
 
 
-def hessian_product(value: Objective, weights: Tensor, images: Tensor, labels: Tensor, vector: Tensor) -> Tensor:
+def hessian_product(value: LossOfWeights, weights: Tensor, images: Tensor, labels: Tensor, vector: Tensor) -> Tensor:
     """H v as the forward derivative of the gradient: no graph of the backward pass is kept."""
     result: Tensor = jvp(lambda at: grad(value)(at, images, labels), (weights,), (vector,))[1]
     return result
 
 
-def lissa(product: Product, g: Tensor, scale: float, steps: int, report: Report) -> Tensor:
+def lissa(product: Product, g: Tensor, scale: float, steps: int, report: ReportShare) -> Tensor:
     """Return a stochastic estimate of A^-1 g: v_0 = g, v_t+1 = g + v_t - A_t v_t / s, then v / s.
 
     After `steps` steps directions of curvature far under s / steps are still damped to about steps / s.
@@ -67,7 +69,7 @@ def lissa(product: Product, g: Tensor, scale: float, steps: int, report: Report)
 
     Raises:
         DivergedError: |v_t| exceeds twice (t + 1) |g|. Where every A_t has its curvature in [0, 2s] each
-            step is a contraction plus g, so that |v_t| <= (t + 1) |g|: beyond it, the sum does not converge.
+            step is a contraction plus g, so that |v_t| <= (t + 1) |g|; otherwise the sum does not converge.
     """
     v, size = g, torch.linalg.vector_norm(g)
     for step in range(1, steps + 1):
@@ -82,8 +84,8 @@ def lissa(product: Product, g: Tensor, scale: float, steps: int, report: Report)
     return v / scale
 
 
-def conjugate_gradient(product: Product, g: Tensor, iterations: int, tolerance: float, report: Report) -> Tensor:
-    """Solve A x = g from x = 0 until |A x - g| <= tolerance |g|, or for so many iterations.
+def conjugate_gradient(product: Product, g: Tensor, iterations: int, tolerance: float, report: ReportShare) -> Tensor:
+    """Solve A x = g from x = 0 until |A x - g| <= tolerance |g|, or for `iterations` iterations.
 
     Raises:
         DivergedError: A has a direction of curvature that is not positive, or a value stops being finite.

@@ -1,4 +1,5 @@
-"""RL and SalUn: train the forget set on random wrong labels, on all weights or on the salient ones."""
+"""RL and SalUn: train the forget set on random wrong labels, on all weights or on the salient ones (docs/methods.md, RL
+and SalUn)."""
 
 from __future__ import annotations
 
@@ -9,7 +10,8 @@ from app.catalog import RandomLabelParams, SalunParams
 from engine.attacks import AttackResult
 from engine.data.batches import Relabel, TrainingSet
 from engine.data.samples import Split
-from engine.methods import MethodContext, MethodError, clean, tune
+from engine.errors import MethodError
+from engine.methods import MethodContext, clean, tune
 from engine.methods.saliency import freezer, saliency_mask
 
 
@@ -22,8 +24,8 @@ def random_label(
 ) -> nn.Module:
     """RL: fine-tune `model` in place on (x, random label) of the forget set, shuffled with the remain set if any.
 
-    The label is uniform over the classes other than the true one and drawn anew at each visit, as in AMUN's
-    code (methods.md 4); others draw once, from all classes, and walk the two sets one after the other.
+    The label is uniform over the classes other than the true one and drawn again at each visit, as in AMUN's code.
+    Other code draws once, from all classes, and walks the two sets one after the other.
 
     Raises:
         MethodError: the data has one class only.
@@ -42,7 +44,7 @@ def salun(
     """SalUn (Fan et al., ICLR 2024): `random_label` that moves only the weights salient for the forget set.
 
     The mask is that of `saliency_mask` on the given model. The weights outside it are bit-identical
-    afterwards; the public code masks gradients, and weight decay goes on shrinking them. BatchNorm's scale
+    afterwards. The public code masks gradients, so that weight decay still shrinks them. BatchNorm's scale
     and shift are weights, under the mask like the others; its running statistics are not, and follow the
     training set as in every method that goes through `fit`.
 
@@ -56,7 +58,7 @@ def salun(
 
 
 def other_label(classes: int) -> Relabel:
-    """Return what draws for each label another one of `classes`, uniformly."""
+    """Return a function that draws for each label another one of `classes`, uniformly."""
 
     def draw(labels: Tensor, generator: torch.Generator) -> Tensor:
         shifts = torch.randint(1, classes, labels.shape, generator=generator, device=labels.device)

@@ -1,4 +1,4 @@
-"""The saliency mask of SalUn (Fan et al., ICLR 2024; methods.md 4), and weights that truly stay frozen."""
+"""The saliency mask of SalUn (Fan et al., ICLR 2024; docs/methods.md, SalUn), and weights that stay frozen."""
 
 from __future__ import annotations
 
@@ -39,10 +39,10 @@ def saliency_mask(model: nn.Module, split: Split, ratio: float) -> dict[str, Ten
 
 
 def freezer(model: nn.Module, mask: Mapping[str, Tensor]) -> Callable[[], None]:
-    """Return what puts every entry outside `mask` back to its value of now, bit for bit.
+    """Return a function that puts every entry outside `mask` back to its present value, bit for bit.
 
-    Called after each step of the optimizer it freezes them truly. Masking the gradient, as the public code
-    does, leaves weight decay (and momentum gathered earlier) to move them.
+    Called after each step of the optimizer it freezes them. The public code masks the gradient instead, so that
+    weight decay and earlier momentum still move them.
     """
     frozen = [
         (parameter, mask[name], parameter.detach().clone())

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -13,7 +12,7 @@ from torch import Tensor, nn
 from app.catalog import Precision, SgdRecipe
 from engine.data.batches import Augment, Source, TrainingSet
 from engine.data.samples import Samples
-from engine.training import Objective, Part, Progress, cosine, fit, steps
+from engine.training import Progress, Schedule, cosine, steps
 
 
 @dataclass(frozen=True)
@@ -47,33 +46,18 @@ class Recipe:
         return precision
 
 
-def train(
-    model: nn.Module,
-    params: SgdRecipe,
-    samples: Samples,
-    positions: Tensor,
-    generator: torch.Generator,
-    progress: Progress,
-    *,
-    objective: Objective | None = None,
-    after_step: Callable[[], None] | None = None,
-    parts: Mapping[str, Part] = MappingProxyType({}),
-) -> nn.Module:
-    """Run `fit` on rows `positions` of `samples` by the schedule of `params`; see there."""
-    schedules = {"cosine": cosine(params.epochs), "step": steps(params.step_every)}
-    return fit(
-        model,
-        TrainingSet([Source(samples.images, samples.labels, positions, params.augment)]),
+def rows(samples: Samples, positions: Tensor, augment: Augment) -> TrainingSet:
+    """Rows `positions` of `samples` as a training set."""
+    return TrainingSet([Source(samples.images, samples.labels, positions, augment)])
+
+
+def sgd_schedule(params: SgdRecipe) -> Schedule:
+    return Schedule(
         epochs=params.epochs,
         learning_rate=params.learning_rate,
         batch_size=params.batch_size,
         momentum=params.momentum,
         weight_decay=params.weight_decay,
-        schedule=schedules[params.schedule],
-        generator=generator,
-        progress=progress,
-        objective=objective,
-        after_step=after_step,
+        factor={"cosine": cosine(params.epochs), "step": steps(params.step_every)}[params.schedule],
         precision=params.precision,
-        parts=parts,
     )

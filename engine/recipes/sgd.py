@@ -6,10 +6,9 @@ import torch
 from torch import Tensor, nn
 
 from app.catalog import FastRecipe, SgdRecipe
-from engine.data.batches import Source, TrainingSet
 from engine.data.samples import Samples
-from engine.recipes import train
-from engine.training import Progress, fit, triangular
+from engine.recipes import rows, sgd_schedule
+from engine.training import Pass, Progress, Schedule, fit, triangular
 
 
 def sgd(
@@ -21,7 +20,8 @@ def sgd(
     progress: Progress,
 ) -> nn.Module:
     """Recipe `sgd`: cross-entropy on rows `positions` of `samples` by SGD with momentum."""
-    return train(model, params, samples, positions, generator, progress)
+    training_set = rows(samples, positions, params.augment)
+    return fit(model, [Pass(training_set)], sgd_schedule(params), generator, progress)
 
 
 def fast(
@@ -34,20 +34,17 @@ def fast(
 ) -> nn.Module:
     """Recipe `fast`: the same in few epochs of large batches, with a rate that rises and falls in straight lines.
 
-    What makes it quick are the epochs saved and the precision; a batch's images are uint8 until they are
-    gathered, and nothing waits for the device within an epoch (performance.md 4.2).
+    It saves epochs and precision. The images of a batch are uint8 until they are gathered, and nothing waits for the
+    device within an epoch (docs/methods.md, Recipes).
     """
-    return fit(
-        model,
-        TrainingSet([Source(samples.images, samples.labels, positions, params.augment)]),
+    schedule = Schedule(
         epochs=params.epochs,
         learning_rate=params.learning_rate,
         batch_size=params.batch_size,
         momentum=params.momentum,
         weight_decay=params.weight_decay,
+        factor=triangular(params.epochs, params.peak * params.epochs),
         nesterov=True,
-        schedule=triangular(params.epochs, params.peak * params.epochs),
-        generator=generator,
-        progress=progress,
         precision=params.precision,
     )
+    return fit(model, [Pass(rows(samples, positions, params.augment))], schedule, generator, progress)

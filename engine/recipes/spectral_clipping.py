@@ -1,4 +1,5 @@
-"""SGD with clipped operator norms (FastClip: Boroojeny, Telgarsky, Sundaram 2024; methods.md 9)."""
+"""SGD with clipped operator norms (FastClip: Boroojeny, Telgarsky, Sundaram 2024; docs/methods.md, Spectral
+clipping)."""
 
 from __future__ import annotations
 
@@ -13,8 +14,8 @@ from torch.nn import functional
 from app.catalog import SpectralClippingRecipe
 from engine.data.samples import Samples
 from engine.evaluation import eval_mode
-from engine.recipes import train
-from engine.training import Progress
+from engine.recipes import rows, sgd_schedule
+from engine.training import Pass, Progress, fit
 
 Operator = Callable[[Tensor, Tensor], Tensor]
 """(inputs (k, ...), weight) to the outputs (k, ...) of a layer without its bias."""
@@ -34,7 +35,7 @@ def spectral_clipping(
     generator: torch.Generator,
     progress: Progress,
 ) -> nn.Module:
-    """Recipe `spectral_clipping`: SGD, one power iteration of each layer per step, a clip every so many steps.
+    """Recipe `spectral_clipping`: SGD, one power iteration of each layer per step, and a clip every `every` steps.
 
     After the last step layers are clipped until each is within 1 % of the bound by its own estimate, which is
     within a few percent of the truth. Only layers above the bound are changed; the public code's `exact` also
@@ -52,11 +53,10 @@ def spectral_clipping(
         if int(layers.steps) % params.every == 0:
             layers.clip(params.bound, params.clip_steps)
 
-    train(
+    fit(
         model,
-        params,
-        samples,
-        positions,
+        [Pass(rows(samples, positions, params.augment))],
+        sgd_schedule(params),
         generator,
         progress,
         after_step=after_step,
@@ -104,7 +104,8 @@ class Layers(nn.Module):
     def clip(self, bound: float, steps: int, slack: float = 1.0) -> bool:
         """Clip the layers above `slack` times `bound`, and say whether there was one.
 
-        Its vector is drawn anew: it stays a singular vector, of a smaller value, and would hide the next one.
+        Its vector is drawn again, because the old one stays a singular vector, of a smaller value, and would hide the
+        next one.
         """
         vectors = [self.get_buffer(f"vector{number}") for number in range(len(self._found))]
         norms = [

@@ -1,4 +1,4 @@
-"""TRADES: accuracy traded for robustness (Zhang et al., ICML 2019; methods.md 9)."""
+"""TRADES: accuracy traded for robustness (Zhang et al., ICML 2019; docs/methods.md, TRADES)."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from app.catalog import TradesRecipe
 from engine.attacks.steps import step
 from engine.data.samples import Samples
 from engine.evaluation import frozen
-from engine.recipes import train
-from engine.training import Forward, Progress
+from engine.recipes import rows, sgd_schedule
+from engine.training import Forward, Pass, Progress, fit
 
 
 def trades(
@@ -24,8 +24,8 @@ def trades(
 ) -> nn.Module:
     """Recipe `trades`: lower CE(f(x), y) + beta KL(p(x) | p(x')), a mean over the batch, with x' of `worst`.
 
-    The search for x' is in eval mode and moves nothing; the loss is in train mode, x and x' each a batch of their
-    own for BatchNorm, and its gradient flows through both.
+    The search for x' runs in eval mode and changes no weight. The loss is in train mode, with x and x' each a batch
+    of its own for BatchNorm, and its gradient flows through both.
     """
 
     def objective(forward: Forward, images: Tensor, labels: Tensor) -> Tensor:
@@ -33,7 +33,8 @@ def trades(
         clean, other = forward(images), forward(near)
         return functional.cross_entropy(clean, labels) + params.beta * divergence(clean, other)
 
-    return train(model, params, samples, positions, generator, progress, objective=objective)
+    training_set = rows(samples, positions, params.augment)
+    return fit(model, [Pass(training_set, objective)], sgd_schedule(params), generator, progress)
 
 
 def divergence(clean: Tensor, other: Tensor) -> Tensor:

@@ -126,9 +126,9 @@ def test_an_officer_asks_follows_and_proves(run: Run, made: dict[str, Any], tmp_
     eventually(lambda: run(*certificates), "the certificate")
     run("certificate", request, "-o", "certificate.json")
     run("trust", "-o", "trust.json")
-    assert "The certificate holds." in run("verify", "certificate.json", "--trust", "trust.json")
+    assert "The certificate is verified." in run("verify", "certificate.json", "--trust", "trust.json")
     _prove_more(run, request, ids)
-    assert "DOES NOT HOLD" in run("verify", "certificate.json", "--key", _another_key(tmp_path), code=1)
+    assert "NOT VERIFIED" in run("verify", "certificate.json", "--key", _another_key(tmp_path), code=1)
     run("verify", "missing.json", "--trust", "trust.json", code=2)
     assert run("register").startswith("request,status,")
     assert request in run("register", "--json")
@@ -157,7 +157,7 @@ def _prove_more(run: Run, request: str, ids: list[str]) -> None:
     assert "all 20 ids you gave are among its 20" in run(*checks, "--membership", "membership.json")
     Path("kept.txt").write_text(ids[20])
     run("opening", request, "--ids-file", "kept.txt", "-o", "membership.json")
-    assert "DOES NOT HOLD" in run(*checks, "--membership", "membership.json", code=1)
+    assert "NOT VERIFIED" in run(*checks, "--membership", "membership.json", code=1)
     run("shred", request, stdin="n\n", code=1)
     assert document(run("shred", request, "--yes", "--json")) == {"destroyed": True}
     assert document(run("shred", request, "--yes", "--json")) == {"destroyed": False}

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from app import catalog
-from engine import registry, seeding
+from engine import places, seeding
 from engine.architectures import small_cnn
 from engine.attacks import AttackResult
 from engine.attacks.ffgsm import ffgsm
@@ -25,16 +25,7 @@ from tests.engine.pretended_device import NAME, MixedDevicesError, Pretended
 
 BATCHES = (32, 16)
 N, FORGOTTEN, HOLDOUT = 96, 32, 16
-RECIPES = {"sgd": {"augment": "crop_flip"}, "trades": {"steps": 2}, "spectral_clipping": {"bound": 1000.0}}
-METHODS = {"certified_newton": {"lissa_steps": 2, "lissa_chains": 1, "damping": 100.0}}
-ARCHITECTURES: dict[str, dict[str, object]] = {
-    "small_cnn": {"width": 4},
-    "resnet18": {"width": 4},
-    "vgg19_bn": {"width": 4},
-    "vit": {"patch": 4, "width": 16, "depth": 1, "heads": 2},
-    "torchvision": {"name": "shufflenet_v2_x0_5"},
-}
-ATTACKS = {"pgd_l2": {"steps": 4}, "fast_min_norm": {"steps": 4, "rounds": 1}, "ffgsm": {"starts": 1}}
+RECIPES = {"sgd": {"augment": "crop_flip"}, "spectral_clipping": {"bound": 1e3, "every": 1000}}  # a clip waits
 
 
 def network() -> nn.Module:
@@ -52,10 +43,9 @@ def samples() -> Samples:
 
 
 def parsed(kind: str, name: str, batch: int, **given: object) -> catalog.Params:
-    model = catalog.KINDS[kind][name].params
-    common = {"epochs": 1, "batch_size": batch}
-    known = {key: value for key, value in common.items() if key in model.model_fields}
-    return catalog.parse(kind, name, {**known, **given})
+    entry = catalog.find(kind, name)
+    batches = {"batch_size": batch} if "batch_size" in entry.params.model_fields else {}
+    return catalog.parse(kind, name, {**entry.example, **batches, **given})
 
 
 def split_of(them: Samples) -> Split:
@@ -66,7 +56,7 @@ def split_of(them: Samples) -> Split:
 def recipe(name: str, batch: int) -> None:
     params = parsed("recipes", name, batch, **RECIPES.get(name, {}))
     them = samples()
-    Recipe(registry.RECIPES[name], params).train(
+    Recipe(places.recipe(name), params).train(
         fresh(), them, torch.arange(N, device=NAME), seeding.generator(1, NAME), NullProgress()
     )
 
@@ -78,10 +68,10 @@ def found(them: Samples) -> AttackResult:
 
 def method(name: str, batch: int) -> None:
     them = samples()
-    params = parsed("methods", name, batch, **METHODS.get(name, {}))
-    own = Recipe(registry.RECIPES["sgd"], parsed("recipes", "sgd", batch, augment="crop_flip"))
+    params = parsed("methods", name, batch)
+    own = Recipe(places.recipe("sgd"), parsed("recipes", "sgd", batch, augment="crop_flip"))
     context = MethodContext(seeding.generator(1, NAME), NullProgress(), own, fresh)
-    registry.METHODS[name](fresh(), split_of(them), params, found(them), context)
+    places.method(name)(fresh(), split_of(them), params, found(them), context)
 
 
 def attack(name: str, batch: int) -> None:
@@ -89,14 +79,14 @@ def attack(name: str, batch: int) -> None:
     images, given = to_float(them.images), [found(them)] if catalog.ATTACKS[name].needs_given else []
     if given:
         images = images[:FORGOTTEN]
-    params = parsed("attacks", name, batch, **ATTACKS.get(name, {}))
-    registry.ATTACKS[name](fresh(), images, them.labels[: len(images)], params, *given)
+    params = parsed("attacks", name, batch)
+    places.attack(name)(fresh(), images, them.labels[: len(images)], params, *given)
 
 
 def architecture(name: str) -> None:
     """Forward and back."""
-    build = registry.ARCHITECTURES[name]
-    params = catalog.parse("architectures", name, ARCHITECTURES[name])
+    build = places.architecture(name)
+    params = catalog.parse("architectures", name, catalog.ARCHITECTURES[name].example)
     model = seeding.seeded_model(lambda: build(params, 3, 4, (32, 32)), 1, NAME)
     model(torch.rand(2, 3, 32, 32, device=NAME)).sum().backward()
 

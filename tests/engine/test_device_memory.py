@@ -8,8 +8,9 @@ from torch.nn import functional
 from engine import evaluation, seeding
 from engine.data.batches import Source, TrainingSet
 from engine.data.samples import to_float
-from engine.memory import DeviceMemoryError, within_memory
-from engine.training import NullProgress, fit
+from engine.errors import DeviceMemoryError
+from engine.memory import within_memory
+from engine.training import NullProgress, Pass, Schedule, fit
 from tests.engine.cases import digits, same, small_network
 
 OPTIONS = {"epochs": 2, "learning_rate": 0.05, "batch_size": 32, "momentum": 0.9, "weight_decay": 5e-4}
@@ -40,7 +41,8 @@ def run(most, build=plain_network, n=90, **changed):
     model = Small(seeding.seeded_model(build, 3), most)
     images = to_float(samples.images[:n]).to(next(model.parameters()).dtype)
     training_set = TrainingSet([Source(images, samples.labels, torch.arange(n), "crop_flip")])
-    fit(model, training_set, **OPTIONS | changed, generator=seeding.generator(4), progress=NullProgress())
+    schedule, loop = Schedule(**OPTIONS), {"generator": seeding.generator(4), "progress": NullProgress()}
+    fit(model, [Pass(training_set)], schedule, **loop, **changed)
     return model
 
 
@@ -118,10 +120,10 @@ def test_without_a_shortage_the_run_is_that_of_before_bit_for_bit():
     options = OPTIONS | {"epochs": 1, "batch_size": 20}
     after = fit(
         seeding.seeded_model(small_network, 3),
-        training_set,
-        **options,
-        generator=seeding.generator(4),
-        progress=NullProgress(),
+        [Pass(training_set)],
+        Schedule(**options),
+        seeding.generator(4),
+        NullProgress(),
     )
     model = seeding.seeded_model(small_network, 3).train()
     optimizer = torch.optim.SGD(model.parameters(), 0.05, momentum=0.9, weight_decay=5e-4, fused=True)

@@ -10,7 +10,8 @@ from torch import nn
 from engine import evaluation, seeding
 from engine.data.batches import Source, TrainingSet, batch_sizes, crop_flip
 from engine.data.samples import Samples, gather, to_float
-from engine.training import DivergedError, NullProgress, cosine, fit, steps
+from engine.errors import DivergedError
+from engine.training import NullProgress, Pass, Schedule, cosine, fit, steps
 from tests.engine.cases import RECIPE, KeptProgress, digits, same, small_network, train_positions
 
 OPTIONS = {"epochs": 3, "learning_rate": 0.05, "batch_size": 16, "momentum": 0.9, "weight_decay": 5e-4}
@@ -111,10 +112,10 @@ def test_every_sample_is_visited_once_an_epoch_in_a_new_order():
     positions = torch.arange(50)
     fit(
         model,
-        TrainingSet([Source(samples.images, samples.labels, positions)]),
-        **OPTIONS,
-        generator=seeding.generator(0),
-        progress=NullProgress(),
+        [Pass(TrainingSet([Source(samples.images, samples.labels, positions)]))],
+        Schedule(**OPTIONS),
+        seeding.generator(0),
+        NullProgress(),
     )
     assert [len(batch) for batch in model.batches] == [13, 13, 12, 12] * 3
     epochs = [list(itertools.chain(*model.batches[start : start + 4])) for start in (0, 4, 8)]
@@ -127,10 +128,10 @@ def digits_run(progress, positions=None, **changed):
     positions = torch.from_numpy(train_positions()[:100]) if positions is None else positions
     return fit(
         seeding.seeded_model(small_network, 3),
-        TrainingSet([Source(samples.images, samples.labels, positions, "crop_flip")]),
-        **OPTIONS | {"schedule": cosine(3)} | changed,
-        generator=seeding.generator(4),
-        progress=progress,
+        [Pass(TrainingSet([Source(samples.images, samples.labels, positions, "crop_flip")]))],
+        Schedule(**OPTIONS | {"factor": cosine(3)} | changed),
+        seeding.generator(4),
+        progress,
     )
 
 
@@ -148,6 +149,42 @@ def test_a_resumed_run_equals_the_straight_one_bit_for_bit(stop_after):
     resumed.states = [stopped.states[-1]]
     assert same(digits_run(resumed), digits_run(NullProgress()))
     assert len(resumed.states) == 1 + 3 - stop_after
+
+
+def taught(progress, limit=10**6):
+    """A pass towards a teacher's answers after one of cross-entropy, on a device that holds `limit` images at once."""
+    samples, teacher = digits()[1], seeding.seeded_model(small_network, 9).eval()
+    sizes = []
+
+    def as_taught(forward, images, labels):
+        sizes.append(len(images))
+        if len(images) > limit:
+            raise torch.OutOfMemoryError
+        with torch.no_grad():
+            answers = teacher(images)
+        return nn.functional.mse_loss(forward(images), answers)
+
+    first, second = (
+        TrainingSet([Source(samples.images, samples.labels, torch.arange(*ends))]) for ends in ((0, 40), (40, 100))
+    )
+    model = seeding.seeded_model(small_network, 3)
+    fit(model, [Pass(first), Pass(second, as_taught)], Schedule(**OPTIONS), seeding.generator(4), progress)
+    return model, sizes
+
+
+def test_a_pass_with_an_objective_of_its_own_is_resumed():
+    stopped, resumed = KeptProgress(2), KeptProgress()
+    with pytest.raises(InterruptedError):
+        taught(stopped)
+    resumed.states = [stopped.states[-1]]
+    assert same(taught(resumed)[0], taught(NullProgress())[0])
+
+
+def test_a_pass_with_an_objective_of_its_own_is_divided_where_memory_does_not_suffice():
+    _, sizes = taught(NullProgress(), limit=5)
+    assert sizes[:2] == [15, 8]  # what did not fit
+    assert max(sizes[2:]) <= 5
+    assert sum(sizes[2:]) == 3 * 60
 
 
 def test_a_finished_state_is_not_trained_further():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import json
 import os
@@ -21,10 +22,12 @@ from app.catalog import TorchvisionSource
 from engine.attacks import AttackResult
 from engine.data.samples import Split, gather, to_float
 from experiments import checks, data, plots, report, scales, store, tables
-from experiments.cells import Adversarial, Forget, Named, Trained, Unlearned, named, substituted
+from experiments.cells import Adversarial, Configuration, Forget, Trained, Unlearned, configuration
 from experiments.command import arguments, processes
+from experiments.computing import COMPUTE, substituted
 from experiments.lab import Lab
 from experiments.protocol import AMUN, RL
+from experiments.run import STUDIES
 from experiments.store import Busy, CellProgress, NotMeasured, OutOfTime, Result, Store, key
 from experiments.theory import both_sides
 from tests.engine.cases import digits
@@ -33,12 +36,9 @@ ROOT = Path(__file__).parents[2]
 
 
 @dataclass(frozen=True)
-class Number:
+class Number(store.Cell):
     value: int
     inside: Number | None = None
-
-    def compute(self, lab, progress):
-        return Result({"value": self.value})
 
 
 def tiny():
@@ -50,6 +50,43 @@ def test_a_cells_key_is_made_of_all_that_it_is_computed_from():
     assert key(Number(1, Number(2))) == key(Number(1, Number(2)))
     others = {key(Number(2)), key(Number(1, Number(2))), key(Number(1, Number(3)))}
     assert len(others | {key(Number(1))}) == 4
+
+
+@pytest.fixture(scope="module")
+def published():
+    """The cells of the published run of scale `small`, by key."""
+    file = ROOT / "benchmarks" / "results" / "small" / "cells.jsonl.gz"
+    return {cell["key"]: cell for cell in map(json.loads, gzip.decompress(file.read_bytes()).splitlines())}
+
+
+@pytest.mark.parametrize("study", sorted(set(STUDIES) - {"sequential"}))  # of which some cells failed
+def test_the_cells_of_a_published_run_are_still_found(study, published, monkeypatch):
+    """A renamed class or field, or another default, would give each cell a new key and compute all of it again."""
+    methods = {found["cell"]["method"]["name"] for found in published.values() if found["cell"]["kind"] == "Unlearned"}
+    for name in catalog.METHODS.keys() - methods:  # a method that was added since
+        monkeypatch.delitem(catalog.METHODS, name)
+    lab = SimpleNamespace(peek=lambda cell: Result(published[key(cell)]["figures"]) if key(cell) in published else None)
+    cells = [cell for plan in STUDIES[study].plans for cell in plan(lab, scales.small(""))]
+    assert [cell for cell in cells if key(cell) not in published] == []
+    assert cells or study == "larger"
+
+
+def test_a_new_method_of_the_catalog_is_a_row_of_every_table(monkeypatch):
+    class Params(catalog.Params):
+        epochs: int = 3
+        strength: float = 1.0
+
+    new = replace(catalog.METHODS["random_label"], params=Params, label="", variants={"strong": {"strength": 2.0}})
+    monkeypatch.setitem(catalog.METHODS, "added", new)
+    setting = tiny()
+    by_label = {method.label: method for method in setting.methods(False)}
+    assert list(by_label)[-2:] == ["added", "strong"]
+    assert setting.grid(by_label["added"]) == (0.0,)
+    assert setting.configured(by_label["added"], 0.0) == configuration("methods", "added", {"epochs": 3})
+    assert setting.configured(by_label["strong"], 0.0) == configuration(
+        "methods", "added", {"epochs": 3, "strength": 2.0}
+    )
+    assert "Retrain" not in by_label  # it has a row of its own
 
 
 def test_every_parameter_of_a_run_is_in_its_key():
@@ -75,7 +112,7 @@ def test_the_key_of_a_long_chain_of_requests_takes_no_longer_for_each():
     for part in range(60):  # worked out anew at each of two mentions, this would take 2 ** 60 digests
         forget = Forget(0.5, 1, part=part, parts=60)
         searched = Adversarial(state, forget, setting.attack)
-        state = Unlearned(state, forget, setting.named(AMUN, 0.1), True, searched)
+        state = Unlearned(state, forget, setting.configured(AMUN, 0.1), True, searched)
         key(state)
     assert len(key(state)) == 20
 
@@ -134,8 +171,8 @@ def test_what_a_cell_rests_on_is_not_counted_as_its_own_time(tmp_path, monkeypat
 def test_a_training_stopped_by_the_time_limit_goes_on_and_ends_bit_for_bit_the_same(tmp_path, monkeypatch):
     monkeypatch.setattr(store, "SECONDS_BETWEEN_STATES", 0.0)
     cell = Trained(scales.digits(6), 1)
-    straight = Lab(Store(tmp_path / "a"), torch.device("cpu")).get(cell, tensors=True).tensors
-    lab, updates = Lab(Store(tmp_path / "b"), torch.device("cpu")), []
+    straight = Lab(Store(tmp_path / "a"), torch.device("cpu"), COMPUTE).get(cell, tensors=True).tensors
+    lab, updates = Lab(Store(tmp_path / "b"), torch.device("cpu"), COMPUTE), []
 
     def update(_self, fraction):
         updates.append(fraction)
@@ -190,7 +227,7 @@ def test_every_name_of_every_scale_is_in_the_catalog_with_those_parameters():
             setting.attack.parsed()
             for remain in (True, False):
                 for method in setting.methods(remain):
-                    setting.named(method, setting.grid(method)[0]).parsed()
+                    setting.configured(method, setting.grid(method)[0]).parsed()
         for _, recipe, _ in scale.robust:
             recipe.parsed()
         for _, attack in scale.strengths:
@@ -224,22 +261,15 @@ def test_on_the_cpu_every_core_is_used(more, expected, monkeypatch):
 
 def test_a_name_that_the_catalog_lacks_is_not_measured():
     with pytest.raises(NotMeasured, match="no recipe 'sorcery'"):
-        Named("recipes", "sorcery").parsed()
-
-
-ARCHITECTURES = {
-    "small_cnn": {"width": 4},
-    "resnet18": {"width": 4},
-    "vgg19_bn": {"width": 4},
-    "vit": {"patch": 4, "width": 16, "depth": 1, "heads": 2},
-    "torchvision": {"name": "shufflenet_v2_x0_5"},
-}
+        Configuration("recipes", "sorcery").parsed()
 
 
 @pytest.mark.parametrize("name", catalog.ARCHITECTURES)
 def test_every_architecture_is_built_for_the_size_of_the_images(name, tmp_path):
-    world = replace(scales.digits(1), architecture=named("architectures", name, ARCHITECTURES[name]))
-    lab = Lab(Store(tmp_path), torch.device("cpu"))
+    world = replace(
+        scales.digits(1), architecture=configuration("architectures", name, catalog.ARCHITECTURES[name].example)
+    )
+    lab = Lab(Store(tmp_path), torch.device("cpu"), COMPUTE)
     assert lab.get(Trained(world, 1), tensors=True).tensors["logits"].shape == (1797, 10)
 
 
@@ -272,10 +302,10 @@ def test_larger_data_are_measured_from_parquet_once_they_are_there(number, folde
         full, world=world, references=4, models=(1,), forgets=(10,), tuning=(1,), rates=(0.01,), dampings=(1.0,),
         fixed=fixed, attack=scales.FAST, runs=1,
     )  # fmt: skip
-    lab, other = Lab(Store(tmp_path / "out"), torch.device("cpu"), tmp_path), checks.Other(setting, (AMUN,))
+    lab, other = Lab(Store(tmp_path / "out"), torch.device("cpu"), COMPUTE, tmp_path), checks.Other(setting, (AMUN,))
     for cell in checks.other_plan(lab, [other]):
         lab.get(cell)
-    there = lab.there(world)
+    there = lab.loaded(world)
     assert (there.samples.num_classes, there.samples.shape) == (classes, (3, side, side))
     (section,) = checks.other_sections(lab, [other], "Larger data")
     assert report.NOT_MEASURED not in report.markdown(section)
@@ -294,13 +324,13 @@ def test_larger_data_come_from_torchvision_where_it_has_downloaded_them(tmp_path
 
 def test_data_that_are_not_there_are_not_measured(tmp_path):
     world = replace(scales.digits(1), data=replace(scales.digits(1).data, name="cifar100"))
-    lab = Lab(Store(tmp_path / "out"), torch.device("cpu"), tmp_path)
+    lab = Lab(Store(tmp_path / "out"), torch.device("cpu"), COMPUTE, tmp_path)
     with pytest.raises(NotMeasured, match="cifar100"):
         lab.get(Trained(world, 1))
 
 
 def test_a_method_that_diverges_fails_its_cell_and_not_the_run(tmp_path):
-    lab, setting, forget = Lab(Store(tmp_path), torch.device("cpu")), tiny(), Forget(0.1, 10)
+    lab, setting, forget = Lab(Store(tmp_path), torch.device("cpu"), COMPUTE), tiny(), Forget(0.1, 10)
     setting = replace(setting, world=scales.digits(1))
     wild = setting.unlearned(RL, 10.0, forget, False, 1, epochs=30, momentum=0.99)
     cell = replace(wild, method=wild.method.but(weight_decay=0.9))
@@ -313,10 +343,10 @@ def test_a_method_that_diverges_fails_its_cell_and_not_the_run(tmp_path):
 
 
 def test_a_ruined_model_is_a_failure_where_it_answers_nothing_and_measured_where_it_answers_wildly(tmp_path):
-    lab, forget = Lab(Store(tmp_path), torch.device("cpu")), Forget(0.1, 10)
+    lab, forget = Lab(Store(tmp_path), torch.device("cpu"), COMPUTE), Forget(0.1, 10)
     setting = replace(tiny(), world=scales.digits(1), references=2)
     cell = Trained(setting.world, 1)
-    model, samples = lab.model(cell), lab.there(setting.world).samples
+    model, samples = lab.model(cell), lab.loaded(setting.world).samples
     with torch.no_grad():
         next(reversed(list(model.parameters()))).mul_(0).add_(1e6)
     assert lab.logits(model, samples).isfinite().all()
@@ -433,7 +463,7 @@ def test_markdown_says_not_measured_for_what_is_missing():
 def test_cell_specs_are_json():
     cell = tiny().unlearned(AMUN, 0.03, Forget(0.1, 10), True, 1)
     assert json.loads(json.dumps(store.described(cell)))["method"]["name"] == "amun"
-    assert named("attacks", "pgd_l2", {"steps": 1}).but(steps=2).parsed().steps == 2
+    assert configuration("attacks", "pgd_l2", {"steps": 1}).but(steps=2).parsed().steps == 2
 
 
 def test_in_the_committed_results_no_exact_retrain_failed_and_every_untouched_model_did():

@@ -100,7 +100,7 @@ def prepare(source: Template, folder: Path, database_url: str) -> Prepared:
     with account_of(Settings(data_dir=folder, database_url=database_url)) as account:
         ids = source.ids[::40]
         request = account.delete(source.dataset, ids)
-        usage.remove_leftovers(account.database, account.desk.blobs)
+        usage.remove_leftovers(account.database, account.resources.blobs)
     job = request["outcomes"][0]["job"]
     return Prepared(str(folder), database_url, source.dataset, source.model, request["id"], job, ids)
 
@@ -127,7 +127,7 @@ class Case:
     origin: Prepared
     settings: Settings
     database: Database
-    _desk: Any = field(default=None, repr=False)
+    _resources: Any = field(default=None, repr=False)
 
     @property
     def log(self) -> Path:
@@ -135,8 +135,8 @@ class Case:
 
     def close(self) -> None:
         self.database.close()
-        if self._desk is not None:
-            self._desk.close()
+        if self._resources is not None:
+            self._resources.close()
 
     def worker(self, **settings: Any) -> Any:
         """A worker process on this copy."""
@@ -163,10 +163,10 @@ class Case:
     def run_one(self, owner: str = "second") -> bool:
         """One job, worked on in this process."""
         from worker.run_one import run_one
-        from worker.runtime.run import Desk
+        from worker.runtime.run import Resources
 
-        self._desk = self._desk or Desk.open(self.settings)
-        return run_one(self._desk, owner)
+        self._resources = self._resources or Resources.open(self.settings)
+        return run_one(self._resources, owner)
 
     def drain(self) -> None:
         while self.run_one():

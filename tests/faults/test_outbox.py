@@ -27,10 +27,10 @@ def waiting(database: Database) -> list[str]:
 
 
 def relayed(database: Database) -> list[str]:
-    """The jobs that a bell that works is rung for."""
-    rung: list[str] = []
-    assert outbox.relay_hints(database, lambda job, _queue: rung.append(job)) == len(rung)
-    return rung
+    """The jobs whose hints are sent."""
+    sent: list[str] = []
+    assert outbox.relay_hints(database, lambda job, _queue: sent.append(job)) == len(sent)
+    return sent
 
 
 def relay_and_die(settings: Settings, sent: Path) -> None:
@@ -82,6 +82,6 @@ def test_without_a_broker_requests_are_accepted_and_hints_wait(settings: Setting
     assert (ready["status"], ready["broker"]) == ("degraded", "unreachable")
     assert made.status_code == 202
     with pytest.raises(Exception, match=r"(?i)refused|connect"):
-        outbox.relay_hints(database, sweeper.bell(closed))
+        outbox.relay_hints(database, sweeper.hint_sender(closed))
     assert waiting(database) == [made.json()["job"]]
     assert relayed(database) == [made.json()["job"]]

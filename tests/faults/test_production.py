@@ -87,7 +87,7 @@ def pool_child(worker: subprocess.Popen[bytes]) -> int:
 
 @pytest.fixture
 def client(parts: Parts) -> Iterator[Any]:
-    """The API of the same service, in this process, ringing the same bell."""
+    """The API of the same service, in this process, sending hints to the same broker."""
     settings = parts.case.settings.model_copy(update={"broker_url": REDIS})
     with account_of(settings) as account:
         yield account

@@ -42,7 +42,7 @@ def client(handler: Handler, **options: Any) -> Client:
 
 
 def problem(status: int, kind: str, **members: Any) -> httpx.Response:
-    body = {"type": f"https://lethe.invalid/problems/{kind}", "title": "T", "status": status, "detail": "D", **members}
+    body = {"type": f"urn:lethe:problems/{kind}", "title": "T", "status": status, "detail": "D", **members}
     return httpx.Response(status, json=body)
 
 
@@ -156,7 +156,7 @@ def test_a_refusal_is_not_tried_again(status: int) -> None:
     assert len(asked) == 1
     error = refused.value
     assert (error.status, error.kind, error.title, error.detail) == (status, "some-kind", "T", "D")
-    assert error.type == "https://lethe.invalid/problems/some-kind"
+    assert error.type == "urn:lethe:problems/some-kind"
     assert error.errors == [{"pointer": "/x", "detail": "wrong"}]
     assert str(error) == "D\n  /x: wrong"
     assert not error.tried_again

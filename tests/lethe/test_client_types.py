@@ -31,7 +31,7 @@ NAMES = {
     "DeletionRequest": "DeletionOut",
     "Preview": "DeletionPreview",
     "Job": "JobOut",
-    "Rung": "RungOut",
+    "Escalation": "EscalationOut",
     "Key": "KeyOut",
     "KeyMade": "KeyMade",
     "Webhook": "WebhookOut",
@@ -93,7 +93,7 @@ def _shown(schema: dict[str, Any], document: dict[str, Any]) -> set[Any]:
 OF_PROBES = {("GET", "/healthz"), ("GET", "/metrics")}
 GIVEN = {"number": 7, "version": 7, "leaf": 1, "size": 2, "old": 1, "scopes": ["read"], "policy": {}, "trained_on": "x"}
 ANSWER = {"items": [], "next_page_token": None, "number": 7, "state": "succeeded", "status": "fulfilled"}
-ANSWER |= dict.fromkeys(("digest", "job", "problem", "salt", "destroyed", "entries", "hashes"), "thing") | {"size": 1}
+ANSWER |= dict.fromkeys(("digest", "job", "problem", "salt", "deleted", "entries", "hashes"), "thing") | {"size": 1}
 
 
 def test_the_client_has_a_method_for_every_operation(document: dict[str, Any], tmp_path: Path) -> None:

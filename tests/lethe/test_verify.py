@@ -1,4 +1,4 @@
-"""The offline verifier: what holds passes, and everything that was touched is refused."""
+"""The offline verifier: what is untouched is verified, and everything that was touched is refused."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def report(envelope, trusted=TRUSTED, **evidence):
 
 
 def failures(found):
-    return {check.name: check.detail for check in found.checks if check.holds is False}
+    return {check.name: check.detail for check in found.checks if check.verified is False}
 
 
 def leaves_of(value, path=()):
@@ -80,28 +80,37 @@ def altered(document, path):
 STATEMENT, ENVELOPE = issue(facts())
 
 
-def test_an_untouched_certificate_holds():
+def test_an_untouched_certificate_is_verified():
     found = report(ENVELOPE)
-    assert found.holds
+    assert found.verified
     assert failures(found) == {}
-    unknown = [check.name for check in found.checks if check.holds is None]
+    unknown = [check.name for check in found.checks if check.verified is None]
     assert unknown == ["mod_1/versions/2", "same history", "sample ids"]
     assert any("INCONCLUSIVE" in line for line in found.says)
     assert any("PENDING until 2026-03-18" in line for line in found.says)
     assert found.not_proved == [*certificate.NOT_PROVED, "the audit does not show: other attacks"]
 
 
+def test_a_certificate_of_version_0_1_is_verified():
+    of_0_1 = with_value(STATEMENT, "https://lethe.invalid/attestation/deletion/v1", "predicateType")
+    found = report(logged_as_it_is(of_0_1))
+    assert found.verified, failures(found)
+    assert not report(
+        logged_as_it_is(with_value(STATEMENT, "urn:lethe:attestation/deletion/v2", "predicateType"))
+    ).verified
+
+
 @pytest.mark.parametrize("path", leaves_of(STATEMENT), ids=lambda path: ".".join(map(str, path)))
 def test_every_field_of_the_statement_is_guarded(path):
     changed = altered(STATEMENT, path)
     payload = base64.b64encode(certificate.canonical(changed)).decode()
-    assert not report(ENVELOPE | {"payload": payload}).holds  # by somebody without the key
-    assert not report(certificate.sign(changed, KEY)).holds  # by the signer, past its own log
+    assert not report(ENVELOPE | {"payload": payload}).verified  # by somebody without the key
+    assert not report(certificate.sign(changed, KEY)).verified  # by the signer, past its own log
 
 
 @pytest.mark.parametrize("path", leaves_of(ENVELOPE), ids=str)
 def test_every_field_of_the_envelope_is_guarded(path):
-    assert not report(altered(ENVELOPE, path)).holds
+    assert not report(altered(ENVELOPE, path)).verified
 
 
 def test_every_flipped_bit_of_payload_and_signature_is_refused():
@@ -110,10 +119,10 @@ def test_every_flipped_bit_of_payload_and_signature_is_refused():
     signature = base64.b64decode(ENVELOPE["signatures"][0]["sig"])
     for _ in range(300):
         bad = base64.b64encode(flipped(payload, random.randrange(8 * len(payload)))).decode()
-        assert not report(ENVELOPE | {"payload": bad}).holds
+        assert not report(ENVELOPE | {"payload": bad}).verified
     for bit in range(8 * len(signature)):
         bad = {"keyid": KEY.id, "sig": base64.b64encode(flipped(signature, bit)).decode()}
-        assert not report(ENVELOPE | {"signatures": [bad]}).holds
+        assert not report(ENVELOPE | {"signatures": [bad]}).verified
 
 
 @pytest.mark.parametrize(
@@ -175,7 +184,7 @@ TAGS = base64.b64decode(STATEMENT["predicate"]["samples"]["tags"])
     ],
 )
 def test_a_statement_that_contradicts_itself_is_refused_though_logged_and_signed(why, value, path):
-    assert report(logged_as_it_is(STATEMENT)).holds
+    assert report(logged_as_it_is(STATEMENT)).verified
     (detail,) = failures(report(logged_as_it_is(with_value(STATEMENT, value, *path)))).values()
     assert why in detail
 
@@ -215,24 +224,24 @@ def test_the_wrong_key_is_refused():
     claimed["signatures"][0]["keyid"] = OTHER.id
     assert "not of this key" in failures(report(claimed, stranger))["signature"]
     forged = certificate.sign(STATEMENT, OTHER)
-    assert not report(forged).holds
+    assert not report(forged).verified
     forged["signatures"][0]["keyid"] = KEY.id
-    assert not report(forged).holds
+    assert not report(forged).verified
 
 
 def test_an_unknown_signature_beside_a_good_one_is_passed_over_but_a_bad_one_is_not():
     (good,) = ENVELOPE["signatures"]
     stranger = good | {"keyid": OTHER.id}
-    assert report(ENVELOPE | {"signatures": [stranger, good]}).holds
+    assert report(ENVELOPE | {"signatures": [stranger, good]}).verified
     bad = good | {"sig": base64.b64encode(bytes(64)).decode()}
-    assert not report(ENVELOPE | {"signatures": [good, bad]}).holds
-    assert not report(ENVELOPE | {"signatures": []}).holds
+    assert not report(ENVELOPE | {"signatures": [good, bad]}).verified
+    assert not report(ENVELOPE | {"signatures": []}).verified
 
 
 def test_a_key_counts_only_while_it_was_valid():
     issued = verify.moment(STATEMENT["predicate"]["issued_at"])
     key, hour = TRUSTED[0].key, timedelta(hours=1)
-    assert report(ENVELOPE, [TrustedKey(key, issued, issued + hour)]).holds
+    assert report(ENVELOPE, [TrustedKey(key, issued, issued + hour)]).verified
     assert "not valid" in failures(report(ENVELOPE, [TrustedKey(key, None, issued)]))["signature"]
     assert "not valid" in failures(report(ENVELOPE, [TrustedKey(key, issued + hour, None)]))["signature"]
 
@@ -259,7 +268,7 @@ def test_another_payload_type_is_refused_even_when_signed():
     ids=range(14),
 )  # fmt: skip
 def test_rubbish_is_refused_and_never_raises(data):
-    assert not verify.verify(data, TRUSTED).holds
+    assert not verify.verify(data, TRUSTED).verified
 
 
 # -- the log ---------------------------------------------------------------------------------------
@@ -361,7 +370,7 @@ def between(old, new):
 def test_a_head_of_the_same_history_is_consistent(size, proof):
     found = report(ENVELOPE, earlier_head=kept_head(size), consistency=proof)
     assert failures(found) == {}
-    assert next(check for check in found.checks if check.name == "same history").holds
+    assert next(check for check in found.checks if check.name == "same history").verified
 
 
 @pytest.mark.parametrize(
@@ -373,7 +382,7 @@ def test_a_head_of_the_same_history_is_consistent(size, proof):
         (kept_head(3), None, "--consistency"),
         (kept_head(3), between(3, 8)[:-1], "too short"),
         (kept_head(3), [h.upper() for h in between(3, 8)], "hexadecimal"),
-        (kept_head(3, name="lethe.invalid/log/another"), between(3, 8), "different logs"),
+        (kept_head(3, name="lethe-log/another"), between(3, 8), "different logs"),
         ("rubbish", None, "not a signed tree head"),
     ],
 )
@@ -393,7 +402,7 @@ def test_a_kept_head_outlives_its_key():
     issued = verify.moment(STATEMENT["predicate"]["issued_at"])
     trusted = [TrustedKey(KEY.private.public_key(), None, issued), TrustedKey(OTHER.private.public_key(), issued)]
     found = report(envelope, trusted, earlier_head=kept_head(3), consistency=between(3, 8))
-    assert found.holds
+    assert found.verified
 
 
 def test_consistency_of_heads_with_an_empty_one():
@@ -410,16 +419,16 @@ def test_a_checkpoint_is_known_by_its_digest_and_a_swapped_one_is_not(tmp_path):
     swapped.write_bytes(b"the old checkpoint")
     _, envelope = issue(facts("sha256:" + hashlib.sha256(good.read_bytes()).hexdigest()))
     found = report(envelope, checkpoints=[good])
-    assert found.holds
+    assert found.verified
     assert next(c for c in found.checks if c.name == "file new.safetensors").detail.startswith("is mod_1/versions/2")
     assert "not that of any subject" in failures(report(envelope, checkpoints=[swapped]))["file old.safetensors"]
-    assert not report(envelope, checkpoints=[good, swapped]).holds
-    assert not report(envelope, checkpoints=[tmp_path / "missing"]).holds
+    assert not report(envelope, checkpoints=[good, swapped]).verified
+    assert not report(envelope, checkpoints=[tmp_path / "missing"]).verified
 
 
 def test_ids_are_found_with_the_salt_and_never_repeated():
     found = report(ENVELOPE, membership={"salt": SALT.hex(), "ids": IDS[2:4]})
-    assert found.holds
+    assert found.verified
     detail = next(check.detail for check in found.checks if check.name == "sample ids")
     assert detail == "all 2 ids you gave are among its 8"
     for held in (
@@ -453,9 +462,9 @@ def test_a_chain_of_superseded_certificates():
     assert "which was not given" in supersession(report(third, previous=[encode(second)])).detail
     assert "with 0 superseded" in supersession(report(first)).detail
     for wrong in ([first], [second, second], [third], [second, first, first]):
-        assert not report(third, previous=[encode(envelope) for envelope in wrong]).holds
+        assert not report(third, previous=[encode(envelope) for envelope in wrong]).verified
     tampered = altered(second, ("signatures", 0, "sig"))
-    assert not report(third, previous=[encode(tampered)]).holds
+    assert not report(third, previous=[encode(tampered)]).verified
 
 
 def test_a_certificate_that_was_cut_off_is_told_as_such():
@@ -469,8 +478,8 @@ def test_a_chain_through_two_logs_is_a_fork():
     for before in (9, 4):  # a tree of the same size, and one that is shorter than what it should extend
         found = report(issue(newer, before=before)[1], previous=[encode(older)])
         assert "forked" in supersession(found).detail
-        assert not found.holds
-    assert report(issue(newer, before=15)[1], previous=[encode(older)]).holds
+        assert not found.verified
+    assert report(issue(newer, before=15)[1], previous=[encode(older)]).verified
 
 
 def test_a_superseded_certificate_of_another_request_or_time_is_refused():
@@ -480,7 +489,7 @@ def test_a_superseded_certificate_of_another_request_or_time_is_refused():
     assert "another request" in supersession(report(newer, previous=[encode(envelope)])).detail
     late_statement, late = issue(facts(issued=T + timedelta(days=40)))
     _, early = issue(facts(issued=T + timedelta(days=20), supersedes=certificate.digest_of(late_statement)))
-    assert not report(early, previous=[encode(late)]).holds
+    assert not report(early, previous=[encode(late)]).verified
 
 
 # -- as a program ----------------------------------------------------------------------------------
@@ -515,15 +524,15 @@ def test_the_file_works_alone(alone):
     folder, call = alone
     done = call("certificate.json", "--key", "key.pem")
     assert (done.returncode, done.stderr) == (0, "")
-    assert "The certificate holds." in done.stdout
+    assert "The certificate is verified." in done.stdout
     assert "Not proved:" in done.stdout
     (folder / "head.txt").write_text(kept_head(3))
     (folder / "proof.json").write_text(json.dumps({"hashes": between(3, 8)}))
     (folder / "ids.json").write_text(json.dumps({"salt": SALT.hex(), "ids": IDS}))
     more = ("--earlier-head", "head.txt", "--consistency", "proof.json", "--membership", "ids.json", "--json")
     document = json.loads(call("certificate.json", "--key", "key.pem", *more).stdout)
-    assert document["holds"]
-    assert [c["name"] for c in document["checks"] if c["holds"] is None] == ["mod_1/versions/2"]
+    assert document["verified"]
+    assert [c["name"] for c in document["checks"] if c["verified"] is None] == ["mod_1/versions/2"]
 
 
 def test_the_exit_status_says_no(alone):
@@ -531,7 +540,7 @@ def test_the_exit_status_says_no(alone):
     (folder / "bad.json").write_text(json.dumps(altered(ENVELOPE, ("payload",))))
     done = call("bad.json", "--key", "key.pem")
     assert done.returncode == 1
-    assert "The certificate DOES NOT HOLD." in done.stdout
+    assert "The certificate is NOT VERIFIED." in done.stdout
     assert call("certificate.json").returncode == 2
     ec = generate_private_key(SECP256R1()).public_key()
     info = serialization.PublicFormat.SubjectPublicKeyInfo
@@ -559,7 +568,7 @@ def test_a_file_that_cannot_be_read_is_wrong_usage_and_says_nothing_of_the_certi
     _, call = alone
     done = call(*arguments)
     assert (done.returncode, done.stdout) == (2, "")
-    assert "DOES NOT HOLD" not in done.stderr
+    assert "NOT VERIFIED" not in done.stderr
     assert next(name for name in arguments if name.startswith(("missing", "."))) in done.stderr
 
 
@@ -592,6 +601,6 @@ def test_control_characters_do_not_reach_the_terminal():
     given = facts()
     hostile = replace(given, request=replace(given.request, rule="\x1b[2J\x07rule"))
     found = report(issue(hostile)[1])
-    assert found.holds
+    assert found.verified
     assert "\x1b" not in verify.show(found)
     assert "\x07" not in verify.show(found)

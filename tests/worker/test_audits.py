@@ -98,7 +98,7 @@ def test_a_purged_version_and_a_foreign_one_cannot_be_measured(trained: Trained)
     with trained.account.database.write() as session:
         first = session.scalars(select(Version).where(Version.number == 1)).one()
         first.purge_after = first.created_at
-    retention.purge_due_versions(trained.account.database, trained.account.desk.blobs)
+    retention.purge_due_versions(trained.account.database, trained.account.resources.blobs)
     is_problem(trained.account.http.post(f"{trained.where}:audit", json={"version": 1}), 410, "purged")
     is_problem(trained.account.http.post(f"{trained.where}:audit", json={"version": 9}), 404, "not-found")
     is_problem(trained.account.http.post(f"{trained.where}:audit", json={"audit": {"name": "amun"}}), 422, "schema")

@@ -15,13 +15,13 @@ from app.deletions import retention
 from tests.support import eventually
 from tests.trained import Trained
 from worker.runtime import cache
-from worker.runtime.cache import Warm
+from worker.runtime.cache import Cache
 from worker.stages import loaded
 
 
 @pytest.fixture
 def keeping(trained: Trained) -> Any:
-    found = Warm(trained.account.database, 1000)
+    found = Cache(trained.account.database, 1000)
     yield found
     found.close()
 
@@ -33,7 +33,7 @@ def there(trained: Trained) -> list[str]:
         return versions + [str(row.images) for row in session.query(Dataset)]
 
 
-def made(keeping: Warm, kind: str, *digests: str, owner: str = "", size: int = 100) -> bool:
+def made(keeping: Cache, kind: str, *digests: str, owner: str = "", size: int = 100) -> bool:
     """Whether it had to be made."""
     calls: list[int] = []
 
@@ -45,7 +45,7 @@ def made(keeping: Warm, kind: str, *digests: str, owner: str = "", size: int = 1
     return bool(calls)
 
 
-def test_what_was_made_once_is_kept_and_whose_it_is_counts(trained: Trained, keeping: Warm) -> None:
+def test_what_was_made_once_is_kept_and_whose_it_is_counts(trained: Trained, keeping: Cache) -> None:
     digest = there(trained)[0]
     assert made(keeping, "checkpoint", digest)
     assert not made(keeping, "checkpoint", digest)
@@ -53,7 +53,7 @@ def test_what_was_made_once_is_kept_and_whose_it_is_counts(trained: Trained, kee
     assert made(keeping, "checkpoint", digest, owner="another architecture")
 
 
-def test_of_each_kind_so_many_and_the_longest_unused_goes_first(trained: Trained, keeping: Warm) -> None:
+def test_of_each_kind_so_many_and_the_longest_unused_goes_first(trained: Trained, keeping: Cache) -> None:
     digest = there(trained)[0]
     for owner in "abcd":
         assert made(keeping, "checkpoint", digest, owner=owner)
@@ -63,7 +63,7 @@ def test_of_each_kind_so_many_and_the_longest_unused_goes_first(trained: Trained
     assert made(keeping, "checkpoint", digest, owner="b")
 
 
-def test_never_more_bytes_than_allowed(trained: Trained, keeping: Warm) -> None:
+def test_never_more_bytes_than_allowed(trained: Trained, keeping: Cache) -> None:
     digest = there(trained)[0]
     assert made(keeping, "checkpoint", digest, size=900)
     assert made(keeping, "samples", digest, size=200)
@@ -74,7 +74,7 @@ def test_never_more_bytes_than_allowed(trained: Trained, keeping: Warm) -> None:
     assert keeping._kept == {}
 
 
-def test_what_no_row_points_at_is_not_kept(trained: Trained, keeping: Warm) -> None:
+def test_what_no_row_points_at_is_not_kept(trained: Trained, keeping: Cache) -> None:
     digest, gone = there(trained)[0], "sha256:" + 64 * "0"
     assert made(keeping, "checkpoint", gone)
     assert made(keeping, "checkpoint", gone), "looked at before it was used"
@@ -85,14 +85,14 @@ def test_what_no_row_points_at_is_not_kept(trained: Trained, keeping: Warm) -> N
 
 
 def test_an_idle_worker_forgets_a_purged_version(trained: Trained, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cache, "SECONDS_BETWEEN_LOOKS", 0.05)
-    keeping = Warm(trained.account.database, 1000)
+    monkeypatch.setattr(cache, "SECONDS_BETWEEN_CHECKS", 0.05)
+    keeping = Cache(trained.account.database, 1000)
     digest = there(trained)[0]
     made(keeping, "checkpoint", digest)
     with trained.account.database.write() as session:
         session.query(Version).update({"state": "superseded", "purge_after": db.now(session)})
     assert keeping._kept
-    assert retention.purge_due_versions(trained.account.database, trained.account.desk.blobs) == 1
+    assert retention.purge_due_versions(trained.account.database, trained.account.resources.blobs) == 1
     eventually(lambda: not keeping._kept, "it to be forgotten")
     keeping.close()
 
@@ -103,8 +103,8 @@ def test_a_database_that_does_not_answer_leaves_nothing_kept(trained: Trained, m
     def fail(*_: object) -> set[str]:
         raise OperationalError("", {}, Exception())
 
-    monkeypatch.setattr(cache, "SECONDS_BETWEEN_LOOKS", 0.05)
-    keeping = Warm(trained.account.database, 1000)
+    monkeypatch.setattr(cache, "SECONDS_BETWEEN_CHECKS", 0.05)
+    keeping = Cache(trained.account.database, 1000)
     made(keeping, "checkpoint", there(trained)[0])
     monkeypatch.setattr(usage, "used", fail)
     eventually(lambda: not keeping._kept, "it to be forgotten")
@@ -119,13 +119,13 @@ def test_a_second_job_loads_nothing_again_and_computes_the_same(
 ) -> None:
     account = trained.account
     loads: list[str] = []
-    fetch = account.desk.blobs.fetch
+    fetch = account.resources.blobs.fetch
 
     def counted(digest: str) -> Any:
         loads.append(digest)
         return fetch(digest)
 
-    monkeypatch.setattr(account.desk.blobs, "fetch", counted)
+    monkeypatch.setattr(account.resources.blobs, "fetch", counted)
     account.post(f"{trained.where}:precompute", {})
     account.work()
     assert len(loads) == len(set(loads)) > 0
@@ -144,23 +144,21 @@ def test_a_second_job_loads_nothing_again_and_computes_the_same(
 def test_a_restored_model_may_be_changed(trained: Trained) -> None:
     """Methods edit what they are given; what is kept must stay as it was."""
     from app import jobs
-    from worker.runtime.run import Heartbeat, Run
 
     account = trained.account
     account.post(f"{trained.where}:precompute", {})
     claim = jobs.claim(account.database, "w", 60.0)
     assert claim is not None
-    run = Run(account.desk, claim, Heartbeat(account.desk, claim))
-    piece = loaded.Workpiece.load(run)
+    model = loaded.LoadedModel.load(account.resources, claim)
     digest = there(trained)[0]
-    first = piece.restore(run, digest)
+    first = model.restore(digest)
     before = {name: tensor.clone() for name, tensor in first.state_dict().items()}
     with torch.no_grad():
         for parameter in first.parameters():
             parameter.add_(1.0)
-    again = piece.restore(run, digest)
+    again = model.restore(digest)
     assert all(torch.equal(before[name], tensor) for name, tensor in again.state_dict().items())
-    assert loaded.Workpiece.load(run).samples is piece.samples
+    assert loaded.LoadedModel.load(account.resources, claim).samples is model.samples
 
 
 def test_erased_samples_are_in_nothing_that_is_kept(trained: Trained) -> None:
@@ -169,10 +167,10 @@ def test_erased_samples_are_in_nothing_that_is_kept(trained: Trained) -> None:
     before = there(trained)[-1]
     account.post(f"{trained.where}:precompute", {})
     account.work()
-    assert any(before in key for key in account.desk.warm._kept)
+    assert any(before in key for key in account.resources.cache._kept)
     assert trained.forget(trained.ids[:5])["status"] == "fulfilled"
-    account.desk.warm.drop_erased()
-    assert not any(before in key for key in account.desk.warm._kept)
+    account.resources.cache.drop_erased()
+    assert not any(before in key for key in account.resources.cache._kept)
     with account.database.read() as session:
         dataset = session.query(Dataset).one()
         from app.core.positions import members
@@ -181,5 +179,5 @@ def test_erased_samples_are_in_nothing_that_is_kept(trained: Trained) -> None:
     assert len(erased) == 5
     account.post(f"{trained.where}:precompute", {})
     account.work()
-    (samples,) = [kept.value.samples for key, kept in account.desk.warm._kept.items() if key[0] == "samples"]
+    (samples,) = [kept.value.samples for key, kept in account.resources.cache._kept.items() if key[0] == "samples"]
     assert not samples.images[torch.from_numpy(np.asarray(erased))].any()

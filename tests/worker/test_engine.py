@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from app import catalog
-from engine import checkpoints, registry, training
+from engine import checkpoints, places, training
 from engine.architectures import torchvision_model
 from engine.attacks.pgd_l2 import pgd_l2
 from engine.data.samples import Samples
@@ -57,16 +57,10 @@ def report_of(shared: Trained, made: Document, job: Document) -> Document:
     return dict(shared.account.get(f"/v1/models/{made['id']}/versions/2/audit")["report"])
 
 
-QUICK_METHODS = {
-    name: {"epochs": 1, "batch_size": 64} if "epochs" in entry.params.model_fields else {}
-    for name, entry in catalog.METHODS.items()
-} | {"certified_newton": {"lissa_steps": 20, "lissa_chains": 1, "damping": 10.0}}
-
-
 @pytest.mark.parametrize("name", catalog.METHODS)
 def test_every_method_makes_a_version_and_its_report(shared: Trained, name: str) -> None:
-    method = {"name": name, "params": QUICK_METHODS[name]}
-    report = report_of(shared, *unlearned(shared, shared.ids[:12], method=method, ladder=[]))
+    method = {"name": name, "params": dict(catalog.METHODS[name].example)}
+    report = report_of(shared, *unlearned(shared, shared.ids[:12], method=method, escalation=[]))
     assert (report["method"], report["forget_samples"]) == (name, 12)
     assert report["candidate"]["ft_auc"]["positives"] == 12
     assert report["checkpoint"] != report["parent_checkpoint"]
@@ -74,13 +68,13 @@ def test_every_method_makes_a_version_and_its_report(shared: Trained, name: str)
 
 @pytest.mark.parametrize("name", sorted(name for name, entry in catalog.METHODS.items() if not entry.needs_remain))
 def test_the_methods_that_can_work_on_the_forget_set_alone(shared: Trained, name: str) -> None:
-    method = {"name": name, "params": QUICK_METHODS[name]}
+    method = {"name": name, "params": dict(catalog.METHODS[name].example)}
     report = report_of(shared, *unlearned(shared, shared.ids[:12], method=method, remain="none"))
     assert (report["method"], report["remain_access"]) == (name, "none")
 
 
 def test_a_part_of_the_remain_set_is_enough_for_a_method_that_needs_one(shared: Trained) -> None:
-    method = {"name": "fine_tune", "params": QUICK_METHODS["fine_tune"]}
+    method = {"name": "fine_tune", "params": dict(catalog.METHODS["fine_tune"].example)}
     policy = {"method": method, "remain": "subsample", "remain_ratio": 3.0}
     report = report_of(shared, *unlearned(shared, shared.ids[:12], **policy))
     assert (report["method"], report["remain_access"]) == ("fine_tune", "subsample")
@@ -111,18 +105,9 @@ def test_every_audit_judges_a_deletion(shared: Trained, name: str) -> None:
     assert report["judgement"]["null_source"] == "exchangeable"
 
 
-ARCHITECTURES = {
-    "small_cnn": {"width": 4},
-    "resnet18": {"width": 4},
-    "vgg19_bn": {"width": 4},
-    "vit": {"patch": 4, "width": 16, "depth": 1, "heads": 2},
-    "torchvision": {"name": "shufflenet_v2_x0_5"},
-}
-
-
 @pytest.mark.parametrize("name", catalog.ARCHITECTURES)
 def test_every_architecture_is_trained_and_forgets(shared: Trained, name: str) -> None:
-    architecture = {"name": name, "params": ARCHITECTURES[name]}
+    architecture = {"name": name, "params": dict(catalog.ARCHITECTURES[name].example)}
     policy = {"method": {"name": "amun", "params": {"epochs": 1}}, "attack": {"name": "fast_min_norm"}}
     made = model(shared, architecture, {"name": "sgd", "params": {"epochs": 1}}, **policy)
     assert trained_job(shared, made)["state"] == "succeeded"
@@ -258,6 +243,6 @@ def test_an_attack_takes_smaller_batches_on_a_small_device(trained: Trained, mon
             raise torch.OutOfMemoryError("CUDA out of memory")
         return pgd_l2(model, images, labels, params)
 
-    monkeypatch.setitem(registry.ATTACKS, "pgd_l2", limited)  # type: ignore[arg-type]
+    monkeypatch.setattr(places, "attack", {"pgd_l2": limited}.__getitem__)
     assert trained.forget(trained.ids[:5])["status"] == "fulfilled"
     assert tried == [512, 256, 128, 64]

@@ -21,15 +21,15 @@ from worker.jobs.unlearn import metrics_of
 from worker.runtime.run import JobError, Run
 from worker.stages import auditing
 from worker.stages.auditing import Auditor, Subject
-from worker.stages.loaded import Workpiece
+from worker.stages.loaded import LoadedModel
 from worker.stages.unlearning import train_on
 
 # -- audit -----------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
-class Request:
-    """What an audit job was asked for, as far as the database knows it."""
+class AuditRequest:
+    """What an audit job has to measure, as far as the database knows it."""
 
     version: Version
     parent: str | None
@@ -43,10 +43,10 @@ class Request:
 
 def audit(run: Run) -> None:
     """Measure a version again. The report joins the version's others; what was published stays as it is."""
-    piece, params = Workpiece.load(run), run.claim.params
-    asked = _asked(run, piece)
-    choice = piece.policy.audit if params["audit"] is None else Choice.model_validate(params["audit"])
-    probes: Sequence[Choice] = () if asked.canaries else piece.policy.probes
+    loaded, params = LoadedModel.load(run.resources, run.claim), run.claim.params
+    asked = _asked(run, loaded)
+    choice = loaded.policy.audit if params["audit"] is None else Choice.model_validate(params["audit"])
+    probes: Sequence[Choice] = () if asked.canaries else loaded.policy.probes
     if params["probes"] is not None:
         probes = [Choice.model_validate(probe) for probe in params["probes"]]
     subject = Subject(
@@ -61,25 +61,33 @@ def audit(run: Run) -> None:
     )
     done: list[ProbeRun] = []
     with run.stage("audit", 0.0, 0.5 if probes else 1.0):
-        measured = Auditor(run, piece, subject).measure()
+        measured = Auditor(loaded, subject).measure()
     if probes:
         with run.stage("probe", 0.5, 1.0) as progress:
-            measured, done = auditing.probed(run, piece, subject, probes, measured, progress, before=subject.parent)
+            shadows = auditing.Shadows(run, loaded, subject, progress) if subject.method else None
+            measured, done = auditing.probed(loaded, subject, probes, measured, before=subject.parent, shadows=shadows)
     report = auditing.report_of(
-        run, piece, subject, measured, made_by=asked.made_by, version=asked.version.number, probes=done
+        loaded,
+        subject,
+        measured,
+        seed=run.claim.seed,
+        stage_seconds=run.stage_seconds,
+        made_by=asked.made_by,
+        version=asked.version.number,
+        probes=done,
     )
-    with run.desk.database.write() as session:
+    with run.resources.database.write() as session:
         publishing.publish_audit(
-            session, run.claim, asked.version.number, piece.images_digest, report.model_dump(mode="json")
+            session, run.claim, asked.version.number, loaded.images_digest, report.model_dump(mode="json")
         )
 
 
-def _asked(run: Run, piece: Workpiece) -> Request:
-    """The version with its forget set: the samples that were named, or the canaries forgotten so far; else those of the
+def _asked(run: Run, loaded: LoadedModel) -> AuditRequest:
+    """The version with its forget set: the samples that were named, or the canaries unlearned so far; else those of the
     batch that made it, while they are there; else none."""
     params = run.claim.params
-    with run.desk.database.read() as session:
-        model, dataset = session.get_one(Model, piece.model_id), session.get_one(Dataset, piece.dataset_id)
+    with run.resources.database.read() as session:
+        model, dataset = session.get_one(Model, loaded.model_id), session.get_one(Dataset, loaded.dataset_id)
         version = versions.get(session, model, params["version"])
         versions.require_present(version)
         erased = mask_of(dataset.erased, dataset.sample_count)
@@ -105,7 +113,7 @@ def _asked(run: Run, piece: Workpiece) -> Request:
         report = published.report if published else {}
         method = Choice(name=report["method"], params=report["method_params"]) if report else None
     present = before is not None and before.purged_at is None and planted is None
-    return Request(
+    return AuditRequest(
         version=version,
         parent=before.digest if before is not None and present else None,
         forget=forget,
@@ -120,51 +128,51 @@ def _asked(run: Run, piece: Workpiece) -> Request:
 # -- comparisons -----------------------------------------------------------------------------------
 
 
-def compare(run: Run, piece: Workpiece) -> None:
+def compare(run: Run, loaded: LoadedModel) -> None:
     """Retrain exactly without one request's samples, and measure the result on them. Never published."""
-    with run.desk.database.read() as session:
+    with run.resources.database.read() as session:
         request = session.get_one(DeletionRequest, run.claim.params["exclude_request"])
-        outcome = session.get(OutcomeRow, (request.id, piece.model_id))
-        dataset = session.get_one(Dataset, piece.dataset_id)
+        outcome = session.get(OutcomeRow, (request.id, loaded.model_id))
+        dataset = session.get_one(Dataset, loaded.dataset_id)
         if request.fulfilled_at or mask_of(dataset.erased, dataset.sample_count)[unpack(request.positions)].any():
             raise JobError("samples-erased", "the samples have been erased: a retrain cannot be measured on them")
         if outcome is None:
             raise JobError("not-affected", "this model was not trained on the request's samples")
-        model = session.get_one(Model, piece.model_id)
+        model = session.get_one(Model, loaded.model_id)
         version = versions.get(session, model, outcome.version) if outcome.version else versions.current(session, model)
         if version is None:
             raise JobError("no-version", "the model has no current version")
         before = versions.parent_of(session, version) if outcome.version else version
         forget, remain = _sides(version, request, dataset)
         if outcome.version is None:  # what the job that is to come will forget along
-            count = piece.policy.canaries
+            count = loaded.policy.canaries
             remain = np.setdiff1d(remain, canaries.draw(session, dataset, model, version, forget, count))
-    stored = train_on(run, piece, remain)
+    stored = train_on(run, loaded, remain)
     subject = Subject(
         candidate=stored.digest,
         parent=None,
         forget=forget,
         remain=remain,
-        audit=piece.policy.audit,
+        audit=loaded.policy.audit,
         method=Choice(name="retrain"),
         grouped=request.by_subject,
     )
-    probes = piece.policy.probes
+    probes = loaded.policy.probes
     known = before.digest if before is not None and before.purged_at is None else None
     done: list[ProbeRun] = []
-    with run.stage("audit", 0.95, 1.0) as progress:
-        measured = Auditor(run, piece, subject).measure()
+    with run.stage("audit", 0.95, 1.0):
+        measured = Auditor(loaded, subject).measure()
         if probes:
-            measured, done = auditing.probed(
-                run, piece, subject, probes, measured, progress, before=known, imitate=False
-            )
-        report = auditing.report_of(run, piece, subject, measured, probes=done)
-        with run.desk.database.write() as session:
+            measured, done = auditing.probed(loaded, subject, probes, measured, before=known, shadows=None)
+        report = auditing.report_of(
+            loaded, subject, measured, seed=run.claim.seed, stage_seconds=run.stage_seconds, probes=done
+        )
+        with run.resources.database.write() as session:
             document = report.model_dump(mode="json")
-            usage.pin(session, run.desk.blobs, stored.digest)
+            usage.pin(session, run.resources.blobs, stored.digest)
             metrics = metrics_of(measured.candidate)
             publishing.publish_trained(
-                session, run.claim, stored, remain, metrics, comparison=document, images=piece.images_digest
+                session, run.claim, stored, remain, metrics, comparison=document, images=loaded.images_digest
             )
 
 

@@ -1,4 +1,4 @@
-"""The other jobs: take data in, train, import, build references, precompute adversarial sets, purge."""
+"""The job *ingest*: data are decoded into one array of pixels and a manifest."""
 
 from __future__ import annotations
 
@@ -9,39 +9,37 @@ from pathlib import Path
 
 import numpy as np
 
-from app import catalog, jobs
+from app import jobs
 from app.blobs import usage
 from app.core.positions import Positions
 from app.core.tables import Dataset
 from app.datasets import records as datasets
 from app.formats.manifest import SourceError
 from app.rules.states import JobState
-from engine import registry
+from engine import places
 from engine.data.samples import RawData
 from worker.runtime.run import Run
-
-# -- ingest ----------------------------------------------------------------------------------------
 
 
 def ingest(run: Run) -> None:
     """Decode a source into one array of pixels and a manifest; the uploaded bytes are removed afterwards."""
-    with run.desk.database.read() as session:
+    with run.resources.database.read() as session:
         dataset = session.get_one(Dataset, run.claim.dataset_id)
     with run.stage("decode", 0.0, 0.8):
-        params = catalog.parse("sources", dataset.source, dataset.source_params)
-        content = run.desk.blobs.fetch(dataset.upload) if dataset.upload else None
+        params = places.parse("sources", dataset.source, dataset.source_params)
+        content = run.resources.blobs.fetch(dataset.upload) if dataset.upload else None
         try:
             # What a source downloads goes with this block: it holds the samples that may have to be erased.
-            with tempfile.TemporaryDirectory(dir=_folder(run.desk.settings.sources_dir)) as cache:
-                raw = registry.SOURCES[dataset.source](params, Path(cache), content)
+            with tempfile.TemporaryDirectory(dir=_folder(run.resources.settings.sources_dir)) as cache:
+                raw = places.source(dataset.source)(params, Path(cache), content)
         except SourceError as error:
             _refuse_source(run, dataset.upload, error)
             return
     with run.stage("store", 0.8, 1.0):
         raw, erased = _suppressed(run, raw)
         images = run.put(partial(_write_array, raw.images))
-        with run.desk.database.write() as session:
-            usage.pin(session, run.desk.blobs, images.digest)
+        with run.resources.database.write() as session:
+            usage.pin(session, run.resources.blobs, images.digest)
             datasets.write_manifest(
                 session,
                 run.claim,
@@ -56,13 +54,13 @@ def ingest(run: Run) -> None:
             )
             job = jobs.fenced(session, run.claim)
             jobs.finish(session, job, JobState.SUCCEEDED, result={"samples": len(raw.ids)})
-    _forget_upload(run, dataset.upload)
+    _remove_upload(run, dataset.upload)
 
 
 def _suppressed(run: Run, raw: RawData) -> tuple[RawData, Positions]:
     """The data without what had been erased before a backup was restored; its positions."""
-    settings, dataset = run.desk.settings, run.claim.dataset_id or ""
-    with run.desk.database.read() as session:
+    settings, dataset = run.resources.settings, run.claim.dataset_id or ""
+    with run.resources.database.read() as session:
         known = datasets.suppressed(session, dataset)
     marks = [datasets.suppression(settings, dataset, name) for name in raw.ids] if known else []
     gone: Positions = np.flatnonzero([mark in known for mark in marks]).astype(np.int64)
@@ -82,31 +80,19 @@ def _folder(path: Path) -> Path:
 
 def _refuse_source(run: Run, upload: str | None, error: SourceError) -> None:
     problem = jobs.problem("dataset-content", error.detail, errors=[{"detail": line} for line in error.errors])
-    with run.desk.database.write() as session:
+    with run.resources.database.write() as session:
         job = jobs.fenced(session, run.claim)
         datasets.fail(session, run.claim, problem)
         jobs.finish(session, job, JobState.FAILED, problem=problem)
-    _forget_upload(run, upload)
+    _remove_upload(run, upload)
 
 
-def _forget_upload(run: Run, digest: str | None) -> None:
+def _remove_upload(run: Run, digest: str | None) -> None:
     if digest is None:
         return
-    usage.remove(run.desk.database, run.desk.blobs, digest)
+    usage.remove(run.resources.database, run.resources.blobs, digest)
 
 
 def _write_array(array: np.ndarray, path: Path) -> None:
     with path.open("wb") as file:
         np.save(file, array, allow_pickle=False)
-
-
-# -- train -----------------------------------------------------------------------------------------
-
-
-# -- import ----------------------------------------------------------------------------------------
-
-
-# -- precompute ------------------------------------------------------------------------------------
-
-
-# -- purge -----------------------------------------------------------------------------------------

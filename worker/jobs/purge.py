@@ -20,23 +20,23 @@ from worker.runtime.run import Run
 
 def purge(run: Run) -> None:
     """Erase what a request's samples left behind; see `app.deletions.erasure` for why it takes two transactions."""
-    with run.desk.database.read() as session:
+    with run.resources.database.read() as session:
         work = erasure.plan(session, run.claim)
     with run.stage("rewrite", 0.0, 0.7):
         images = None if work.carried else _without_pixels(run, work.images, work.positions)
         signals = {key: _without_columns(run, digest, work.positions) for key, digest in work.references.items()}
         sets = {key: _without_rows(run, key, digest, work) for key, digest in work.adversarial.items()}
-        suppress = partial(datasets.suppression, run.desk.settings, work.dataset_id)
+        suppress = partial(datasets.suppression, run.resources.settings, work.dataset_id)
         fresh = [images, *signals.values(), *(digest for digest, _ in sets.values())]
-        with run.desk.database.write() as session:
+        with run.resources.database.write() as session:
             for digest in sorted({digest for digest in fresh if digest}):
-                usage.pin(session, run.desk.blobs, digest)
+                usage.pin(session, run.resources.blobs, digest)
             erasure.swap(session, run.claim, work, erasure.Rewritten(images, signals, sets), suppress)
             crash_points.point("purge.swap.uncommitted")
     with run.stage("remove", 0.7, 1.0):
-        erasure.remove_owed(run.desk.database, run.desk.blobs, work.request_id)
+        erasure.remove_owed(run.resources.database, run.resources.blobs, work.request_id)
         crash_points.point("purge.removed")
-        with run.desk.database.write() as session:
+        with run.resources.database.write() as session:
             erasure.complete(session, run.claim, work.request_id)
             crash_points.point("purge.complete.uncommitted")
 
@@ -47,7 +47,7 @@ def _without_pixels(run: Run, digest: str | None, positions: Positions) -> str |
         return digest
 
     def write(path: Path) -> None:  # in the file: the array need not fit into memory
-        shutil.copyfile(run.desk.blobs.fetch(digest), path)
+        shutil.copyfile(run.resources.blobs.fetch(digest), path)
         images = np.load(path, mmap_mode="r+", allow_pickle=False)
         images[positions] = 0
         images.flush()
@@ -56,7 +56,7 @@ def _without_pixels(run: Run, digest: str | None, positions: Positions) -> str |
 
 
 def _without_columns(run: Run, digest: str, positions: Positions) -> str:
-    signal = references.erase(references.from_file(run.desk.blobs.fetch(digest)), positions)
+    signal = references.erase(references.from_file(run.resources.blobs.fetch(digest)), positions)
     return run.put(partial(references.to_file, signal)).digest
 
 
@@ -64,6 +64,6 @@ def _without_rows(run: Run, key: str, digest: str, work: erasure.Plan) -> tuple[
     """A precomputed adversarial set without the request's samples: digest and packed positions."""
     covered = unpack(work.covered[key])
     left = ~np.isin(covered, work.requested)
-    rows = torch.from_numpy(left.nonzero()[0]).to(run.desk.device)
-    tensors = {name: tensor[rows] for name, tensor in run.tensors(digest).items()}
+    rows = torch.from_numpy(left.nonzero()[0]).to(run.resources.device)
+    tensors = {name: tensor[rows] for name, tensor in run.resources.tensors(digest).items()}
     return run.put_tensors(tensors).digest, pack(covered[left])

@@ -24,7 +24,7 @@ from engine import references
 from engine.references import ReferenceSignal
 from worker.runtime.attempt import attempt
 from worker.runtime.run import CancelledError, JobError, Run
-from worker.stages.loaded import Workpiece
+from worker.stages.loaded import LoadedModel
 
 SECONDS_BETWEEN_LOOKS = 0.2
 
@@ -32,13 +32,13 @@ SECONDS_BETWEEN_LOOKS = 0.2
 def build(run: Run) -> None:
     """Have every missing model of the pool trained, by whichever workers are free."""
     count = int(run.claim.params["count"])
-    with run.desk.database.read() as session:
+    with run.resources.database.read() as session:
         model = session.get_one(Model, run.claim.model_id)
         pool = pools.named(models.family(model), count, run.claim.seed)
         there = set(session.scalars(select(ReferenceRow.number).where(ReferenceRow.pool == pool)))
     lanes = {number: f"reference:{pool[:40]}:{number}" for number in range(count) if number not in there}
     with run.stage("references", 0.0, 1.0) as progress:
-        with run.desk.database.write() as session:
+        with run.resources.database.write() as session:
             jobs.start_parts(session, run.claim, JobKind.REFERENCE, lanes, pool=pool, count=count)
             crash_points.point("references.parts.uncommitted")
         crash_points.point("references.parts.queued")
@@ -46,7 +46,7 @@ def build(run: Run) -> None:
             progress.update(1 - left / count)
             if not _take_one(run):
                 threading.Event().wait(SECONDS_BETWEEN_LOOKS)
-    with run.desk.database.write() as session:
+    with run.resources.database.write() as session:
         job = jobs.fenced(session, run.claim)
         if session.scalars(select(func.count()).where(ReferenceRow.pool == pool)).one() < count:
             raise SupersededError("models of the pool were retired while it was built")
@@ -61,7 +61,7 @@ def _left(run: Run, numbers: Collection[int]) -> float:
         CancelledError: the job was cancelled, and its parts with it.
         JobError: a part has failed, and says why.
     """
-    with run.desk.database.read() as session:
+    with run.resources.database.read() as session:
         parts = {number: part for number, part in jobs.parts_of(session, run.claim.id).items() if number in numbers}
         # Asked after the parts: a cancelled part is then never seen without the wish that cancelled it.
         if session.scalars(select(Job.cancel_requested).where(Job.id == run.claim.id)).one():
@@ -75,11 +75,12 @@ def _left(run: Run, numbers: Collection[int]) -> float:
 
 def _take_one(run: Run) -> bool:
     """Train one of the parts that wait here; whether there was one."""
-    desk = run.desk
-    claim = jobs.claim(desk.database, run.claim.owner, desk.settings.lease_seconds, part_of=run.claim.id)
+    resources = run.resources
+    lease_seconds = resources.settings.lease_seconds
+    claim = jobs.claim(resources.database, run.claim.owner, lease_seconds, part_of=run.claim.id)
     if claim is None:
         return False
-    attempt(desk, claim, train_one)
+    attempt(resources, claim, train_one)
     return True
 
 
@@ -90,44 +91,44 @@ def train_one(run: Run) -> None:
     """Train one reference model of a pool and keep its signals, unless they are there already."""
     params = run.claim.params
     pool, count, number = params["pool"], params["count"], params["number"]
-    with run.desk.database.write() as session:
+    with run.resources.database.write() as session:
         job = jobs.fenced(session, run.claim)
         if there := session.get(ReferenceRow, (pool, number)) is not None:
             jobs.finish(session, job, JobState.SUCCEEDED)
     if there:
         return
-    piece = Workpiece.load(run)
+    loaded = LoadedModel.load(run.resources, run.claim)
     with run.stage("reference", 0.0, 1.0) as progress:
-        design = references.membership(count, piece.samples.n, run.claim.seed)
-        design[:, piece.erased] = False
-        resumable = progress.part(0.0, 1.0, f"reference:{pool}:{number}:{piece.images_digest}")
+        design = references.membership(count, loaded.samples.n, run.claim.seed)
+        design[:, loaded.erased] = False
+        resumable = progress.part(0.0, 1.0, f"reference:{pool}:{number}:{loaded.images_digest}")
         signal = references.train_reference(
-            number, design, piece.samples, piece.recipe, piece.build, run.claim.seed, resumable
+            number, design, loaded.samples, loaded.recipe, loaded.build, run.claim.seed, resumable
         )
-        _keep(run, piece, references.erase(signal, piece.erased))
+        _keep(run, loaded, references.erase(signal, loaded.erased))
 
 
-def _keep(run: Run, piece: Workpiece, signal: ReferenceSignal) -> None:
+def _keep(run: Run, loaded: LoadedModel, signal: ReferenceSignal) -> None:
     """Record the signals and end the part, in one transaction."""
     stored = run.put(partial(references.to_file, signal))
     crash_points.point("reference.signal.stored")
     params = run.claim.params
-    with run.desk.database.write() as session:
+    with run.resources.database.write() as session:
         job = jobs.fenced(session, run.claim)
-        dataset = session.get_one(Dataset, piece.dataset_id, with_for_update=True)
-        if dataset.images != piece.images_digest:
+        dataset = session.get_one(Dataset, loaded.dataset_id, with_for_update=True)
+        if dataset.images != loaded.images_digest:
             raise SupersededError("samples were erased while a reference was trained on them")
-        usage.pin(session, run.desk.blobs, stored.digest)
+        usage.pin(session, run.resources.blobs, stored.digest)
         session.add(
             ReferenceRow(
                 pool=params["pool"],
                 number=params["number"],
-                family=piece.family,
+                family=loaded.family,
                 pool_size=params["count"],
                 tenant_id=job.tenant_id,
-                dataset_id=piece.dataset_id,
+                dataset_id=loaded.dataset_id,
                 digest=stored.digest,
-                erased_before=len(piece.erased),
+                erased_before=len(loaded.erased),
                 created_at=job.created_at,
             )
         )

@@ -1,9 +1,9 @@
 """The product: one unlearn job, read top to bottom.
 
     attack     an adversarial example of each forget sample, on the current version (AMUN-A) or the base (AMUN)
-    finetune   the method of the job's rung edits the parent into a candidate
+    finetune   the method of the job's step edits the parent into a candidate
     audit      the candidate, reloaded from its digest, is measured, and the gate decides on it (docs/gate.md)
-    publish    one fenced transaction: version, report, outcomes, events; or the climb to the next rung
+    publish    one fenced transaction: version, report, outcomes, events; or the escalation to the next step
 
 Each stage stores what it made, so that another worker goes on from there. Where the policy asks for canaries, the first
 two take them along with the forget set; what is audited and decided on are the requests' own samples.
@@ -14,6 +14,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -27,40 +28,41 @@ from app.blobs.folder import Stored
 from app.core import crash_points
 from app.core.positions import Positions, pack, unpack
 from app.core.tables import AdversarialRow, Dataset, Model, Version
+from app.deletions import batches
 from app.formats.audit_report import Adversarial, AuditReport, GateDecision, Judgement, Measurement, ProbeRun
 from app.models import versions
-from app.models.versions import Batch
+from app.models.versions import ForgetBatch
 from app.releases import escalation, publishing
 from app.rules import gate
-from app.rules.gate import Finding, Step
+from app.rules.gate import Finding, GateAction
 from app.rules.policy import Choice
 from engine.attacks import AttackResult
 from engine.attacks.transfer import transfer_rate
 from engine.audits.halves import FEWEST_TO_PART
 from worker.runtime.run import JobError, Run
 from worker.stages import auditing, unlearning
-from worker.stages.auditing import Auditor, Measured, Subject
-from worker.stages.loaded import Workpiece
+from worker.stages.auditing import Auditor, Measurements, Subject
+from worker.stages.loaded import LoadedModel
 
 
 @dataclass(frozen=True)
 class Work:
     """What an unlearn job starts from."""
 
-    piece: Workpiece
+    loaded: LoadedModel
     parent: Version
-    batch: Batch
-    rung: int = 0
+    batch: ForgetBatch
+    step: int = 0
 
     @property
     def method(self) -> Choice:
-        return self.piece.policy.methods[self.rung]
+        return self.loaded.policy.methods[self.step]
 
     @property
     def base(self) -> str:
         """Names all that a stage's result depends on: a request that was refused meanwhile makes it another."""
         found = hashlib.sha256(self.parent.digest.encode())
-        policy = f"{self.piece.policy.model_dump_json()}:{self.rung}"
+        policy = f"{self.loaded.policy.model_dump_json()}:{self.step}"
         for part in (pack(self.batch.gone), pack(self.batch.remain), policy.encode()):
             found.update(hashlib.sha256(part).digest())
         return found.hexdigest()
@@ -69,34 +71,34 @@ class Work:
 def unlearn(run: Run) -> None:
     work = _load(run)
     if work is None or not len(work.batch.forget):
-        with run.desk.database.write() as session:
+        with run.resources.database.write() as session:
             publishing.nothing_to_forget(session, run.claim)
         return
     found = attack(run, work)
     stored = finetune(run, work, found)
-    report, step = audit(run, work, stored, found)
-    publish(run, work, stored, report, step)
+    report, action = audit(run, work, stored, found)
+    publish(run, work, stored, report, action)
 
 
 def _load(run: Run) -> Work | None:
     """None: the model has no version, so nothing was learned. Its training came before this job, and has ended."""
-    piece = Workpiece.load(run)
-    piece = replace(piece, policy=escalation.policy_of(run.claim.params, piece.policy))
-    with run.desk.database.read() as session:
-        model = session.get_one(Model, piece.model_id)
+    loaded = LoadedModel.load(run.resources, run.claim)
+    loaded = replace(loaded, policy=escalation.policy_of(run.claim.params, loaded.policy))
+    with run.resources.database.read() as session:
+        model = session.get_one(Model, loaded.model_id)
         parent = versions.current(session, model)
         if parent is None:
             return None
-        dataset = session.get_one(Dataset, piece.dataset_id)
-        batch = versions.batch(session, run.claim.id, dataset, parent, piece.policy.canaries)
-    return Work(piece, parent, batch, escalation.rung_of(run.claim.params))
+        dataset = session.get_one(Dataset, loaded.dataset_id)
+        batch = versions.batch(session, run.claim.id, dataset, parent, loaded.policy.canaries)
+    return Work(loaded, parent, batch, batches.step_of(run.claim.params))
 
 
 # -- attack ----------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
-class Found:
+class AdversarialSet:
     """The adversarial set, aligned with the forget set, and where it comes from."""
 
     result: AttackResult
@@ -104,64 +106,63 @@ class Found:
     transfer: dict[str, float | None]  # how another version's set fares on the parent; empty for a search
 
 
-def attack(run: Run, work: Work) -> Found | None:
+def attack(run: Run, work: Work) -> AdversarialSet | None:
     """The adversarial set D_A; None for a method that needs none."""
-    policy = work.piece.policy
+    policy = work.loaded.policy
     if not catalog.METHODS[work.method.name].needs_adversarial:
         return None
     with run.stage("attack", 0.0, 0.4):
         if kept := run.stored("adversarial", work.base):
-            return Found(AttackResult(**run.tensors(kept[0])), str(kept[1]["source"]), kept[1]["transfer"])
+            digest, facts = kept
+            return AdversarialSet(AttackResult(**run.resources.tensors(digest)), facts["source"], facts["transfer"])
         source = policy.adversarial
-        result = precomputed(run, work) if source == "precomputed" else None
+        result = precomputed(work) if source == "precomputed" else None
         if result is None:
             source = "recompute"
-            result = attack_positions(run, work.piece, work.parent, work.batch.gone)
-        transfer = _transfer(run, work, result)
+            result = attack_positions(work.loaded, work.parent, work.batch.gone)
+        transfer = _transfer(work, result)
         run.keep("adversarial", work.base, run.put_tensors(vars(result)), source=source, transfer=transfer)
-    return Found(result, source, transfer)
+    return AdversarialSet(result, source, transfer)
 
 
-def _transfer(run: Run, work: Work, result: AttackResult) -> dict[str, float | None]:
+def _transfer(work: Work, result: AttackResult) -> dict[str, float | None]:
     """Both explain a loss of accuracy: examples that do not fool this model, or fool it otherwise."""
-    if not catalog.ATTACKS[work.piece.policy.attack.name].needs_given:
+    if not catalog.ATTACKS[work.loaded.policy.attack.name].needs_given:
         return {}
-    parent = work.piece.restore(run, work.parent.digest)
-    rate = transfer_rate(parent, work.piece.samples.labels[work.piece.on_device(work.batch.gone)], result)
+    parent = work.loaded.restore(work.parent.digest)
+    rate = transfer_rate(parent, work.loaded.samples.labels[work.loaded.on_device(work.batch.gone)], result)
     return {"fooled": rate.fooled, "agreed": rate.agreed}
 
 
-def attack_positions(run: Run, piece: Workpiece, base: Version, positions: Positions) -> AttackResult:
+def attack_positions(loaded: LoadedModel, base: Version, positions: Positions) -> AttackResult:
     """Run the policy's attack on the samples at `positions` against version `base`."""
-    choice = piece.policy.attack
+    choice = loaded.policy.attack
 
     def given(params: catalog.Params) -> AttackResult:
         version = getattr(params, "version", None)
-        found = kept_set(run, piece, positions, lambda row: version in (None, row.version))
+        found = kept_set(loaded, positions, lambda row: version in (None, row.version))
         if found is None:
             raise JobError("no-adversarial-set", "no adversarial set of another version covers the forget set")
         return found
 
     needs = catalog.ATTACKS[choice.name].needs_given
-    return unlearning.attacked(piece, piece.restore(run, base.digest), positions, choice, given if needs else None)
+    return unlearning.attacked(loaded, loaded.restore(base.digest), positions, choice, given if needs else None)
 
 
-def precomputed(run: Run, work: Work) -> AttackResult | None:
+def precomputed(work: Work) -> AttackResult | None:
     """The forget set's rows of a precomputed set, or None where none covers them all: then it is recomputed."""
-    choice = work.piece.policy.attack
+    choice = work.loaded.policy.attack
 
     def same(row: AdversarialRow) -> bool:
         return row.attack == choice.name and row.attack_params == choice.params
 
-    return kept_set(run, work.piece, work.batch.gone, same)
+    return kept_set(work.loaded, work.batch.gone, same)
 
 
-def kept_set(
-    run: Run, piece: Workpiece, positions: Positions, fits: Callable[[AdversarialRow], bool]
-) -> AttackResult | None:
+def kept_set(loaded: LoadedModel, positions: Positions, fits: Callable[[AdversarialRow], bool]) -> AttackResult | None:
     """Rows for `positions`, in their order, of the oldest kept set of the model that fits and covers them all."""
-    with run.desk.database.read() as session:
-        query = select(AdversarialRow).where(AdversarialRow.model_id == piece.model_id).order_by(AdversarialRow.id)
+    with loaded.resources.database.read() as session:
+        query = select(AdversarialRow).where(AdversarialRow.model_id == loaded.model_id).order_by(AdversarialRow.id)
         for row in session.scalars(query):
             covered = unpack(row.positions)
             if fits(row) and np.isin(positions, covered).all():
@@ -169,30 +170,30 @@ def kept_set(
                 break
         else:
             return None
-    rows = piece.on_device(np.searchsorted(covered, positions))
-    return AttackResult(**{name: tensor[rows] for name, tensor in run.tensors(digest).items()})
+    rows = loaded.on_device(np.searchsorted(covered, positions))
+    return AttackResult(**{name: tensor[rows] for name, tensor in loaded.resources.tensors(digest).items()})
 
 
 # -- finetune --------------------------------------------------------------------------------------
 
 
-def finetune(run: Run, work: Work, found: Found | None) -> Stored:
-    """Edit the parent into a candidate by the method of the job's rung, and store it."""
-    piece, batch, seed = work.piece, work.batch, run.claim.seed
+def finetune(run: Run, work: Work, found: AdversarialSet | None) -> Stored:
+    """Edit the parent into a candidate by the method of the job's step, and store it."""
+    loaded, batch, seed = work.loaded, work.batch, run.claim.seed
     with run.stage("finetune", 0.4, 0.8) as progress:
         if kept := run.stored("candidate", work.base):
             return Stored(kept[0], kept[1]["size"])
-        model = unlearning.forgotten(
-            piece,
-            piece.restore(run, work.parent.digest),
+        model = unlearning.unlearned(
+            loaded,
+            loaded.restore(work.parent.digest),
             work.method,
             batch.gone,
-            unlearning.remain_access(piece.policy, batch.gone, batch.remain, seed),
+            unlearning.remain_access(loaded.policy, batch.gone, batch.remain, seed),
             found.result if found else None,
             seed,
             progress.part(0.0, 1.0, f"finetune:{work.base}"),
         )
-        stored = piece.store(run, model)
+        stored = run.put(partial(loaded.save, model))
         run.keep("candidate", work.base, stored)
     return stored
 
@@ -200,9 +201,9 @@ def finetune(run: Run, work: Work, found: Found | None) -> Stored:
 # -- audit -----------------------------------------------------------------------------------------
 
 
-def audit(run: Run, work: Work, stored: Stored, found: Found | None) -> tuple[AuditReport, Step]:
+def audit(run: Run, work: Work, stored: Stored, found: AdversarialSet | None) -> tuple[AuditReport, GateAction]:
     """Measure the candidate as it was stored, not as it lies in memory, and decide on it."""
-    policy, probes = work.piece.policy, list[ProbeRun]()
+    policy, probes = work.loaded.policy, list[ProbeRun]()
     subject = Subject(
         candidate=stored.digest,
         parent=work.parent.digest,
@@ -213,74 +214,76 @@ def audit(run: Run, work: Work, stored: Stored, found: Found | None) -> tuple[Au
         grouped=work.batch.grouped,
     )
     with run.stage("audit", 0.8, 0.9 if policy.probes else 0.98):
-        measured, step, decision = decide(run, work, Auditor(run, work.piece, subject))
-    if policy.probes and step.action == "publish":
+        measured, action, decision = decide(run, work, Auditor(work.loaded, subject))
+    if policy.probes and action.action == "publish":
         with run.stage("probe", 0.9, 0.98) as progress:
+            shadows = auditing.Shadows(run, work.loaded, subject, progress)
             measured, probes = auditing.probed(
-                run, work.piece, subject, policy.probes, measured, progress, before=subject.parent
+                work.loaded, subject, policy.probes, measured, before=subject.parent, shadows=shadows
             )
     adversarial = _describe(policy.attack.name, found, work.batch) if found else None
     report = auditing.report_of(
-        run,
-        work.piece,
+        work.loaded,
         subject,
         measured,
+        seed=run.claim.seed,
+        stage_seconds=run.stage_seconds,
         adversarial=adversarial,
         gate=decision,
         probes=probes,
         canaries=len(work.batch.canaries),
     )
-    return report, step
+    return report, action
 
 
-def decide(run: Run, work: Work, auditor: Auditor) -> tuple[Measured, Step, GateDecision]:
-    """Where the ladder has several approximate rungs, candidates are chosen on one half of the references, and the
-    first that does not fail there is judged once on the other."""
-    policy, rungs = work.piece.policy, work.piece.policy.rungs
-    with run.desk.database.read() as session:
-        standing = escalation.standing(session, run.claim, policy, work.batch.due_at)
+def decide(run: Run, work: Work, auditor: Auditor) -> tuple[Measurements, GateAction, GateDecision]:
+    """With several approximate steps, one half of the references chooses candidates, and the first that does not fail
+    there is judged once on the other half (docs/gate.md, "One half chooses, the other judges")."""
+    policy, steps = work.loaded.policy, work.loaded.policy.steps
+    with run.resources.database.read() as session:
+        history = escalation.history(session, run.claim, policy, work.batch.due_at)
 
-    rejudged = 0 if rungs[work.rung].exact else standing.rejudged
+    rejudged = 0 if steps[work.step].exact else history.rejudged
 
-    def measure(chosen: NDArray[np.bool_] | None = None) -> Measured:
+    def measure(chosen: NDArray[np.bool_] | None = None) -> Measurements:
         measured = auditor.measure(chosen)
         return replace(measured, judgement=escalation.judged_again(measured.judgement, rejudged))
 
-    def ask(measured: Measured, *, judged: bool) -> Step:
+    def ask(measured: Measurements, *, judged: bool) -> GateAction:
         inconclusive = policy.on_inconclusive == "retrain"
         found = _finding(measured.judgement, judged=judged)
-        return gate.decide(found, rungs, work.rung, standing.clock, retrain_inconclusive=inconclusive)
+        return gate.decide(found, steps, work.step, history.clock, retrain_inconclusive=inconclusive)
 
-    parted = gate.splits(rungs) and not rungs[work.rung].exact
+    parted = gate.splits(steps) and not steps[work.step].exact
     choosing = auditor.choosing if parted else None
     selection: Judgement | None = None
     if choosing is None:
         measured, references = measure(), "all"
-        step = ask(measured, judged=True)
+        action = ask(measured, judged=True)
     else:
         measured, references = auditor.measure(choosing), "choosing half"
-        step = ask(measured, judged=False)
-        if step.action == "judge":
+        action = ask(measured, judged=False)
+        if action.action == "judge":
             selection, references = measured.judgement, "judging half"
             measured = measure(~choosing)
-            step = ask(measured, judged=True)
+            action = ask(measured, judged=True)
     decision = GateDecision.model_validate(
         {
-            "rung": work.rung + 1,
-            "rungs": len(rungs),
+            "step": work.step + 1,
+            "steps": len(steps),
             "judged": references != "choosing half",
             "references": references,
             "note": NOT_PARTED if parted and choosing is None and auditor.has_references else None,
             "selection": selection,
-            "action": step.action,
-            "reason": step.reason,
-            "next_method": policy.methods[step.rung].name if step.rung is not None else None,
-            "alert": step.alert,
-            "earlier": standing.earlier,
+            "action": action.action,
+            "reason": action.reason,
+            "next_method": policy.methods[action.step].name if action.step is not None else None,
+            "alert": action.alert,
+            "earlier": history.earlier,
             "rejudged": rejudged,
         }
     )
-    return measured, step, decision
+    return measured, action, decision
 
 
 NOT_PARTED = (
@@ -298,7 +301,7 @@ def _finding(judgement: Judgement, *, judged: bool) -> Finding:
     )
 
 
-def _describe(attack: str, found: Found, batch: Batch) -> Adversarial:
+def _describe(attack: str, found: AdversarialSet, batch: ForgetBatch) -> Adversarial:
     """Of the forget set's own samples: canaries are in no figure of a request."""
     own = torch.from_numpy(np.searchsorted(batch.gone, batch.forget)).to(found.result.found.device)
     result = AttackResult(**{name: tensor[own] for name, tensor in vars(found.result).items()})
@@ -319,33 +322,35 @@ def _describe(attack: str, found: Found, batch: Batch) -> Adversarial:
 # -- publish ---------------------------------------------------------------------------------------
 
 
-def publish(run: Run, work: Work, stored: Stored, report: AuditReport, step: Step) -> None:
-    """Carry out what the gate decided. Whatever it is, the job ends with it, and once."""
-    document, policy = report.model_dump(mode="json"), work.piece.policy
+def publish(run: Run, work: Work, stored: Stored, report: AuditReport, action: GateAction) -> None:
+    """Carry out what the gate decided. Each decision ends the job, and once."""
+    document, policy = report.model_dump(mode="json"), work.loaded.policy
     facts = escalation.facts(policy, run.claim.params, document)
-    with run.stage("publish", 0.98, 1.0), run.desk.database.write() as session:
-        match step.action:
-            case "climb":
-                escalation.climb(session, run.claim, policy, step, document)
+    with run.stage("publish", 0.98, 1.0), run.resources.database.write() as session:
+        match action.action:
+            case "escalate":
+                escalation.escalate(session, run.claim, policy, action, document)
             case "attention":
                 publishing.reject(session, run.claim, document, facts)
             case _:
-                usage.pin(session, run.desk.blobs, stored.digest)
+                usage.pin(session, run.resources.blobs, stored.digest)
                 metrics = metrics_of(report.candidate)
-                reason = _how(work, report, step)
+                reason = _how(work, report, action)
                 publishing.publish_unlearned(
                     session, run.claim, work.batch, work.parent, stored, metrics, document, facts, reason
                 )
-                if step.alert:
+                if action.alert:
                     escalation.alert(session, run.claim.tenant_id, run.claim.id, "published")
         crash_points.point("unlearn.publish.uncommitted")
 
 
-def _how(work: Work, report: AuditReport, step: Step) -> str | None:
+def _how(work: Work, report: AuditReport, action: GateAction) -> str | None:
     """What a request's reader should know: nothing where the policy's own method went straight through the gate."""
-    if work.rung == 0 and not step.alert and report.judgement.utility_kept is not False:
+    if work.step == 0 and not action.alert and report.judgement.utility_kept is not False:
         return None
-    return f"published by rung {work.rung + 1} of {len(work.piece.policy.methods)}, {work.method.name}: {step.reason}"
+    return (
+        f"published by step {work.step + 1} of {len(work.loaded.policy.methods)}, {work.method.name}: {action.reason}"
+    )
 
 
 def metrics_of(measured: Measurement) -> dict[str, Any]:

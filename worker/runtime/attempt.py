@@ -1,4 +1,4 @@
-"""One attempt at a claimed job: under a heartbeat, to whichever end it comes."""
+"""One attempt at a claimed job, under a heartbeat: it ends the job, or queues it again."""
 
 from __future__ import annotations
 
@@ -17,12 +17,9 @@ from app.core.errors import AppError, SupersededError
 from app.core.tables import Job
 from app.jobs import Claim, LeaseLostError, workers
 from app.rules.states import JobState
-from engine import seeding
-from engine.architectures import ArchitectureError
-from engine.memory import DeviceMemoryError
-from engine.methods import MethodError
-from engine.training import DivergedError
-from worker.runtime.run import CancelledError, Desk, Heartbeat, JobError, Run
+from engine import memory, seeding
+from engine.errors import EngineError
+from worker.runtime.run import CancelledError, Heartbeat, JobError, Resources, Run
 
 log = logging.getLogger("lethe.worker")
 
@@ -30,56 +27,50 @@ STORAGE_PAUSE_SECONDS = 30.0
 SUPERSEDED_PAUSE_SECONDS = 0.2
 
 
-def attempt(desk: Desk, claim: Claim, work: Callable[[Run], None]) -> None:
+def attempt(resources: Resources, claim: Claim, work: Callable[[Run], None]) -> None:
     """Do the job's `work`, which ends it; what `work` raises ends it, too, or queues it again."""
     crash_points.point(f"{claim.kind}.claimed")
     with logs.bind(job=claim.id, kind=claim.kind.value, attempt=claim.attempts, fence=claim.fence):
-        _work(desk, claim, work)
+        _work(resources, claim, work)
 
 
-def _work(desk: Desk, claim: Claim, work: Callable[[Run], None]) -> None:
+def _work(resources: Resources, claim: Claim, work: Callable[[Run], None]) -> None:
     log.info("job %s (%s): attempt %d", claim.id, claim.kind.value, claim.attempts)
-    desk.blobs.clear_scratch(claim.id)
-    with Heartbeat(desk, claim) as heartbeat:
-        run = Run(desk, claim, heartbeat)
+    resources.blobs.clear_scratch(claim.id)
+    with Heartbeat(resources.database, claim, resources.settings.lease_seconds) as heartbeat:
+        run = Run(resources, claim, heartbeat)
         try:
-            with seeding.deterministic():
+            with seeding.deterministic(), memory.shortage_named():
                 work(run)
         except LeaseLostError:
             log.warning("job %s: the lease was lost; nothing was written", claim.id)
         except CancelledError:
-            _end(desk.database, run, JobState.CANCELLED, "cancelled", "cancelled on request")
-        except JobError as error:
-            _end(desk.database, run, JobState.FAILED, error.kind, error.detail)
-        except (MethodError, DivergedError) as error:
-            _end(desk.database, run, JobState.FAILED, "method-failed", str(error))
-        except ArchitectureError as error:
-            _end(desk.database, run, JobState.FAILED, "architecture", str(error))
-        except DeviceMemoryError as error:
-            _end(desk.database, run, JobState.FAILED, "device-memory", str(error))
-        except torch.OutOfMemoryError:
-            detail = "the device's memory does not hold what this step needs: a smaller batch_size may fit"
-            _end(desk.database, run, JobState.FAILED, "device-memory", detail)
-        except AppError as error:
-            _end(desk.database, run, JobState.FAILED, error.kind, error.detail)
-        except StorageUnavailableError as error:
-            log.warning("job %s waits for the storage: %s", claim.id, error)
-            _again(desk.database, run, str(error), pause_seconds=STORAGE_PAUSE_SECONDS)
-        except SupersededError as error:
-            _again(desk.database, run, str(error), pause_seconds=SUPERSEDED_PAUSE_SECONDS)
+            _end(resources.database, claim, JobState.CANCELLED, "cancelled", "cancelled on request")
+        except (EngineError, JobError, AppError) as error:
+            _end(resources.database, claim, JobState.FAILED, error.kind, str(error))
         except BlobCorruptError as error:
-            _end(desk.database, run, JobState.FAILED, "corrupt-bytes", f"stored bytes are damaged: {error}")
-        except OSError as error:
-            log.exception("job %s waits for its machine", claim.id)
-            pause = STORAGE_PAUSE_SECONDS if folder.is_refusal(error) else 0.0
-            _again(desk.database, run, f"its machine refused: {error.strerror}", pause_seconds=pause)
+            _end(resources.database, claim, JobState.FAILED, "corrupt-bytes", f"stored bytes are damaged: {error}")
         except Exception as error:
-            log.exception("job %s failed", claim.id)
-            _again(desk.database, run, f"an unexpected {type(error).__name__}; it is in the worker's log")
+            reason, pause = _why_again(claim, error)
+            _again(resources.database, claim, reason, pause)
         _measure(run)
-    with desk.database.read() as session:
+    with resources.database.read() as session:
         job = session.get_one(Job, claim.id)
     log.info("job %s (%s): %s%s", job.id, job.kind, job.state, _because(job))
+
+
+def _why_again(claim: Claim, error: Exception) -> tuple[str, float]:
+    """Why a job is queued again, and for how many seconds it should wait."""
+    if isinstance(error, SupersededError):
+        return str(error), SUPERSEDED_PAUSE_SECONDS
+    if isinstance(error, StorageUnavailableError):
+        log.warning("job %s waits for the storage: %s", claim.id, error)
+        return str(error), STORAGE_PAUSE_SECONDS
+    if isinstance(error, OSError):
+        log.exception("job %s waits for its machine", claim.id)
+        return f"its machine refused: {error.strerror}", STORAGE_PAUSE_SECONDS if folder.is_refusal(error) else 0.0
+    log.exception("job %s failed", claim.id)
+    return f"an unexpected {type(error).__name__}; it is in the worker's log", 0.0
 
 
 def _because(job: Job) -> str:
@@ -88,28 +79,29 @@ def _because(job: Job) -> str:
 
 def _measure(run: Run) -> None:
     """For metrics only: a failure here is no failure of the job."""
-    desk, memory = run.desk, 0
-    if desk.device.type == "cuda":
-        memory = torch.cuda.max_memory_allocated(desk.device)
+    resources, memory_bytes = run.resources, 0
+    if resources.device.type == "cuda":
+        memory_bytes = torch.cuda.max_memory_allocated(resources.device)
+    kind = run.claim.kind.value
     try:
-        workers.measured(desk.database, desk.settings, run.claim.kind.value, run.stage_seconds, memory)
+        workers.measured(resources.database, resources.settings, kind, run.stage_seconds, memory_bytes)
     except SQLAlchemyError as error:
         log.warning("stage seconds were not kept: %s", type(error).__name__)
 
 
-def _end(database: Database, run: Run, state: JobState, kind: str, detail: str) -> None:
+def _end(database: Database, claim: Claim, state: JobState, kind: str, detail: str) -> None:
     try:
         with database.write() as session:
-            job = jobs.fenced(session, run.claim)
+            job = jobs.fenced(session, claim)
             jobs.finish(session, job, state, problem=jobs.problem(kind, detail))
     except LeaseLostError:
-        log.warning("job %s: the lease was lost before its end could be written", run.claim.id)
+        log.warning("job %s: the lease was lost before its end could be written", claim.id)
 
 
-def _again(database: Database, run: Run, reason: str, pause_seconds: float = 0.0) -> None:
-    """Give the attempt up; the job is queued again, or buried when it has had its attempts."""
+def _again(database: Database, claim: Claim, reason: str, pause_seconds: float) -> None:
+    """Give the attempt up; the job is queued again, or dead once it has had its attempts."""
     try:
         with database.write() as session:
-            jobs.requeue(session, jobs.fenced(session, run.claim), reason, pause_seconds=pause_seconds)
+            jobs.requeue(session, jobs.fenced(session, claim), reason, pause_seconds=pause_seconds)
     except LeaseLostError:
-        log.warning("job %s: the lease was lost before it could be queued again", run.claim.id)
+        log.warning("job %s: the lease was lost before it could be queued again", claim.id)

@@ -1,7 +1,7 @@
 """What a worker keeps loaded between jobs: samples, restored checkpoints, the signals of a pool.
 
-Everything kept is made of blobs, and is kept only while a row still points at each of them: that is looked at
-before any use and every few seconds besides. So what is erased leaves this memory when it leaves the storage.
+Everything kept is made of blobs, and is kept only while a row still points at each of them. The cache checks that
+before each use, and every few seconds. So what is erased leaves this memory when it leaves the storage.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from app.core.db import Database
 log = logging.getLogger("lethe.worker")
 
 T = TypeVar("T")
-SECONDS_BETWEEN_LOOKS = 3.0
-MOST = {"samples": 1, "pool": 1, "checkpoint": 4}  # so many of each kind
+SECONDS_BETWEEN_CHECKS = 3.0
+MOST = {"samples": 1, "pool": 1, "checkpoint": 4}  # entries of each kind
 
 
 @dataclass(frozen=True)
@@ -32,15 +32,15 @@ class Kept:
     size: int  # bytes
 
 
-class Warm:
-    """A bounded store; what was used longest ago goes first."""
+class Cache:
+    """Bounded in bytes, and in entries of each kind; the entry that was used longest ago goes first."""
 
     def __init__(self, database: Database, most_bytes: int) -> None:
         self._database, self._most_bytes = database, most_bytes
         self._kept: dict[tuple[str, ...], Kept] = {}  # in the order of their last use
         self._lock = threading.Lock()
         self._over = threading.Event()
-        self._thread = threading.Thread(target=self._watch, name="warm", daemon=True)
+        self._thread = threading.Thread(target=self._watch, name="cache", daemon=True)
         self._thread.start()
 
     def get(
@@ -77,16 +77,16 @@ class Warm:
             del self._kept[key]
 
     def drop_erased(self) -> None:
-        """Forget whatever is made of bytes that no row points at any more."""
+        """Remove what is made of bytes that no row points at any more."""
         with self._lock:
-            looked_at = dict(self._kept)
-        if looked_at:
-            self._drop_erased(looked_at)
+            checked = dict(self._kept)
+        if checked:
+            self._drop_erased(checked)
 
-    def _drop_erased(self, looked_at: dict[tuple[str, ...], Kept]) -> None:
+    def _drop_erased(self, checked: dict[tuple[str, ...], Kept]) -> None:
         with self._database.read() as session:
-            used = usage.used(session, {digest for kept in looked_at.values() for digest in kept.digests})
-        gone = [key for key, kept in looked_at.items() if not used.issuperset(kept.digests)]
+            used = usage.used(session, {digest for kept in checked.values() for digest in kept.digests})
+        gone = [key for key, kept in checked.items() if not used.issuperset(kept.digests)]
         if not gone:
             return
         with self._lock:
@@ -95,16 +95,18 @@ class Warm:
         torch.cuda.empty_cache()  # does nothing where CUDA is not in use
 
     def close(self) -> None:
-        """Look no more, and keep nothing."""
+        """Stop checking, and keep nothing."""
         self._over.set()
         self._thread.join()
         self._kept.clear()
 
     def _watch(self) -> None:
-        while not self._over.wait(SECONDS_BETWEEN_LOOKS):
+        while not self._over.wait(SECONDS_BETWEEN_CHECKS):
             try:
                 self.drop_erased()
-            except SQLAlchemyError as error:  # what cannot be looked at must not be kept
-                log.warning("what is kept loaded was dropped, the database does not answer: %s", type(error).__name__)
+            except SQLAlchemyError as error:  # what cannot be checked must not be kept
+                log.warning(
+                    "what was kept loaded is dropped, because the database does not answer: %s", type(error).__name__
+                )
                 with self._lock:
                     self._kept.clear()

@@ -1,4 +1,4 @@
-"""One run of one job: its claim, its heartbeat, its progress, and what its stages have stored."""
+"""One attempt at one job: its claim, its heartbeat, its progress, and what its stages have stored."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from app.core.config import LEASE_BEATS, Settings
 from app.core.db import Database
 from app.jobs import Claim, LeaseLostError, devices, routing
 from app.jobs.routing import Takes
-from worker.runtime.cache import Warm
+from worker.runtime.cache import Cache
 
 log = logging.getLogger("lethe.worker")
 
@@ -46,27 +46,31 @@ class JobError(Exception):
 
 
 @dataclass(frozen=True)
-class Desk:
-    """What a worker keeps between jobs."""
+class Resources:
+    """What a worker keeps between jobs: its connections, its device, and what stays loaded."""
 
     settings: Settings
     database: Database
     blobs: Blobs
     device: torch.device
     takes: Takes
-    warm: Warm
+    cache: Cache
 
     @classmethod
-    def open(cls, settings: Settings) -> Desk:
+    def open(cls, settings: Settings) -> Resources:
         torch.set_num_threads(settings.torch_threads)
         database, blobs = Database(settings), open_blobs(settings)
-        warm = Warm(database, settings.warm_bytes)
+        cache = Cache(database, settings.warm_bytes)
         threading.Thread(target=_drop_copies, args=(blobs,), name="copies", daemon=True).start()
-        return cls(settings, database, blobs, torch.device(devices.own(settings)), routing.own(settings), warm)
+        return cls(settings, database, blobs, torch.device(devices.own(settings)), routing.own(settings), cache)
 
     def close(self) -> None:
-        self.warm.close()
+        self.cache.close()
         self.database.close()
+
+    def tensors(self, digest: str) -> dict[str, Tensor]:
+        """The stored tensors of that digest, on the device."""
+        return load_file(self.blobs.fetch(digest), device=str(self.device))
 
 
 def _drop_copies(blobs: Blobs) -> None:
@@ -82,8 +86,8 @@ def _drop_copies(blobs: Blobs) -> None:
 class Heartbeat:
     """Renews a lease from a thread, and remembers why the work should stop."""
 
-    def __init__(self, desk: Desk, claim: Claim) -> None:
-        self._desk, self._claim = desk, claim
+    def __init__(self, database: Database, claim: Claim, lease_seconds: float) -> None:
+        self._database, self._claim, self._lease = database, claim, lease_seconds
         self._done = threading.Event()
         self._stop: Exception | None = None
         context = copy_context()  # so that its log lines are about the job, too
@@ -98,10 +102,9 @@ class Heartbeat:
         self._thread.join()
 
     def _run(self) -> None:
-        lease = self._desk.settings.lease_seconds
-        while not self._done.wait(lease / LEASE_BEATS):
+        while not self._done.wait(self._lease / LEASE_BEATS):
             try:
-                if jobs.beat(self._desk.database, self._claim, lease):
+                if jobs.beat(self._database, self._claim, self._lease):
                     self._stop = CancelledError(self._claim.id)
             except LeaseLostError as error:
                 self._stop = error
@@ -119,7 +122,7 @@ class Heartbeat:
 class Run:
     """A claimed job being worked on."""
 
-    desk: Desk
+    resources: Resources
     claim: Claim
     heartbeat: Heartbeat
     stage_seconds: dict[str, float] = field(default_factory=dict)
@@ -129,7 +132,7 @@ class Run:
         """A stage that moves the job's fraction from `start` to `stop`."""
         self.heartbeat.check()
         logs.note(stage=name)
-        with self.desk.database.write() as session:
+        with self.resources.database.write() as session:
             jobs.advance(session, self.claim, name, start)
         crash_points.point(f"{self.claim.kind}.{name}.begin")
         began = time.perf_counter()
@@ -139,12 +142,12 @@ class Run:
 
     def stored(self, name: str, base: str) -> tuple[str, dict[str, Any]] | None:
         """Digest and facts of what an earlier attempt made from the same `base`, if it is still there."""
-        with self.desk.database.read() as session:
+        with self.resources.database.read() as session:
             row = jobs.artifacts(session, self.claim.id).get(name)
         if row is None or row.facts.get("base") != base:
             return None
         try:
-            self.desk.blobs.size(row.digest)
+            self.resources.blobs.size(row.digest)
         except BlobMissingError:
             return None
         return row.digest, row.facts
@@ -152,27 +155,24 @@ class Run:
     def keep(self, name: str, base: str, stored: Stored, **facts: Any) -> None:
         """Record an artefact under the fence, and remove the bytes that it replaces."""
         crash_points.point(f"{self.claim.kind}.{name}.stored")
-        with self.desk.database.write() as session:
+        with self.resources.database.write() as session:
             facts = {**facts, "base": base, "size": stored.size}
-            usage.pin(session, self.desk.blobs, stored.digest)
+            usage.pin(session, self.resources.blobs, stored.digest)
             replaced = jobs.keep(session, self.claim, name, stored.digest, facts)
         crash_points.point(f"{self.claim.kind}.{name}.kept")
         if replaced:
-            usage.remove(self.desk.database, self.desk.blobs, replaced)
+            usage.remove(self.resources.database, self.resources.blobs, replaced)
 
     def put(self, write: Callable[[Path], None]) -> Stored:
         """Store the file that `write` makes."""
-        with self.desk.blobs.scratch(self.claim.id) as path:
+        with self.resources.blobs.scratch(self.claim.id) as path:
             write(path)
             crash_points.point(f"{self.claim.kind}.written")
-            return self.desk.blobs.adopt(path)
+            return self.resources.blobs.adopt(path)
 
     def put_tensors(self, tensors: dict[str, Tensor]) -> Stored:
         plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
         return self.put(lambda path: save_file(plain, path))
-
-    def tensors(self, digest: str) -> dict[str, Tensor]:
-        return load_file(self.desk.blobs.fetch(digest), device=str(self.desk.device))
 
 
 class StageProgress:
@@ -195,16 +195,16 @@ class StageProgress:
         if time.monotonic() - self._reported < SECONDS_BETWEEN_REPORTS:
             return
         self._reported = time.monotonic()
-        with self._run.desk.database.write() as session:
+        with self._run.resources.database.write() as session:
             whole = self._start + fraction * (self._stop - self._start)
             jobs.advance(session, self._run.claim, self._stage, whole)
 
     def load(self) -> dict[str, Tensor] | None:
         kept = self._run.stored("resume", self._base)
-        return None if kept is None else load_file(self._run.desk.blobs.fetch(kept[0]))
+        return None if kept is None else load_file(self._run.resources.blobs.fetch(kept[0]))
 
     def save(self, state: Callable[[], dict[str, Tensor]]) -> None:
-        if time.monotonic() - self._saved < self._run.desk.settings.resume_seconds:
+        if time.monotonic() - self._saved < self._run.resources.settings.resume_seconds:
             return
         self._run.keep("resume", self._base, self._run.put_tensors(state()))
         self._saved = time.monotonic()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import cached_property
@@ -28,16 +28,15 @@ from app.formats.audit_report import (
 )
 from app.reports import audit_rows
 from app.rules.policy import Choice
-from engine import evaluation, registry, seeding
+from engine import evaluation, places, seeding
 from engine.audits import halves
-from engine.audits.probes import ProbeCase, ProbeError
+from engine.audits.probes import ProbeCase
 from engine.audits.rmia import log_odds
 from engine.audits.verdict import FEWEST_RETRAINS
-from engine.methods import MethodError
-from engine.training import DivergedError
+from engine.errors import DivergedError, MethodError, ProbeError
 from worker.runtime.run import Run, StageProgress
 from worker.stages import unlearning
-from worker.stages.loaded import Workpiece
+from worker.stages.loaded import LoadedModel
 
 NOTHING_HELD = (
     "anything about retained samples, or that the model had been trained on the forgotten ones: no retained sample and "
@@ -71,7 +70,7 @@ class Subject:
 
 
 @dataclass(frozen=True)
-class Measured:
+class Measurements:
     """before: the parent's, or the control's."""
 
     candidate: Measurement
@@ -84,18 +83,18 @@ class Measured:
 class Auditor:
     """One subject on the device: its logits are computed once, whichever references then look at them."""
 
-    def __init__(self, run: Run, piece: Workpiece, subject: Subject) -> None:
-        self._piece, self._subject = piece, subject
-        self._params = catalog.parse("audits", subject.audit.name, subject.audit.params)
-        self._candidate = _logits(run, piece, subject.candidate)
-        self._parent = _logits(run, piece, subject.parent) if subject.parent else None
-        self._holdout, self._retain = controls(piece, subject), retained(piece, subject)
-        self._references = piece.pool_signals(run)
-        with run.desk.database.read() as session:
-            found = audit_rows.retrains(session, piece.model_id, subject.remain, len(piece.labels))
+    def __init__(self, loaded: LoadedModel, subject: Subject) -> None:
+        self._loaded, self._subject = loaded, subject
+        self._params = places.parse("audits", subject.audit.name, subject.audit.params)
+        self._candidate = loaded.logits(subject.candidate)
+        self._parent = loaded.logits(subject.parent) if subject.parent else None
+        self._holdout, self._retain = controls(loaded, subject), retained(loaded, subject)
+        self._references = loaded.pool_signals()
+        with loaded.resources.database.read() as session:
+            found = audit_rows.retrains(session, loaded.model_id, subject.remain, len(loaded.labels))
             digests = [version.digest for version in found if version.digest != subject.candidate]
         enough = len(digests) >= FEWEST_RETRAINS and len(subject.forget)
-        self._retrained = [_logits(run, piece, digest) for digest in digests[-MOST_RETRAINS:]] if enough else []
+        self._retrained = [loaded.logits(digest) for digest in digests[-MOST_RETRAINS:]] if enough else []
 
     @property
     def has_references(self) -> bool:
@@ -110,18 +109,18 @@ class Auditor:
     def _floor(self) -> float | None:
         if self._parent is None or not len(self._holdout):
             return None
-        right = self._parent[self._holdout].argmax(axis=1) == self._piece.labels[self._holdout]
-        return max(0.0, float(right.mean()) - self._piece.policy.utility_floor)
+        right = self._parent[self._holdout].argmax(axis=1) == self._loaded.labels[self._holdout]
+        return max(0.0, float(right.mean()) - self._loaded.policy.utility_floor)
 
-    def measure(self, chosen: NDArray[np.bool_] | None = None) -> Measured:
+    def measure(self, chosen: NDArray[np.bool_] | None = None) -> Measurements:
         """Run the audit with all references, or with those at `chosen` (K,)."""
         subject, references = self._subject, self._references
         if references is not None and chosen is not None:
             references = halves.part(references, chosen)
-        result = registry.AUDITS[subject.audit.name](
+        result = places.audit(subject.audit.name)(
             self._candidate,
             self._parent,
-            self._piece.labels,
+            self._loaded.labels,
             subject.forget,
             self._retain,
             self._holdout,
@@ -132,7 +131,7 @@ class Auditor:
             retrained_logits=self._retrained,
             known=subject.canaries.known if subject.canaries else None,
         )
-        return Measured(*result, references=self._described(chosen))
+        return Measurements(*result, references=self._described(chosen))
 
     def _described(self, chosen: NDArray[np.bool_] | None) -> References | None:
         if self._references is None:
@@ -146,56 +145,47 @@ class Auditor:
         )
 
 
-def retained(piece: Workpiece, subject: Subject) -> Positions:
+def retained(loaded: LoadedModel, subject: Subject) -> Positions:
     """What is measured of the remain set: people's samples beside people's, canaries beside canaries."""
-    return subject.canaries.known if subject.canaries else np.setdiff1d(subject.remain, piece.canaries)
+    return subject.canaries.known if subject.canaries else np.setdiff1d(subject.remain, loaded.canaries)
 
 
-def controls(piece: Workpiece, subject: Subject) -> Positions:
+def controls(loaded: LoadedModel, subject: Subject) -> Positions:
     """Never trained on, and likewise; of canaries of which none was held out, people's."""
     if subject.canaries is not None and len(subject.canaries.held_out):
         return subject.canaries.held_out
-    return np.setdiff1d(piece.holdout, subject.forget)
-
-
-def _logits(run: Run, piece: Workpiece, digest: str) -> NDArray[np.float32]:
-    """(N, classes) of every sample of the dataset, by the checkpoint of that digest."""
-    values: NDArray[np.float32] = evaluation.logits(piece.restore(run, digest), piece.samples.images).cpu().numpy()
-    return values
+    return np.setdiff1d(loaded.holdout, subject.forget)
 
 
 # -- probes ----------------------------------------------------------------------------------------
 
 
 def probed(
-    run: Run,
-    piece: Workpiece,
+    loaded: LoadedModel,
     subject: Subject,
     choices: Sequence[Choice],
-    measured: Measured,
-    progress: StageProgress,
+    measured: Measurements,
     *,
     before: str | None,
-    imitate: bool = True,
-) -> tuple[Measured, list[ProbeRun]]:
+    shadows: Shadows | None,
+) -> tuple[Measurements, list[ProbeRun]]:
     """Run probes on the subject; their figures join its measurements. One that has nothing to measure says so.
 
-    before: the checkpoint that still knew the forget set. imitate: shadows may be trained by the subject's method.
+    before: the checkpoint that still knew the forget set. shadows: models for the probe that imitates the method.
     """
-    shadows = Shadows(run, piece, subject, progress) if subject.method and imitate else None
     case = ProbeCase(
-        candidate=piece.restore(run, subject.candidate),
-        parent=piece.restore(run, before) if before else None,
-        samples=piece.samples,
+        candidate=loaded.restore(subject.candidate),
+        parent=loaded.restore(before) if before else None,
+        samples=loaded.samples,
         forget=subject.forget,
-        holdout=controls(piece, subject),
+        holdout=controls(loaded, subject),
         shadow=shadows,
     )
     runs = []
     for choice in choices:
         began, skipped, trained = time.perf_counter(), None, shadows.trained if shadows else 0
         try:
-            found = registry.PROBES[choice.name](case, catalog.parse("probes", choice.name, choice.params))
+            found = places.probe(choice.name)(case, places.parse("probes", choice.name, choice.params))
         except (ProbeError, MethodError, DivergedError) as error:
             skipped = str(error)
         else:
@@ -212,7 +202,7 @@ def probed(
     return measured, runs
 
 
-def _joined(measured: Measured, found: Any) -> Measured:
+def _joined(measured: Measurements, found: Any) -> Measurements:
     before = measured.before
     return replace(
         measured,
@@ -222,59 +212,60 @@ def _joined(measured: Measured, found: Any) -> Measured:
 
 
 class Shadows:
-    """Models that were taught a set and made to forget it by the subject's method; each is kept once it is done."""
+    """Models that were trained on a set and unlearned it by the subject's method; each is kept once it is done."""
 
-    def __init__(self, run: Run, piece: Workpiece, subject: Subject, progress: StageProgress) -> None:
-        self._run, self._piece, self._subject, self._progress = run, piece, subject, progress
+    def __init__(self, run: Run, loaded: LoadedModel, subject: Subject, progress: StageProgress) -> None:
+        self._run, self._loaded, self._subject, self._progress = run, loaded, subject, progress
         self.trained = 0
         method = subject.method.model_dump_json() if subject.method else ""
-        parts = (pack(subject.remain), method.encode(), piece.policy.model_dump_json().encode())
+        parts = (pack(subject.remain), method.encode(), loaded.policy.model_dump_json().encode())
         self._base = hashlib.sha256(b"".join(hashlib.sha256(part).digest() for part in parts)).hexdigest()
 
     def __call__(self, number: int, positions: Positions) -> NDArray[np.float32]:
         base, name = f"shadows:{self._base}", f"{number}:{hashlib.sha256(pack(positions)).hexdigest()[:16]}"
         kept = self._run.stored("shadows", base)
-        done = self._run.tensors(kept[0]) if kept else {}
+        done = self._run.resources.tensors(kept[0]) if kept else {}
         if name not in done:
             done[name] = torch.from_numpy(self._make(number, positions))
             self._run.keep("shadows", base, self._run.put_tensors(done))
         return done[name].cpu().numpy()
 
     def _make(self, number: int, positions: Positions) -> NDArray[np.float32]:
-        piece, method, run = self._piece, self._subject.method, self._run
+        loaded, method, run = self._loaded, self._subject.method, self._run
         if method is None:
             raise ProbeError("the version was not made by a method that shadows could imitate")
         entry = catalog.METHODS[method.name]
-        if entry.needs_adversarial and catalog.ATTACKS[piece.policy.attack.name].needs_given:
+        if entry.needs_adversarial and catalog.ATTACKS[loaded.policy.attack.name].needs_given:
             raise ProbeError("the attack needs another version's adversarial set, which has no never-trained samples")
         seed = seeding.derive(run.claim.seed, "shadow", number)
         part = self._progress.part(0.0, 1.0, f"shadow:{self._base}:{number}")
-        model = piece.fresh(seeding.derive(seed, "taught"))
-        if not entry.exact:  # exact retraining does not look at what was taught
+        model = loaded.fresh(seeding.derive(seed, "taught"))
+        if not entry.exact:  # exact retraining does not use the trained model
             self.trained += 1
-            taught = piece.on_device(np.union1d(self._subject.remain, positions))
-            order = seeding.generator(seeding.derive(seed, "order"), piece.samples.labels.device)
-            piece.recipe.train(model, piece.samples, taught, order, part)
+            rows = loaded.on_device(np.union1d(self._subject.remain, positions))
+            order = seeding.generator(seeding.derive(seed, "order"), loaded.samples.labels.device)
+            loaded.recipe.train(model, loaded.samples, rows, order, part)
         adversarial = None
         if entry.needs_adversarial:
-            adversarial = unlearning.attacked(piece, model, positions, piece.policy.attack)
-        seen = unlearning.remain_access(piece.policy, positions, self._subject.remain, seed)
+            adversarial = unlearning.attacked(loaded, model, positions, loaded.policy.attack)
+        seen = unlearning.remain_access(loaded.policy, positions, self._subject.remain, seed)
         self.trained += 1
         part = self._progress.part(0.0, 1.0, f"shadow:{self._base}:{number}:forgotten")
-        model = unlearning.forgotten(piece, model, method, positions, seen, adversarial, seed, part)
-        logits = evaluation.logits(model, piece.samples.images).cpu().numpy()
-        return log_odds(logits, piece.labels).astype(np.float32)
+        model = unlearning.unlearned(loaded, model, method, positions, seen, adversarial, seed, part)
+        logits = evaluation.logits(model, loaded.samples.images).cpu().numpy()
+        return log_odds(logits, loaded.labels).astype(np.float32)
 
 
 # -- the report ------------------------------------------------------------------------------------
 
 
 def report_of(
-    run: Run,
-    piece: Workpiece,
+    loaded: LoadedModel,
     subject: Subject,
-    measured: Measured,
+    measured: Measurements,
     *,
+    seed: int,
+    stage_seconds: Mapping[str, float],
     made_by: str = "",
     version: int | None = None,
     adversarial: Adversarial | None = None,
@@ -282,21 +273,21 @@ def report_of(
     probes: Sequence[ProbeRun] = (),
     canaries: int = 0,
 ) -> AuditReport:
-    """made_by: what made the candidate, where that was no method of the catalog. canaries: forgotten along."""
+    """made_by: what made the candidate, where that was no method of the catalog. canaries: unlearned along."""
     return AuditReport(
         created_at=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
-        model=piece.model_id,
+        model=loaded.model_id,
         version=version,
         checkpoint=subject.candidate,
         parent_checkpoint=subject.parent,
         method=subject.method.name if subject.method else made_by,
         method_params=dict(subject.method.params) if subject.method else {},
-        remain_access=piece.policy.remain,
+        remain_access=loaded.policy.remain,
         of="canaries" if subject.canaries else "forget-set",
         canaries=canaries,
         forget_samples=len(subject.forget),
-        retain_samples=len(retained(piece, subject)),
-        test_samples=len(controls(piece, subject)),
+        retain_samples=len(retained(loaded, subject)),
+        test_samples=len(controls(loaded, subject)),
         audit=subject.audit.name,
         audit_params=dict(subject.audit.params),
         candidate=measured.candidate,
@@ -308,8 +299,8 @@ def report_of(
         adversarial=adversarial,
         gate=gate,
         probes=list(probes),
-        seed=run.claim.seed,
-        stage_seconds=run.stage_seconds,
-        environment=seeding.environment(run.desk.device, piece.recipe.precision),
+        seed=seed,
+        stage_seconds=dict(stage_seconds),
+        environment=seeding.environment(loaded.resources.device, loaded.recipe.precision),
         not_shown=NOT_SHOWN if len(subject.remain) or measured.references else [*NOT_SHOWN, NOTHING_HELD],
     )

@@ -5,32 +5,34 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from pydantic import ValidationError
 from torch import Tensor, nn
 
-from app import catalog
-from app.blobs.folder import Stored
 from app.catalog import Params
 from app.core.positions import Positions, mask_of
 from app.core.tables import Dataset, Model
 from app.datasets import canaries
 from app.datasets import records as datasets
+from app.jobs import Claim
 from app.models import pools
 from app.models import records as models
 from app.rules.policy import Policy
-from engine import checkpoints, references, registry, seeding
+from engine import checkpoints, evaluation, places, references, seeding
 from engine.data.samples import Samples
+from engine.errors import UnknownNameError
 from engine.recipes import Recipe
 from engine.references import ReferenceSignals
-from worker.runtime.run import Run
+from worker.runtime.run import Resources
 
 
 @dataclass(frozen=True)
-class Loaded:
+class LoadedDataset:
     """A dataset's samples with what never changes of its manifest, kept between the jobs of a worker.
 
     labels: (N,). held: (N,) bool, kept out of training from the start; erased samples among them.
@@ -41,25 +43,27 @@ class Loaded:
     held: NDArray[np.bool_]
 
     @classmethod
-    def of(cls, run: Run, dataset_id: str, images: str) -> Loaded:
-        def read() -> Loaded:
-            with run.desk.database.read() as session:
+    def load(cls, resources: Resources, dataset_id: str, images: str) -> LoadedDataset:
+        """images: the digest of their file."""
+
+        def read() -> LoadedDataset:
+            with resources.database.read() as session:
                 rows = datasets.manifest(session, dataset_id)
             labels = np.array([label for label, _ in rows], dtype=np.int64)
-            samples = Samples.open(run.desk.blobs.fetch(images), labels, run.desk.device)
+            samples = Samples.open(resources.blobs.fetch(images), labels, resources.device)
             return cls(samples, labels, np.array([held for _, held in rows], dtype=bool))
 
-        return run.desk.warm.get("samples", [images], read, cls.size, owner=dataset_id)
+        return resources.cache.get("samples", [images], read, cls.size, owner=dataset_id)
 
     @classmethod
-    def nothing(cls, shape: Sequence[int], device: torch.device) -> Loaded:
-        """Of a dataset whose samples are not held here. shape: (H, W, C)."""
+    def empty(cls, shape: Sequence[int], device: torch.device) -> LoadedDataset:
+        """A dataset whose samples are not held here. shape: (H, W, C)."""
         labels = np.empty(0, dtype=np.int64)
         samples = Samples.from_arrays(np.empty((0, *shape), dtype=np.uint8), labels, device)
         return cls(samples, labels, np.empty(0, dtype=bool))
 
     def size(self) -> int:
-        """Bytes of memory; mapped images take none that could not be had back."""
+        """Bytes of memory; mapped images take none that the system cannot take back."""
         return 0 if self.samples.mapped else self.samples.images.nbytes
 
 
@@ -68,9 +72,10 @@ def _bytes(tensors: Mapping[str, Any]) -> int:
 
 
 @dataclass(frozen=True)
-class Workpiece:
-    """One model with its dataset on the device."""
+class LoadedModel:
+    """A model's row, with its dataset on the device."""
 
+    resources: Resources
     model_id: str
     dataset_id: str
     images_digest: str
@@ -86,57 +91,81 @@ class Workpiece:
     family: str  # of the reference pools that its audits may use
 
     @classmethod
-    def load(cls, run: Run) -> Workpiece:
-        with run.desk.database.read() as session:
-            model = session.get_one(Model, run.claim.model_id)
-            dataset = session.get_one(Dataset, run.claim.dataset_id)
+    def load(cls, resources: Resources, claim: Claim) -> LoadedModel:
+        """The model that a job is about.
+
+        Raises:
+            UnknownNameError: this worker lacks a name of the model or of its policy.
+        """
+        with resources.database.read() as session:
+            model = session.get_one(Model, claim.model_id)
+            dataset = session.get_one(Dataset, claim.dataset_id)
             erased = mask_of(dataset.erased, dataset.sample_count)
             planted = canaries.planted(session, dataset)
         if dataset.images is None:
-            loaded = Loaded.nothing(dataset.shape or (1, 1, 1), run.desk.device)
+            data = LoadedDataset.empty(dataset.shape or (1, 1, 1), resources.device)
         else:
-            loaded = Loaded.of(run, dataset.id, dataset.images)
-        held_out = np.flatnonzero(loaded.held & ~erased).astype(np.int64)
+            data = LoadedDataset.load(resources, dataset.id, dataset.images)
+        held_out = np.flatnonzero(data.held & ~erased).astype(np.int64)
         people = np.setdiff1d(held_out, planted)
-        architecture = catalog.parse("architectures", model.architecture, model.architecture_params)
+        architecture = places.parse("architectures", model.architecture, model.architecture_params)
         return cls(
+            resources=resources,
             model_id=model.id,
             dataset_id=dataset.id,
             images_digest=dataset.images or "",
-            samples=loaded.samples,
-            labels=loaded.labels,
+            samples=data.samples,
+            labels=data.labels,
             holdout=people if len(people) else held_out,
             canaries=planted,
             erased=np.flatnonzero(erased).astype(np.int64),
             classes=dataset.class_count,
             architecture=(model.architecture, architecture),
-            recipe=Recipe(registry.RECIPES[model.recipe], catalog.parse("recipes", model.recipe, model.recipe_params)),
-            policy=Policy.model_validate(model.policy),
+            recipe=Recipe(places.recipe(model.recipe), places.parse("recipes", model.recipe, model.recipe_params)),
+            policy=_policy(model.policy),
             family=models.family(model),
         )
 
     def build(self) -> nn.Module:
         """An untrained model of the architecture, on the CPU."""
         name, params = self.architecture
-        channels, *size = self.samples.shape
-        return registry.ARCHITECTURES[name](params, channels, self.classes, tuple(size))
+        channels, height, width = self.samples.shape
+        return places.architecture(name)(params, channels, self.classes, (height, width))
 
     def fresh(self, seed: int) -> nn.Module:
         """An untrained model on the device, its weights drawn from `seed`."""
         return seeding.seeded_model(self.build, seed, self.samples.device)
 
-    def restore(self, run: Run, digest: str) -> nn.Module:
+    def restore(self, digest: str) -> nn.Module:
         """The checkpoint of that digest, verified byte for byte when it was read, as a new model on the device."""
-        model: nn.Module = self.build().to(device=run.desk.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        device, owner = self.resources.device, str(self.architecture)
+        model: nn.Module = self.build().to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
         def read() -> dict[str, Tensor]:
-            checkpoints.load(run.desk.blobs.fetch(digest), model)
+            checkpoints.load(self.resources.blobs.fetch(digest), model)
             return {name: tensor.clone() for name, tensor in model.state_dict().items()}
 
-        model.load_state_dict(run.desk.warm.get("checkpoint", [digest], read, _bytes, owner=str(self.architecture)))
+        model.load_state_dict(self.resources.cache.get("checkpoint", [digest], read, _bytes, owner))
         return model
 
-    def store(self, run: Run, model: nn.Module) -> Stored:
+    def logits(self, digest: str) -> NDArray[np.float32]:
+        """(N, classes) of every sample of the dataset, by the checkpoint of that digest."""
+        values: NDArray[np.float32] = evaluation.logits(self.restore(digest), self.samples.images).cpu().numpy()
+        return values
+
+    def accuracies(self, digest: str, trained_on: Positions) -> dict[str, float | None]:
+        """Of the checkpoint of that digest, which must fit the architecture even where no sample is held here."""
+        if not self.samples.n:
+            self.restore(digest)
+            return {"accuracy_train": None, "accuracy_test": None}
+        right = self.logits(digest).argmax(axis=1) == self.labels
+        return {
+            "accuracy_train": float(right[trained_on].mean()) if len(trained_on) else None,
+            "accuracy_test": float(right[self.holdout].mean()) if len(self.holdout) else None,
+        }
+
+    def save(self, model: nn.Module, path: Path) -> None:
+        """Write a checkpoint of `model`, which says what it is."""
         name, params = self.architecture
         metadata = {
             "format": "lethe.checkpoint/1",
@@ -144,28 +173,33 @@ class Workpiece:
             "architecture_params": params.model_dump_json(),
             "input": json.dumps({"shape": list(self.samples.shape), "range": [0, 1], "dtype": "float32"}),
             "classes": str(self.classes),
-            "computed": json.dumps(seeding.arithmetic(run.desk.device, self.recipe.precision)),
+            "computed": json.dumps(seeding.arithmetic(self.resources.device, self.recipe.precision)),
         }
-        return run.put(lambda path: checkpoints.save(model, path, metadata))
+        checkpoints.save(model, path, metadata)
 
     def on_device(self, positions: Positions) -> Tensor:
         return torch.from_numpy(positions).to(self.samples.device)
 
     # -- references --------------------------------------------------------------------------------
 
-    def pool_signals(self, run: Run) -> ReferenceSignals | None:
+    def pool_signals(self) -> ReferenceSignals | None:
         """The signals of the pool that audits use; None where there is none. They must not be changed."""
-        with run.desk.database.read() as session:
+        resources = self.resources
+        with resources.database.read() as session:
             pool = pools.in_use(session, [self.family]).get(self.family)
         if pool is None:
             return None
 
         def read() -> ReferenceSignals:
-            return references.stack([references.from_file(run.desk.blobs.fetch(digest)) for digest in pool.digests])
+            return references.stack([references.from_file(resources.blobs.fetch(digest)) for digest in pool.digests])
 
-        return run.desk.warm.get("pool", pool.digests, read, lambda signals: _bytes(vars(signals)))
+        return resources.cache.get("pool", pool.digests, read, lambda signals: _bytes(vars(signals)))
 
 
-def seed_for(run: Run, *names: str | int) -> int:
-    """A seed for one purpose within this job: the same whenever the job is run again."""
-    return seeding.derive(run.claim.seed, *names)
+def _policy(stored: Mapping[str, Any]) -> Policy:
+    try:
+        return Policy.model_validate(stored)
+    except ValidationError as error:  # the service accepted it
+        first = error.errors()[0]
+        where, reason = ".".join(map(str, first["loc"])), first["msg"].removeprefix("Value error, ")
+        raise UnknownNameError(f"the policy's {where}", reason) from error

@@ -18,7 +18,7 @@ from app.api.schemas import DeletionCreate, ImportLine, Problem
 
 
 def operation_id(route: APIRoute) -> str:
-    """`deletion_requests_create`, `jobs_list`: the tag and the endpoint's name, whatever the path."""
+    """`deletion_requests_create`, `jobs_list`: the tag and the endpoint's name, without the path."""
     tag = str(route.tags[0]).replace(" ", "_") if route.tags else "service"
     return f"{tag}_{route.name.removesuffix('_all').removesuffix(f'_{tag}')}"
 

@@ -37,7 +37,7 @@ HEAVIEST_GROUP = 8 * 2**20  # bytes of bodies
 
 
 class Parts:
-    """What the application holds for its life."""
+    """What the application keeps as long as it runs."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings

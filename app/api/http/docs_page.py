@@ -142,7 +142,7 @@ def _number(value: float) -> str:
 
 
 def prose(text: str) -> Markup:
-    """A description with its code spans; whatever else it holds is text."""
+    """A description with its code spans; all other characters are text."""
     return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(text))))  # noqa: S704 - escaped before
 
 

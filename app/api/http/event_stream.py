@@ -68,8 +68,8 @@ class Follower:
                 log.exception("reading job events failed; trying again")
 
     def _deliver(self, asked: dict[str, int], found: list[Event]) -> None:
-        """Hand out what was read after the positions `asked`, but for jobs whose position was set back meanwhile by
-        a new subscriber: it must not miss what lies before, and the next round reads that."""
+        """Hand out the events read after the positions `asked`. Jobs whose position a new subscriber has set back are
+        left to the next round, which reads the earlier events too."""
         unmoved = {job_id for job_id, position in asked.items() if self._seen.get(job_id) == position}
         for event in found:
             if event.job_id in unmoved:

@@ -56,10 +56,10 @@ class Shortcut:
         try:
             response = await handler(request, self._parts, token, name)
         except Exception as error:
-            told = next((self._handlers[kind] for kind in type(error).__mro__ if kind in self._handlers), None)
-            if told is None:
+            handle = next((self._handlers[kind] for kind in type(error).__mro__ if kind in self._handlers), None)
+            if handle is None:
                 raise
-            response = told(request, error)
+            response = handle(request, error)
         await response(scope, receive, send)
 
     def _find(self, scope: Scope) -> tuple[Handler, SimpleNamespace, str, HTTPAuthorizationCredentials] | None:

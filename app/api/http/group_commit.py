@@ -19,14 +19,14 @@ Reply = TypeVar("Reply")
 class Grouped(Generic[Task, Reply]):
     """Calls `work` on threads of its own with groups of at most `most` tasks, in the order in which they came.
 
-    Tasks of one lane are worked on one group after the other; of several lanes `threads` at a time, so that what one
-    lane waits for (a locked row) does not hold the others up. A group is closed once its tasks weigh more than
-    `heaviest` by `weigh`: what is too much for the database must not be refused to many at once.
+    The groups of one lane run one after the other. Up to `threads` lanes run at the same time, so that a lane that
+    waits for a locked row does not stop the others. A group is closed once its tasks weigh more than `heaviest` by
+    `weigh`, because a group that is too much for the database would be refused to all of its clients.
 
-    `work` answers every task, in their order, with a reply or an exception that is that task's own. What it raises
-    is every task's. All of this is called on one event loop, which closes a group when a pass of it has brought no
-    further task: the clients that a group has answered ask again at about the same time. The first of them alone would
-    be a group of its own, which costs half as much as that of all the others and keeps them waiting.
+    `work` returns for every task, in their order, a reply or an exception of that task. An exception that it raises is
+    the answer to every task. All of this is called on one event loop, which closes a group when one pass brings no
+    further task: clients that were answered together call again at about the same time. The first of them alone would
+    make a group of its own, which costs half as much as the group of all the others and keeps them waiting.
     """
 
     def __init__(

@@ -19,16 +19,16 @@ from app.core.errors import AppError, Unprocessable
 from app.core.keys import Caller
 from app.core.tables import Idempotency
 from app.deletions import accept, locking
-from app.deletions.locking import Grounds
+from app.deletions.locking import LockedDatasets
 from app.deletions.orders import Accepted, Impact, Order
 
 
 @dataclass(frozen=True)
 class Posted:
-    """One order as it came: the caller's token, the order but for its tenant, and under which key it may be known.
+    """One order as it came: the caller's token, the order without its tenant, and its idempotency key.
 
-    `show` makes the reply of what became of it, in the transaction that did it. What it keeps in the dictionary that it
-    is given, it finds there for the rest of the group.
+    `show` makes the reply, in the transaction that accepted or assessed the order. The dictionary that it is given is
+    its cache for the rest of the group.
     """
 
     token: str
@@ -39,8 +39,8 @@ class Posted:
     show: Callable[[Session, Accepted | Impact, dict[Any, Any]], Reply]
 
 
-Name = tuple[str, str, str]
-"""Tenant, route and key: what an idempotency record is found by."""
+IdempotencyName = tuple[str, str, str]
+"""Tenant, route and key, which name an idempotency record."""
 
 
 @dataclass
@@ -50,7 +50,7 @@ class _Entry:
     number: int
     posted: Posted
     order: Order
-    name: Name | None
+    name: IdempotencyName | None
     fingerprint: str
 
 
@@ -92,11 +92,11 @@ class Intake:
                 waiting.append(self._entry(number, posted, callers[posted.token]))
             except AppError as error:
                 found[number] = error
-        grounds = locking.lock(session, [entry.order for entry in waiting])
+        locked = locking.lock(session, [entry.order for entry in waiting])
         known = _known(session, [entry.name for entry in waiting if entry.name])
         now = db.now(session)
         while waiting:  # twice only where an order shares its key with one of its group
-            waiting = self._round(session, grounds, waiting, known, found, now)
+            waiting = self._round(session, locked, waiting, known, found, now)
         return [found[number] for number in range(len(group))]
 
     def _entry(self, number: int, posted: Posted, who: Caller | None) -> _Entry:
@@ -110,16 +110,16 @@ class Intake:
     def _round(
         self,
         session: Session,
-        grounds: Grounds,
+        locked: LockedDatasets,
         waiting: Sequence[_Entry],
-        known: dict[Name, Idempotency],
+        known: dict[IdempotencyName, Idempotency],
         found: dict[int, Reply | Exception],
         now: datetime,
     ) -> list[_Entry]:
         """Answer what is known already and what can be judged now; the rest is left: twins of what was just judged."""
         fresh: list[_Entry] = []
         left: list[_Entry] = []
-        taken: set[Name] = set()
+        taken: set[IdempotencyName] = set()
         for entry in waiting:
             before = known.get(entry.name) if entry.name else None
             if before is not None:
@@ -132,7 +132,7 @@ class Intake:
                     taken.add(entry.name)
         made: list[Idempotency] = []
         shared: dict[Any, Any] = {}
-        results = accept.accept_many(session, self._settings, grounds, [entry.order for entry in fresh], now)
+        results = accept.accept_many(session, self._settings, locked, [entry.order for entry in fresh], now)
         for entry, result in zip(fresh, results, strict=True):
             if isinstance(result, AppError):
                 found[entry.number] = result
@@ -145,7 +145,7 @@ class Intake:
         return left
 
 
-def _known(session: Session, names: Sequence[Name]) -> dict[Name, Idempotency]:
+def _known(session: Session, names: Sequence[IdempotencyName]) -> dict[IdempotencyName, Idempotency]:
     """Records of earlier requests under these names. Looked for under the datasets' locks: a twin that was in flight
     elsewhere has ended."""
     if not names:
@@ -166,7 +166,7 @@ def _again(before: Idempotency, mark: str) -> Reply | AppError:
     return replayed(before)
 
 
-def _record(name: Name, mark: str, reply: Reply, now: datetime) -> Idempotency:
+def _record(name: IdempotencyName, mark: str, reply: Reply, now: datetime) -> Idempotency:
     tenant, route, key = name
     return Idempotency(
         tenant_id=tenant,

@@ -25,9 +25,9 @@ METHODS = {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}
 
 
 class Observe:
-    """Answers, too, what nobody else has: an exception that comes out here is an unexpected one.
+    """Logs and times every request, and answers unexpected exceptions, which nothing below has handled.
 
-    A line and a latency name the route's template, never the path: what a client puts there may be anything.
+    Log line and latency name the route's template, never the path, because a client may put anything into a path.
     """
 
     def __init__(self, app: ASGIApp, latency: Histogram, unexpected: Callable[[Exception], Response]) -> None:

@@ -1,7 +1,7 @@
-"""Status polls: how jobs and deletion requests stand, for all who ask at the same time, read in one transaction.
+"""Status polls: documents of jobs and deletion requests for all simultaneous callers, read in one transaction.
 
-Most polls are told that nothing has changed. That takes one small statement for all of them: the facts that a document
-is made from are compared with those that its ETag was made from, and the document itself is left unmade.
+The reply to most polls is that nothing has changed. One small statement answers all of these: it reads the facts that
+documents are made from. Only documents whose facts differ from those behind the ETag are made.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ from app.core.db import Database
 from app.core.errors import AppError, NotFound
 from app.core.keys import Caller
 
-Name = tuple[str, str]
+ObjectName = tuple[str, str]
 """Tenant and object."""
 MOST_KNOWN = 20_000
 
 
 @dataclass(frozen=True)
 class Noun:
-    """What can be polled. `facts`: by name, whatever the text of the document depends on. `read`: the documents."""
+    """A kind of document that can be polled. `facts`: by name, all that its text depends on. `read`: the documents."""
 
     word: str
-    facts: Callable[[Session, Collection[Name]], Mapping[Name, tuple[Any, ...]]]
-    read: Callable[[Session, Collection[Name]], Mapping[Name, BaseModel]]
+    facts: Callable[[Session, Collection[ObjectName]], Mapping[ObjectName, tuple[Any, ...]]]
+    read: Callable[[Session, Collection[ObjectName]], Mapping[ObjectName, BaseModel]]
 
 
 @dataclass(frozen=True)
@@ -49,11 +49,13 @@ class Polls:
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._known: dict[Name, tuple[tuple[Any, ...], str]] = {}  # facts as last read and their ETag; oldest first
+        self._known: dict[
+            ObjectName, tuple[tuple[Any, ...], str]
+        ] = {}  # facts as last read and their ETag; oldest first
 
     def __call__(self, group: list[Poll]) -> list[Reply | Exception]:
         found: dict[int, Reply | Exception] = {}
-        asked: dict[Noun, dict[Name, list[int]]] = {}
+        asked: dict[Noun, dict[ObjectName, list[int]]] = {}
         with self._database.read() as session:
             callers = keys.authenticate_many(session, {poll.token for poll in group})
             for number, poll in enumerate(group):
@@ -71,12 +73,12 @@ class Polls:
         self,
         session: Session,
         noun: Noun,
-        askers: Mapping[Name, list[int]],
+        askers: Mapping[ObjectName, list[int]],
         group: list[Poll],
         found: dict[int, Reply | Exception],
     ) -> None:
         facts = noun.facts(session, askers)
-        changed: dict[Name, list[int]] = {}
+        changed: dict[ObjectName, list[int]] = {}
         for name, numbers in askers.items():
             before, etag = self._known.get(name, ((), ""))
             same = name in facts and before == facts[name]
@@ -99,7 +101,7 @@ class Polls:
                     self._keep(name, facts[name], etag)
             found.update(dict.fromkeys(numbers, reply))
 
-    def _keep(self, name: Name, facts: tuple[Any, ...], etag: str) -> None:
+    def _keep(self, name: ObjectName, facts: tuple[Any, ...], etag: str) -> None:
         self._known.pop(name, None)
         self._known[name] = (facts, etag)
         if len(self._known) > MOST_KNOWN:

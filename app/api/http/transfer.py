@@ -83,7 +83,7 @@ def download(request: Request, blobs: Blobs, digest: str, filename: str, media_t
 
 
 PIECE = 2**20  # what is read and sent at once: a smaller piece's way through the layers takes as long as its sending
-TURN = 2**21  # after so much, others have their turn
+TURN = 2**21  # after this number of bytes other downloads have their turn
 
 
 class FilePart(Response):

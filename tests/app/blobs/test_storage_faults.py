@@ -17,7 +17,7 @@ from sqlalchemy import update
 from sqlalchemy.exc import OperationalError
 
 from app.blobs import usage
-from app.blobs.folder import BlobMissingError, Folder, StorageUnavailableError
+from app.blobs.folder import BlobMissingError, Folder, StorageUnavailableError, Writer
 from app.blobs.open import open_blobs
 from app.core import db
 from app.core.config import Settings
@@ -92,7 +92,7 @@ def test_a_device_that_is_full_in_truth_is_unavailable(tmp_path: Path) -> None:
     """/dev/full takes nothing: the system's own refusal, through buffers, fsync and close."""
     folder = Folder(tmp_path / "blobs")
 
-    class ToFull(folder.Writer):
+    class ToFull(Writer):
         def __init__(self, *arguments: Any) -> None:
             super().__init__(*arguments)
             self._file.close()
@@ -211,7 +211,7 @@ def test_a_purge_that_cannot_write_waits_and_the_samples_stay_owed(trained: Trai
     made = trained.delete(trained.ids[:3])
     from worker.run_one import run_one
 
-    run_one(account.desk, "tester")
+    run_one(account.resources, "tester")
     assert trained.request(made)["status"] == "published"
     disk.error = FULL
     account.work()
@@ -384,11 +384,11 @@ def test_whoever_holds_locks_asks_a_silent_storage_once(in_bucket: Trained, shim
     is_problem(http.put(path, content=data, headers={"Content-Type": SAFETENSORS}), 503, "storage-unavailable")
     assert counts(account.database) == before
     assert http.put(path, content=data, headers={"Content-Type": SAFETENSORS}).status_code == 202
-    digest = account.desk.blobs.put(b"of nobody").digest
+    digest = account.resources.blobs.put(b"of nobody").digest
     shim.spoil("DELETE", silent, times=1)
     with pytest.raises(StorageUnavailableError):
-        usage.remove(account.database, account.desk.blobs, digest)
-    assert usage.remove(account.database, account.desk.blobs, digest)
+        usage.remove(account.database, account.resources.blobs, digest)
+    assert usage.remove(account.database, account.resources.blobs, digest)
 
 
 def test_a_job_waits_for_object_storage_and_goes_on(in_bucket: Trained, shim: Proxy) -> None:

@@ -151,7 +151,7 @@ def test_a_draw_is_frozen_random_and_leaves_out_what_is_requested(planted: Train
         assert set(first[1:]) < set(again), "but for the one that was requested it is the same draw"
 
 
-def test_a_climb_keeps_the_draw(planted: Trained) -> None:
+def test_an_escalation_keeps_the_draw(planted: Trained) -> None:
     """The policy's method loses too much accuracy by its rate; the exact retrain after it forgets the same."""
     set_policy(planted, canaries=20, method=WILD, utility_floor=0.0)
     request = planted.forget(plain(planted)[:1])
@@ -251,9 +251,9 @@ def test_who_asks_for_a_canary_that_was_forgotten_along_is_told_so(planted: Trai
         drawn = canaries.draw(session, dataset, model, session.scalars(select(Version)).one(), NOBODY, 20)
         batch = versions.batch(session, jobs_of(planted)[0], dataset, session.scalars(select(Version)).one(), 20)
         assert batch.canaries.tolist() == drawn.tolist()
-    desk = planted.account.desk
+    resources = planted.account.resources
     with catching(drawn[:1], planted):
-        run_one(desk, "tester")
+        run_one(resources, "tester")
     planted.account.work()
     late = planted.account.get("/v1/deletion-requests")["items"][0]
     assert late["status"] == "fulfilled"

@@ -271,7 +271,7 @@ def test_registration_says_what_this_setting_cannot_give(account: Account) -> No
     body = {"name": "m", "dataset": external(account), **QUICK_MODEL, "policy": POLICY}
     made = account.post("/v1/models", body)
     said = " ".join(made["notes"])
-    assert "no last rung" in said
+    assert "no last step" in said
     assert "no references" in said
     for verb in ("train", "references", "precompute"):
         is_problem(account.http.post(f"/v1/models/{made['id']}:{verb}", json={}), 409, "data-not-held")
@@ -358,7 +358,7 @@ def test_what_no_request_has_taken_goes_after_a_day(account: Account, checkpoint
     assert not any(IDS[0].encode() in kept for kept in everything(account))
 
 
-def test_what_a_request_has_taken_waits_for_it_and_goes_when_it_is_withdrawn(
+def test_what_a_request_has_taken_waits_for_it_and_goes_when_it_is_cancelled(
     account: Account, checkpoint: bytes
 ) -> None:
     made = model(account, checkpoint)

@@ -11,7 +11,7 @@ from sqlalchemy import select, update
 from app.core import db
 from app.core.tables import DeletionRequest, Job, Model
 from app.deletions import batches
-from app.rules.policy import Batch, Each
+from app.rules.policy import BatchRule, EachRule
 from app.rules.states import JobState
 from tests.helpers import is_problem
 from tests.trained import Trained
@@ -20,7 +20,7 @@ from tests.trained import Trained
 def batching(trained: Trained, **rule: Any) -> None:
     with trained.account.database.write() as session:
         model = session.get_one(Model, trained.model)
-        model.policy = {**model.policy, "when": Batch(mode="batch", **rule).model_dump()}
+        model.policy = {**model.policy, "when": BatchRule(mode="batch", **rule).model_dump()}
 
 
 def status(trained: Trained, request: dict[str, Any]) -> str:
@@ -81,12 +81,12 @@ def test_the_rule_closes_at_the_earlier_of_age_and_law() -> None:
 
     start = datetime(2026, 5, 1)  # noqa: DTZ001
     pending = batches.Pending(1, 1, start, start + timedelta(days=30))
-    rule = Batch(mode="batch", max_age_seconds=86400 * 10)
+    rule = BatchRule(mode="batch", max_age_seconds=86400 * 10)
     assert batches.closes_at(rule, pending, timedelta(hours=2)) == start + timedelta(days=10)
     late = batches.Pending(1, 1, start, start + timedelta(days=3))
     expected = start + timedelta(days=3) - timedelta(hours=6) - batches.DEADLINE_ROOM
     assert batches.closes_at(rule, late, timedelta(hours=2)) == expected
-    assert batches.closes_at(Each(mode="each"), pending, timedelta(0)) == start
+    assert batches.closes_at(EachRule(mode="each"), pending, timedelta(0)) == start
 
 
 def test_a_forecast_comes_from_measured_durations(trained: Trained) -> None:
@@ -113,7 +113,7 @@ def verb(trained: Trained, request: dict[str, Any], name: str, code: int = 200, 
     return trained.account.post(f"/v1/deletion-requests/{request['id']}:{name}", body, code)
 
 
-def test_a_withdrawn_request_frees_its_samples_and_cancels_its_job(trained: Trained) -> None:
+def test_a_cancelled_request_frees_its_samples_and_cancels_its_job(trained: Trained) -> None:
     request = trained.delete(trained.ids[:3])
     job = request["outcomes"][0]["job"]
     assert verb(trained, request, "cancel", reason="changed their mind")["status"] == "cancelled"
@@ -244,7 +244,7 @@ def test_a_purged_model_keeps_its_record_and_no_bytes(trained: Trained) -> None:
         assert waiting.all() == []
 
 
-def test_a_destroyed_model_is_not_brought_back(trained: Trained) -> None:
+def test_a_purged_model_is_not_brought_back(trained: Trained) -> None:
     http, where = trained.account.http, trained.where
     trained.account.post(f"{where}:purge", {}, 200)  # the sweeper has yet to come
     is_problem(http.post(f"{where}/versions/1:promote"), 409, "model-purged")
@@ -255,17 +255,17 @@ def test_a_destroyed_model_is_not_brought_back(trained: Trained) -> None:
     assert trained.account.get(where)["current_version"] is None
 
 
-def test_a_destroyed_model_settles_the_requests_that_waited_for_it(trained: Trained) -> None:
+def test_a_purged_model_settles_the_requests_that_waited_for_it(trained: Trained) -> None:
     request = trained.delete(trained.ids[:3])
     trained.account.post(f"{trained.where}:purge", {}, 200)
     trained.account.work()
     final = trained.request(request)
     assert final["status"] == "fulfilled"
-    assert final["outcomes"][0]["reason"] == "the whole model was destroyed"
+    assert final["outcomes"][0]["reason"] == "the whole model was purged"
     is_problem(trained.account.http.post(f"{trained.where}:train", json={}), 409, "model-purged")
 
 
-def test_a_destroyed_model_ends_no_hold(trained: Trained) -> None:
+def test_a_purged_model_ends_no_hold(trained: Trained) -> None:
     request = trained.delete(trained.ids[:3])
     verb(trained, request, "hold", reason="court order")
     trained.account.post(f"{trained.where}:purge", {}, 200)
@@ -309,7 +309,7 @@ def test_what_was_refused_meanwhile_is_not_in_what_is_published(trained: Trained
 
 
 def test_what_a_failed_job_stored_goes_with_the_samples(trained: Trained) -> None:
-    """A job fails after its attack; its request is withdrawn; another one deletes the same samples."""
+    """A job fails after its attack; its request is cancelled; another one deletes the same samples."""
     from app import jobs as job_rows
     from app.blobs.open import open_blobs
     from worker.jobs import unlearn

@@ -175,7 +175,7 @@ def test_a_grace_that_ends_before_the_purge_begins_has_its_receipt_all_the_same(
 
     grace(trained, 0)
     made = trained.delete(trained.ids[:5])
-    assert run_one(trained.account.desk, "tester")  # the unlearn job; its purge is queued
+    assert run_one(trained.account.resources, "tester")  # the unlearn job; its purge is queued
     assert purge_due(trained) == 1
     trained.account.work()
     (dated,) = receipts(trained.request(made), "superseded-checkpoint")
@@ -227,14 +227,14 @@ def test_a_purge_that_dies_between_its_two_steps_is_repaired_by_running_it_again
     from worker.run_one import run_one
 
     made = trained.delete(trained.ids[:5])
-    assert run_one(trained.account.desk, "tester")
+    assert run_one(trained.account.resources, "tester")
 
     def dies(*_: object) -> None:
         raise LeaseLostError("the power went")
 
     with monkeypatch.context() as patched:
         patched.setattr(erasure, "complete", dies)
-        assert run_one(trained.account.desk, "tester")
+        assert run_one(trained.account.resources, "tester")
     assert trained.request(made)["status"] == "published"
     assert jobs.release(trained.account.database, "tester", "it is gone") == 1
     trained.account.work()
@@ -252,7 +252,7 @@ def test_signals_that_are_stored_while_a_purge_rewrites_are_not_forgotten(
     from worker.run_one import run_one
 
     made = trained.delete(trained.ids[:5])
-    assert run_one(trained.account.desk, "tester")
+    assert run_one(trained.account.resources, "tester")
     swap = erasure.swap
 
     def late(session: Any, *rest: Any) -> None:
@@ -265,7 +265,7 @@ def test_signals_that_are_stored_while_a_purge_rewrites_are_not_forgotten(
 
     with monkeypatch.context() as patched:
         patched.setattr(erasure, "swap", late)
-        run_one(trained.account.desk, "tester")
+        run_one(trained.account.resources, "tester")
     found = trained.request(made)
     assert found["status"] == "published", "it must start again, not end"
     jobs.release(trained.account.database, "tester", "start again")
@@ -293,7 +293,7 @@ def test_a_purge_cannot_be_cancelled(trained: Trained) -> None:
     from worker.run_one import run_one
 
     made = trained.delete(trained.ids[:5])
-    assert run_one(trained.account.desk, "tester")
+    assert run_one(trained.account.resources, "tester")
     job = trained.account.get("/v1/jobs", kind="purge")["items"][0]
     is_problem(trained.account.http.post(f"/v1/jobs/{job['id']}:cancel"), 409, "conflict")
     trained.account.work()
@@ -306,7 +306,7 @@ def test_a_purge_that_was_given_up_needs_attention_until_it_is_tried_again(
     from worker.run_one import run_one
 
     made = trained.delete(trained.ids[:5])
-    assert run_one(trained.account.desk, "tester")
+    assert run_one(trained.account.resources, "tester")
 
     def fails(*_: object) -> None:
         raise OSError("no space left")
@@ -344,7 +344,7 @@ def receipts_of(trained: Trained, made: Document) -> Counter[str]:
 
 
 def test_purges_that_wait_together_rewrite_the_dataset_once(trained: Trained, monkeypatch: pytest.MonkeyPatch) -> None:
-    from worker.jobs import ingest, purge
+    from worker.jobs import purge
     from worker.run_one import run_one
 
     rewritten: list[int] = []
@@ -354,13 +354,13 @@ def test_purges_that_wait_together_rewrite_the_dataset_once(trained: Trained, mo
         rewritten.append(len(positions))
         return real(run, digest, positions)
 
-    monkeypatch.setattr(ingest, "_without_columns", counted)
+    monkeypatch.setattr(purge, "_without_columns", counted)
     account, parts = trained.account, [trained.ids[:3], trained.ids[3:7], trained.ids[7:9]]
     grace(trained, 7 * 86400, when={"mode": "batch", "max_requests": len(parts)})
     made = [trained.delete(ids) for ids in parts]
-    assert run_one(account.desk, "tester"), "one job for all of them"
+    assert run_one(account.resources, "tester"), "one job for all of them"
     assert [trained.request(each)["status"] for each in made] == ["published"] * 3
-    assert run_one(account.desk, "tester")
+    assert run_one(account.resources, "tester")
     assert [trained.request(each)["status"] for each in made] == ["fulfilled", "published", "published"]
     account.work()
     assert rewritten == [9] * 4, "four signals, once each, without the samples of all"
@@ -386,10 +386,10 @@ def test_a_purge_takes_no_samples_along_that_a_comparison_waits_for(trained: Tra
     first, second = trained.delete(trained.ids[:3]), trained.delete(trained.ids[3:7])
     wanted = {"exclude_request": second["id"], "compare_only": True}
     comparison = account.post(f"{trained.where}:train", wanted)["id"]
-    assert run_one(account.desk, "tester")
+    assert run_one(account.resources, "tester")
     with account.database.read() as session:
         [purge] = session.scalars(select(Job.id).where(Job.request_id == first["id"], Job.kind == "purge"))
-    assert run_one(account.desk, "tester", hint=purge)
+    assert run_one(account.resources, "tester", hint=purge)
     assert trained.request(first)["status"] == "fulfilled"
     assert trained.request(second)["status"] == "published"
     with account.database.read() as session:
@@ -417,7 +417,7 @@ def left_of(trained: Trained, ids: list[str]) -> list[str]:
 def test_what_is_stopped_while_another_purge_takes_it_along_is_not_erased(
     trained: Trained, monkeypatch: pytest.MonkeyPatch, verb: str, saved: int
 ) -> None:
-    from worker.jobs import ingest, purge
+    from worker.jobs import purge
     from worker.run_one import run_one
 
     ids, real, said = held_out(trained), purge._without_pixels, list[int]()
@@ -431,8 +431,8 @@ def test_what_is_stopped_while_another_purge_takes_it_along_is_not_erased(
         return real(*given)
 
     with monkeypatch.context() as patched:
-        patched.setattr(ingest, "_without_pixels", slow)
-        run_one(trained.account.desk, "tester")
+        patched.setattr(purge, "_without_pixels", slow)
+        run_one(trained.account.resources, "tester")
     assert said == [200]
     trained.account.work()
     assert trained.request(first)["status"] == "fulfilled"
@@ -450,7 +450,7 @@ def test_what_another_purge_took_along_cannot_be_stopped_any_more(trained: Train
 
     ids = held_out(trained)
     first, second = trained.delete(ids[:2]), trained.delete(ids[2:5])
-    assert run_one(trained.account.desk, "tester")
+    assert run_one(trained.account.resources, "tester")
     assert [trained.request(each)["status"] for each in (first, second)] == ["fulfilled", "published"]
     assert not left_of(trained, ids[:5])
     response = trained.account.http.post(f"/v1/deletion-requests/{second['id']}:{verb}", json={"reason": "too late"})
@@ -469,19 +469,19 @@ def test_a_comparison_that_samples_were_erased_under_leaves_nothing_of_them(
     account, real, purged = trained.account, audit.train_on, list[bool]()
     first, second = trained.delete(trained.ids[:5]), trained.delete(trained.ids[5:10])
     while trained.request(second)["status"] != "published":
-        assert run_one(account.desk, "tester")
+        assert run_one(account.resources, "tester")
     wanted = {"exclude_request": first["id"], "compare_only": True}
     comparison = account.post(f"{trained.where}:train", wanted)["id"]
 
     def slow(*given: Any) -> Any:
         stored = real(*given)
         while not purged or purged[-1]:
-            purged.append(run_one(account.desk, "another"))
+            purged.append(run_one(account.resources, "another"))
         return stored
 
     with monkeypatch.context() as patched:
         patched.setattr(audit, "train_on", slow)
-        assert run_one(account.desk, "tester", hint=comparison)
+        assert run_one(account.resources, "tester", hint=comparison)
     assert [trained.request(each)["status"] for each in (first, second)] == ["fulfilled"] * 2
     account.work()
     assert account.get(f"/v1/jobs/{comparison}")["problem"]["type"].endswith("/samples-erased")
@@ -496,17 +496,17 @@ def test_what_a_stopped_job_had_stored_goes_also_where_it_waits_to_go_on(trained
 
     account = trained.account
     trained.delete(trained.ids[:5])
-    assert run_one(account.desk, "tester")
+    assert run_one(account.resources, "tester")
     later = account.post(f"{trained.where}:references", {"count": 4, "seed": 7})["id"]
     path = account.settings.data_dir / "half"
     path.write_bytes(b"half a reference")
-    digest = account.desk.blobs.adopt(path).digest
+    digest = account.resources.blobs.adopt(path).digest
     with account.database.write() as session:
         facts: Document = {"base": "reference", "size": 16}
         kept = JobArtifact(job_id=later, name="resume", digest=digest, facts=facts, created_at=db.now(session))
         session.add(kept)
         [purge] = session.scalars(select(Job.id).where(Job.kind == "purge"))
-    assert run_one(account.desk, "tester", hint=purge)
+    assert run_one(account.resources, "tester", hint=purge)
     assert account.get(f"/v1/jobs/{later}")["state"] == "queued"
     assert digest not in blobs(account.settings)
     account.work()

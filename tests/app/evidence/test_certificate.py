@@ -21,7 +21,7 @@ from app.evidence.transparency_log import cover, fold, grow, leaf_hash
 from lethe.verify import canonical_json
 
 T = datetime.fromisoformat("2026-03-02T09:30")
-LOG = "lethe.invalid/log/ten_first"
+LOG = "lethe-log/ten_first"
 SALT = b"\x07" * 32
 IDS = [str(number) for number in range(17, 25)]
 KEY = SigningKey(Ed25519PrivateKey.from_private_bytes(b"\x01" * 32))

@@ -76,8 +76,8 @@ def test_a_certificate_stands_alone_and_is_superseded(trained: Trained, tmp_path
     assert verify(tmp_path, second, trust, "--previous", "first.json").returncode == 0
 
     # Shredding the salt ends the link; the certificate still verifies.
-    assert account.post(f"{where}:shred") == {"destroyed": True}
-    is_problem(account.http.get(f"{where}/opening"), 410, "salt-destroyed")
+    assert account.post(f"{where}:shred") == {"deleted": True}
+    is_problem(account.http.get(f"{where}/opening"), 410, "salt-deleted")
     assert verify(tmp_path, second, trust).returncode == 0
 
 

@@ -155,7 +155,7 @@ def test_there_is_no_proof_of_a_leaf_outside_the_tree(index, size):
 
 # -- the log in the database -----------------------------------------------------------------------
 
-LOG = "lethe.invalid/log"
+LOG = "lethe-log"
 ON_POSTGRES = pytest.mark.parametrize(
     "database_url", [pytest.param("postgres", marks=pytest.mark.services)], indirect=True
 )
@@ -286,6 +286,17 @@ def test_a_request_does_not_wait_for_the_sequencer(log, key):
     assert sequenced(log, key).size == 2
 
 
+def test_a_log_keeps_the_name_that_it_began_with(log, key):
+    """Another name would make another log of it: no head that an auditor kept could be compared with a later one."""
+    tell(log, 1)
+    first = sequenced(log, key)
+    tell(log, 1, start=1)
+    with log.write() as session:
+        second = transparency_log.sequence(session, FIRST_TENANT, key, "renamed")
+    assert (second.size, second.origin) == (2, first.origin)
+    assert f"\N{EM DASH} {LOG}/{FIRST_TENANT} " in second.note
+
+
 def test_each_tenant_has_its_own_tree(log, key):
     with log.write() as session:
         session.add(Tenant(id="ten_other", name="other", created_at=transparency_log.db.now(session)))
@@ -322,11 +333,11 @@ def test_a_certificate_is_sealed_into_the_log(log, key):
         assert transparency_log.entries(session, FIRST_TENANT, 8, 5)[0]["object"] == "del_1"
     evidence = verify.Evidence(earlier_head=earlier.note, consistency=[value.hex() for value in proof])
     report = verify.verify(json.dumps(sealed.envelope).encode(), trusted, evidence)
-    assert [check.holds for check in report.checks if check.name in ("transparency log", "same history")] == [
+    assert [check.verified for check in report.checks if check.name in ("transparency log", "same history")] == [
         True,
         True,
     ]
-    assert report.holds
+    assert report.verified
     again = verify.open_envelope(json.dumps(sealed.envelope).encode(), trusted)
     assert again.digest == sealed.digest
 

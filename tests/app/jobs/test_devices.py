@@ -45,14 +45,14 @@ def alive(trained: Trained, name: str, label: str, *kinds: str) -> Iterator[None
 def drain(trained: Trained, **settings: object) -> None:
     """Whatever a worker with these settings takes."""
     from worker.run_one import run_one
-    from worker.runtime.run import Desk
+    from worker.runtime.run import Resources
 
-    desk = Desk.open(trained.account.settings.model_copy(update=settings))
+    resources = Resources.open(trained.account.settings.model_copy(update=settings))
     try:
-        while run_one(desk, "w"):
+        while run_one(resources, "w"):
             pass
     finally:
-        desk.close()
+        resources.close()
 
 
 def test_each_job_runs_where_its_model_belongs(trained: Trained) -> None:
@@ -93,22 +93,22 @@ def test_deletions_go_where_the_model_belongs_and_its_purge_anywhere(trained: Tr
 
 def test_a_hint_of_anothers_job_is_a_knock_on_the_door(trained: Trained) -> None:
     from worker.run_one import run_one
-    from worker.runtime.run import Desk
+    from worker.runtime.run import Resources
 
     on_a, on_any = train(trained, model_on(trained, "a")), train(trained, model_on(trained, None))
-    desk = Desk.open(trained.account.settings.model_copy(update={"device_label": "b"}))
-    assert run_one(desk, "w", hint=on_a)
+    resources = Resources.open(trained.account.settings.model_copy(update={"device_label": "b"}))
+    assert run_one(resources, "w", hint=on_a)
     assert (state(trained, on_a), state(trained, on_any)) == ("queued", "succeeded")
-    assert not run_one(desk, "w", hint=on_a)
-    desk.close()
+    assert not run_one(resources, "w", hint=on_a)
+    resources.close()
 
 
 def test_hints_ring_in_the_queue_of_kind_and_device(trained: Trained) -> None:
     outbox.relay_hints(trained.account.database, outbox.discard)
     on_a, on_any = train(trained, model_on(trained, "a")), train(trained, model_on(trained, None))
-    rung: dict[str, str] = {}
-    outbox.relay_hints(trained.account.database, rung.__setitem__)
-    assert rung == {on_a: "lethe.train.a", on_any: "lethe.train"}
+    sent: dict[str, str] = {}
+    outbox.relay_hints(trained.account.database, sent.__setitem__)
+    assert sent == {on_a: "lethe.train.a", on_any: "lethe.train"}
 
 
 def test_a_device_that_nobody_serves_does_not_wait_silently(trained: Trained) -> None:

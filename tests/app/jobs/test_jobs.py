@@ -130,7 +130,7 @@ def test_a_job_that_carries_deletions_out_is_owed(trained: Trained) -> None:
 
 def test_a_running_job_is_asked_to_stop_and_the_worker_obeys(trained: Trained) -> None:
     from worker.run_one import run_one
-    from worker.runtime.run import Desk
+    from worker.runtime.run import Resources
 
     account = trained.account
     policy = {"attack": {"name": "pgd_l2", "params": {"steps": 1000, "max_doublings": 30, "batch_size": 1}}}
@@ -143,8 +143,8 @@ def test_a_running_job_is_asked_to_stop_and_the_worker_obeys(trained: Trained) -
     }
     model = account.post("/v1/models", body)["id"]
     job = account.post(f"/v1/models/{model}:train", {})["id"]
-    desk = Desk.open(account.settings.model_copy(update={"lease_seconds": 0.4}))
-    worker = threading.Thread(target=run_one, args=(desk, "tester"))
+    resources = Resources.open(account.settings.model_copy(update={"lease_seconds": 0.4}))
+    worker = threading.Thread(target=run_one, args=(resources, "tester"))
     worker.start()
     try:
         eventually(lambda: account.get(f"/v1/jobs/{job}")["fraction"] > 0, "the job to run")
@@ -154,7 +154,7 @@ def test_a_running_job_is_asked_to_stop_and_the_worker_obeys(trained: Trained) -
     finally:
         worker.join(60)
     assert not worker.is_alive()
-    desk.close()
+    resources.close()
     found = account.get(f"/v1/jobs/{job}")
     assert (found["state"], found["problem"]["detail"]) == ("cancelled", "cancelled on request")
     assert account.get(f"/v1/models/{model}")["current_version"] is None

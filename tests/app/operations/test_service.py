@@ -22,9 +22,10 @@ from pydantic import TypeAdapter
 from sqlalchemy import DateTime, bindparam, select, text
 
 from app.api.schemas import DatasetOut, DeletionOut, JobOut, ModelOut, Problem, Readiness, VersionOut
+from app.core import db
 from app.core.config import Settings
 from app.core.db import Database
-from app.core.tables import ApiKey, Base
+from app.core.tables import ApiKey, AuditEvent, Base, Tenant, Webhook
 from app.jobs import workers
 from app.main import create_app
 from app.operations import migrate
@@ -92,6 +93,33 @@ def test_the_migrations_make_exactly_the_tables_of_the_code(database: Database) 
         assert compare_metadata(context, Base.metadata) == []
 
 
+def test_decisions_and_subscriptions_of_an_older_schema_get_the_new_words(trained: Trained) -> None:
+    """Down to the schema of 0.1 and up again; the log's entries keep the names that they have."""
+    account = trained.account
+    made = trained.delete(trained.ids[:3])
+    account.post(f"/v1/deletion-requests/{made['id']}:cancel", {"reason": "changed their mind"})
+    kinds = ["request.cancelled", "version.*", "gate.escalated"]
+    with account.database.write() as session:
+        tenant, now = session.scalars(select(Tenant.id)).one(), db.now(session)
+        session.add(Webhook(id="whk_a", tenant_id=tenant, url="https://a/", secret="s", events=kinds, created_at=now))
+
+    def move(to: str) -> tuple[str, list[str], list[str]]:
+        with account.database.engine.connect().execution_options(lethe_write=True) as connection, connection.begin():
+            config = migrate._config()
+            config.attributes["connection"] = connection
+            (command.downgrade if to == "0003" else command.upgrade)(config, to)
+        with account.database.read() as session:
+            row = session.execute(text("SELECT decision FROM deletion_requests WHERE id = :id"), {"id": made["id"]})
+            about = select(AuditEvent.kind).where(AuditEvent.object_id == made["id"]).order_by(AuditEvent.number)
+            return row.scalar_one(), session.get_one(Webhook, "whk_a").events, list(session.scalars(about))
+
+    told = ["request.accepted", "request.cancelled"]
+    assert move("0003") == ("withdrawn", ["request.withdrawn", "version.*", "gate.climbed"], told)
+    assert move("head") == ("cancelled", kinds, told)
+    assert account.get(f"/v1/deletion-requests/{made['id']}")["status"] == "cancelled"
+    assert account.get("/v1/deletion-requests", decision="cancelled")["items"][0]["id"] == made["id"]
+
+
 def test_keys_of_an_older_schema_keep_their_lives(empty: Database) -> None:
     made = datetime.fromisoformat("2026-01-01T12:00:00")
     ends = {"key_a": None, "key_b": made + timedelta(days=30), "key_c": made + timedelta(days=2, seconds=7)}
@@ -148,7 +176,7 @@ def test_two_may_migrate_at_once(settings: Settings, empty: Database) -> None:
     failures: list[BaseException] = []
     gate = threading.Barrier(4)
 
-    def migrate() -> None:
+    def one() -> None:
         database = Database(settings)
         try:
             gate.wait(60)
@@ -158,7 +186,7 @@ def test_two_may_migrate_at_once(settings: Settings, empty: Database) -> None:
         finally:
             database.close()
 
-    threads = [threading.Thread(target=migrate) for _ in range(4)]
+    threads = [threading.Thread(target=one) for _ in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:

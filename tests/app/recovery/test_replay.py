@@ -27,7 +27,7 @@ from app.core.positions import members, unpack
 from app.core.tables import Commitment, Dataset, DeletionRequest, Sample
 from app.datasets import records as datasets
 from app.deletions import accept
-from app.deletions.locking import Grounds
+from app.deletions.locking import LockedDatasets
 from app.deletions.orders import Order
 from app.operations import sweeper
 from app.recovery import backup, erasure_ledger, replay
@@ -116,7 +116,7 @@ def test_a_sweeper_that_starts_again_writes_nothing_twice(
     settings = trained.account.settings.model_copy(update={"erasures_file": kept})
     for _ in range(3):
         stop = threading.Event()
-        monkeypatch.setattr(sweeper.evidence, "sequence_waiting", lambda *_, stop=stop: stop.set())  # the last duty
+        monkeypatch.setattr(sweeper.sealing, "sequence_waiting", lambda *_, stop=stop: stop.set())  # the last duty
         sweeper.run(settings, stop)
         assert len(lines_of(kept)) == 1
 
@@ -381,7 +381,7 @@ def test_a_request_of_the_backup_that_is_being_carried_out_keeps_the_samples(
         assert here(account, trained.dataset).isdisjoint(ids[:3])
 
 
-def test_a_replayed_request_cannot_be_withdrawn(trained: Trained, kept: Path, snapshot: Path) -> None:
+def test_a_replayed_request_cannot_be_cancelled(trained: Trained, kept: Path, snapshot: Path) -> None:
     take(trained, snapshot)
     made = trained.forget(trained.ids[:3])
     keep(trained.account, kept)
@@ -432,7 +432,9 @@ def test_one_refused_line_stops_no_other(
     keep(trained.account, kept)
     accept_many = accept.accept_many
 
-    def picky(session: Session, settings: Settings, grounds: Grounds, orders: list[Order], now: datetime) -> list[Any]:
+    def picky(
+        session: Session, settings: Settings, grounds: LockedDatasets, orders: list[Order], now: datetime
+    ) -> list[Any]:
         if orders[0].again["id"] == refused:
             return [Conflict("It was refused.")]
         return list(accept_many(session, settings, grounds, orders, now))

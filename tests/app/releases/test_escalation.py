@@ -1,4 +1,4 @@
-"""The ladder on real training: planted fakes, over-forgetting, lost utility, deadlines, halves of the references."""
+"""Escalation on real training: planted fakes, over-forgetting, lost utility, deadlines, halves of the references."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def set_policy(real: Trained, **policy: Any) -> Document:
     return dict(reply.json())
 
 
-def climbed(real: Trained) -> list[Document]:
+def unlearn_jobs(real: Trained) -> list[Document]:
     """The unlearn jobs, oldest first."""
     return list(reversed(real.account.get("/v1/jobs", kind="unlearn")["items"]))
 
@@ -69,30 +69,33 @@ def events(real: Trained, kind: str) -> list[Any]:
         return list(session.scalars(select(AuditEvent).where(AuditEvent.kind == kind).order_by(AuditEvent.number)))
 
 
-def test_a_fake_unlearning_fails_and_climbs_to_exact_retraining(real: Trained) -> None:
+def test_a_fake_unlearning_fails_and_escalates_to_exact_retraining(real: Trained) -> None:
     assert set_policy(real, method=NOTHING)["notes"] == []
     made = real.delete(real.ids[::3])
     from worker.run_one import run_one
 
-    assert run_one(real.account.desk, "tester")
-    fake, retrain = climbed(real)
-    assert (fake["state"], fake["problem"]["next_job"], fake["rung"]["next"]) == (
+    assert run_one(real.account.resources, "tester")
+    fake, retrain = unlearn_jobs(real)
+    assert (fake["state"], fake["problem"]["next_job"], fake["escalation"]["next"]) == (
         "rejected",
         retrain["id"],
         retrain["id"],
     )
-    assert (retrain["rung"]["after"], retrain["rung"]["why"]) == (fake["id"], "the audit failed: still remembered")
+    assert (retrain["escalation"]["after"], retrain["escalation"]["why"]) == (
+        fake["id"],
+        "the audit failed: still remembered",
+    )
     (waiting,) = real.request(made)["outcomes"]
     assert (waiting["state"], waiting["job"]) == ("batched", retrain["id"])
-    assert "rung 2 of 2, retrain" in waiting["reason"]
+    assert "step 2 of 2, retrain" in waiting["reason"]
     assert real.request(made)["status"] == "processing"
     is_problem(real.account.http.post(f"/v1/jobs/{fake['id']}:retry"), 409, "batch-moved-on")
 
     real.account.work()
     (outcome,) = real.request(made)["outcomes"]
     assert (real.request(made)["status"], outcome["version"]) == ("fulfilled", 2)
-    assert outcome["reason"].startswith("published by rung 2 of 2, retrain")
-    rejected, published = (report_of(real, job) for job in climbed(real))
+    assert outcome["reason"].startswith("published by step 2 of 2, retrain")
+    rejected, published = (report_of(real, job) for job in unlearn_jobs(real))
     assert (rejected["judgement"]["verdict"], rejected["version"], rejected["method"]) == (
         "fail",
         None,
@@ -111,23 +114,23 @@ def test_a_fake_unlearning_fails_and_climbs_to_exact_retraining(real: Trained) -
     assert "<h1>m, unpublished candidate</h1>" in page
     newer = real.account.http.get(f"{real.where}/versions/2/audit", headers={"Accept": "text/html"}).text
     assert "gradient_ascent" in newer, "the page of the published version tells what was tried before it"
-    assert [event.object_id for event in events(real, "gate.climbed")] == [retrain["id"]]
+    assert [event.object_id for event in events(real, "gate.escalated")] == [retrain["id"]]
     assert events(real, "gate.deadline") == []
 
 
-def test_without_a_last_rung_a_fail_needs_a_person_and_may_be_tried_again(real: Trained) -> None:
-    assert "no last rung" in set_policy(real, method=NOTHING, remain="none")["notes"][0]
+def test_without_a_last_step_a_fail_needs_a_person_and_may_be_tried_again(real: Trained) -> None:
+    assert "no last step" in set_policy(real, method=NOTHING, remain="none")["notes"][0]
     made = real.delete(real.ids[::3])
     real.account.work()
     found = real.request(made)
     assert found["status"] == "needs-attention"
-    assert "the ladder has no such rung" in found["outcomes"][0]["reason"]
+    assert "the escalation has no such step" in found["outcomes"][0]["reason"]
     assert real.account.get(real.where)["current_version"] == 1
     set_policy(real, method=RETRAIN)
     real.account.post(f"/v1/jobs/{found['outcomes'][0]['job']}:retry")
     real.account.work()
     assert real.request(made)["outcomes"][0]["version"] == 2
-    (job,) = climbed(real)
+    (job,) = unlearn_jobs(real)
     gate = report_of(real, job)["gate"]
     assert [tried["method"] for tried in gate["earlier"]] == ["gradient_ascent"]
     assert gate["rejudged"] == 0, "an exact retrain is published on its provenance"
@@ -149,13 +152,13 @@ def test_after_a_fail_that_a_person_had_tried_again_no_approximate_candidate_pas
     made = real.delete(real.ids[::3])
     real.account.work()
     job = real.request(made)["outcomes"][0]["job"]
-    assert report_of(real, climbed(real)[0])["gate"]["rejudged"] == 0
+    assert report_of(real, unlearn_jobs(real)[0])["gate"]["rejudged"] == 0
     for again in (1, 2):
         if again == 2:
             monkeypatch.setattr(Auditor, "measure", lucky)
         real.account.post(f"/v1/jobs/{job}:retry")
         real.account.work()
-        report = report_of(real, climbed(real)[0])
+        report = report_of(real, unlearn_jobs(real)[0])
         assert (report["gate"]["rejudged"], len(report["gate"]["earlier"])) == (again, again)
     assert real.request(made)["status"] == "fulfilled"
     assert (report["judgement"]["verdict"], report["gate"]["action"]) == ("inconclusive", "publish")
@@ -166,22 +169,22 @@ def test_after_a_fail_that_a_person_had_tried_again_no_approximate_candidate_pas
 
 def test_over_forgetting_passes_over_the_stronger_setting_of_its_method(real: Trained) -> None:
     stronger = WRECKING | {"stronger": True}
-    set_policy(real, method=WRECKING, ladder=[stronger, RETRAIN], utility_floor=1.0)
+    set_policy(real, method=WRECKING, escalation=[stronger, RETRAIN], utility_floor=1.0)
     made = real.delete(real.ids[::3])
     real.account.work()
-    first, last = climbed(real)
+    first, last = unlearn_jobs(real)
     report = report_of(real, first)
     assert report["judgement"]["interval"]["high"] < -report["judgement"]["margin"]
     assert (report["gate"]["references"], report["references"]["models"]) == ("choosing half", 8)
-    assert (last["rung"]["number"], last["rung"]["method"]) == (3, "retrain")
+    assert (last["escalation"]["number"], last["escalation"]["method"]) == (3, "retrain")
     assert real.request(made)["status"] == "fulfilled"
 
 
-def test_remembering_goes_to_the_next_rung_and_the_other_half_judges_once(real: Trained) -> None:
+def test_remembering_goes_to_the_next_step_and_the_other_half_judges_once(real: Trained) -> None:
     gentle = {"name": "random_label", "params": {"epochs": 4, "learning_rate": 0.02, "batch_size": 64}}
-    set_policy(real, method=NOTHING, ladder=[gentle, RETRAIN], utility_floor=1.0)
+    set_policy(real, method=NOTHING, escalation=[gentle, RETRAIN], utility_floor=1.0)
     real.forget(real.ids[::3])
-    reports = [report_of(real, job) for job in climbed(real)]
+    reports = [report_of(real, job) for job in unlearn_jobs(real)]
     assert [r["method"] for r in reports[:2]] == ["gradient_ascent", "random_label"]
     assert reports[0]["gate"]["references"] == "choosing half"
     assert reports[0]["gate"]["selection"] is None
@@ -196,7 +199,7 @@ def test_remembering_goes_to_the_next_rung_and_the_other_half_judges_once(real: 
 def test_a_fail_by_the_half_that_judges_leaves_exact_retraining_alone(
     real: Trained, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The choosing half is made to let a fake through: the judging half must stop it, and no other rung may follow."""
+    """The choosing half is made to let a fake through: the judging half must stop it, and no other step may follow."""
     from worker.stages.auditing import Auditor
 
     measure = Auditor.measure
@@ -210,17 +213,17 @@ def test_a_fail_by_the_half_that_judges_leaves_exact_retraining_alone(
 
     monkeypatch.setattr(Auditor, "measure", lenient)
     other = {"name": "random_label", "params": {"epochs": 1, "learning_rate": 1e-9}}
-    set_policy(real, method=NOTHING, ladder=[other, RETRAIN])
+    set_policy(real, method=NOTHING, escalation=[other, RETRAIN])
     real.forget(real.ids[::3])
-    fake, retrain = climbed(real)
+    fake, retrain = unlearn_jobs(real)
     assert report_of(real, fake)["gate"]["references"] == "judging half"
-    assert (retrain["rung"]["number"], retrain["rung"]["method"]) == (3, "retrain")
+    assert (retrain["escalation"]["number"], retrain["escalation"]["method"]) == (3, "retrain")
 
 
 def test_too_few_references_judge_one_candidate_and_say_so(trained: Trained) -> None:
-    set_policy(trained, method=NOTHING, ladder=[DAMAGING, RETRAIN])
+    set_policy(trained, method=NOTHING, escalation=[DAMAGING, RETRAIN])
     trained.forget(trained.ids[:3])
-    gate = report_of(trained, climbed(trained)[0])["gate"]
+    gate = report_of(trained, unlearn_jobs(trained)[0])["gate"]
     assert (gate["references"], gate["judged"]) == ("all", True)
     assert "fewer than 16 reference models" in gate["note"]
 
@@ -237,22 +240,22 @@ def due_in(real: Trained, request: Document, left: timedelta) -> None:
 def test_a_candidate_under_the_utility_floor_is_passed_over_in_time(trained: Trained) -> None:
     set_policy(trained, method=DAMAGING, utility_floor=0.0)
     made = trained.forget(trained.ids[:40])
-    damaged, retrain = climbed(trained)
+    damaged, retrain = unlearn_jobs(trained)
     assert damaged["problem"]["type"].endswith("/candidate-passed-over")
     assert report_of(trained, damaged)["judgement"]["utility_kept"] is False
-    assert (made["status"], retrain["rung"]["method"], retrain["state"]) == ("fulfilled", "retrain", "succeeded")
+    assert (made["status"], retrain["escalation"]["method"], retrain["state"]) == ("fulfilled", "retrain", "succeeded")
     assert events(trained, "gate.deadline") == []
 
 
-def test_under_the_floor_with_the_deadline_upon_it_the_erasure_is_owed(trained: Trained) -> None:
+def test_under_the_floor_with_the_deadline_upon_it_it_is_published(trained: Trained) -> None:
     set_policy(trained, method=DAMAGING, utility_floor=0.0)
     made = trained.delete(trained.ids[:40])
     due_in(trained, made, timedelta(seconds=0))
     trained.account.work()
-    (job,) = climbed(trained)
+    (job,) = unlearn_jobs(trained)
     found = trained.request(made)
     assert (found["status"], found["outcomes"][0]["version"]) == ("fulfilled", 2)
-    assert "the erasure is owed" in found["outcomes"][0]["reason"]
+    assert "the samples must go" in found["outcomes"][0]["reason"]
     gate = report_of(trained, job)["gate"]
     assert (gate["action"], gate["alert"]) == ("publish", True)
     (alert,) = events(trained, "gate.deadline")
@@ -264,30 +267,30 @@ def test_under_the_floor_with_the_deadline_upon_it_the_erasure_is_owed(trained: 
 def test_an_inconclusive_candidate_is_retrained_where_the_policy_asks(trained: Trained) -> None:
     set_policy(trained, on_inconclusive="retrain")
     trained.forget(trained.ids[:3])
-    assert [job["rung"]["method"] for job in climbed(trained)] == ["amun", "retrain"]
+    assert [job["escalation"]["method"] for job in unlearn_jobs(trained)] == ["amun", "retrain"]
 
 
-def test_a_climb_keeps_the_policy_that_its_ladder_began_with(trained: Trained) -> None:
+def test_an_escalation_keeps_the_policy_that_it_began_with(trained: Trained) -> None:
     from worker.run_one import run_one
 
     set_policy(trained, on_inconclusive="retrain")
     made = trained.delete(trained.ids[:3])
-    assert run_one(trained.account.desk, "tester")
+    assert run_one(trained.account.resources, "tester")
     set_policy(trained, method=NOTHING, remain="none")
     trained.account.work()
     assert trained.request(made)["status"] == "fulfilled"
-    assert [job["rung"]["method"] for job in climbed(trained)] == ["amun", "retrain"]
+    assert [job["escalation"]["method"] for job in unlearn_jobs(trained)] == ["amun", "retrain"]
 
 
-def test_a_request_withdrawn_from_a_waiting_rung_is_not_carried_out(trained: Trained) -> None:
+def test_a_request_cancelled_at_a_waiting_step_is_not_carried_out(trained: Trained) -> None:
     from worker.run_one import run_one
 
     set_policy(trained, on_inconclusive="retrain")
     made = trained.delete(trained.ids[:3])
-    assert run_one(trained.account.desk, "tester")
+    assert run_one(trained.account.resources, "tester")
     trained.account.post(f"/v1/deletion-requests/{made['id']}:cancel", {"reason": "changed their mind"})
     trained.account.work()
-    assert [job["state"] for job in climbed(trained)] == ["rejected", "cancelled"]
+    assert [job["state"] for job in unlearn_jobs(trained)] == ["rejected", "cancelled"]
     assert trained.account.get(trained.where)["current_version"] == 1
 
 
@@ -297,7 +300,7 @@ def test_a_rejected_candidate_leaves_no_bytes(trained: Trained) -> None:
 
     set_policy(trained, on_inconclusive="retrain")
     trained.forget(trained.ids[:3])
-    rejected, _ = climbed(trained)
+    rejected, _ = unlearn_jobs(trained)
     candidate = report_of(trained, rejected)["checkpoint"]
     blobs = open_blobs(trained.account.settings)
     usage.remove_leftovers(trained.account.database, blobs)
@@ -307,16 +310,16 @@ def test_a_rejected_candidate_leaves_no_bytes(trained: Trained) -> None:
 @pytest.mark.parametrize(
     "policy",
     [
-        {"ladder": [{"name": "retrain"}, {"name": "amun"}]},
-        {"ladder": [{"name": "retrain"}], "remain": "none"},
-        {"ladder": [{"name": "salun", "stronger": True}]},
-        {"ladder": [{"name": "nothing"}]},
-        {"ladder": [{"name": "amun", "params": {"epochs": 0}}]},
-        {"method": {"name": "retrain"}, "ladder": [{"name": "amun"}]},
+        {"escalation": [{"name": "retrain"}, {"name": "amun"}]},
+        {"escalation": [{"name": "retrain"}], "remain": "none"},
+        {"escalation": [{"name": "salun", "stronger": True}]},
+        {"escalation": [{"name": "nothing"}]},
+        {"escalation": [{"name": "amun", "params": {"epochs": 0}}]},
+        {"method": {"name": "retrain"}, "escalation": [{"name": "amun"}]},
         {"probes": [{"name": "relearn"}, {"name": "relearn"}]},
         {"probes": [{"name": "rmia"}]},
         {"on_inconclusive": "fail"},
     ],
 )
-def test_a_ladder_that_makes_no_sense_is_refused(shared: Trained, policy: dict[str, Any]) -> None:
+def test_an_escalation_that_makes_no_sense_is_refused(shared: Trained, policy: dict[str, Any]) -> None:
     is_problem(shared.account.http.put(f"{shared.where}/policy", json=policy), 422, "schema")

@@ -278,7 +278,7 @@ def test_a_checkpoint_whose_samples_are_requested_before_it_is_published_goes_wi
     made = trained.delete(trained.ids[:2])
     account.work()
     assert account.get(f"/v1/jobs/{job}")["problem"]["type"].endswith("/trained-on-erased")
-    retention.purge_due_versions(account.database, account.desk.blobs)
+    retention.purge_due_versions(account.database, account.resources.blobs)
     is_problem(account.http.get(f"{late}/1/checkpoint"), 410, "purged")
     assert digest_of(data) in {receipt["digest"] for receipt in trained.request(made)["receipts"]}
     assert digest_of(data) not in blobs(account.settings)

@@ -25,7 +25,7 @@ from app.formats.audit_report import (
     References,
     Relearning,
     TprAtFpr,
-    TriedRung,
+    TriedStep,
 )
 from app.releases.escalation import judged_again
 from app.reports import plots, svg
@@ -190,11 +190,11 @@ def hostile() -> AuditReport:
         "judgement": base["judgement"] | {"reason": HOSTILE},
         "references": base["references"] | {"signal": HOSTILE},
         "adversarial": adversarial,
-        "gate": climbed().model_dump()["gate"]
+        "gate": escalated().model_dump()["gate"]
         | {
             "reason": HOSTILE,
             "note": HOSTILE,
-            "action": "climb",
+            "action": "escalate",
             "next_method": HOSTILE,
             "earlier": [{"job": HOSTILE, "method": HOSTILE, "verdict": "fail", "reason": HOSTILE}],
         },
@@ -206,12 +206,12 @@ def hostile() -> AuditReport:
     return AuditReport.model_validate(base | changed)
 
 
-def climbed() -> AuditReport:
-    """The second rung of three, judged by half of the references, published since the deadline came first."""
+def escalated() -> AuditReport:
+    """The second step of three, judged by half of the references, published since the deadline came first."""
     base = report()
     gate = GateDecision(
-        rung=2,
-        rungs=3,
+        step=2,
+        steps=3,
         judged=True,
         references="judging half",
         selection=judged(0.511, 0.044, 0.1, 0.742),
@@ -219,7 +219,7 @@ def climbed() -> AuditReport:
         reason="it is under the utility floor, but the legal deadline comes first",
         alert=True,
         earlier=[
-            TriedRung(job="job_before", method="salun", verdict="fail", reason="the audit failed: over-forgotten")
+            TriedStep(job="job_before", method="salun", verdict="fail", reason="the audit failed: over-forgotten")
         ],
     )
     probes = [
@@ -253,7 +253,7 @@ PAGES = {
     "too-uncertain": lambda: render(report(margin=0.05)),
     "no-signal": lambda: render(report(parent=0.52)),
     "bare": lambda: render(bare()),
-    "climbed": lambda: render(climbed(), RETRAINED),
+    "escalated": lambda: render(escalated(), RETRAINED),
     "canaries": lambda: render(planted()),
     "hostile": lambda: render(hostile(), RETRAINED, HOSTILE, HOSTILE),
 }
@@ -454,7 +454,7 @@ def test_a_pass_that_was_judged_again_is_none_and_the_page_says_why() -> None:
     assert (again.verdict, again.interval) == ("inconclusive", passed.interval)
     assert "judged again after this batch had failed 2 times" in again.reason
     gate = GateDecision(
-        rung=1, rungs=1, judged=True, references="all", action="publish", reason="labelled so", rejudged=2
+        step=1, steps=1, judged=True, references="all", action="publish", reason="labelled so", rejudged=2
     )
     page = render(report().model_copy(update={"judgement": again, "gate": gate}))
     assert "cannot count as a pass" in page
@@ -517,7 +517,7 @@ def test_every_number_appears() -> None:
 
 
 def test_what_the_gate_decided_and_what_it_cost_is_said() -> None:
-    text = Page(render(climbed(), RETRAINED)).text
+    text = Page(render(escalated(), RETRAINED)).text
     expected = [
         *("2 of 3", "Deadline alert.", "Published", "the half that judges", "job_before", "over-forgotten"),
         *("90.1 %: not kept", "17 loss 0.012", "more than 40", "43.2 %", "0.543", "1,234.5 s and 32 models trained"),
@@ -526,10 +526,22 @@ def test_what_the_gate_decided_and_what_it_cost_is_said() -> None:
     assert "What was decided" not in Page(render(report())).text
 
 
+def test_a_report_of_version_0_1_reads_as_one_of_today() -> None:
+    for action in ("publish", "climb"):
+        stored = escalated().model_dump(mode="json")
+        gate = stored["gate"]
+        gate |= {"rung": gate.pop("step"), "rungs": gate.pop("steps"), "action": action, "next_method": "salun"}
+        found = AuditReport.model_validate(stored)
+        assert found.gate is not None
+        assert (found.gate.step, found.gate.steps) == (2, 3)
+        assert found.gate.action == ("escalate" if action == "climb" else "publish")
+        assert "2 of 3" in Page(render(found)).text
+
+
 def test_a_rejected_candidate_says_what_is_tried_next() -> None:
-    found = climbed()
+    found = escalated()
     assert found.gate is not None
-    gate = found.gate.model_copy(update={"action": "climb", "next_method": "retrain", "references": "choosing half"})
+    gate = found.gate.model_copy(update={"action": "escalate", "next_method": "retrain", "references": "choosing half"})
     text = Page(render(found.model_copy(update={"gate": gate, "version": None}))).text
     assert "Rejected , and retrain is tried next on the same batch" in text
     assert "the other half has not seen this candidate" in text

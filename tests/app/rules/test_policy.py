@@ -9,7 +9,7 @@ import pytest
 from pydantic import ValidationError
 
 from app import catalog
-from app.rules.policy import Choice, Policy, Rung, choose
+from app.rules.policy import Choice, EscalationChoice, Policy, choose
 
 
 @pytest.mark.parametrize("kind", catalog.KINDS)
@@ -114,24 +114,27 @@ def test_policies_outside_their_schema(fields: dict[str, object]) -> None:
         Policy.model_validate(fields)
 
 
-def test_the_ladder_ends_in_exact_retraining_where_the_remain_set_is_given() -> None:
-    assert [rung.name for rung in Policy().ladder] == ["retrain"]
-    assert Policy(remain="subsample").ladder == Policy(remain="none").ladder == ()
-    assert Policy(method=Choice(name="retrain")).ladder == ()
-    assert Policy(ladder=()).ladder == ()
+def test_the_escalation_ends_in_exact_retraining_where_the_remain_set_is_given() -> None:
+    assert [step.name for step in Policy().escalation] == ["retrain"]
+    assert Policy(remain="subsample").escalation == Policy(remain="none").escalation == ()
+    assert Policy(method=Choice(name="retrain")).escalation == ()
+    assert Policy(escalation=()).escalation == ()
 
 
 def test_a_policy_says_what_it_cannot_do() -> None:
     assert Policy().notes == []
-    assert "no last rung" in Policy(remain="none").notes[0]
-    assert "one half of the reference models" in Policy(ladder=(Rung(name="salun"), Rung(name="retrain"))).notes[0]
+    assert "no last step" in Policy(remain="none").notes[0]
+    assert (
+        "one half of the reference models"
+        in Policy(escalation=(EscalationChoice(name="salun"), EscalationChoice(name="retrain"))).notes[0]
+    )
 
 
-def test_the_rungs_are_the_method_and_the_ladder_in_order() -> None:
-    ladder = (Rung(name="amun", params={"epochs": 20}, stronger=True), Rung(name="retrain"))
-    policy = Policy(ladder=ladder)
+def test_the_steps_are_the_method_and_the_escalation_in_order() -> None:
+    escalation = (EscalationChoice(name="amun", params={"epochs": 20}, stronger=True), EscalationChoice(name="retrain"))
+    policy = Policy(escalation=escalation)
     assert [choice.params.get("epochs") for choice in policy.methods] == [10, 20, None]
-    assert [(rung.method, rung.exact, rung.stronger) for rung in policy.rungs] == [
+    assert [(step.method, step.exact, step.stronger) for step in policy.steps] == [
         ("amun", False, False),
         ("amun", False, True),
         ("retrain", True, False),
@@ -139,6 +142,17 @@ def test_the_rungs_are_the_method_and_the_ladder_in_order() -> None:
     assert Policy.model_validate_json(policy.model_dump_json()) == policy
 
 
-def test_a_policy_of_before_there_were_ladders_gets_the_default_one() -> None:
-    stored = Policy().model_dump(exclude={"ladder", "on_inconclusive", "probes"})
+def test_a_policy_of_version_0_1_is_understood() -> None:
+    steps = [{"name": "amun", "params": {"epochs": 20}, "stronger": True}, {"name": "retrain", "params": {}}]
+    now = Policy.model_validate({"escalation": steps})
+    stored = {("ladder" if name == "escalation" else name): value for name, value in now.model_dump().items()}
+    assert Policy.model_validate(stored) == now
+    assert "ladder" not in Policy.model_validate(stored).model_dump()
+    assert "ladder" not in str(Policy.model_json_schema())
+    with pytest.raises(ValidationError, match="Extra inputs"):
+        Policy.model_validate({"escalation": steps, "ladder": steps})
+
+
+def test_a_policy_of_before_there_were_escalations_gets_the_default_one() -> None:
+    stored = Policy().model_dump(exclude={"escalation", "on_inconclusive", "probes"})
     assert Policy.model_validate(stored) == Policy()

@@ -65,7 +65,7 @@ def test_an_end_is_an_end() -> None:
         (Decision.ACCEPTED, [], True, RequestStatus.FULFILLED),
         (Decision.HELD, [Outcome.PUBLISHED], True, RequestStatus.HELD),
         (Decision.REFUSED, [Outcome.ATTENTION], False, RequestStatus.REFUSED),
-        (Decision.WITHDRAWN, [Outcome.PENDING], False, RequestStatus.CANCELLED),
+        (Decision.CANCELLED, [Outcome.PENDING], False, RequestStatus.CANCELLED),
     ],
 )
 def test_the_status_of_a_request(

@@ -4,25 +4,26 @@ import pytest
 import torch
 from torch import nn
 
-from app.catalog import ResNet18Params, SmallCnnParams, TorchvisionParams, Vgg19Params, VitParams
+from app import catalog
+from app.catalog import ResNet18Params, TorchvisionParams, Vgg19Params, VitParams
 from app.formats.checkpoint_header import CheckpointError
-from engine import checkpoints, seeding
-from engine.architectures import ArchitectureError, resnet18, small_cnn, torchvision_model, vgg19_bn, vit
+from engine import checkpoints, places, seeding
+from engine.architectures import resnet18, torchvision_model, vgg19_bn, vit
 from engine.data.torchvision_ops import import_torchvision
+from engine.errors import ArchitectureError
 
-SMALL = [
-    (small_cnn, SmallCnnParams(width=4)),
-    (resnet18, ResNet18Params(width=4)),
-    (vgg19_bn, Vgg19Params(width=4)),
-    (vit, VitParams(width=8, depth=2, heads=2)),
-]
+
+def built(name, channels, classes, size):
+    """The catalog's example of an architecture."""
+    params = catalog.parse("architectures", name, catalog.ARCHITECTURES[name].example)
+    return places.architecture(name)(params, channels, classes, size)
 
 
 @pytest.mark.parametrize(("channels", "size", "classes"), [(1, (8, 8), 10), (3, (32, 32), 7), (3, (28, 36), 2)])
-@pytest.mark.parametrize(("module", "params"), SMALL)
-def test_every_architecture_maps_images_to_logits_and_learns_in_both_modes(module, params, channels, size, classes):
+@pytest.mark.parametrize("name", catalog.ARCHITECTURES)
+def test_every_architecture_maps_images_to_logits_and_learns_in_both_modes(name, channels, size, classes):
     images = torch.rand(2, channels, *size)
-    model = module.build(params, channels, classes, size)
+    model = built(name, channels, classes, size)
     for training in (True, False):
         outputs = model.train(training)(images)
         assert outputs.shape == (2, classes)
@@ -41,12 +42,12 @@ def test_resnet18_has_the_published_number_of_parameters():
 def test_halving_touches_the_three_projected_blocks_only():
     halved = resnet18.build(ResNet18Params(width=4), 3, 10)
     plain = resnet18.build(ResNet18Params(width=4, halve_projected=False), 3, 10)
-    scales = [[m.scale for m in model if isinstance(m, resnet18.Block)] for model in (halved, plain)]
+    scales = [[m.scale for m in model if isinstance(m, resnet18.ResidualBlock)] for model in (halved, plain)]
     assert scales == [[1, 1, 0.5, 1, 0.5, 1, 0.5, 1], [1] * 8]
     plain.load_state_dict(halved.state_dict())
     images = torch.rand(2, 3, 16, 16)
-    block = [m for m in halved.eval() if isinstance(m, resnet18.Block)][2]
-    other = [m for m in plain.eval() if isinstance(m, resnet18.Block)][2]
+    block = [m for m in halved.eval() if isinstance(m, resnet18.ResidualBlock)][2]
+    other = [m for m in plain.eval() if isinstance(m, resnet18.ResidualBlock)][2]
     inputs = torch.rand(2, 4, 8, 8)
     assert torch.allclose(2 * block(inputs), other(inputs))
     assert not torch.allclose(halved(images), plain(images))
@@ -65,8 +66,8 @@ def test_a_projection_is_a_strided_convolution_for_however_few_channels():
         ours = torch.autograd.grad(got.square().sum(), [inputs, found.weight])
         theirs = torch.autograd.grad(wanted.square().sum(), [inputs, asked.weight])
         torch.testing.assert_close(ours, theirs)
-    for module, params in SMALL:
-        layers = [m for m in module.build(params, 3, 10, (32, 32)).modules() if isinstance(m, nn.Conv2d)]
+    for name in set(catalog.ARCHITECTURES) - {"torchvision"}:
+        layers = [m for m in built(name, 3, 10, (32, 32)).modules() if isinstance(m, nn.Conv2d)]
         assert not [layer for layer in layers if layer.kernel_size == (1, 1) and layer.stride != (1, 1)]
 
 
@@ -133,7 +134,7 @@ def test_tokens_are_the_patches_row_by_row():
 def test_patch_depth_and_heads_are_what_they_say():
     model = vit.build(VitParams(patch=8, width=32, depth=3, heads=4), 3, 10, (32, 16))
     assert model[0].positions.shape == (1, 8, 32)
-    assert sum(isinstance(module, vit.Block) for module in model) == 3
+    assert sum(isinstance(module, vit.EncoderBlock) for module in model) == 3
     with pytest.raises(ArchitectureError, match="patches of 4 pixels do not fill images of 30x32"):
         vit.build(VitParams(), 3, 10, (30, 32))
     with pytest.raises(ValueError, match="multiple of heads"):

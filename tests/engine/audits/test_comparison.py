@@ -6,9 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from app import catalog
 from app.catalog import RmiaParams
-from engine import registry
 from engine.audits import comparison, rmia
 
 RUNS = np.array([[5.0, 99.0, 92.0, 51.0], [3.0, 98.0, 93.0, 55.0]])
@@ -68,8 +66,3 @@ def test_offline_ratios_use_the_models_that_did_not_see_the_sample(a):
     assert rmia.ratios(target, values, membership, average) == pytest.approx(slow(np.arange(6)))
     for number, got in enumerate(rmia.leave_one_out_ratios(target, values, membership, average)):
         assert got == pytest.approx(slow(np.arange(6) != number))
-
-
-def test_the_registry_binds_the_probes_of_the_catalog():
-    assert set(registry.PROBES) == set(catalog.PROBES)
-    assert all(entry.params() for entry in catalog.PROBES.values())

@@ -60,11 +60,11 @@ def test_fake_data_has_two_different_halves():
     ("dataset", "options", "reason"),
     [
         ("Nonesuch", {}, "no dataset"),
-        ("VisionDataset", {}, "no dataset|could not be had|cannot download"),
+        ("VisionDataset", {}, "no dataset|could not be loaded|cannot download"),
         ("FakeData", {"colour": 1}, "does not take the options colour"),
         ("FakeData", {"transform": "x"}, "does not take the options transform"),
         ("FakeData", {"image_size": "8x8"}, "image_size"),
-        ("FakeData", {"image_size": "axbxc"}, "could not be had"),
+        ("FakeData", {"image_size": "axbxc"}, "could not be loaded"),
         ("FakeData", {"image_size": "3x60000x60000"}, "sides of 1 to 1024"),
         ("FakeData", {"size": 10**12}, "size must be"),
         ("FakeData", {"size": 0}, "size must be"),

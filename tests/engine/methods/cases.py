@@ -11,7 +11,7 @@ from torch import nn
 
 from app import catalog
 from app.catalog import PgdL2Params
-from engine import evaluation, registry, seeding
+from engine import evaluation, places, seeding
 from engine.attacks.pgd_l2 import pgd_l2
 from engine.audits.rmia import log_odds
 from engine.data.samples import Split, gather, to_float
@@ -48,9 +48,9 @@ def attacked_by_default():
 
 
 def run(name, whole, adversarial=None, progress=None, **params):
-    """Method `name` on a fresh copy of the original, through the registry, as the pipeline calls it."""
+    """Method `name` on a fresh copy of the original, found by its place, as a worker finds it."""
     parsed = catalog.parse("methods", name, params)
-    return registry.METHODS[name](original(), whole, parsed, adversarial, context(progress=progress))
+    return places.method(name)(original(), whole, parsed, adversarial, context(progress=progress))
 
 
 def log_odds_of(model, whole, positions):

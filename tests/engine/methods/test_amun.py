@@ -7,7 +7,7 @@ from torch import nn
 from app.catalog import AmunParams, RetrainParams, SgdRecipe
 from engine.attacks import AttackResult
 from engine.data.samples import Samples, Split, to_float
-from engine.methods import MethodError
+from engine.errors import MethodError
 from engine.methods.amun import amun
 from engine.methods.retrain import retrain
 from engine.recipes import Recipe

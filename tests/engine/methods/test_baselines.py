@@ -13,7 +13,7 @@ from app.catalog import L1SparseParams, SgdRecipe
 from engine import evaluation, seeding
 from engine.data.batches import Source, TrainingSet
 from engine.data.samples import Samples, Split, gather, to_float
-from engine.methods import MethodError
+from engine.errors import DivergedError, MethodError
 from engine.methods.boundary_shrink import nearest_wrong_labels
 from engine.methods.fine_tune import l1_strength
 from engine.methods.gradient_ascent import gradient_ascent
@@ -21,7 +21,7 @@ from engine.methods.random_label import other_label, relabelled_set
 from engine.methods.saliency import saliency_mask
 from engine.recipes import Recipe
 from engine.recipes.sgd import sgd
-from engine.training import DivergedError, NullProgress, fit
+from engine.training import NullProgress, Pass, Schedule, fit
 from tests.engine.cases import KeptProgress, digits, original, same, train_positions
 from tests.engine.methods.cases import (
     accuracy,
@@ -36,11 +36,10 @@ from tests.engine.methods.cases import (
     without_remain,
 )
 
-NEWTON = {"lissa_steps": 20, "lissa_chains": 1, "lissa_batch_size": 64}
-QUICK = {name: {"epochs": 2, "batch_size": 32} for name in catalog.METHODS}
-QUICK["certified_newton"] = NEWTON
-QUICK["retrain"] = {}
-THROUGH_FIT = sorted(set(QUICK) - {"certified_newton", "retrain"})
+WITH_EPOCHS = sorted(name for name, entry in catalog.METHODS.items() if "epochs" in entry.params.model_fields)
+QUICK = {
+    name: {**entry.example, **({"epochs": 2} if name in WITH_EPOCHS else {})} for name, entry in catalog.METHODS.items()
+}
 NEED_REMAIN = sorted(name for name, entry in catalog.METHODS.items() if entry.needs_remain)
 
 
@@ -77,12 +76,10 @@ def test_fine_tuning_is_the_training_loop_on_the_remain_set():
     samples = whole.samples
     straight = fit(
         original(),
-        TrainingSet([Source(samples.images, samples.labels, whole.remain)]),
-        **params,
-        momentum=0.9,
-        weight_decay=5e-4,
-        generator=seeding.generator(11),
-        progress=NullProgress(),
+        [Pass(TrainingSet([Source(samples.images, samples.labels, whole.remain)]))],
+        Schedule(**params, momentum=0.9, weight_decay=5e-4),
+        seeding.generator(11),
+        NullProgress(),
     )
     assert same(run("fine_tune", whole, **params), straight)
 
@@ -277,7 +274,7 @@ def test_equal_seeds_give_equal_bits(name):
     assert not first.training
 
 
-@pytest.mark.parametrize("name", THROUGH_FIT)
+@pytest.mark.parametrize("name", WITH_EPOCHS)
 def test_a_resumed_method_equals_the_straight_one(name):
     whole = split(60)
     adversarial = adversarial_for(name, whole)
@@ -324,14 +321,14 @@ def odd_split(kind):
 @pytest.mark.parametrize("name", catalog.METHODS)
 def test_odd_forget_sets(name, kind):
     whole = odd_split(kind)
-    short = QUICK[name] | ({"epochs": 1} if name in THROUGH_FIT else {})
+    short = QUICK[name] | ({"epochs": 1} if name in WITH_EPOCHS else {})
     for given in [whole] if name in NEED_REMAIN else [whole, without_remain(whole)]:
         after = run(name, given, adversarial_for(name, whole), **short)
         assert all(tensor.isfinite().all() for tensor in after.state_dict().values())
         assert np.isfinite(log_odds_of(after, whole, whole.holdout)).all()
 
 
-@pytest.mark.parametrize("name", THROUGH_FIT)
+@pytest.mark.parametrize("name", WITH_EPOCHS)
 def test_a_rate_that_blows_the_weights_up_is_reported(name):
     whole = split(60)
     wild = {"epochs": 4, "batch_size": 8, "learning_rate": 10, "weight_decay": 0.9}

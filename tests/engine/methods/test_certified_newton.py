@@ -7,9 +7,9 @@ from torch import nn
 from app.catalog import CertifiedNewtonParams
 from engine import seeding
 from engine.data.samples import Samples, Split, to_float
+from engine.errors import DivergedError
 from engine.methods.certified_newton import certified_newton
-from engine.methods.newton import conjugate_gradient, forward_mode, gradient, hessian_product, lissa, objective
-from engine.training import DivergedError
+from engine.methods.newton import conjugate_gradient, forward_mode, gradient, hessian_product, lissa, loss_of_weights
 from tests.engine.cases import original, same
 from tests.engine.methods.cases import context, run, split
 
@@ -65,7 +65,7 @@ def test_without_damping_the_step_lands_on_the_optimum_of_the_remain_set():
     after = certified_newton(model, case, params, None, context(), squared)
     images = to_float(case.samples.images[case.remain])
     at_rest = gradient(
-        objective(after, squared),
+        loss_of_weights(after, squared),
         torch.cat([parameter.detach().flatten() for parameter in after.parameters()]),
         images,
         case.samples.labels[case.remain],
@@ -98,7 +98,7 @@ def test_a_hessian_product_equals_the_dense_hessian():
         1,
     ).eval()
     images, labels = torch.rand(6, 1, 6, 6, generator=seeding.generator(1)), torch.arange(6) % 3
-    value = objective(model, nn.functional.cross_entropy)
+    value = loss_of_weights(model, nn.functional.cross_entropy)
     weights = torch.cat([parameter.detach().flatten() for parameter in model.parameters()])
     dense = torch.autograd.functional.hessian(lambda at: value(at, images, labels), weights)
     vector = torch.randn(len(weights), generator=seeding.generator(2))

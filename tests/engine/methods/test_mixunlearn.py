@@ -8,7 +8,7 @@ from torch import nn
 from app.catalog import MixUnlearnParams
 from engine import seeding
 from engine.data.samples import gather, to_float
-from engine.methods import MethodError
+from engine.errors import MethodError
 from engine.methods.mixing import Generator, mixing_loss, pairs, real_loss
 from engine.methods.mixunlearn import _draw, generator_loss, unlearner_loss, with_features
 from tests.engine.cases import digits, original, small_network

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from app import catalog
-from engine import evaluation, registry, seeding
+from engine import evaluation, places, seeding
 from engine.architectures import vit
 from engine.attacks.pgd_l2 import pgd_l2
 from engine.data.samples import gather, to_float
@@ -18,11 +18,7 @@ from engine.training import NullProgress
 from tests.engine.cases import digits, same, train_positions
 from tests.engine.methods.cases import split
 
-QUICK = {
-    name: {"epochs": 1, "batch_size": 32} if "epochs" in entry.params.model_fields else {}
-    for name, entry in catalog.METHODS.items()
-} | {"certified_newton": {"lissa_steps": 20, "lissa_chains": 1, "damping": 10.0}}
-ATTACKS = sorted(set(catalog.ATTACKS) - {"transfer"})
+ATTACKS = [name for name, entry in catalog.ATTACKS.items() if not entry.needs_given]
 
 
 def transformer():
@@ -79,8 +75,8 @@ def run(name, kind, whole, adversarial, model=None):
         Recipe(sgd, catalog.SgdRecipe(epochs=1)),
         lambda: seeding.seeded_model(BUILDS[kind], 12),
     )
-    params = catalog.parse("methods", name, QUICK[name])
-    return registry.METHODS[name](model or model_of(kind), whole, params, adversarial, own)
+    params = catalog.parse("methods", name, catalog.METHODS[name].example)
+    return places.method(name)(model or model_of(kind), whole, params, adversarial, own)
 
 
 @pytest.mark.parametrize("kind", BUILDS)
@@ -123,7 +119,7 @@ def test_attacks_on_sets_of_one_and_on_a_last_batch_of_one(name, kind, n):
     images, labels = to_float(samples.images[:n]), samples.labels[:n]
     model = model_of(kind)
     params = catalog.parse("attacks", name, {"batch_size": 32})
-    result = registry.ATTACKS[name](model, images, labels, params)
+    result = places.attack(name)(model, images, labels, params)
     said = evaluation.logits(model, result.images).argmax(1)
     assert torch.equal(result.found, said != labels)
     assert result.images.isfinite().all()
@@ -137,6 +133,6 @@ def test_a_method_computes_in_the_precision_of_the_recipe():
     model = model_of("dead")
     model.convolution.register_forward_hook(lambda _module, _inputs, output: seen.append(output.dtype))
     own = MethodContext(seeding.generator(1), NullProgress(), Recipe(fast, catalog.FastRecipe()), Dead)
-    registry.METHODS["fine_tune"](model, split(40), catalog.FineTuneParams(epochs=1), None, own)
+    places.method("fine_tune")(model, split(40), catalog.FineTuneParams(epochs=1), None, own)
     assert set(seen) == {torch.bfloat16}
     assert model.convolution.weight.dtype == torch.float32

@@ -7,28 +7,24 @@ from torch.nn import functional
 
 from app import catalog
 from app.catalog import SgdRecipe, TradesRecipe
-from engine import evaluation, registry, seeding
+from engine import evaluation, places, seeding
 from engine.architectures import vit
 from engine.audits.robust import robust_accuracy
+from engine.errors import DivergedError
 from engine.evaluation import eval_mode
 from engine.methods import clean
 from engine.recipes import Recipe
 from engine.recipes import spectral_clipping as clipping
 from engine.recipes.trades import divergence, trades, worst
-from engine.training import DivergedError, NullProgress, forward_of, triangular
+from engine.training import NullProgress, forward_of, triangular
 from tests.engine.cases import KeptProgress, digits, same, small_network, train_positions
 from tests.engine.methods.cases import context, split
 
-QUICK = {
-    "sgd": {"epochs": 3},
-    "fast": {"epochs": 3, "batch_size": 64},
-    "trades": {"epochs": 3, "steps": 2},
-    "spectral_clipping": {"epochs": 3, "every": 4},
-}
-
 
 def recipe(name, **changed):
-    return Recipe(registry.RECIPES[name], catalog.parse("recipes", name, QUICK[name] | changed))
+    return Recipe(
+        places.recipe(name), catalog.parse("recipes", name, {**catalog.RECIPES[name].example, "epochs": 3, **changed})
+    )
 
 
 def trained(chosen, progress=None, positions=None, build=small_network):

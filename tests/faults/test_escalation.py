@@ -1,4 +1,4 @@
-"""A worker is killed around a climb: the candidate is rejected once, its batch goes on once, and nothing is lost."""
+"""A worker is killed around an escalation: one rejection, one further job, and nothing is lost."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ AFTER = ["unlearn.publish.end"]
 
 
 @pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.services)])
-def climbing(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Case]:
+def escalating(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Case]:
     """The prepared deletion under a policy that retrains what is inconclusive: three samples always are."""
     prepared: Prepared = request.getfixturevalue(f"on_{request.param}")
     with case_of(prepared, tmp_path / "data") as case:
@@ -31,11 +31,11 @@ def climbing(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Case]:
 
 @pytest.mark.parametrize("point", BEFORE + AFTER)
 @pytest.mark.slow
-def test_a_kill_around_a_climb_makes_one_climb(point: str, climbing: Case) -> None:
-    case = climbing
+def test_a_kill_around_an_escalation_makes_one_escalation(point: str, escalating: Case) -> None:
+    case = escalating
     case.killed_at(point)
-    climbs = [job for job in case.unlearning() if "after" in job.params]
-    assert len(climbs) == (point in AFTER), "the climb is in the transaction that rejects, or nowhere"
+    further = [job for job in case.unlearning() if "after" in job.params]
+    assert len(further) == (point in AFTER), "the escalation is in the transaction that rejects, or nowhere"
     case.expire()
     case.drain()
 
@@ -52,14 +52,14 @@ def test_a_kill_around_a_climb_makes_one_climb(point: str, climbing: Case) -> No
     with case.database.read() as session:
         reports = [(row.job_id, row.version, row.report["method"]) for row in session.scalars(select(AuditRow))]
     assert sorted(reports, key=str) == sorted([(first.id, None, "amun"), (second.id, 2, "retrain")], key=str)
-    climbed = [row.object_id for row in case.rows(AuditEvent) if row.kind == "gate.climbed"]
-    assert climbed == [second.id]
+    escalated = [row.object_id for row in case.rows(AuditEvent) if row.kind == "gate.escalated"]
+    assert escalated == [second.id]
     assert case.strays() == []
 
 
-def test_a_worker_that_lost_its_lease_cannot_climb(climbing: Case) -> None:
-    """The first owner is stopped right before its climb is committed; another finishes; the first wakes up."""
-    case = climbing
+def test_a_worker_that_lost_its_lease_cannot_escalate(escalating: Case) -> None:
+    """The first owner is stopped right before its escalation is committed; another finishes; the first wakes up."""
+    case = escalating
     with ended(case.worker(crash_at="stop:unlearn.publish.begin", worker_name="slow")) as slow:
         eventually(lambda: state_of(slow.pid) == "T", "the slow worker to stop")
         case.expire()
@@ -67,4 +67,4 @@ def test_a_worker_that_lost_its_lease_cannot_climb(climbing: Case) -> None:
         os.kill(slow.pid, signal.SIGCONT)
         eventually(lambda: b"lease was lost" in case.log.read_bytes(), "the slow worker to notice")
     assert [job.state for job in case.unlearning()] == ["rejected", "succeeded"]
-    assert len([row for row in case.rows(AuditEvent) if row.kind == "gate.climbed"]) == 1
+    assert len([row for row in case.rows(AuditEvent) if row.kind == "gate.escalated"]) == 1

@@ -1,0 +1,1 @@
+"""Data: sources, decoding, samples on a device, training sets."""
