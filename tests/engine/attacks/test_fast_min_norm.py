@@ -7,7 +7,7 @@ import torch
 
 from app.catalog import FastMinNormParams, FfgsmParams, PgdL2Params, TransferParams
 from engine import evaluation
-from engine.attacks import ladder
+from engine.attacks import radii_of
 from engine.attacks.fast_min_norm import fast_min_norm
 from engine.attacks.ffgsm import ffgsm
 from engine.attacks.pgd_l2 import pgd_l2
@@ -231,4 +231,4 @@ def test_full_precision_gives_the_switches_back():
 
 def test_the_ladder_of_radii_is_that_of_pgd():
     norms = torch.tensor([0.0, 0.001, 0.04, 0.0401, 0.08, 0.3, 0.64])
-    assert ladder(norms).tolist() == pytest.approx([0, 0.04, 0.04, 0.08, 0.08, 0.32, 0.64])
+    assert radii_of(norms).tolist() == pytest.approx([0, 0.04, 0.04, 0.08, 0.08, 0.32, 0.64])
