@@ -293,7 +293,7 @@ def open_head(note: str, trusted: Sequence[TrustedKey], at: datetime | None) -> 
     origin = found[1]
     known = {hashlib.sha256(f"{origin}\n\x01".encode() + key.raw).digest()[:4]: key for key in trusted}
     checked = 0
-    for line in lines.splitlines():
+    for line in lines.removesuffix("\n").split("\n"):
         dash, name, signature = line.split(" ")
         data = unbase64(signature)
         if dash == "\N{EM DASH}" and name == origin and data[:4] in known:

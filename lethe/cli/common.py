@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -66,9 +67,19 @@ def client() -> Client:
 
 
 def read_lines(path: Path) -> list[str]:
-    """Lines of a file or of standard input. Ids never come as arguments: those are seen in process lists."""
-    text = sys.stdin.read() if str(path) == "-" else path.read_text()
-    return [line for line in text.splitlines() if line]
+    """Lines of a file or of standard input. Ids never come as arguments: those are seen in process lists.
+
+    Only LF and CRLF end a line: an id may hold any other mark that Unicode calls a line's end, and a line that was cut
+    there would ask for other samples than the ones named. UTF-8 alone is read; its byte order mark is dropped.
+    """
+    data = sys.stdin.buffer.read() if str(path) == "-" else path.read_bytes()
+    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) or b"\x00" in data:
+        raise typer.BadParameter(f"{path} is not UTF-8 text, perhaps UTF-16: save it as UTF-8")
+    try:
+        text = data.removeprefix(codecs.BOM_UTF8).decode()
+    except UnicodeDecodeError as error:
+        raise typer.BadParameter(f"{path} is not UTF-8 text (byte {error.start}): save it as UTF-8") from None
+    return [line for line in (line.removesuffix("\r") for line in text.split("\n")) if line]
 
 
 def read_json(path: Path) -> Any:

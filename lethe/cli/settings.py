@@ -37,6 +37,8 @@ def read_settings() -> Settings:
         ValueError: LETHE_PORT is no port.
     """
     port = os.environ.get("LETHE_PORT", "8321")
+    if port.startswith("tcp://"):  # Kubernetes sets it so beside a Service called `lethe`: it means no port
+        port = "8321"
     if not (port.isascii() and port.isdigit() and int(port) <= 65535):
         raise ValueError("LETHE_PORT: a number from 0 to 65535 is needed")
     return Settings(

@@ -47,7 +47,7 @@ def run(
     def call(*arguments: str, stdin: str = "", code: int = 0) -> str:
         get_settings.cache_clear()
         monkeypatch.setattr("sys.argv", ["lethe", *arguments])
-        monkeypatch.setattr("sys.stdin", io.StringIO(stdin))
+        monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(stdin.encode())))
         with pytest.raises(SystemExit) as ended:
             main.main()
             raise SystemExit(0)
