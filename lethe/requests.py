@@ -56,7 +56,7 @@ class Requests(Collection[types.DeletionRequest]):
         for lines in _parts(requests):
             headers = {"Content-Type": NDJSON}
             reply = self._calls.call("POST", f"{self.path}:import", content=b"".join(lines), headers=headers)
-            for text in reply.text.rstrip("\n").split("\n"):
+            for text in filter(None, reply.text.split("\n")):  # not splitlines: a JSON text may hold other line ends
                 result = cast("types.ImportLine", json.loads(text))
                 result["line"] += first
                 yield result
