@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, cast
+from urllib.parse import urlencode
 
 from lethe import types
 from lethe.collection import Collection
@@ -198,14 +199,18 @@ class Versions:
                 raise
             return cast("types.Job", job)
 
-    def download(self, model: str, number: int, target: Path, *, progress: Bytes | None = None) -> str:
-        """Fetch a checkpoint to `target`, taking up what an interrupted download left; returns its digest.
+    def download(
+        self, model: str, number: int, target: Path, *, reason: str | None = None, progress: Bytes | None = None
+    ) -> str:
+        """Fetch a checkpoint to `target`, taking up what an interrupted download left; returns its digest. reason: why
+        an admin fetches a version that is withheld because an unlearning replaced it; the log keeps it.
 
         Raises:
             TransferError: the bytes do not have the digest that the service states.
         """
         found = self.get(model, number)
-        path = f"{_version(model, number)}/checkpoint"
+        query = f"?{urlencode({'reason': reason})}" if reason else ""
+        path = f"{_version(model, number)}/checkpoint{query}"
         self._calls.download(path, target, found["digest"], found["size"], progress)
         return found["digest"]
 

@@ -327,6 +327,9 @@ def download(
     thing: ModelId,
     version: Current = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="File to write.")] = None,
+    reason: Annotated[
+        str | None, typer.Option(help="Why an admin fetches a version that an unlearning replaced; it is logged.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Download a checkpoint and check its digest.
@@ -337,7 +340,7 @@ def download(
         number = version or _current(calls, thing)
         target = output or Path(f"{thing}-v{number}.safetensors")
         with transfer(target.name, quiet=as_json) as progress:
-            digest = calls.versions.download(thing, number, target, progress=progress)
+            digest = calls.versions.download(thing, number, target, reason=reason, progress=progress)
     show({"file": str(target), "digest": digest, "version": number}, as_json=as_json)
 
 
