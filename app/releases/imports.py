@@ -59,7 +59,7 @@ def _refuse_unavailable(session: Session, model: Model, digest: str, trained_on:
     if versions.holds_erased(session, model.tenant_id, digest):
         raise Conflict(
             "These bytes are a version that was trained on samples that have been requested for deletion or erased. "
-            "They are refused whatever `trained_on` says.",
+            "No `trained_on` makes them acceptable.",
             kind="trained-on-erased",
         )
 
