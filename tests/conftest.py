@@ -1,7 +1,10 @@
 """Fixtures: databases (SQLite always, PostgreSQL where one was named), clients in process, services as processes.
 
-Tests that need servers are marked `services`. Without LETHE_TEST_DATABASE_URL and LETHE_TEST_REDIS_URL they are
-left out and counted in the last lines; with LETHE_TEST_SERVICES=required that is a failure instead.
+Temporary folders are in memory where there is room, and go at the end; `--basetemp` names another place and keeps them.
+What is dear to make, such as a trained model, is made once for all processes of `pytest -n`.
+
+Tests that need servers are marked `services`. Without LETHE_TEST_DATABASE_URL and LETHE_TEST_REDIS_URL they are left
+out and counted in the last lines; with LETHE_TEST_SERVICES=required that is a failure instead.
 """
 
 from __future__ import annotations
@@ -22,6 +25,8 @@ from app.core.config import Settings, get_settings
 from app.core.db import Database
 from app.main import create_app
 from app.operations import migrate
+from tests import sessions
+from tests.sessions import Once
 from tests.support import Account, scratch_database
 from tests.trained import Template, Trained, make, open_account
 
@@ -52,6 +57,8 @@ def pytest_configure(config: pytest.Config) -> None:
         raise pytest.UsageError("LETHE_TEST_SERVICES=required needs LETHE_TEST_DATABASE_URL and LETHE_TEST_REDIS_URL")
     for name in [name for name in os.environ if name.startswith("LETHE_") and not name.startswith("LETHE_TEST_")]:
         del os.environ[name]
+    if not hasattr(config, "workerinput"):  # not one of the processes of `pytest -n`
+        sessions.open_folder(config, POSTGRES)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -91,23 +98,28 @@ def _fresh_settings() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def migrated() -> Iterator[str]:
-    """The name of a PostgreSQL database to copy: it has the schema, which takes ten times as long to make."""
-    with scratch_database(POSTGRES) as url:
-        found = Database(Settings(database_url=url))
-        migrate.migrate(found)
-        found.close()
-        yield url.rpartition("/")[2]
+def once(pytestconfig: pytest.Config) -> Once:
+    return Once(sessions.shared_folder(pytestconfig), POSTGRES)
 
 
 @pytest.fixture(scope="session")
-def migrated_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def migrated(once: Once) -> str:
+    """The name of a PostgreSQL database to copy: it has the schema, which takes ten times as long to make."""
+    return once.made("migrated", lambda _: _migrated(Settings(database_url=once.database()))).rpartition("/")[2]
+
+
+@pytest.fixture(scope="session")
+def migrated_file(once: Once) -> Path:
     """The same of SQLite."""
-    settings = Settings(data_dir=tmp_path_factory.mktemp("migrated"))
+    once.made("migrated-file", lambda folder: _migrated(Settings(data_dir=folder)))
+    return once.folder / "migrated-file" / "lethe.db"
+
+
+def _migrated(settings: Settings) -> str:
     found = Database(settings)
     migrate.migrate(found)
     found.close()
-    return settings.data_dir / "lethe.db"
+    return settings.database_url
 
 
 @pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.services)])
@@ -154,18 +166,16 @@ def account(settings: Settings, database: Database, client: TestClient) -> Itera
 
 
 @pytest.fixture(scope="session")
-def template(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], Template]]:
+def template(once: Once) -> Callable[[str], Template]:
     """The prepared account on a kind of database, made at its first use."""
-    made: dict[str, Template] = {}
-    with ExitStack() as stack:
 
-        def get(kind: str) -> Template:
-            if kind not in made:
-                url = "" if kind == "sqlite" else stack.enter_context(scratch_database(POSTGRES))
-                made[kind] = make(tmp_path_factory.mktemp(kind) / "data", url)
-            return made[kind]
+    def get(kind: str) -> Template:
+        def made(folder: Path) -> Template:
+            return make(folder / "data", once.database() if kind == "postgres" else "")
 
-        yield get
+        return Template(*once.made(kind, made))
+
+    return get
 
 
 @pytest.fixture(scope="module")

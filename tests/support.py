@@ -54,17 +54,26 @@ def eventually(ready: Callable[[], Any], what: str, patience: float = PATIENCE) 
 @contextmanager
 def scratch_database(url: str, template: str = "template1", encoding: str = "") -> Iterator[str]:
     """A new PostgreSQL database beside the one that `url` names, dropped at the end: empty, or a copy of another."""
+    made = create_database(url, template, encoding)
+    try:
+        yield made
+    finally:
+        drop_database(url, made)
+
+
+def create_database(url: str, template: str = "template1", encoding: str = "") -> str:
     name = f"lethe_test_{secrets.token_hex(6)}"
     create = sql.SQL("CREATE DATABASE {} TEMPLATE {}").format(sql.Identifier(name), sql.Identifier(template))
     if encoding:
         create += sql.SQL(" ENCODING {} LC_COLLATE 'C' LC_CTYPE 'C'").format(encoding)
     with psycopg.connect(url, autocommit=True) as admin:
         admin.execute(create)
-    try:
-        yield url.rpartition("/")[0] + f"/{name}"
-    finally:
-        with psycopg.connect(url, autocommit=True) as admin:
-            admin.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
+    return url.rpartition("/")[0] + f"/{name}"
+
+
+def drop_database(url: str, made: str) -> None:
+    with psycopg.connect(url, autocommit=True) as admin:
+        admin.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(made.rpartition("/")[2])))
 
 
 @dataclass

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from fastapi.testclient import TestClient
 
@@ -56,10 +57,11 @@ def open_account(settings: Settings) -> Iterator[Account]:
     database.close()
 
 
-@dataclass(frozen=True)
-class Template:
-    folder: Path
-    url: str
+class Template(NamedTuple):
+    """A prepared account that nothing runs on: to copy."""
+
+    folder: str
+    url: str  # of its PostgreSQL database; empty: SQLite, in the folder
     dataset: str
     model: str
     ids: list[str]
@@ -71,4 +73,4 @@ def make(folder: Path, url: str) -> Template:
         model = account.model(dataset)["id"]
         account.post(f"/v1/models/{model}:references", {"count": 4})
         account.work()
-        return Template(folder, url, dataset, model, account.training_ids(dataset))
+        return Template(str(folder), url, dataset, model, account.training_ids(dataset))

@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.conftest import POSTGRES
 from tests.faults.harness import Case, Prepared, case_of, prepare
-from tests.support import scratch_database
+from tests.sessions import Once
+from tests.trained import Template
 
 
 @pytest.fixture(scope="session")
-def on_sqlite(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
-    return prepare(tmp_path_factory.mktemp("prepared") / "data", "")
+def on_sqlite(once: Once, template: Callable[[str], Template]) -> Prepared:
+    return Prepared(*once.made("prepared-sqlite", lambda folder: prepare(template("sqlite"), folder / "data", "")))
 
 
 @pytest.fixture(scope="session")
-def on_postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prepared]:
-    with scratch_database(POSTGRES) as url:
-        yield prepare(tmp_path_factory.mktemp("prepared") / "data", url)
+def on_postgres(once: Once, template: Callable[[str], Template]) -> Prepared:
+    def made(folder: Path) -> Prepared:
+        source = template("postgres")
+        return prepare(source, folder / "data", once.database(source.url.rpartition("/")[2]))
+
+    return Prepared(*once.made("prepared-postgres", made))
 
 
 @pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.services)])

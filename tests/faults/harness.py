@@ -13,7 +13,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from fastapi.testclient import TestClient
 from sqlalchemy import select, update
@@ -21,15 +21,15 @@ from sqlalchemy import select, update
 from app import jobs
 from app.blobs import usage
 from app.blobs.folder import Folder
-from app.core import db, keys
+from app.core import db
 from app.core.config import Settings
 from app.core.db import Database
 from app.core.tables import Base, DeletionRequest, Job, JobArtifact, OutcomeRow, Receipt, Version
 from app.main import create_app
-from app.operations import migrate
 from app.rules.states import TERMINAL_JOBS
 from tests.conftest import POSTGRES
 from tests.support import Account, eventually, scratch_database
+from tests.trained import Template
 
 # Workers are forked from a process that has torch loaded already, which takes a fresh interpreter two seconds.
 FORKS = multiprocessing.get_context("forkserver")
@@ -68,17 +68,16 @@ def ended(process: Any) -> Iterator[Any]:
 # -- a prepared service ----------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Prepared:
+class Prepared(NamedTuple):
     """A data folder with digits, a trained model, four references, one queued deletion; its database, if apart."""
 
-    folder: Path
+    folder: str
     database_url: str
     dataset: str
     model: str
     request: str
     job: str
-    ids: tuple[str, ...]
+    ids: list[str]
 
 
 @contextmanager
@@ -95,22 +94,15 @@ def account_of(settings: Settings) -> Iterator[Account]:
             database.close()
 
 
-def prepare(folder: Path, database_url: str) -> Prepared:
-    settings = Settings(data_dir=folder, database_url=database_url)
-    database = Database(settings)
-    migrate.migrate(database)
-    keys.bootstrap(database, settings)
-    with account_of(settings) as account:
-        dataset = account.digits()["id"]
-        model = account.model(dataset)["id"]
-        account.post(f"/v1/models/{model}:references", {"count": 4})
-        account.work()
-        ids = account.training_ids(dataset)[::40]
-        request = account.delete(dataset, ids)
-        usage.remove_leftovers(database, account.resources.blobs)
-    database.close()
+def prepare(source: Template, folder: Path, database_url: str) -> Prepared:
+    """Copy a trained account, and ask for a deletion. `database_url` is a copy of its database, if that is apart."""
+    shutil.copytree(source.folder, folder)
+    with account_of(Settings(data_dir=folder, database_url=database_url)) as account:
+        ids = source.ids[::40]
+        request = account.delete(source.dataset, ids)
+        usage.remove_leftovers(account.database, account.resources.blobs)
     job = request["outcomes"][0]["job"]
-    return Prepared(folder, database_url, dataset, model, request["id"], job, tuple(ids))
+    return Prepared(str(folder), database_url, source.dataset, source.model, request["id"], job, ids)
 
 
 @contextmanager

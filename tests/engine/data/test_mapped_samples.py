@@ -5,6 +5,7 @@ import subprocess
 import sys
 import textwrap
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import pytest
@@ -26,6 +27,13 @@ ROOT = Path(__file__).parents[3]
 def file(tmp_path):
     np.save(tmp_path / "images.npy", digits()[0].images)
     return tmp_path / "images.npy"
+
+
+@pytest.fixture
+def on_disk():
+    """A folder that is certainly not in memory, where a mapped page of a file would count as taken."""
+    with TemporaryDirectory(dir="/var/tmp") as name:
+        yield Path(name)
 
 
 def both(file):
@@ -135,9 +143,9 @@ def test_pages_that_were_read_are_given_back(file, monkeypatch):
     assert len(given_back) == 3
 
 
-def test_random_rows_map_little_of_a_large_file_whatever_the_system_maps_around_them(tmp_path, monkeypatch):
+def test_random_rows_map_little_of_a_large_file_whatever_the_system_maps_around_them(on_disk, monkeypatch):
     """Some kernels map 2 MiB for a row of 4 KiB: a few hundred random rows would hold the whole file."""
-    path, count = tmp_path / "large.npy", 2**28 // 4096
+    path, count = on_disk / "large.npy", 2**28 // 4096
     np.save(path, np.ones((count, 64, 64, 1), dtype=np.uint8))
     monkeypatch.setattr("engine.data.samples.MOST_MAPPED", 2**24)
     mapped = Samples.open(path, np.zeros(count), resident=False).images
@@ -185,14 +193,14 @@ LARGE = """
 """
 
 
-def test_fine_tuning_on_a_mapped_set_under_a_cap_smaller_than_the_set(tmp_path):
+def test_fine_tuning_on_a_mapped_set_under_a_cap_smaller_than_the_set(on_disk):
     """384 MiB of images, 256 MiB of private memory: read into memory they would not fit."""
-    images = np.lib.format.open_memmap(tmp_path / "large.npy", "w+", np.uint8, (8192, 128, 128, 3))
+    images = np.lib.format.open_memmap(on_disk / "large.npy", "w+", np.uint8, (8192, 128, 128, 3))
     images[::500] = 200
     images.flush()
     del images
     done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(LARGE), tmp_path / "large.npy", str(256 * 2**20)],
+        [sys.executable, "-c", textwrap.dedent(LARGE), on_disk / "large.npy", str(256 * 2**20)],
         capture_output=True,
         text=True,
         cwd=ROOT,
