@@ -71,10 +71,11 @@ cross_entropy = of_logits(functional.cross_entropy)
 
 @dataclass(frozen=True)
 class Pass:
-    """One walk over a training set, and what is lowered on it."""
+    """One walk over a training set, and what is lowered on it. epochs: only in the first of them; None: in each."""
 
     training_set: TrainingSet
     objective: Objective = cross_entropy
+    epochs: int | None = None
 
 
 def constant(_epochs_done: float) -> float:
@@ -179,9 +180,11 @@ def fit(
     Raises:
         DivergedError: see `run_epochs`.
         DeviceMemoryError: not even one sample fits.
+        ValueError: no pass is left for the last epochs.
     """
+    if all(each.epochs is not None and each.epochs < schedule.epochs for each in passes):
+        raise ValueError("some epoch would have no pass")
     sized = [(each, batch_sizes(each.training_set.n, schedule.batch_size)) for each in passes]
-    batches = sum(len(sizes) for _, sizes in sized)
     device = generator.device
     model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = torch.optim.SGD(
@@ -215,7 +218,9 @@ def fit(
         nonlocal most
         total = torch.zeros((), device=device)
         batch = 0
-        for each, sizes in sized:
+        walked = [(each, sizes) for each, sizes in sized if each.epochs is None or number < each.epochs]
+        batches = sum(len(sizes) for _, sizes in walked)
+        for each, sizes in walked:
             _train_mode(model, min(sizes))
             order = torch.randperm(each.training_set.n, generator=generator, device=device)
             for images, labels in each.training_set.walk(order, sizes, generator):

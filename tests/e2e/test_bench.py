@@ -16,6 +16,7 @@ import pytest
 import torch
 
 from engine import seeding
+from experiments.computing import COMPUTE
 from experiments.lab import Lab
 from experiments.run import STUDIES, report, work
 from experiments.scales import SCALES
@@ -28,7 +29,7 @@ pytestmark = [pytest.mark.timeout(900), pytest.mark.slow]
 
 
 def bench(out, studies, budget=None):
-    scale, lab = SCALES["tiny"](""), Lab(Store(out, budget), torch.device("cpu"))
+    scale, lab = SCALES["tiny"](""), Lab(Store(out, budget), torch.device("cpu"), COMPUTE)
     torch.set_num_threads(1)
     with seeding.deterministic():
         finished = work(lab, scale, studies)

@@ -106,24 +106,24 @@ def test_an_entry_that_is_added_while_running_is_found(monkeypatch: pytest.Monke
 @pytest.mark.parametrize(
     ("place", "reason"),
     [
-        ("lethe_not_installed:scrub", "No module named 'lethe_not_installed'"),
-        ("engine.methods.amun:scrub", "has no attribute 'scrub'"),
+        ("lethe_not_installed:made_up", "No module named 'lethe_not_installed'"),
+        ("engine.methods.amun:made_up", "has no attribute 'made_up'"),
     ],
 )
 def test_a_place_that_is_not_installed_says_what_to_do(
     monkeypatch: pytest.MonkeyPatch, place: str, reason: str
 ) -> None:
-    monkeypatch.setitem(catalog.METHODS, "scrub", replace(catalog.METHODS["amun"], place=place))
+    monkeypatch.setitem(catalog.METHODS, "made_up", replace(catalog.METHODS["amun"], place=place))
     with pytest.raises(UnknownNameError, match=reason) as caught:
-        places.method("scrub")
+        places.method("made_up")
     assert "update the worker or install the plug-in" in str(caught.value)
 
 
 def test_a_name_or_a_parameter_that_a_worker_lacks_says_what_to_do() -> None:
-    with pytest.raises(UnknownNameError, match=r"the method 'scrub' .its catalog does not have the name") as caught:
-        places.method("scrub")
+    with pytest.raises(UnknownNameError, match=r"the method 'made_up' .its catalog does not have the name") as caught:
+        places.method("made_up")
     assert (caught.value.kind, str(caught.value).count(".")) == ("unknown-name", 0)
-    with pytest.raises(UnknownNameError, match="the probe 'scrub'"):
-        places.parse("probes", "scrub", {})
+    with pytest.raises(UnknownNameError, match="the probe 'made_up'"):
+        places.parse("probes", "made_up", {})
     with pytest.raises(UnknownNameError, match=r"the attack 'pgd_l2' .it has other parameters here"):
         places.parse("attacks", "pgd_l2", {"from_a_later_version": 1})

@@ -187,6 +187,24 @@ def test_a_pass_with_an_objective_of_its_own_is_divided_where_memory_does_not_su
     assert sum(sizes[2:]) == 3 * 60
 
 
+def test_a_pass_may_be_part_of_the_first_epochs_only():
+    first, second = (
+        TrainingSet([Source(torch.full((8, 1, 1, 1), value), torch.zeros(8, dtype=torch.int64), torch.arange(8))])
+        for value in (1.0, 0.0)
+    )
+    model = Recorder()
+    fit(
+        model,
+        [Pass(first, epochs=2), Pass(second)],
+        Schedule(**OPTIONS | {"epochs": 4}),
+        seeding.generator(0),
+        NullProgress(),
+    )
+    assert [batch[0] for batch in model.batches] == [255, 0, 255, 0, 0, 0]
+    with pytest.raises(ValueError, match="no pass"):
+        fit(model, [Pass(first, epochs=2)], Schedule(**OPTIONS | {"epochs": 4}), seeding.generator(0), NullProgress())
+
+
 def test_a_finished_state_is_not_trained_further():
     done = KeptProgress()
     straight = digits_run(done)

@@ -48,7 +48,7 @@ def attempted(trained: Trained, monkeypatch: pytest.MonkeyPatch) -> Callable[[Ex
 
 
 SHORTAGE = "the device's memory does not hold what this step needs: a smaller batch_size may fit"
-UNKNOWN = UnknownNameError("the method 'scrub'", "its catalog does not have the name")
+UNKNOWN = UnknownNameError("the method 'made_up'", "its catalog does not have the name")
 ENDS = [
     (JobError("no-version", "none"), "no-version", "none"),
     (Conflict("busy", kind="held"), "held", "busy"),
@@ -107,9 +107,9 @@ def test_a_lost_lease_writes_nothing(attempted: Callable[[Exception], Any]) -> N
 @pytest.mark.parametrize(
     ("column", "value", "what"),
     [
-        ("architecture", "mlp_mixer", "the architecture 'mlp_mixer' (its catalog does not have the name)"),
+        ("architecture", "made_up", "the architecture 'made_up' (its catalog does not have the name)"),
         ("recipe_params", {"warmup": 3}, "the recipe 'sgd' (it has other parameters here)"),
-        ("policy", {"method": {"name": "scrub", "params": {}}}, "the policy's method (no such name; the catalog has: "),
+        ("policy", {"method": {"name": "none", "params": {}}}, "the policy's method (no such name; the catalog has: "),
     ],
 )
 def test_a_name_that_the_service_knows_and_the_worker_lacks_ends_the_job_with_what_to_do(
