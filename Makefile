@@ -9,43 +9,61 @@ TORCH_INDEX ?=
 VENV        ?= .venv
 ARGS        ?=
 BIN         := $(VENV)/bin
-PIP         := $(BIN)/python -m pip --disable-pip-version-check
+PIP         := $(BIN)/python -m pip --disable-pip-version-check install --quiet
+TORCH       := $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) -r requirements/torch.txt
+FAILED      := { echo "Lethe could not install its dependencies; the reason is above. Check the network and the package index (PIP_INDEX_URL, TORCH_INDEX), then run the same command again." >&2; exit 1; }
+LOCK        := UV_CUSTOM_COMPILE_COMMAND="make lock" uv pip compile --quiet --universal --python-version 3.11 \
+               --generate-hashes --no-annotate $(ARGS) pyproject.toml
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo serve test check contract bench clean
+.PHONY: help install demo serve test check contract bench lock clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
-$(VENV)/.installed: pyproject.toml constraints.txt
-	$(PYTHON) -c 'import sys; sys.exit("Lethe needs Python 3.11 or 3.12, not %d.%d; set PYTHON=" % sys.version_info[:2] if sys.version_info[:2] not in ((3, 11), (3, 12)) else 0)'
+# The service. torch comes first, from its own index and without what it needs; that is locked with all the rest. The
+# last step adds the libraries of a CUDA build, whose versions torch itself fixes; a CPU build needs none.
+$(VENV)/.service: pyproject.toml hatch_build.py requirements/service.txt requirements/torch.txt
+	@$(PYTHON) -c 'import sys; sys.exit("Lethe needs Python 3.11 or 3.12, not %d.%d; set PYTHON=" % sys.version_info[:2] if sys.version_info[:2] not in ((3, 11), (3, 12)) else 0)'
 	$(PYTHON) -m venv $(VENV)
-	$(PIP) install --quiet $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) -c constraints.txt torch
-	$(PIP) install --quiet $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) -c constraints.txt --no-deps torchvision
-	$(PIP) install --quiet -c constraints.txt -e '.[dev]'
+	@$(PIP) --no-deps $(TORCH) || $(FAILED)
+	@$(PIP) --require-hashes -r requirements/service.txt || $(FAILED)
+	@$(PIP) $(TORCH) || $(FAILED)
+	$(PIP) --no-deps --no-build-isolation -e .
 	@touch $@
 
-install: $(VENV)/.installed  ## make the virtual environment from pinned versions
+# The tools of checks and tests, on top of it.
+$(VENV)/.dev: $(VENV)/.service requirements/dev.txt
+	@$(PIP) --require-hashes -r requirements/dev.txt || $(FAILED)
+	@touch $@
 
-demo: install  ## the main job, end to end, on this machine
+install: $(VENV)/.dev  ## make the virtual environment from locked versions
+
+demo: $(VENV)/.service  ## the main job from start to end, on this machine
 	$(BIN)/lethe demo $(ARGS)
 
-serve: install  ## the service on its embedded defaults, in ./lethe-data
+serve: $(VENV)/.service  ## the service on its embedded defaults, in ./lethe-data
 	$(BIN)/lethe serve $(ARGS)
 
-test: install  ## the tests, three files at a time; what needs a server that is not there, or takes long, is left out and named
+test: $(VENV)/.dev  ## the tests, three files at a time; slow tests and tests without a server are skipped and listed
 	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder $(ARGS)
 
-check: install  ## lint and types
+check: $(VENV)/.dev  ## lint and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-contract: install  ## hold the API to its OpenAPI document; minutes
+contract: $(VENV)/.dev  ## compare a running API with its OpenAPI document; takes minutes
 	$(BIN)/python -m tests.contract $(ARGS)
 
-bench: install  ## measure what benchmarks/ claims
+bench: $(VENV)/.dev  ## measure what docs/results.md says about speed
 	$(BIN)/python -m benchmarks $(ARGS)
+
+# For Python 3.11 and later and every platform; kept versions stay, ARGS=--upgrade takes new ones. It needs uv.
+lock:  ## lock the dependencies again, with hashes
+	$(LOCK) requirements/api.in -o requirements/api.txt
+	$(LOCK) requirements/service.in -c requirements/api.txt -o requirements/service.txt
+	$(LOCK) requirements/dev.in -c requirements/service.txt -o requirements/dev.txt
 
 clean:  ## remove the virtual environment and caches
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache

@@ -1,3 +1,5 @@
-from app.cli.main import main
+"""`python -m app`: the command line, from a checkout that is not installed."""
+
+from lethe.cli.main import main
 
 main()

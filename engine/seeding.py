@@ -65,7 +65,7 @@ def deterministic() -> Iterator[None]:
 def environment(device: torch.device | str = "cpu", precision: str = "float32") -> dict[str, str]:
     """Return versions of code and libraries, the number of threads, and `arithmetic`."""
     return {
-        "lethe": metadata.version("lethe"),
+        "lethe": metadata.version("lethe-unlearning"),
         "python": platform.python_version(),
         "torch": torch.__version__,
         "numpy": np.__version__,

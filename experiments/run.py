@@ -183,7 +183,7 @@ def _without_figures(section: Section) -> Section:
 def machine(device: torch.device) -> dict[str, str]:
     """Hardware and versions."""
     versions = {}
-    for name in ("lethe", "torch", "numpy", "scipy", "scikit-learn"):
+    for name in ("lethe-unlearning", "torch", "numpy", "scipy", "scikit-learn"):
         try:
             versions[name] = metadata.version(name)
         except metadata.PackageNotFoundError:

@@ -150,6 +150,7 @@ def test_only_the_settings_read_the_environment() -> None:
         "app.operations.supervisor",
         "app.recovery.backup",
         "engine.seeding",
+        "lethe.cli.settings",
         "worker.loop",
     }
 

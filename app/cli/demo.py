@@ -15,14 +15,13 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from app.cli.common import client, follow
-from app.core.config import Settings
 from lethe import Client, JobFailedError, LetheError
+from lethe.cli.common import follow
 from lethe.types import Choice, DeletionRequest, Job
 
 # Chosen beforehand on other splits of the digits by closeness to exact retrains, an oracle that a user lacks.
 AMUN = {"name": "amun", "params": {"learning_rate": 0.15, "decay_every": 5, "batch_size": 64}}
-SHARE = 10  # every tenth training sample is asked to be forgotten
+SHARE = 10  # every tenth training sample is to be forgotten
 REFERENCES = 16
 console = Console(highlight=False, soft_wrap=True)
 
@@ -31,7 +30,7 @@ def run(folder: Path) -> int:
     """Exit code 0 only if all of it happened."""
     began = time.monotonic()
     if folder.exists() and not (folder / "serve.lock").exists():
-        console.print(f"{folder} exists and is not a demo's folder; name another with --folder")
+        console.print(f"{folder} exists and is not a folder of the demo; give another with --folder")
         return 2
     shutil.rmtree(folder, ignore_errors=True)
     with _service(folder) as calls:
@@ -48,18 +47,17 @@ def run(folder: Path) -> int:
 def _service(folder: Path) -> Iterator[Client]:
     """`lethe serve` on a free port, with its log in the folder."""
     folder.mkdir(parents=True)
-    settings = Settings(data_dir=folder, port=0, api_key="", url="", database_url="", broker_url="")
     environment = {k: v for k, v in os.environ.items() if not k.startswith("LETHE_")}
     environment |= {"LETHE_DATA_DIR": str(folder.absolute()), "LETHE_PORT": "0"}
     log = folder / "service.log"
     with log.open("wb") as file:
         process = subprocess.Popen([sys.executable, "-m", "app", "serve"], env=environment, stdout=file, stderr=file)
     try:
-        while not settings.url_file.exists():
+        while not (folder / "url").exists():
             if process.poll() is not None:
                 raise SystemExit(f"the service did not start; see {log}:\n{log.read_text()}")
             time.sleep(0.05)
-        with client(settings) as calls:
+        with Client.from_folder(folder) as calls:
             yield calls
     finally:
         process.terminate()
@@ -68,7 +66,7 @@ def _service(folder: Path) -> Iterator[Client]:
 
 def _main_job(calls: Client, folder: Path) -> None:
     dataset = calls.datasets.register("digits", "digits", noise=0.3)
-    _follow(calls, dataset["job"], "take in the digits")
+    _follow(calls, dataset["job"], "load the digits")
     recipe: Choice = {"name": "sgd", "params": {"epochs": 30, "batch_size": 64}}
     model = calls.models.register("digit reader", dataset["id"], "small_cnn", recipe=recipe, policy={"method": AMUN})[
         "id"
@@ -99,8 +97,8 @@ def _main_job(calls: Client, folder: Path) -> None:
 
 def _follow(calls: Client, job: str | None, label: str) -> Job:
     ended = follow(calls, job or "", f"{label:<26}")
-    while following := (ended["problem"] or {}).get("next_job"):  # the gate went on to the next rung
-        ended = follow(calls, following, f"{'the next rung':<26}")
+    while following := (ended["problem"] or {}).get("next_job"):  # the gate escalated
+        ended = follow(calls, following, f"{'next escalation step':<26}")
     if ended["state"] != "succeeded":
         raise JobFailedError(ended)
     return ended
@@ -115,7 +113,7 @@ def _print(document: dict[str, Any], final: DeletionRequest, checkpoint: Path, d
     table = Table(title="What the models know", title_justify="left")
     for heading in ("", "original", "unlearned", "retrained"):
         table.add_column(heading, justify="left" if not heading else "right")
-    for label, key in (("forget", "accuracy_forget"), ("retain", "accuracy_retain"), ("test", "accuracy_test")):
+    for label, key in (("forget", "accuracy_forget"), ("remain", "accuracy_retain"), ("test", "accuracy_test")):
         table.add_row(f"{label} accuracy", *(f"{100 * column[key]:.1f} %" for column in columns))
     table.add_row("FT-AUC", *(f"{column['ft_auc']['value']:.3f}" for column in columns))
     spans = (column["ft_auc"]["interval"] for column in columns)
@@ -125,6 +123,6 @@ def _print(document: dict[str, Any], final: DeletionRequest, checkpoint: Path, d
     console.print(f"verdict     [bold]{judgement['verdict']}[/]: {judgement['reason']}")
     seconds = {**report["stage_seconds"], "retrain": retrained["stage_seconds"]["train"]}
     console.print("seconds     " + ", ".join(f"{stage} {value:.2f}" for stage, value in seconds.items()))
-    console.print(f"request     {final['status']}, {len(final['receipts'])} receipts of what was purged or will be")
+    console.print(f"request     {final['status']}, {len(final['receipts'])} receipts of what was erased or will be")
     console.print(f"checkpoint  {checkpoint} ({digest[:19]}…, checked)")
     console.print(f"report      {page}")

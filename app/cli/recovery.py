@@ -8,26 +8,26 @@ from typing import Annotated
 
 import typer
 
-from app.cli.common import REFUSED, AsJson, die, group, show
+from app.cli.settings import read_settings
 from app.core import logs
-from app.core.config import get_settings
+from lethe.cli.common import REFUSED, AsJson, die, group, show
 
 erasures = group("The erasure ledger: write it, replay it after a restore.")
-LedgerFile = Annotated[Path, typer.Argument(metavar="FILE", help="The ledger; best on another disk than the database.")]
+LedgerFile = Annotated[Path, typer.Argument(metavar="FILE", help="The ledger, on another disk than the database.")]
 
 
 def backup(
-    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Where to put it; must not be there yet.")],
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Where to put it; the folder must not exist yet.")],
     as_json: AsJson = False,
 ) -> None:
     """Take a backup while the service runs.
 
-    The database at one moment, its blobs, its keys.
+    It has the database at one moment, its blobs and its keys.
     """
     from app.recovery import backup as backups
 
     try:
-        taken = asdict(backups.take(get_settings(), folder))
+        taken = asdict(backups.take(read_settings(), folder))
     except backups.BackupError as error:
         die(str(error))
     show(taken, [("folder", folder), *taken.items()], as_json=as_json)
@@ -37,34 +37,34 @@ def backup(
 def export(path: LedgerFile, as_json: AsJson = False) -> None:
     """Append the fulfilled erasures that the ledger lacks.
 
-    LETHE_ERASURES_FILE makes the sweeper do it.
+    With LETHE_ERASURES_FILE the sweeper does it.
     """
     from app.core.db import Database
     from app.recovery import erasure_ledger
 
-    database = Database(get_settings())
-    written = erasure_ledger.Keeper(database, get_settings(), path).keep()
+    database = Database(read_settings())
+    written = erasure_ledger.Keeper(database, read_settings(), path).keep()
     database.close()
     show({"written": written}, [("written", written)], as_json=as_json)
 
 
 @erasures.command("replay")
 def replay_(path: LedgerFile, as_json: AsJson = False) -> None:
-    """Ask a restored database for the erasures that it lacks.
+    """Request again the erasures that a restored database lacks.
 
-    Before anything serves it. Exits 1 while something is left to do, and says what.
+    Run it before any part of the service. Exits 1 while something is left to do, and says what.
     """
     from app.core.db import Database
     from app.recovery import replay
 
-    logs.configure("replay", get_settings().log_format)
+    logs.configure("replay", read_settings().log_format)
     if not path.exists():
-        die(f"there is no {path}")
-    database = Database(get_settings())
+        die(f"{path} does not exist")
+    database = Database(read_settings())
     try:
-        done = replay.replay(database, get_settings(), path)
+        done = replay.replay(database, read_settings(), path)
     except replay.LedgerError as error:
-        die(f"{error}; nothing has been done")
+        die(f"{error}; nothing was done")
     finally:
         database.close()
     document = asdict(done)

@@ -1,7 +1,7 @@
 """A strict reader of safetensors headers, standard library only.
 
 The library accepts duplicate names, path-like names and a million tensors; this refuses them before any
-of it is parsed by code that trusts it (reliability.md 4).
+of it is parsed by code that trusts it.
 """
 
 from __future__ import annotations

@@ -74,7 +74,7 @@ class FromMachine(Collector):
 
     def collect(self) -> Iterator[Metric]:
         build = GaugeMetricFamily("lethe_build_info", "1; the label says which program answers.", labels=["version"])
-        build.add_metric([version("lethe")], 1)
+        build.add_metric([version("lethe-unlearning")], 1)
         yield build
         free = shutil.disk_usage(self._folder).free
         yield GaugeMetricFamily("lethe_data_free_bytes", "Free space where the data folder lies.", value=free)

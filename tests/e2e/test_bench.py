@@ -212,7 +212,7 @@ def test_at_the_time_limit_it_stops_with_a_report_and_says_how_to_go_on(tmp_path
 
 def test_the_command_line_hands_over_to_the_bench():
     done = subprocess.run(
-        [sys.executable, "-c", "from app.cli.main import main; main()", "bench", "--help"],
+        [sys.executable, "-c", "from lethe.cli.main import main; main()", "bench", "--help"],
         capture_output=True, text=True, cwd=ROOT, env={**os.environ, "COLUMNS": "100"}, check=True,
     )  # fmt: skip
     assert "--budget-seconds" in done.stdout

@@ -15,10 +15,10 @@ import numpy as np
 import pytest
 import typer.main
 
-from app.cli import main
-from app.cli.common import follow, transfer
 from app.core.config import get_settings
 from lethe import Client
+from lethe.cli import main
+from lethe.cli.common import follow, transfer
 from tests.support import QUICK_MODEL, QUICK_POLICY, embedded, eventually, free_port
 
 
@@ -159,8 +159,8 @@ def _prove_more(run: Run, request: str, ids: list[str]) -> None:
     run("opening", request, "--ids-file", "kept.txt", "-o", "membership.json")
     assert "NOT VERIFIED" in run(*checks, "--membership", "membership.json", code=1)
     run("shred", request, stdin="n\n", code=1)
-    assert document(run("shred", request, "--yes", "--json")) == {"destroyed": True}
-    assert document(run("shred", request, "--yes", "--json")) == {"destroyed": False}
+    assert document(run("shred", request, "--yes", "--json")) == {"deleted": True}
+    assert document(run("shred", request, "--yes", "--json")) == {"deleted": False}
     assert "refused:" in run("opening", request, code=1)
 
 
@@ -331,7 +331,7 @@ def commands(group: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str
 @pytest.mark.parametrize("columns", ["80", "100"])
 def test_no_help_is_cut_off(run: Run, monkeypatch: pytest.MonkeyPatch, columns: str) -> None:
     monkeypatch.setenv("COLUMNS", columns)
-    for path, _ in commands(typer.main.get_command(main.cli)):
+    for path, _ in commands(typer.main.get_command(main.commands())):
         if path != ("bench",):  # another program's
             text = run(*path, "--help")
             assert not re.search(r"[^\]]\.\.\.$", text, re.MULTILINE), text
@@ -340,7 +340,7 @@ def test_no_help_is_cut_off(run: Run, monkeypatch: pytest.MonkeyPatch, columns: 
 
 def test_ids_are_never_arguments() -> None:
     """No command takes a sample's id or a subject from its command line, where every user of the machine sees it."""
-    found = [command for _, command in commands(typer.main.get_command(main.cli))]
+    found = [command for _, command in commands(typer.main.get_command(main.commands()))]
     names = [param.name for command in found for param in command.params]
     assert {"ids_file", "subjects_file"} <= set(names)
     assert not {"sample", "sample_id", "sample_ids", "subject", "subjects", "ids"} & set(names)

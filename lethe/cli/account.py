@@ -1,4 +1,4 @@
-"""Commands that list and look, wait, and administer: any object, API keys, webhooks, tenants."""
+"""Commands on any object (list, status, wait), and on API keys and webhooks."""
 
 from __future__ import annotations
 
@@ -7,15 +7,13 @@ from typing import Annotated, Any
 
 import typer
 
-from app.cli.common import AsJson, Timeout, client, die, follow, group, show, show_job, show_list
-from app.cli.requests import follow_request, show_request
-from app.core.config import get_settings
 from lethe import Client
+from lethe.cli.common import AsJson, Timeout, client, follow, group, show, show_job, show_list
+from lethe.cli.requests import follow_request, show_request
 from lethe.types import Scope
 
 key = group("API keys: make, rotate, revoke.")
 webhook = group("Webhooks: register, switch off, deliver again.")
-tenants = group("Tenants, on the server's own database.")
 
 Lister = tuple[Callable[[Client, str, dict[str, Any]], Iterator[Any]], tuple[str, ...]]
 LISTS: dict[str, Lister] = {
@@ -43,21 +41,21 @@ OF = {"versions": "model", "aliases": "model", "deliveries": "webhook"}
 def list_things(
     noun: Annotated[str, typer.Argument(metavar="NOUN", help=", ".join(LISTS))],
     of: Annotated[
-        str, typer.Argument(metavar="ID", help="The model of versions and aliases, the webhook of deliveries.")
+        str, typer.Argument(metavar="ID", help="Id of the model (versions, aliases) or webhook (deliveries).")
     ] = "",
     where: Annotated[
         list[str] | None, typer.Option("--where", "-w", help="A filter of the API, such as state=failed; repeatable.")
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """List what there is, newest first.
+    """List things of one kind, newest first.
 
-    With --json a document a line.
+    With --json each line is a document.
     """
     if noun not in LISTS:
         raise typer.BadParameter(f"one of: {', '.join(LISTS)}")
     if bool(of) != (noun in OF):
-        raise typer.BadParameter(f"`{noun}` are listed of a {OF[noun]}" if noun in OF else f"`{noun}` are of nothing")
+        raise typer.BadParameter(f"`{noun}` needs the id of a {OF[noun]}" if noun in OF else f"`{noun}` takes no id")
     if any("=" not in pair for pair in where or ()):
         raise typer.BadParameter("a filter is NAME=VALUE", param_hint="--where")
     filters = dict(pair.partition("=")[::2] for pair in where or ())
@@ -67,10 +65,10 @@ def list_things(
 
 
 def status(
-    thing: Annotated[str, typer.Argument(metavar="ID", help="Id of anything that has one; absent: the service.")] = "",
+    thing: Annotated[str, typer.Argument(metavar="ID", help="Id of anything; without it: the service.")] = "",
     as_json: AsJson = False,
 ) -> None:
-    """How a thing stands; without an id, the service."""
+    """Show the status of a thing, or of the service."""
     with client() as calls:
         nouns: dict[str, Callable[[str], Any]] = {
             "dst": calls.datasets.get,
@@ -93,7 +91,7 @@ def status(
             rows += [("", fault["detail"]) for fault in problem.get("errors", [])]
             show(found, rows, as_json=as_json)
         else:
-            raise typer.BadParameter("the id of a dataset, model, request, job, webhook or key is meant")
+            raise typer.BadParameter("give the id of a dataset, model, request, job, webhook or key")
 
 
 def wait(
@@ -101,9 +99,9 @@ def wait(
     timeout: Timeout = None,
     as_json: AsJson = False,
 ) -> None:
-    """Follow a job or a request to its end.
+    """Follow a job or a request until it ends.
 
-    Exit 1 unless it succeeds, 4 when the time is over.
+    Exit 1 unless it succeeds, 4 when --timeout is over.
     """
     with client() as calls:
         if thing.startswith("job_"):
@@ -112,7 +110,7 @@ def wait(
             found = follow_request(calls, calls.requests.get(thing), quiet=as_json, timeout=timeout)
             show_request(found, as_json=as_json, judge=True)
         else:
-            raise typer.BadParameter("the id of a job or of a request is meant")
+            raise typer.BadParameter("give the id of a job or of a request")
 
 
 def catalog(
@@ -121,9 +119,9 @@ def catalog(
     ] = "",
     as_json: AsJson = False,
 ) -> None:
-    """Methods, attacks, audits and whatever else may be chosen.
+    """List the methods, attacks, audits and other choices.
 
-    With --json the JSON Schemas of the parameters, too.
+    With --json the JSON Schemas of their parameters, too.
     """
     with client() as calls:
         found = calls.catalog()
@@ -142,12 +140,12 @@ WebhookId = Annotated[str, typer.Argument(metavar="WEBHOOK", help="Id of the web
 
 @key.command("create")
 def create_key(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="Whose it is, or what for.")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Who uses it, or what for.")],
     scopes: Annotated[list[str], typer.Option("--scope", "-s", help="read, request, operate, audit, admin.")],
-    expires_in_days: Annotated[int | None, typer.Option(help="After how many days it ends; absent: never.")] = None,
+    expires_in_days: Annotated[int | None, typer.Option(help="Days until it expires; without it: never.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Make a key. Its token is shown once, here."""
+    """Make a key. Its token is shown only now."""
     wanted: list[Scope] = scopes  # type: ignore[assignment]  # the service says which are known
     with client() as calls:
         show(calls.keys.create(name, wanted, expires_in_days), as_json=as_json)
@@ -156,10 +154,10 @@ def create_key(
 @key.command("rotate")
 def rotate_key(
     thing: KeyId,
-    overlap_seconds: Annotated[int, typer.Option(help="How long the old key works beside the new one.")] = 0,
+    overlap_seconds: Annotated[int, typer.Option(help="Seconds in which the old key works beside the new one.")] = 0,
     as_json: AsJson = False,
 ) -> None:
-    """A new key like this one; the old one ends after the overlap."""
+    """Make a new key like this one; the old one ends after the overlap."""
     with client() as calls:
         show(calls.keys.rotate(thing, overlap_seconds), as_json=as_json)
 
@@ -173,27 +171,28 @@ def revoke_key(thing: KeyId) -> None:
 
 @webhook.command("create")
 def create_webhook(
-    url: Annotated[str, typer.Argument(metavar="URL", help="https, and a public address.")],
+    url: Annotated[str, typer.Argument(metavar="URL", help="An https address that is public.")],
     events: Annotated[
-        list[str] | None, typer.Option("--event", "-e", help="Such as `version.unlearned`, `request.*`; absent: all.")
+        list[str] | None,
+        typer.Option("--event", "-e", help="Such as `version.unlearned`, `request.*`; without it: all."),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Register a receiver of events. Its signing secret is shown once, here."""
+    """Register a receiver of events. Its signing secret is shown only now."""
     with client() as calls:
         show(calls.webhooks.create(url, events or []), as_json=as_json)
 
 
 @webhook.command("disable")
 def disable_webhook(thing: WebhookId) -> None:
-    """Switch a receiver off; what was not delivered stays listed."""
+    """Switch a receiver off; its undelivered events stay listed."""
     with client() as calls:
         calls.webhooks.disable(thing)
 
 
 @webhook.command("rotate")
 def rotate_webhook(thing: WebhookId, as_json: AsJson = False) -> None:
-    """A new signing secret, shown once, here. For a day the old one signs as well."""
+    """Make a new signing secret, shown only now. For a day the old one signs, too."""
     with client() as calls:
         show(calls.webhooks.rotate_secret(thing), as_json=as_json)
 
@@ -207,50 +206,3 @@ def replay(
     """Send a delivery again, with the same message id."""
     with client() as calls:
         show(calls.webhooks.replay(thing, delivery), as_json=as_json)
-
-
-# -- tenants ---------------------------------------------------------------------------------------
-
-
-@tenants.command("create")
-def create_tenant(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="What it is called.")],
-    as_json: AsJson = False,
-) -> None:
-    """Make a tenant and its first key, with every scope. The key's token is shown once, here.
-
-    Works on the database of LETHE_DATABASE_URL, else of LETHE_DATA_DIR: for whoever runs the service.
-    """
-    from app.core import keys
-    from app.core.db import Database
-    from app.operations import migrate
-
-    database = Database(get_settings())
-    try:
-        migrate.check(database)
-        with database.write() as session:
-            tenant, token = keys.new_tenant(session, name)
-        show({"tenant": tenant, "name": name, "token": token}, as_json=as_json)
-    except migrate.SchemaError as error:
-        die(str(error))
-    finally:
-        database.close()
-
-
-@tenants.command("list")
-def list_tenants(as_json: AsJson = False) -> None:
-    """The tenants of this database."""
-    from app.core import keys
-    from app.core.db import Database
-    from app.operations import migrate
-
-    database = Database(get_settings())
-    try:
-        migrate.check(database)
-        with database.read() as session:
-            found = keys.tenants(session)
-    except migrate.SchemaError as error:
-        die(str(error))
-    finally:
-        database.close()
-    show_list(iter(found), ("id", "name", "created_at"), as_json=as_json)

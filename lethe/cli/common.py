@@ -23,17 +23,18 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
-from app.core.config import Settings, get_settings
-from lethe import Client
+from lethe.cli.settings import read_settings
+from lethe.client import Client
 from lethe.types import Job
 
 console = Console(stderr=True)
 REFUSED, UNREACHABLE, UNDER_WAY = 1, 3, 4  # exit codes; 2 is wrong usage
+PASSED_ON = {"allow_extra_args": True, "ignore_unknown_options": True}  # of commands that pass their options on
 
-AsJson = Annotated[bool, typer.Option("--json", help="Print the service's document, and nothing else.")]
-Wait = Annotated[bool, typer.Option("--wait", help="Follow it to its end; exit 1 unless it succeeds.")]
-Timeout = Annotated[float | None, typer.Option(help="Wait at most so many seconds, then exit 4; it goes on.")]
-IdsFile = Annotated[Path | None, typer.Option(help="A file with one sample id a line; - for standard input.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the service's document and nothing else.")]
+Wait = Annotated[bool, typer.Option("--wait", help="Wait until it ends; exit 1 unless it succeeds.")]
+Timeout = Annotated[float | None, typer.Option(help="Seconds to wait at most; then exit 4, and the job goes on.")]
+IdsFile = Annotated[Path | None, typer.Option(help="A file with one sample id in each line; - for standard input.")]
 Output = Annotated[Path | None, typer.Option("--output", "-o", help="File to write; else standard output.")]
 Yes = Annotated[bool, typer.Option("--yes", help="Do not ask.")]
 
@@ -47,16 +48,18 @@ def die(text: str, code: int = REFUSED) -> NoReturn:
     sys.exit(code)
 
 
-def client(settings: Settings | None = None) -> Client:
+def client() -> Client:
     """The service of LETHE_URL and LETHE_API_KEY, else the one whose data folder this is."""
-    settings = settings or get_settings()
-    own = settings.url_file.read_text().strip() if settings.url_file.exists() else ""
-    own = own or f"http://{settings.host}:{settings.port}"
+    try:
+        settings = read_settings()
+    except ValueError as error:
+        die(f"the settings are wrong: {error}")
+    own = settings.own_url
     url = settings.url or own
-    if url.rstrip("/") != own and not settings.api_key.get_secret_value():
+    if url.rstrip("/") != own and not settings.api_key:
         die("LETHE_URL is not the service of the data folder, whose key is not sent to others: set LETHE_API_KEY, too")
     try:
-        key = settings.api_key.get_secret_value() or settings.key_file.read_text().strip()
+        key = settings.api_key or settings.key_file.read_text().strip()
     except OSError:
         die(f"no API key: set LETHE_API_KEY, or LETHE_DATA_DIR to the service's folder ({settings.data_dir})")
     return Client(url, key)
@@ -82,7 +85,7 @@ def parse_json(text: str) -> dict[str, Any]:
     except json.JSONDecodeError as error:
         raise typer.BadParameter(f"not JSON: {error}") from None
     if not isinstance(found, dict):
-        raise typer.BadParameter("a JSON object is meant")
+        raise typer.BadParameter("give a JSON object")
     return found
 
 
@@ -95,14 +98,14 @@ def follow(calls: Client, job: str, label: str, *, quiet: bool = False, timeout:
     with Progress(
         *columns, TimeElapsedColumn(), TextColumn("{task.fields[stage]}"), console=console, disable=quiet
     ) as bar:
-        task, told = bar.add_task(label, total=1.0, stage="queued"), ""
+        task, shown = bar.add_task(label, total=1.0, stage="queued"), ""
         for data in calls.jobs.follow(job, timeout=timeout):
             if "state" in data:
                 stage = data["stage"] or data["state"]
                 bar.update(task, completed=data["fraction"], stage=stage)
-                if not quiet and not console.is_terminal and stage != told:
+                if not quiet and not console.is_terminal and stage != shown:
                     console.print(f"{label.rstrip()}: {stage}", markup=False, highlight=False)
-                    told = stage
+                    shown = stage
         found = calls.jobs.get(job)
         bar.update(task, stage=found["state"])
     return found

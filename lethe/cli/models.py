@@ -9,7 +9,8 @@ from typing import Annotated, Literal
 
 import typer
 
-from app.cli.common import (
+from lethe import Client, LetheError
+from lethe.cli.common import (
     AsJson,
     IdsFile,
     Timeout,
@@ -26,14 +27,13 @@ from app.cli.common import (
     show,
     transfer,
 )
-from lethe import Client, LetheError
 from lethe.types import Choice, Dataset
 
 dataset = group("Datasets: register, send content, list samples.")
 model = group("Models: register, import or train, audit, aliases.")
 job = group("Jobs: cancel, try again.")
 
-Name = Annotated[str, typer.Argument(metavar="NAME", help="What you call it.")]
+Name = Annotated[str, typer.Argument(metavar="NAME", help="Your name for it.")]
 DatasetId = Annotated[str, typer.Argument(metavar="DATASET", help="Id of the dataset.")]
 ModelId = Annotated[str, typer.Argument(metavar="MODEL", help="Id of the model.")]
 JobId = Annotated[str, typer.Argument(metavar="JOB", help="Id of the job.")]
@@ -53,7 +53,7 @@ def register_dataset(
     source: Annotated[str, typer.Option(help="A source of the catalog; `upload` waits for content.")] = "upload",
     params: Params = "{}",
     carried_for: Annotated[
-        str | None, typer.Option(metavar="MODEL", help="The model that is to forget it, and has none of its data here.")
+        str | None, typer.Option(metavar="MODEL", help="The model that has to forget it; its other data are not here.")
     ] = None,
     file: Annotated[
         Path | None, typer.Option(exists=True, dir_okay=False, help="Send this file as its content.")
@@ -77,7 +77,8 @@ def register_dataset(
 def upload_dataset(
     thing: DatasetId,
     file: Annotated[
-        Path, typer.Argument(metavar="FILE", help="Parquet, a zip of image folders, or npz, told by its name.")
+        Path,
+        typer.Argument(metavar="FILE", help="A .parquet file, a .zip of image folders, or an .npz."),
     ],
     wait: Wait = False,
     as_json: AsJson = False,
@@ -93,13 +94,13 @@ def _send(calls: Client, thing: str, file: Path, *, quiet: bool) -> Dataset:
 
 
 def _send_again(thing: str) -> str:
-    return f"the dataset {thing} still waits for its content; to send it: lethe dataset upload {thing} FILE"
+    return f"the dataset {thing} still waits for its content; send it with: lethe dataset upload {thing} FILE"
 
 
 def _finish_dataset(calls: Client, made: Dataset, *, wait: bool, as_json: bool) -> None:
     if wait and made["job"]:
         try:
-            finish(calls, calls.jobs.get(made["job"]), "take in the dataset", wait=True, as_json=as_json)
+            finish(calls, calls.jobs.get(made["job"]), "load the dataset", wait=True, as_json=as_json)
         except typer.Exit:
             if made["source"]["name"] == "upload":
                 console.print(_send_again(made["id"]), markup=False, highlight=False, soft_wrap=True)
@@ -111,12 +112,12 @@ def _finish_dataset(calls: Client, made: Dataset, *, wait: bool, as_json: bool) 
 @dataset.command("samples")
 def list_samples(
     thing: DatasetId,
-    split: Annotated[Literal["train", "holdout"] | None, typer.Option(help="Only of this split.")] = None,
+    split: Annotated[Literal["train", "holdout"] | None, typer.Option(help="This split only.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """The ids of the samples that are not erased.
+    """List the ids of the samples that are not erased.
 
-    One a line; with --json, their labels and splits too.
+    One in each line; with --json, their labels and splits, too.
     """
     with client() as calls:
         for sample in calls.datasets.samples(thing, split):
@@ -135,7 +136,7 @@ def register_model(
     recipe: Annotated[str, typer.Option(help="The training recipe.")] = "sgd",
     recipe_params: Annotated[str, typer.Option(help="Its parameters, as a JSON object.")] = "{}",
     policy: Annotated[Path | None, typer.Option(help="A JSON file with the unlearning policy.")] = None,
-    device: Annotated[str | None, typer.Option(help="The label of the workers that may run its jobs.")] = None,
+    device: Annotated[str | None, typer.Option(help="Label of the workers that may run its jobs.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Register a classifier on a dataset."""
@@ -154,13 +155,13 @@ def train(
     seed: Seed = 0,
     exclude_request: Annotated[str | None, typer.Option(metavar="REQUEST", help="Leave out its samples.")] = None,
     compare_only: Annotated[
-        bool, typer.Option("--compare-only", help="Keep it to compare with; never publish it.")
+        bool, typer.Option("--compare-only", help="Use it for comparison only; never publish it.")
     ] = False,
     wait: Wait = False,
     timeout: Timeout = None,
     as_json: AsJson = False,
 ) -> None:
-    """Train version 1; or an exact retrain to compare with."""
+    """Train version 1, or an exact retrain for comparison."""
     with client() as calls:
         made = calls.models.train(thing, seed=seed, exclude_request=exclude_request, compare_only=compare_only)
         finish(calls, made, "train", wait=wait, timeout=timeout, as_json=as_json)
@@ -169,7 +170,7 @@ def train(
 @model.command("references")
 def references(
     thing: ModelId,
-    count: Annotated[int, typer.Option(help="How many; each sample is in half of them.")] = 16,
+    count: Annotated[int, typer.Option(help="Number of models; each sample is in half of them.")] = 16,
     seed: Seed = 0,
     wait: Wait = False,
     timeout: Timeout = None,
@@ -200,7 +201,7 @@ def import_checkpoint(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="A safetensors file; `lethe convert` makes one.")],
     ids_file: IdsFile = None,
     not_held: Annotated[
-        bool, typer.Option("--not-held", help="The service does not hold what it was trained on (source `external`).")
+        bool, typer.Option("--not-held", help="The service has none of its training data (source `external`).")
     ] = False,
     wait: Wait = False,
     timeout: Timeout = None,
@@ -208,7 +209,7 @@ def import_checkpoint(
 ) -> None:
     """Import a checkpoint trained elsewhere.
 
-    On the whole train split, or on the ids in --ids-file, or on data that stay with you (--not-held).
+    It was trained on the whole train split, on the ids in --ids-file, or on data that stay with you (--not-held).
     """
     if not_held and ids_file is not None:
         raise typer.BadParameter("give either --ids-file or --not-held")
@@ -225,23 +226,23 @@ def import_checkpoint(
 def audit(
     thing: ModelId,
     version: Current = None,
-    name: Annotated[str | None, typer.Option("--audit", help="An audit of the catalog; absent: the policy's.")] = None,
+    name: Annotated[str | None, typer.Option("--audit", help="An audit of the catalog; else the policy's.")] = None,
     params: Params = "{}",
     ids_file: IdsFile = None,
     grouped: Annotated[
-        bool, typer.Option("--grouped", help="The ids were chosen together: 0.5 is not their null.")
+        bool, typer.Option("--grouped", help="The ids were chosen together, so their null is not 0.5.")
     ] = False,
     canaries: Annotated[
-        bool, typer.Option("--canaries", help="Measure the canaries that it and the versions before it have forgotten.")
+        bool, typer.Option("--canaries", help="Measure the canaries that it and the versions before it unlearned.")
     ] = False,
     wait: Wait = False,
     timeout: Timeout = None,
     as_json: AsJson = False,
 ) -> None:
-    """Measure a version again; what was published stays.
+    """Audit a version again; its published report stays.
 
-    On the samples in --ids-file, or on canaries; else on those that the version was made to forget. `lethe report JOB`
-    shows the report.
+    It measures the samples in --ids-file, or canaries, or else the samples that the version unlearned. `lethe report
+    JOB` shows the report.
     """
     if canaries and (ids_file is not None or grouped):
         raise typer.BadParameter("--canaries takes the place of --ids-file")
@@ -262,7 +263,7 @@ def policy(
     file: Annotated[Path | None, typer.Argument(metavar="FILE", help="A JSON file with the new policy.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """The unlearning policy; with FILE, replace it."""
+    """Show the unlearning policy; with FILE, replace it."""
     with client() as calls:
         found = calls.models.get(thing) if file is None else calls.models.set_policy(thing, read_json(file))
     show(found["policy"], list(found["policy"].items()), as_json=as_json)
@@ -286,10 +287,10 @@ def roll_back(thing: ModelId, as_json: AsJson = False) -> None:
 def set_alias(
     thing: ModelId,
     name: Annotated[str, typer.Argument(metavar="ALIAS", help="Such as `production`.")],
-    version: Annotated[int, typer.Argument(metavar="VERSION", help="What it means from now on; 0 removes it.")],
+    version: Annotated[int, typer.Argument(metavar="VERSION", help="Number of the version; 0 removes the name.")],
     as_json: AsJson = False,
 ) -> None:
-    """Give a version a name, or take it away."""
+    """Give a version a name, or remove the name."""
     with client() as calls:
         if version == 0:
             calls.models.remove_alias(thing, name)
@@ -299,7 +300,7 @@ def set_alias(
 
 @model.command("card")
 def card(thing: ModelId, version: Current = None) -> None:
-    """The model card of a version, in Markdown."""
+    """Print the model card of a version, in Markdown."""
     with client() as calls:
         typer.echo(calls.versions.model_card(thing, version or _current(calls, thing)))
 
@@ -310,9 +311,9 @@ def purge(
     yes: Yes = False,
     as_json: AsJson = False,
 ) -> None:
-    """Destroy every checkpoint of a model. It cannot be undone."""
+    """Erase every checkpoint of a model. It cannot be undone."""
     if not yes:
-        typer.confirm(f"Destroy every checkpoint of {thing}?", abort=True)
+        typer.confirm(f"Erase every checkpoint of {thing}?", abort=True)
     with client() as calls:
         show(calls.models.purge(thing), as_json=as_json)
 
@@ -328,9 +329,9 @@ def download(
     output: Annotated[Path | None, typer.Option("--output", "-o", help="File to write.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Fetch a checkpoint and check its digest.
+    """Download a checkpoint and check its digest.
 
-    An interrupted download is taken up again.
+    The same command continues an interrupted download.
     """
     with client() as calls:
         number = version or _current(calls, thing)
@@ -348,9 +349,9 @@ def report(
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Save the HTML page here.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """The audit of a version, or of a job.
+    """Show the audit of a version, or of a job.
 
-    Its verdict, and with --output the whole page.
+    The verdict; with --output, the whole page.
     """
     with client() as calls:
         if thing.startswith("job_"):
@@ -372,7 +373,7 @@ def report(
 def cancel_job(thing: JobId, as_json: AsJson = False) -> None:
     """Cancel a job.
 
-    At once when queued, at the worker's next beat when running.
+    A queued job ends at once, a running one when its worker next renews its lease.
     """
     with client() as calls:
         show(calls.jobs.cancel(thing), as_json=as_json)

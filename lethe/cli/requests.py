@@ -11,43 +11,56 @@ from typing import Annotated, Any
 
 import typer
 
-from app.cli.common import REFUSED, AsJson, IdsFile, Output, Timeout, Yes, client, die, follow, group, read_lines, show
 from lethe import Client
+from lethe.cli.common import (
+    REFUSED,
+    AsJson,
+    IdsFile,
+    Output,
+    Timeout,
+    Yes,
+    client,
+    die,
+    follow,
+    group,
+    read_lines,
+    show,
+)
 from lethe.requests import UNDER_WAY
 from lethe.types import DeletionRequest
 
 log = group("The transparency log: head, entries, proofs.")
 
 RequestId = Annotated[str, typer.Argument(metavar="REQUEST", help="Id of the deletion request.")]
-Year = Annotated[int | None, typer.Option(help="Of receipt, UTC.")]
+Year = Annotated[int | None, typer.Option(help="Year of receipt, UTC.")]
 
 
 def request(
     dataset: Annotated[str, typer.Argument(metavar="DATASET", help="Id of the dataset.")],
     ids_file: IdsFile = None,
     subjects_file: Annotated[
-        Path | None, typer.Option(help="Instead of ids: everything of these subjects, one a line; - for stdin.")
+        Path | None, typer.Option(help="Instead of ids: all samples of these subjects, one in each line.")
     ] = None,
     model: Annotated[str | None, typer.Option(help="This model only; the dataset keeps the samples.")] = None,
     jurisdiction: Annotated[
-        str, typer.Option(help="gdpr, gdpr:DE, gdpr:DE-BY, uk-gdpr, ccpa …: whose clock runs.")
+        str, typer.Option(help="Whose deadline counts: gdpr, gdpr:DE, gdpr:DE-BY, uk-gdpr, ccpa …")
     ] = "gdpr",
-    basis: Annotated[str, typer.Option(help="The ground, in your register's words.")] = "erasure-request",
+    basis: Annotated[str, typer.Option(help="The ground, in the words of your register.")] = "erasure-request",
     allow_data_loss: Annotated[
-        bool, typer.Option("--allow-data-loss", help="Accept that a class or all training data go.")
+        bool, typer.Option("--allow-data-loss", help="Accept that a class or all training data are lost.")
     ] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything, store nothing.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything and store nothing.")] = False,
     key: Annotated[
-        str | None, typer.Option(help="Your own name for it, such as a ticket's: sent twice, it is made once.")
+        str | None, typer.Option(help="Your own key, such as a ticket number: sent twice, it is made once.")
     ] = None,
-    wait: Annotated[bool, typer.Option("--wait", help="Follow it to its end; exit 1 unless it is fulfilled.")] = False,
+    wait: Annotated[bool, typer.Option("--wait", help="Wait until it ends; exit 1 unless it is fulfilled.")] = False,
     timeout: Timeout = None,
     as_json: AsJson = False,
 ) -> None:
-    """Ask for samples to be forgotten.
+    """Request the deletion of samples.
 
-    Their ids come from a file or standard input, never as arguments: those are seen in process lists and histories.
-    A dataset that is carried for a model is forgotten whole: name it alone.
+    Their ids come from a file or standard input, never as arguments, which process lists and histories show. A
+    dataset that is carried for a model is forgotten as a whole: give no ids.
     """
     if ids_file is not None and subjects_file is not None:
         raise typer.BadParameter("give either --ids-file or --subjects-file")
@@ -73,13 +86,15 @@ def request(
 
 def import_requests(
     file: Annotated[
-        Path, typer.Argument(metavar="FILE", help="Bodies of deletion requests, one JSON object a line; - for stdin.")
+        Path,
+        typer.Argument(metavar="FILE", help="Bodies of requests, a JSON object in each line; - for stdin."),
     ],
     as_json: AsJson = False,
 ) -> None:
     """Send many deletion requests at once.
 
-    NDJSON; each is accepted or refused by itself. If any is refused, standard error says how many, and the exit is 1.
+    The service accepts or refuses each line by itself. If it refuses any, standard error has the number, and the
+    exit code is 1.
     """
     refused = sent = 0
     with client() as calls:
@@ -103,18 +118,18 @@ class Verb(StrEnum):
 def decide(
     thing: RequestId,
     verb: Annotated[Verb, typer.Argument(metavar="VERB", help="The decision.")],
-    reason: Annotated[str | None, typer.Option(help="Kept with the request; name nobody in it.")] = None,
+    reason: Annotated[str | None, typer.Option(help="Kept with the request; it must name nobody.")] = None,
     ids_file: Annotated[
-        Path | None, typer.Option(help="Refuse only these of its samples, one id a line; - for stdin.")
+        Path | None, typer.Option(help="Refuse only these samples, one id in each line; - for stdin.")
     ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Cancel, hold, release, extend or refuse a request.
 
-    All but `release` need a reason.
+    Every decision except `release` needs a reason.
     """
     if (reason is None) != (verb is Verb.RELEASE):
-        raise typer.BadParameter("--reason is needed, but for `release`, which takes none")
+        raise typer.BadParameter("give --reason; only `release` takes none")
     if ids_file is not None and verb is not Verb.REFUSE:
         raise typer.BadParameter("--ids-file goes with `refuse`")
     with client() as calls:
@@ -144,7 +159,7 @@ def show_request(found: DeletionRequest, *, as_json: bool, judge: bool = False) 
     rows.append(("receipts", f"{gone} done, {len(found['receipts']) - gone} with a date"))
     for outcome in found["outcomes"]:
         published = f"version {outcome['version']}" if outcome["version"] else ""
-        done = "and what it left is purged" if outcome["state"] == "purged" else outcome["state"]
+        done = "and its remains are erased" if outcome["state"] == "purged" else outcome["state"]
         words = [published, done, outcome["reason"] or ""]
         rows.append((outcome["model"], " · ".join(word for word in words if word)))
     show(document, rows, as_json=as_json)
@@ -167,7 +182,7 @@ def write_json(document: Mapping[str, Any], output: Path | None) -> None:
 
 
 def register(year: Year = None, output: Output = None, as_json: AsJson = False) -> None:
-    """The record of processing, as CSV or JSON."""
+    """Print the register of requests, as CSV or JSON."""
     with client() as calls:
         found = (
             json.dumps(calls.compliance.register(year), indent=2) if as_json else calls.compliance.register_csv(year)
@@ -176,30 +191,31 @@ def register(year: Year = None, output: Output = None, as_json: AsJson = False) 
 
 
 def summary(year: Year = None, as_json: AsJson = False) -> None:
-    """What is overdue or due within a week, and counts."""
+    """Show what is overdue or due within a week, and counts."""
     with client() as calls:
         show(calls.compliance.summary(year), as_json=as_json)
 
 
 def certificate(thing: RequestId, output: Output = None) -> None:
-    """The signed evidence of a fulfilled request."""
+    """Print the signed certificate of a fulfilled request."""
     with client() as calls:
         write_json(calls.requests.certificate(thing), output)
 
 
 def trust(output: Output = None) -> None:
-    """The public keys that sign certificates.
+    """Print the public keys that sign certificates.
 
-    What `lethe verify --trust` takes. Compare them with a copy of your own.
+    `lethe verify --trust` reads them. Compare them with a copy of your own.
     """
     with client() as calls:
         write_json(calls.log.keys(), output)
 
 
 def opening(thing: RequestId, ids_file: IdsFile = None, output: Output = None) -> None:
-    """The salt that links ids to a request's certificate.
+    """Print the salt that links ids to a request's certificate.
 
-    With --ids-file, the file that `lethe verify --membership` takes: whether these ids were in the request.
+    With --ids-file, print the file with which `lethe verify --membership` checks whether these ids were in the
+    request.
     """
     ids = {} if ids_file is None else {"ids": read_lines(ids_file)}
     with client() as calls:
@@ -207,21 +223,21 @@ def opening(thing: RequestId, ids_file: IdsFile = None, output: Output = None) -
 
 
 def shred(thing: RequestId, yes: Yes = False, as_json: AsJson = False) -> None:
-    """Destroy the salt of a request's certificate.
+    """Delete the salt of a request's certificate.
 
-    Nobody can link ids to the certificate any more. It cannot be undone.
+    Then nobody can link ids to the certificate. It cannot be undone.
     """
     if not yes:
-        typer.confirm(f"Destroy the salt of {thing}?", abort=True)
+        typer.confirm(f"Delete the salt of {thing}?", abort=True)
     with client() as calls:
-        show({"destroyed": calls.requests.shred(thing)}, as_json=as_json)
+        show({"deleted": calls.requests.shred(thing)}, as_json=as_json)
 
 
 @log.command("head")
 def head(output: Output = None) -> None:
-    """The signed head, of which the second line is the size.
+    """Print the signed head. Its second line is the size.
 
-    Keep it: `lethe verify --earlier-head` finds out whether the log was only appended to since.
+    Keep it: `lethe verify --earlier-head` checks that since then the log was only appended to.
     """
     with client() as calls:
         write(calls.log.checkpoint(), output)
@@ -230,15 +246,15 @@ def head(output: Output = None) -> None:
 @log.command("entries")
 def entries(
     start: Annotated[int, typer.Option(help="Number of the first leaf, from 0.")] = 0,
-    limit: Annotated[int, typer.Option(help="How many at most, up to 1000.")] = 100,
+    limit: Annotated[int, typer.Option(help="Largest number of entries, up to 1000.")] = 100,
 ) -> None:
-    """Entries as they were hashed, one JSON object a line."""
+    """Print entries as they were hashed, as JSON lines."""
     with client() as calls:
         for entry in calls.log.entries(start, limit):
             typer.echo(json.dumps(entry))
 
 
-Size = Annotated[int, typer.Argument(metavar="SIZE", help="Leaves of the tree that the proof is about.")]
+Size = Annotated[int, typer.Argument(metavar="SIZE", help="Number of leaves of the tree.")]
 
 
 @log.command("inclusion")
@@ -254,20 +270,20 @@ def inclusion(
 
 @log.command("consistency")
 def consistency(
-    old: Annotated[int, typer.Argument(metavar="OLD", help="Leaves of the tree of a head that you kept.")],
+    old: Annotated[int, typer.Argument(metavar="OLD", help="Number of leaves of the earlier tree.")],
     size: Size,
     output: Output = None,
 ) -> None:
     """Prove that the tree continues an earlier one.
 
-    What `lethe verify --consistency` takes; SIZE is then that of the certificate's tree.
+    `lethe verify --consistency` reads it; SIZE is then the tree size in the certificate.
     """
     with client() as calls:
         write_json({"hashes": calls.log.consistency(old, size)}, output)
 
 
 def verify(context: typer.Context) -> None:
-    """Check a certificate offline; asks no service."""
+    """Verify a certificate offline, without a service."""
     from lethe import verify as verifier
 
     raise typer.Exit(verifier.main(context.args))

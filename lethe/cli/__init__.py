@@ -1,0 +1,1 @@
+"""The command line: the client's commands, and the service's where it is installed."""
