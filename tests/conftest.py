@@ -62,13 +62,16 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out what cannot run, or takes long; the last line says so."""
+    """Leave out what cannot run, or takes long; the last line says so. What takes long comes first, so that no process
+    of `pytest -n` has it left at the end.
+    """
     global left_out
     wanted = {"services": bool(POSTGRES and REDIS), "slow": bool(config.getoption("slow"))}
     for mark in [mark for mark, here in wanted.items() if not here]:
         kept = [item for item in items if not item.get_closest_marker(mark)]
         left_out[mark] = len(items) - len(kept)
         items[:] = kept
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
     if hasattr(config, "workeroutput"):  # one of the processes of `pytest -n`
         config.workeroutput["left_out"] = left_out
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from sqlalchemy import text
+from sqlalchemy.exc import IntegrityError
 
 from app import jobs
 from app.blobs.folder import Stored
@@ -164,6 +165,12 @@ def test_two_publishers_with_one_parent_make_one_version(case: Case) -> None:
 
 
 # -- lanes -----------------------------------------------------------------------------------------
+
+
+def test_the_database_refuses_a_second_running_job_of_a_lane(database: Database) -> None:
+    enqueue(database, 2, lanes=1)
+    with pytest.raises(IntegrityError, match=r"lane"), database.write() as session:
+        session.execute(text("UPDATE jobs SET state = 'running'"))
 
 
 def test_jobs_of_one_lane_never_overlap_and_each_is_claimed_once(database: Database, settings: Settings) -> None:
