@@ -95,9 +95,12 @@ def left_out(
     subjects: Sequence[str | None] | None,
     images: NDArray[np.uint8],
 ) -> NDArray[np.bool_]:
-    """Which of the samples of a dataset that is being taken in were erased before, (n,)."""
+    """Which of the samples of a dataset that is being taken in were erased before, (n,).
+
+    None of a carried dataset: it comes to be unlearned, perhaps by a second model, and is erased with its request.
+    """
     gone = np.zeros(len(ids), dtype=np.bool_)
-    if not any_kept(session, dataset.tenant_id):
+    if dataset.carried_for is not None or not any_kept(session, dataset.tenant_id):
         return gone
     marker = Marker.of(settings, dataset.tenant_id)
     for start in range(0, len(ids), AT_ONCE):

@@ -61,7 +61,7 @@ def run(settings: Settings, stop: threading.Event) -> None:
         (min(lease_check, 5.0), lambda: jobs.sweep(database, settings.rehint_seconds)),
         (settings.poll_seconds, lambda: outbox.relay_blobs(database, partial(usage.remove, database, blobs))),
         (0.5, lambda: batches.close_due(database)),
-        (5.0, lambda: compliance.notice_overdue(database)),
+        (60.0, lambda: compliance.notice_overdue(database)),
         (1.0, lambda: retention.purge_due_versions(database, blobs)),
         (60.0, lambda: retention.retire_due_pools(database)),
         (10.0, lambda: pools.rebuild_stale(database)),

@@ -10,8 +10,9 @@ import pytest
 from sqlalchemy import select
 
 from app.core.config import Settings
-from app.core.tables import AuditEvent, Model
-from app.datasets.suppression import Marker
+from app.core.keys import FIRST_TENANT
+from app.core.tables import AuditEvent, Dataset, Model
+from app.datasets.suppression import Marker, left_out
 from tests.helpers import SAFETENSORS, is_problem
 from tests.support import Account, Document
 from tests.trained import Trained
@@ -94,6 +95,15 @@ def test_a_person_who_was_erased_does_not_come_back_with_new_pictures(account: A
     again = taken_in(account, packed(fresh, [f"n{number}" for number in range(12)], people))
     assert names(account, again["id"])[0] == "n2", "ann's two are left out; bob asked for one sample, not for himself"
     assert again["erased_samples"] == 2
+
+
+def test_what_is_carried_to_be_unlearned_is_taken_in(account: Account) -> None:
+    """A second model may have to forget the same samples."""
+    erased(account)
+    rows = [Dataset(id="dst_x", tenant_id=FIRST_TENANT, carried_for=model) for model in (None, "mdl_1")]
+    with account.database.read() as session:
+        found = [left_out(session, account.settings, row, IDS, None, IMAGES).tolist() for row in rows]
+    assert found == [[True, True, *[False] * 10], [False] * 12]
 
 
 def test_a_picture_of_one_colour_is_nobodys(tmp_path: Any) -> None:
