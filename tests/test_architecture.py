@@ -146,6 +146,7 @@ def test_only_the_settings_read_the_environment() -> None:
     assert readers <= {
         "app.cli.demo",
         "app.formats.child",
+        "app.formats.sandbox",
         "app.jobs.devices",
         "app.operations.parent_watch",
         "app.operations.supervisor",

@@ -52,6 +52,7 @@ EXEMPT = {
     "app/jobs/ending.py": {"rung"},
     "app/operations/metrics.py": {"gate.climbed"},
     "app/rules/policy.py": {"ladder"},
+    "app/rules/states.py": {"withdrawn"},
     "lethe/verify.py": {"ground"},
 }
 """Literals that a file needs: names that an earlier version stored or sent, and a certificate's member for the law's

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Path, Query, Request
@@ -16,7 +17,7 @@ from app.api.http.transfer import ANY_SIZE, receive
 from app.api.schemas import DatasetCreate, DatasetOut, DatasetState, SampleOut
 from app.blobs import usage
 from app.blobs.folder import Writer
-from app.core.errors import Unprocessable, UnsupportedMedia
+from app.core.errors import Unavailable, Unprocessable, UnsupportedMedia
 from app.core.positions import members
 from app.core.tables import Dataset, Job, Sample
 from app.datasets import records as datasets
@@ -25,6 +26,7 @@ from app.formats import sandbox, uploads
 from app.formats.manifest import ERASED_PREFIX, SourceError
 from app.rules.policy import Choice
 
+log = logging.getLogger("lethe.api")
 router = APIRouter(prefix="/datasets", tags=["datasets"], dependencies=[BY_METHOD])
 DatasetId = Annotated[str, Path(pattern=id_pattern("dst"))]
 
@@ -141,6 +143,9 @@ async def put_content(dataset: DatasetId, request: Request, who: CallerDep, held
     def keep(writer: Writer, class_names: list[str] | None) -> DatasetOut:
         try:
             sandbox.call("app.formats.uploads:refuse_unfit", str(writer.path), class_names, forms)
+        except sandbox.SandboxError as error:
+            log.warning("an upload could not be looked at: %s", error)
+            raise Unavailable("The content could not be looked at just now. Send it again.") from None
         except SourceError as error:
             raise Unprocessable(
                 error.detail, kind="dataset-content", errors=[{"detail": line} for line in error.errors]

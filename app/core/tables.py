@@ -295,6 +295,14 @@ class Job(Base):
             sqlite_where=text("state = 'running'"),
         ),
         Index("ix_jobs_claim", "state", "available_at"),
+        Index(  # whether another job of its lane goes before it
+            "ix_jobs_waiting",
+            "lane",
+            "id",
+            "available_at",
+            postgresql_where=text("state = 'queued'"),
+            sqlite_where=text("state = 'queued'"),
+        ),
         Index("ix_jobs_counted", "kind", "state", "fence"),  # all that a scrape of the metrics reads
         Index("ix_jobs_of_model", "model_id", "kind", "state", "id"),  # what runs on it, and how long such jobs took
         # Pages of the list, newest first, whole and by each filter.

@@ -134,7 +134,11 @@ def write_manifest(
     session.execute(insert(Sample), rows)
     dataset.images, dataset.shape, dataset.sample_count = images.digest, list(shape), len(rows)
     dataset.train_count = sum(not h for h in holdout)
-    dataset.class_names = list(class_names) if class_names else None
+    # A class may be called after a person: its name goes with the last of its samples.
+    left = set(np.delete(np.asarray(labels), erased).tolist())
+    gone = {labels[position] for position in erased.tolist()} - left
+    names = [None if label in gone else name for label, name in enumerate(class_names or [])]
+    dataset.class_names = names or None
     dataset.class_count = len(class_names) if class_names else max(labels) + 1
     dataset.erased = bitmap(erased, len(rows)) if len(erased) else b""
     dataset.state, dataset.upload = "ready", None

@@ -14,10 +14,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 from sqlalchemy import select
+from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.orm import Session
 
 from app.core import db
 from app.core.config import Settings
+from app.core.db import Database
 from app.core.tables import Dataset, Suppression
 from app.datasets.canaries import SUBJECT as CANARY
 
@@ -63,12 +65,11 @@ class Marker:
 
 
 def add(session: Session, tenant_id: str, digests: Iterable[str | None]) -> None:
-    """Keep these digests, those that are not there yet."""
-    fresh = {digest for digest in digests if digest}
-    fresh -= known(session, tenant_id, fresh)
-    now = db.now(session)
-    rows = [{"tenant_id": tenant_id, "digest": digest, "created_at": now} for digest in sorted(fresh)]
-    db.insert_many(session, Suppression, rows)
+    """Keep these digests. In one statement and in their order: others may add the same at the same time."""
+    now, fresh = db.now(session), sorted(filter(None, {*digests}))
+    rows = [{"tenant_id": tenant_id, "digest": digest, "created_at": now} for digest in fresh]
+    if rows:
+        session.execute(upsert(Suppression).on_conflict_do_nothing(), rows)
 
 
 def any_kept(session: Session, tenant_id: str) -> bool:
@@ -88,7 +89,7 @@ def known(session: Session, tenant_id: str, digests: Collection[str | None]) -> 
 
 
 def left_out(
-    session: Session,
+    database: Database,
     settings: Settings,
     dataset: Dataset,
     ids: Sequence[str],
@@ -98,10 +99,12 @@ def left_out(
     """Which of the samples of a dataset that is being taken in were erased before, (n,).
 
     None of a carried dataset: it comes to be unlearned, perhaps by a second model, and is erased with its request.
+    No transaction is open while digests are made: on SQLite it would keep every writer waiting.
     """
     gone = np.zeros(len(ids), dtype=np.bool_)
-    if dataset.carried_for is not None or not any_kept(session, dataset.tenant_id):
-        return gone
+    with database.read() as session:
+        if dataset.carried_for is not None or not any_kept(session, dataset.tenant_id):
+            return gone
     marker = Marker.of(settings, dataset.tenant_id)
     for start in range(0, len(ids), AT_ONCE):
         part = slice(start, start + AT_ONCE)
@@ -110,7 +113,8 @@ def left_out(
             marker.ids(dataset.id_namespace, ids[part]),
             marker.subjects(subjects[part] if subjects else []),
         ]
-        erased = known(session, dataset.tenant_id, [mark for each in marks for mark in each])
+        with database.read() as session:
+            erased = known(session, dataset.tenant_id, [mark for each in marks for mark in each])
         for each in marks:
             gone[start : start + len(each)] |= np.array([mark in erased for mark in each], dtype=np.bool_)
     return gone

@@ -171,14 +171,15 @@ def swap(session: Session, settings: Settings, claim: Claim, work: Plan, rewritt
     together = [session.get_one(DeletionRequest, request_id) for request_id in work.together]
     for each in [*together, *_losing_ids(session, work)]:
         sealing.commit_ids(session, each)
-    suppression.add(session, dataset.tenant_id, rewritten.contents)
+    marks = list(rewritten.contents)
     if work.carried:
         _drop_carried(session, dataset, request)
     elif len(work.positions):
         erased_now = [each for each in together if np.isin(unpack(each.positions), work.positions).any()]
         _swap_images(session, dataset, erased_now, rewritten.images)
         people = [unpack(each.positions) for each in erased_now if each.by_subject]
-        _erase_ids(session, settings, dataset, work.positions, np.unique(np.concatenate([*people, work.positions[:0]])))
+        of_people = np.unique(np.concatenate([*people, work.positions[:0]]))
+        marks += _erase_ids(session, settings, dataset, work.positions, of_people)
         for (pool, number), digest in rewritten.references.items():
             reference = session.get_one(ReferenceRow, (pool, number))
             detail = f"columns of reference {number} were dropped"
@@ -194,6 +195,7 @@ def swap(session: Session, settings: Settings, claim: Claim, work: Plan, rewritt
                 detail = "rows of a precomputed set were removed"
                 _owe(session, each, "precomputed-adversarial", detail, row.digest)
         row.digest, row.positions = digest, covered
+    suppression.add(session, dataset.tenant_id, marks)
     _drop_derived(session, request)
     _date_superseded(session, request)
 
@@ -237,17 +239,18 @@ def empty(session: Session, dataset: Dataset) -> list[str]:
 
 def _erase_ids(
     session: Session, settings: Settings, dataset: Dataset, positions: Positions, of_people: Positions
-) -> None:
-    """Overwrite the ids at `positions`, and keep marks of what must not come again. of_people: of them, what was asked
+) -> list[str | None]:
+    """Overwrite the ids at `positions`; return marks of what must not come again. of_people: of them, what was asked
     for by subject: nothing of these subjects is taken in any more."""
     marker = suppression.Marker.of(settings, dataset.tenant_id)
     wanted, people = positions.tolist(), set(of_people.tolist())
+    marks: list[str | None] = []
     for start in range(0, len(wanted), 500):
         part = wanted[start : start + 500]
         rows = session.scalars(select(Sample).where(Sample.dataset_id == dataset.id, Sample.position.in_(part))).all()
         subjects = {row.subject for row in rows if row.position in people}
         ids = marker.ids(dataset.id_namespace, [row.sample_id for row in rows])
-        suppression.add(session, dataset.tenant_id, [*ids, *marker.subjects(subjects)])
+        marks += [*ids, *marker.subjects(subjects)]
         for row in rows:
             row.sample_id, row.subject = datasets.suppression(settings, dataset.id, row.sample_id), None
     dataset.erased = marked(dataset.erased, dataset.sample_count, positions)
@@ -257,6 +260,7 @@ def _erase_ids(
         labels = session.execute(select(Sample.position, Sample.label).where(Sample.dataset_id == dataset.id))
         kept = {label for position, label in labels if left[position]}
         dataset.class_names = [name if label in kept else None for label, name in enumerate(dataset.class_names)]
+    return marks
 
 
 def _drop_derived(session: Session, request: DeletionRequest) -> None:

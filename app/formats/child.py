@@ -17,6 +17,7 @@ import resource
 import struct
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +76,9 @@ def _deny_system_calls() -> bool:
 
 def run(place: str, arguments: Sequence[Any], limits: Mapping[str, int], answer: Path) -> None:
     """Call `place` ("module:function") of `arguments` behind walls; what came of it goes to `answer`."""
-    os.environ.clear()  # the service's secrets are no business of a parser
+    os.environ.clear()
+    with suppress(OSError):  # where memory runs out, this process goes first
+        Path("/proc/self/oom_score_adj").write_text("1000")
     with open(os.devnull, "r+b") as nothing:
         for number in (0, 1, 2):  # a parser's complaints may quote the file
             os.dup2(nothing.fileno(), number)
@@ -87,6 +90,8 @@ def run(place: str, arguments: Sequence[Any], limits: Mapping[str, int], answer:
         found = {"memory": True}
     except SourceError as error:
         found = {"refused": error.detail, "errors": error.errors}
+    except Exception as error:
+        found = {"failed": type(error).__name__}
     with answer.open("w") as file:
         json.dump(found, file)
 

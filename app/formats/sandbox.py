@@ -7,9 +7,12 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import os
 import signal
 import tempfile
+import threading
 from dataclasses import asdict, dataclass
+from multiprocessing import forkserver
 from pathlib import Path
 from typing import Any
 
@@ -18,17 +21,25 @@ from app.formats.manifest import SourceError
 
 MOST_ANSWER = 2**30  # bytes of JSON
 UNREADABLE = "the file cannot be read"
-# Children are forked from a small process that has the parsers loaded and nothing else: in milliseconds, and without
-# the threads, connections and keys of the service.
+# Children are forked from a small process that has the parsers loaded: in milliseconds, and without the threads and
+# connections of the service. They run as its user and can read its files; they cannot send anything anywhere.
 _FORKS = multiprocessing.get_context("forkserver")
 _FORKS.set_forkserver_preload(["app.formats.uploads", "pyarrow.parquet", "pyarrow.compute"])
+
+
+CRASHES = {signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGILL, signal.SIGFPE, signal.SIGSYS, signal.SIGXCPU}
+_starting = threading.Lock()
+
+
+class SandboxError(Exception):
+    """The machine, not the file, kept the child from looking: try again."""
 
 
 @dataclass(frozen=True)
 class Limits:
     """memory: bytes of private memory. file_bytes: of any one file that it writes, its answer among them."""
 
-    memory: int = 2 * 2**30
+    memory: int = 8 * 2**30  # five million rows of ids and labels take five
     cpu_seconds: int = 120
     file_bytes: int = MOST_ANSWER
     files: int = 64
@@ -38,11 +49,13 @@ def call(place: str, *arguments: Any, limits: Limits | None = None, seconds: flo
     """`place` ("module:function") of these arguments in a child; its result is JSON. seconds: of the clock.
 
     Raises:
-        SourceError: the function raised it, or the child died, hung, or needed more than its limits.
+        SourceError: the function raised it, or the child crashed, hung, or needed more than its limits.
+        SandboxError: the child could not be started, was ended from outside, or could not answer.
     """
     allowed = limits or Limits()
     with tempfile.TemporaryDirectory() as folder:
         answer = Path(folder) / "answer"
+        _start_server()
         child = _FORKS.Process(target=run, args=(place, arguments, asdict(allowed), answer), daemon=True)
         child.start()
         child.join(seconds)
@@ -53,23 +66,35 @@ def call(place: str, *arguments: Any, limits: Limits | None = None, seconds: flo
         child.close()
         if late:
             raise SourceError(f"{UNREADABLE}: looking at it took longer than {seconds:.0f} seconds")
-        if code < 0:
+        if -code in CRASHES:
             raise SourceError(_died(-code, allowed))
         if code or not answer.exists():
-            raise SourceError(f"{UNREADABLE}: the program that looked at it failed")
+            raise SandboxError(f"the program that looks at files ended with {code}")
         found = json.loads(answer.read_bytes())
     if "memory" in found:
         raise SourceError(_too_much_memory(allowed))
+    if "failed" in found:
+        raise SourceError(f"{UNREADABLE}: the program that looked at it failed ({found['failed']})")
     if "refused" in found:
         raise SourceError(found["refused"], found["errors"])
     return found["result"]
 
 
+def _start_server() -> None:
+    """Start the process that children are forked from, without the settings of the service in its environment."""
+    with _starting:
+        hidden = {name: value for name, value in os.environ.items() if name.startswith(("LETHE_", "AWS_", "PG"))}
+        for name in hidden:
+            del os.environ[name]
+        try:
+            forkserver.ensure_running()
+        finally:
+            os.environ.update(hidden)
+
+
 def _died(number: int, limits: Limits) -> str:
     if number == signal.SIGXCPU:
         return f"{UNREADABLE}: looking at it took more than {limits.cpu_seconds} seconds of a processor"
-    if number == signal.SIGKILL:
-        return f"{UNREADABLE}: the system ended the program that looked at it, as it does when memory runs out"
     return f"{UNREADABLE}: the program that looked at it crashed ({signal.Signals(number).name})"
 
 
@@ -81,8 +106,8 @@ def describe_walls() -> str:
     """Which walls are up around the child on this machine, for the log."""
     try:
         found: dict[str, bool] = call("app.formats.child:walls")
-    except SourceError as error:
-        return f"files cannot be looked at: {error.detail}"
+    except (SourceError, SandboxError) as error:
+        return f"files cannot be looked at: {error}"
     missing = sorted(name for name, up in found.items() if not up)
     text = "files are looked at in a child process with limits of memory, CPU time and files"
     return f"{text}, without {' and '.join(missing)} limits here" if missing else f"{text}, and without a network"

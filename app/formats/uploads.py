@@ -80,6 +80,8 @@ def check_parquet(path: Path) -> Manifest:
                         raise SourceError(f"column {name} has a value of more than {MAX_ID_LENGTH} characters")
                     plain = column.cast(column.type.value_type) if pa.types.is_dictionary(column.type) else column
                     columns.setdefault(name, []).extend(plain.to_pylist())
+    except MemoryError:  # pyarrow's own is an ArrowException, too
+        raise
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise SourceError("the file is not a readable Parquet file") from error
     return check_columns(columns["id"], columns["label"], columns.get("split"), columns.get("subject"))

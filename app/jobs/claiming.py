@@ -123,7 +123,7 @@ def claim(
     takes: Takes = EVERYTHING,
     part_of: str | None = None,
 ) -> Claim | None:
-    """Take the hinted job if it can run, else the oldest that can; None when there is nothing to do.
+    """Take the first job that can run, in the order of `claimable`; None when there is nothing to do.
 
     takes: the jobs that this worker takes. A hint for another job only makes it look for its own.
     part_of: only parts of that job; the worker of the job may take them besides `takes`.

@@ -44,6 +44,11 @@ class Decision(StrEnum):
     REFUSED = "refused"
     CANCELLED = "cancelled"
 
+    @classmethod
+    def _missing_(cls, value: object) -> Decision | None:
+        """What 0.1 called a cancelled request: an API of 0.1 that still ran after the migration may have written it."""
+        return cls.CANCELLED if value == "withdrawn" else None
+
 
 class Outcome(StrEnum):
     PENDING = "pending"

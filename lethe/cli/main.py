@@ -99,7 +99,9 @@ def _service() -> typer.Typer | None:
         return None
     try:
         found: typer.Typer = import_module("app.cli.main").cli
-    except ModuleNotFoundError:  # `pip install -e .` alone brings the client's dependencies
+    except ModuleNotFoundError as error:  # `pip install -e .` alone brings the client's dependencies
+        if (error.name or "").partition(".")[0] in ("app", "lethe", "migrations"):  # ours: then the checkout is broken
+            raise
         return None
     return found
 

@@ -20,9 +20,13 @@ def upgrade() -> None:
     op.add_column("datasets", sa.Column("id_namespace", sa.String(length=60), nullable=True))
     op.add_column("tenants", sa.Column("served_at", sa.DateTime(), nullable=True))
     op.add_column("deletion_requests", sa.Column("overdue_at", sa.DateTime(), nullable=True))
+    queued = sa.text("state = 'queued'")
+    columns = ["lane", "id", "available_at"]
+    op.create_index("ix_jobs_waiting", "jobs", columns, postgresql_where=queued, sqlite_where=queued)
 
 
 def downgrade() -> None:
+    op.drop_index("ix_jobs_waiting", table_name="jobs")
     op.drop_column("deletion_requests", "overdue_at")
     op.drop_column("tenants", "served_at")
     op.drop_column("datasets", "id_namespace")

@@ -65,7 +65,7 @@ def _suppressed(run: Run, raw: RawData) -> tuple[RawData, Positions]:
     with run.resources.database.read() as session:
         known = datasets.suppressed(session, dataset_id)
         dataset = session.get_one(Dataset, dataset_id)
-        lost = suppression.left_out(session, settings, dataset, raw.ids, raw.subjects, raw.images)
+    lost = suppression.left_out(run.resources.database, settings, dataset, raw.ids, raw.subjects, raw.images)
     if known:
         lost |= np.array([datasets.suppression(settings, dataset_id, name) in known for name in raw.ids])
     gone: Positions = np.flatnonzero(lost).astype(np.int64)

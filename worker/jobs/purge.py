@@ -17,6 +17,8 @@ from app.deletions import erasure
 from engine import references
 from worker.runtime.run import Run
 
+ROWS_AT_ONCE = 1000
+
 
 def purge(run: Run) -> None:
     """Erase what a request's samples left behind; see `app.deletions.erasure` for why it takes two transactions."""
@@ -47,7 +49,10 @@ def _marks(run: Run, work: erasure.Plan) -> list[str | None]:
     if work.images is None or not len(work.positions):
         return []
     images = np.load(run.resources.blobs.fetch(work.images), mmap_mode="r", allow_pickle=False)
-    return Marker.of(run.resources.settings, run.claim.tenant_id).contents(images[work.positions])
+    marker = Marker.of(run.resources.settings, run.claim.tenant_id)
+    # In parts: the array need not fit into memory.
+    parts = np.array_split(work.positions, -(-len(work.positions) // ROWS_AT_ONCE))
+    return [mark for part in parts for mark in marker.contents(images[part])]
 
 
 def _without_pixels(run: Run, digest: str | None, positions: Positions) -> str | None:

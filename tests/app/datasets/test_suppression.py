@@ -97,12 +97,21 @@ def test_a_person_who_was_erased_does_not_come_back_with_new_pictures(account: A
     assert again["erased_samples"] == 2
 
 
+def test_the_name_of_a_class_goes_with_the_last_of_its_samples(account: Account) -> None:
+    """A class may be called after a person."""
+    source = {"name": "upload", "params": {"holdout_fraction": 0.0, "class_names": ["ann", "bob"]}}
+    first = taken_in(account, packed(IMAGES, IDS), source=source)
+    account.delete(first["id"], IDS[::2])
+    account.work()
+    again = taken_in(account, packed(IMAGES, [f"o{number}" for number in range(12)]), source=source)
+    assert (again["class_names"], again["erased_samples"]) == ([None, "bob"], 6)
+
+
 def test_what_is_carried_to_be_unlearned_is_taken_in(account: Account) -> None:
     """A second model may have to forget the same samples."""
     erased(account)
     rows = [Dataset(id="dst_x", tenant_id=FIRST_TENANT, carried_for=model) for model in (None, "mdl_1")]
-    with account.database.read() as session:
-        found = [left_out(session, account.settings, row, IDS, None, IMAGES).tolist() for row in rows]
+    found = [left_out(account.database, account.settings, row, IDS, None, IMAGES).tolist() for row in rows]
     assert found == [[True, True, *[False] * 10], [False] * 12]
 
 
