@@ -66,6 +66,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     of `pytest -n` has it left at the end.
     """
     global left_out
+    items[:] = [item for item in items if not (item.get_closest_marker("validation") and on_postgres(item))]
     wanted = {"services": bool(POSTGRES and REDIS), "slow": bool(config.getoption("slow"))}
     for mark in [mark for mark, here in wanted.items() if not here]:
         kept = [item for item in items if not item.get_closest_marker(mark)]
@@ -74,6 +75,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     items.sort(key=lambda item: item.get_closest_marker("slow") is None)
     if hasattr(config, "workeroutput"):  # one of the processes of `pytest -n`
         config.workeroutput["left_out"] = left_out
+
+
+def on_postgres(item: pytest.Item) -> bool:
+    return hasattr(item, "callspec") and "postgres" in item.callspec.params.values()
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -65,6 +65,7 @@ ENDS = [
 
 
 @pytest.mark.parametrize(("error", "kind", "detail"), ENDS, ids=lambda value: type(value).__name__)
+@pytest.mark.validation
 def test_what_no_further_attempt_can_change_ends_the_job(
     attempted: Callable[[Exception], Any], error: Exception, kind: str, detail: str
 ) -> None:
@@ -93,6 +94,7 @@ def test_a_cancelled_job_is_cancelled(attempted: Callable[[Exception], Any]) -> 
     ],
     ids=lambda error: type(error).__name__,
 )
+@pytest.mark.validation
 def test_what_may_pass_queues_the_job_again(attempted: Callable[[Exception], Any], error: Exception) -> None:
     assert attempted(error)[0] == JobState.QUEUED
 
@@ -112,6 +114,7 @@ def test_a_lost_lease_writes_nothing(attempted: Callable[[Exception], Any]) -> N
         ("policy", {"method": {"name": "none", "params": {}}}, "the policy's method (no such name; the catalog has: "),
     ],
 )
+@pytest.mark.validation
 def test_a_name_that_the_service_knows_and_the_worker_lacks_ends_the_job_with_what_to_do(
     trained: Trained, column: str, value: Any, what: str
 ) -> None:

@@ -309,6 +309,7 @@ def test_values_of_another_type_are_not_taken_for_what_they_resemble(
         ),
     ],
 )
+@pytest.mark.validation
 def test_what_a_text_must_look_like_is_said_in_words(
     account: Account, method: str, path: str, place: str, detail: str
 ) -> None:
@@ -320,12 +321,14 @@ def test_what_a_text_must_look_like_is_said_in_words(
 
 @pytest.mark.parametrize("wrong", ["small_cnn", 1, ["small_cnn"], None])
 @pytest.mark.parametrize("member", ["architecture", "recipe", "policy"])
+@pytest.mark.validation
 def test_what_is_to_be_an_object_is_said_to_be_one(account: Account, member: str, wrong: Any) -> None:
     body = {"name": "n", "dataset": NOWHERE, "architecture": {"name": "small_cnn"}, member: wrong}
     (fault,) = refused(account, "/v1/models", body)["errors"]
     assert (fault["pointer"], fault["detail"]) == (f"/{member}", "must be an object: `{…}`")
 
 
+@pytest.mark.validation
 def test_every_pattern_of_the_api_has_its_words(account: Account) -> None:
     def found(node: Any) -> set[str]:
         if isinstance(node, list):

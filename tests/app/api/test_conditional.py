@@ -53,6 +53,7 @@ def test_every_document_has_a_strong_etag_that_answers_304(trained: Trained) -> 
             assert http.get(path, headers={"If-None-Match": other}).status_code == 304, path
 
 
+@pytest.mark.validation
 def test_head_is_get_without_the_body(trained: Trained) -> None:
     made = trained.delete(trained.ids[:1])
     http = trained.account.http

@@ -129,6 +129,7 @@ def unauthorized(account: Account, header: str | None) -> None:
         assert response.headers["www-authenticate"].startswith("Bearer")
 
 
+@pytest.mark.validation
 def test_missing_and_wrong_keys_are_401(account: Account) -> None:
     good = account.http.headers["Authorization"]
     key_id, secret = good.removeprefix("Bearer lethe_").split("_", 1)

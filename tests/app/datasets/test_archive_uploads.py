@@ -59,6 +59,7 @@ def test_an_image_folder_is_taken_in_and_forgotten_from(account: Account) -> Non
     assert account.get(f"/v1/datasets/{found['id']}")["class_names"] == ["ant", None], "nothing of the class is left"
 
 
+@pytest.mark.validation
 def test_an_npz_is_taken_in_under_either_type(account: Account) -> None:
     held = np.array([0, 0, 1, 0, 0, 1], bool)
     for form in (NPZ, ZIP):
@@ -73,6 +74,7 @@ def test_an_npz_is_taken_in_under_either_type(account: Account) -> None:
             assert list(session.scalars(query)) == ["eve", None, None, None, None, None]
 
 
+@pytest.mark.validation
 def test_class_names_and_a_shape_that_the_client_says(account: Account) -> None:
     found = taken_in(account, npz(), NPZ, class_names=["x", "y", "z", "w"], shape=[8, 8, 3])
     assert (found["classes"], found["class_names"]) == (4, ["x", "y", "z", "w"])
@@ -104,6 +106,7 @@ REFUSED: dict[str, tuple[bytes, str]] = {
 }
 
 
+@pytest.mark.validation
 def test_bad_archives_are_refused_before_the_reply_and_nothing_is_kept(account: Account) -> None:
     made = dataset(account)
     before = counts(account.database)
@@ -115,6 +118,7 @@ def test_bad_archives_are_refused_before_the_reply_and_nothing_is_kept(account: 
         assert (blobs(account.settings), incoming(account.settings)) == (set(), []), name
 
 
+@pytest.mark.validation
 def test_images_that_cannot_be_taken_fail_the_ingest_by_entry(account: Account) -> None:
     members = folder() | {SECRET: png(1)[:-40], "train/ant/secret-too.png": png(1, (9, 9))}
     found = taken_in(account, zipped(members), ZIP)
@@ -133,6 +137,7 @@ def test_images_that_cannot_be_taken_fail_the_ingest_by_entry(account: Account) 
     ]
 
 
+@pytest.mark.validation
 def test_an_archive_over_the_limit_is_413(account: Account) -> None:
     made, data = dataset(account), zipped(folder())
     settings = account.settings.model_copy(update={"max_upload_bytes": len(data) - 1})
@@ -144,6 +149,7 @@ def test_an_archive_over_the_limit_is_413(account: Account) -> None:
     assert (blobs(account.settings), incoming(account.settings)) == (set(), [])
 
 
+@pytest.mark.validation
 def test_an_upload_that_is_cut_in_the_middle_leaves_nothing(account: Account) -> None:
     """The connection is lost after half of the bytes: played at the ASGI interface, where a server says so."""
     made, data = dataset(account), zipped(folder())
@@ -230,6 +236,7 @@ def test_a_receipt_says_nothing_of_another_tenants_bytes(account: Account) -> No
     assert kept in blobs(account.settings), "it keeps its bytes all the same"
 
 
+@pytest.mark.validation
 def test_the_contract_and_the_catalog_say_what_is_taken(account: Account) -> None:
     document = account.get("/v1/openapi.json")
     body = document["paths"]["/v1/datasets/{dataset}/content"]["put"]["requestBody"]["content"]

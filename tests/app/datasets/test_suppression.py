@@ -173,6 +173,7 @@ def test_a_version_replaced_by_an_unlearning_is_withheld_at_once(trained: Traine
 
 
 @pytest.mark.parametrize("fields", [{"id_namespace": ""}, {"id_namespace": "x" * 61}])
+@pytest.mark.validation
 def test_a_namespace_has_a_plain_name(account: Account, fields: Document) -> None:
     source = {"name": "upload", "params": {}}
     answer = account.http.post("/v1/datasets", json={"name": "d", "source": source} | fields)

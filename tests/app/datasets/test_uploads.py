@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pytest
 from PIL import Image
 
 from tests.helpers import PARQUET, blobs, counts, incoming, is_problem
@@ -110,6 +111,7 @@ BAD = {
 }  # fmt: skip
 
 
+@pytest.mark.validation
 def test_bad_columns_are_refused_before_the_reply(account: Account) -> None:
     made = dataset(account)
     before = counts(account.database)
@@ -124,6 +126,7 @@ def test_bad_columns_are_refused_before_the_reply(account: Account) -> None:
         assert account.get(f"/v1/datasets/{made}")["state"] == "awaiting-content", name
 
 
+@pytest.mark.validation
 def test_ids_that_are_no_text_are_refused(account: Account) -> None:
     """Parquet readers take a string column's bytes on trust."""
     raw = pa.Array.from_buffers(
@@ -133,6 +136,7 @@ def test_ids_that_are_no_text_are_refused(account: Account) -> None:
     is_problem(send(account, dataset(account), data), 422, "dataset-content")
 
 
+@pytest.mark.validation
 def test_columns_named_twice_are_refused(account: Account) -> None:
     for name in ("id", "image", "label", "split"):
         table = pa.table(columns(split=["train"] * 20))
@@ -141,6 +145,7 @@ def test_columns_named_twice_are_refused(account: Account) -> None:
         is_problem(send(account, dataset(account), buffer.getvalue()), 422, "dataset-content")
 
 
+@pytest.mark.validation
 def test_bytes_that_are_no_parquet_are_refused(account: Account) -> None:
     made, data = dataset(account), parquet(columns())
     for spoiled in (b"x" * 100, data[:-1], data[4:], data[: len(data) // 2], b"PAR1" + b"\xff" * 64 + b"PAR1"):
@@ -194,12 +199,14 @@ def test_a_cancelled_ingest_leaves_the_dataset_open_for_content(account: Account
     assert account.get(f"/v1/datasets/{made}")["state"] == "ready"
 
 
+@pytest.mark.validation
 def test_a_built_in_source_takes_no_content(account: Account) -> None:
     made = account.post("/v1/datasets", {"name": "d", "source": {"name": "digits"}})["id"]
     is_problem(send(account, made, parquet(columns())), 409, "not-an-upload")
     is_problem(send(account, "dst_" + "0" * 26, parquet(columns())), 404, "not-found")
 
 
+@pytest.mark.validation
 def test_a_source_that_cannot_be_had_fails_with_a_reason(account: Account) -> None:
     source = {"name": "torchvision", "params": {"dataset": "NoSuchSet"}}
     made = account.post("/v1/datasets", {"name": "d", "source": source})["id"]

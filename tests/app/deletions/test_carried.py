@@ -258,6 +258,7 @@ def test_without_a_version_there_is_nothing_to_forget_from(account: Account) -> 
         ({"canaries": 1}, "canaries"),
     ],
 )
+@pytest.mark.validation
 def test_a_policy_that_needs_data_is_refused_with_the_reason(account: Account, change: Document, word: str) -> None:
     dataset = external(account)
     body = {"name": "m", "dataset": dataset, **QUICK_MODEL, "policy": POLICY | change}
@@ -267,6 +268,7 @@ def test_a_policy_that_needs_data_is_refused_with_the_reason(account: Account, c
     is_problem(account.http.put(f"/v1/models/{made}/policy", json=POLICY | change), 422, "data-not-held")
 
 
+@pytest.mark.validation
 def test_registration_says_what_this_setting_cannot_give(account: Account) -> None:
     body = {"name": "m", "dataset": external(account), **QUICK_MODEL, "policy": POLICY}
     made = account.post("/v1/models", body)
@@ -287,6 +289,7 @@ def test_what_a_checkpoint_was_trained_on_is_said_as_it_is(account: Account) -> 
         assert response.status_code == 422, response.text
 
 
+@pytest.mark.validation
 def test_what_cannot_be_carried(account: Account, checkpoint: bytes) -> None:
     made = model(account, checkpoint)
     here = account.post("/v1/models", {"name": "m", "dataset": account.digits()["id"], **QUICK_MODEL})["id"]
@@ -299,6 +302,7 @@ def test_what_cannot_be_carried(account: Account, checkpoint: bytes) -> None:
     is_problem(account.http.post("/v1/models", json=body), 409, "carried-dataset")
 
 
+@pytest.mark.validation
 def test_other_classes_or_another_shape_than_the_model_knows(account: Account, checkpoint: bytes) -> None:
     made = model(account, checkpoint)
     dataset = str(carry(account, made)["id"])
@@ -311,6 +315,7 @@ def test_other_classes_or_another_shape_than_the_model_knows(account: Account, c
     assert "[8, 9, 1], not [8, 8, 1]" in found["problem"]["detail"]
 
 
+@pytest.mark.validation
 def test_folders_are_labels_by_the_names_that_the_model_knows(account: Account, checkpoint: bytes) -> None:
     names = [f"class-{9 - label}" for label in range(10)]
     made = model(account, checkpoint, class_names=names)

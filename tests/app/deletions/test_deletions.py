@@ -270,6 +270,7 @@ def test_a_request_during_the_training_of_version_1_is_honoured(trained: Trained
     assert account.get(f"/v1/models/{late}/versions/1")["trained_samples"] == len(trained.ids) - 5
 
 
+@pytest.mark.validation
 def test_the_due_date_follows_the_jurisdiction(trained: Trained) -> None:
     gdpr = trained.delete(trained.ids[:1])
     ccpa = trained.delete(trained.ids[1:2], jurisdiction="ccpa", basis="opt-out")

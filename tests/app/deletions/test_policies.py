@@ -364,6 +364,7 @@ def test_what_a_failed_job_stored_goes_with_the_samples(trained: Trained) -> Non
         (["request"], "/v1/webhooks", {"url": "https://example.com/"}, False),
     ],
 )
+@pytest.mark.validation
 def test_a_key_does_what_its_scopes_allow(
     trained: Trained, scopes: list[str], path: str, body: dict[str, Any], allowed: bool
 ) -> None:
@@ -442,5 +443,6 @@ def moment(text: str) -> datetime:
         "ftp://example.com/",
     ],
 )
+@pytest.mark.validation
 def test_a_webhook_to_a_private_address_is_refused(trained: Trained, url: str) -> None:
     is_problem(trained.account.http.post("/v1/webhooks", json={"url": url}), 422, "webhook-address")

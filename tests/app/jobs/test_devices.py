@@ -151,6 +151,7 @@ def test_labels_outside_their_pattern(label: object, shared: Trained) -> None:
 # -- storage ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.validation
 def test_a_storage_that_is_away_is_degraded(trained: Trained, s3_gone: str) -> None:
     settings = trained.account.settings.model_copy(
         update={
@@ -174,6 +175,7 @@ def s3_gone() -> str:
     return f"http://127.0.0.1:{free_port()}"
 
 
+@pytest.mark.validation
 def test_a_folder_that_cannot_be_written_is_degraded(trained: Trained) -> None:
     (trained.account.settings.data_dir / "blobs" / "incoming").rmdir()
     assert trained.account.get("/readyz")["storage"] == "unreachable"

@@ -52,6 +52,7 @@ def logged(stream: io.StringIO, logger: str = "lethe.request") -> list[dict[str,
 # -- requests --------------------------------------------------------------------------------------
 
 
+@pytest.mark.validation
 def test_a_request_id_is_taken_or_made_and_is_in_reply_problem_and_log(account: Account, lines: io.StringIO) -> None:
     given = account.http.get("/v1/models/mdl_" + "0" * 26, headers={"X-Request-Id": "theirs-0815"})
     made = account.http.get("/v1/jobs", params={"page_token": "nonsense"})
@@ -67,10 +68,12 @@ def test_a_request_id_is_taken_or_made_and_is_in_reply_problem_and_log(account: 
 
 
 @pytest.mark.parametrize("given", ["short", "x" * 65, "with space in it", 'quote"d-quoted', "line%0abreak"])
+@pytest.mark.validation
 def test_an_insane_request_id_is_replaced(account: Account, given: str) -> None:
     assert account.http.get("/healthz", headers={"X-Request-Id": given}).headers["x-request-id"].startswith("req_")
 
 
+@pytest.mark.validation
 def test_a_path_that_is_no_route_is_not_logged(account: Account, lines: io.StringIO) -> None:
     assert account.http.get("/v1/sample-0815").status_code == 404
     [line] = logged(lines)
@@ -94,6 +97,7 @@ def test_an_unexpected_error_is_a_problem_with_an_id_and_no_text_of_it_anywhere(
     assert "0815" not in lines.getvalue()
 
 
+@pytest.mark.validation
 def test_probes_are_not_logged(account: Account, lines: io.StringIO) -> None:
     for path in ("/healthz", "/readyz", "/metrics"):
         assert account.http.get(path).status_code == 200
@@ -113,6 +117,7 @@ def samples(family: Metric) -> dict[tuple[str, ...], float]:
     return {tuple(sample.labels.values()): sample.value for sample in family.samples}
 
 
+@pytest.mark.validation
 def test_the_exposition_parses_and_follows_the_conventions(trained: Trained) -> None:
     account = trained.account
     trained.forget(trained.ids[:5])
@@ -213,6 +218,7 @@ def test_no_query_of_a_scrape_reads_a_table_that_grows(settings: Settings, datab
 # -- alerts ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.validation
 def test_every_alert_speaks_of_metrics_that_exist_and_says_what_to_do(trained: Trained) -> None:
     trained.forget(trained.ids[:5])
     exported = set()

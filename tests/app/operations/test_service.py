@@ -313,6 +313,7 @@ def test_replies_fit_their_models_and_hold_nothing_else(trained: Trained) -> Non
         assert all(re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z", stamp) for stamp in stamps)
 
 
+@pytest.mark.validation
 def test_the_audit_is_json_or_a_page_by_what_is_accepted(trained: Trained) -> None:
     trained.forget(trained.ids[::10])
     where, http = f"{trained.where}/versions/2/audit", trained.account.http
@@ -368,6 +369,7 @@ def test_a_comparison_for_a_request_of_another_dataset_or_model_is_refused(train
     assert other["current_version"] == 1
 
 
+@pytest.mark.validation
 def test_the_first_key_can_be_read_by_its_owner_only(settings: Settings, database: Database) -> None:
     for path in (settings.key_file, settings.data_dir / "secret"):
         settings.secret_bytes()
