@@ -25,6 +25,8 @@ CAUSES = 4
 
 _about: ContextVar[dict[str, Any] | None] = ContextVar("about", default=None)
 
+ROOT = Path(__file__).parents[2]
+
 
 # -- what lines are about --------------------------------------------------------------------------
 
@@ -108,6 +110,12 @@ def _error(record: logging.LogRecord) -> BaseException | None:
     return found[1] if isinstance(found, tuple) else None
 
 
+def _place(filename: str) -> str:
+    """A file of ours as it is called in the checkout, another by its last folders: a path may name people."""
+    path = Path(filename)
+    return path.relative_to(ROOT).as_posix() if path.is_relative_to(ROOT) else "/".join(path.parts[-3:])
+
+
 def _exception(record: logging.LogRecord) -> dict[str, Any]:
     """`exception`: kinds, the last one first; `trace`: the places in the code, outermost first."""
     kinds: list[str] = []
@@ -116,7 +124,7 @@ def _exception(record: logging.LogRecord) -> dict[str, Any]:
     while error is not None and len(kinds) < CAUSES:
         kinds.append(_named(error))
         frames = traceback.extract_tb(error.__traceback__)[-FRAMES:]
-        trace += [f"{'/'.join(Path(f.filename).parts[-3:])}:{f.lineno} {f.name}" for f in frames]
+        trace += [f"{_place(f.filename)}:{f.lineno} {f.name}" for f in frames]
         error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
     return {"exception": " < ".join(kinds), "trace": trace} if kinds else {}
 
