@@ -46,7 +46,7 @@ serve: $(VENV)/.service  ## the service on its embedded defaults, in ./lethe-dat
 	$(BIN)/lethe serve $(ARGS)
 
 test: $(VENV)/.dev  ## the tests, in three processes; slow tests and tests without a server are skipped and listed
-	$(BIN)/python -m pytest -n 3 --dist worksteal $(ARGS)
+	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 mutants: $(VENV)/.dev  ## remove each named guard in a copy and check that a named test fails
 	$(BIN)/python -m tests.mutants $(ARGS)

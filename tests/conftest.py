@@ -72,7 +72,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         kept = [item for item in items if not item.get_closest_marker(mark)]
         left_out[mark] = len(items) - len(kept)
         items[:] = kept
-    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+    long = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in long)  # by files: within one, tests may build on those before
     if hasattr(config, "workeroutput"):  # one of the processes of `pytest -n`
         config.workeroutput["left_out"] = left_out
 

@@ -130,7 +130,7 @@ def test_an_officer_asks_follows_and_proves(run: Run, made: dict[str, Any], tmp_
     _prove_more(run, request, ids)
     assert "NOT VERIFIED" in run("verify", "certificate.json", "--key", _another_key(tmp_path), code=1)
     run("verify", "missing.json", "--trust", "trust.json", code=2)
-    assert run("register").startswith("request,status,")
+    assert run("register").startswith("\ufeffrequest,status,")
     assert request in run("register", "--json")
     assert document(run("summary", "--json"))["by_status"]["fulfilled"] >= 1
     assert "superseded-checkpoint" in run("list", "receipts", "-w", "done=false")
