@@ -82,10 +82,11 @@ def run(place: str, arguments: Sequence[Any], limits: Mapping[str, int], answer:
     with open(os.devnull, "r+b") as nothing:
         for number in (0, 1, 2):  # a parser's complaints may quote the file
             os.dup2(nothing.fileno(), number)
-    _walls.update(put_up_walls(**limits))
     module, _, name = place.partition(":")
+    function = getattr(importlib.import_module(module), name)  # ours: within a limit, loading it could fail
+    _walls.update(put_up_walls(**limits))
     try:
-        found: dict[str, Any] = {"result": getattr(importlib.import_module(module), name)(*arguments)}
+        found: dict[str, Any] = {"result": function(*arguments)}
     except MemoryError:
         found = {"memory": True}
     except SourceError as error:
