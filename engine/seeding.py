@@ -51,14 +51,15 @@ def deterministic() -> Iterator[None]:
 
     Equal bits also need an equal number of threads: sums are split among them.
     """
-    before = torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark
+    before = torch.get_deterministic_debug_mode(), torch.backends.cudnn.benchmark
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    torch.use_deterministic_algorithms(True, warn_only=torch.cuda.is_available())
+    # Not `use_deterministic_algorithms`, which loads torch's compiler to tell it too: two seconds of every process.
+    torch.set_deterministic_debug_mode("warn" if torch.cuda.is_available() else "error")
     torch.backends.cudnn.benchmark = False
     try:
         yield
     finally:
-        torch.use_deterministic_algorithms(before[0])
+        torch.set_deterministic_debug_mode(before[0])
         torch.backends.cudnn.benchmark = before[1]
 
 
