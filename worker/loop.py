@@ -164,6 +164,5 @@ def _mind_broker(settings: Settings, name: str, lost: threading.Event, leave: Ca
         except SQLAlchemyError:
             continue
         if idle:
-            log.warning("%s", fault.words)
             lost.set()
             leave()

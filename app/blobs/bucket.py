@@ -51,6 +51,7 @@ class Bucket:
         self._root = settings.data_dir / "copies"
         self._copies = Folder(self._root)
         self._settings = settings
+        self._probe = f"probe-{secrets.token_hex(8)}"  # one name: where nothing can be removed, one object is left
 
     @cached_property
     def _brief(self) -> Any:
@@ -63,8 +64,7 @@ class Bucket:
 
     def check(self) -> None:
         """Put, get, list and remove a small object of this process: a bucket that answers HEAD may refuse each."""
-        name = f"probe-{os.getpid()}-{secrets.token_hex(4)}"
-        place = {"Bucket": self._bucket, "Key": self._prefix + name}
+        place = {"Bucket": self._bucket, "Key": self._prefix + self._probe}
         body = secrets.token_bytes(32)
         with s3.asking():
             self._brief.put_object(**place, Body=body)
