@@ -1,5 +1,6 @@
 """`python -m worker`: what `lethe worker` starts for each device."""
 
+import os
 import sys
 
 from app.core import logs
@@ -14,9 +15,9 @@ if __name__ == "__main__":
     logs.configure("worker", settings.log_format)
     try:
         with devices.held(devices.own(settings)):
-            if settings.broker_url:
-                loop.consume(settings)
-            else:
-                loop.watch(settings)
+            again = loop.run(settings)
     except devices.DeviceInUseError as error:
         sys.exit(f"lethe: {error}")
+    if again:  # a fresh program: what used the device in this process goes with it
+        parent_watch.pass_on()
+        os.execv(sys.executable, [sys.executable, "-m", "worker"])  # noqa: S606

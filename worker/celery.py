@@ -13,6 +13,7 @@ from typing import Any
 from billiard.exceptions import WorkerLostError
 from celery import Celery
 from celery.signals import setup_logging, task_failure, worker_ready, worker_shutdown
+from celery.worker import state
 
 from app import jobs
 from app.core import logs
@@ -32,8 +33,14 @@ app.conf.update(
     worker_hijack_root_logger=False,
     worker_send_task_events=False,
     broker_connection_retry_on_startup=True,
+    broker_channel_error_retry=True,  # a broker that takes no writes may take them again
     worker_cancel_long_running_tasks_on_connection_loss=False,
 )
+
+
+def leave() -> None:
+    """Have the worker of this process end, from another thread."""
+    state.should_terminate = 0
 
 
 @lru_cache

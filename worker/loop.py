@@ -5,24 +5,59 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import threading
 import time
+from collections.abc import Callable
 from types import FrameType
 from typing import Any
+
+from sqlalchemy.exc import SQLAlchemyError
 
 from app import jobs
 from app.core.config import Settings
 from app.core.db import Database
-from app.jobs import routing, workers
+from app.jobs import broker, routing, workers
 
 log = logging.getLogger("lethe.worker")
+
+BROKER_SECONDS = 5.0  # between two looks at the broker
 
 
 class Stopping(BaseException):
     """SIGTERM or SIGINT came: stop now and hand the lease back."""
 
 
-def watch(settings: Settings) -> None:
-    """Embedded: run what there is, then wait for a change of the database, until a signal stops it."""
+def run(settings: Settings) -> bool:
+    """Work until a signal comes; True: the broker failed or is back, and this program is to be started anew.
+
+    A worker whose broker takes no hints watches the database: hints may be lost, and jobs are rows.
+    """
+    if not settings.broker_url:
+        return watch(settings)
+    if (fault := broker.fault(settings.broker_url)) is None:
+        return consume(settings)
+    log.warning("%s", fault.words)
+    return watch(settings, BrokerWatch(settings))
+
+
+class BrokerWatch:
+    """Looks at the broker now and then."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._url, self._looked = settings.broker_url, time.monotonic()
+
+    def is_back(self) -> bool:
+        if time.monotonic() - self._looked < BROKER_SECONDS:
+            return False
+        found = broker.fault(self._url)
+        self._looked = time.monotonic()
+        return found is None
+
+
+def watch(settings: Settings, missing: BrokerWatch | None = None) -> bool:
+    """Embedded: run what there is, then wait for a change of the database, until a signal stops it, or until the
+    broker that is missing is back: then True.
+    """
     from worker.run_one import run_one
     from worker.runtime.run import Resources
 
@@ -33,19 +68,23 @@ def watch(settings: Settings) -> None:
     workers.start(settings)
     log.info("worker %s on %s watches the database", owner, resources.device)
     changes = ChangeWatch(resources.database)
+    back = False
     try:
-        while not _signals:
+        while not (_signals or back):
             try:
-                if run_one(resources, owner):
+                if run_one(resources, owner) and missing is None:
                     continue
             except Exception as error:  # the database may be away for a while
                 log.warning("looking for a job failed and will be tried again: %s", type(error).__name__)
             changes.wait(settings.poll_seconds)
+            if missing is not None and (back := missing.is_back()):
+                log.info("the broker takes hints again")
     except Stopping:
         pass
     finally:
         jobs.release(resources.database, owner, "its worker was stopped", counted=False)
         workers.stop()
+    return back
 
 
 _signals: list[int] = []  # that came: Python drops an exception that leaves a finaliser or a callback
@@ -86,16 +125,44 @@ class ChangeWatch:
                 return
 
 
-def consume(settings: Settings) -> None:
-    """Production: a Celery worker with one spawned pool child. The lease of a child that died is released at once."""
+def consume(settings: Settings) -> bool:
+    """Production: a Celery worker with one spawned pool child. The lease of a child that died is released at once.
+
+    True: it ended because the broker failed while it had no job.
+    """
     name = workers.own_name(settings)
     os.environ["LETHE_WORKER_NAME"] = name  # the pool child claims in this name
     os.environ.setdefault("REMAP_SIGTERM", "SIGQUIT")  # stop the child now: the database redelivers, not a drain
-    from worker.celery import app
+    from worker import celery
 
     queues = ",".join(routing.own(settings).queues())
     options = ["--loglevel=WARNING", "--without-gossip", "--without-mingle", "-n", f"{name}@%h", "-Q", queues]
+    lost = threading.Event()
+    arguments = (settings, name, lost, celery.leave)
+    threading.Thread(target=_mind_broker, args=arguments, name="broker", daemon=True).start()
     try:
-        app.worker_main(["--quiet", "worker", *options])  # no banner between the lines of the log
+        celery.app.worker_main(["--quiet", "worker", *options])  # no banner between the lines of the log
+    except SystemExit:
+        if not lost.is_set():
+            raise
     finally:
         jobs.release(Database(settings), name, "its worker was stopped", counted=False)
+    return lost.is_set()
+
+
+def _mind_broker(settings: Settings, name: str, lost: threading.Event, leave: Callable[[], None]) -> None:
+    """End a Celery worker without a job whose broker has failed twice in a row: Celery would only wait for it."""
+    database, failures = Database(settings), 0
+    while not lost.wait(BROKER_SECONDS):
+        fault = broker.fault(settings.broker_url)
+        failures = failures + 1 if fault else 0
+        if fault is None or failures < 2:
+            continue
+        try:
+            with database.read() as session:
+                idle = not workers.busy(session, name)
+        except SQLAlchemyError:
+            continue
+        if idle:
+            lost.set()
+            leave()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from typing import Literal
 
 from fastapi import APIRouter
 from fastapi.responses import Response
@@ -11,8 +10,6 @@ from prometheus_client import CONTENT_TYPE_LATEST
 
 from app.api.http.deps import PartsDep
 from app.api.schemas import Readiness
-from app.blobs.folder import StorageUnavailableError
-from app.blobs.open import Blobs
 from app.core.errors import Unavailable
 from app.jobs import routing
 from app.operations import metrics
@@ -37,8 +34,7 @@ def ready(held: PartsDep) -> Readiness:
             workers, unserved = len(routing.live(session)), routing.unserved(session)
     except Exception:
         raise Unavailable("The database does not answer.", kind="database-unavailable") from None
-    broker = _broker(held.settings.broker_url)
-    storage = _storage(held.blobs)
+    broker, storage = held.broker(), held.storage()
     degraded = []
     starting = workers == 0 and time.monotonic() - held.since < routing.ALIVE.total_seconds()
     if starting:
@@ -49,16 +45,13 @@ def ready(held: PartsDep) -> Readiness:
         degraded += [
             f"{count} wait for {routing.wanted(kind, device)}" for kind, device, count in unserved[:MOST_NAMED]
         ]
-    if broker == "unreachable":
-        degraded.append("the broker is unreachable: jobs start when it returns")
-    if storage == "unreachable":
-        degraded.append("the storage of blobs is unreachable: uploads and downloads are refused, jobs wait for it")
+    degraded += [fault.words for fault in (broker, storage) if fault is not None]
     return Readiness(
         status="starting" if starting and len(degraded) == 1 else "degraded" if degraded else "ready",
         database="ok",
-        broker=broker,
+        broker=broker.kind if broker else "ok" if held.settings.broker_url else "none",
         workers=workers,
-        storage=storage,
+        storage=storage.kind if storage else "ok",
         degraded=degraded,
     )
 
@@ -71,24 +64,3 @@ def ready(held: PartsDep) -> Readiness:
 def read_metrics(held: PartsDep) -> Response:
     """Prometheus: jobs, queue age, deadlines, verdicts, stage seconds, workers. Names no tenant and no sample."""
     return Response(metrics.exposition(held.metrics), media_type=CONTENT_TYPE_LATEST)
-
-
-def _storage(blobs: Blobs) -> Literal["ok", "unreachable"]:
-    try:
-        blobs.check()
-    except StorageUnavailableError:
-        return "unreachable"
-    return "ok"
-
-
-def _broker(url: str) -> str:
-    if not url:
-        return "none"
-    import redis  # only where there is a broker
-
-    try:
-        with redis.Redis.from_url(url, socket_connect_timeout=1, socket_timeout=1) as client:
-            client.ping()
-    except redis.RedisError:
-        return "unreachable"
-    return "ok"

@@ -539,7 +539,7 @@ class CatalogEntry(BaseModel):
 class Readiness(BaseModel):
     status: Literal["ready", "starting", "degraded"]
     database: Literal["ok"]
-    broker: Literal["ok", "unreachable", "none"]
+    broker: Literal["ok", "unreachable", "refuses", "none"]
     workers: int
-    storage: Literal["ok", "unreachable"]
+    storage: Literal["ok", "unreachable", "refuses"]
     degraded: list[str] = Field(description="what is missing in words; requests are accepted all the same")

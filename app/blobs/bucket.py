@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import secrets
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, suppress
@@ -19,7 +20,15 @@ from pathlib import Path
 from typing import Any
 
 from app.blobs import s3
-from app.blobs.folder import BlobCorruptError, BlobMissingError, Folder, Stored, Writer, relative_name
+from app.blobs.folder import (
+    BlobCorruptError,
+    BlobMissingError,
+    Folder,
+    StorageUnavailableError,
+    Stored,
+    Writer,
+    relative_name,
+)
 from app.core.config import Settings
 
 JUST_USED = 60.0  # seconds in which a copy that was fetched is opened
@@ -42,6 +51,7 @@ class Bucket:
         self._root = settings.data_dir / "copies"
         self._copies = Folder(self._root)
         self._settings = settings
+        self._probe = f"probe-{secrets.token_hex(8)}"  # one name: where nothing can be removed, one object is left
 
     @cached_property
     def _brief(self) -> Any:
@@ -53,8 +63,19 @@ class Bucket:
         return {"Bucket": self._bucket, "Key": self._prefix + relative_name(digest)}
 
     def check(self) -> None:
+        """Put, get, list and remove a small object of this process: a bucket that answers HEAD may refuse each."""
+        place = {"Bucket": self._bucket, "Key": self._prefix + self._probe}
+        body = secrets.token_bytes(32)
         with s3.asking():
-            self._brief.head_bucket(Bucket=self._bucket)
+            self._brief.put_object(**place, Body=body)
+        try:
+            with s3.asking():
+                same = self._brief.get_object(**place)["Body"].read() == body
+            next(self._pages("list_objects_v2", place["Key"], self._brief), None)
+        finally:
+            self._erase(self._brief, place)
+        if not same:
+            raise StorageUnavailableError("the object storage does not give back what was put")
         self._copies.check()
 
     # -- in ----------------------------------------------------------------------------------------
@@ -164,6 +185,11 @@ class Bucket:
         client, place = self._brief, self._at(digest)
         there = self._has(digest, client)
         self._copies.delete(digest)
+        self._erase(client, place)
+        return there
+
+    def _erase(self, client: Any, place: s3.Place) -> None:
+        """Remove an object with all its versions."""
         with s3.asking():
             reply = client.delete_object(**place)
         if reply.get("DeleteMarker"):  # the bucket keeps versions: the bytes are still there
@@ -172,7 +198,6 @@ class Bucket:
                     if version["Key"] == place["Key"]:
                         with s3.asking():
                             client.delete_object(**place, VersionId=version["VersionId"])
-        return there
 
     def older_than(self, seconds: float) -> Iterator[str]:
         for page in self._pages("list_objects_v2", self._prefix):

@@ -34,6 +34,10 @@ class StorageUnavailableError(Exception):
     """The storage does not answer, or refuses: nothing is known of the blob, and a later try may do."""
 
 
+class StorageRefusedError(StorageUnavailableError):
+    """The storage answers, and refuses until a person changes something: the text says what."""
+
+
 @dataclass(frozen=True)
 class Stored:
     digest: str
@@ -47,7 +51,18 @@ def touching() -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise _refused(error.strerror or type(error).__name__) from error
+        raise _refused(error.strerror or type(error).__name__, error.errno) from error
+
+
+# What only a person can mend, with what to do about it.
+TO_MEND = {
+    errno.EACCES: "let the user that the service runs as read and write it",
+    errno.EPERM: "let the user that the service runs as read and write it",
+    errno.EROFS: "mount it so that it can be written",
+    errno.ENOTDIR: "a part of its path is a file: set LETHE_DATA_DIR to a folder",
+    errno.ENOSPC: "free space on its disk",
+    errno.EDQUOT: "free space within the quota of its user",
+}
 
 
 def is_refusal(error: OSError) -> bool:
@@ -55,7 +70,9 @@ def is_refusal(error: OSError) -> bool:
     return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
 
 
-def _refused(reason: str) -> StorageUnavailableError:
+def _refused(reason: str, number: int | None = None) -> StorageUnavailableError:
+    if number in TO_MEND:
+        return StorageRefusedError(f"the blob folder: {reason}; {TO_MEND[number]}")
     return StorageUnavailableError(f"the blob folder: {reason}")
 
 
@@ -124,9 +141,16 @@ class Folder:
         self._parts.mkdir(parents=True, exist_ok=True)
 
     def check(self) -> None:
-        """Write a little: permissions alone do not say that a disk is full."""
+        """Write a little, keep it, read it and remove it: permissions alone do not say that a disk is full."""
         with self.scratch("check") as path:
             path.write_bytes(bytes(4096))
+            kept = self._root / path.name
+            try:
+                path.replace(kept)
+                if len(kept.read_bytes()) != 4096:
+                    raise _refused("what was written there was not what is read")
+            finally:
+                kept.unlink(missing_ok=True)
 
     def place(self, digest: str) -> Path:
         return self._root / relative_name(digest)

@@ -18,7 +18,8 @@ class Blobs(Protocol):
     """
 
     def check(self) -> None:
-        """A cheap look, for readiness. Raises StorageUnavailableError: nothing can be written now."""
+        """Write, read and remove a little, for readiness. Raises StorageUnavailableError; of what only a person can
+        mend, StorageRefusedError."""
 
     def writer(self) -> AbstractContextManager[Writer]:
         """A writer that is aborted unless the block commits it."""

@@ -12,9 +12,16 @@ from typing import Any, BinaryIO
 
 from boto3.session import Session
 from botocore.config import Config
-from botocore.exceptions import BotoCoreError, ClientError
+from botocore.exceptions import (
+    BotoCoreError,
+    ClientError,
+    CredentialRetrievalError,
+    NoCredentialsError,
+    PartialCredentialsError,
+    SSLError,
+)
 
-from app.blobs.folder import BlobCorruptError, BlobMissingError, StorageUnavailableError
+from app.blobs.folder import BlobCorruptError, BlobMissingError, StorageRefusedError, StorageUnavailableError
 from app.core.config import Settings
 
 log = logging.getLogger("lethe.storage")
@@ -26,6 +33,27 @@ SLOWEST = 2**15  # bytes per second under which a body counts as stuck
 POOL = 64  # connections kept open: the API's threads and more
 ABSENT = {"404", "NoSuchKey"}
 BEATEN = {"412", "PreconditionFailed", "ConditionalRequestConflict", "NoSuchUpload"}
+
+NOT_ALLOWED = "let the key of LETHE_S3_ACCESS_KEY get, put, delete and list objects in the bucket of LETHE_BLOB_URL"
+NO_BUCKET = "make the bucket, or name another in LETHE_BLOB_URL"
+ELSEWHERE = "set LETHE_S3_REGION and LETHE_S3_ENDPOINT to those of the bucket"
+NOT_BUILT = "this storage lacks the operation: use another, or a newer version of it"
+FULL = "make room in the object storage, or raise its quota"
+KEYS = "set LETHE_S3_ACCESS_KEY and LETHE_S3_SECRET_KEY"
+# What only a person can mend, by the code of the refusal (a reply to HEAD has the status alone), with what to do.
+TO_MEND = {
+    **dict.fromkeys(("403", "AccessDenied", "Forbidden", "AllAccessDisabled", "AccountProblem"), NOT_ALLOWED),
+    **dict.fromkeys(("InvalidAccessKeyId", "NotSignedUp"), f"the storage does not know the access key: {KEYS}"),
+    **dict.fromkeys(("SignatureDoesNotMatch", "401", "Unauthorized"), f"the two keys do not fit each other: {KEYS}"),
+    **dict.fromkeys(("ExpiredToken", "InvalidToken", "TokenRefreshRequired"), "the credentials are over: renew them"),
+    "NoSuchBucket": NO_BUCKET,
+    "InvalidBucketName": NO_BUCKET,
+    **dict.fromkeys(("301", "PermanentRedirect", "AuthorizationHeaderMalformed", "InvalidRegion"), ELSEWHERE),
+    "RequestTimeTooSkewed": "set the clock of this machine",
+    **dict.fromkeys(("405", "MethodNotAllowed", "501", "NotImplemented"), NOT_BUILT),
+    **dict.fromkeys(("507", "QuotaExceeded", "InsufficientStorage", "XMinioStorageFull"), FULL),
+    "ObjectLocked": "switch the bucket's object lock off: what is erased must be erased",
+}
 
 Place = dict[str, str]  # Bucket and Key
 
@@ -43,8 +71,18 @@ def asking(digest: str | None = None) -> Iterator[None]:
         code = error.response.get("Error", {}).get("Code", "")
         if digest is not None and code in ABSENT:
             raise BlobMissingError(digest) from None
-        kind = BeatenError if code in BEATEN else StorageUnavailableError
-        raise kind(f"the object storage answered {code} to {error.operation_name}") from error
+        said = f"the object storage answered {code} to {error.operation_name}"
+        if code in ABSENT and error.operation_name == "HeadBucket":
+            code = "NoSuchBucket"
+        if code in TO_MEND:
+            raise StorageRefusedError(f"{said}: {TO_MEND[code]}") from error
+        raise (BeatenError if code in BEATEN else StorageUnavailableError)(said) from error
+    except (NoCredentialsError, PartialCredentialsError, CredentialRetrievalError) as error:
+        raise StorageRefusedError(f"there are no credentials for the object storage: {KEYS}") from error
+    except SSLError as error:
+        raise StorageRefusedError(
+            "the certificate of the object storage is not trusted: name a file with its authority in SSL_CERT_FILE"
+        ) from error
     except BotoCoreError as error:
         raise StorageUnavailableError(f"the object storage: {type(error).__name__}") from error
 

@@ -9,13 +9,15 @@ import socket
 import threading
 from datetime import timedelta
 
-from sqlalchemy import delete, update
+from sqlalchemy import delete, select, update
+from sqlalchemy.orm import Session
 
 from app.core import db
 from app.core.config import Settings
 from app.core.db import Database
-from app.core.tables import StageTime, Worker
+from app.core.tables import Job, StageTime, Worker
 from app.jobs import devices, routing
+from app.rules.states import JobState
 
 log = logging.getLogger("lethe.presence")
 
@@ -59,6 +61,12 @@ def _run(settings: Settings) -> None:
     with database.write() as session:
         session.execute(delete(Worker).where(Worker.name == name))
     database.close()
+
+
+def busy(session: Session, name: str) -> bool:
+    """Whether the worker of that name has a job."""
+    held = select(Job.id).where(Job.state == JobState.RUNNING, Job.owner == name).limit(1)
+    return session.scalars(held).first() is not None
 
 
 def measured(database: Database, settings: Settings, kind: str, stages: dict[str, float], memory: int) -> None:

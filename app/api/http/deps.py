@@ -30,7 +30,9 @@ from app.core.db import Database
 from app.core.errors import Unauthorized, Unprocessable
 from app.core.keys import Caller
 from app.core.tables import Idempotency as IdempotencyRow
-from app.operations import metrics
+from app.jobs import broker
+from app.operations import metrics, probes
+from app.operations.probes import Probe
 
 INTAKE_THREADS = 8  # datasets whose deletions are taken in at a time
 HEAVIEST_GROUP = 8 * 2**20  # bytes of bodies
@@ -44,6 +46,8 @@ class Parts:
         self.since = time.monotonic()
         self.database = Database(settings)
         self.blobs = open_blobs(settings)
+        self.broker = Probe(lambda: broker.fault(settings.broker_url) if settings.broker_url else None)
+        self.storage = Probe(lambda: probes.storage_fault(self.blobs))
         self.metrics = metrics.registry(self.database, settings)
         self.intake: Grouped[Posted, Reply] = Grouped(
             "intake",

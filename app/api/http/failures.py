@@ -16,7 +16,7 @@ from starlette.requests import ClientDisconnect
 
 from app.api.http import contract, patterns
 from app.api.http.deps import Replay
-from app.blobs.folder import StorageUnavailableError
+from app.blobs.folder import StorageRefusedError, StorageUnavailableError
 from app.core import db, logs
 from app.core.errors import AppError, Conflict, NotFound, SupersededError, TooLarge, Unavailable, Unprocessable
 from app.rules.states import IllegalMoveError
@@ -101,9 +101,10 @@ def install(app: FastAPI) -> None:
     @app.exception_handler(StorageUnavailableError)
     def _storage(_: Request, error: StorageUnavailableError) -> Response:
         log.warning("a request was refused: %s", error)
-        return problem(
-            Unavailable("The storage does not answer.", kind="storage-unavailable", headers={"Retry-After": "10"})
-        )
+        said, pause = "The storage does not answer.", "10"
+        if isinstance(error, StorageRefusedError):
+            said, pause = "The storage refuses until its operator changes something; /readyz says what.", "60"
+        return problem(Unavailable(said, kind="storage-unavailable", headers={"Retry-After": pause}))
 
 
 def _faults(error: RequestValidationError) -> list[Any]:

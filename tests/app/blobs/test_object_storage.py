@@ -12,11 +12,13 @@ from email.utils import format_datetime
 from pathlib import Path
 from typing import Any
 
+import boto3.session
 import pytest
+from pydantic import SecretStr
 
 from app.blobs import bucket, s3
 from app.blobs.bucket import Bucket
-from app.blobs.folder import BlobCorruptError, BlobMissingError, StorageUnavailableError
+from app.blobs.folder import BlobCorruptError, BlobMissingError, StorageRefusedError, StorageUnavailableError
 from app.blobs.open import open_blobs
 from app.core.config import Settings
 from tests.app.blobs.s3_server import Exchange, Fault, Proxy, error, patience, proxy, s3_server
@@ -303,6 +305,50 @@ def test_a_bucket_that_is_not_there_is_not_a_blob_that_is_missing(settings: Sett
             ask(DIGEST)
     with pytest.raises(StorageUnavailableError):
         absent.put(SMALL)
+
+
+@pytest.mark.parametrize(
+    ("method", "status", "code", "said"),
+    [
+        ("PUT", 403, "AccessDenied", "get, put, delete and list"),
+        ("GET", 403, "AccessDenied", "get, put, delete and list"),
+        ("DELETE", 403, "AccessDenied", "get, put, delete and list"),
+        ("DELETE", 403, "ObjectLocked", "object lock"),
+        ("PUT", 403, "InvalidAccessKeyId", "set LETHE_S3_ACCESS_KEY and LETHE_S3_SECRET_KEY"),
+        ("PUT", 403, "SignatureDoesNotMatch", "set LETHE_S3_ACCESS_KEY and LETHE_S3_SECRET_KEY"),
+        ("PUT", 404, "NoSuchBucket", "make the bucket"),
+        ("PUT", 400, "AuthorizationHeaderMalformed", "LETHE_S3_REGION"),
+        ("PUT", 403, "RequestTimeTooSkewed", "set the clock"),
+        ("PUT", 507, "XMinioStorageFull", "make room"),
+    ],
+)
+def test_a_storage_that_allows_head_and_refuses_what_is_needed_says_what_to_change(
+    blobs: Bucket, shim: Proxy, method: str, status: int, code: str, said: str
+) -> None:
+    """As seen: a bucket that allowed HEAD and refused PUT `did not answer`, for ever."""
+    shim.spoil(method, answers(status, code), path="prefix")
+    with pytest.raises(StorageRefusedError, match=said) as caught:
+        blobs.check()
+    assert "the-secret" not in str(caught.value)
+
+
+def test_a_look_leaves_nothing_in_the_bucket(blobs: Bucket) -> None:
+    before = blobs._client.list_objects_v2(Bucket="bucket").get("Contents", [])
+    blobs.check()
+    assert blobs._client.list_objects_v2(Bucket="bucket").get("Contents", []) == before
+
+
+def test_a_bucket_that_is_not_there_and_missing_keys_are_refusals(
+    settings: Settings, blobs: Bucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for ask in (lambda found: found.check(), lambda found: found.size(DIGEST)):
+        with pytest.raises(StorageRefusedError, match="make the bucket"):
+            ask(open_blobs(settings.model_copy(update={"blob_url": "s3://no-such-bucket"})))
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setattr("app.blobs.s3.Session", boto3.session.Session)
+    keyless = settings.model_copy(update={"s3_access_key": "", "s3_secret_key": SecretStr("")})
+    with pytest.raises(StorageRefusedError, match="no credentials"):
+        open_blobs(keyless).check()
 
 
 def test_a_refusal_is_told_at_once(blobs: Bucket, shim: Proxy) -> None:

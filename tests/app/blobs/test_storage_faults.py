@@ -23,6 +23,7 @@ from app.core import db
 from app.core.config import Settings
 from app.core.tables import Job
 from app.main import create_app
+from app.operations import probes
 from tests.app.blobs.s3_server import Exchange, Fault, Proxy, patience, proxy, s3_server
 from tests.helpers import SAFETENSORS, blobs, counts, incoming, is_problem
 from tests.support import Account
@@ -149,7 +150,10 @@ def announced(trained: Trained, data: bytes) -> str:
     return f"/v1/models/{model}/versions/1/checkpoint"
 
 
-def test_an_upload_to_a_full_disk_is_refused_for_now_and_may_be_sent_again(trained: Trained, disk: Disk) -> None:
+def test_an_upload_to_a_full_disk_is_refused_for_now_and_may_be_sent_again(
+    trained: Trained, disk: Disk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(probes, "SECONDS", 0.0)
     account = trained.account
     data = account.http.get(f"{trained.where}/versions/1/checkpoint").content
     path = announced(trained, data)
@@ -160,8 +164,8 @@ def test_an_upload_to_a_full_disk_is_refused_for_now_and_may_be_sent_again(train
     assert int(response.headers["retry-after"]) > 0
     ready = account.http.get("/readyz")
     assert ready.status_code == 200
-    assert (ready.json()["status"], ready.json()["storage"]) == ("degraded", "unreachable")
-    assert any("storage" in words for words in ready.json()["degraded"])
+    assert (ready.json()["status"], ready.json()["storage"]) == ("degraded", "refuses")
+    assert any("free space" in words for words in ready.json()["degraded"])
     assert counts(account.database) == before
     disk.error = None
     assert incoming(account.settings) == []
