@@ -75,6 +75,16 @@ class Settings(BaseSettings):
     )
 
     erasures_file: Path | None = Field(None, description="erasure ledger that the sweeper keeps; best on another disk")
+    rewrite_bytes: int = Field(
+        256 * 2**20,
+        ge=0,
+        description="tables up to this size are rewritten seconds after an erasure, larger ones daily",
+    )
+    rewrite_hour: int = Field(3, ge=0, le=23, description="UTC hour in which larger tables are rewritten")
+    wal_kept_days: float | None = Field(
+        None, ge=0, description="how long you keep PostgreSQL's write-ahead logs, archived ones too: receipts name it"
+    )
+    backups_kept_days: float | None = Field(None, ge=0, description="how long you keep backups: receipts name it")
     webhooks_to_private: bool = Field(False, description="let webhooks go to http and private addresses: tests only")
 
     max_json_bytes: int = Field(32 * 2**20, ge=1024)
