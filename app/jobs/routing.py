@@ -37,6 +37,10 @@ class Takes:
         device = true() if self.label is None else or_(Job.device.is_(None), Job.device == self.label)
         return and_(kinds, device)
 
+    def suits(self, job: Job) -> bool:
+        """The same of one job."""
+        return (not self.kinds or job.kind in self.kinds) and (self.label is None or job.device in (None, self.label))
+
     def queues(self) -> list[str]:
         """The broker's queues that bring its hints."""
         kinds = sorted(self.kinds or JobKind)

@@ -77,7 +77,9 @@ def unlearn(run: Run) -> None:
         return
     try:
         found = attack(run, work)
+        run.give_way()
         stored = finetune(run, work, found)
+        run.give_way()
     except (MethodError, DivergedError, DeviceMemoryError, AttackError) as error:
         if not pass_over(run, work, error):
             raise

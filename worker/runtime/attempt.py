@@ -19,7 +19,7 @@ from app.jobs import Claim, LeaseLostError, workers
 from app.rules.states import JobState
 from engine import memory, seeding
 from engine.errors import EngineError
-from worker.runtime.run import CancelledError, Heartbeat, JobError, Resources, Run
+from worker.runtime.run import CancelledError, GaveWayError, Heartbeat, JobError, Resources, Run
 
 log = logging.getLogger("lethe.worker")
 
@@ -46,6 +46,8 @@ def _work(resources: Resources, claim: Claim, work: Callable[[Run], None]) -> No
             log.warning("job %s: the lease was lost; nothing was written", claim.id)
         except CancelledError:
             _end(resources.database, claim, JobState.CANCELLED, "cancelled", "cancelled on request")
+        except GaveWayError as error:
+            _again(resources.database, claim, str(error), counted=False)
         except (EngineError, JobError, AppError) as error:
             _end(resources.database, claim, JobState.FAILED, error.kind, str(error))
         except BlobCorruptError as error:
@@ -98,10 +100,10 @@ def _end(database: Database, claim: Claim, state: JobState, kind: str, detail: s
         log.warning("job %s: the lease was lost before its end could be written", claim.id)
 
 
-def _again(database: Database, claim: Claim, reason: str, pause_seconds: float) -> None:
+def _again(database: Database, claim: Claim, reason: str, pause_seconds: float = 0.0, *, counted: bool = True) -> None:
     """Give the attempt up; the job is queued again, or dead once it has had its attempts."""
     try:
         with database.write() as session:
-            jobs.requeue(session, jobs.fenced(session, claim), reason, pause_seconds=pause_seconds)
+            jobs.requeue(session, jobs.fenced(session, claim), reason, pause_seconds=pause_seconds, counted=counted)
     except LeaseLostError:
         log.warning("job %s: the lease was lost before it could be queued again", claim.id)

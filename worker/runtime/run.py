@@ -31,10 +31,18 @@ log = logging.getLogger("lethe.worker")
 
 SECONDS_BETWEEN_REPORTS = 0.25
 SECONDS_BETWEEN_COPY_CHECKS = 30.0
+SECONDS_BETWEEN_WAY_CHECKS = 2.0
 
 
 class CancelledError(Exception):
     """Somebody asked for this job to be cancelled."""
+
+
+class GaveWayError(Exception):
+    """A deletion with a near deadline waits for this worker: the job goes back to the queue, with what is kept."""
+
+    def __init__(self) -> None:
+        super().__init__("a deletion with a near deadline goes first")
 
 
 class JobError(Exception):
@@ -126,6 +134,24 @@ class Run:
     claim: Claim
     heartbeat: Heartbeat
     stage_seconds: dict[str, float] = field(default_factory=dict)
+    _way_checked: float = field(default_factory=time.monotonic)
+
+    def must_give_way(self) -> bool:
+        """Whether another job needs this worker more; asked of the database every few seconds."""
+        if time.monotonic() - self._way_checked < SECONDS_BETWEEN_WAY_CHECKS:
+            return False
+        self._way_checked = time.monotonic()
+        with self.resources.database.read() as session:
+            return jobs.gives_way(session, self.claim, self.resources.takes)
+
+    def give_way(self) -> None:
+        """To be called where all that was computed is kept.
+
+        Raises:
+            GaveWayError: another job needs this worker more.
+        """
+        if self.must_give_way():
+            raise GaveWayError
 
     @contextmanager
     def stage(self, name: str, start: float, stop: float) -> Iterator[StageProgress]:
@@ -204,7 +230,10 @@ class StageProgress:
         return None if kept is None else load_file(self._run.resources.blobs.fetch(kept[0]))
 
     def save(self, state: Callable[[], dict[str, Tensor]]) -> None:
-        if time.monotonic() - self._saved < self._run.resources.settings.resume_seconds:
+        give_way = self._run.must_give_way()
+        if not give_way and time.monotonic() - self._saved < self._run.resources.settings.resume_seconds:
             return
         self._run.keep("resume", self._base, self._run.put_tensors(state()))
         self._saved = time.monotonic()
+        if give_way:
+            raise GaveWayError
