@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 from collections.abc import Callable
 
@@ -15,6 +16,7 @@ from app.core import crash_points, logs
 from app.core.db import Database
 from app.core.errors import AppError, SupersededError
 from app.core.tables import Job
+from app.formats.sandbox import SandboxError
 from app.jobs import Claim, LeaseLostError, workers
 from app.rules.states import JobState
 from engine import memory, seeding
@@ -68,9 +70,13 @@ def _why_again(claim: Claim, error: Exception) -> tuple[str, float]:
     if isinstance(error, StorageUnavailableError):
         log.warning("job %s waits for the storage: %s", claim.id, error)
         return str(error), STORAGE_PAUSE_SECONDS
-    if isinstance(error, OSError):
+    if isinstance(error, SandboxError):
+        log.warning("job %s waits for its machine: %s", claim.id, error)
+        return str(error), 0.0
+    if isinstance(error, OSError) and error.errno is not None:  # the system gives a number; libraries may not
         log.exception("job %s waits for its machine", claim.id)
-        return f"its machine refused: {error.strerror}", STORAGE_PAUSE_SECONDS if folder.is_refusal(error) else 0.0
+        reason = f"its machine refused: {error.strerror or errno.errorcode.get(error.errno, str(error.errno))}"
+        return reason, STORAGE_PAUSE_SECONDS if folder.is_refusal(error) else 0.0
     log.exception("job %s failed", claim.id)
     return f"an unexpected {type(error).__name__}; it is in the worker's log", 0.0
 
