@@ -57,6 +57,9 @@ class Settings(BaseSettings):
     poll_seconds: float = Field(0.1, gt=0, description="how often an idle worker or sweeper looks at the database")
     rehint_seconds: float = Field(30.0, gt=0, description="age at which a queued job's hint is sent again")
     resume_seconds: float = Field(60.0, ge=0, description="shortest time between two resume files of one job")
+    stall_seconds: float = Field(
+        6 * 3600.0, gt=0, description="a job without any progress for so long has hung: its process is ended"
+    )
     blob_url: str = Field(
         "",
         pattern=r"^(s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/[\w.-]+)*/?)?$",

@@ -149,7 +149,7 @@ def claim(
     takes: the jobs that this worker takes. A hint for another job only makes it look for its own.
     part_of: only parts of that job; the worker of the job may take them besides `takes`.
     """
-    suits = takes.fits() if part_of is None else Job.parent_id == part_of
+    suits = takes.fits() if part_of is None else and_(Job.parent_id == part_of, EVERYTHING.fits())
     for _ in range(CLAIM_TRIES):
         try:
             with database.write() as session:

@@ -39,7 +39,7 @@ def attempt(resources: Resources, claim: Claim, work: Callable[[Run], None]) -> 
 def _work(resources: Resources, claim: Claim, work: Callable[[Run], None]) -> None:
     log.info("job %s (%s): attempt %d", claim.id, claim.kind.value, claim.attempts)
     resources.blobs.clear_scratch(claim.id)
-    with Heartbeat(resources.database, claim, resources.settings.lease_seconds) as heartbeat:
+    with Heartbeat(resources.database, claim, resources.settings) as heartbeat:
         run = Run(resources, claim, heartbeat)
         try:
             with seeding.deterministic(), memory.shortage_named():
