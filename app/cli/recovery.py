@@ -44,16 +44,9 @@ def check(
 
     It reads the database and the blobs, also while the service runs. Exits 1 if a rule does not hold, and says which.
     """
-    from app.blobs.open import open_blobs
-    from app.core.db import Database
     from app.recovery import checker
 
-    settings = read_settings()
-    database = Database(settings)
-    try:
-        found = checker.check(database, open_blobs(settings), at_rest=at_rest, thorough=not quick)
-    finally:
-        database.close()
+    found = checker.check_service(read_settings(), at_rest=at_rest, thorough=not quick)
     lines = [(each.rule, f"{each.object}: {each.detail}") for each in found]
     show([asdict(each) for each in found], lines or [("violations", "none")], as_json=as_json)
     if found:

@@ -58,7 +58,7 @@ class Settings(BaseSettings):
     rehint_seconds: float = Field(30.0, gt=0, description="age at which a queued job's hint is sent again")
     resume_seconds: float = Field(60.0, ge=0, description="shortest time between two resume files of one job")
     stall_seconds: float = Field(
-        6 * 3600.0, gt=0, description="a job without any progress for so long has hung: its process is ended"
+        6 * 3600.0, gt=0, description="time without any progress after which a job has hung: its process is ended"
     )
     blob_url: str = Field(
         "",

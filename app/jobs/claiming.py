@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, and_, case, exists, func, or_, select, update
+from sqlalchemy import ColumnElement, Select, and_, case, exists, false, func, or_, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session, aliased
 
@@ -118,7 +118,7 @@ def _wanted_before(*, running: bool = True) -> ColumnElement[bool]:
         func.coalesce(earlier.parent_id, earlier.id) < Job.id,
         earlier.kind != JobKind.PURGE,
         or_(
-            and_(running, earlier.state == JobState.RUNNING),
+            earlier.state == JobState.RUNNING if running else false(),
             and_(earlier.state == JobState.QUEUED, or_(earlier.kind == JobKind.UNLEARN, compares)),
         ),
     )

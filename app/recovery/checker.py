@@ -17,8 +17,9 @@ from sqlalchemy.orm import Session, aliased, undefer
 
 from app.blobs import usage
 from app.blobs.folder import BlobCorruptError, BlobMissingError
-from app.blobs.open import Blobs
+from app.blobs.open import Blobs, open_blobs
 from app.core import db
+from app.core.config import Settings
 from app.core.db import Database
 from app.core.positions import mask_of
 from app.core.tables import (
@@ -39,6 +40,7 @@ from app.core.tables import (
     Version,
 )
 from app.evidence import transparency_log
+from app.evidence.signing import canonical
 from app.formats.manifest import ERASED_PREFIX
 from app.rules.states import MAX_ATTEMPTS, TERMINAL_JOBS, Decision, JobKind, JobState, Outcome, VersionState
 
@@ -75,6 +77,15 @@ def check(database: Database, blobs: Blobs, *, at_rest: bool = False, thorough: 
     with _moment(database) as session:
         view = View(session, blobs, at_rest, thorough)
         return sorted(Violation(name, *found) for name, rule in RULES.items() for found in rule(view))
+
+
+def check_service(settings: Settings, *, at_rest: bool = False, thorough: bool = True) -> list[Violation]:
+    """The same of the database and the blobs that these settings name."""
+    database = Database(settings)
+    try:
+        return check(database, open_blobs(settings), at_rest=at_rest, thorough=thorough)
+    finally:
+        database.close()
 
 
 @contextmanager
@@ -146,7 +157,7 @@ def fulfilled_requests(view: View) -> Found:
         .where(AuditEvent.kind == "request.fulfilled")
         .group_by(AuditEvent.object_id)
     )
-    counts: dict[str, int] = dict(session.execute(told).all())  # type: ignore[arg-type]
+    counts: dict[str, int] = dict(session.execute(told).all())
     replayed = select(DeletionRequest.id, DeletionRequest.replayed_at).where(DeletionRequest.fulfilled_at.is_not(None))
     for request_id, again in session.execute(replayed):
         count = counts.pop(request_id, 0)
@@ -177,9 +188,9 @@ def certificates(view: View) -> Found:
     for request_id, count in session.execute(newest.group_by(CertificateRow.request_id).having(func.count() > 1)):
         yield request_id, f"it has {count} certificates that none supersedes"
     sealed = select(AuditEvent.object_id, func.count()).where(AuditEvent.kind == "certificate.sealed")
-    events: dict[str, int] = dict(session.execute(sealed.group_by(AuditEvent.object_id)).all())  # type: ignore[arg-type]
+    events: dict[str, int] = dict(session.execute(sealed.group_by(AuditEvent.object_id)).all())
     kept = select(CertificateRow.request_id, func.count()).group_by(CertificateRow.request_id)
-    counts: dict[str, int] = dict(session.execute(kept).all())  # type: ignore[arg-type]
+    counts: dict[str, int] = dict(session.execute(kept).all())
     for request_id in events.keys() | counts.keys():
         if events.get(request_id) != counts.get(request_id):
             yield request_id, f"{counts.get(request_id, 0)} certificates, {events.get(request_id, 0)} in the log"
@@ -200,20 +211,20 @@ def current_versions(view: View) -> Found:
     current: dict[str, list[int]] = {}
     for model_id, number in session.execute(query):
         current.setdefault(model_id, []).append(number)
-    for model_id, number in session.execute(select(Model.id, Model.current_version)):
+    for model_id, named in session.execute(select(Model.id, Model.current_version)):
         found = current.pop(model_id, [])
-        if found != ([] if number is None else [number]):
-            yield model_id, f"its current version is {number}, and versions {found} say so of themselves"
+        if found != ([] if named is None else [named]):
+            yield model_id, f"its current version is {named}, and versions {found} say so of themselves"
     same = select(Version.model_id, Version.number).group_by(Version.model_id, Version.number).having(func.count() > 1)
-    for model_id, number in session.execute(same):
-        yield model_id, f"it has two versions {number}"
+    for model_id, twice in session.execute(same):
+        yield model_id, f"it has two versions {twice}"
     parent = aliased(Version)
     orphans = select(Version.id, Version.parent).where(
         Version.parent.is_not(None),
         ~select(parent.id).where(parent.model_id == Version.model_id, parent.number == Version.parent).exists(),
     )
-    for version_id, number in session.execute(orphans):
-        yield version_id, f"its parent, version {number}, is not there"
+    for version_id, missing in session.execute(orphans):
+        yield version_id, f"its parent, version {missing}, is not there"
 
 
 def aliases(view: View) -> Found:
@@ -285,7 +296,7 @@ def erased_samples(view: View) -> Found:
         erased = mask_of(dataset.erased, dataset.sample_count)
         rows = select(Sample.position, Sample.subject.is_not(None)).where(Sample.dataset_id == dataset.id)
         overwritten = Sample.sample_id.startswith(ERASED_PREFIX)
-        gone = dict(session.execute(rows.where(overwritten)).all())  # type: ignore[arg-type]
+        gone = dict(session.execute(rows.where(overwritten)).all())
         there = set(session.scalars(select(Sample.position).where(Sample.dataset_id == dataset.id, ~overwritten)))
         if left := sum(bool(erased[position]) for position in there):
             yield dataset.id, f"{left} erased samples have their ids"
@@ -354,10 +365,12 @@ def job_events(view: View) -> Found:
 def outbox(view: View) -> Found:
     """Messages leave, and hints are of jobs that are there."""
     session = view.session
-    query = select(Outbox.number, Outbox.topic, Outbox.created_at, Job.id).outerjoin(Job, Job.id == Outbox.key)
+    query = select(Outbox.number, Outbox.topic, Outbox.created_at, Job.id.is_(None)).outerjoin(
+        Job, Job.id == Outbox.key
+    )
     old = db.now(session) - STUCK
-    for number, topic, created_at, job_id in session.execute(query.order_by(Outbox.number)):
-        if topic == "hint" and job_id is None:
+    for number, topic, created_at, gone in session.execute(query.order_by(Outbox.number)):
+        if topic == "hint" and gone:
             yield f"outbox:{number}", "it is a hint of a job that is not there"
         elif view.at_rest or created_at < old:
             yield f"outbox:{number}", f"a message of topic {topic} has not left"
@@ -382,7 +395,7 @@ def log_trees(view: View) -> Found:
             yield tenant_id, f"its log has {count} entries, and the signed head says {size}"
         elif view.thorough and head is not None:
             entries = transparency_log.entries(session, tenant_id, 0, size)
-            leaves = (transparency_log.leaf_hash(transparency_log.canonical(entry)) for entry in entries)
+            leaves = (transparency_log.leaf_hash(canonical(entry)) for entry in entries)
             tree = transparency_log.grow({}, 0, leaves)
             root = transparency_log.fold([tree[node] for node in transparency_log.cover(0, size)])
             if root != head.root:
