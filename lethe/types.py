@@ -7,7 +7,6 @@ from typing import Any, Literal, TypedDict
 
 Json = dict[str, Any]
 
-JobKind = Literal["ingest", "train", "import", "references", "reference", "precompute", "unlearn", "audit", "purge"]
 JobState = Literal["queued", "running", "succeeded", "rejected", "failed", "cancelled", "dead"]
 Split = Literal["train", "holdout"]
 Scope = Literal["read", "request", "operate", "audit", "admin"]
@@ -163,7 +162,7 @@ class Escalation(TypedDict):
 
 class Job(TypedDict):
     id: str
-    kind: JobKind
+    kind: str
     state: JobState
     waiting_for: str | None
     stage: str | None

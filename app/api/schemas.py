@@ -352,7 +352,10 @@ class EscalationOut(BaseModel):
 
 class JobOut(BaseModel):
     id: str
-    kind: Literal["ingest", "train", "import", "references", "reference", "precompute", "unlearn", "audit", "purge"]
+    kind: str = Field(
+        description="ingest, train, import, references, reference, precompute, unlearn, audit, purge; a service of a "
+        "newer version may have left others"
+    )
     state: Literal["queued", "running", "succeeded", "rejected", "failed", "cancelled", "dead"]
     waiting_for: str | None = Field(description="of a queued job that no live worker takes: which worker is missing")
     stage: str | None

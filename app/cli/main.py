@@ -194,5 +194,6 @@ def bench(context: typer.Context) -> None:
 
 
 cli.command("backup")(recovery.backup)
+cli.command("check")(recovery.check)
 cli.add_typer(recovery.erasures, name="erasures")
 cli.add_typer(tenants.tenants, name="tenants")

@@ -33,6 +33,26 @@ def backup(
     show(taken, [("folder", folder), *taken.items()], as_json=as_json)
 
 
+def check(
+    quick: Annotated[bool, typer.Option("--quick", help="Do not read every blob and every entry of the log.")] = False,
+    at_rest: Annotated[
+        bool, typer.Option("--at-rest", help="No part runs and no work is left: what is still open is wrong, too.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Check that nothing was lost and nothing was done twice.
+
+    It reads the database and the blobs, also while the service runs. Exits 1 if a rule does not hold, and says which.
+    """
+    from app.recovery import checker
+
+    found = checker.check_service(read_settings(), at_rest=at_rest, thorough=not quick)
+    lines = [(each.rule, f"{each.object}: {each.detail}") for each in found]
+    show([asdict(each) for each in found], lines or [("violations", "none")], as_json=as_json)
+    if found:
+        raise typer.Exit(REFUSED)
+
+
 @erasures.command("export")
 def export(path: LedgerFile, as_json: AsJson = False) -> None:
     """Append the fulfilled erasures that the ledger lacks.

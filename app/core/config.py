@@ -57,6 +57,9 @@ class Settings(BaseSettings):
     poll_seconds: float = Field(0.1, gt=0, description="how often an idle worker or sweeper looks at the database")
     rehint_seconds: float = Field(30.0, gt=0, description="age at which a queued job's hint is sent again")
     resume_seconds: float = Field(60.0, ge=0, description="shortest time between two resume files of one job")
+    stall_seconds: float = Field(
+        6 * 3600.0, gt=0, description="time without any progress after which a job has hung: its process is ended"
+    )
     blob_url: str = Field(
         "",
         pattern=r"^(s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/[\w.-]+)*/?)?$",
@@ -75,6 +78,16 @@ class Settings(BaseSettings):
     )
 
     erasures_file: Path | None = Field(None, description="erasure ledger that the sweeper keeps; best on another disk")
+    rewrite_bytes: int = Field(
+        256 * 2**20,
+        ge=0,
+        description="tables up to this size are rewritten seconds after an erasure, larger ones daily",
+    )
+    rewrite_hour: int = Field(3, ge=0, le=23, description="UTC hour in which larger tables are rewritten")
+    wal_kept_days: float | None = Field(
+        None, ge=0, description="how long you keep PostgreSQL's write-ahead logs, archived ones too: receipts name it"
+    )
+    backups_kept_days: float | None = Field(None, ge=0, description="how long you keep backups: receipts name it")
     webhooks_to_private: bool = Field(False, description="let webhooks go to http and private addresses: tests only")
 
     max_json_bytes: int = Field(32 * 2**20, ge=1024)

@@ -411,6 +411,14 @@ class Receipt(Base):
     digest: Mapped[str | None] = mapped_column(String(71))
     due_at: Mapped[datetime | None]
     done_at: Mapped[datetime | None]
+    __table_args__ = (
+        Index(  # what the sweeper looks for every second
+            "ix_receipts_pending",
+            "subject",
+            postgresql_where=text("done_at IS NULL"),
+            sqlite_where=text("done_at IS NULL"),
+        ),
+    )
 
 
 class Outbox(Base):

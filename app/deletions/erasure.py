@@ -39,6 +39,7 @@ from app.core.tables import (
 )
 from app.datasets import records as datasets
 from app.datasets import suppression
+from app.deletions import rewriting
 from app.evidence import sealing
 from app.jobs import Claim
 from app.models import versions
@@ -348,6 +349,7 @@ def complete(session: Session, claim: Claim, request_id: str) -> None:
         row.state = move_outcome(Outcome(row.state), Outcome.PURGED)
     request = session.get_one(DeletionRequest, request_id)
     request.fulfilled_at = now
+    rewriting.owe(session, request_id, now)
     events.record(session, claim.tenant_id, "request.fulfilled", request_id)
     jobs.finish(session, job, JobState.SUCCEEDED, result={"request": request_id})
 

@@ -31,6 +31,7 @@ SYSTEM_CALLS = {
     "x86_64": (0xC000003E, (41, 42, 49, 101, 59, 322, 425)),
     "aarch64": (0xC00000B7, (198, 203, 200, 117, 221, 281, 425)),
 }
+MACHINE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ENOENT, errno.EACCES, errno.ESTALE)
 X32 = 0x40000000  # calls of the other binary interface of x86_64 have this bit
 
 
@@ -91,6 +92,10 @@ def run(place: str, arguments: Sequence[Any], limits: Mapping[str, int], answer:
         found = {"memory": True}
     except SourceError as error:
         found = {"refused": error.detail, "errors": error.errors}
+    except OSError as error:
+        # A decoder raises it about the file and gives no number; the system always does.
+        ours = error.errno in MACHINE
+        found = {"machine": error.strerror} if ours else {"failed": type(error).__name__}
     except Exception as error:
         found = {"failed": type(error).__name__}
     with answer.open("w") as file:

@@ -50,7 +50,7 @@ def call(place: str, *arguments: Any, limits: Limits | None = None, seconds: flo
 
     Raises:
         SourceError: the function raised it, or the child crashed, hung, or needed more than its limits.
-        SandboxError: the child could not be started, was ended from outside, or could not answer.
+        SandboxError: the child could not be started, was ended from outside, could not answer, or met a full disk.
     """
     allowed = limits or Limits()
     with tempfile.TemporaryDirectory() as folder:
@@ -71,6 +71,8 @@ def call(place: str, *arguments: Any, limits: Limits | None = None, seconds: flo
         if code or not answer.exists():
             raise SandboxError(f"the program that looks at files ended with {code}")
         found = json.loads(answer.read_bytes())
+    if "machine" in found:
+        raise SandboxError(f"the machine refused while a file was looked at: {found['machine']}")
     if "memory" in found:
         raise SourceError(_too_much_memory(allowed))
     if "failed" in found:

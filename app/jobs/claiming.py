@@ -6,18 +6,21 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, and_, case, exists, func, or_, select, update
+from sqlalchemy import ColumnElement, Select, and_, case, exists, false, func, or_, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session, aliased
 
 from app.core import crash_points, db
 from app.core.db import Database
 from app.core.tables import DeletionRequest, Job, OutcomeRow, Tenant
+from app.jobs import routing
 from app.jobs.queueing import emit
 from app.jobs.routing import Takes
 from app.rules.states import JobKind, JobState, move_job
 
 CLAIM_TRIES = 8
+URGENT = timedelta(days=7)  # a deadline this near goes before everything else
+SOON = timedelta(days=45)  # one this near, as every first deadline of the laws is, before its tenant's other jobs
 EVERYTHING = Takes()
 
 
@@ -43,9 +46,9 @@ class Claim:
 def claimable(now: datetime, hint: str | None = None) -> Select[Job]:
     """Queued jobs that are first in a free lane; a purge also waits for `_wanted_before` it.
 
-    What has a legal deadline comes first, by that deadline; then the hinted job; then tenants take turns, and of one
-    tenant the oldest job comes first. A lane keeps its order whichever hint arrives first: unlearning must find the
-    version that training makes.
+    What must be done within `URGENT` for a legal deadline comes first, by that deadline; then the hinted job; then
+    tenants take turns. Of one tenant, what has a deadline within `SOON` comes first, then the oldest job. A lane keeps
+    its order whichever hint arrives first: unlearning must find the version that training makes.
     """
     other = aliased(Job)
     lane_busy = exists().where(other.lane == Job.lane, other.state == JobState.RUNNING)
@@ -64,27 +67,45 @@ def claimable(now: datetime, hint: str | None = None) -> Select[Job]:
             or_(Job.kind != JobKind.PURGE, ~_wanted_before()),
         )
         .order_by(
-            due_at().asc().nulls_last(), (Job.id == (hint or "")).desc(), Tenant.served_at.asc().nulls_first(), Job.id
+            due_at(now + URGENT).asc().nulls_last(),
+            (Job.id == (hint or "")).desc(),
+            Tenant.served_at.asc().nulls_first(),
+            due_at(now + SOON).is_(None),
+            Job.id,
         )
     )
 
 
-def due_at() -> ColumnElement[datetime]:
-    """The earliest legal deadline among the requests that `Job` serves; null where it serves none."""
-    own = select(DeletionRequest.due_at).where(DeletionRequest.id == Job.request_id)
-    batch = (
-        select(func.min(DeletionRequest.due_at))
-        .join(OutcomeRow, OutcomeRow.request_id == DeletionRequest.id)
-        .where(OutcomeRow.job_id == Job.id)
+def due_at(until: datetime) -> ColumnElement[datetime]:
+    """The earliest legal deadline up to `until` that waits for the queued `Job`; null where none does.
+
+    A job has the deadlines of the requests that it carries out, or that it is compared for while their samples are
+    there, and inherits those of the jobs behind it in its lane.
+    """
+    first = select(func.min(DeletionRequest.due_at)).where(DeletionRequest.due_at <= until)
+    behind = aliased(Job)  # or itself
+    waits = (behind.lane == Job.lane, behind.state == JobState.QUEUED)
+    purges = first.join(behind, behind.request_id == DeletionRequest.id).where(*waits, behind.kind == JobKind.PURGE)
+    batches = (
+        first.join(OutcomeRow, OutcomeRow.request_id == DeletionRequest.id)
+        .join(behind, behind.id == OutcomeRow.job_id)
+        .where(*waits, behind.kind == JobKind.UNLEARN)
     )
+    compared_for = Job.params["exclude_request"].as_string() == DeletionRequest.id
+    own = first.where(compared_for, DeletionRequest.fulfilled_at.is_(None)).correlate(Job).scalar_subquery()
+    inherited = batches.correlate(Job).scalar_subquery()
+    is_training = Job.kind == JobKind.TRAIN
     return case(
-        (Job.kind == JobKind.PURGE, own.correlate(Job).scalar_subquery()),
-        (Job.kind == JobKind.UNLEARN, batch.correlate(Job).scalar_subquery()),
+        (Job.kind == JobKind.PURGE, purges.correlate(Job).scalar_subquery()),
+        (and_(is_training, own.is_not(None), or_(inherited.is_(None), own < inherited)), own),
+        else_=inherited,
     )
 
 
-def _wanted_before() -> ColumnElement[bool]:
+def _wanted_before(*, running: bool = True) -> ColumnElement[bool]:
     """Whether a job older than the purge (`Job`) works on the samples of the dataset or still needs them.
+
+    running: count running jobs, too.
 
     These are running jobs, and queued ones that need the samples: unlearning, and the comparison of the purge's own
     request. Other queued jobs may never find a worker, and later ones may never end, so erasing waits for neither. A
@@ -97,7 +118,7 @@ def _wanted_before() -> ColumnElement[bool]:
         func.coalesce(earlier.parent_id, earlier.id) < Job.id,
         earlier.kind != JobKind.PURGE,
         or_(
-            earlier.state == JobState.RUNNING,
+            earlier.state == JobState.RUNNING if running else false(),
             and_(earlier.state == JobState.QUEUED, or_(earlier.kind == JobKind.UNLEARN, compares)),
         ),
     )
@@ -128,7 +149,7 @@ def claim(
     takes: the jobs that this worker takes. A hint for another job only makes it look for its own.
     part_of: only parts of that job; the worker of the job may take them besides `takes`.
     """
-    suits = takes.fits() if part_of is None else Job.parent_id == part_of
+    suits = takes.fits() if part_of is None else and_(Job.parent_id == part_of, EVERYTHING.fits())
     for _ in range(CLAIM_TRIES):
         try:
             with database.write() as session:
@@ -173,6 +194,36 @@ def claim_once(
         seed=job.seed,
         attempts=job.attempts,
     )
+
+
+def gives_way(session: Session, claim: Claim, takes: Takes) -> bool:
+    """Whether the worker of `claim`, which takes `takes`, should put it back: a job with an urgent deadline waits for
+    it, or for a worker while none is free. A job with such a deadline, own or inherited, never gives way."""
+    now = db.now(session)
+    urgent = now + URGENT
+    open_ = (DeletionRequest.due_at <= urgent, DeletionRequest.fulfilled_at.is_(None))
+    if session.scalars(select(DeletionRequest.id).where(*open_).limit(1)).first() is None:
+        return False  # as nearly always, and quickly found
+    batch = select(OutcomeRow.request_id).join(DeletionRequest, DeletionRequest.id == OutcomeRow.request_id)
+    if session.scalars(batch.where(OutcomeRow.job_id == claim.id, *open_).limit(1)).first():
+        return False
+    if session.scalars(select(due_at(urgent)).where(Job.id == claim.id)).first():
+        return False
+    held_up = select(Job.id).where(
+        Job.kind == JobKind.PURGE,
+        Job.state == JobState.QUEUED,
+        Job.dataset_id == claim.dataset_id,
+        Job.id > (claim.parent_id or claim.id),
+        due_at(urgent).is_not(None),
+        ~_wanted_before(running=False),
+    )
+    if session.scalars(held_up.limit(1)).first():
+        return True
+    waiting = session.scalars(claimable(now).where(due_at(urgent).is_not(None), takes.fits()).limit(1)).first()
+    if waiting is None:
+        return False
+    busy = set(session.scalars(select(Job.owner).where(Job.state == JobState.RUNNING)))
+    return not any(routing.takes(each).suits(waiting) for each in routing.live(session) if each.name not in busy)
 
 
 def has_work(database: Database) -> bool:

@@ -74,13 +74,14 @@ def _hint_next(session: Session, ended: Job) -> None:
         outbox.hint(session, job_id)
 
 
-def requeue(session: Session, job: Job, reason: str, *, pause_seconds: float = 0.0) -> None:
+def requeue(session: Session, job: Job, reason: str, *, pause_seconds: float = 0.0, counted: bool = True) -> None:
     """An attempt ended without an end: try again, or bury the job after `MAX_ATTEMPTS`.
 
-    With a pause the attempt does not count: the failure lies outside the job, and may pass.
+    With a pause the attempt does not count: the failure lies outside the job, and may pass. Nor does it count where
+    `counted` is false: it was no failure.
     """
     job.available_at = db.now(session) + timedelta(seconds=pause_seconds)
-    job.attempts -= pause_seconds > 0
+    job.attempts -= pause_seconds > 0 or not counted
     job.owner = job.lease_until = None
     if job.cancel_requested:
         finish(session, job, JobState.CANCELLED, problem=problem("cancelled", "cancelled on request"))
@@ -114,8 +115,7 @@ def release(database: Database, owner: str, reason: str, *, counted: bool = True
         held = select(Job).where(named, Job.state == JobState.RUNNING).order_by(Job.id)
         rows = list(session.scalars(held.with_for_update()))
         for job in rows:
-            job.attempts -= not counted
-            requeue(session, job, reason)
+            requeue(session, job, reason, counted=counted)
         return len(rows)
 
 

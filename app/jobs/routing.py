@@ -25,17 +25,21 @@ ALIVE = timedelta(seconds=30)  # a worker without a sign of life for this long d
 class Takes:
     """What a worker takes: jobs of these kinds (none named: of every kind) that name no device, or its label.
 
-    label: None takes jobs of every device.
+    label: None takes jobs of every device. A kind of a newer version is nobody's here: its jobs wait for such a worker.
     """
 
-    kinds: frozenset[JobKind] = frozenset()
+    kinds: frozenset[str] = frozenset()
     label: str | None = None
 
     def fits(self) -> ColumnElement[bool]:
         """The same, as a condition on the rows of jobs."""
-        kinds = Job.kind.in_(sorted(self.kinds)) if self.kinds else true()
+        kinds = Job.kind.in_(sorted(self.kinds or JobKind))
         device = true() if self.label is None else or_(Job.device.is_(None), Job.device == self.label)
         return and_(kinds, device)
+
+    def suits(self, job: Job) -> bool:
+        """The same of one job."""
+        return job.kind in (self.kinds or set(JobKind)) and (self.label is None or job.device in (None, self.label))
 
     def queues(self) -> list[str]:
         """The broker's queues that bring its hints."""
@@ -62,7 +66,7 @@ def live(session: Session) -> Sequence[Worker]:
 
 
 def takes(worker: Worker) -> Takes:
-    return Takes(frozenset(JobKind(kind) for kind in worker.kinds), worker.label)
+    return Takes(frozenset(worker.kinds), worker.label)
 
 
 def served(workers: Collection[Worker]) -> ColumnElement[bool]:

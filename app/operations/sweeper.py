@@ -18,6 +18,7 @@ from app.core.config import LEASE_BEATS, Settings
 from app.core.db import Database
 from app.core.tables import Idempotency
 from app.deletions import batches, carried, compliance, retention
+from app.deletions.rewriting import Rewriter
 from app.events import deliveries
 from app.evidence import sealing
 from app.jobs import outbox
@@ -56,6 +57,7 @@ def run(settings: Settings, stop: threading.Event) -> None:
     """Work in rounds until `stop` is set. A round that fails is logged and tried again."""
     database, blobs, send_hint = Database(settings), open_blobs(settings), hint_sender(settings)
     lease_check = settings.lease_seconds / LEASE_BEATS
+    rewriter = Rewriter(database, settings)
     duties: list[tuple[float, Callable[[], object]]] = [
         (settings.poll_seconds, lambda: outbox.relay_hints(database, send_hint)),
         (min(lease_check, 5.0), lambda: jobs.sweep(database, settings.rehint_seconds)),
@@ -65,7 +67,7 @@ def run(settings: Settings, stop: threading.Event) -> None:
         (1.0, lambda: retention.purge_due_versions(database, blobs)),
         (60.0, lambda: retention.retire_due_pools(database)),
         (10.0, lambda: pools.rebuild_stale(database)),
-        (60.0, lambda: carried.expire(database)),
+        (60.0, lambda: rewriter.owe(carried.expire(database))),
         (5.0, lambda: usage.remove_leftovers(database, blobs)),
         (DAY_SECONDS, lambda: forget_replies(database)),  # it reads the whole table
         (HOUSEKEEPING_SECONDS, lambda: usage.remove_orphans(database, blobs, DAY_SECONDS)),
@@ -74,6 +76,7 @@ def run(settings: Settings, stop: threading.Event) -> None:
         duties.append((10.0, erasure_ledger.Keeper(database, settings, kept).keep))
     key = sealing.open_key(database, settings)
     duties += [
+        (1.0, rewriter.round),  # before certificates: they then say that it is done
         (1.0, lambda: sealing.seal_due(database, key, settings.log_name)),
         (1.0, lambda: sealing.sequence_waiting(database, key, settings.log_name)),
     ]

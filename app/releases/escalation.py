@@ -87,8 +87,12 @@ def _tried(row: AuditRow) -> TriedStep:
     return TriedStep(job=row.job_id, method=row.report["method"], verdict=row.verdict, reason=reason)
 
 
-def escalate(session: Session, claim: Claim, policy: Policy, action: GateAction, report: dict[str, Any]) -> Job:
+def escalate(
+    session: Session, claim: Claim, policy: Policy, action: GateAction, report: dict[str, Any] | None = None
+) -> Job:
     """Reject the job's candidate and move its batch to step `action.step`: one transaction, one new job.
+
+    report: of the candidate; None where the method could not run and made none.
 
     Raises:
         LeaseLostError: the claim is gone; the worker that holds the job now decides.
@@ -113,15 +117,17 @@ def escalate(session: Session, claim: Claim, policy: Policy, action: GateAction,
         row.job_id = following.id
         row.reason = f"step {action.step + 1} of {len(policy.methods)}, {method.name}, is being tried: {action.reason}"
     session.flush()
-    audit_rows.add(session, claim, model, None, report, None)
-    verdict = report["judgement"]["verdict"]
-    data = {"after": job.id, "step": action.step + 1, "method": method.name, "verdict": verdict}
+    verdict = report["judgement"]["verdict"] if report else None
+    if report:
+        audit_rows.add(session, claim, model, None, report, None)
+    data = {"after": job.id, "step": action.step + 1, "method": method.name, "verdict": verdict or "not audited"}
     events.record(session, job.tenant_id, "gate.escalated", following.id, **data)
     if action.alert:
         alert(session, job.tenant_id, following.id, "late")
-    kind = "audit-failed" if verdict == "fail" else "candidate-passed-over"
+    kind = {"fail": "audit-failed", None: "method-failed"}.get(verdict, "candidate-passed-over")
     problem = jobs.problem(kind, action.reason, next_job=following.id)
-    jobs.finish(session, job, JobState.REJECTED, result=facts(policy, claim.params, report), problem=problem)
+    result = facts(policy, claim.params, report) if report else {"escalation": _step(policy, claim.params)}
+    jobs.finish(session, job, JobState.REJECTED, result=result, problem=problem)
     return following
 
 
@@ -132,8 +138,13 @@ def alert(session: Session, tenant_id: str, job_id: str, what: str) -> None:
 
 def facts(policy: Policy, params: Mapping[str, Any], report: Mapping[str, Any]) -> dict[str, Any]:
     """The result of an unlearn job: verdict, step, and how many canaries the candidate has unlearned."""
-    step = {"number": batches.step_of(params) + 1, "of": len(policy.methods), "method": report["method"]}
-    return {"verdict": report["judgement"]["verdict"], "escalation": step, "canaries": report["canaries"]}
+    verdict = report["judgement"]["verdict"]
+    return {"verdict": verdict, "escalation": _step(policy, params), "canaries": report["canaries"]}
+
+
+def _step(policy: Policy, params: Mapping[str, Any]) -> dict[str, Any]:
+    at = min(batches.step_of(params), len(policy.methods) - 1)
+    return {"number": at + 1, "of": len(policy.methods), "method": policy.methods[at].name}
 
 
 def shown(session: Session, job: Job) -> dict[str, Any] | None:
@@ -144,7 +155,6 @@ def shown(session: Session, job: Job) -> dict[str, Any] | None:
     if step is None:
         model = session.get_one(Model, job.model_id)
         policy = policy_of(job.params, Policy.model_validate(model.policy))
-        at = min(batches.step_of(job.params), len(policy.methods) - 1)
-        step = {"number": at + 1, "of": len(policy.methods), "method": policy.methods[at].name}
+        step = _step(policy, job.params)
     before = {"after": job.params.get("after"), "why": job.params.get("why")}
     return {**step, **before, "next": (job.problem or {}).get("next_job")}

@@ -102,6 +102,22 @@ def decide(
     )
 
 
+def cannot_run(reason: str, steps: Sequence[EscalationStep], at: int, clock: Clock) -> GateAction:
+    """Decide where the method of step `at` has no candidate: it cannot run on its input, or diverged.
+
+    Nothing was measured, so any next step is no second try; a stronger setting of the same method would not run either.
+    """
+    to = _following(steps, at, gentler=True)
+    what = f"{steps[at].method} could not run: {reason}"
+    if to is None:
+        return GateAction("attention", what)
+    late = not clock.allows(to)
+    return GateAction("escalate", what + (LATE if late else ""), to, late)
+
+
+LATE = "; the next step will probably end after the legal deadline"
+
+
 def _failed(finding: Finding, steps: Sequence[EscalationStep], at: int, clock: Clock) -> GateAction:
     what = "over-forgotten" if finding.over_forgotten else "still remembered"
     if finding.judged:
@@ -111,10 +127,7 @@ def _failed(finding: Finding, steps: Sequence[EscalationStep], at: int, clock: C
     if to is None:
         return GateAction("attention", f"{what}, and {none_left}")
     late = not clock.allows(to)
-    reason = f"the audit failed: {what}" + (
-        "; the next step will probably end after the legal deadline" if late else ""
-    )
-    return GateAction("escalate", reason, to, late)
+    return GateAction("escalate", f"the audit failed: {what}" + (LATE if late else ""), to, late)
 
 
 def _overruled(what: str) -> GateAction:

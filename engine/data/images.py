@@ -8,11 +8,10 @@ from math import prod
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from app.formats.manifest import MAX_BYTES, MAX_ERRORS, MAX_SIDE, SourceError
-from engine.memory import free_bytes
+from engine import host
 
 MEMORY_SHARE = 0.5  # of what is free, for one dataset that is taken in: it is written out from there
 FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "PPM")
@@ -79,7 +78,7 @@ def room_for(shape: tuple[int, ...]) -> NDArray[np.uint8]:
     size, what = prod(shape), f"{shape[0]} images of {shape[1]} x {shape[2]} pixels"
     if size > MAX_BYTES:
         raise SourceError(f"{what} are more than {MAX_BYTES // 2**30} GiB")
-    if size > MEMORY_SHARE * free_bytes(torch.device("cpu")):
+    if size > MEMORY_SHARE * host.free_bytes():
         raise SourceError(f"{what} take {size / 2**30:.1f} GiB, more than the worker that takes them in has free")
     return np.empty(shape, dtype=np.uint8)
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-import tempfile
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -31,8 +33,8 @@ def ingest(run: Run) -> None:
         content = run.resources.blobs.fetch(dataset.upload) if dataset.upload else None
         try:
             # What a source downloads goes with this block: it holds the samples that may have to be erased.
-            with tempfile.TemporaryDirectory(dir=_folder(run.resources.settings.sources_dir)) as cache:
-                raw = places.source(dataset.source)(params, Path(cache), content)
+            with _folder(run) as cache:
+                raw = places.source(dataset.source)(params, cache, content)
         except SourceError as error:
             _refuse_source(run, dataset.upload, error)
             return
@@ -78,9 +80,16 @@ def _suppressed(run: Run, raw: RawData) -> tuple[RawData, Positions]:
     return replace(raw, images=images, ids=ids, subjects=subjects), gone
 
 
-def _folder(path: Path) -> Path:
-    path.mkdir(parents=True, exist_ok=True)
-    return path
+@contextmanager
+def _folder(run: Run) -> Iterator[Path]:
+    """An empty folder of the job, which goes afterwards: what a killed attempt left in it, too."""
+    path = run.resources.settings.sources_dir / run.claim.id
+    shutil.rmtree(path, ignore_errors=True)
+    path.mkdir(parents=True)
+    try:
+        yield path
+    finally:
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def _refuse_source(run: Run, upload: str | None, error: SourceError) -> None:

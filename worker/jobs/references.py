@@ -44,6 +44,7 @@ def build(run: Run) -> None:
         crash_points.point("references.parts.queued")
         while (left := _left(run, lanes)) > 0:
             progress.update(1 - left / count)
+            run.give_way()
             if not _take_one(run):
                 threading.Event().wait(SECONDS_BETWEEN_LOOKS)
     with run.resources.database.write() as session:

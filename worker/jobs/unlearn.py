@@ -39,6 +39,7 @@ from app.rules.policy import Choice
 from engine.attacks import AttackResult
 from engine.attacks.transfer import transfer_rate
 from engine.audits.halves import FEWEST_TO_PART
+from engine.errors import DeviceMemoryError, DivergedError, MethodError
 from worker.runtime.run import JobError, Run
 from worker.stages import auditing, unlearning
 from worker.stages.auditing import Auditor, Measurements, Subject
@@ -74,10 +75,33 @@ def unlearn(run: Run) -> None:
         with run.resources.database.write() as session:
             publishing.nothing_to_forget(session, run.claim)
         return
-    found = attack(run, work)
-    stored = finetune(run, work, found)
+    try:
+        found = attack(run, work)
+        run.give_way()
+        stored = finetune(run, work, found)
+        run.give_way()
+    except (MethodError, DivergedError, DeviceMemoryError, AttackError) as error:
+        if not pass_over(run, work, error):
+            raise
+        return
     report, action = audit(run, work, stored, found)
     publish(run, work, stored, report, action)
+
+
+class AttackError(JobError):
+    """The policy's attack has nothing to work with."""
+
+
+def pass_over(run: Run, work: Work, error: Exception) -> bool:
+    """The method of this step cannot run: go on with the next; False where no step is left that could."""
+    policy = work.loaded.policy
+    with run.resources.database.write() as session:
+        clock = escalation.history(session, run.claim, policy, work.batch.due_at).clock
+        action = gate.cannot_run(str(error), policy.steps, work.step, clock)
+        if action.action == "escalate":
+            escalation.escalate(session, run.claim, policy, action)
+            crash_points.point("unlearn.publish.uncommitted")
+    return action.action == "escalate"
 
 
 def _load(run: Run) -> Work | None:
@@ -142,7 +166,7 @@ def attack_positions(loaded: LoadedModel, base: Version, positions: Positions) -
         version = getattr(params, "version", None)
         found = kept_set(loaded, positions, lambda row: version in (None, row.version))
         if found is None:
-            raise JobError("no-adversarial-set", "no adversarial set of another version covers the forget set")
+            raise AttackError("no-adversarial-set", "no adversarial set of another version covers the forget set")
         return found
 
     needs = catalog.ATTACKS[choice.name].needs_given

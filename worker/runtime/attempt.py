@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 from collections.abc import Callable
 
@@ -15,11 +16,12 @@ from app.core import crash_points, logs
 from app.core.db import Database
 from app.core.errors import AppError, SupersededError
 from app.core.tables import Job
+from app.formats.sandbox import SandboxError
 from app.jobs import Claim, LeaseLostError, workers
 from app.rules.states import JobState
 from engine import memory, seeding
 from engine.errors import EngineError
-from worker.runtime.run import CancelledError, Heartbeat, JobError, Resources, Run
+from worker.runtime.run import CancelledError, GaveWayError, Heartbeat, JobError, Resources, Run
 
 log = logging.getLogger("lethe.worker")
 
@@ -37,7 +39,7 @@ def attempt(resources: Resources, claim: Claim, work: Callable[[Run], None]) -> 
 def _work(resources: Resources, claim: Claim, work: Callable[[Run], None]) -> None:
     log.info("job %s (%s): attempt %d", claim.id, claim.kind.value, claim.attempts)
     resources.blobs.clear_scratch(claim.id)
-    with Heartbeat(resources.database, claim, resources.settings.lease_seconds) as heartbeat:
+    with Heartbeat(resources.database, claim, resources.settings) as heartbeat:
         run = Run(resources, claim, heartbeat)
         try:
             with seeding.deterministic(), memory.shortage_named():
@@ -46,6 +48,8 @@ def _work(resources: Resources, claim: Claim, work: Callable[[Run], None]) -> No
             log.warning("job %s: the lease was lost; nothing was written", claim.id)
         except CancelledError:
             _end(resources.database, claim, JobState.CANCELLED, "cancelled", "cancelled on request")
+        except GaveWayError as error:
+            _again(resources.database, claim, str(error), counted=False)
         except (EngineError, JobError, AppError) as error:
             _end(resources.database, claim, JobState.FAILED, error.kind, str(error))
         except BlobCorruptError as error:
@@ -66,9 +70,13 @@ def _why_again(claim: Claim, error: Exception) -> tuple[str, float]:
     if isinstance(error, StorageUnavailableError):
         log.warning("job %s waits for the storage: %s", claim.id, error)
         return str(error), STORAGE_PAUSE_SECONDS
-    if isinstance(error, OSError):
+    if isinstance(error, SandboxError):
+        log.warning("job %s waits for its machine: %s", claim.id, error)
+        return str(error), 0.0
+    if isinstance(error, OSError) and error.errno is not None:  # the system gives a number; libraries may not
         log.exception("job %s waits for its machine", claim.id)
-        return f"its machine refused: {error.strerror}", STORAGE_PAUSE_SECONDS if folder.is_refusal(error) else 0.0
+        reason = f"its machine refused: {error.strerror or errno.errorcode.get(error.errno, str(error.errno))}"
+        return reason, STORAGE_PAUSE_SECONDS if folder.is_refusal(error) else 0.0
     log.exception("job %s failed", claim.id)
     return f"an unexpected {type(error).__name__}; it is in the worker's log", 0.0
 
@@ -98,10 +106,10 @@ def _end(database: Database, claim: Claim, state: JobState, kind: str, detail: s
         log.warning("job %s: the lease was lost before its end could be written", claim.id)
 
 
-def _again(database: Database, claim: Claim, reason: str, pause_seconds: float) -> None:
+def _again(database: Database, claim: Claim, reason: str, pause_seconds: float = 0.0, *, counted: bool = True) -> None:
     """Give the attempt up; the job is queued again, or dead once it has had its attempts."""
     try:
         with database.write() as session:
-            jobs.requeue(session, jobs.fenced(session, claim), reason, pause_seconds=pause_seconds)
+            jobs.requeue(session, jobs.fenced(session, claim), reason, pause_seconds=pause_seconds, counted=counted)
     except LeaseLostError:
         log.warning("job %s: the lease was lost before it could be queued again", claim.id)

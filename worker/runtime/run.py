@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import logging
+import os
+import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import copy_context
@@ -31,10 +34,18 @@ log = logging.getLogger("lethe.worker")
 
 SECONDS_BETWEEN_REPORTS = 0.25
 SECONDS_BETWEEN_COPY_CHECKS = 30.0
+SECONDS_BETWEEN_WAY_CHECKS = 2.0
 
 
 class CancelledError(Exception):
     """Somebody asked for this job to be cancelled."""
+
+
+class GaveWayError(Exception):
+    """A deletion with a near deadline waits for this worker: the job goes back to the queue, with what is kept."""
+
+    def __init__(self) -> None:
+        super().__init__("a deletion with a near deadline goes first")
 
 
 class JobError(Exception):
@@ -83,11 +94,25 @@ def _drop_copies(blobs: Blobs) -> None:
         threading.Event().wait(SECONDS_BETWEEN_COPY_CHECKS)
 
 
-class Heartbeat:
-    """Renews a lease from a thread, and remembers why the work should stop."""
+HUNG = 70  # exit status of a worker whose computation hung
+end_process: Callable[[int], Any] = os._exit  # a thread that hangs in native code cannot be ended otherwise
 
-    def __init__(self, database: Database, claim: Claim, lease_seconds: float) -> None:
-        self._database, self._claim, self._lease = database, claim, lease_seconds
+
+class Heartbeat:
+    """Renews a lease from a thread, and remembers why the work should stop.
+
+    It does not renew it for ever: where the work has reported no progress for `stall_seconds`, it hands the job back as
+    a failed attempt and ends the process. Whatever keeps workers running starts another one.
+    """
+
+    _moved = 0.0  # when any job of this process last made progress: a pool's job waits while its part is computed
+
+    def __init__(self, database: Database, claim: Claim, settings: Settings) -> None:
+        self._database, self._claim, self._lease = database, claim, settings.lease_seconds
+        self._stall = settings.stall_seconds
+        self._beat = min(self._lease / LEASE_BEATS, self._stall)
+        self._stage = "start"
+        self.moved()
         self._done = threading.Event()
         self._stop: Exception | None = None
         context = copy_context()  # so that its log lines are about the job, too
@@ -102,7 +127,10 @@ class Heartbeat:
         self._thread.join()
 
     def _run(self) -> None:
-        while not self._done.wait(self._lease / LEASE_BEATS):
+        while not self._done.wait(self._beat):
+            if time.monotonic() - Heartbeat._moved > self._stall:
+                self._end_hung()
+                return
             try:
                 if jobs.beat(self._database, self._claim, self._lease):
                     self._stop = CancelledError(self._claim.id)
@@ -112,10 +140,33 @@ class Heartbeat:
             except Exception:
                 log.exception("a heartbeat of %s failed; trying again", self._claim.id)
 
+    def moved(self, stage: str = "") -> None:
+        """The work has made progress, in that stage."""
+        Heartbeat._moved = time.monotonic()
+        self._stage = stage or self._stage
+
+    def _end_hung(self) -> None:
+        reason = f"its computation hung: no progress for {self._stall:g} s in stage {self._stage}"
+        log.error("job %s: %s; this process ends, and was %s", self._claim.id, reason, _whereabouts())
+        try:
+            with self._database.write() as session:
+                jobs.requeue(session, jobs.fenced(session, self._claim), reason)
+        except Exception:  # its lease ends without us
+            log.exception("the hung attempt could not be handed back")
+        finally:
+            end_process(HUNG)
+
     def check(self) -> None:
         """Raise if the lease is lost or the job cancelled."""
         if self._stop is not None:
             raise self._stop
+
+
+def _whereabouts() -> str:
+    """Where the main thread is: places in the code only."""
+    frame = sys._current_frames().get(threading.main_thread().ident or 0)
+    places = traceback.extract_stack(frame)[-3:]
+    return "at " + ", ".join(f"{Path(place.filename).name}:{place.lineno}" for place in places)
 
 
 @dataclass
@@ -126,11 +177,30 @@ class Run:
     claim: Claim
     heartbeat: Heartbeat
     stage_seconds: dict[str, float] = field(default_factory=dict)
+    _way_checked: float = field(default_factory=time.monotonic)
+
+    def must_give_way(self) -> bool:
+        """Whether another job needs this worker more; asked of the database every few seconds."""
+        if time.monotonic() - self._way_checked < SECONDS_BETWEEN_WAY_CHECKS:
+            return False
+        self._way_checked = time.monotonic()
+        with self.resources.database.read() as session:
+            return jobs.gives_way(session, self.claim, self.resources.takes)
+
+    def give_way(self) -> None:
+        """To be called where all that was computed is kept.
+
+        Raises:
+            GaveWayError: another job needs this worker more.
+        """
+        if self.must_give_way():
+            raise GaveWayError
 
     @contextmanager
     def stage(self, name: str, start: float, stop: float) -> Iterator[StageProgress]:
         """A stage that moves the job's fraction from `start` to `stop`."""
         self.heartbeat.check()
+        self.heartbeat.moved(name)
         logs.note(stage=name)
         with self.resources.database.write() as session:
             jobs.advance(session, self.claim, name, start)
@@ -154,6 +224,7 @@ class Run:
 
     def keep(self, name: str, base: str, stored: Stored, **facts: Any) -> None:
         """Record an artefact under the fence, and remove the bytes that it replaces."""
+        self.heartbeat.moved()
         crash_points.point(f"{self.claim.kind}.{name}.stored")
         with self.resources.database.write() as session:
             facts = {**facts, "base": base, "size": stored.size}
@@ -192,6 +263,7 @@ class StageProgress:
 
     def update(self, fraction: float) -> None:
         self._run.heartbeat.check()
+        self._run.heartbeat.moved(self._stage)
         if time.monotonic() - self._reported < SECONDS_BETWEEN_REPORTS:
             return
         self._reported = time.monotonic()
@@ -204,7 +276,10 @@ class StageProgress:
         return None if kept is None else load_file(self._run.resources.blobs.fetch(kept[0]))
 
     def save(self, state: Callable[[], dict[str, Tensor]]) -> None:
-        if time.monotonic() - self._saved < self._run.resources.settings.resume_seconds:
+        give_way = self._run.must_give_way()
+        if not give_way and time.monotonic() - self._saved < self._run.resources.settings.resume_seconds:
             return
         self._run.keep("resume", self._base, self._run.put_tensors(state()))
         self._saved = time.monotonic()
+        if give_way:
+            raise GaveWayError

@@ -172,9 +172,9 @@ def test_an_archive_that_unpacks_to_too_much_is_refused_by_its_directory(
 def test_what_this_workers_memory_does_not_hold_is_refused_before_it_is_decoded(
     write: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(images, "free_bytes", lambda device: 6 * 8 * 8 * 3 * 2)  # half of it is just enough
+    monkeypatch.setattr(images.host, "free_bytes", lambda: 6 * 8 * 8 * 3 * 2)  # half of it is just enough
     assert len(decode_npz(write(npz()))) == 6
-    monkeypatch.setattr(images, "free_bytes", lambda device: 6 * 8 * 8 * 3 * 2 - 2)
+    monkeypatch.setattr(images.host, "free_bytes", lambda: 6 * 8 * 8 * 3 * 2 - 2)
     with pytest.raises(SourceError, match="worker"):
         decode_npz(write(npz()))
     with pytest.raises(SourceError, match="worker"):

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import cast
 
 import pytest
 from pydantic import ValidationError
+from sqlalchemy import select, update
 
+from app import jobs
+from app.core import db, keys
 from app.core.config import Settings
+from app.core.tables import Job, Worker
 from app.jobs import devices, routing
 from app.jobs.routing import Takes
 from app.rules.states import JobKind
+from tests.trained import Trained
 
 
 def test_a_worker_listens_to_its_kinds_on_any_device_and_on_its_own() -> None:
@@ -116,3 +122,26 @@ def test_renamed_devices_are_the_same_device(locks: Path, monkeypatch: pytest.Mo
 def test_what_fails_under_a_lock_is_not_taken_for_the_lock(locks: Path) -> None:
     with pytest.raises(BlockingIOError), devices.held("cuda:7"):
         raise BlockingIOError
+
+
+# -- a kind of job of a newer version --------------------------------------------------------------
+
+
+def test_a_kind_of_a_newer_version_stays_in_the_queue_and_readiness_names_it(trained: Trained) -> None:
+    account, database = trained.account, trained.account.database
+    with database.write() as session:
+        newer = jobs.enqueue(session, tenant_id=keys.FIRST_TENANT, kind=cast(JobKind, "distil"), lane="model:newer").id
+        session.add(Worker(name="w", device="cpu", label="cpu", kinds=["distil", "train"], seen_at=db.now(session)))
+    known = account.post(f"{trained.where}:precompute", {})["id"]
+    assert account.work() == 1
+    with database.read() as session:
+        states = {job.id: job.state for job in session.scalars(select(Job).where(Job.id.in_([newer, known])))}
+        assert states == {newer: "queued", known: "succeeded"}
+        assert routing.unserved(session) == [], "a worker of the newer version takes it"
+    with database.write() as session:
+        session.execute(update(Worker).values(kinds=[]))
+        assert routing.unserved(session) == [("distil", None, 1)]
+    shown = account.get(f"/v1/jobs/{newer}")
+    assert (shown["kind"], shown["waiting_for"]) == ("distil", "a worker that takes distil jobs: none is alive")
+    assert newer in {job["id"] for job in account.get("/v1/jobs")["items"]}
+    assert account.get("/readyz")["status"] == "degraded"

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from app.catalog import SgdRecipe
-from engine import evaluation, memory, seeding
+from engine import evaluation, host, memory, seeding
 from engine.data.batches import Source, TrainingSet
 from engine.data.samples import Samples, gather
 from engine.recipes import Recipe
@@ -65,15 +65,15 @@ def group(folder, limit, used, cached, names):
 
 
 def test_the_limits_of_control_groups_count_and_page_cache_is_free(tmp_path):
-    two, one = memory.NAMES
+    two, one = host.NAMES
     group(tmp_path / "a" / "b", 1000, 500, 200, two)
     group(tmp_path / "a", "max", 900, 0, two)
-    assert list(memory.group_room("0::/a/b\n", tmp_path)) == [700]
+    assert list(host.group_room("0::/a/b\n", tmp_path)) == [700]
     group(tmp_path / "a", 800, 900, 0, two)
-    assert list(memory.group_room("0::/a/b\n", tmp_path)) == [700, 0]
+    assert list(host.group_room("0::/a/b\n", tmp_path)) == [700, 0]
     group(tmp_path / "memory", 5000, 1000, 100, one)
-    assert list(memory.group_room("4:cpu:/x\n3:memory:/elsewhere\n", tmp_path)) == [4100]
-    assert list(memory.group_room("0::/\n", tmp_path)) == []
+    assert list(host.group_room("4:cpu:/x\n3:memory:/elsewhere\n", tmp_path)) == [4100]
+    assert list(host.group_room("0::/\n", tmp_path)) == []
 
 
 def test_free_memory_is_known_here():

@@ -1,0 +1,266 @@
+"""What the database's own files keep of erased rows: nothing, once they are rewritten."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+import psycopg
+import pytest
+from sqlalchemy import select, update
+
+from app.core import db
+from app.core.config import Settings
+from app.core.tables import DeletionRequest, Receipt, Sample
+from app.deletions import carried, rewriting
+from app.deletions.rewriting import NotRewrittenError, Rewriter, rewrite
+from app.evidence import sealing
+from tests.support import Document, eventually
+from tests.trained import Trained
+
+SUBJECT = "subject-that-asked"
+
+
+def address(trained: Trained) -> str:
+    return trained.account.settings.database_url.replace("+psycopg", "")
+
+
+def files(trained: Trained) -> dict[str, bytes]:
+    """Every file of the database by its name: relations of PostgreSQL after a checkpoint, or SQLite's own."""
+    if trained.account.database.is_sqlite:
+        return {path.name: path.read_bytes() for path in trained.account.settings.data_dir.glob("lethe.db*")}
+    relations = (
+        "SELECT oid::regclass::text, pg_relation_filepath(oid) FROM pg_class WHERE relfilenode <> 0 OR relisshared"
+    )
+    with psycopg.connect(address(trained), autocommit=True) as admin:
+        admin.execute("CHECKPOINT")
+        found = {}
+        for name, path in admin.execute(relations).fetchall():
+            read = admin.execute("SELECT pg_read_binary_file(%s, 0, 1000000000, true)", (path,)).fetchone()
+            found[name] = bytes(read[0] or b"") if read and path else b""
+    return found
+
+
+def found(trained: Trained, needles: list[str]) -> dict[str, int]:
+    """How many of the needles are in each file that has any."""
+    counts = {name: sum(each.encode() in data for each in needles) for name, data in files(trained).items()}
+    return {name: count for name, count in counts.items() if count}
+
+
+def of(document: Document, subject: str) -> list[Document]:
+    return [receipt for receipt in document["receipts"] if receipt["subject"] == subject]
+
+
+def analysed(trained: Trained) -> None:
+    """As autovacuum does it: the planner's statistics quote ids."""
+    if not trained.account.database.is_sqlite:
+        with psycopg.connect(address(trained), autocommit=True) as admin:
+            admin.execute("ANALYZE")
+
+
+def named(trained: Trained, ids: list[str]) -> None:
+    with trained.account.database.write() as session:
+        session.execute(update(Sample).where(Sample.sample_id.in_(ids)).values(subject=SUBJECT))
+
+
+def rewriter(trained: Trained, **changes: Any) -> Rewriter:
+    return Rewriter(trained.account.database, trained.account.settings.model_copy(update=changes))
+
+
+def run(duty: Rewriter) -> int:
+    """Its round; again while a transaction of another test, in another database of the server, holds it up."""
+
+    def once() -> int:
+        duty._rest_until = 0.0
+        return duty.round()
+
+    return int(eventually(once, "the database to be rewritten"))
+
+
+def test_no_id_is_left_in_any_file_of_the_database(trained: Trained) -> None:
+    """As seen: 8 of 8 ids were found in heap and indexes after the request was fulfilled."""
+    ids = trained.ids[3:60:7]
+    named(trained, ids)
+    analysed(trained)
+    final = trained.forget(ids)
+    assert final["status"] == "fulfilled"
+    assert of(final, "database")[0]["done_at"] is None, "not claimed before it is done"
+    if not trained.account.database.is_sqlite:
+        assert found(trained, [*ids, SUBJECT]).keys() >= {"samples", "uq_samples_id", "pg_statistic"}
+    assert run(rewriter(trained)) == 1
+    assert found(trained, [*ids, SUBJECT]) == {}
+    assert found(trained, [trained.ids[0]]), "what was not erased is there, so the search finds what is"
+    (receipt,) = of(trained.request(final), "database")
+    assert receipt["done_at"]
+    assert receipt["detail"].startswith("rewritten with VACUUM")
+
+
+@pytest.mark.validation
+def test_a_write_ahead_log_of_sqlite_is_emptied(trained: Trained) -> None:
+    account = trained.account
+    with account.database.engine.connect() as connection:
+        connection.connection.driver_connection.execute("PRAGMA journal_mode=wal")  # type: ignore[union-attr]
+    ids = trained.ids[3:60:7]
+    trained.forget(ids)
+    assert found(trained, ids), "the log has the pages from before"
+    assert run(rewriter(trained)) == 1
+    assert found(trained, ids) == {}
+
+
+def test_one_rewriting_serves_all_requests_and_then_rests(trained: Trained) -> None:
+    duty = rewriter(trained)
+    assert duty.round() == 0
+    duty._rest_until += 60.0
+    requests = [trained.forget(trained.ids[number : number + 2]) for number in (0, 10)]
+    assert duty.round() == 0, "it rests after the first"
+    assert run(duty) == 2
+    assert all(of(trained.request(each), "database")[0]["done_at"] for each in requests)
+    assert duty.round() == 0
+
+
+def test_an_older_transaction_keeps_the_receipt_pending_and_says_so(trained: Trained) -> None:
+    if trained.account.database.is_sqlite:
+        return  # it locks and allows otherwise
+    with psycopg.connect(address(trained)) as old:
+        old.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+        old.execute("SELECT count(*) FROM tenants")
+        final = trained.forget(trained.ids[:4])
+        duty = rewriter(trained)
+        assert duty.round() == 0
+        (receipt,) = of(trained.request(final), "database")
+        assert receipt["done_at"] is None
+        assert "an older transaction may still read what was erased" in receipt["detail"]
+    assert run(duty) == 1
+
+
+def test_a_reader_is_not_waited_for(trained: Trained, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And nobody waits behind us for longer than that."""
+    if trained.account.database.is_sqlite:
+        return  # it locks and allows otherwise
+    monkeypatch.setattr(rewriting, "LOCK_SECONDS", 0.05)
+    with psycopg.connect(address(trained)) as reader:
+        reader.execute("SELECT count(*) FROM samples")
+        with pytest.raises(NotRewrittenError, match="others were using the tables"):
+            rewrite(trained.account.database)
+    assert eventually(lambda: _rewritten(trained), "the database to be rewritten")
+    with trained.account.database.read() as session:
+        limits = [
+            session.connection().exec_driver_sql(f"SHOW {name}_timeout").scalar() for name in ("lock", "statement")
+        ]
+    assert limits == ["30s", "2min"], "the connection is as it was"
+
+
+def _rewritten(trained: Trained) -> str:
+    try:
+        return rewrite(trained.account.database)
+    except NotRewrittenError:
+        return ""
+
+
+def test_a_role_that_may_not_is_named_in_the_receipt(trained: Trained) -> None:
+    if trained.account.database.is_sqlite:
+        return  # it locks and allows otherwise
+    final = trained.forget(trained.ids[:4])
+    with psycopg.connect(address(trained), autocommit=True) as admin:
+        admin.execute("CREATE ROLE lethe_other LOGIN")
+        try:
+            admin.execute("GRANT ALL ON ALL TABLES IN SCHEMA public TO lethe_other")
+            url = trained.account.settings.database_url.replace("postgres@", "lethe_other@", 1)
+            other = Settings(data_dir=trained.account.settings.data_dir, database_url=url)
+            database = db.Database(other)
+            try:
+                assert Rewriter(database, other).round() == 0
+            finally:
+                database.close()
+        finally:
+            admin.execute("DROP OWNED BY lethe_other")
+            admin.execute("DROP ROLE lethe_other")
+    (receipt,) = of(trained.request(final), "database")
+    assert receipt["done_at"] is None
+    assert "not allowed: skipping" in receipt["detail"]
+
+
+def test_large_tables_wait_for_the_quiet_hour(trained: Trained) -> None:
+    trained.forget(trained.ids[:2])
+    with trained.account.database.read() as session:
+        hour = db.now(session).hour
+    assert rewriter(trained, rewrite_bytes=0, rewrite_hour=(hour + 12) % 24).round() == 0
+    assert run(rewriter(trained, rewrite_bytes=0, rewrite_hour=hour)) == 1
+
+
+def test_copies_elsewhere_are_named_with_the_date_that_the_operator_states(trained: Trained) -> None:
+    sqlite = trained.account.database.is_sqlite
+    final = trained.forget(trained.ids[:2])
+    assert run(rewriter(trained, backups_kept_days=30.0, wal_kept_days=7.0)) == 1
+    document = trained.request(final)
+    (done,), (backups,) = of(document, "database"), of(document, "backups")
+    assert backups["due_at"][:10] == f"{db.datetime.fromisoformat(done['done_at']) + timedelta(days=30):%Y-%m-%d}"
+    assert backups["done_at"] is None, "the service does not see them, so it does not say that they are gone"
+    assert "LETHE_BACKUPS_KEPT_DAYS" in backups["detail"]
+    assert len(of(document, "write-ahead-logs")) == (0 if sqlite else 1)
+    assert "not stated" not in done["detail"]
+
+
+def test_what_the_operator_has_not_stated_is_said(trained: Trained) -> None:
+    final = trained.forget(trained.ids[:2])
+    run(rewriter(trained))
+    document = trained.request(final)
+    assert not of(document, "backups")
+    assert of(document, "database")[0]["detail"].endswith("kept is not stated")
+
+
+@pytest.mark.validation
+def test_the_first_certificate_says_that_it_is_done(trained: Trained) -> None:
+    """The sweeper rewrites before it seals, in one round."""
+    account = trained.account
+    final = trained.forget(trained.ids[:2])
+    run(rewriter(trained))
+    key = sealing.open_key(account.database, account.settings)
+    assert sealing.seal_due(account.database, key, account.settings.log_name) == 1
+    with account.database.read() as session:
+        assert "rewritten with VACUUM" in str(_payload(sealing.latest(session, final["id"]).envelope))  # type: ignore[union-attr]
+
+
+def _payload(envelope: str) -> Any:
+    import base64
+    import json
+
+    return json.loads(base64.b64decode(json.loads(envelope)["payload"]))
+
+
+@pytest.mark.validation
+def test_what_has_no_receipt_is_rewritten_too(trained: Trained, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Carried data that no request took, and what was erased before this process began."""
+    ran: list[str] = []
+    monkeypatch.setattr(rewriting, "rewrite", lambda _: ran.append("rewritten") or "")
+    duty = rewriter(trained)
+    duty.round()
+    duty._rest_until = 0.0
+    duty.round()
+    assert len(ran) == 1
+    duty.owe(carried.expire(trained.account.database))
+    duty.round()
+    assert len(ran) == 1, "nothing had expired"
+    duty.owe(1)
+    duty.round()
+    assert len(ran) == 2
+
+
+def test_a_request_that_is_not_fulfilled_owes_nothing(trained: Trained) -> None:
+    made = trained.delete(trained.ids[:2])
+    with trained.account.database.read() as session:
+        assert session.get_one(DeletionRequest, made["id"]).fulfilled_at is None
+        assert not session.scalars(select(Receipt).where(Receipt.subject == "database")).all()
+
+
+def test_the_files_searched_are_all_of_them(trained: Trained) -> None:
+    names = files(trained).keys()
+    wanted = {"lethe.db"} if trained.account.database.is_sqlite else {"samples", "ix_samples_subject", "pg_statistic"}
+    assert wanted <= names
+
+
+@pytest.mark.validation
+def test_no_journal_of_sqlite_is_left(trained: Trained) -> None:
+    trained.forget(trained.ids[:2])
+    run(rewriter(trained))
+    assert not list(trained.account.settings.data_dir.glob("lethe.db-*"))

@@ -1,0 +1,138 @@
+"""Whose fault it is that a file cannot be decoded: who raised the error decides, and a crash ends a child alone."""
+
+from __future__ import annotations
+
+import errno
+import io
+import os
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from app.core.tables import Dataset
+from engine.data import upload
+from tests.app.datasets.test_uploads import columns, dataset, parquet, send
+from tests.support import Account, Document
+
+pytestmark = pytest.mark.validation
+HERE = "tests.worker.test_decoding"
+
+
+def crashes(*_: Any) -> None:
+    os.abort()
+
+
+def finds_the_disk_full(*_: Any) -> None:
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def raises_without_a_number(*_: Any) -> None:
+    raise OSError("image file is truncated")
+
+
+def decoded_by(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    call = upload.sandbox.call
+
+    def instead(_place: str, *arguments: Any, **limits: Any) -> Any:
+        return call(f"{HERE}:{name}", *arguments, **limits)
+
+    monkeypatch.setattr(upload.sandbox, "call", instead)
+
+
+def sent(account: Account, data: bytes) -> str:
+    made = dataset(account)
+    response = send(account, made, data)
+    assert response.status_code == 202, response.text
+    return made
+
+
+def ingest_of(account: Account) -> Document:
+    account.work()
+    [job] = account.get("/v1/jobs", kind="ingest")["items"]
+    return dict(job)
+
+
+def damaged() -> bytes:
+    """A Parquet file whose directory, ids and labels are whole, and whose images are overwritten."""
+    data = bytearray(parquet(columns()))
+    metadata = pq.ParquetFile(io.BytesIO(bytes(data))).metadata.row_group(0)
+    chunk = next(c for c in map(metadata.column, range(metadata.num_columns)) if c.path_in_schema == "image")
+    start = min(filter(None, (chunk.data_page_offset, chunk.dictionary_page_offset)))
+    data[start + 40 : start + chunk.total_compressed_size] = b"\xff" * (chunk.total_compressed_size - 40)
+    return bytes(data)
+
+
+def test_what_a_decoder_says_of_the_file_refuses_the_file(account: Account) -> None:
+    """As seen: three attempts, then dead, "its machine refused: None"."""
+    made = sent(account, damaged())
+    job = ingest_of(account)
+    assert (job["state"], job["attempts"]) == ("failed", 1)
+    assert job["problem"]["detail"].startswith("the file cannot be read: the program that looked at it failed (")
+    assert account.get(f"/v1/datasets/{made}")["state"] == "failed"
+
+
+def test_an_error_without_a_systems_number_is_the_files(account: Account, monkeypatch: pytest.MonkeyPatch) -> None:
+    sent(account, parquet(columns()))
+    decoded_by(monkeypatch, "raises_without_a_number")
+    assert ingest_of(account)["state"] == "failed"
+
+
+def test_a_decoder_that_crashes_ends_no_worker(account: Account, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = sent(account, parquet(columns()))
+    with monkeypatch.context() as patched:
+        decoded_by(patched, "crashes")
+        job = ingest_of(account)
+    assert (job["state"], job["attempts"]) == ("failed", 1)
+    assert job["problem"]["detail"] == "the file cannot be read: the program that looked at it crashed (SIGABRT)"
+    assert send(account, made, parquet(columns())).status_code == 202, "other content may be sent"
+    account.work()
+    assert account.get(f"/v1/datasets/{made}")["state"] == "ready"
+
+
+def test_a_full_disk_is_the_machines(account: Account, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = sent(account, parquet(columns()))
+    with monkeypatch.context() as patched:
+        decoded_by(patched, "finds_the_disk_full")
+        from worker.run_one import run_one
+
+        run_one(account.resources, "tester")
+        [job] = account.get("/v1/jobs", kind="ingest")["items"]
+        assert job["state"] == "queued"
+    account.work()
+    assert account.get(f"/v1/datasets/{made}")["state"] == "ready"
+
+
+def test_no_pixels_stay_beside_the_blobs(account: Account) -> None:
+    """Nor what an attempt left that was killed."""
+    made = sent(account, parquet(columns()))
+    sources = account.settings.sources_dir
+    [job] = account.get("/v1/jobs", kind="ingest")["items"]
+    (sources / job["id"]).mkdir(parents=True)
+    (sources / job["id"] / "left").write_bytes(b"pixels")
+    account.work()
+    assert account.get(f"/v1/datasets/{made}")["state"] == "ready"
+    assert [path for path in Path(sources).rglob("*") if path.is_file()] == []
+
+
+def test_encrypted_images_are_refused(account: Account, tmp_path: Path) -> None:
+    import pyarrow.parquet.encryption as pe
+
+    from tests.app.formats.test_sandbox import _Keys
+
+    table = pa.table(columns())
+    config = pe.EncryptionConfiguration(footer_key="f", column_keys={"c": ["image"]}, plaintext_footer=True)
+    factory = pe.CryptoFactory(lambda _connection: _Keys())
+    properties = factory.file_encryption_properties(pe.KmsConnectionConfig(), config)
+    with pq.ParquetWriter(tmp_path / "x", table.schema, encryption_properties=properties) as writer:
+        writer.write_table(table)
+    made = dataset(account)
+    response = send(account, made, (tmp_path / "x").read_bytes())
+    if response.status_code == 202:
+        assert ingest_of(account)["state"] == "failed"
+    else:
+        assert response.status_code == 422
+    with account.database.read() as session:
+        assert session.get_one(Dataset, made).state in ("failed", "awaiting-content")
