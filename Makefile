@@ -16,7 +16,7 @@ LOCK        := UV_CUSTOM_COMPILE_COMMAND="make lock" uv pip compile --quiet --un
                --generate-hashes --no-annotate $(ARGS) pyproject.toml
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo serve test mutants check contract bench lock clean
+.PHONY: help install demo serve secrets test mutants check contract bench lock clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -44,6 +44,9 @@ demo: $(VENV)/.service  ## the main job from start to end, on this machine
 
 serve: $(VENV)/.service  ## the service on its embedded defaults, in ./lethe-data
 	$(BIN)/lethe serve $(ARGS)
+
+secrets:  ## the secrets of docker-compose.yml, in ./secrets; what is there stays
+	deploy/secrets.sh secrets
 
 test: $(VENV)/.dev  ## the tests, in three processes; slow tests and tests without a server are skipped and listed
 	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder $(ARGS)
