@@ -38,6 +38,7 @@ class Claim:
     params: dict[str, Any]
     seed: int
     attempts: int
+    traceparent: str | None
 
 
 def claimable(now: datetime, hint: str | None = None) -> Select[Job]:
@@ -172,6 +173,7 @@ def claim_once(
         params=job.params,
         seed=job.seed,
         attempts=job.attempts,
+        traceparent=job.traceparent,
     )
 
 
