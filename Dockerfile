@@ -16,7 +16,9 @@ RUN apt-get update && apt-get install -y --no-install-recommends postgresql-clie
  && rm -rf /var/lib/apt/lists/*  # `lethe backup` runs pg_dump
 COPY requirements/api.txt requirements/
 RUN pip install --require-hashes -r requirements/api.txt
+COPY deploy/sbom.py deploy/
 COPY pyproject.toml hatch_build.py README.md LICENSE ./
+RUN python deploy/sbom.py lethe-api requirements/api.txt > sbom.cdx.json
 COPY lethe lethe
 COPY migrations migrations
 COPY app app
@@ -32,7 +34,9 @@ RUN pip install ${TORCH_INDEX:+--index-url "$TORCH_INDEX"} --no-deps -r requirem
 COPY requirements/service.txt requirements/
 RUN pip install --require-hashes -r requirements/service.txt \
  && pip install ${TORCH_INDEX:+--index-url "$TORCH_INDEX"} -r requirements/torch.txt  # the libraries of a CUDA build
+COPY deploy/sbom.py deploy/
 COPY pyproject.toml hatch_build.py README.md LICENSE ./
+RUN python deploy/sbom.py lethe-worker requirements/service.txt requirements/torch.txt > sbom.cdx.json
 COPY lethe lethe
 COPY migrations migrations
 COPY app app

@@ -1,4 +1,4 @@
-"""Settings: the only reader of the environment (prefix LETHE_), and the folders and files that only their owner reads."""
+"""Settings: the only reader of the environment (prefix LETHE_); and files that only their owner can read."""
 
 from __future__ import annotations
 
@@ -106,8 +106,8 @@ class Settings(BaseSettings):
         settings_cls: type[BaseSettings],
         init_settings: PydanticBaseSettingsSource,
         env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,
-        file_secret_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Beside the environment: files named as the variables are, in lower case, where containers and systemd
         (LoadCredential) give a process its secrets. Unlike variables they are not inherited, and show in no listing."""

@@ -41,9 +41,9 @@ WALLS = {
 KNOWN = {
     "Unit": "Description Documentation PartOf Requires After Wants",
     "Install": "WantedBy",
-    "Service": "Type ExecStart User Group WorkingDirectory StateDirectory StateDirectoryMode Environment EnvironmentFile"
-    " LoadCredential Restart RestartSec RemainAfterExit TimeoutStopSec PrivateDevices DevicePolicy DeviceAllow"
-    " ProtectClock ProtectHostname ProtectKernelLogs ProtectKernelModules RestrictRealtime RestrictSUIDSGID"
+    "Service": "Type ExecStart User Group WorkingDirectory StateDirectory StateDirectoryMode Environment"
+    " EnvironmentFile LoadCredential Restart RestartSec RemainAfterExit TimeoutStopSec PrivateDevices DevicePolicy"
+    " DeviceAllow ProtectClock ProtectHostname ProtectKernelLogs ProtectKernelModules RestrictRealtime RestrictSUIDSGID"
     " LockPersonality RemoveIPC SystemCallArchitectures SystemCallErrorNumber MemoryMax TasksMax " + " ".join(WALLS),
 }
 

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from contextlib import ExitStack
 
-from opentelemetry.trace import INVALID_SPAN, SpanKind
+from opentelemetry.trace import INVALID_SPAN, Span, SpanKind
 from prometheus_client import Histogram
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import Response
@@ -53,7 +53,7 @@ class Observe:
             await send(message)
 
         with ExitStack() as stack:
-            span = INVALID_SPAN
+            span: Span = INVALID_SPAN
             if scope["path"] not in PROBES:
                 traced = tracing.continued(method, headers.get(tracing.HEADER), SpanKind.SERVER)
                 span = stack.enter_context(traced)
