@@ -16,7 +16,7 @@ LOCK        := UV_CUSTOM_COMPILE_COMMAND="make lock" uv pip compile --quiet --un
                --generate-hashes --no-annotate $(ARGS) pyproject.toml
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo serve secrets test mutants check contract bench lock sbom clean
+.PHONY: help install demo serve secrets test mutants check contract bench lock sbom images clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -75,6 +75,9 @@ sbom:  ## what the images hold, as CycloneDX, in ./build
 	mkdir -p build
 	$(PYTHON) deploy/sbom.py lethe-api requirements/api.txt > build/lethe-api.cdx.json
 	$(PYTHON) deploy/sbom.py lethe-worker requirements/service.txt requirements/torch.txt > build/lethe-worker.cdx.json
+
+images: $(VENV)/.dev  ## the Dockerfile's steps in a bare Debian, and what they make on a read-only root; needs root
+	$(BIN)/python -m tests.images $(ARGS)
 
 clean:  ## remove the virtual environment and caches
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache
