@@ -16,7 +16,7 @@ LOCK        := UV_CUSTOM_COMPILE_COMMAND="make lock" uv pip compile --quiet --un
                --generate-hashes --no-annotate $(ARGS) pyproject.toml
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo serve test mutants check contract bench lock clean
+.PHONY: help install demo serve secrets test mutants check contract bench lock sbom images clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -45,6 +45,9 @@ demo: $(VENV)/.service  ## the main job from start to end, on this machine
 serve: $(VENV)/.service  ## the service on its embedded defaults, in ./lethe-data
 	$(BIN)/lethe serve $(ARGS)
 
+secrets:  ## the secrets of docker-compose.yml, in ./secrets; what is there stays
+	deploy/secrets.sh secrets
+
 test: $(VENV)/.dev  ## the tests, in three processes; slow tests and tests without a server are skipped and listed
 	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder $(ARGS)
 
@@ -67,6 +70,14 @@ lock:  ## lock the dependencies again, with hashes
 	$(LOCK) requirements/api.in -o requirements/api.txt
 	$(LOCK) requirements/service.in -c requirements/api.txt -o requirements/service.txt
 	$(LOCK) requirements/dev.in -c requirements/service.txt -o requirements/dev.txt
+
+sbom:  ## what the images hold, as CycloneDX, in ./build
+	mkdir -p build
+	$(PYTHON) deploy/sbom.py lethe-api requirements/api.txt > build/lethe-api.cdx.json
+	$(PYTHON) deploy/sbom.py lethe-worker requirements/service.txt requirements/torch.txt > build/lethe-worker.cdx.json
+
+images: $(VENV)/.dev  ## the Dockerfile's steps in a bare Debian, and what they make on a read-only root; needs root
+	$(BIN)/python -m tests.images $(ARGS)
 
 clean:  ## remove the virtual environment and caches
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache

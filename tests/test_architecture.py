@@ -145,6 +145,7 @@ def test_only_the_settings_read_the_environment() -> None:
     # They hand an environment to a child, or a library's switch to itself.
     assert readers <= {
         "app.cli.demo",
+        "app.core.config",  # systemd's folder of secrets
         "app.formats.child",
         "app.formats.sandbox",
         "app.jobs.devices",

@@ -53,7 +53,7 @@ from app.api.schemas import (
     ReceiptOut,
     RefuseBody,
 )
-from app.core import db, keys, logs
+from app.core import db, keys, logs, tracing
 from app.core.errors import AppError, TooLarge, Unprocessable, UnsupportedMedia
 from app.core.keys import Caller
 from app.core.tables import DeletionRequest, Job, Model, OutcomeRow, Receipt
@@ -125,7 +125,7 @@ def _show(request: DeletionRequest | NewRequest, details: RequestDetails) -> Del
     )
 
 
-def _order(body: DeletionCreate, tenant_id: str) -> orders.Order:
+def _order(body: DeletionCreate, traceparent: str | None, tenant_id: str) -> orders.Order:
     return orders.Order(
         tenant_id=tenant_id,
         sample_ids=body.sample_ids or [],
@@ -136,6 +136,7 @@ def _order(body: DeletionCreate, tenant_id: str) -> orders.Order:
         basis=body.basis,
         allow_data_loss=body.allow_data_loss,
         validate_only=body.validate_only,
+        traceparent=traceparent,
     )
 
 
@@ -168,7 +169,7 @@ async def create(request: Request, held: PartsDep, sent: ToRequest, key: Idempot
         )  # a caller without the right learns nothing of the body's faults
         keys.require(who, "request")
         raise
-    posted = Posted(token, partial(_order, body), "/v1/deletion-requests", key, raw, _reply)
+    posted = Posted(token, partial(_order, body, tracing.current()), "/v1/deletion-requests", key, raw, _reply)
     reply = await held.intake.submit(posted, body.dataset)
     logs.note(tenant=reply.tenant)
     return reply.response()
@@ -225,7 +226,7 @@ async def _import_line(held: Parts, token: str, number: int, line: bytes, key: s
     try:
         body = DeletionCreate.model_validate_json(line)
         show_line = partial(_line_reply, number)
-        posted = Posted(token, partial(_order, body), IMPORT_ROUTE, own_key, line, show_line)
+        posted = Posted(token, partial(_order, body, tracing.current()), IMPORT_ROUTE, own_key, line, show_line)
         reply = await held.intake.submit(posted, body.dataset)
         return ImportLine.model_validate_json(reply.text)
     except AppError as error:

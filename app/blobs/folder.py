@@ -18,6 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
+from app.core.config import private_folder
+
 CHUNK = 2**20
 OF_RUST = "(os error "
 
@@ -138,7 +140,8 @@ class Folder:
     def __init__(self, root: Path) -> None:
         self._root = root
         self._parts = root / "incoming"
-        self._parts.mkdir(parents=True, exist_ok=True)
+        private_folder(root, ours=True)
+        self._parts.mkdir(mode=0o700, exist_ok=True)
 
     def check(self) -> None:
         """Write a little, keep it, read it and remove it: permissions alone do not say that a disk is full."""
@@ -203,7 +206,7 @@ class Folder:
 
     def _rename(self, path: Path, digest: str) -> None:
         target = self.place(digest)
-        target.parent.mkdir(parents=True, exist_ok=True)
+        target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         path.replace(target)
         _sync_folder(target.parent)
 

@@ -46,7 +46,7 @@ def run(folder: Path) -> int:
 @contextmanager
 def _service(folder: Path) -> Iterator[Client]:
     """`lethe serve` on a free port, with its log in the folder."""
-    folder.mkdir(parents=True)
+    folder.mkdir(mode=0o700, parents=True)
     environment = {k: v for k, v in os.environ.items() if not k.startswith("LETHE_")}
     environment |= {"LETHE_DATA_DIR": str(folder.absolute()), "LETHE_PORT": "0"}
     log = folder / "service.log"

@@ -1,20 +1,38 @@
-"""Settings: the only reader of the environment (prefix LETHE_)."""
+"""Settings: the only reader of the environment (prefix LETHE_); and files that only their owner can read."""
 
 from __future__ import annotations
 
+import logging
 import os
 import secrets
+import stat
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, SecretStr, field_validator
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic_settings import (
+    BaseSettings,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SecretsSettingsSource,
+    SettingsConfigDict,
+)
 from sqlalchemy import URL, make_url
 
 from app.rules.states import JobKind
 
+log = logging.getLogger("lethe.settings")
+
 LEASE_BEATS = 4  # a lease is renewed this often within its length
+SECRETS_DIR = Path("/run/secrets")  # where containers find the files of their secrets
+OTHERS = stat.S_IRWXG | stat.S_IRWXO
+OWN_FILES = {
+    *("lethe.db", "lethe.db-journal", "lethe.db-wal", "lethe.db-shm", "backup.json", "lethe.dump"),
+    *("secret", "signing-key.pem", "api-key", "url", "serve.lock", "erasures.jsonl", "service.log"),
+    *("blobs", "copies", "sources"),
+}
 
 
 class Settings(BaseSettings):
@@ -95,6 +113,21 @@ class Settings(BaseSettings):
 
     crash_at: str = Field("", description="fault tests: SIGKILL this process at the named point, or `stop:` it there")
 
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Beside the environment: files named as the variables are, in lower case, where containers and systemd
+        (LoadCredential) give a process its secrets. Unlike variables they are not inherited, and show in no listing."""
+        given = [SECRETS_DIR, *map(Path, filter(None, [os.environ.get("CREDENTIALS_DIRECTORY")]))]
+        folders = [folder for folder in given if folder.is_dir()]
+        return init_settings, env_settings, SecretsSettingsSource(settings_cls, secrets_dir=folders)
+
     @field_validator("database_url")
     @classmethod
     def _driver(cls, url: str) -> str:
@@ -152,7 +185,7 @@ def _secret_of(path: Path) -> bytes:
 
 def write_private(path: Path, text: str, *, exclusive: bool = False) -> None:
     """Write a file that only its owner can read. With `exclusive`, the first of several writers wins."""
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    private_folder(path.parent)
     partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with os.fdopen(descriptor, "w") as file:
@@ -170,6 +203,49 @@ def write_private(path: Path, text: str, *, exclusive: bool = False) -> None:
         partial.unlink(missing_ok=True)
 
 
+def private_folder(path: Path, *, ours: bool = False) -> None:
+    """Make a folder that only its owner can enter. One that is there and open is closed, and the log says so.
+
+    Its mode stays where closing it could harm others: it is another user's, or holds files that are not Lethe's.
+    `ours`: only Lethe makes such a folder, whatever is in it.
+
+    Raises:
+        OSError: it cannot be made.
+    """
+    path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    found = path.stat()
+    mode = stat.S_IMODE(found.st_mode)
+    if not mode & OTHERS:
+        return
+    if found.st_uid == os.geteuid() and (ours or OWN_FILES.issuperset(os.listdir(path))):
+        path.chmod(0o700)
+        log.warning("the folder %s was open to other users (mode %o); it is closed to them now", path, mode)
+    else:
+        _told_open(path, mode)
+
+
+@lru_cache(maxsize=16)
+def _told_open(path: Path, mode: int) -> None:
+    log.warning(
+        "the folder %s is open to other users (mode %o) and not Lethe's alone, so its mode stays; "
+        "give Lethe a folder that only its user can enter",
+        path,
+        mode,
+    )
+
+
+def private_file(path: Path) -> None:
+    """Make a file that only its owner can read, or close one that is open. Whoever opens it says what hinders that."""
+    with suppress(OSError):
+        try:
+            os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
+        except FileExistsError:
+            if path.stat().st_mode & OTHERS:
+                path.chmod(0o600)
+
+
 @lru_cache
 def get_settings() -> Settings:
+    """The settings of this process, which is one of the service's: no file that it makes is for other users."""
+    os.umask(OTHERS)
     return Settings()

@@ -16,6 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from functools import lru_cache
+from pathlib import Path
 from typing import Any, cast
 
 from pydantic_core import to_json
@@ -24,7 +25,7 @@ from sqlalchemy.engine import Connection
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import DeclarativeBase, Session, sessionmaker
 
-from app.core.config import Settings
+from app.core.config import Settings, private_file, private_folder
 
 log = logging.getLogger("lethe.db")
 
@@ -49,7 +50,8 @@ class Database:
         url = settings.resolved_database_url
         self.is_sqlite = url.get_backend_name() == "sqlite"
         if self.is_sqlite:
-            settings.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+            private_folder(settings.data_dir)
+            private_file(Path(url.database or ""))  # its journals get the same mode from SQLite
         self.engine = _sqlite_engine(url) if self.is_sqlite else _postgres_engine(url)
         self._sessions = sessionmaker(self.engine, expire_on_commit=False)
 

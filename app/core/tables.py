@@ -286,6 +286,7 @@ class Job(Base):
     hinted_at: Mapped[datetime | None]
     started_at: Mapped[datetime | None]
     finished_at: Mapped[datetime | None]
+    traceparent: Mapped[str | None] = mapped_column(String(55))  # W3C: whoever asked for it
     __table_args__ = (
         Index(
             "uq_jobs_running_lane",
@@ -474,6 +475,7 @@ class Delivery(Base):
     last_error: Mapped[str | None] = mapped_column(Text)
     created_at: Mapped[datetime]
     due_at: Mapped[datetime | None] = mapped_column(index=True)
+    traceparent: Mapped[str | None] = mapped_column(String(55))  # W3C: what the event happened in
     __table_args__ = (
         Index(
             "ix_deliveries_open",

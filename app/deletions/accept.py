@@ -175,7 +175,8 @@ def _write(
     for data in locked.each():
         data.keep_marks(session)
     entries = [(row["id"], model) for row, (_, impact, _) in zip(rows, taken, strict=True) for model in impact.affected]
-    entered = batches.enter(session, entries, {row["id"]: row["dataset_id"] for row in rows}, new, now)
+    traces = {row["id"]: order.traceparent for row, (order, _, _) in zip(rows, taken, strict=True)}
+    entered = batches.enter(session, entries, {row["id"]: row["dataset_id"] for row in rows}, new, now, traces)
     found = []
     for row, (_, impact, _) in zip(rows, taken, strict=True):
         if not impact.affected:

@@ -155,23 +155,21 @@ def enter(
     datasets: Mapping[str, str],
     before: Sequence[NewEvent],
     now: datetime,
+    traces: Mapping[str, str | None],
 ) -> dict[tuple[str, str], str | None]:
     """The outcomes of new requests, (request id, model) each and in the requests' order: under `each` with a job at
     once, under `batch` into the open batch, which closes if that makes it due. Their jobs, by (request id, model id).
 
-    datasets: what each request is about, by its id. before: events to record first.
+    datasets: what each request is about, by its id. before: events to record first. traces: `traceparent` by request;
+    a batch has none, because it serves several.
     """
     models_ = {model.id: model for _, model in entries}
     each = {key for key, model in models_.items() if isinstance(_RULE.validate_python(model.policy["when"]), EachRule)}
     at_once = each - _with_backlog(session, each)  # what waits already goes first: another rule has left it
     direct = [(request, model) for request, model in entries if model.id in at_once]
-    jobs_ = dict(
-        zip(
-            [(request, model.id) for request, model in direct],
-            jobs.enqueue_unlearning(session, [(model, datasets[request]) for request, model in direct], now),
-            strict=True,
-        )
-    )
+    work = [(model, datasets[request], traces[request]) for request, model in direct]
+    keys = [(request, model.id) for request, model in direct]
+    jobs_ = dict(zip(keys, jobs.enqueue_unlearning(session, work, now), strict=True))
     found = {(request, model.id): jobs_.get((request, model.id)) for request, model in entries}
     states = {True: Outcome.BATCHED.value, False: Outcome.PENDING.value}
     rows = [
@@ -180,7 +178,8 @@ def enter(
     ]
     db.insert_many(session, OutcomeRow, rows)
     closed = [(m.tenant_id, "batch.closed", jobs_[request, m.id], {"requests": 1}) for request, m in direct]
-    events.record_many(session, [*before, *closed], now)
+    of_jobs = {job: traces[request] for (request, _), job in jobs_.items()}
+    events.record_many(session, [*before, *closed], now, {**traces, **of_jobs})
     late = [key for key, job in found.items() if job is None]
     due = [model for _, model in late]
     for model_id in [*(model for model in due if model in each), *dict.fromkeys(m for m in due if m not in each)]:

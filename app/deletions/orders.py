@@ -27,6 +27,7 @@ class Order:
     basis: str
     allow_data_loss: bool
     validate_only: bool = False
+    traceparent: str | None = None  # of the call, which its jobs and events continue
     again: Mapping[str, Any] = field(default_factory=dict)  # columns of a request that a restored backup has lost
 
 

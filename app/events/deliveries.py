@@ -9,10 +9,11 @@ from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from opentelemetry.trace import SpanKind
 from sqlalchemy import Select, bindparam, select
 from sqlalchemy.orm import Session
 
-from app.core import crash_points, db
+from app.core import crash_points, db, tracing
 from app.core.db import Database
 from app.core.errors import Conflict
 from app.core.ids import new_id
@@ -29,7 +30,7 @@ ROTATION = timedelta(days=1)
 
 def fan_out(session: Session, tenant_id: str, kind: str, object_id: str, at: datetime) -> None:
     """A delivery for every receiver of the tenant that wants events of this kind."""
-    send_to(session, receivers(session, tenant_id), kind, object_id, at)
+    send_to(session, receivers(session, tenant_id), kind, object_id, at, tracing.current())
 
 
 Receivers = Sequence[tuple[str, Sequence[str]]]
@@ -46,14 +47,23 @@ def receivers(session: Session, tenant_id: str) -> Receivers:
     return [(webhook_id, events) for webhook_id, events in session.execute(_RECEIVERS, {"tenant": tenant_id})]
 
 
-def send_to(session: Session, receivers: Receivers, kind: str, object_id: str, at: datetime) -> None:
+def send_to(
+    session: Session, receivers: Receivers, kind: str, object_id: str, at: datetime, traceparent: str | None
+) -> None:
     """A delivery for those of them that want events of this kind."""
     for webhook_id, events in receivers:
         if not events or kind in events or kind.partition(".")[0] + ".*" in events:
-            write(session, webhook_id, kind, {"id": object_id}, at)
+            write(session, webhook_id, kind, {"id": object_id}, at, traceparent)
 
 
-def write(session: Session, webhook_id: str, kind: str, data: dict[str, Any], at: datetime) -> Delivery:
+def write(
+    session: Session,
+    webhook_id: str,
+    kind: str,
+    data: dict[str, Any],
+    at: datetime,
+    traceparent: str | None = None,
+) -> Delivery:
     delivery = Delivery(
         id=new_id("msg"),
         webhook_id=webhook_id,
@@ -62,6 +72,7 @@ def write(session: Session, webhook_id: str, kind: str, data: dict[str, Any], at
         state="pending",
         created_at=at,
         due_at=at,
+        traceparent=traceparent,
     )
     session.add(delivery)
     return delivery
@@ -134,14 +145,16 @@ def send_due(database: Database, webhook_id: str, *, allow_private: bool) -> int
     No transaction is open while the receiver is being waited for.
     """
     with database.read() as session:
-        columns = (Delivery.id, Delivery.body, Webhook.url, Webhook.secret, Webhook.old_secret, Webhook.old_until)
+        message = (Delivery.id, Delivery.body, Delivery.traceparent)
+        columns = (*message, Webhook.url, Webhook.secret, Webhook.old_secret, Webhook.old_until)
         mine = _due(session).where(Webhook.id == webhook_id).order_by(Delivery.due_at, Delivery.id)
         rows = session.execute(mine.with_only_columns(*columns).limit(SENT_AT_ONCE)).all()
         now = db.now(session)
     for attempts, row in enumerate(rows, 1):
         secrets = [row.secret] + ([row.old_secret] if row.old_secret and row.old_until > now else [])
         at = datetime.now(UTC)
-        reply = webhooks.send(row.url, secrets, row.id, row.body.encode(), at, allow_private=allow_private)
+        with tracing.continued("webhook", row.traceparent, SpanKind.PRODUCER):
+            reply = webhooks.send(row.url, secrets, row.id, row.body.encode(), at, allow_private=allow_private)
         crash_points.point("delivery.sent")
         with database.write() as session:
             _note(session, session.get_one(Delivery, row.id, with_for_update=True), reply)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -25,8 +25,8 @@ NewEvent = tuple[str, str, str, dict[str, Any]]
 """Tenant, kind, object and data of an audit event."""
 
 
-def record_many(session: Session, new: Sequence[NewEvent], now: datetime) -> None:
-    """`record` for many, in this order."""
+def record_many(session: Session, new: Sequence[NewEvent], now: datetime, traces: Mapping[str, str | None]) -> None:
+    """`record` for many, in this order. traces: the `traceparent` of objects that have one."""
     insert_many(
         session,
         AuditEvent,
@@ -37,4 +37,4 @@ def record_many(session: Session, new: Sequence[NewEvent], now: datetime) -> Non
     )
     receivers = {tenant: deliveries.receivers(session, tenant) for tenant in {tenant for tenant, *_ in new}}
     for tenant, kind, object_id, _ in new:
-        deliveries.send_to(session, receivers[tenant], kind, object_id, now)
+        deliveries.send_to(session, receivers[tenant], kind, object_id, now, traces.get(object_id))

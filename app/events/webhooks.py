@@ -23,6 +23,8 @@ from http.client import HTTPConnection, HTTPSConnection
 from typing import Any
 from urllib.parse import SplitResult, urlsplit
 
+from app.core import tracing
+
 SECRET_PREFIX = "whsec_"  # noqa: S105
 TIMEOUT_SECONDS = 15.0
 DEADLINE_SECONDS = 20.0
@@ -216,6 +218,8 @@ def send(
         "webhook-timestamp": str(timestamp),
         "webhook-signature": " ".join(signature(secret, message_id, timestamp, body) for secret in secrets),
     }
+    if traceparent := tracing.current():
+        headers[tracing.HEADER] = traceparent
     kind = _Pinned if parts.scheme == "https" else _Plain
     connection: _Plain | _Pinned = kind(host, addresses, port)
     # The socket's timeout is for each operation; a receiver that drips bytes is cut off by the clock.

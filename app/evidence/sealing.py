@@ -42,7 +42,10 @@ def open_key(database: Database, settings: Settings) -> SigningKey:
     Raises:
         ValueError: it was replaced by another and may not sign any more.
     """
-    key = signing.load(settings.signing_key.get_secret_value(), settings.data_dir)
+    given = settings.signing_key.get_secret_value()
+    if given and (settings.data_dir / signing.KEY_FILE).exists():
+        log.warning("%s lies in the data folder, which API and workers read: remove it", signing.KEY_FILE)
+    key = signing.load(given, settings.data_dir)
     with database.write() as session:
         # One row of any kind as the lock: keys change once in years.
         session.execute(select(Tenant.id).order_by(Tenant.id).limit(1).with_for_update())

@@ -23,6 +23,7 @@ from app.core.config import write_private
 
 OVERLAP = timedelta(days=1)  # how long a replaced key may still sign, so that a rolling restart refuses nothing
 LARGEST = 2**53 - 1
+KEY_FILE = "signing-key.pem"
 NOTE_ED25519 = b"\x01"  # signature type of a C2SP signed note
 
 
@@ -60,7 +61,7 @@ def load(configured: str, folder: Path) -> SigningKey:
     """
     if configured:
         return _parse(configured)
-    path = folder / "signing-key.pem"
+    path = folder / KEY_FILE
     if not path.exists():
         write_private(path, _new_pem(), exclusive=True)
     return _parse(path.read_text())

@@ -41,6 +41,7 @@ class Claim:
     params: dict[str, Any]
     seed: int
     attempts: int
+    traceparent: str | None
 
 
 def claimable(now: datetime, hint: str | None = None) -> Select[Job]:
@@ -193,6 +194,7 @@ def claim_once(
         params=job.params,
         seed=job.seed,
         attempts=job.attempts,
+        traceparent=job.traceparent,
     )
 
 

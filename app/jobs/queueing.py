@@ -8,7 +8,7 @@ from typing import Any
 
 from sqlalchemy.orm import Session
 
-from app.core import db
+from app.core import db, tracing
 from app.core.db import insert_many
 from app.core.ids import new_id
 from app.core.tables import Job, JobEvent, Model, Outbox
@@ -48,6 +48,7 @@ def enqueue(
         created_at=now,
         available_at=now,
         hinted_at=now,
+        traceparent=tracing.current(),
     )
     session.add(job)
     session.flush()
@@ -56,8 +57,8 @@ def enqueue(
     return job
 
 
-def enqueue_unlearning(session: Session, work: Sequence[tuple[Model, str]], now: datetime) -> list[str]:
-    """A queued unlearn job for each model and the dataset of its request; their ids, in that order.
+def enqueue_unlearning(session: Session, work: Sequence[tuple[Model, str, str | None]], now: datetime) -> list[str]:
+    """A queued unlearn job for each model with the dataset and the `traceparent` of its request; ids, in that order.
 
     The same rows as `enqueue` writes, by a few statements for any number of jobs.
     """
@@ -82,9 +83,10 @@ def enqueue_unlearning(session: Session, work: Sequence[tuple[Model, str]], now:
             "model_id": model.id,
             "lane": f"model:{model.id}",
             "device": model.device,
+            "traceparent": traceparent,
             **same,
         }
-        for job, (model, dataset_id) in zip(found, work, strict=True)
+        for job, (model, dataset_id, traceparent) in zip(found, work, strict=True)
     ]
     data = {"state": state, "stage": None, "fraction": 0.0, "attempt": 0}
     insert_many(session, Job, jobs)

@@ -165,7 +165,7 @@ def _requests(session: Session, now: datetime) -> Iterator[Metric]:
     yield GaugeMetricFamily("lethe_open_requests", "Deletion requests that are not answered yet.", value=count)
     yield GaugeMetricFamily("lethe_overdue_requests", "Of these, past their legal deadline.", value=overdue)
     yield GaugeMetricFamily("lethe_due_soon_requests", "Of these, due within 7 days.", value=soon - overdue)
-    deadline = GaugeMetricFamily("lethe_seconds_to_deadline", "To the earliest open deadline; absent without one.")
+    deadline = GaugeMetricFamily("lethe_time_to_deadline_seconds", "To the earliest open deadline; absent without one.")
     if nearest is not None:
         deadline.add_metric([], (nearest - now).total_seconds())
     yield deadline

@@ -25,7 +25,7 @@ from typing import NoReturn
 
 from app import jobs
 from app.core import keys
-from app.core.config import Settings, write_private
+from app.core.config import Settings, private_folder, write_private
 from app.core.db import Database
 from app.jobs import devices
 from app.jobs.workers import own_name
@@ -130,7 +130,7 @@ def _folder(settings: Settings) -> Iterator[None]:
     """The data folder, made, writable, and ours alone."""
     lock = settings.data_dir / "serve.lock"
     try:
-        settings.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        private_folder(settings.data_dir)
         file = lock.open("w")
     except OSError as error:
         reason = f"the data folder {settings.data_dir.absolute()} cannot be written: {error.strerror}"
@@ -197,6 +197,8 @@ def _tend(tree: Tree, child: Child) -> None:
 
 def _start(tree: Tree, child: Child) -> subprocess.Popen[bytes]:
     environment = {**os.environ, **tree.environment, parent_watch.VARIABLE: str(tree.reading)}
+    if child.part != "sweep":
+        environment.pop("LETHE_SIGNING_KEY", None)  # nobody else signs
     if child.owner:
         environment |= {"LETHE_WORKER_NAME": child.owner, "LETHE_DEVICE": child.device}
     passed, extra = [tree.reading], []

@@ -20,7 +20,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from app.core import db
-from app.core.config import Settings
+from app.core.config import Settings, private_file
 from app.core.db import Database
 from app.core.positions import Positions, unpack
 from app.core.tables import Dataset, DeletionRequest, Sample
@@ -128,8 +128,9 @@ class Keeper:
 
 def _append(path: Path, lines: bytes) -> None:
     """Write lines to the disk, in the place of one that a crash cut short."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o600), "r+b") as file:
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    private_file(path)
+    with os.fdopen(os.open(path, os.O_RDWR), "r+b") as file:
         fcntl.flock(file, fcntl.LOCK_EX)  # another sweeper may be at it
         size = file.seek(0, os.SEEK_END)
         file.seek(_last_line(file.fileno(), size))

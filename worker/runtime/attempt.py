@@ -7,12 +7,13 @@ import logging
 from collections.abc import Callable
 
 import torch
+from opentelemetry.trace import SpanKind
 from sqlalchemy.exc import SQLAlchemyError
 
 from app import jobs
 from app.blobs import folder
 from app.blobs.folder import BlobCorruptError, StorageUnavailableError
-from app.core import crash_points, logs
+from app.core import crash_points, logs, tracing
 from app.core.db import Database
 from app.core.errors import AppError, SupersededError
 from app.core.tables import Job
@@ -32,7 +33,12 @@ SUPERSEDED_PAUSE_SECONDS = 0.2
 def attempt(resources: Resources, claim: Claim, work: Callable[[Run], None]) -> None:
     """Do the job's `work`, which ends it; what `work` raises ends it, too, or queues it again."""
     crash_points.point(f"{claim.kind}.claimed")
-    with logs.bind(job=claim.id, kind=claim.kind.value, attempt=claim.attempts, fence=claim.fence):
+    about = {"job": claim.id, "kind": claim.kind.value, "attempt": claim.attempts, "fence": claim.fence}
+    name = f"job {claim.kind.value}"
+    with (
+        tracing.continued(name, claim.traceparent, SpanKind.CONSUMER, **about) as span,
+        logs.bind(**about, **tracing.fields(span)),
+    ):
         _work(resources, claim, work)
 
 

@@ -23,7 +23,7 @@ from app import jobs
 from app.blobs import usage
 from app.blobs.folder import BlobMissingError, StorageUnavailableError, Stored
 from app.blobs.open import Blobs, open_blobs
-from app.core import crash_points, logs
+from app.core import crash_points, logs, tracing
 from app.core.config import LEASE_BEATS, Settings
 from app.core.db import Database
 from app.jobs import Claim, LeaseLostError, devices, routing
@@ -206,7 +206,8 @@ class Run:
             jobs.advance(session, self.claim, name, start)
         crash_points.point(f"{self.claim.kind}.{name}.begin")
         began = time.perf_counter()
-        yield StageProgress(self, name, start, stop)
+        with tracing.part(name):
+            yield StageProgress(self, name, start, stop)
         self.stage_seconds[name] = round(self.stage_seconds.get(name, 0.0) + time.perf_counter() - began, 3)
         crash_points.point(f"{self.claim.kind}.{name}.end")
 

@@ -6,13 +6,15 @@ import logging
 import re
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 
+from opentelemetry.trace import INVALID_SPAN, Span, SpanKind
 from prometheus_client import Histogram
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.core import logs
+from app.core import logs, tracing
 from app.core.ids import new_id
 
 log = logging.getLogger("lethe.request")
@@ -37,7 +39,8 @@ class Observe:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        given = Headers(scope=scope).get(HEADER, "")
+        headers = Headers(scope=scope)
+        given = headers.get(HEADER, "")
         request = given if SANE.fullmatch(given) else new_id("req")
         method = scope["method"] if scope["method"] in METHODS else "OTHER"
         status, began = 0, time.perf_counter()
@@ -49,7 +52,12 @@ class Observe:
                 MutableHeaders(scope=message)[HEADER] = request
             await send(message)
 
-        with logs.bind(request=request, method=method):
+        with ExitStack() as stack:
+            span: Span = INVALID_SPAN
+            if scope["path"] not in PROBES:
+                traced = tracing.continued(method, headers.get(tracing.HEADER), SpanKind.SERVER)
+                span = stack.enter_context(traced)
+            stack.enter_context(logs.bind(request=request, method=method, **tracing.fields(span)))
             try:
                 await self._app(scope, receive, stamped)
             except Exception as error:
@@ -61,6 +69,10 @@ class Observe:
                 seconds = time.perf_counter() - began
                 route = _template(scope)
                 logs.note(route=route, status=status, ms=round(seconds * 1000, 1))
+                span.update_name(f"{method} {route}")
+                span.set_attributes(
+                    {"http.request.method": method, "http.route": route, "http.response.status_code": status}
+                )
                 self._latency.labels(method, route, str(status)).observe(seconds)
                 log.log(_level(route, status), "%s %s %d", method, route, status)
 

@@ -55,3 +55,25 @@ def test_two_containers_have_workers_of_two_names(monkeypatch: pytest.MonkeyPatc
     assert first == workers.own_name(Settings()), "of one process it stays"
     monkeypatch.setattr(workers, "_TOKEN", "another")
     assert workers.own_name(Settings()) != first
+
+
+def test_files_of_containers_and_systemd_hold_settings_as_variables_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    containers, systemd = tmp_path / "run", tmp_path / "credentials"
+    for folder, name, value in (
+        (containers, "lethe_secret", "from a container's file\n"),
+        (systemd, "lethe_signing_key", "-----BEGIN PRIVATE KEY-----\nabc\n-----END PRIVATE KEY-----\n"),
+        (systemd, "lethe_broker_url", "redis://:word@localhost/1"),
+        (systemd, "lethe_kinds", "train,purge"),
+    ):
+        folder.mkdir(exist_ok=True)
+        (folder / name).write_text(value)
+    monkeypatch.setattr("app.core.config.SECRETS_DIR", containers)
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(systemd))
+    monkeypatch.setenv("LETHE_BROKER_URL", "")
+    settings = Settings()
+    assert settings.secret_bytes() == b"from a container's file"
+    assert settings.signing_key.get_secret_value().count("\n") == 2
+    assert settings.kinds == ["train", "purge"]
+    assert settings.broker_url == "", "a variable comes first, even an empty one"

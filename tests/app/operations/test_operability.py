@@ -130,7 +130,7 @@ def test_the_exposition_parses_and_follows_the_conventions(trained: Trained) -> 
         assert len(family.documentation) > 10
         assert family.documentation.endswith(".")
         assert not name.endswith(("_total", "_count", "_ms", "_minutes", "_kb"))
-        assert name.endswith(("_seconds", "_bytes")) or not re.search("second|byte", name) or "to_deadline" in name
+        assert name.endswith(("_seconds", "_bytes")) or not re.search("second|byte", name)
         for sample in family.samples:
             if family.type == "counter":
                 assert sample.name == f"{name}_total"
@@ -169,7 +169,7 @@ def test_the_figures_are_those_of_the_database(account: Account) -> None:
     assert samples(found["lethe_device_memory_peak_bytes"]) == {("cuda:0", "w1"): 5}
     assert samples(found["lethe_webhook_deliveries"]) == {("pending",): 0, ("failed",): 0}
     assert samples(found["lethe_open_requests"]) == {(): 0}
-    assert samples(found["lethe_seconds_to_deadline"]) == {}
+    assert samples(found["lethe_time_to_deadline_seconds"]) == {}
 
 
 def test_deadlines_are_counted(trained: Trained) -> None:
@@ -185,7 +185,7 @@ def test_deadlines_are_counted(trained: Trained) -> None:
     found = scraped(trained.account.http)
     values = [samples(found[f"lethe_{name}_requests"])[()] for name in ("open", "overdue", "due_soon")]
     assert values == [3, 1, 0]
-    assert samples(found["lethe_seconds_to_deadline"])[()] < 0
+    assert samples(found["lethe_time_to_deadline_seconds"])[()] < 0
 
 
 def test_no_query_of_a_scrape_reads_a_table_that_grows(settings: Settings, database: Database) -> None:
@@ -218,13 +218,19 @@ def test_no_query_of_a_scrape_reads_a_table_that_grows(settings: Settings, datab
 # -- alerts ----------------------------------------------------------------------------------------
 
 
-@pytest.mark.validation
-def test_every_alert_speaks_of_metrics_that_exist_and_says_what_to_do(trained: Trained) -> None:
+def exported_names(trained: Trained) -> set[str]:
+    """Of families and of samples, after a deletion."""
     trained.forget(trained.ids[:5])
     exported = set()
     for family in scraped(trained.account.http).values():
         exported |= {family.name, *(sample.name for sample in family.samples)}
         exported |= {f"{family.name}_total"} if family.type == "counter" else set()
+    return exported
+
+
+@pytest.mark.validation
+def test_every_alert_speaks_of_metrics_that_exist_and_says_what_to_do(trained: Trained) -> None:
+    exported = exported_names(trained)
     groups = yaml.safe_load((ROOT / "docs/alerts.yml").read_text())["groups"]
     rules = [rule for group in groups for rule in group["rules"]]
     assert len(rules) >= 12
@@ -239,3 +245,32 @@ def test_every_alert_speaks_of_metrics_that_exist_and_says_what_to_do(trained: T
         assert {"summary", "runbook"} <= rule["annotations"].keys()
     for name in re.findall(r"`(lethe_[a-z_]+)`", guide):
         assert name in exported, name
+
+
+@pytest.mark.validation
+def test_the_dashboard_shows_every_metric_and_none_that_is_not_there(trained: Trained) -> None:
+    exported = exported_names(trained)
+    dashboard = json.loads((ROOT / "deploy/grafana/lethe.json").read_text())
+    panels = [panel for panel in dashboard["panels"] if panel["type"] != "row"]
+    shown: set[str] = set()
+    for panel in panels:
+        named = {name for target in panel["targets"] for name in re.findall(r"lethe_[a-z_]+", target["expr"])}
+        assert named, panel["title"]
+        assert named <= exported, panel["title"]
+        units = {"s" if "_seconds" in name else "bytes" if name.endswith("_bytes") else "" for name in named}
+        counted = any("_seconds_count" in target["expr"] and "/" not in target["expr"] for target in panel["targets"])
+        assert panel["fieldConfig"]["defaults"]["unit"] in (units - {""} if not counted else {"reqps"}) or units == {""}
+        assert panel["datasource"] == {"type": "prometheus", "uid": "${datasource}"}
+        assert panel["description"].endswith(".")
+        shown |= named
+    families = {re.sub("_(total|sum|count|bucket)$", "", name) for name in shown}
+    assert families == {re.sub("_(total|sum|count|bucket)$", "", name) for name in exported}
+    assert len({panel["id"] for panel in dashboard["panels"]}) == len(dashboard["panels"])
+    taken = [
+        (x, y)
+        for grid in (panel["gridPos"] for panel in dashboard["panels"])
+        for x in range(grid["x"], grid["x"] + grid["w"])
+        for y in range(grid["y"], grid["y"] + grid["h"])
+    ]
+    assert len(set(taken)) == len(taken), "no panel lies on another"
+    assert max(x for x, _ in taken) < 24
