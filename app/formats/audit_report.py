@@ -149,8 +149,8 @@ class Judgement(Part):
     interval: Interval | None = None
     smallest_margin: float | None = Field(
         None,
-        description="smallest margin that this size could have passed with 80 % power: 3.24 standard errors, and "
-        "`null_bound` where there is one",
+        description="smallest margin at which an exact retrain would have met all conditions of a pass with 80 % "
+        "power; absent where there is none. In `lethe.audit/1` by the interval alone: the conditions could fail at it",
     )
     parent_failed: bool | None = Field(
         None, description="whether the parent, or the control, fails the same test: is there a signal?"
@@ -238,7 +238,9 @@ class ProbeRun(Part):
 class AuditReport(Part):
     """The report of one version: candidate, its parent, and what was judged."""
 
-    format: Literal["lethe.audit/1"] = "lethe.audit/1"
+    format: Literal["lethe.audit/1", "lethe.audit/2"] = Field(
+        "lethe.audit/2", description="1: `judgement.smallest_margin` and the standard errors are those of version 0.2"
+    )
     created_at: str
     model: str
     version: int | None

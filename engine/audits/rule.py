@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import sqrt
 
+import numpy as np
+from numpy.typing import NDArray
+from scipy import special
+
 Z95 = 1.959964
-
-
-POWER80 = 3.24  # z(0.975) + z(0.90): both one-sided tests of an equivalence pass with 80 % power
+POWER = 0.8
+MARGINS = np.arange(1, 500) / 1000
 
 
 @dataclass(frozen=True)
@@ -32,11 +36,6 @@ class Estimate:
     def high(self) -> float:
         return min(1 - self.null, self.difference + self.bound + Z95 * self.standard_error)
 
-    @property
-    def smallest_margin(self) -> float:
-        """The smallest margin that a set of this size could have passed with 80 % power."""
-        return self.bound + POWER80 * self.standard_error
-
 
 @dataclass(frozen=True)
 class Ruling:
@@ -52,13 +51,42 @@ def fails(estimate: Estimate, margin: float) -> bool:
     return estimate.low > margin or estimate.high < -margin
 
 
+def power(margins: NDArray[np.float64], candidate: Estimate, others: Sequence[Estimate | None]) -> NDArray[np.float64]:
+    """Return with which probability an exact retrain passes at each of `margins` (M,), with all conditions of a pass.
+
+    Its own d is normal around the null, with the candidate's standard error. Each of `others` (parent and signal) must
+    lie outside the margin with its whole interval; it is drawn anew around its estimate. They count as independent;
+    they share controls and references, and in simulations the product is near the measured share.
+    """
+    error = candidate.standard_error or 1e-12
+    within = np.clip(2 * special.ndtr((margins - candidate.bound) / error - Z95) - 1, 0, 1)
+    for other in others:
+        if other is None:
+            return np.zeros(len(margins))
+        spread = other.standard_error or 1e-12
+        beyond = (np.abs(other.difference) - other.bound - margins) / spread - Z95
+        within = within * special.ndtr(beyond)
+    result: NDArray[np.float64] = within
+    return result
+
+
+def smallest_margin(candidate: Estimate, parent: Estimate | None, signal: Estimate | None) -> float | None:
+    """Return the smallest margin at which an exact retrain meets all conditions of a pass with 80 % power.
+
+    None where there is none: for small sets the interval asks for a wide margin, and what the parent leaks and the
+    candidate's own signal must lie outside of it.
+    """
+    reached = np.flatnonzero(power(MARGINS, candidate, (parent, signal)) >= POWER)
+    return float(MARGINS[reached[0]]) if len(reached) else None
+
+
 def judge(
     candidate: Estimate | None,
     margin: float,
     *,
     parent: Estimate | None,
+    signal: Estimate | None,
     utility_kept: bool = True,
-    signal_kept: bool = True,
     no_estimate: str = "no references",
     before: str = "parent",
 ) -> Ruling:
@@ -68,8 +96,8 @@ def judge(
         candidate: its estimate, or None where there is no valid null or no reference (`no_estimate` says which).
         margin: largest |d| that still passes, fixed beforehand.
         parent: the parent's estimate by the same test; a parent that does not fail leaves nothing to detect.
+        signal: RT-AUC - 0.5 of the candidate, None without retained samples. A collapsed model has FT-AUC 0.5 too.
         utility_kept: the candidate keeps the policy's utility floor.
-        signal_kept: the candidate keeps its own RT signal; a collapsed model has FT-AUC 0.5 too.
         before: what `parent` is called: what stands in its place may be something else.
     """
     if candidate is None:
@@ -79,14 +107,18 @@ def judge(
         side = "still remembered" if candidate.low > margin else "over-forgotten: it stands out as unlike unseen data"
         return Ruling("fail", f"{side}: {span} lies outside ±{margin:g}")
     if not passes(candidate, margin):
-        least = candidate.smallest_margin
-        power = f"a set of this size could have passed a margin of {least:.3f} at the smallest (80 % power)"
-        if least >= candidate.null:
-            power = "a set of this size could not have passed any margin"
-        return Ruling("inconclusive", f"{span} does not fit inside ±{margin:g}; {power}")
+        least = smallest_margin(candidate, parent, signal)
+        could = "a set of this size and signal could not have passed any margin with 80 % power"
+        if least is not None:
+            could = (
+                f"a set of this size and signal could have passed a margin of {least:.3f} at the smallest (80 % power)"
+            )
+        return Ruling("inconclusive", f"{span} does not fit inside ±{margin:g}; {could}")
     if parent is None or not fails(parent, margin):
         return Ruling("inconclusive", f"no signal: the {before} does not fail the same test, so {span} shows little")
-    if not signal_kept:
+    if signal is None:
+        return Ruling("inconclusive", "no retained samples to show that the audit still sees membership")
+    if signal.low <= margin:
         return Ruling("inconclusive", f"the candidate lost its own membership signal (RT-AUC); {span} shows little")
     if not utility_kept:
         return Ruling("inconclusive", f"the candidate fell under the utility floor; {span} shows little")

@@ -12,7 +12,7 @@ from scipy import special
 
 from app.formats.audit_report import Auc, Balance, Interval, Judgement, Measurement
 from engine.audits import Positions, roc
-from engine.audits.rule import Z95, Estimate, Ruling, combine, fails, judge
+from engine.audits.rule import Z95, Estimate, combine, fails, judge, smallest_margin
 
 NULL = 0.5
 SIGNIFICANCE = 0.01
@@ -149,19 +149,18 @@ def judgement(
     null = None if problem else null_of(balanced, retrained)
     estimate = _estimate(candidate, null)
     parent_estimate = _estimate(parent, null)
-    signal = candidate.rt_auc
+    own = candidate.rt_auc
+    signal = Estimate(own.value - NULL, own.standard_error) if own else None
     utility_kept = utility_floor is None or (candidate.accuracy_test or 0.0) >= utility_floor
     ruling = judge(
         estimate,
         margin,
         parent=parent_estimate,
+        signal=signal,
         utility_kept=utility_kept,
-        signal_kept=signal is None or signal.interval.low > NULL + margin,
         no_estimate=problem or "no valid control: the forget set is not like a random draw of the training set",
         before=before,
     )
-    if ruling.verdict == "pass" and signal is None:
-        ruling = Ruling("inconclusive", "no retained samples to show that the audit still sees membership")
     return Judgement(
         verdict=ruling.verdict,
         reason=ruling.reason,
@@ -173,17 +172,11 @@ def judgement(
         null_models=null.models if null else None,
         difference=estimate.difference if estimate else None,
         interval=Interval(low=estimate.low, high=estimate.high) if estimate else None,
-        smallest_margin=_possible_margin(estimate) if estimate else None,
+        smallest_margin=smallest_margin(estimate, parent_estimate, signal) if estimate else None,
         parent_failed=fails(parent_estimate, margin) if parent_estimate else None,
         utility_floor=utility_floor,
         utility_kept=None if utility_floor is None else utility_kept,
     )
-
-
-def _possible_margin(estimate: Estimate) -> float | None:
-    """None where the set is so small that no margin could have been passed."""
-    least = estimate.smallest_margin
-    return least if least < estimate.null else None
 
 
 def _estimate(measured: Measurement | None, null: Null | None) -> Estimate | None:
