@@ -109,7 +109,7 @@ class Measurement(Part):
 
 
 class Balance(Part):
-    """Is the forget set like a random draw of the training set? Both tests at 1 %."""
+    """Is the forget set like a random draw of the training set? Each test at 1 %."""
 
     random_like: bool
     class_p_value: float | None = Field(None, description="chi-square of class counts, forget against controls")
@@ -123,6 +123,12 @@ class Balance(Part):
         None, description="AUC of that comparison less 0.5; positive: the forget set is the easier one"
     )
     difficulty_shift_within_classes: float | None = None
+    left_out_shift: float | None = Field(
+        None,
+        description="AUC less 0.5 of the forget set against controls, by references that left them out, scored by the "
+        "others; class by class where the classes differ",
+    )
+    left_out_p_value: float | None = Field(None, description="of that shift, over samples")
     grouped: bool | None = Field(
         None, description="the samples were chosen together, as one person's or one cluster's; no test shows that"
     )
@@ -138,14 +144,21 @@ class Judgement(Part):
     null_source: Literal["exchangeable", "same_classes", "retrained", "none"]
     null_bound: float | None = Field(
         None,
-        description="of a set that differs a little in difficulty: the null lies within `null` ± `null_bound`, half of "
-        "the shift in difficulty each; `interval` is as much wider on both sides",
+        description="of a set that differs a little: the null lies within `null` ± `null_bound`, half of the shift in "
+        "difficulty or of `left_out_shift`, the larger; `interval` is as much wider on both sides",
     )
-    null_standard_error: float | None = Field(None, description="of a null from retrains: their spread")
-    null_models: int | None = Field(None, description="exact retrains behind the null")
+    null_standard_error: float | None = Field(
+        None, description="`lethe.audit/1`: of a null from retrains, their spread"
+    )
+    null_models: int | None = Field(
+        None,
+        description="models behind the null: exact retrains with `retrained`, else references, each for the samples "
+        "that it left out; absent in `lethe.audit/1` where the null is 0.5",
+    )
     difference: float | None = Field(
         None, description="d = FT-AUC - null; with `same_classes` the FT-AUC is the matched one"
     )
+    standard_error: float | None = Field(None, description="of `difference`: candidate and null on the same samples")
     interval: Interval | None = None
     smallest_margin: float | None = Field(
         None,

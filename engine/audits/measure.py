@@ -13,8 +13,11 @@ from app.catalog import LiraParams, MisParams, Params, RmiaParams
 from app.formats.audit_report import Balance, Curve, Histogram, Interval, Judgement, Measurement, TprAtFpr
 from engine.audits import Floats, Positions, mis, roc
 from engine.audits.aucs import auc_of, matched_auc
-from engine.audits.scoring import PoolSignal, convergence, plain_scores, pool_of, scores
-from engine.audits.verdict import Groups, balance, judgement
+from engine.audits.groups import Groups, whole
+from engine.audits.nulls import NullModel
+from engine.audits.rule import Estimate
+from engine.audits.scoring import PoolSignal, Scores, convergence, null_models, plain_scores, pool_of, scores
+from engine.audits.verdict import Choice, balance, choose_null, comparison, estimate, judgement, with_left_out
 from engine.references import ReferenceSignals
 
 FEWEST_REFERENCES = 4  # a jackknife leaves one out, and an IN and an OUT model must remain of each sample
@@ -73,7 +76,10 @@ def audit(
     elif parent_logits is not None:
         looks.append((parent_logits, groups))
     measurements = [_plain(logits, labels, each, params) for logits, each in looks]
-    balanced, retrained = None, []
+    balanced: Balance | None = None
+    choice: Choice | None = None
+    models: Sequence[NullModel] = ()
+    estimates: list[Estimate | None] = []
     if references is not None and scorable:
         pool = pool_of(references, labels, params)
         checks = [
@@ -81,18 +87,30 @@ def audit(
             for name, other in CROSS_CHECKS.items()
             if type(other) is not type(params)
         ]
+        looked = [(logits, _usable(each, references)[0]) for logits, each in looks]
+        scored = [scores(logits, labels, each, pool, params) for logits, each in looked]
         measurements = [
-            measurement.model_copy(update=_attacked(logits, labels, _usable(each, references)[0], pool, params, checks))
-            for measurement, (logits, each) in zip(measurements, looks, strict=True)
+            measurement.model_copy(update=_attacked(logits, labels, each, own, pool, params, checks))
+            for measurement, own, (logits, each) in zip(measurements, scored, looked, strict=True)
         ]
         if not problem:
             balanced = balance(references.log_odds, references.membership, labels, usable, grouped)
-            for each in retrained_logits:
-                values = plain_scores(each, labels, usable, pool, params)
-                retrained.append(roc.auc(values[usable.forget], values[usable.test]))
+            models = null_models(usable, pool, params)
+            balanced = with_left_out(balanced, models, comparison(balanced, labels, usable))
+            choice = choose_null(balanced, len(retrained_logits))
+        if balanced is not None and choice is not None:
+            left_out = models
+            if choice.source == "retrained":
+                everyone = np.ones(len(labels), dtype=bool)
+                values = (plain_scores(each, labels, usable, pool, params) for each in retrained_logits)
+                models = [NullModel(each, everyone) for each in values]
+            parts = comparison(balanced, labels, usable) if choice.source == "same_classes" else whole(usable)
+            estimates = [estimate(each, models, parts, choice) for each in scored]
+            if known is not None:  # a retrain has seen these: the references that left them out say what is unseen
+                estimates[1] = estimate(scored[1], left_out, whole(looked[1][1]), Choice("exchangeable", choice.bound))
     parent = measurements[1] if len(measurements) > 1 else None
     before = "parent" if known is None else "control"
-    ruling = judgement(measurements[0], parent, balanced, problem, params.margin, utility_floor, retrained, before)
+    ruling = judgement(measurements[0], choice, estimates, models, problem, params.margin, utility_floor, before)
     return measurements[0], parent, balanced, ruling
 
 
@@ -143,12 +161,12 @@ def _attacked(
     logits: NDArray[Any],
     labels: NDArray[np.int64],
     usable: Groups,
+    scored: Scores,
     pool: PoolSignal,
     params: Params,
     checks: Sequence[tuple[str, Params, PoolSignal]],
 ) -> dict[str, object]:
     """The fields of a measurement that rest on membership scores."""
-    scored = scores(logits, labels, usable, pool, params)
     found: dict[str, object] = {
         "rt_auc": auc_of(scored, usable.retain, usable.test) if len(usable.retain) else None,
         "convergence": convergence(logits, labels, usable, pool, params),

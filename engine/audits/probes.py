@@ -19,8 +19,8 @@ from app.formats.audit_report import Relearning
 from engine import evaluation, references, seeding
 from engine.audits import Positions, relearn, robust
 from engine.audits.aucs import known_method_auc
+from engine.audits.groups import Groups
 from engine.audits.rmia import log_odds
-from engine.audits.verdict import Groups
 from engine.data.samples import Samples
 from engine.errors import ProbeError
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any
@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from app.catalog import LiraParams, MisParams, Params, RmiaParams
 from app.formats.audit_report import ConvergencePoint
 from engine.audits import Floats, lira, mis, rmia, roc
-from engine.audits.verdict import Groups
+from engine.audits.groups import Groups
+from engine.audits.nulls import NullModel
 from engine.references import ReferenceSignals
 
 Logits = NDArray[Any]
@@ -41,6 +42,10 @@ def pool_of(references: ReferenceSignals, labels: Labels, params: Params) -> Poo
     if isinstance(params, RmiaParams):
         signal = np.stack([rmia.signals(each, labels, params) for each in references.logits])
         return PoolSignal(signal, references.membership)
+    if isinstance(params, MisParams) and params.signal != "confidence":
+        return PoolSignal(
+            np.stack([mis.signals(each, labels, params) for each in references.logits]), references.membership
+        )
     return PoolSignal(references.log_odds.astype(np.float64), references.membership)
 
 
@@ -62,6 +67,27 @@ def _mis(logits: Logits, labels: Labels, groups: Groups, pool: PoolSignal, param
     values = mis.signals(logits, labels, params)
     yield values
     yield values
+
+
+def null_models(groups: Groups, pool: PoolSignal, params: Params) -> Sequence[NullModel]:
+    """Each reference as a null model of the samples that it left out, scored with the other references.
+
+    For one that left out no control there is nothing to compare with; it is passed over.
+    """
+    if isinstance(params, RmiaParams):
+        each = rmia.leave_one_out_ratios(pool.signal, pool.signal, pool.membership, rmia.normaliser(params))
+    elif isinstance(params, LiraParams):
+        each = lira.leave_one_out_scores(pool.signal, pool.signal, pool.membership, params)
+    else:
+        each = iter(pool.signal)
+    found = []
+    for values, member in zip(each, pool.membership, strict=True):
+        controls = groups.test[~member[groups.test]]
+        if len(controls):
+            if isinstance(params, RmiaParams):
+                values = rmia.scores(values, values[controls], params.gamma)
+            found.append(NullModel(values, ~member))
+    return found
 
 
 # The scores with all references, then those without each of them in turn.

@@ -189,4 +189,4 @@ def test_five_retrains_are_the_null_of_a_grouped_set(trained: Trained, count: in
         assert "no valid control" in judgement["reason"]
     else:
         assert (judgement["null_source"], judgement["null_models"]) == ("retrained", 5)
-        assert judgement["null_standard_error"] > 0
+        assert judgement["standard_error"] > 0
