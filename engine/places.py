@@ -60,6 +60,7 @@ class AuditFunction(Protocol):
         grouped: bool,
         retrained_logits: Sequence[NDArray[Any]],
         known: Positions | None,
+        candidates: int,
     ) -> tuple[Measurement, Measurement | None, Balance | None, Judgement]: ...
 
 

@@ -168,18 +168,31 @@ class Judgement(Part):
     parent_failed: bool | None = Field(
         None, description="whether the parent, or the control, fails the same test: is there a signal?"
     )
+    candidates: int = Field(
+        1,
+        description="approximate methods that the policy may try on this set. With several a pass needs the interval "
+        "of the level 5 % / candidates, and `smallest_margin` counts it",
+    )
+    leans: bool = Field(
+        False,
+        description="of several candidates: outside the margin at the level 0.025 ** (1 / candidates), so that the "
+        "gate tries another one",
+    )
     utility_floor: float | None = Field(None, description="lowest test accuracy that the policy accepts; absent: any")
     utility_kept: bool | None = Field(None, description="whether the candidate reaches it")
 
     @property
     def over_forgotten(self) -> bool:
-        return self.interval is not None and self.interval.high < -self.margin
+        """Of a candidate that fails or leans to a fail: on which side."""
+        return self.difference is not None and self.difference < -self.margin
 
 
 class References(Part):
     models: int
     signal: str
-    pool_models: int | None = Field(None, description="of the whole pool, where these are one half of it")
+    pool_models: int | None = Field(
+        None, description="`lethe.audit/1`: of the whole pool, where these are one half of it"
+    )
 
 
 class Adversarial(Part):
@@ -211,12 +224,16 @@ class GateDecision(Part):
 
     step: int = Field(description="of the escalation, from 1: the policy's own method")
     steps: int
-    judged: bool = Field(description="by references that had no part in choosing it")
-    references: Literal["all", "choosing half", "judging half"]
-    note: str | None = Field(
-        None, description="why the references were not divided, though the policy has several approximate steps"
+    judged: bool = Field(True, description="`lethe.audit/1`: by references that had no part in choosing it")
+    references: Literal["all", "choosing half", "judging half"] = Field(
+        "all", description="other than `all` in `lethe.audit/1` only"
     )
-    selection: Judgement | None = Field(None, description="on the choosing half, of a candidate that was then judged")
+    note: str | None = Field(
+        None, description="`lethe.audit/1`: why the references were not divided, though the policy has several steps"
+    )
+    selection: Judgement | None = Field(
+        None, description="`lethe.audit/1`: on the choosing half, of a candidate that was then judged"
+    )
     action: Literal["publish", "escalate", "attention"]
     reason: str
     next_method: str | None = None

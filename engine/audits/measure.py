@@ -44,6 +44,7 @@ def audit(
     grouped: bool = False,
     retrained_logits: Sequence[NDArray[Any]] = (),
     known: Positions | None = None,
+    candidates: int = 1,
 ) -> tuple[Measurement, Measurement | None, Balance | None, Judgement]:
     """Measure candidate and parent and judge the candidate, by the audit that `params` belong to.
 
@@ -63,6 +64,7 @@ def audit(
             null of a set that has no other.
         known: samples of the forget set's kind that the candidate still knows. The candidate must fail the same test on
             them, which shows that there is a signal; the parent's logits are then not used.
+        candidates: of approximate methods that the policy may try on this forget set.
 
     Returns:
         The candidate's measurement, the parent's (None without its logits) or the one on `known`, the balance of the
@@ -110,7 +112,9 @@ def audit(
                 estimates[1] = estimate(scored[1], left_out, whole(looked[1][1]), Choice("exchangeable", choice.bound))
     parent = measurements[1] if len(measurements) > 1 else None
     before = "parent" if known is None else "control"
-    ruling = judgement(measurements[0], choice, estimates, models, problem, params.margin, utility_floor, before)
+    ruling = judgement(
+        measurements[0], choice, estimates, models, problem, params.margin, utility_floor, before, candidates
+    )
     return measurements[0], parent, balanced, ruling
 
 

@@ -15,7 +15,7 @@ from engine.audits import roc
 from engine.audits.aucs import over_references
 from engine.audits.groups import Groups, Part, strata, whole
 from engine.audits.nulls import NULL, NullModel, one_more_retrain, paired
-from engine.audits.rule import Estimate, combine, fails, judge, smallest_margin
+from engine.audits.rule import Estimate, combine, fails, judge, leans, smallest_margin
 from engine.audits.scoring import Scores
 
 SIGNIFICANCE = 0.01
@@ -172,6 +172,7 @@ def judgement(
     margin: float,
     utility_floor: float | None,
     before: str = "parent",
+    candidates: int = 1,
 ) -> Judgement:
     """Apply the verdict rule. A set without a valid null is inconclusive.
 
@@ -187,6 +188,7 @@ def judgement(
         parent=parent,
         signal=signal,
         utility_kept=utility_kept,
+        candidates=candidates,
         no_estimate=problem or "no valid control: the forget set is not like a random draw of the training set",
         before=before,
     )
@@ -201,8 +203,10 @@ def judgement(
         difference=own.difference if own else None,
         standard_error=own.standard_error if own else None,
         interval=Interval(low=own.low, high=own.high) if own else None,
-        smallest_margin=smallest_margin(own, parent, signal) if own else None,
+        smallest_margin=smallest_margin(own, parent, signal, candidates) if own else None,
         parent_failed=fails(parent, margin) if parent else None,
+        candidates=candidates,
+        leans=leans(own, margin, candidates) if own else False,
         utility_floor=utility_floor,
         utility_kept=None if utility_floor is None else utility_kept,
     )

@@ -7,7 +7,6 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -29,7 +28,6 @@ from app.formats.audit_report import (
 from app.reports import audit_rows
 from app.rules.policy import Choice
 from engine import evaluation, places, seeding
-from engine.audits import halves
 from engine.audits.probes import ProbeCase
 from engine.audits.rmia import log_odds
 from engine.audits.verdict import FEWEST_RETRAINS
@@ -97,26 +95,15 @@ class Auditor:
         self._retrained = [loaded.logits(digest) for digest in digests[-MOST_RETRAINS:]] if enough else []
 
     @property
-    def has_references(self) -> bool:
-        return self._references is not None
-
-    @cached_property
-    def choosing(self) -> NDArray[np.bool_] | None:
-        """The half of the references that chooses among candidates; None where there are too few to part."""
-        return None if self._references is None else halves.halves(self._references.membership)
-
-    @property
     def _floor(self) -> float | None:
         if self._parent is None or not len(self._holdout):
             return None
         right = self._parent[self._holdout].argmax(axis=1) == self._loaded.labels[self._holdout]
         return max(0.0, float(right.mean()) - self._loaded.policy.utility_floor)
 
-    def measure(self, chosen: NDArray[np.bool_] | None = None) -> Measurements:
-        """Run the audit with all references, or with those at `chosen` (K,)."""
+    def measure(self, candidates: int = 1) -> Measurements:
+        """Run the audit. candidates: approximate methods that the policy may try on this forget set."""
         subject, references = self._subject, self._references
-        if references is not None and chosen is not None:
-            references = halves.part(references, chosen)
         result = places.audit(subject.audit.name)(
             self._candidate,
             self._parent,
@@ -130,19 +117,15 @@ class Auditor:
             grouped=subject.grouped,
             retrained_logits=self._retrained,
             known=subject.canaries.known if subject.canaries else None,
+            candidates=candidates,
         )
-        return Measurements(*result, references=self._described(chosen))
+        return Measurements(*result, references=self._described())
 
-    def _described(self, chosen: NDArray[np.bool_] | None) -> References | None:
+    def _described(self) -> References | None:
         if self._references is None:
             return None
-        pool = len(self._references.membership)
         signal = str(self._subject.audit.params.get("signal", self._subject.audit.name))
-        return References(
-            models=pool if chosen is None else int(chosen.sum()),
-            signal=signal,
-            pool_models=None if chosen is None else pool,
-        )
+        return References(models=len(self._references.membership), signal=signal)
 
 
 def retained(loaded: LoadedModel, subject: Subject) -> Positions:
