@@ -91,6 +91,9 @@ class Measurement(Part):
         None,
         description="smallest empirical p-value of a forgotten sample against the controls, times their number",
     )
+    least_worst_p_value: float | None = Field(
+        None, description="below which `worst_p_value` cannot fall: forgotten samples / (controls + 1)"
+    )
     roc_ft: Curve | None = None
     confidence: Histogram | None = None
     matched_ft_auc: Auc | None = Field(

@@ -185,6 +185,7 @@ def _attacked(
         "matched_ft_auc": matched_auc(scored, labels, usable.forget, usable.test),
         "tpr": [_tpr(forget, test, rate) for rate in FALSE_POSITIVE_RATES if len(test) * rate >= 10],
         "worst_p_value": _worst_p_value(forget, test),
+        "least_worst_p_value": min(1.0, len(forget) / (1 + len(test))),
         "roc_ft": Curve(fpr=fpr.tolist(), tpr=tpr.tolist()),
         "cross_checks": {
             name: auc_of(scores(logits, labels, usable, other_pool, other), usable.forget, usable.test)

@@ -106,7 +106,9 @@ def _ratios(
     average: Normaliser,
 ) -> Floats:
     with np.errstate(divide="ignore", invalid="ignore"):
-        return target / average(inside / count, outside / (models - count))
+        reference = average(inside / count, outside / (models - count))
+        found: Floats = target / reference
+    return np.where((target == 0) & (reference == 0), 1.0, found)  # nobody gives it any probability: it tells nothing
 
 
 def scores(ratios: Floats, population: Floats, gamma: float) -> Floats:
