@@ -34,6 +34,13 @@ class Auc(Part):
     negatives: int
 
 
+class Difference(Part):
+    """Of two AUCs on the same samples; the interval is over samples."""
+
+    value: float
+    interval: Interval
+
+
 class TprAtFpr(Part):
     """True-positive rate at a fixed false-positive rate; absent where there are under 10 / fpr controls."""
 
@@ -107,6 +114,10 @@ class Measurement(Part):
     )
     convergence: list[ConvergencePoint] = Field(default_factory=list, description="by number of references")
     known_method_ft_auc: Auc | None = Field(None, description="FT-AUC of the attack that knows the method")
+    known_method_control: float | None = Field(
+        None, description="the same attack on one exact retrain: what it shows without any unlearning. Not 0.5"
+    )
+    known_method_excess: Difference | None = Field(None, description="`known_method_ft_auc` less that control")
     relearning: Relearning | None = None
     robust_accuracy: float | None = Field(None, description="under a fixed L2 PGD, on the holdout")
 

@@ -8,9 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from app.catalog import KnownMethodParams
-from app.formats.audit_report import Auc, Interval
+from app.formats.audit_report import Auc, Difference, Interval
 from engine.audits import Floats, Positions, known_method, roc
 from engine.audits.groups import Groups, Part, strata
+from engine.audits.nulls import NullModel, Paired, paired
 from engine.audits.rule import Z95
 from engine.audits.scoring import Scores
 
@@ -39,6 +40,21 @@ def known_method_auc(
     known = np.isfinite(full) & np.isfinite(left_out).all(axis=0)
     forget, test = groups.forget[known[groups.forget]], groups.test[known[groups.test]]
     return auc_of(Scores(full, left_out), forget, test) if len(forget) and len(test) else None
+
+
+def known_method_apart(
+    target: Floats, retrained: Floats, unlearned: Floats, never: Floats, groups: Groups, params: KnownMethodParams
+) -> Paired:
+    """The same AUC less that of an exact retrain with log-odds `retrained` (N,), on the same samples."""
+    own, control = (known_method.scores(each, unlearned, never, params.spread) for each in (target, retrained))
+    known = np.isfinite(own) & np.isfinite(control)
+    part = 1.0, groups.forget[known[groups.forget]], groups.test[known[groups.test]]
+    return paired(own, [NullModel(control, np.ones(len(own), dtype=bool))], [part])
+
+
+def excess(apart: Paired) -> Difference:
+    low, high = (apart.difference + side * Z95 * apart.standard_error for side in (-1, 1))
+    return Difference(value=apart.difference, interval=Interval(low=low, high=high))
 
 
 def _weighted_auc(scored: Scores, parts: Sequence[Part]) -> Auc:

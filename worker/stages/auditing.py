@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import nn
 
 from app import catalog
 from app.core.positions import Positions, pack
@@ -163,6 +164,7 @@ def probed(
         forget=subject.forget,
         holdout=controls(loaded, subject),
         shadow=shadows,
+        retrained=shadows.retrained if shadows else None,
     )
     runs = []
     for choice in choices:
@@ -213,6 +215,26 @@ class Shadows:
             self._run.keep("shadows", base, self._run.put_tensors(done))
         return done[name].cpu().numpy()
 
+    def retrained(self) -> NDArray[np.float32]:
+        """Log-odds (N,) of an exact retrain on the remain set, as a control of the probe."""
+        base, loaded = f"control:{self._base}", self._loaded
+        kept = self._run.stored("shadows", base)
+        if kept is None:
+            seed = seeding.derive(self._run.claim.seed, "control")
+            model = loaded.fresh(seed)
+            order = seeding.generator(seed, loaded.samples.labels.device)
+            part = self._progress.part(0.0, 1.0, base)
+            self.trained += 1
+            loaded.recipe.train(model, loaded.samples, loaded.on_device(self._subject.remain), order, part)
+            odds = torch.from_numpy(self._odds(model))
+            self._run.keep("shadows", base, self._run.put_tensors({"log_odds": odds}))
+            return odds.numpy()
+        return self._run.resources.tensors(kept[0])["log_odds"].cpu().numpy()
+
+    def _odds(self, model: nn.Module) -> NDArray[np.float32]:
+        logits = evaluation.logits(model, self._loaded.samples.images).cpu().numpy()
+        return log_odds(logits, self._loaded.labels).astype(np.float32)
+
     def _make(self, number: int, positions: Positions) -> NDArray[np.float32]:
         loaded, method, run = self._loaded, self._subject.method, self._run
         if method is None:
@@ -235,8 +257,7 @@ class Shadows:
         self.trained += 1
         part = self._progress.part(0.0, 1.0, f"shadow:{self._base}:{number}:forgotten")
         model = unlearning.unlearned(loaded, model, method, positions, seen, adversarial, seed, part)
-        logits = evaluation.logits(model, loaded.samples.images).cpu().numpy()
-        return log_odds(logits, loaded.labels).astype(np.float32)
+        return self._odds(model)
 
 
 # -- the report ------------------------------------------------------------------------------------
