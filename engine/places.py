@@ -61,6 +61,7 @@ class AuditFunction(Protocol):
         retrained_logits: Sequence[NDArray[Any]],
         known: Positions | None,
         candidates: int,
+        subjects: NDArray[np.int64] | None,
     ) -> tuple[Measurement, Measurement | None, Balance | None, Judgement]: ...
 
 

@@ -137,6 +137,16 @@ class Balance(Part):
         None, description="AUC of that comparison less 0.5; positive: the forget set is the easier one"
     )
     difficulty_shift_within_classes: float | None = None
+    persons: int | None = Field(None, description="of a set requested by person: whose the forgotten samples are")
+    remaining_persons: int | None = Field(
+        None, description="forgotten people of whom other samples stay in the training data: then there is no control"
+    )
+    control_persons: int | None = Field(None, description="people of the holdout of whom nothing was trained on")
+    effective_persons: float | None = Field(
+        None,
+        description="(sum of samples)² / sum of squares, of the smaller side: fewer than the people where some have "
+        "many samples; a verdict takes 5",
+    )
     left_out_shift: float | None = Field(
         None,
         description="AUC less 0.5 of the forget set against controls, by references that left them out, scored by the "
@@ -155,7 +165,7 @@ class Judgement(Part):
     reason: str
     margin: float
     null: float | None
-    null_source: Literal["exchangeable", "same_classes", "retrained", "none"]
+    null_source: Literal["exchangeable", "same_classes", "people", "retrained", "none"]
     null_bound: float | None = Field(
         None,
         description="of a set that differs a little: the null lies within `null` ± `null_bound`, half of the shift in "

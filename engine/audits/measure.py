@@ -15,6 +15,7 @@ from engine.audits import Floats, Positions, mis, roc
 from engine.audits.aucs import auc_of, matched_auc
 from engine.audits.groups import Groups, whole
 from engine.audits.nulls import NullModel
+from engine.audits.persons import People
 from engine.audits.rule import Estimate
 from engine.audits.scoring import PoolSignal, Scores, convergence, null_models, plain_scores, pool_of, scores
 from engine.audits.verdict import Choice, balance, choose_null, comparison, estimate, judgement, with_left_out
@@ -45,6 +46,7 @@ def audit(
     retrained_logits: Sequence[NDArray[Any]] = (),
     known: Positions | None = None,
     candidates: int = 1,
+    subjects: NDArray[np.int64] | None = None,
 ) -> tuple[Measurement, Measurement | None, Balance | None, Judgement]:
     """Measure candidate and parent and judge the candidate, by the audit that `params` belong to.
 
@@ -65,13 +67,23 @@ def audit(
         known: samples of the forget set's kind that the candidate still knows. The candidate must fail the same test on
             them, which shows that there is a signal; the parent's logits are then not used.
         candidates: of approximate methods that the policy may try on this forget set.
+        subjects: (N,), the number of the person whom a sample belongs to, -1 where none is known. A grouped set is then
+            compared with people of the holdout of whom nothing was trained on; without such people it has no control.
 
     Returns:
         The candidate's measurement, the parent's (None without its logits) or the one on `known`, the balance of the
         forget set (None without references) and the judgement.
     """
     groups = Groups(forget, remain, holdout)
-    usable, scorable, problem = _usable(groups, references)
+    people, eligible = None, np.ones(len(labels), dtype=bool)
+    if grouped and subjects is not None:
+        people = People.of(subjects)
+        controls = people.never_trained(subjects, np.concatenate([forget, remain]), holdout)
+        if len(controls):
+            eligible[np.setdiff1d(holdout, controls)] = False
+        else:
+            people = None
+    usable, scorable, problem = _usable(groups, references, eligible)
     looks = [(candidate_logits, groups)]
     if known is not None:
         looks.append((candidate_logits, replace(groups, forget=known)))
@@ -89,16 +101,16 @@ def audit(
             for name, other in CROSS_CHECKS.items()
             if type(other) is not type(params)
         ]
-        looked = [(logits, _usable(each, references)[0]) for logits, each in looks]
+        looked = [(logits, _usable(each, references, eligible)[0]) for logits, each in looks]
         scored = [scores(logits, labels, each, pool, params) for logits, each in looked]
         measurements = [
             measurement.model_copy(update=_attacked(logits, labels, each, own, pool, params, checks))
             for measurement, own, (logits, each) in zip(measurements, scored, looked, strict=True)
         ]
         if not problem:
-            balanced = balance(references.log_odds, references.membership, labels, usable, grouped)
+            balanced = balance(references.log_odds, references.membership, labels, usable, grouped, people)
             models = null_models(usable, pool, params)
-            balanced = with_left_out(balanced, models, comparison(balanced, labels, usable))
+            balanced = with_left_out(balanced, models, comparison(balanced, labels, usable), people)
             choice = choose_null(balanced, len(retrained_logits))
         if balanced is not None and choice is not None:
             left_out = models
@@ -107,18 +119,20 @@ def audit(
                 values = (plain_scores(each, labels, usable, pool, params) for each in retrained_logits)
                 models = [NullModel(each, everyone) for each in values]
             parts = comparison(balanced, labels, usable) if choice.source == "same_classes" else whole(usable)
-            estimates = [estimate(each, models, parts, choice) for each in scored]
+            estimates = [estimate(each, models, parts, choice, people) for each in scored]
             if known is not None:  # a retrain has seen these: the references that left them out say what is unseen
                 estimates[1] = estimate(scored[1], left_out, whole(looked[1][1]), Choice("exchangeable", choice.bound))
     parent = measurements[1] if len(measurements) > 1 else None
     before = "parent" if known is None else "control"
     ruling = judgement(
-        measurements[0], choice, estimates, models, problem, params.margin, utility_floor, before, candidates
+        measurements[0], balanced, choice, estimates, models, problem, params.margin, utility_floor, before, candidates
     )
     return measurements[0], parent, balanced, ruling
 
 
-def _usable(groups: Groups, references: ReferenceSignals | None) -> tuple[Groups, bool, str]:
+def _usable(
+    groups: Groups, references: ReferenceSignals | None, eligible: NDArray[np.bool_]
+) -> tuple[Groups, bool, str]:
     """Return the samples whose membership can be audited, whether any can, and where that gives no verdict, why.
 
     A jackknife leaves a reference out, and an IN and an OUT model must remain of each sample: a part of a pool has
@@ -129,7 +143,7 @@ def _usable(groups: Groups, references: ReferenceSignals | None) -> tuple[Groups
     models = len(references.membership)
     inside = references.membership.sum(axis=0)
     enough = (inside >= FEWEST_OF_A_KIND) & (models - inside >= FEWEST_OF_A_KIND)
-    known = np.logical_and.reduce(np.isfinite(references.log_odds), axis=0) & enough
+    known = np.logical_and.reduce(np.isfinite(references.log_odds), axis=0) & enough & eligible
     usable = Groups(*(each[known[each]] for each in (groups.forget, groups.retain, groups.test)))
     if models < FEWEST_REFERENCES:
         return usable, False, f"fewer than {FEWEST_REFERENCES} reference models"

@@ -15,8 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import special
 
-from engine.audits import Floats, roc
+from engine.audits import Floats, Positions, roc
 from engine.audits.groups import Part
+from engine.audits.persons import People
 from engine.audits.rule import Z95
 
 NULL = 0.5
@@ -44,13 +45,15 @@ class Paired:
     null_spread: float
 
 
-def paired(values: Floats, models: Sequence[NullModel], parts: Sequence[Part]) -> Paired:
+def paired(values: Floats, models: Sequence[NullModel], parts: Sequence[Part], people: People | None = None) -> Paired:
     """Compare scores (N,) of a model with the mean of null models, over weighted disjoint parts.
 
     Each sample's null is the mean over the models that did not see it, against controls that they did not see either.
-    A sample that no model can judge counts with 0.5.
+    A sample that no model can judge counts with 0.5. With `people` the standard errors are those of clustered samples.
     """
-    difference = null = variance = null_variance = 0.0
+    difference = null = 0.0
+    own_terms: list[tuple[Positions, Floats]] = []
+    null_terms: list[tuple[Positions, Floats]] = []
     aucs = np.zeros(len(models))
     for weight, p, n in parts:
         own = roc.components(values[p], values[n])
@@ -72,14 +75,26 @@ def paired(values: Floats, models: Sequence[NullModel], parts: Sequence[Part]) -
         apart = [mine - theirs for mine, theirs in zip(own, nulls, strict=True)]
         null += weight * float(nulls[0].mean())
         difference += weight * float(apart[0].mean())
-        variance += weight**2 * _over_samples(apart)
-        null_variance += weight**2 * _over_samples(nulls)
+        own_terms += _terms(weight, (p, n), apart)
+        null_terms += _terms(weight, (p, n), nulls)
     spread = float(np.std(aucs, ddof=1)) if len(models) > 1 else float("nan")
-    return Paired(difference, variance**0.5, null, null_variance**0.5, spread)
+    errors = [_variance(each, people) ** 0.5 for each in (own_terms, null_terms)]
+    return Paired(difference, errors[0], null, errors[1], spread)
 
 
-def _over_samples(components: Sequence[Floats]) -> float:
-    return sum(float(each.var(ddof=1)) / len(each) for each in components if len(each) > 1)
+def _terms(
+    weight: float, positions: Sequence[Positions], components: Sequence[Floats]
+) -> list[tuple[Positions, Floats]]:
+    """What each sample adds to the weighted AUC, centred."""
+    return [
+        (where, weight * (each - each.mean()) / len(each)) for where, each in zip(positions, components, strict=True)
+    ]
+
+
+def _variance(terms: Sequence[tuple[Positions, Floats]], people: People | None) -> float:
+    if people is not None:
+        return people.variance(terms)
+    return sum(float((each**2).sum()) * len(each) / (len(each) - 1) for _, each in terms if len(each) > 1)
 
 
 def one_more_retrain(found: Paired, models: int) -> float:

@@ -11,10 +11,11 @@ from numpy.typing import NDArray
 from scipy import special
 
 from app.formats.audit_report import Balance, Interval, Judgement, Measurement
-from engine.audits import roc
+from engine.audits import persons, roc
 from engine.audits.aucs import over_references
 from engine.audits.groups import Groups, Part, strata, whole
 from engine.audits.nulls import NULL, NullModel, one_more_retrain, paired
+from engine.audits.persons import People
 from engine.audits.rule import Estimate, combine, fails, judge, leans, smallest_margin
 from engine.audits.scoring import Scores
 
@@ -31,10 +32,12 @@ def balance(
     labels: NDArray[np.int64],
     groups: Groups,
     grouped: bool = False,
+    people: People | None = None,
 ) -> Balance:
     """Test whether the forget set is like the controls, in classes and in difficulty to unseeing models.
 
     `grouped` says that the samples were chosen together: such a set is no random draw, even if it passes both tests.
+    people: whose the samples of such a set and of its controls are; then both tests permute people.
     """
     classes = int(labels.max()) + 1
     by_class = roc.chi_square_p(
@@ -43,6 +46,8 @@ def balance(
     with np.errstate(invalid="ignore"):  # in a part of a pool some samples have no OUT model; no group has such samples
         odds = np.where(membership, 0, log_odds.astype(np.float64)).sum(axis=0) / (~membership).sum(axis=0)
     by_difficulty = roc.mann_whitney_p(odds[groups.forget], odds[groups.test])
+    if people is not None:
+        by_class, by_difficulty = people.class_p(labels, groups), people.difficulty_p(odds, groups)
     within, within_p = _within_classes(odds, labels, groups)
     return Balance(
         random_like=min(by_class, by_difficulty) >= SIGNIFICANCE and not grouped,
@@ -52,6 +57,10 @@ def balance(
         difficulty_shift=roc.auc(odds[groups.forget], odds[groups.test]) - NULL,
         difficulty_shift_within_classes=within,
         grouped=grouped,
+        persons=people.count(groups.forget) if people else None,
+        remaining_persons=people.shared(groups.forget, groups.retain) if people else None,
+        control_persons=people.count(groups.test) if people else None,
+        effective_persons=min(people.effective(each) for each in (groups.forget, groups.test)) if people else None,
     )
 
 
@@ -74,7 +83,7 @@ class Choice:
     bound: by how much the null of half-trained references may be off, where the set is a little unlike the controls.
     """
 
-    source: Literal["exchangeable", "same_classes", "retrained"]
+    source: Literal["exchangeable", "same_classes", "people", "retrained"]
     bound: float = 0.0
 
 
@@ -92,7 +101,9 @@ def choose_null(balanced: Balance, retrains: int) -> Choice | None:
     At a level of 1 % a test rejects one random set in a hundred, and every large set for a negligible shift. So the
     size of a shift decides, not its significance alone.
     """
-    near = None if balanced.grouped else _near(balanced)
+    by_person = not balanced.remaining_persons and (balanced.effective_persons or 0.0) >= persons.FEWEST
+    enough = not balanced.grouped or by_person
+    near = _near(balanced) if enough else None
     if retrains >= FEWEST_RETRAINS and not (near and not near.bound):
         return Choice("retrained")
     return near
@@ -100,7 +111,7 @@ def choose_null(balanced: Balance, retrains: int) -> Choice | None:
 
 def _near(balanced: Balance) -> Choice | None:
     """None where the sets differ more than a little, or a class of the forget set has no controls."""
-    source: Literal["exchangeable", "same_classes"] = "exchangeable"
+    source: Literal["exchangeable", "same_classes", "people"] = "people" if balanced.grouped else "exchangeable"
     p_value, shift, bound = balanced.difficulty_p_value, balanced.difficulty_shift, 0.0
     if by_class(balanced):
         source = "same_classes"
@@ -127,12 +138,14 @@ def comparison(balanced: Balance, labels: NDArray[np.int64], groups: Groups) -> 
     return strata(labels, groups.forget, groups.test) if by_class(balanced) else whole(groups)
 
 
-def with_left_out(balanced: Balance, models: Sequence[NullModel], parts: Sequence[Part] | None) -> Balance:
+def with_left_out(
+    balanced: Balance, models: Sequence[NullModel], parts: Sequence[Part] | None, people: People | None = None
+) -> Balance:
     """Add how the references see the set that left it out: unlike the controls, even where class and difficulty are
     alike? A model that has not seen a set, and ranks it above or below the controls, shows what a retrain would."""
     if parts is None or not models:
         return balanced
-    found = paired(models[0].scores, models, parts)
+    found = paired(models[0].scores, models, parts, people)
     least = sum(weight**2 * roc.exchangeable_variance(len(p), len(n)) for weight, p, n in parts) / len(models)
     shift = found.null - NULL
     p_value = float(2 * special.ndtr(-abs(shift) / max(found.null_standard_error, least**0.5)))
@@ -146,25 +159,35 @@ def with_left_out(balanced: Balance, models: Sequence[NullModel], parts: Sequenc
 
 
 def estimate(
-    scored: Scores, models: Sequence[NullModel], parts: Sequence[Part] | None, choice: Choice
+    scored: Scores,
+    models: Sequence[NullModel],
+    parts: Sequence[Part] | None,
+    choice: Choice,
+    people: People | None = None,
 ) -> Estimate | None:
     """d with its standard error, on the forget set and controls of `parts`.
 
     Against references: DeLong's paired variance over samples, but no less than that of exchangeable scores, plus the
-    jackknife over references. Against retrains: the spread of one more retrain.
+    jackknife over references. Of people, the variance between them, with Student's factor for their number. Against
+    retrains: the spread of one more retrain.
     """
     if parts is None or not models or not all(len(p) for _, p, _ in parts):
         return None
-    found = paired(scored.full, models, parts)
+    found = paired(scored.full, models, parts, people)
     if choice.source == "retrained":
         return Estimate(found.difference, one_more_retrain(found, len(models)), found.null)
     floor = sum(weight**2 * roc.exchangeable_variance(len(p), len(n)) for weight, p, n in parts)
     error = combine(max(found.standard_error, floor**0.5), over_references(scored, parts) ** 0.5)
+    if people is not None:
+        everyone = (np.concatenate([part[side] for part in parts]) for side in (1, 2))
+        forget, test = everyone
+        error *= people.student(Groups(forget, forget[:0], test))
     return Estimate(found.difference, error, found.null, choice.bound)
 
 
 def judgement(
     candidate: Measurement,
+    balanced: Balance | None,
     choice: Choice | None,
     estimates: Sequence[Estimate | None],
     models: Sequence[NullModel],
@@ -189,7 +212,7 @@ def judgement(
         signal=signal,
         utility_kept=utility_kept,
         candidates=candidates,
-        no_estimate=problem or "no valid control: the forget set is not like a random draw of the training set",
+        no_estimate=problem or _no_control(balanced),
         before=before,
     )
     return Judgement(
@@ -210,3 +233,25 @@ def judgement(
         utility_floor=utility_floor,
         utility_kept=None if utility_floor is None else utility_kept,
     )
+
+
+def _no_control(balanced: Balance | None) -> str:
+    if balanced is None or not balanced.grouped:
+        return "no valid control: the forget set is not like a random draw of the training set"
+    if balanced.persons is None:
+        return (
+            "no valid control: requested by person, and the holdout has no people of whom nothing was trained on "
+            "(samples with a subject)"
+        )
+    if balanced.remaining_persons:
+        return (
+            f"no valid control: of {balanced.remaining_persons} of {balanced.persons} forgotten people other samples "
+            "stay in the training data, and of never-trained people none are there"
+        )
+    if (balanced.effective_persons or 0.0) < persons.FEWEST:
+        return (
+            f"no valid control: requested by person, and {balanced.persons} forgotten and {balanced.control_persons} "
+            f"never-trained people count as {balanced.effective_persons:.1f} by their samples; a verdict takes "
+            f"{persons.FEWEST:.0f} on either side"
+        )
+    return "no valid control: requested by person, and the people are not like those who were never trained on"

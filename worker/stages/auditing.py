@@ -16,6 +16,7 @@ from torch import nn
 
 from app import catalog
 from app.core.positions import Positions, pack
+from app.datasets import samples
 from app.datasets.canaries import Canaries
 from app.formats.audit_report import (
     Adversarial,
@@ -92,6 +93,8 @@ class Auditor:
         with loaded.resources.database.read() as session:
             found = audit_rows.retrains(session, loaded.model_id, subject.remain, len(loaded.labels))
             digests = [version.digest for version in found if version.digest != subject.candidate]
+            people = samples.people(session, loaded.dataset_id, len(loaded.labels)) if subject.grouped else None
+        self._subjects = people
         enough = len(digests) >= FEWEST_RETRAINS and len(subject.forget)
         self._retrained = [loaded.logits(digest) for digest in digests[-MOST_RETRAINS:]] if enough else []
 
@@ -119,6 +122,7 @@ class Auditor:
             retrained_logits=self._retrained,
             known=subject.canaries.known if subject.canaries else None,
             candidates=candidates,
+            subjects=self._subjects,
         )
         return Measurements(*result, references=self._described())
 

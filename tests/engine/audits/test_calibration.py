@@ -109,3 +109,70 @@ def test_the_best_of_several_candidates_is_no_better_than_one():
     assert np.mean([any(passes(each, margin) for each in row) for row in edge]) > 0.05
     assert np.mean([any(passes(each, margin, 4) for each in row) for row in edge]) <= 0.025
     assert np.mean([published(row[0], 4) for row in good]) > 0.97
+
+
+# -- people ----------------------------------------------------------------------------------------
+
+
+def by_person(random, sizes, forgotten, *, alike, trained):
+    """A world of people with its pool; the first `forgotten` of them are forgotten."""
+    world = World.of_people(random, np.asarray(sizes), trained, gap=1.5, alike=alike)
+    return world, world.references(random, 8), np.flatnonzero(world.people < forgotten)
+
+
+@pytest.mark.parametrize("alike", [0.0, 0.8])
+def test_sets_requested_by_person_are_judged_by_the_variance_between_people(alike):
+    """As independent samples, the error of samples alike by 0.8 was a third of what it is."""
+    random, found, untouched = np.random.default_rng(5), [], []
+    for _ in range(24):
+        world, pool, forget = by_person(random, random.integers(1, 11, 90), 25, alike=alike, trained=50)
+        retrained, parent = (world.log_odds(random, world.without(each)) for each in (forget, forget[:0]))
+        options = {"grouped": True, "subjects": world.people}
+        found.append(audited(world, pool, retrained, parent, forget, **options))
+        untouched.append(audited(world, pool, parent, parent, forget, **options)[3].verdict)
+    judgements = [judgement for *_, judgement in found if judgement.null_source == "people"]
+    assert len(judgements) >= 20
+    assert sum(judgement.verdict == "fail" for judgement in judgements) <= 1
+    inside = [abs(judgement.difference) <= 1.96 * judgement.standard_error for judgement in judgements]
+    assert np.mean(inside) >= 0.85
+    assert np.mean([verdict == "fail" for verdict in untouched]) > 0.7
+    wider = np.mean([judgement.standard_error for judgement in judgements]) / found[0][0].ft_auc.standard_error
+    assert wider > (1.5 if alike else 0.9)
+    assert not any(balance.random_like for _, _, balance, _ in found)
+
+
+def test_many_people_can_pass_and_one_person_cannot():
+    random = np.random.default_rng(6)
+    world, pool, forget = by_person(random, np.full(700, 6), 300, alike=0.1, trained=400)
+    retrained, parent = (world.log_odds(random, world.without(each)) for each in (forget, forget[:0]))
+    *_, balance, judgement = audited(world, pool, retrained, parent, forget, grouped=True, subjects=world.people)
+    assert (judgement.verdict, judgement.null_source) == ("pass", "people")
+    assert (balance.persons, balance.control_persons, balance.effective_persons) == (300, 300, 300.0)
+    one = np.flatnonzero(world.people == 0)
+    judgement = audited(world, pool, retrained, parent, one, grouped=True, subjects=world.people)[3]
+    assert (judgement.verdict, judgement.null_source) == ("inconclusive", "none")
+    assert "1 forgotten and 300 never-trained people count as 1.0 by their samples" in judgement.reason
+
+
+def test_a_person_who_has_half_of_the_samples_makes_them_few_people():
+    random = np.random.default_rng(7)
+    sizes = np.r_[200, np.full(60, 5)]
+    world, pool, forget = by_person(random, sizes, 21, alike=0.3, trained=31)
+    parent = world.log_odds(random, world.without(forget[:0]))
+    judgement = audited(world, pool, parent, parent, forget, grouped=True, subjects=world.people)[3]
+    assert judgement.null_source == "none"
+    assert "21 forgotten" in judgement.reason
+
+
+def test_people_of_whom_samples_stay_and_a_holdout_without_people_are_no_control():
+    random = np.random.default_rng(8)
+    world, pool, forget = by_person(random, np.full(80, 6), 20, alike=0.3, trained=40)
+    parent = world.log_odds(random, world.without(forget[:0]))
+    judgement = audited(world, pool, parent, parent, forget[::2], grouped=True, subjects=world.people)[3]
+    assert "of 20 of 20 forgotten people other samples stay" in judgement.reason
+    nobody = np.where(np.arange(world.size) < world.train, world.people, -1)
+    judgement = audited(world, pool, parent, parent, forget, grouped=True, subjects=nobody)[3]
+    assert "the holdout has no people of whom nothing was trained on" in judgement.reason
+    known = world.people % 40  # everybody in the holdout has samples in the training data as well
+    judgement = audited(world, pool, parent, parent, forget, grouped=True, subjects=known)[3]
+    assert (judgement.verdict, judgement.null_source) == ("inconclusive", "none")
