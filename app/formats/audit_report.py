@@ -326,4 +326,7 @@ class AuditReport(Part):
     seed: int
     stage_seconds: dict[str, float]
     environment: dict[str, str] = Field(description="versions of code and libraries, device, threads")
+    next_steps: list[str] = Field(
+        default_factory=list, description="where it is no pass: one or two actions that could lead to a verdict, priced"
+    )
     not_shown: list[str] = Field(description="what this report does not show")

@@ -227,5 +227,9 @@ def test_a_batch_by_many_people_is_judged_against_people_who_were_never_trained_
     judgement = account.get(f"{trained.where}/versions/3/audit")["report"]["judgement"]
     assert (judgement["verdict"], judgement["null_source"]) == ("inconclusive", "none")
     assert "count as 1.0 by their samples; a verdict takes 5" in judgement["reason"]
+    steps = account.get(f"{trained.where}/versions/3/audit")["report"]["next_steps"]
+    assert "at least 5 people in one batch" in steps[0]
+    assert "5 exact retrains" in steps[1]
     page = account.http.get(f"{trained.where}/versions/3/audit", headers={"Accept": "text/html"}).text
     assert "Requested by person" in page
+    assert "What to do next" in page

@@ -18,9 +18,11 @@ from app import catalog
 from app.core.positions import Positions, pack
 from app.datasets import samples
 from app.datasets.canaries import Canaries
+from app.deletions import batches
 from app.formats.audit_report import (
     Adversarial,
     AuditReport,
+    Balance,
     GateDecision,
     Judgement,
     Measurement,
@@ -28,6 +30,7 @@ from app.formats.audit_report import (
     References,
 )
 from app.reports import audit_rows
+from app.rules.next_steps import Finding, next_steps
 from app.rules.policy import Choice
 from engine import evaluation, places, seeding
 from engine.audits.probes import ProbeCase
@@ -75,7 +78,7 @@ class Measurements:
 
     candidate: Measurement
     before: Measurement | None
-    balance: Any
+    balance: Balance | None
     judgement: Judgement
     references: References | None
 
@@ -264,6 +267,29 @@ class Shadows:
         return self._odds(model)
 
 
+def _next_steps(loaded: LoadedModel, subject: Subject, measured: Measurements) -> list[str]:
+    judgement, balance, own = measured.judgement, measured.balance, measured.candidate.ft_auc
+    with loaded.resources.database.read() as session:
+        training = batches.step_duration(session, loaded.model_id, "retrain")
+    interval = judgement.interval
+    found = Finding(
+        verdict=judgement.verdict,
+        margin=judgement.margin,
+        forgotten=own.positives if own else len(subject.forget),
+        controls=own.negatives if own else len(controls(loaded, subject)),
+        references=measured.references.models if measured.references else 0,
+        null_source=judgement.null_source,
+        by_person=subject.grouped,
+        people=balance.effective_persons if balance else None,
+        bound=judgement.null_bound or 0.0,
+        leaks=judgement.parent_failed,
+        fits=interval is not None and -judgement.margin <= interval.low and interval.high <= judgement.margin,
+        training=training.total_seconds() if training else None,
+        exact=subject.method is not None and catalog.METHODS[subject.method.name].exact,
+    )
+    return next_steps(found)
+
+
 # -- the report ------------------------------------------------------------------------------------
 
 
@@ -310,5 +336,6 @@ def report_of(
         seed=seed,
         stage_seconds=dict(stage_seconds),
         environment=seeding.environment(loaded.resources.device, loaded.recipe.precision),
+        next_steps=_next_steps(loaded, subject, measured),
         not_shown=NOT_SHOWN if len(subject.remain) or measured.references else [*NOT_SHOWN, NOTHING_HELD],
     )
