@@ -15,13 +15,28 @@ from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 
-from benchmarks import attack, canaries, download, economy, lists, mapped, posting, rmia, service, training
+from benchmarks import (
+    attack,
+    audits,
+    canaries,
+    download,
+    economy,
+    lists,
+    mapped,
+    posting,
+    precision,
+    rmia,
+    service,
+    training,
+)
 
 RESULTS = Path(__file__).parent / "results"
 ALL: dict[str, Callable[[], dict[str, object]]] = {
     "rmia_score_60k": rmia.score_60k,
+    "audit_calibration": audits.audit_calibration,
     "attack_closed_form": attack.closed_form,
     "attack_batched": attack.batched,
+    "bfloat16_examples": precision.bfloat16_examples,
     "training": training.training,
     "fast_recipe": training.fast_recipe,
     "audit_warm": training.audit_warm,

@@ -60,6 +60,8 @@ class AuditFunction(Protocol):
         grouped: bool,
         retrained_logits: Sequence[NDArray[Any]],
         known: Positions | None,
+        candidates: int,
+        subjects: NDArray[np.int64] | None,
     ) -> tuple[Measurement, Measurement | None, Balance | None, Judgement]: ...
 
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from engine import evaluation, places, references, seeding
 from engine.attacks import AttackResult
-from engine.audits.verdict import Groups
+from engine.audits.groups import Groups
 from engine.data.samples import RawData, Samples, Split
 from engine.recipes import Recipe
 from experiments.cells import Adversarial, Forget, Reference, Taught, Trained, Unlearned, World

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from app.catalog import LiraParams, MisParams, RmiaParams
 from engine.audits import mis, roc
+from engine.audits.groups import Groups, strata
 from engine.audits.scoring import PoolSignal, plain_scores, pool_of
-from engine.audits.verdict import Groups, strata
 from engine.references import ReferenceSignals
 
 RMIA = RmiaParams()

@@ -31,7 +31,9 @@ class RmiaParams(Params):
         4, description="3 is what the public code computes under the name n = 4; 4 is positive everywhere"
     )
     taylor_margin: NonNegativeFloat = Field(0.6, le=10)
-    gamma: PositiveFloat = Field(2.0, le=1e6)
+    gamma: PositiveFloat = Field(
+        2.0, le=1e6, description="with `taylor_degree` 3 alone; else samples are ordered by their ratio, without ties"
+    )
     margin: PositiveFloat = MARGIN
 
 

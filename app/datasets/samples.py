@@ -10,13 +10,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from pydantic_core import to_json
-from sqlalchemy import text
+from sqlalchemy import func, select, text
 from sqlalchemy.orm import Session
 
 from app.core.config import Settings
 from app.core.errors import Conflict, Unprocessable
 from app.core.positions import Positions, distinct
-from app.core.tables import Dataset
+from app.core.tables import Dataset, Sample
+from app.datasets import canaries
 from app.datasets import records as datasets
 
 SHOWN_FAULTS = 100
@@ -198,3 +199,17 @@ def of_subjects(session: Session, dataset: Dataset, subjects: Sequence[str], req
             errors=[{"pointer": f"/subjects/{place}", "code": "unknown"} for place in missing[:SHOWN_FAULTS]],
         )
     return distinct(np.array([position for _, position in left], dtype=np.int64))
+
+
+def people(session: Session, dataset_id: str, size: int) -> NDArray[np.int64]:
+    """(size,) which person each sample belongs to, by a number that means nothing else; -1 where none is known.
+
+    Canaries belong to nobody.
+    """
+    number = func.dense_rank().over(order_by=Sample.subject)
+    known = Sample.dataset_id == dataset_id, Sample.subject.is_not(None), Sample.subject != canaries.SUBJECT
+    found = np.full(size, -1, dtype=np.int64)
+    for part in session.execute(select(Sample.position, number).where(*known)).partitions(100_000):
+        rows = np.array(part, dtype=np.int64)
+        found[rows[:, 0]] = rows[:, 1]
+    return found

@@ -34,6 +34,13 @@ class Auc(Part):
     negatives: int
 
 
+class Difference(Part):
+    """Of two AUCs on the same samples; the interval is over samples."""
+
+    value: float
+    interval: Interval
+
+
 class TprAtFpr(Part):
     """True-positive rate at a fixed false-positive rate; absent where there are under 10 / fpr controls."""
 
@@ -91,6 +98,9 @@ class Measurement(Part):
         None,
         description="smallest empirical p-value of a forgotten sample against the controls, times their number",
     )
+    least_worst_p_value: float | None = Field(
+        None, description="below which `worst_p_value` cannot fall: forgotten samples / (controls + 1)"
+    )
     roc_ft: Curve | None = None
     confidence: Histogram | None = None
     matched_ft_auc: Auc | None = Field(
@@ -104,12 +114,16 @@ class Measurement(Part):
     )
     convergence: list[ConvergencePoint] = Field(default_factory=list, description="by number of references")
     known_method_ft_auc: Auc | None = Field(None, description="FT-AUC of the attack that knows the method")
+    known_method_control: float | None = Field(
+        None, description="the same attack on one exact retrain: what it shows without any unlearning. Not 0.5"
+    )
+    known_method_excess: Difference | None = Field(None, description="`known_method_ft_auc` less that control")
     relearning: Relearning | None = None
     robust_accuracy: float | None = Field(None, description="under a fixed L2 PGD, on the holdout")
 
 
 class Balance(Part):
-    """Is the forget set like a random draw of the training set? Both tests at 1 %."""
+    """Is the forget set like a random draw of the training set? Each test at 1 %."""
 
     random_like: bool
     class_p_value: float | None = Field(None, description="chi-square of class counts, forget against controls")
@@ -123,6 +137,22 @@ class Balance(Part):
         None, description="AUC of that comparison less 0.5; positive: the forget set is the easier one"
     )
     difficulty_shift_within_classes: float | None = None
+    persons: int | None = Field(None, description="of a set requested by person: whose the forgotten samples are")
+    remaining_persons: int | None = Field(
+        None, description="forgotten people of whom other samples stay in the training data: then there is no control"
+    )
+    control_persons: int | None = Field(None, description="people of the holdout of whom nothing was trained on")
+    effective_persons: float | None = Field(
+        None,
+        description="(sum of samples)² / sum of squares, of the smaller side: fewer than the people where some have "
+        "many samples; a verdict takes 5",
+    )
+    left_out_shift: float | None = Field(
+        None,
+        description="AUC less 0.5 of the forget set against controls, by references that left them out, scored by the "
+        "others; class by class where the classes differ",
+    )
+    left_out_p_value: float | None = Field(None, description="of that shift, over samples")
     grouped: bool | None = Field(
         None, description="the samples were chosen together, as one person's or one cluster's; no test shows that"
     )
@@ -135,38 +165,58 @@ class Judgement(Part):
     reason: str
     margin: float
     null: float | None
-    null_source: Literal["exchangeable", "same_classes", "retrained", "none"]
+    null_source: Literal["exchangeable", "same_classes", "people", "retrained", "none"]
     null_bound: float | None = Field(
         None,
-        description="of a set that differs a little in difficulty: the null lies within `null` ± `null_bound`, half of "
-        "the shift in difficulty each; `interval` is as much wider on both sides",
+        description="of a set that differs a little: the null lies within `null` ± `null_bound`, half of the shift in "
+        "difficulty or of `left_out_shift`, the larger; `interval` is as much wider on both sides",
     )
-    null_standard_error: float | None = Field(None, description="of a null from retrains: their spread")
-    null_models: int | None = Field(None, description="exact retrains behind the null")
+    null_standard_error: float | None = Field(
+        None, description="`lethe.audit/1`: of a null from retrains, their spread"
+    )
+    null_models: int | None = Field(
+        None,
+        description="models behind the null: exact retrains with `retrained`, else references, each for the samples "
+        "that it left out; absent in `lethe.audit/1` where the null is 0.5",
+    )
     difference: float | None = Field(
         None, description="d = FT-AUC - null; with `same_classes` the FT-AUC is the matched one"
     )
+    standard_error: float | None = Field(None, description="of `difference`: candidate and null on the same samples")
     interval: Interval | None = None
     smallest_margin: float | None = Field(
         None,
-        description="smallest margin that this size could have passed with 80 % power: 3.24 standard errors, and "
-        "`null_bound` where there is one",
+        description="smallest margin at which an exact retrain would have met all conditions of a pass with 80 % "
+        "power; absent where there is none. In `lethe.audit/1` by the interval alone: the conditions could fail at it",
     )
     parent_failed: bool | None = Field(
         None, description="whether the parent, or the control, fails the same test: is there a signal?"
+    )
+    candidates: int = Field(
+        1,
+        description="approximate methods that the policy may try on this set. With several a pass needs the interval "
+        "of the level 5 % / candidates, and `smallest_margin` counts it",
+    )
+    leans: bool = Field(
+        False,
+        description="of several candidates: outside the margin at the level 0.025 ** (1 / candidates), so that the "
+        "gate tries another one",
     )
     utility_floor: float | None = Field(None, description="lowest test accuracy that the policy accepts; absent: any")
     utility_kept: bool | None = Field(None, description="whether the candidate reaches it")
 
     @property
     def over_forgotten(self) -> bool:
-        return self.interval is not None and self.interval.high < -self.margin
+        """Of a candidate that fails or leans to a fail: on which side."""
+        return self.difference is not None and self.difference < -self.margin
 
 
 class References(Part):
     models: int
     signal: str
-    pool_models: int | None = Field(None, description="of the whole pool, where these are one half of it")
+    pool_models: int | None = Field(
+        None, description="`lethe.audit/1`: of the whole pool, where these are one half of it"
+    )
 
 
 class Adversarial(Part):
@@ -198,12 +248,16 @@ class GateDecision(Part):
 
     step: int = Field(description="of the escalation, from 1: the policy's own method")
     steps: int
-    judged: bool = Field(description="by references that had no part in choosing it")
-    references: Literal["all", "choosing half", "judging half"]
-    note: str | None = Field(
-        None, description="why the references were not divided, though the policy has several approximate steps"
+    judged: bool = Field(True, description="`lethe.audit/1`: by references that had no part in choosing it")
+    references: Literal["all", "choosing half", "judging half"] = Field(
+        "all", description="other than `all` in `lethe.audit/1` only"
     )
-    selection: Judgement | None = Field(None, description="on the choosing half, of a candidate that was then judged")
+    note: str | None = Field(
+        None, description="`lethe.audit/1`: why the references were not divided, though the policy has several steps"
+    )
+    selection: Judgement | None = Field(
+        None, description="`lethe.audit/1`: on the choosing half, of a candidate that was then judged"
+    )
     action: Literal["publish", "escalate", "attention"]
     reason: str
     next_method: str | None = None
@@ -238,7 +292,9 @@ class ProbeRun(Part):
 class AuditReport(Part):
     """The report of one version: candidate, its parent, and what was judged."""
 
-    format: Literal["lethe.audit/1"] = "lethe.audit/1"
+    format: Literal["lethe.audit/1", "lethe.audit/2"] = Field(
+        "lethe.audit/2", description="1: `judgement.smallest_margin` and the standard errors are those of version 0.2"
+    )
     created_at: str
     model: str
     version: int | None
@@ -270,4 +326,7 @@ class AuditReport(Part):
     seed: int
     stage_seconds: dict[str, float]
     environment: dict[str, str] = Field(description="versions of code and libraries, device, threads")
+    next_steps: list[str] = Field(
+        default_factory=list, description="where it is no pass: one or two actions that could lead to a verdict, priced"
+    )
     not_shown: list[str] = Field(description="what this report does not show")

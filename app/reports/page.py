@@ -27,6 +27,7 @@ Situation = Literal[
     "no-signal",
     "no-longer-comparable",
     "judged-again",
+    "several-candidates",
 ]
 SETS = {"forget": "Forgotten", "retain": "Retained", "test": "Test"}
 
@@ -94,6 +95,8 @@ def situation(judgement: Judgement, gate: GateDecision | None = None) -> Situati
         return "no-test"
     if interval.low < -margin or interval.high > margin:
         return "too-uncertain"
+    if " candidates, " in judgement.reason and judgement.candidates > 1:
+        return "several-candidates"
     if not judgement.parent_failed:
         return "no-signal"
     return "judged-again" if gate is not None and gate.rejudged else "no-longer-comparable"

@@ -1,6 +1,5 @@
 """The gate: what happens to a candidate after its audit (docs/gate.md, "What happens to a candidate").
 
-judge      it did not fail where candidates are chosen: the other half of the references judges it, once
 publish    it becomes the next version, labelled with its verdict
 escalate   the next step of the policy's escalation runs on the same batch
 attention  no step is left: a person must decide
@@ -15,7 +14,7 @@ from typing import Literal
 
 LATE_FACTOR = 1.5  # a step can end in time if this many of its measured durations fit before the deadline
 
-Action = Literal["judge", "publish", "escalate", "attention"]
+Action = Literal["publish", "escalate", "attention"]
 
 
 @dataclass(frozen=True)
@@ -31,13 +30,13 @@ class EscalationStep:
 class Finding:
     """What the audit found.
 
-    judged: by references that had no part in choosing the candidate; False while the other half chooses candidates.
+    leans: one of several candidates that looks so much like a fail that publishing it would be luck.
     """
 
     verdict: Literal["pass", "fail", "inconclusive"]
     over_forgotten: bool = False
     utility_kept: bool = True
-    judged: bool = True
+    leans: bool = False
 
 
 @dataclass(frozen=True)
@@ -62,9 +61,9 @@ class GateAction:
     alert: bool = False
 
 
-def splits(steps: Sequence[EscalationStep]) -> bool:
-    """Whether one half of the references chooses and the other judges: with two or more approximate steps."""
-    return sum(not step.exact for step in steps) >= 2
+def candidates(steps: Sequence[EscalationStep]) -> int:
+    """How many approximate candidates may be tried on one batch: the audit's levels are adjusted for them all."""
+    return max(1, sum(not step.exact for step in steps))
 
 
 def decide(
@@ -73,8 +72,7 @@ def decide(
     """Decide on the candidate of step `at`.
 
     A candidate under the utility floor is passed over by its accuracy alone, so trying the next one is not optional
-    stopping. After a fail among the references that choose, the next step is tried. After a fail among those that
-    judge, only exact retraining may follow.
+    stopping. After a fail, or what leans to one, the next step is tried: the audit counts all candidates beforehand.
     """
     if steps[at].exact:
         return GateAction(
@@ -85,8 +83,8 @@ def decide(
         return GateAction("escalate", "the candidate lost more test accuracy than the policy allows", gentler)
     if finding.verdict == "fail":
         return _failed(finding, steps, at, clock)
-    if not finding.judged:
-        return GateAction("judge", "it did not fail where candidates are chosen")
+    if finding.leans:
+        return _leaning(finding, steps, at, clock)
     if not finding.utility_kept:
         if gentler is None:
             return GateAction("publish", "it is under the utility floor, no step is left, and the samples must go")
@@ -120,14 +118,21 @@ LATE = "; the next step will probably end after the legal deadline"
 
 def _failed(finding: Finding, steps: Sequence[EscalationStep], at: int, clock: Clock) -> GateAction:
     what = "over-forgotten" if finding.over_forgotten else "still remembered"
-    if finding.judged:
-        to, none_left = _exact(steps, at), "no exact retraining may follow: the escalation has no such step"
-    else:
-        to, none_left = _following(steps, at, gentler=finding.over_forgotten), "the escalation has no step left"
+    to = _following(steps, at, gentler=finding.over_forgotten)
     if to is None:
-        return GateAction("attention", f"{what}, and {none_left}")
+        return GateAction("attention", f"{what}, and the escalation has no step left")
     late = not clock.allows(to)
     return GateAction("escalate", f"the audit failed: {what}" + (LATE if late else ""), to, late)
+
+
+def _leaning(finding: Finding, steps: Sequence[EscalationStep], at: int, clock: Clock) -> GateAction:
+    """No fail, so that the legal deadline has priority."""
+    what = "over-forgotten" if finding.over_forgotten else "still remembered"
+    several = f"it looks {what}, and among {candidates(steps)} candidates one would go through by luck"
+    to = _following(steps, at, gentler=finding.over_forgotten or not finding.utility_kept)
+    if to is None:
+        return GateAction("attention", f"{several}; the escalation has no step left")
+    return GateAction("escalate", several, to) if clock.allows(to) else _overruled(several)
 
 
 def _overruled(what: str) -> GateAction:

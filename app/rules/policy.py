@@ -9,7 +9,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from app import catalog
-from app.rules.gate import EscalationStep, splits
+from app.rules.gate import EscalationStep, candidates
 
 
 class Choice(BaseModel):
@@ -236,9 +236,9 @@ class Policy(BaseModel):
                 "There is no last step: without exact retraining, a deletion whose candidates all fail their audit "
                 "ends in needs-attention."
             )
-        if splits(self.steps):
+        if (count := candidates(self.steps)) > 1:
             found.append(
-                "Several approximate methods: one half of the reference models chooses candidates and the other half "
-                "judges, so each judgement uses half of them. If they are too few to divide, one candidate is judged."
+                f"{count} approximate methods: the audit counts that the best-looking of {count} candidates may be "
+                "published. A pass needs a wider interval, and a candidate that looks like a fail is passed over."
             )
         return found

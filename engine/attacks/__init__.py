@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
+from app.catalog import Precision
 from engine import evaluation
+from engine.training import forward_of
 
 FIRST_RADIUS = 0.04
+STRETCHES = (1.01, 1.02, 1.05, 1.1, 1.2, 1.5, 2.0)
 
 
 @dataclass(frozen=True)
@@ -53,3 +56,37 @@ def radii_of(norms: Tensor) -> Tensor:
     """The least of 0, 0.04, 0.08, 0.16 ... that is not under each of `norms` (N,)."""
     doublings = torch.log2(norms.clamp_min(FIRST_RADIUS) / FIRST_RADIUS).sub(1e-6).ceil()
     return torch.where(norms > 0, FIRST_RADIUS * 2.0**doublings, 0.0)
+
+
+def held_in(
+    model: nn.Module, images: Tensor, labels: Tensor, result: AttackResult, precision: Precision, batch: int
+) -> AttackResult:
+    """`result` with examples that fool `model` in `precision` too, in which they will be learned.
+
+    An example lies just across the boundary. In bfloat16 one in ten is on the side of its true label again, so that
+    fine-tuning on it as wrong undoes nothing. Such an example moves out along its own direction, by one to a hundred
+    percent, to the first point that fools the model in both precisions. One without such a point stays as it is.
+    """
+    if precision == "float32":
+        return result
+    low = forward_of(model, labels.device, precision)
+
+    @torch.no_grad()
+    def fooled(points: Tensor, rows: Tensor) -> Tensor:
+        parts = [low(part).argmax(1) for part in torch.split(points, batch)]
+        return torch.cat(parts) != labels[rows] if parts else torch.zeros(0, dtype=torch.bool, device=labels.device)
+
+    adversarial, wrong = result.images.clone(), result.labels.clone()
+    with evaluation.eval_mode(model):
+        rows = result.found.nonzero().squeeze(1)
+        rows = rows[~fooled(adversarial[rows], rows)]
+        for stretch in STRETCHES:
+            if not len(rows):
+                break
+            points = (images[rows] + stretch * (result.images[rows] - images[rows])).clamp(0, 1)
+            predicted = evaluation.logits(model, points, batch=batch).argmax(1)
+            holds = (predicted != labels[rows]) & fooled(points, rows)
+            adversarial[rows[holds]], wrong[rows[holds]] = points[holds], predicted[holds]
+            rows = rows[~holds]
+    norms = torch.linalg.vector_norm(adversarial - images, dim=(1, 2, 3))
+    return replace(result, images=adversarial, labels=wrong, norms=norms)

@@ -8,11 +8,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from app.catalog import KnownMethodParams
-from app.formats.audit_report import Auc, Interval
+from app.formats.audit_report import Auc, Difference, Interval
 from engine.audits import Floats, Positions, known_method, roc
+from engine.audits.groups import Groups, Part, strata
+from engine.audits.nulls import NullModel, Paired, paired
 from engine.audits.rule import Z95
 from engine.audits.scoring import Scores
-from engine.audits.verdict import Groups, strata
 
 
 def auc_of(scored: Scores, positives: Positions, negatives: Positions) -> Auc:
@@ -41,7 +42,22 @@ def known_method_auc(
     return auc_of(Scores(full, left_out), forget, test) if len(forget) and len(test) else None
 
 
-def _weighted_auc(scored: Scores, parts: Sequence[tuple[float, Positions, Positions]]) -> Auc:
+def known_method_apart(
+    target: Floats, retrained: Floats, unlearned: Floats, never: Floats, groups: Groups, params: KnownMethodParams
+) -> Paired:
+    """The same AUC less that of an exact retrain with log-odds `retrained` (N,), on the same samples."""
+    own, control = (known_method.scores(each, unlearned, never, params.spread) for each in (target, retrained))
+    known = np.isfinite(own) & np.isfinite(control)
+    part = 1.0, groups.forget[known[groups.forget]], groups.test[known[groups.test]]
+    return paired(own, [NullModel(control, np.ones(len(own), dtype=bool))], [part])
+
+
+def excess(apart: Paired) -> Difference:
+    low, high = (apart.difference + side * Z95 * apart.standard_error for side in (-1, 1))
+    return Difference(value=apart.difference, interval=Interval(low=low, high=high))
+
+
+def _weighted_auc(scored: Scores, parts: Sequence[Part]) -> Auc:
     """Sum of weighted AUCs of disjoint parts.
 
     Over samples DeLong's variance, but no less than that of exchangeable scores: with few samples, or an
@@ -49,10 +65,7 @@ def _weighted_auc(scored: Scores, parts: Sequence[tuple[float, Positions, Positi
     jackknife.
     """
 
-    def value_of(values: Floats) -> float:
-        return sum(weight * roc.auc(values[p], values[n]) for weight, p, n in parts)
-
-    value = value_of(scored.full)
+    value = _value(scored.full, parts)
     over_samples = sum(
         weight**2
         * max(
@@ -61,7 +74,7 @@ def _weighted_auc(scored: Scores, parts: Sequence[tuple[float, Positions, Positi
         )
         for weight, p, n in parts
     )
-    error = float(np.sqrt(over_samples + jackknife_variance([value_of(each) for each in scored.left_out])))
+    error = float(np.sqrt(over_samples + over_references(scored, parts)))
     return Auc(
         value=value,
         standard_error=error,
@@ -69,6 +82,15 @@ def _weighted_auc(scored: Scores, parts: Sequence[tuple[float, Positions, Positi
         positives=sum(len(p) for _, p, _ in parts),
         negatives=sum(len(n) for *_, n in parts),
     )
+
+
+def _value(values: Floats, parts: Sequence[Part]) -> float:
+    return sum(weight * roc.auc(values[p], values[n]) for weight, p, n in parts)
+
+
+def over_references(scored: Scores, parts: Sequence[Part]) -> float:
+    """Return the variance over references of the AUC of weighted disjoint parts."""
+    return jackknife_variance([_value(each, parts) for each in scored.left_out])
 
 
 def jackknife_variance(left_out: Sequence[float]) -> float:

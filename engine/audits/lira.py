@@ -66,11 +66,11 @@ def scores(target: Floats, references: NDArray[Any], membership: NDArray[np.bool
 def leave_one_out_scores(
     target: Floats, references: NDArray[Any], membership: NDArray[np.bool_], params: LiraParams
 ) -> Iterator[Floats]:
-    """Yield `scores` without model 0, without model 1, ..."""
+    """Yield `scores` without model 0, without model 1, ...; target: (N,), or (K, N) with one for each of them."""
     phi, values = _centred(target, references)
     inside, outside = Moments.of(values, membership), Moments.of(values, ~membership)
-    for row, member in zip(values, membership, strict=True):
-        yield _score(phi, inside.without(row, member), outside.without(row, ~member), params)
+    for own, row, member in zip(np.broadcast_to(phi, values.shape), values, membership, strict=True):
+        yield _score(own, inside.without(row, member), outside.without(row, ~member), params)
 
 
 def log_density(x: Floats, mean: Floats, deviation: Floats) -> Floats:

@@ -13,8 +13,12 @@ from app.catalog import LiraParams, MisParams, Params, RmiaParams
 from app.formats.audit_report import Balance, Curve, Histogram, Interval, Judgement, Measurement, TprAtFpr
 from engine.audits import Floats, Positions, mis, roc
 from engine.audits.aucs import auc_of, matched_auc
-from engine.audits.scoring import PoolSignal, convergence, plain_scores, pool_of, scores
-from engine.audits.verdict import Groups, balance, judgement
+from engine.audits.groups import Groups, whole
+from engine.audits.nulls import NullModel
+from engine.audits.persons import People
+from engine.audits.rule import Estimate
+from engine.audits.scoring import PoolSignal, Scores, convergence, null_models, plain_scores, pool_of, scores
+from engine.audits.verdict import Choice, balance, choose_null, comparison, estimate, judgement, with_left_out
 from engine.references import ReferenceSignals
 
 FEWEST_REFERENCES = 4  # a jackknife leaves one out, and an IN and an OUT model must remain of each sample
@@ -41,6 +45,8 @@ def audit(
     grouped: bool = False,
     retrained_logits: Sequence[NDArray[Any]] = (),
     known: Positions | None = None,
+    candidates: int = 1,
+    subjects: NDArray[np.int64] | None = None,
 ) -> tuple[Measurement, Measurement | None, Balance | None, Judgement]:
     """Measure candidate and parent and judge the candidate, by the audit that `params` belong to.
 
@@ -60,20 +66,34 @@ def audit(
             null of a set that has no other.
         known: samples of the forget set's kind that the candidate still knows. The candidate must fail the same test on
             them, which shows that there is a signal; the parent's logits are then not used.
+        candidates: of approximate methods that the policy may try on this forget set.
+        subjects: (N,), the number of the person whom a sample belongs to, -1 where none is known. A grouped set is then
+            compared with people of the holdout of whom nothing was trained on; without such people it has no control.
 
     Returns:
         The candidate's measurement, the parent's (None without its logits) or the one on `known`, the balance of the
         forget set (None without references) and the judgement.
     """
     groups = Groups(forget, remain, holdout)
-    usable, scorable, problem = _usable(groups, references)
+    people, eligible = None, np.ones(len(labels), dtype=bool)
+    if grouped and subjects is not None:
+        people = People.of(subjects)
+        controls = people.never_trained(subjects, np.concatenate([forget, remain]), holdout)
+        if len(controls):
+            eligible[np.setdiff1d(holdout, controls)] = False
+        else:
+            people = None
+    usable, scorable, problem = _usable(groups, references, eligible)
     looks = [(candidate_logits, groups)]
     if known is not None:
         looks.append((candidate_logits, replace(groups, forget=known)))
     elif parent_logits is not None:
         looks.append((parent_logits, groups))
     measurements = [_plain(logits, labels, each, params) for logits, each in looks]
-    balanced, retrained = None, []
+    balanced: Balance | None = None
+    choice: Choice | None = None
+    models: Sequence[NullModel] = ()
+    estimates: list[Estimate | None] = []
     if references is not None and scorable:
         pool = pool_of(references, labels, params)
         checks = [
@@ -81,22 +101,38 @@ def audit(
             for name, other in CROSS_CHECKS.items()
             if type(other) is not type(params)
         ]
+        looked = [(logits, _usable(each, references, eligible)[0]) for logits, each in looks]
+        scored = [scores(logits, labels, each, pool, params) for logits, each in looked]
         measurements = [
-            measurement.model_copy(update=_attacked(logits, labels, _usable(each, references)[0], pool, params, checks))
-            for measurement, (logits, each) in zip(measurements, looks, strict=True)
+            measurement.model_copy(update=_attacked(logits, labels, each, own, pool, params, checks))
+            for measurement, own, (logits, each) in zip(measurements, scored, looked, strict=True)
         ]
         if not problem:
-            balanced = balance(references.log_odds, references.membership, labels, usable, grouped)
-            for each in retrained_logits:
-                values = plain_scores(each, labels, usable, pool, params)
-                retrained.append(roc.auc(values[usable.forget], values[usable.test]))
+            balanced = balance(references.log_odds, references.membership, labels, usable, grouped, people)
+            models = null_models(usable, pool, params)
+            balanced = with_left_out(balanced, models, comparison(balanced, labels, usable), people)
+            choice = choose_null(balanced, len(retrained_logits))
+        if balanced is not None and choice is not None:
+            left_out = models
+            if choice.source == "retrained":
+                everyone = np.ones(len(labels), dtype=bool)
+                values = (plain_scores(each, labels, usable, pool, params) for each in retrained_logits)
+                models = [NullModel(each, everyone) for each in values]
+            parts = comparison(balanced, labels, usable) if choice.source == "same_classes" else whole(usable)
+            estimates = [estimate(each, models, parts, choice, people) for each in scored]
+            if known is not None:  # a retrain has seen these: the references that left them out say what is unseen
+                estimates[1] = estimate(scored[1], left_out, whole(looked[1][1]), Choice("exchangeable", choice.bound))
     parent = measurements[1] if len(measurements) > 1 else None
     before = "parent" if known is None else "control"
-    ruling = judgement(measurements[0], parent, balanced, problem, params.margin, utility_floor, retrained, before)
+    ruling = judgement(
+        measurements[0], balanced, choice, estimates, models, problem, params.margin, utility_floor, before, candidates
+    )
     return measurements[0], parent, balanced, ruling
 
 
-def _usable(groups: Groups, references: ReferenceSignals | None) -> tuple[Groups, bool, str]:
+def _usable(
+    groups: Groups, references: ReferenceSignals | None, eligible: NDArray[np.bool_]
+) -> tuple[Groups, bool, str]:
     """Return the samples whose membership can be audited, whether any can, and where that gives no verdict, why.
 
     A jackknife leaves a reference out, and an IN and an OUT model must remain of each sample: a part of a pool has
@@ -107,7 +143,7 @@ def _usable(groups: Groups, references: ReferenceSignals | None) -> tuple[Groups
     models = len(references.membership)
     inside = references.membership.sum(axis=0)
     enough = (inside >= FEWEST_OF_A_KIND) & (models - inside >= FEWEST_OF_A_KIND)
-    known = np.logical_and.reduce(np.isfinite(references.log_odds), axis=0) & enough
+    known = np.logical_and.reduce(np.isfinite(references.log_odds), axis=0) & enough & eligible
     usable = Groups(*(each[known[each]] for each in (groups.forget, groups.retain, groups.test)))
     if models < FEWEST_REFERENCES:
         return usable, False, f"fewer than {FEWEST_REFERENCES} reference models"
@@ -143,12 +179,12 @@ def _attacked(
     logits: NDArray[Any],
     labels: NDArray[np.int64],
     usable: Groups,
+    scored: Scores,
     pool: PoolSignal,
     params: Params,
     checks: Sequence[tuple[str, Params, PoolSignal]],
 ) -> dict[str, object]:
     """The fields of a measurement that rest on membership scores."""
-    scored = scores(logits, labels, usable, pool, params)
     found: dict[str, object] = {
         "rt_auc": auc_of(scored, usable.retain, usable.test) if len(usable.retain) else None,
         "convergence": convergence(logits, labels, usable, pool, params),
@@ -163,6 +199,7 @@ def _attacked(
         "matched_ft_auc": matched_auc(scored, labels, usable.forget, usable.test),
         "tpr": [_tpr(forget, test, rate) for rate in FALSE_POSITIVE_RATES if len(test) * rate >= 10],
         "worst_p_value": _worst_p_value(forget, test),
+        "least_worst_p_value": min(1.0, len(forget) / (1 + len(test))),
         "roc_ft": Curve(fpr=fpr.tolist(), tpr=tpr.tolist()),
         "cross_checks": {
             name: auc_of(scores(logits, labels, usable, other_pool, other), usable.forget, usable.test)

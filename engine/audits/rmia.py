@@ -74,12 +74,17 @@ def ratios(target: Floats, references: Floats, membership: NDArray[np.bool_], av
 def leave_one_out_ratios(
     target: Floats, references: Floats, membership: NDArray[np.bool_], average: Normaliser = online
 ) -> Iterator[Floats]:
-    """Yield `ratios` without model 0, without model 1, ..., with IN and OUT means of the others."""
+    """Yield `ratios` without model 0, without model 1, ..., with IN and OUT means of the others.
+
+    target: (N,), or (K, N) with one for each model that is left out: `references` themselves, to see each of them
+    through the others.
+    """
     inside, outside = _sums(references, membership)
     count = membership.sum(axis=0)
-    for row, member in zip(references, membership, strict=True):
+    targets = np.broadcast_to(target, references.shape)
+    for own, row, member in zip(targets, references, membership, strict=True):
         yield _ratios(
-            target,
+            own,
             inside - np.where(member, row, 0),
             outside - np.where(member, 0, row),
             count - member,
@@ -101,7 +106,9 @@ def _ratios(
     average: Normaliser,
 ) -> Floats:
     with np.errstate(divide="ignore", invalid="ignore"):
-        return target / average(inside / count, outside / (models - count))
+        reference = average(inside / count, outside / (models - count))
+        found: Floats = target / reference
+    return np.where((target == 0) & (reference == 0), 1.0, found)  # nobody gives it any probability: it tells nothing
 
 
 def scores(ratios: Floats, population: Floats, gamma: float) -> Floats:

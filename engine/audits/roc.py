@@ -26,15 +26,23 @@ def auc(positives: Floats, negatives: Floats) -> float:
     return float((ranks.sum() - m * (m + 1) / 2) / (m * n))
 
 
+def components(positives: Floats, negatives: Floats) -> tuple[Floats, Floats]:
+    """Return DeLong's structural components, O(n log n) (Sun and Xu 2014): for each positive the share of negatives
+    below it (m,), for each negative the share of positives above it (n,). The mean of either is the AUC."""
+    m, n = len(positives), len(negatives)
+    ranks = midranks(np.concatenate([positives, negatives]))
+    share_below: Floats = (ranks[:m] - midranks(positives)) / n
+    share_above: Floats = 1 - (ranks[m:] - midranks(negatives)) / m
+    return share_below, share_above
+
+
 def delong_variance(positives: Floats, negatives: Floats) -> float:
-    """Return DeLong's variance of the AUC over samples, O(n log n) (Sun and Xu 2014).
+    """Return DeLong's variance of the AUC over samples.
 
     A class of one sample has no measurable spread and adds nothing.
     """
     m, n = len(positives), len(negatives)
-    ranks = midranks(np.concatenate([positives, negatives]))
-    share_below = (ranks[:m] - midranks(positives)) / n
-    share_above = 1 - (ranks[m:] - midranks(negatives)) / m
+    share_below, share_above = components(positives, negatives)
     spread = share_below.var(ddof=1) / m if m > 1 else 0.0
     return float(spread + (share_above.var(ddof=1) / n if n > 1 else 0.0))
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from sqlalchemy import select
+from sqlalchemy import select, update
 
-from app.core.tables import AuditRow, DeletionRequest, Job, Model, OutcomeRow, Version
+from app.core.tables import AuditRow, DeletionRequest, Job, Model, OutcomeRow, Sample, Version
 from app.deletions import batches, retention
 from tests.helpers import is_problem
 from tests.support import Document
@@ -128,12 +128,16 @@ def test_the_policys_probes_are_in_the_report_on_the_page_and_beside_the_retrain
     report, retrained = document["report"], document["retrained"]["measurement"]
     runs = {probe["name"]: probe for probe in report["probes"]}
     assert [probe["skipped"] for probe in runs.values()] == [None, None, None]
-    assert runs["known_method"]["models_trained"] == 8, "each shadow is taught and made to forget"
+    assert runs["known_method"]["models_trained"] == 9, "each shadow is taught and made to forget; one control"
+    own = report["candidate"]
+    assert own["known_method_excess"]["value"] == pytest.approx(
+        own["known_method_ft_auc"]["value"] - own["known_method_control"]
+    )
     assert report["candidate"]["known_method_ft_auc"]["positives"] <= 30
     assert report["candidate"]["relearning"]["target"] == retrained["relearning"]["target"]
     assert retrained["robust_accuracy"] is not None
     page = trained.account.http.get(f"{trained.where}/versions/2/audit", headers={"Accept": "text/html"}).text
-    for words in ("Relearning", "Robust accuracy", "FT-AUC, method known", "8 models trained"):
+    for words in ("Relearning", "Robust accuracy", "FT-AUC, method known", "9 models trained"):
         assert words in page
 
 
@@ -189,4 +193,43 @@ def test_five_retrains_are_the_null_of_a_grouped_set(trained: Trained, count: in
         assert "no valid control" in judgement["reason"]
     else:
         assert (judgement["null_source"], judgement["null_models"]) == ("retrained", 5)
-        assert judgement["null_standard_error"] > 0
+        assert judgement["standard_error"] > 0
+
+
+# -- people ----------------------------------------------------------------------------------------
+
+
+def test_a_batch_by_many_people_is_judged_against_people_who_were_never_trained_on(trained: Trained) -> None:
+    account = trained.account
+    with account.database.write() as session:
+        for held, prefix in ((False, "trained"), (True, "held")):
+            chosen = session.scalars(select(Sample.position).where(Sample.holdout == held).order_by(Sample.position))
+            for number, position in enumerate(chosen.all()):
+                mine = update(Sample).where(Sample.dataset_id == trained.dataset, Sample.position == position)
+                session.execute(mine.values(subject=f"{prefix}-{number // 3}"))
+    body = {"dataset": trained.dataset, "subjects": [f"trained-{number}" for number in range(40)]}
+    request = account.post("/v1/deletion-requests", body)
+    account.work()
+    assert trained.request(request)["status"] == "fulfilled"
+    report = account.get(f"{trained.where}/versions/2/audit")["report"]
+    balance, judgement = report["balance"], report["judgement"]
+    assert (balance["persons"], balance["effective_persons"], balance["remaining_persons"]) == (40, 40.0, 0)
+    assert balance["control_persons"] > 40
+    assert not balance["random_like"]
+    assert judgement["null_source"] in ("people", "same_classes")
+    assert judgement["interval"] is not None
+    page = account.http.get(f"{trained.where}/versions/2/audit", headers={"Accept": "text/html"}).text
+    assert "never trained on" in page
+
+    one = account.post("/v1/deletion-requests", {"dataset": trained.dataset, "subjects": ["trained-50"]})
+    account.work()
+    assert trained.request(one)["status"] == "fulfilled"
+    judgement = account.get(f"{trained.where}/versions/3/audit")["report"]["judgement"]
+    assert (judgement["verdict"], judgement["null_source"]) == ("inconclusive", "none")
+    assert "count as 1.0 by their samples; a verdict takes 5" in judgement["reason"]
+    steps = account.get(f"{trained.where}/versions/3/audit")["report"]["next_steps"]
+    assert "at least 5 people in one batch" in steps[0]
+    assert "5 exact retrains" in steps[1]
+    page = account.http.get(f"{trained.where}/versions/3/audit", headers={"Accept": "text/html"}).text
+    assert "Requested by person" in page
+    assert "What to do next" in page

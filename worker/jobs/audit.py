@@ -29,7 +29,10 @@ from worker.stages.unlearning import train_on
 
 @dataclass(frozen=True)
 class AuditRequest:
-    """What an audit job has to measure, as far as the database knows it."""
+    """What an audit job has to measure, as far as the database knows it.
+
+    candidates: that the policy could try when the version was made, as its published report counts them.
+    """
 
     version: Version
     parent: str | None
@@ -39,6 +42,7 @@ class AuditRequest:
     canaries: Canaries | None
     method: Choice | None
     made_by: str
+    candidates: int
 
 
 def audit(run: Run) -> None:
@@ -61,7 +65,7 @@ def audit(run: Run) -> None:
     )
     done: list[ProbeRun] = []
     with run.stage("audit", 0.0, 0.5 if probes else 1.0):
-        measured = Auditor(loaded, subject).measure()
+        measured = Auditor(loaded, subject).measure(asked.candidates)
     if probes:
         with run.stage("probe", 0.5, 1.0) as progress:
             shadows = auditing.Shadows(run, loaded, subject, progress) if subject.method else None
@@ -122,6 +126,7 @@ def _asked(run: Run, loaded: LoadedModel) -> AuditRequest:
         canaries=planted,
         method=method,
         made_by=version.origin,
+        candidates=report.get("judgement", {}).get("candidates", 1),
     )
 
 

@@ -19,7 +19,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from sqlalchemy import select
 
 from app import catalog
@@ -29,7 +28,7 @@ from app.core import crash_points
 from app.core.positions import Positions, pack, unpack
 from app.core.tables import AdversarialRow, Dataset, Model, Version
 from app.deletions import batches
-from app.formats.audit_report import Adversarial, AuditReport, GateDecision, Judgement, Measurement, ProbeRun
+from app.formats.audit_report import Adversarial, AuditReport, GateDecision, Measurement, ProbeRun
 from app.models import versions
 from app.models.versions import ForgetBatch
 from app.releases import escalation, publishing
@@ -38,7 +37,6 @@ from app.rules.gate import Finding, GateAction
 from app.rules.policy import Choice
 from engine.attacks import AttackResult
 from engine.attacks.transfer import transfer_rate
-from engine.audits.halves import FEWEST_TO_PART
 from engine.errors import DeviceMemoryError, DivergedError, MethodError
 from worker.runtime.run import JobError, Run
 from worker.stages import auditing, unlearning
@@ -261,68 +259,34 @@ def audit(run: Run, work: Work, stored: Stored, found: AdversarialSet | None) ->
 
 
 def decide(run: Run, work: Work, auditor: Auditor) -> tuple[Measurements, GateAction, GateDecision]:
-    """With several approximate steps, one half of the references chooses candidates, and the first that does not fail
-    there is judged once on the other half (docs/gate.md, "One half chooses, the other judges")."""
+    """Judge the candidate, counting all that the policy may try (docs/gate.md, "Several candidates")."""
     policy, steps = work.loaded.policy, work.loaded.policy.steps
     with run.resources.database.read() as session:
         history = escalation.history(session, run.claim, policy, work.batch.due_at)
-
-    rejudged = 0 if steps[work.step].exact else history.rejudged
-
-    def measure(chosen: NDArray[np.bool_] | None = None) -> Measurements:
-        measured = auditor.measure(chosen)
-        return replace(measured, judgement=escalation.judged_again(measured.judgement, rejudged))
-
-    def ask(measured: Measurements, *, judged: bool) -> GateAction:
-        inconclusive = policy.on_inconclusive == "retrain"
-        found = _finding(measured.judgement, judged=judged)
-        return gate.decide(found, steps, work.step, history.clock, retrain_inconclusive=inconclusive)
-
-    parted = gate.splits(steps) and not steps[work.step].exact
-    choosing = auditor.choosing if parted else None
-    selection: Judgement | None = None
-    if choosing is None:
-        measured, references = measure(), "all"
-        action = ask(measured, judged=True)
-    else:
-        measured, references = auditor.measure(choosing), "choosing half"
-        action = ask(measured, judged=False)
-        if action.action == "judge":
-            selection, references = measured.judgement, "judging half"
-            measured = measure(~choosing)
-            action = ask(measured, judged=True)
-    decision = GateDecision.model_validate(
-        {
-            "step": work.step + 1,
-            "steps": len(steps),
-            "judged": references != "choosing half",
-            "references": references,
-            "note": NOT_PARTED if parted and choosing is None and auditor.has_references else None,
-            "selection": selection,
-            "action": action.action,
-            "reason": action.reason,
-            "next_method": policy.methods[action.step].name if action.step is not None else None,
-            "alert": action.alert,
-            "earlier": history.earlier,
-            "rejudged": rejudged,
-        }
-    )
-    return measured, action, decision
-
-
-NOT_PARTED = (
-    f"fewer than {FEWEST_TO_PART} reference models, too few to choose on one half and judge on the other: all of them "
-    "judge one candidate, and only exact retraining may follow a fail"
-)
-
-
-def _finding(judgement: Judgement, *, judged: bool) -> Finding:
-    return Finding(
+    exact = steps[work.step].exact
+    rejudged = 0 if exact else history.rejudged
+    measured = auditor.measure(1 if exact else gate.candidates(steps))
+    judgement = escalation.judged_again(measured.judgement, rejudged)
+    measured = replace(measured, judgement=judgement)
+    finding = Finding(
         judgement.verdict,
         over_forgotten=judgement.over_forgotten,
         utility_kept=judgement.utility_kept is not False,
-        judged=judged,
+        leans=judgement.leans,
     )
+    inconclusive = policy.on_inconclusive == "retrain"
+    action = gate.decide(finding, steps, work.step, history.clock, retrain_inconclusive=inconclusive)
+    decision = GateDecision(
+        step=work.step + 1,
+        steps=len(steps),
+        action=action.action,
+        reason=action.reason,
+        next_method=policy.methods[action.step].name if action.step is not None else None,
+        alert=action.alert,
+        earlier=history.earlier,
+        rejudged=rejudged,
+    )
+    return measured, action, decision
 
 
 def _describe(attack: str, found: AdversarialSet, batch: ForgetBatch) -> Adversarial:

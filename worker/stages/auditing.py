@@ -7,19 +7,22 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from functools import cached_property
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import nn
 
 from app import catalog
 from app.core.positions import Positions, pack
+from app.datasets import samples
 from app.datasets.canaries import Canaries
+from app.deletions import batches
 from app.formats.audit_report import (
     Adversarial,
     AuditReport,
+    Balance,
     GateDecision,
     Judgement,
     Measurement,
@@ -27,9 +30,9 @@ from app.formats.audit_report import (
     References,
 )
 from app.reports import audit_rows
+from app.rules.next_steps import Finding, next_steps
 from app.rules.policy import Choice
 from engine import evaluation, places, seeding
-from engine.audits import halves
 from engine.audits.probes import ProbeCase
 from engine.audits.rmia import log_odds
 from engine.audits.verdict import FEWEST_RETRAINS
@@ -75,7 +78,7 @@ class Measurements:
 
     candidate: Measurement
     before: Measurement | None
-    balance: Any
+    balance: Balance | None
     judgement: Judgement
     references: References | None
 
@@ -93,17 +96,10 @@ class Auditor:
         with loaded.resources.database.read() as session:
             found = audit_rows.retrains(session, loaded.model_id, subject.remain, len(loaded.labels))
             digests = [version.digest for version in found if version.digest != subject.candidate]
+            people = samples.people(session, loaded.dataset_id, len(loaded.labels)) if subject.grouped else None
+        self._subjects = people
         enough = len(digests) >= FEWEST_RETRAINS and len(subject.forget)
         self._retrained = [loaded.logits(digest) for digest in digests[-MOST_RETRAINS:]] if enough else []
-
-    @property
-    def has_references(self) -> bool:
-        return self._references is not None
-
-    @cached_property
-    def choosing(self) -> NDArray[np.bool_] | None:
-        """The half of the references that chooses among candidates; None where there are too few to part."""
-        return None if self._references is None else halves.halves(self._references.membership)
 
     @property
     def _floor(self) -> float | None:
@@ -112,11 +108,9 @@ class Auditor:
         right = self._parent[self._holdout].argmax(axis=1) == self._loaded.labels[self._holdout]
         return max(0.0, float(right.mean()) - self._loaded.policy.utility_floor)
 
-    def measure(self, chosen: NDArray[np.bool_] | None = None) -> Measurements:
-        """Run the audit with all references, or with those at `chosen` (K,)."""
+    def measure(self, candidates: int = 1) -> Measurements:
+        """Run the audit. candidates: approximate methods that the policy may try on this forget set."""
         subject, references = self._subject, self._references
-        if references is not None and chosen is not None:
-            references = halves.part(references, chosen)
         result = places.audit(subject.audit.name)(
             self._candidate,
             self._parent,
@@ -130,19 +124,16 @@ class Auditor:
             grouped=subject.grouped,
             retrained_logits=self._retrained,
             known=subject.canaries.known if subject.canaries else None,
+            candidates=candidates,
+            subjects=self._subjects,
         )
-        return Measurements(*result, references=self._described(chosen))
+        return Measurements(*result, references=self._described())
 
-    def _described(self, chosen: NDArray[np.bool_] | None) -> References | None:
+    def _described(self) -> References | None:
         if self._references is None:
             return None
-        pool = len(self._references.membership)
         signal = str(self._subject.audit.params.get("signal", self._subject.audit.name))
-        return References(
-            models=pool if chosen is None else int(chosen.sum()),
-            signal=signal,
-            pool_models=None if chosen is None else pool,
-        )
+        return References(models=len(self._references.membership), signal=signal)
 
 
 def retained(loaded: LoadedModel, subject: Subject) -> Positions:
@@ -180,6 +171,7 @@ def probed(
         forget=subject.forget,
         holdout=controls(loaded, subject),
         shadow=shadows,
+        retrained=shadows.retrained if shadows else None,
     )
     runs = []
     for choice in choices:
@@ -230,6 +222,26 @@ class Shadows:
             self._run.keep("shadows", base, self._run.put_tensors(done))
         return done[name].cpu().numpy()
 
+    def retrained(self) -> NDArray[np.float32]:
+        """Log-odds (N,) of an exact retrain on the remain set, as a control of the probe."""
+        base, loaded = f"control:{self._base}", self._loaded
+        kept = self._run.stored("shadows", base)
+        if kept is None:
+            seed = seeding.derive(self._run.claim.seed, "control")
+            model = loaded.fresh(seed)
+            order = seeding.generator(seed, loaded.samples.labels.device)
+            part = self._progress.part(0.0, 1.0, base)
+            self.trained += 1
+            loaded.recipe.train(model, loaded.samples, loaded.on_device(self._subject.remain), order, part)
+            odds = torch.from_numpy(self._odds(model))
+            self._run.keep("shadows", base, self._run.put_tensors({"log_odds": odds}))
+            return odds.numpy()
+        return self._run.resources.tensors(kept[0])["log_odds"].cpu().numpy()
+
+    def _odds(self, model: nn.Module) -> NDArray[np.float32]:
+        logits = evaluation.logits(model, self._loaded.samples.images).cpu().numpy()
+        return log_odds(logits, self._loaded.labels).astype(np.float32)
+
     def _make(self, number: int, positions: Positions) -> NDArray[np.float32]:
         loaded, method, run = self._loaded, self._subject.method, self._run
         if method is None:
@@ -252,8 +264,30 @@ class Shadows:
         self.trained += 1
         part = self._progress.part(0.0, 1.0, f"shadow:{self._base}:{number}:forgotten")
         model = unlearning.unlearned(loaded, model, method, positions, seen, adversarial, seed, part)
-        logits = evaluation.logits(model, loaded.samples.images).cpu().numpy()
-        return log_odds(logits, loaded.labels).astype(np.float32)
+        return self._odds(model)
+
+
+def _next_steps(loaded: LoadedModel, subject: Subject, measured: Measurements) -> list[str]:
+    judgement, balance, own = measured.judgement, measured.balance, measured.candidate.ft_auc
+    with loaded.resources.database.read() as session:
+        training = batches.step_duration(session, loaded.model_id, "retrain")
+    interval = judgement.interval
+    found = Finding(
+        verdict=judgement.verdict,
+        margin=judgement.margin,
+        forgotten=own.positives if own else len(subject.forget),
+        controls=own.negatives if own else len(controls(loaded, subject)),
+        references=measured.references.models if measured.references else 0,
+        null_source=judgement.null_source,
+        by_person=subject.grouped,
+        people=balance.effective_persons if balance else None,
+        bound=judgement.null_bound or 0.0,
+        leaks=judgement.parent_failed,
+        fits=interval is not None and -judgement.margin <= interval.low and interval.high <= judgement.margin,
+        training=training.total_seconds() if training else None,
+        exact=subject.method is not None and catalog.METHODS[subject.method.name].exact,
+    )
+    return next_steps(found)
 
 
 # -- the report ------------------------------------------------------------------------------------
@@ -302,5 +336,6 @@ def report_of(
         seed=seed,
         stage_seconds=dict(stage_seconds),
         environment=seeding.environment(loaded.resources.device, loaded.recipe.precision),
+        next_steps=_next_steps(loaded, subject, measured),
         not_shown=NOT_SHOWN if len(subject.remain) or measured.references else [*NOT_SHOWN, NOTHING_HELD],
     )

@@ -1,4 +1,4 @@
-"""Escalation on real training: planted fakes, over-forgetting, lost utility, deadlines, halves of the references."""
+"""Escalation on real training: planted fakes, over-forgetting, lost utility, deadlines, several candidates."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ RETRAIN = {"name": "retrain"}
 
 @pytest.fixture(scope="module")
 def remembering(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str, str, list[str]]:
-    """A model that remembers its samples, with sixteen references: as many as can be parted."""
+    """A model that remembers its samples, with sixteen references."""
     folder = tmp_path_factory.mktemp("remembering") / "data"
     with open_account(Settings(data_dir=folder)) as account:
         dataset = account.digits()["id"]
@@ -124,7 +124,7 @@ def test_without_a_last_step_a_fail_needs_a_person_and_may_be_tried_again(real: 
     real.account.work()
     found = real.request(made)
     assert found["status"] == "needs-attention"
-    assert "the escalation has no such step" in found["outcomes"][0]["reason"]
+    assert "the escalation has no step left" in found["outcomes"][0]["reason"]
     assert real.account.get(real.where)["current_version"] == 1
     set_policy(real, method=RETRAIN)
     real.account.post(f"/v1/jobs/{found['outcomes'][0]['job']}:retry")
@@ -144,8 +144,8 @@ def test_after_a_fail_that_a_person_had_tried_again_no_approximate_candidate_pas
 
     measure = Auditor.measure
 
-    def lucky(self: Auditor, chosen: Any = None) -> Any:
-        found = measure(self, chosen)
+    def lucky(self: Auditor, candidates: int = 1) -> Any:
+        found = measure(self, candidates)
         return type(found)(**{**vars(found), "judgement": found.judgement.model_copy(update={"verdict": "pass"})})
 
     set_policy(real, method=NOTHING, remain="none")
@@ -175,57 +175,45 @@ def test_over_forgetting_passes_over_the_stronger_setting_of_its_method(real: Tr
     first, last = unlearn_jobs(real)
     report = report_of(real, first)
     assert report["judgement"]["interval"]["high"] < -report["judgement"]["margin"]
-    assert (report["gate"]["references"], report["references"]["models"]) == ("choosing half", 8)
+    assert (report["judgement"]["candidates"], report["references"]["models"]) == (2, 16)
     assert (last["escalation"]["number"], last["escalation"]["method"]) == (3, "retrain")
     assert real.request(made)["status"] == "fulfilled"
 
 
-def test_remembering_goes_to_the_next_step_and_the_other_half_judges_once(real: Trained) -> None:
+def test_remembering_goes_to_the_next_candidate_and_all_references_judge_each(real: Trained) -> None:
     gentle = {"name": "random_label", "params": {"epochs": 4, "learning_rate": 0.02, "batch_size": 64}}
     set_policy(real, method=NOTHING, escalation=[gentle, RETRAIN], utility_floor=1.0)
     real.forget(real.ids[::3])
     reports = [report_of(real, job) for job in unlearn_jobs(real)]
     assert [r["method"] for r in reports[:2]] == ["gradient_ascent", "random_label"]
-    assert reports[0]["gate"]["references"] == "choosing half"
-    assert reports[0]["gate"]["selection"] is None
-    second = reports[1]["gate"]
-    assert (second["references"], second["judged"], second["action"]) == ("judging half", True, "publish")
-    assert second["selection"]["verdict"] != "fail"
-    assert reports[1]["references"] == {
-        "models": 8, "signal": "taylor", "pool_models": 16
-    }  # fmt: skip
+    assert {r["references"]["models"] for r in reports} == {16}
+    assert {r["judgement"]["candidates"] for r in reports[:2]} == {2}
+    again = real.account.post(f"{real.where}:audit", {"sample_ids": real.ids[1::3]})
+    real.account.work()
+    assert (
+        real.account.get(f"/v1/jobs/{again['id']}/audit")["report"]["judgement"]["candidates"]
+        == (reports[-1]["judgement"]["candidates"])
+    )
 
 
-def test_a_fail_by_the_half_that_judges_leaves_exact_retraining_alone(
+def test_a_candidate_that_leans_to_a_fail_gives_way_to_the_next_one(
     real: Trained, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The choosing half is made to let a fake through: the judging half must stop it, and no other step may follow."""
     from worker.stages.auditing import Auditor
 
     measure = Auditor.measure
 
-    def lenient(self: Auditor, chosen: Any = None) -> Any:
-        found = measure(self, chosen)
-        if chosen is not None and (chosen == self.choosing).all():
-            passed = found.judgement.model_copy(update={"verdict": "pass"})
-            return type(found)(**{**vars(found), "judgement": passed})
-        return found
+    def leaning(self: Auditor, candidates: int = 1) -> Any:
+        found = measure(self, candidates)
+        change = {"verdict": "inconclusive", "leans": candidates > 1}
+        return type(found)(**{**vars(found), "judgement": found.judgement.model_copy(update=change)})
 
-    monkeypatch.setattr(Auditor, "measure", lenient)
+    monkeypatch.setattr(Auditor, "measure", leaning)
     other = {"name": "random_label", "params": {"epochs": 1, "learning_rate": 1e-9}}
     set_policy(real, method=NOTHING, escalation=[other, RETRAIN])
     real.forget(real.ids[::3])
-    fake, retrain = unlearn_jobs(real)
-    assert report_of(real, fake)["gate"]["references"] == "judging half"
-    assert (retrain["escalation"]["number"], retrain["escalation"]["method"]) == (3, "retrain")
-
-
-def test_too_few_references_judge_one_candidate_and_say_so(trained: Trained) -> None:
-    set_policy(trained, method=NOTHING, escalation=[DAMAGING, RETRAIN])
-    trained.forget(trained.ids[:3])
-    gate = report_of(trained, unlearn_jobs(trained)[0])["gate"]
-    assert (gate["references"], gate["judged"]) == ("all", True)
-    assert "fewer than 16 reference models" in gate["note"]
+    assert [job["escalation"]["method"] for job in unlearn_jobs(real)] == ["gradient_ascent", "random_label", "retrain"]
+    assert "among 2 candidates one would go through by luck" in report_of(real, unlearn_jobs(real)[0])["gate"]["reason"]
 
 
 # -- utility and deadlines -------------------------------------------------------------------------

@@ -31,7 +31,7 @@ from app.releases.escalation import judged_again
 from app.reports import plots, svg
 from app.reports.numbers import decimal, p_value, percent, setting, signed
 from app.reports.page import render, situation
-from engine.audits.rule import Estimate, judge
+from engine.audits.rule import Estimate, judge, smallest_margin
 
 HOSTILE = "\"><script src='https://evil.example/x.js'>alert(1)</script><img src=//evil.example onerror=x>&{{7*7}}"
 VOID = {"meta", "link", "img", "br", "hr", "input"}
@@ -77,7 +77,8 @@ def measurement(ft: float, accuracy: float, sharp: float, error: float = 0.031) 
 def judged(ft: float, error: float, margin: float, parent: float | None) -> Judgement:
     estimate = Estimate(ft - 0.5, error)
     other = None if parent is None else Estimate(parent - 0.5, error)
-    ruling = judge(estimate, margin, parent=other)
+    signal = Estimate(0.247, 0.0164)
+    ruling = judge(estimate, margin, parent=other, signal=signal)
     return Judgement.model_validate(
         {
             "verdict": ruling.verdict,
@@ -87,7 +88,7 @@ def judged(ft: float, error: float, margin: float, parent: float | None) -> Judg
             "null_source": "exchangeable",
             "difference": estimate.difference,
             "interval": {"low": estimate.low, "high": estimate.high},
-            "smallest_margin": estimate.smallest_margin,
+            "smallest_margin": smallest_margin(estimate, other, signal),
             "parent_failed": None if other is None else abs(other.difference) > margin,
         }
     )

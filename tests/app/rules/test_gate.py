@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from app.rules.gate import LATE_FACTOR, Clock, EscalationStep, Finding, GateAction, decide, splits
+from app.rules.gate import LATE_FACTOR, Clock, EscalationStep, Finding, GateAction, candidates, decide
 
 A, A2, A3 = EscalationStep("a"), EscalationStep("a", stronger=True), EscalationStep("a", stronger=True)
 B, B2, EXACT = EscalationStep("b"), EscalationStep("b", stronger=True), EscalationStep("exact", exact=True)
@@ -63,17 +63,15 @@ def test_every_decision_keeps_the_rules() -> None:
         if finding.verdict == "fail":
             assert action.action != "publish", "a fail of an approximate method is never published"
             passed_over = not finding.utility_kept and gentler(steps, at) and in_time(hours)
-            if finding.judged and action.action == "escalate" and not passed_over:
-                assert steps[action.step or 0].exact, "trying again after a judgement would be optional stopping"
-        if action.action == "judge":
-            assert not finding.judged, case
-            assert finding.verdict != "fail", case
+            if action.action == "escalate" and not passed_over and not finding.over_forgotten:
+                assert action.step == at + 1
+        if finding.leans and action.action == "publish" and finding.utility_kept:
+            assert action.alert, "what leans to a fail is published for the legal deadline alone"
         if action.action == "attention":
-            assert finding.verdict == "fail", "only a fail can leave nothing to publish"
-            left = gentler(steps, at) if finding.over_forgotten else range(at + 1, len(steps))
-            assert not [i for i in left if steps[i].exact or not finding.judged], (
-                "and only without a step that may follow"
-            )
+            assert finding.verdict == "fail" or finding.leans, "only these can leave nothing to publish"
+            milder = finding.over_forgotten or (not finding.utility_kept and finding.verdict != "fail")
+            left = gentler(steps, at) if milder else range(at + 1, len(steps))
+            assert not list(left), "and only without a step that may follow"
         if action.action == "publish" and not finding.utility_kept:
             assert not gentler(steps, at) or not in_time(hours), "the floor holds while a step is left in time"
         if action.alert:
@@ -87,9 +85,9 @@ def test_the_deadline_changes_nothing_else() -> None:
         assert ask(steps, at, finding, 100.0, retrain) == free
         if (free.action, free.step) != (near.action, near.step):
             assert free.action == "escalate"
-            assert near.action in ("publish", "judge", "escalate", "attention")
-            assert near.alert or near.action in ("judge", "attention") or finding.verdict == "fail"
-            assert not finding.utility_kept or finding.verdict == "inconclusive"
+            assert near.action in ("publish", "escalate", "attention")
+            assert near.alert or near.action == "attention" or finding.verdict == "fail" or finding.leans
+            assert not finding.utility_kept or finding.verdict == "inconclusive" or finding.leans
 
 
 TELLING: list[tuple[list[EscalationStep], int, dict[str, Any], float | None, tuple[str, int | None, bool]]] = [
@@ -99,12 +97,13 @@ TELLING: list[tuple[list[EscalationStep], int, dict[str, Any], float | None, tup
     ([A, EXACT], 0, {"verdict": "fail"}, 0.5, ("escalate", 1, True)),
     ([A], 0, {"verdict": "fail"}, None, ("attention", None, False)),
     ([A, EXACT], 1, {"verdict": "fail"}, None, ("publish", None, False)),
-    ([A, A2, B, EXACT], 0, {"verdict": "fail", "judged": False}, None, ("escalate", 1, False)),
-    ([A, A2, B, EXACT], 0, {"verdict": "fail", "judged": False, "over_forgotten": True}, None, ("escalate", 2, False)),
-    ([A, A2, B, EXACT], 0, {"verdict": "fail"}, None, ("escalate", 3, False)),
-    ([A, A2, B], 0, {"verdict": "fail"}, None, ("attention", None, False)),
-    ([A, A2], 0, {"verdict": "fail", "judged": False, "over_forgotten": True}, None, ("attention", None, False)),
-    ([A, B, EXACT], 0, {"verdict": "inconclusive", "judged": False}, None, ("judge", None, False)),
+    ([A, A2, B, EXACT], 0, {"verdict": "fail"}, None, ("escalate", 1, False)),
+    ([A, A2, B, EXACT], 0, {"verdict": "fail", "over_forgotten": True}, None, ("escalate", 2, False)),
+    ([A, A2, B], 2, {"verdict": "fail"}, None, ("attention", None, False)),
+    ([A, A2], 0, {"verdict": "fail", "over_forgotten": True}, None, ("attention", None, False)),
+    ([A, B, EXACT], 0, {"verdict": "inconclusive", "leans": True}, None, ("escalate", 1, False)),
+    ([A, B, EXACT], 1, {"verdict": "inconclusive", "leans": True}, 0.5, ("publish", None, True)),
+    ([A, B], 1, {"verdict": "inconclusive", "leans": True}, None, ("attention", None, False)),
     ([A, EXACT], 0, {"verdict": "inconclusive", "utility_kept": False}, 10.0, ("escalate", 1, False)),
     ([A, EXACT], 0, {"verdict": "inconclusive", "utility_kept": False}, 1.0, ("publish", None, True)),
     ([A], 0, {"verdict": "inconclusive", "utility_kept": False}, 1.0, ("publish", None, False)),
@@ -132,5 +131,5 @@ def test_an_inconclusive_candidate_is_retrained_where_the_policy_asks_and_time_a
     assert ask([A, B], 0, finding, None, retrain=True).action == "publish"
 
 
-def test_references_are_parted_for_two_approximate_steps_and_more() -> None:
-    assert [splits(steps) for steps in ESCALATIONS[:5]] == [False, False, False, True, True]
+def test_the_candidates_are_the_approximate_steps() -> None:
+    assert [candidates(steps) for steps in ESCALATIONS[:5]] == [1, 1, 1, 2, 2]

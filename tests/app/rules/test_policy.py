@@ -125,7 +125,7 @@ def test_a_policy_says_what_it_cannot_do() -> None:
     assert Policy().notes == []
     assert "no last step" in Policy(remain="none").notes[0]
     assert (
-        "one half of the reference models"
+        "best-looking of 2 candidates"
         in Policy(escalation=(EscalationChoice(name="salun"), EscalationChoice(name="retrain"))).notes[0]
     )
 

@@ -7,13 +7,14 @@ import torch
 
 from app.catalog import FastMinNormParams, FfgsmParams, PgdL2Params, TransferParams
 from engine import evaluation
-from engine.attacks import radii_of
+from engine.attacks import held_in, radii_of
 from engine.attacks.fast_min_norm import fast_min_norm
 from engine.attacks.ffgsm import ffgsm
 from engine.attacks.pgd_l2 import pgd_l2
 from engine.attacks.steps import counted
 from engine.attacks.transfer import transfer, transfer_rate
 from engine.evaluation import full_precision
+from engine.training import forward_of
 from tests.engine.attacks.test_pgd_l2 import Scaled, Silent, digits_case, linear_case
 from tests.engine.cases import original
 
@@ -232,3 +233,21 @@ def test_full_precision_gives_the_switches_back():
 def test_the_ladder_of_radii_is_that_of_pgd():
     norms = torch.tensor([0.0, 0.001, 0.04, 0.0401, 0.08, 0.3, 0.64])
     assert radii_of(norms).tolist() == pytest.approx([0, 0.04, 0.04, 0.08, 0.08, 0.32, 0.64])
+
+
+def test_examples_are_held_in_the_precision_in_which_they_are_learned():
+    """Some that are just across the boundary in float32 carry their true label again in bfloat16."""
+    model, images, labels = digits_case(200)
+    result = pgd_l2(model, images, labels, PgdL2Params(steps=10))
+    held = held_in(model, images, labels, result, "bfloat16", 64)
+    low = forward_of(model, images.device, "bfloat16")
+    with torch.no_grad():
+        again = [(low(each.images).argmax(1) == labels)[result.found].float().mean().item() for each in (result, held)]
+    assert again[0] > 0.01
+    assert again[1] == 0
+    said = evaluation.logits(model, held.images).argmax(1)
+    assert torch.equal(said, held.labels)
+    assert torch.equal(held.found, result.found)
+    assert torch.allclose((held.images - images).flatten(1).norm(dim=1), held.norms, atol=1e-6)
+    assert held.norms.mean() < 1.05 * result.norms.mean()
+    assert held_in(model, images, labels, result, "float32", 64) is result

@@ -4,7 +4,7 @@ from scipy import stats
 
 from app.catalog import KnownMethodParams, LiraParams
 from engine.audits import aucs, known_method, lira, roc
-from engine.audits.verdict import Groups
+from engine.audits.groups import Groups
 
 
 def pool(models=8, samples=9, seed=0):

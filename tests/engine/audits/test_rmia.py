@@ -7,7 +7,9 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from app.catalog import RmiaParams
-from engine.audits import rmia, roc
+from engine import references
+from engine.audits import rmia, roc, scoring
+from engine.audits.groups import Groups
 
 LOGITS = np.array([[2.0, -1.0, 0.5], [-9.0, 3.0, 1.0], [40.0, 0.0, -3.0]])
 LABELS = np.array([0, 2, 0])
@@ -116,3 +118,31 @@ def test_gamma_only_adds_ties_to_an_auc():
     direct = roc.auc(members, others)
     scored = [rmia.scores(each, others, 2.0) for each in (members, others)]
     assert roc.auc(*scored) == pytest.approx(direct, abs=0.02)
+
+
+def test_a_sample_that_nobody_gives_any_probability_tells_nothing():
+    membership = np.array([[True, False, True], [False, True, False]])
+    target, values = np.array([0.0, 0.5, 0.2]), np.array([[0.0, 0.5, np.nan], [0.0, 0.5, np.nan]])
+    found = rmia.ratios(target, values, membership)
+    assert found[:2].tolist() == [1.0, 1.0]
+    assert np.isnan(found[2])
+
+
+def test_gamma_adds_no_ties():
+    """With the confidences of a fitted model most ratios lie between 1/2 and 2, so that few scores differ."""
+    random = np.random.default_rng(0)
+    labels, inside = np.zeros(900, dtype=np.int64), np.arange(900) < 450
+    design = references.membership(8, 900, 1)
+
+    def answers(knows):
+        return np.stack([random.normal(4, 1, 900) + 2.0 * knows, np.zeros(900)], axis=1)
+
+    signals = [references.ReferenceSignal(answers(row), answers(row)[:, 0], row) for row in design]
+    params = RmiaParams(signal="softmax", temperature=1)
+    groups = Groups(np.flatnonzero(inside), np.arange(0), np.flatnonzero(~inside))
+    pool = scoring.pool_of(references.stack(signals), labels, params)
+    values = scoring.plain_scores(answers(inside), labels, groups, pool, params)
+    stepped = rmia.scores(values, values[~inside], 2.0)
+    assert len(np.unique(stepped)) < 10
+    assert len(np.unique(values)) > 800
+    assert roc.auc(stepped[inside], stepped[~inside]) < roc.auc(values[inside], values[~inside]) - 0.03
