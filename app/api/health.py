@@ -9,7 +9,7 @@ from fastapi import APIRouter
 from fastapi.responses import Response
 from prometheus_client import CONTENT_TYPE_LATEST
 
-from app.api.http.deps import PartsDep
+from app.api.http.deps import Parts, PartsDep
 from app.api.schemas import Readiness
 from app.blobs.folder import StorageUnavailableError
 from app.blobs.open import Blobs
@@ -22,7 +22,7 @@ MOST_NAMED = 5
 
 
 @router.get("/healthz")
-def live() -> dict[str, str]:
+async def live() -> dict[str, str]:
     return {"status": "ok"}
 
 
@@ -53,6 +53,9 @@ def ready(held: PartsDep) -> Readiness:
         degraded.append("the broker is unreachable: jobs start when it returns")
     if storage == "unreachable":
         degraded.append("the storage of blobs is unreachable: uploads and downloads are refused, jobs wait for it")
+    elif (left := _left(held)) < 0:
+        short = -(left // 2**20)
+        degraded.append(f"the disk is {short} MiB short of its reserve and the uploads under way: others are refused")
     return Readiness(
         status="starting" if starting and len(degraded) == 1 else "degraded" if degraded else "ready",
         database="ok",
@@ -79,6 +82,12 @@ def _storage(blobs: Blobs) -> Literal["ok", "unreachable"]:
     except StorageUnavailableError:
         return "unreachable"
     return "ok"
+
+
+def _left(held: Parts) -> int:
+    """Bytes of the disk beside its reserve and what uploads claim; below 0 these are too many."""
+    space = held.blobs.space()
+    return space.free - space.claimed - held.settings.disk_reserve_bytes
 
 
 def _broker(url: str) -> str:

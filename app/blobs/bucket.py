@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from app.blobs import s3
-from app.blobs.folder import BlobCorruptError, BlobMissingError, Folder, Stored, Writer, relative_name
+from app.blobs.folder import BlobCorruptError, BlobMissingError, Folder, Space, Stored, Writer, relative_name
 from app.core.config import Settings
 
 JUST_USED = 60.0  # seconds in which a copy that was fetched is opened
@@ -59,8 +59,11 @@ class Bucket:
 
     # -- in ----------------------------------------------------------------------------------------
 
-    def writer(self) -> AbstractContextManager[Writer]:
-        return self._copies.writer(self._upload)
+    def space(self, owner: str = "") -> Space:
+        return self._copies.space(owner)
+
+    def writer(self, expected: int = 0, owner: str = "") -> AbstractContextManager[Writer]:
+        return self._copies.writer(expected, owner, self._upload)
 
     def put(self, data: bytes) -> Stored:
         with self.writer() as writer:
