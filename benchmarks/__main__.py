@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 
-from benchmarks import attack, canaries, download, economy, lists, mapped, posting, rmia, service, training
+from benchmarks import attack, canaries, door, download, economy, lists, mapped, posting, rmia, service, training
 
 RESULTS = Path(__file__).parent / "results"
 ALL: dict[str, Callable[[], dict[str, object]]] = {
@@ -37,6 +37,7 @@ ALL: dict[str, Callable[[], dict[str, object]]] = {
     "status_polls": posting.status_polls,
     "accept_100k_ids": posting.accept_100k_ids,
     "pages": lists.pages,
+    "hostile_connections": door.hostile_connections,
 }
 
 

@@ -73,7 +73,8 @@ def _refused(reason: str) -> StorageUnavailableError:
 class Writer:
     """Bytes on their way in: hashed as they are written, visible only once `commit` has kept them.
 
-    The file is as long as the bytes that are expected. What it does not have yet of them is its claim, and its name says whose (`Folder.space`).
+    The file is as long as the bytes that are expected. What it does not have yet of them is its claim, and its name
+    says whose claim that is (`Folder.space`).
     """
 
     def __init__(self, folder: Path, keep: Callable[[Path, str], None], expected: int, owner: str) -> None:
@@ -163,7 +164,7 @@ class Folder:
             claims = Counter[str]()
             with os.scandir(self._parts) as found:
                 for entry in found:
-                    claims[entry.name.split("-")[1]] += _missing(entry)
+                    claims[entry.name.partition("-")[2].partition("-")[0]] += _missing(entry)
         return Space(disk.f_bavail * disk.f_frsize, claims.total(), claims[owner])
 
     @contextmanager

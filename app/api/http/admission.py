@@ -175,14 +175,14 @@ class _Body:
             async with asyncio.timeout(left):
                 message = await self._receive()
         except TimeoutError:
-            late = f"The body stopped for {self._patience:g} s, or came with less than {SLOWEST} bytes a second. Send it again."
-            raise RequestTimeout(late) from None
+            slow = f"The body stopped for {self._patience:g} s, or came with less than {SLOWEST} bytes a second."
+            raise RequestTimeout(f"{slow} Send it again.") from None
         self._waited += time.monotonic() - began
         self._received += len(message.get("body", b""))
         self._whole = not message.get("more_body", False)
+        if self._room is not None and self._received > self._limit:
+            raise _too_large(self._limit)
         if self._room is not None and self._received > self._held:
-            if self._received > self._limit:
-                raise _too_large(self._limit)
             self._room.take(self._who, self._received - self._held)
             self._held = self._received
         return message
