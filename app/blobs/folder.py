@@ -77,26 +77,27 @@ class Writer:
     says whose claim that is (`Folder.space`).
     """
 
-    def __init__(self, folder: Path, keep: Callable[[Path, str], None], expected: int, owner: str) -> None:
+    def __init__(self, folder: Path, keep: Callable[[Path, str], None], expected: int = 0, owner: str = "") -> None:
         self._path = folder / f"{int(time.time())}-{owner}-{secrets.token_hex(8)}.part"
         with touching():
             self._file = self._path.open("xb")
         self._hash = hashlib.sha256()
         self._keep = keep
         self.size = self.expected = 0
-        self.expect(expected)
+        if expected:
+            self.expect(expected)
 
     def expect(self, size: int) -> None:
         """Claim room for that number of bytes in all."""
-        self.expected = max(size, self.size)
         with touching():
-            os.truncate(self._file.fileno(), self.expected)
+            os.truncate(self._file.fileno(), size)
+        self.expected = size
 
     def _finish(self) -> None:
         with touching():
             self._file.flush()
-        if self.expected != self.size:
-            self.expect(0)
+        if self.expected > self.size:
+            self.expect(self.size)
 
     def write(self, data: bytes) -> None:
         with touching():

@@ -118,6 +118,8 @@ class Connection(HttpToolsProtocol):
 
     def _refuse(self, error: AppError) -> None:
         """The last that is said on this connection, unless a reply is under way on it."""
+        if self.transport.is_closing():
+            return
         if self.cycle is None or self.cycle.response_complete:
             body = json.dumps(error.document()).encode()
             lines = [

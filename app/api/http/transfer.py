@@ -127,7 +127,15 @@ class FilePart(Response):
         self._file, self._start, self._stop = file, start, stop
         super().__init__(status_code=status, headers=headers, media_type=media_type)
 
-    async def __call__(self, _scope: Scope, _receive: Receive, send: Send) -> None:
+    async def __call__(self, _scope: Scope, receive: Receive, send: Send) -> None:
+        gone = asyncio.create_task(_hang_up(receive))
+        try:
+            await self._send(send, gone)
+        finally:
+            gone.cancel()
+
+    async def _send(self, send: Send, gone: asyncio.Task[None]) -> None:
+        """Until all is sent, or the client has gone: the server then takes bytes without an error and drops them."""
         with self._file:
             await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
             descriptor, at, turn = self._file.fileno(), self._start, TURN
@@ -143,8 +151,15 @@ class FilePart(Response):
                 if turn <= 0:
                     turn = TURN
                     await asyncio.sleep(0)
+                    if gone.done():
+                        return
             if self._start == self._stop:
                 await send({"type": "http.response.body", "body": b""})
+
+
+async def _hang_up(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
 
 
 def _in_memory(descriptor: int, at: int, size: int) -> memoryview | None:

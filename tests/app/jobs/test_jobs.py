@@ -283,8 +283,8 @@ def test_a_subscriber_that_comes_during_a_round_misses_nothing(shared: Trained) 
             return [events[n] for n in sorted(stored) if n in events and n > positions["job_x"]]
 
     async def play() -> list[int]:
-        follower = Fake(shared.account.database)
-        async with follower.subscribe("job_x", 10), follower.subscribe("job_x", 8) as late:
+        follower = Fake(shared.account.database, oldest=900.0)
+        async with follower.subscribe("job_x", 10, ""), follower.subscribe("job_x", 8, "") as late:
             stored.update(events)
             follower._deliver({"job_x": 10}, [events[11]])  # what the round that began before brings
             asked = dict(follower._seen)
