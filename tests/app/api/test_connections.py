@@ -108,9 +108,9 @@ def head(method: str, path: str, key: str = "", **headers: object) -> bytes:
     return "\r\n".join(lines).encode() + b"\r\n\r\n"
 
 
-def post(key: str = "", size: int = JSON_BYTES, **headers: object) -> bytes:
+def post(key: str = "", size: int = JSON_BYTES) -> bytes:
     """The head of a call whose body is still to come."""
-    return head("POST", "/v1/deletion-requests", key, Content_Type="application/json", Content_Length=size, **headers)
+    return head("POST", "/v1/deletion-requests", key, Content_Type="application/json", Content_Length=size)
 
 
 HEALTH = head("GET", "/healthz")
@@ -176,8 +176,11 @@ def test_a_key_without_the_scope_of_the_route_is_refused_before_the_body_has_com
 
 
 def test_nobody_without_a_key_is_asked_to_send_the_body(server: Server) -> None:
-    assert server.ask(post(Expect="100-continue")).status == 401
-    assert server.ask(post(server.key, Expect="100-continue")).status == 100
+    for key, status in (("", 401), (server.key, 100)):
+        asked = head(
+            "POST", "/v1/datasets", key, Content_Type="application/json", Content_Length=9, Expect="100-continue"
+        )
+        assert server.ask(asked).status == status
 
 
 def test_a_declared_length_over_the_limit_is_refused_before_the_body_has_come(server: Server) -> None:
@@ -310,8 +313,9 @@ def test_a_head_that_does_not_come_ends_its_connection(server: Server) -> None:
 
 def test_half_sent_heads_keep_nobody_out(server: Server) -> None:
     with ExitStack() as stack:
-        for _ in range(3 * CONNECTIONS):
-            stack.enter_context(server.line(b"GET /healthz HTTP/1.1\r\nX-Half: "))
+        half = [stack.enter_context(server.line(b"GET /healthz HTTP/1.1\r\nX-Half: ")) for _ in range(3 * CONNECTIONS)]
+        for line in half[:CONNECTIONS]:  # the oldest have made room
+            assert rest_of(line) == b""
         assert server.ask(HEALTH).status == 200
         assert server.ask(head("GET", "/v1/jobs", server.key)).status == 200
 
@@ -395,6 +399,21 @@ def test_uploads_at_once_are_bounded_by_key(server: Server) -> None:
         stack.enter_context(server.line(upload(server, server.other, 2**20)))
         settled(transfers, 3)
     settled(transfers, 0)
+
+
+def test_event_streams_at_once_are_bounded_by_key(server: Server) -> None:
+    streams = server.app.state.parts.streams
+    with server.database.read() as session:
+        who = keys.authenticate(session, server.key)
+    streams.take(who, STREAMS // 2 - 1)
+    request = events(server, server.key)
+    with server.line(request) as line:
+        assert line.recv(2**16)[9:12] == b"200"
+        refused = server.ask(request)
+        assert refused.status == 429
+        refused.problem("too-many-at-once")
+    settled(streams, STREAMS // 2 - 1)
+    streams.give_back(who, STREAMS // 2 - 1)
 
 
 def test_a_download_that_nobody_reads_is_given_up(server: Server) -> None:

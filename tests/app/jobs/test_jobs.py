@@ -246,7 +246,7 @@ def test_a_job_is_followed_live_to_its_end_and_a_dropped_stream_is_taken_up(trai
 
 def subscribed(trained: Trained, job: str, count: int) -> None:
     follower = trained.account.http.app.state.follower  # type: ignore[attr-defined]
-    eventually(lambda: len(follower._queues.get(job, ())) == count, "the streams to begin")
+    eventually(lambda: len(follower._followed.get(job, ())) == count, "the streams to begin")
 
 
 def test_a_job_that_was_tried_again_is_followed_to_its_last_end(trained: Trained) -> None:
