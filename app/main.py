@@ -16,12 +16,13 @@ from app.api import aliases, audits, catalog, compliance, datasets, deletions, h
 from app.api import keys as api_keys
 from app.api import log as log_api
 from app.api.http import contract, docs_page, failures
+from app.api.http.admission import Admission, Routes
 from app.api.http.conditional import Conditional
+from app.api.http.connections import Crowd
 from app.api.http.deps import Parts, known_query
 from app.api.http.event_stream import Follower
 from app.api.http.fast_path import Shortcut
 from app.api.http.head import Head
-from app.api.http.limits import BodyLimit
 from app.api.http.observe import Observe
 from app.core import keys
 from app.core.config import Settings, get_settings
@@ -33,15 +34,17 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     parts = Parts(settings)
 
     @asynccontextmanager
-    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+    async def lifespan(app: FastAPI) -> AsyncIterator[dict[str, Crowd]]:
         migrate.check(parts.database)
         keys.bootstrap(parts.database, settings)
-        app.state.follower = Follower(parts.database)
-        task = asyncio.create_task(app.state.follower.run())
-        yield
-        task.cancel()
-        with suppress(asyncio.CancelledError):
-            await task
+        app.state.follower = Follower(parts.database, settings.event_stream_seconds)
+        crowd = Crowd(settings)
+        tasks = [asyncio.create_task(app.state.follower.run()), asyncio.create_task(crowd.watch())]
+        yield {"crowd": crowd}
+        for task in tasks:
+            task.cancel()
+            with suppress(asyncio.CancelledError):
+                await task
         parts.close()
 
     app = FastAPI(
@@ -63,7 +66,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         ("GET", "/v1/jobs/{job}"): (jobs.read_usual, "job"),
     }
     app.add_middleware(Shortcut, parts=parts, routes=usual, handlers=app.exception_handlers)
-    app.add_middleware(BodyLimit, limit=settings.max_json_bytes)
+    app.add_middleware(Admission, parts=parts, routes=_guarded(), handlers=app.exception_handlers)
     app.add_middleware(Conditional, prefix="/v1/")
     app.add_middleware(Head)
     app.add_middleware(Observe, latency=metrics.latency(parts.metrics), unexpected=failures.unexpected)
@@ -75,26 +78,36 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     return app
 
 
+# A request is held against one route after the other: what is asked most comes first.
+ROUTERS = (
+    deletions.router,
+    jobs.polled,
+    jobs.router,
+    catalog.router,
+    datasets.router,
+    models.router,
+    aliases.router,
+    versions.router,
+    audits.router,
+    compliance.router,
+    webhooks.router,
+    api_keys.router,
+    log_api.router,
+)
+
+
 @cache
 def _routes() -> Sequence[BaseRoute]:
     """What is served under `/v1`. Once a process: who includes a router reads the signatures of its endpoints anew."""
-    nouns = (
-        catalog,
-        datasets,
-        models,
-        aliases,
-        versions,
-        audits,
-        compliance,
-        webhooks,
-        api_keys,
-        log_api,
-    )
     served = APIRouter(generate_unique_id_function=contract.operation_id)
-    # A request is held against one route after the other: what is asked most comes first.
-    for router in (deletions.router, jobs.polled, jobs.router, *(noun.router for noun in nouns)):
+    for router in ROUTERS:
         served.include_router(router, prefix="/v1", dependencies=[Depends(known_query)])
     return served.routes
+
+
+@cache
+def _guarded() -> Routes:
+    return Routes(ROUTERS, "/v1")
 
 
 def _docs(request: Request) -> str:

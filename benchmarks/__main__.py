@@ -19,6 +19,7 @@ from benchmarks import (
     attack,
     audits,
     canaries,
+    door,
     download,
     economy,
     lists,
@@ -52,6 +53,7 @@ ALL: dict[str, Callable[[], dict[str, object]]] = {
     "status_polls": posting.status_polls,
     "accept_100k_ids": posting.accept_100k_ids,
     "pages": lists.pages,
+    "hostile_connections": door.hostile_connections,
 }
 
 

@@ -1,7 +1,7 @@
 """How the client calls: retries, idempotency keys, pages, streamed files and events. On httpx, synchronous.
 
-A call is tried again when the connection fails and on 429, 502, 503 and 504, after `Retry-After` or else after twice
-as long as before. That is safe because GET, PUT and DELETE may be repeated, and because every POST carries one
+A call is tried again when the connection fails and on 408, 429, 502, 503 and 504, after `Retry-After` or else after
+twice as long as before. That is safe because GET, PUT and DELETE may be repeated, and because every POST carries one
 Idempotency-Key through all of its tries: the service replays the reply of the one that was committed.
 """
 
@@ -24,7 +24,7 @@ import httpx
 from lethe.errors import LetheError, ProblemError, TransferError, UnreachableError
 from lethe.types import Json
 
-AGAIN = frozenset({429, 502, 503, 504})
+AGAIN = frozenset({408, 429, 502, 503, 504})
 LONGEST_PAUSE = 60.0  # seconds
 CHUNK = 2**20
 Bytes = Callable[[int, int], None]  # progress of a file: bytes there, bytes in all
@@ -174,11 +174,17 @@ class Transport:
     @contextmanager
     def events(self, path: str, after: int) -> Iterator[Iterator[tuple[int, str, Json] | None]]:
         """Server-sent events from after number `after`: (number, kind, data), and None for a sign of life."""
-        with self._http.stream("GET", path, headers={"Last-Event-ID": str(after)}) as response:
-            if not response.is_success:
-                response.read()
-                checked(response)
-            yield _parse(response.iter_lines())
+        attempts = Attempts(self._retries)
+        while True:
+            with self._http.stream("GET", path, headers={"Last-Event-ID": str(after)}) as response:
+                if response.status_code in AGAIN and attempts.left:
+                    attempts.put_off(response)
+                    continue
+                if not response.is_success:
+                    response.read()
+                    checked(response)
+                yield _parse(response.iter_lines())
+                return
 
 
 class Attempts:

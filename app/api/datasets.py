@@ -10,7 +10,18 @@ from fastapi.responses import JSONResponse
 from sqlalchemy import select
 from starlette.concurrency import run_in_threadpool
 
-from app.api.http.deps import BY_METHOD, CallerDep, IdempotentDep, PagerDep, PartsDep, Read, Write, accepted, problems
+from app.api.http.deps import (
+    BY_METHOD,
+    ONE_TRANSFER,
+    CallerDep,
+    IdempotentDep,
+    PagerDep,
+    PartsDep,
+    Read,
+    Write,
+    accepted,
+    problems,
+)
 from app.api.http.paging import Created, Page, matching
 from app.api.http.patterns import id_pattern
 from app.api.http.transfer import ANY_SIZE, receive
@@ -108,8 +119,9 @@ def list_samples(
     "/{dataset}/content",
     status_code=202,
     response_model=DatasetOut,
-    responses=problems(403, 404, 409, 413, 415),
+    responses=problems(403, 404, 409, 415, 507),
     max_body_size=ANY_SIZE,
+    dependencies=[ONE_TRANSFER],
     openapi_extra={
         "requestBody": {
             "required": True,
@@ -158,7 +170,7 @@ async def put_content(dataset: DatasetId, request: Request, who: CallerDep, held
             return show(row, datasets.accept_content(session, row, stored))
 
     class_names = await run_in_threadpool(ready)
-    context, writer = await receive(request, held.blobs, held.settings.max_upload_bytes)
+    context, writer = await receive(request, held.blobs, held.settings, who.tenant_id)
     try:
         body = await run_in_threadpool(keep, writer, class_names)
     finally:

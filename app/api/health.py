@@ -8,7 +8,7 @@ from fastapi import APIRouter
 from fastapi.responses import Response
 from prometheus_client import CONTENT_TYPE_LATEST
 
-from app.api.http.deps import PartsDep
+from app.api.http.deps import Parts, PartsDep
 from app.api.schemas import Readiness
 from app.core.errors import Unavailable
 from app.jobs import routing
@@ -19,7 +19,7 @@ MOST_NAMED = 5
 
 
 @router.get("/healthz")
-def live() -> dict[str, str]:
+async def live() -> dict[str, str]:
     return {"status": "ok"}
 
 
@@ -46,6 +46,9 @@ def ready(held: PartsDep) -> Readiness:
             f"{count} wait for {routing.wanted(kind, device)}" for kind, device, count in unserved[:MOST_NAMED]
         ]
     degraded += [fault.words for fault in (broker, storage) if fault is not None]
+    if storage is None and (left := _left(held)) < 0:
+        short = -(left // 2**20)
+        degraded.append(f"the disk is {short} MiB short of its reserve and the uploads under way: others are refused")
     return Readiness(
         status="starting" if starting and len(degraded) == 1 else "degraded" if degraded else "ready",
         database="ok",
@@ -64,3 +67,9 @@ def ready(held: PartsDep) -> Readiness:
 def read_metrics(held: PartsDep) -> Response:
     """Prometheus: jobs, queue age, deadlines, verdicts, stage seconds, workers. Names no tenant and no sample."""
     return Response(metrics.exposition(held.metrics), media_type=CONTENT_TYPE_LATEST)
+
+
+def _left(held: Parts) -> int:
+    """Bytes of the disk beside its reserve and what uploads claim; below 0 these are too many."""
+    space = held.blobs.space()
+    return space.free - space.claimed - held.settings.disk_reserve_bytes

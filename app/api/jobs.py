@@ -16,6 +16,7 @@ from app import jobs
 from app.api.http.conditional import IfMatchDep
 from app.api.http.deps import (
     BY_METHOD,
+    ONE_STREAM,
     CallerDep,
     IdempotentDep,
     IfNoneMatch,
@@ -185,17 +186,26 @@ def ended(job: JobId, who: CallerDep, held: PartsDep) -> bool:
         return find(session, who.tenant_id, job).state in TERMINAL_JOBS
 
 
-@router.get("/{job}/events", response_class=EventSourceResponse, responses=problems(403, 404))
+@router.get(
+    "/{job}/events", response_class=EventSourceResponse, responses=problems(403, 404), dependencies=[ONE_STREAM]
+)
 async def events(
     job: JobId,
     request: Request,
+    sent: ToRead,
     over: Annotated[bool, Depends(ended)],
     last_event_id: Annotated[int, Header(alias="Last-Event-ID", ge=0, lt=2**63)] = 0,
 ) -> AsyncIterator[ServerSentEvent]:
-    """Server-sent events of a job, from after `Last-Event-ID` to its end."""
+    """Server-sent events of a job, from after `Last-Event-ID` to its end.
+
+    A stream ends earlier when it is some minutes old, or when its key is no longer valid. Open it again with the id of
+    the last event.
+    """
     follower: Follower = request.app.state.follower
-    async with follower.subscribe(job, last_event_id) as queue:
+    async with follower.subscribe(job, last_event_id, token_of(sent)) as queue:
         while not (over and queue.empty()):
             event = await queue.get()
+            if event is None:
+                return
             yield ServerSentEvent(data=event.data, event=event.kind, id=str(event.number))
             over = event.data.get("state") in TERMINAL_JOBS  # a job that was tried again goes on after such an event

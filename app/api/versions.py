@@ -12,7 +12,18 @@ from starlette.concurrency import run_in_threadpool
 from app import events
 from app.api import jobs as job_api
 from app.api.http import audit_replies
-from app.api.http.deps import BY_METHOD, CallerDep, IdempotentDep, PagerDep, PartsDep, Read, Write, accepted, problems
+from app.api.http.deps import (
+    BY_METHOD,
+    ONE_TRANSFER,
+    CallerDep,
+    IdempotentDep,
+    PagerDep,
+    PartsDep,
+    Read,
+    Write,
+    accepted,
+    problems,
+)
 from app.api.http.paging import Created, Page, matching
 from app.api.http.transfer import ANY_SIZE, download, receive
 from app.api.models import ModelId
@@ -107,8 +118,9 @@ def read(model: ModelId, number: Number, who: CallerDep, session: Read) -> Versi
     "/{number}/checkpoint",
     status_code=202,
     response_model=JobOut,
-    responses=problems(403, 404, 409, 413, 415),
+    responses=problems(403, 404, 409, 415, 507),
     max_body_size=ANY_SIZE,
+    dependencies=[ONE_TRANSFER],
     openapi_extra={
         "requestBody": {
             "required": True,
@@ -148,7 +160,7 @@ async def put_checkpoint(
             return job_api.show(session, job)
 
     digest = await run_in_threadpool(ready)
-    context, writer = await receive(request, held.blobs, held.settings.max_upload_bytes)
+    context, writer = await receive(request, held.blobs, held.settings, who.tenant_id)
     try:
         body = await run_in_threadpool(keep, writer, digest)
     finally:
@@ -165,7 +177,9 @@ CHECKPOINT_RESPONSES: dict[int | str, dict[str, Any]] = {
 
 
 @router.head("/{number}/checkpoint", include_in_schema=False)
-@router.get("/{number}/checkpoint", response_class=Response, responses=CHECKPOINT_RESPONSES)
+@router.get(
+    "/{number}/checkpoint", response_class=Response, responses=CHECKPOINT_RESPONSES, dependencies=[ONE_TRANSFER]
+)
 def get_checkpoint(
     model: ModelId,
     number: Number,

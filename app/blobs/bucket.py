@@ -24,6 +24,7 @@ from app.blobs.folder import (
     BlobCorruptError,
     BlobMissingError,
     Folder,
+    Space,
     StorageUnavailableError,
     Stored,
     Writer,
@@ -80,8 +81,11 @@ class Bucket:
 
     # -- in ----------------------------------------------------------------------------------------
 
-    def writer(self) -> AbstractContextManager[Writer]:
-        return self._copies.writer(self._upload)
+    def space(self, owner: str = "") -> Space:
+        return self._copies.space(owner)
+
+    def writer(self, expected: int = 0, owner: str = "") -> AbstractContextManager[Writer]:
+        return self._copies.writer(expected, owner, self._upload)
 
     def put(self, data: bytes) -> Stored:
         with self.writer() as writer:

@@ -12,6 +12,7 @@ import math
 import os
 import secrets
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from typing import BinaryIO
 from app.core.config import private_folder
 
 CHUNK = 2**20
+SILENT = 600.0  # seconds after which a writer that writes nothing is taken for dead
 OF_RUST = "(os error "
 
 
@@ -44,6 +46,15 @@ class StorageRefusedError(StorageUnavailableError):
 class Stored:
     digest: str
     size: int
+
+
+@dataclass(frozen=True)
+class Space:
+    """Bytes of a disk: free ones, and those of them that writers under way, all or of one owner, claim."""
+
+    free: int
+    claimed: int
+    own: int
 
 
 @contextmanager
@@ -79,15 +90,33 @@ def _refused(reason: str, number: int | None = None) -> StorageUnavailableError:
 
 
 class Writer:
-    """Bytes on their way in: hashed as they are written, visible only once `commit` has kept them."""
+    """Bytes on their way in: hashed as they are written, visible only once `commit` has kept them.
 
-    def __init__(self, folder: Path, keep: Callable[[Path, str], None]) -> None:
-        self._path = folder / f"{int(time.time())}-{secrets.token_hex(8)}.part"
+    The file is as long as the bytes that are expected. What it does not have yet of them is its claim, and its name
+    says whose claim that is (`Folder.space`).
+    """
+
+    def __init__(self, folder: Path, keep: Callable[[Path, str], None], expected: int = 0, owner: str = "") -> None:
+        self._path = folder / f"{int(time.time())}-{owner}-{secrets.token_hex(8)}.part"
         with touching():
             self._file = self._path.open("xb")
         self._hash = hashlib.sha256()
         self._keep = keep
-        self.size = 0
+        self.size = self.expected = 0
+        if expected:
+            self.expect(expected)
+
+    def expect(self, size: int) -> None:
+        """Claim room for that number of bytes in all."""
+        with touching():
+            os.truncate(self._file.fileno(), size)
+        self.expected = size
+
+    def _finish(self) -> None:
+        with touching():
+            self._file.flush()
+        if self.expected > self.size:
+            self.expect(self.size)
 
     def write(self, data: bytes) -> None:
         with touching():
@@ -97,9 +126,8 @@ class Writer:
 
     @property
     def path(self) -> Path:
-        """The temporary file, flushed: for checks that must read it before it is kept."""
-        with touching():
-            self._file.flush()
+        """The temporary file, whole: for checks that must read it before it is kept."""
+        self._finish()
         return self._path
 
     @property
@@ -108,8 +136,8 @@ class Writer:
         return f"sha256:{self._hash.hexdigest()}"
 
     def commit(self) -> Stored:
+        self._finish()
         with touching():
-            self._file.flush()
             os.fsync(self._file.fileno())
             self._file.close()
             self._keep(self._path, self.digest)
@@ -158,11 +186,22 @@ class Folder:
     def place(self, digest: str) -> Path:
         return self._root / relative_name(digest)
 
+    def space(self, owner: str = "") -> Space:
+        with touching():
+            disk = os.statvfs(self._parts)
+            claims = Counter[str]()
+            with os.scandir(self._parts) as found:
+                for entry in found:
+                    claims[entry.name.partition("-")[2].partition("-")[0]] += _missing(entry)
+        return Space(disk.f_bavail * disk.f_frsize, claims.total(), claims[owner])
+
     @contextmanager
-    def writer(self, keep: Callable[[Path, str], None] | None = None) -> Iterator[Writer]:
+    def writer(
+        self, expected: int = 0, owner: str = "", keep: Callable[[Path, str], None] | None = None
+    ) -> Iterator[Writer]:
         """A writer that is aborted unless the block commits it. `keep` takes its file and digest, instead of
         this folder."""
-        writer = Writer(self._parts, keep or self._rename)
+        writer = Writer(self._parts, keep or self._rename, expected, owner)
         try:
             yield writer
         finally:
@@ -283,6 +322,15 @@ class Folder:
     def sweep_copies(self) -> int:
         """A folder has no copies."""
         return 0
+
+
+def _missing(entry: os.DirEntry[str]) -> int:
+    """Bytes that the writer of a file still expects; none where it has died."""
+    try:
+        found = entry.stat()
+    except FileNotFoundError:  # it has just ended
+        return 0
+    return max(0, found.st_size - 512 * found.st_blocks) if time.time() - found.st_mtime < SILENT else 0
 
 
 def stored_at(path: Path) -> float:

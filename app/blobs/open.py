@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Protocol
 
-from app.blobs.folder import Folder, Stored, Writer
+from app.blobs.folder import Folder, Space, Stored, Writer
 from app.core.config import Settings
 
 
@@ -21,8 +21,12 @@ class Blobs(Protocol):
         """Write, read and remove a little, for readiness. Raises StorageUnavailableError; of what only a person can
         mend, StorageRefusedError."""
 
-    def writer(self) -> AbstractContextManager[Writer]:
-        """A writer that is aborted unless the block commits it."""
+    def space(self, owner: str = "") -> Space:
+        """Of this machine's disk; writers of every process count."""
+
+    def writer(self, expected: int = 0, owner: str = "") -> AbstractContextManager[Writer]:
+        """A writer that is aborted unless the block commits it. It claims room for the expected bytes. `owner`: a
+        tenant."""
 
     def put(self, data: bytes) -> Stored: ...
 

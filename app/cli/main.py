@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import resource
 import signal
 import sys
 import threading
@@ -22,6 +23,7 @@ from app.operations import parent_watch
 from lethe.cli.common import PASSED_ON, die
 
 cli = typer.Typer()
+MOST_FILES = 65_536  # of the API: connections above all
 
 
 def _check_schema() -> None:
@@ -80,17 +82,28 @@ def api(fd: Annotated[int, typer.Option(hidden=True)] = -1) -> None:
     logs.configure("api", read_settings().log_format)
     _check_schema()
     settings = read_settings()
+    _allow_files()
     uvicorn.run(
         "app.main:create_app",
         factory=True,
         host=settings.host,
         port=settings.port,
         fd=None if fd < 0 else fd,
+        http="app.api.http.connections:Connection",
+        ws="none",
         log_config=None,
         access_log=False,
         timeout_graceful_shutdown=3,
         server_header=False,
     )
+
+
+def _allow_files() -> None:
+    """Let this process open as many files, and so connections, as the system allows."""
+    now, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = MOST_FILES if most == resource.RLIM_INFINITY else min(most, MOST_FILES)
+    if 0 <= now < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, most))
 
 
 @cli.command()

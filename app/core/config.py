@@ -110,6 +110,22 @@ class Settings(BaseSettings):
 
     max_json_bytes: int = Field(32 * 2**20, ge=1024)
     max_upload_bytes: int = Field(16 * 2**30, ge=1024)
+    max_held_bytes: int = Field(
+        256 * 2**20, ge=1024, description="bodies of calls under way, which are in memory, of one API process"
+    )
+    max_connections: int = Field(
+        2000, ge=1, description="of one API process; fewer where the system lets it open fewer files"
+    )
+    head_seconds: float = Field(10.0, gt=0, description="in which a request's headers must have come")
+    body_seconds: float = Field(
+        30.0, gt=0, description="silence after which a body, or a reader of a reply, is given up"
+    )
+    max_transfers: int = Field(64, ge=1, description="uploads and downloads at once, of one API process")
+    max_event_streams: int = Field(1000, ge=1, description="at once, of one API process")
+    event_stream_seconds: float = Field(900.0, gt=0, description="age at which a stream ends; its client continues")
+    key_calls_per_second: float = Field(0.0, ge=0, description="of one key to one API process; 0: no limit")
+    tenant_calls_per_second: float = Field(0.0, ge=0, description="of one tenant to one API process; 0: no limit")
+    disk_reserve_bytes: int = Field(2**30, ge=0, description="free space that uploads leave on the disk of data_dir")
 
     crash_at: str = Field("", description="fault tests: SIGKILL this process at the named point, or `stop:` it there")
 

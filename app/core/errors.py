@@ -4,6 +4,7 @@
     ├── NotFound               404  absent, or another tenant's: the two answer alike
     ├── Unauthorized           401
     ├── Forbidden              403
+    ├── RequestTimeout         408  the body did not come, or not fast enough
     ├── Conflict               409  the state does not allow it
     ├── Gone                   410  was here, is purged
     ├── PreconditionFailed     412  If-Match names another state of it
@@ -11,7 +12,10 @@
     ├── UnsupportedMedia       415
     ├── Unprocessable          422  the body is well-formed JSON that cannot be accepted
     ├── RangeNotSatisfiable    416
-    └── Unavailable            503
+    ├── TooManyRequests        429  more at once, or more often, than a key or a tenant may
+    ├── HeadTooLarge           431
+    ├── Unavailable            503
+    └── InsufficientStorage    507
 
 A problem document names fields and positions; it never repeats a sample id or any other value sent.
 """
@@ -79,6 +83,13 @@ class Forbidden(AppError):
     status, kind, title = 403, "forbidden", "The API key may not do this"
 
 
+class RequestTimeout(AppError):
+    status, kind, title = 408, "body-timeout", "The body did not come in time"
+
+    def __init__(self, detail: str) -> None:
+        super().__init__(detail, headers={"Connection": "close"})
+
+
 class Conflict(AppError):
     status, kind, title = 409, "conflict", "The present state does not allow this"
 
@@ -107,8 +118,20 @@ class Unprocessable(AppError):
     status, kind, title = 422, "invalid", "The request cannot be accepted as it is"
 
 
+class TooManyRequests(AppError):
+    status, kind, title = 429, "too-many-requests", "More calls than allowed"
+
+
+class HeadTooLarge(AppError):
+    status, kind, title = 431, "head-too-large", "The headers are larger than allowed"
+
+
 class Unavailable(AppError):
     status, kind, title = 503, "unavailable", "Not available at present"
+
+
+class InsufficientStorage(AppError):
+    status, kind, title = 507, "storage-full", "Not enough room on the disk"
 
 
 class SupersededError(Exception):

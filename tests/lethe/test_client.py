@@ -107,7 +107,7 @@ def test_it_gives_up_after_so_many_tries_and_says_why(pauses: list[float]) -> No
     assert all(0.75 * low <= pause <= 1.25 * low for pause, low in zip(pauses, (0.25, 0.5, 1.0), strict=True))
 
 
-@pytest.mark.parametrize("status", [429, 502, 503, 504])
+@pytest.mark.parametrize("status", [408, 429, 502, 503, 504])
 def test_a_busy_service_is_asked_again_after_the_time_it_names(status: int, pauses: list[float]) -> None:
     replies = iter([(status, {"Retry-After": "7"}), (status, {}), (200, {})])
 
@@ -415,6 +415,18 @@ def test_events_are_taken_up_after_a_dropped_stream() -> None:
         assert lethe.jobs.wait(JOB, progress=seen.append)["state"] == "succeeded"
     assert stream.after == ["0", "4"]
     assert [data.get("fraction") for data in seen] == [0.2, 0.7, None, 1.0]
+
+
+def test_a_stream_that_is_one_too_many_is_opened_again_after_the_time_it_names(pauses: list[float]) -> None:
+    stream, refusals = Stream([event(1, state="succeeded")], states=["succeeded"]), iter([429, 503])
+
+    def busy(request: httpx.Request) -> httpx.Response:
+        status = next(refusals, None) if request.url.path.endswith("/events") else None
+        return stream(request) if status is None else httpx.Response(status, headers={"Retry-After": "3"})
+
+    with client(busy) as lethe:
+        assert [data["state"] for data in lethe.jobs.follow(JOB)] == ["succeeded"]
+    assert pauses == [3.0, 3.0]
 
 
 def test_a_job_that_was_tried_again_is_followed_to_its_last_end() -> None:

@@ -6,7 +6,7 @@ Transactions end before the reply leaves (scope `function`): a 202 that the clie
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 from typing import Annotated, Any
 
 from fastapi import Depends, Header, Query, Request, Security
@@ -19,9 +19,11 @@ from sqlalchemy.orm import Session
 
 from app.api.http.group_commit import Grouped
 from app.api.http.intake import Intake, Posted
+from app.api.http.known_keys import KnownKeys
 from app.api.http.paging import Pager
 from app.api.http.patterns import IDEMPOTENCY_KEY
 from app.api.http.replies import Reply, fingerprint, replayed, require_same_body
+from app.api.http.rooms import Rates, Room
 from app.api.http.status_polls import Poll, Polls
 from app.blobs.open import open_blobs
 from app.core import db, keys, logs
@@ -57,10 +59,16 @@ class Parts:
             heaviest=HEAVIEST_GROUP,
         )
         self.polls: Grouped[Poll, Reply] = Grouped("polls", Polls(self.database))
+        self.known = KnownKeys(self.database)
+        self.rates = Rates(settings.key_calls_per_second, settings.tenant_calls_per_second)
+        self.bodies = Room("bytes of bodies", settings.max_held_bytes, least=settings.max_json_bytes)
+        self.transfers = Room("uploads and downloads", settings.max_transfers)
+        self.streams = Room("event streams", settings.max_event_streams)
 
     def close(self) -> None:
         self.intake.close()
         self.polls.close()
+        self.known.close()
         self.database.close()
 
 
@@ -104,6 +112,20 @@ def caller(held: PartsDep, credentials: Credentials) -> Caller:
 
 
 CallerDep = Annotated[Caller, Depends(caller)]
+
+
+async def _one_transfer(held: PartsDep, who: CallerDep) -> AsyncIterator[None]:
+    with held.transfers.taken(who):
+        yield
+
+
+async def _one_stream(held: PartsDep, who: CallerDep) -> AsyncIterator[None]:
+    with held.streams.taken(who):
+        yield
+
+
+ONE_TRANSFER = Depends(_one_transfer)  # counts the call as an upload or a download until its reply has been sent
+ONE_STREAM = Depends(_one_stream)
 
 
 async def known_query(request: Request) -> None:
@@ -261,7 +283,10 @@ def accepted(location: str) -> dict[str, str]:
     return {"Location": location, "Retry-After": "1"}
 
 
+ANY = (401, 408, 413, 422, 429, 503)
+
+
 def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """OpenAPI `responses` for problem documents; every operation may answer 401, 413, 422 and 503 besides."""
+    """OpenAPI `responses` for problem documents; every operation may answer these besides."""
     content = {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}}
-    return {code: {"description": "a problem document", "content": content} for code in (401, 413, 422, 503, *statuses)}
+    return {code: {"description": "a problem document", "content": content} for code in (*ANY, *statuses)}

@@ -1,11 +1,16 @@
-"""One task reads new job events for everybody who follows one; nobody holds a thread or a session while waiting."""
+"""One task reads new job events for everybody who follows one; nobody holds a thread or a session while waiting.
+
+It also ends streams: those that are old enough, whose clients continue by `Last-Event-ID`, and those whose key is no
+longer valid.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections import defaultdict
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +18,7 @@ from typing import Any
 from sqlalchemy import select
 from starlette.concurrency import run_in_threadpool
 
+from app.core import keys
 from app.core.db import Database
 from app.core.tables import JobEvent
 
@@ -27,36 +33,41 @@ class Event:
     data: dict[str, Any]
 
 
-class Follower:
-    """The broadcaster: per job one position, per subscriber one queue."""
+Events = asyncio.Queue[Event | None]
+"""What a subscriber gets; None is the end of the stream."""
+CHECK_SECONDS = 20.0  # between two looks at the keys of streams
 
-    def __init__(self, database: Database, poll_seconds: float = 0.2) -> None:
+
+class Follower:
+    """The broadcaster: per job one position, per subscriber one queue. `oldest`: seconds after which a stream ends."""
+
+    def __init__(
+        self, database: Database, oldest: float, poll_seconds: float = 0.2, check_seconds: float = CHECK_SECONDS
+    ) -> None:
         self._database = database
-        self._poll = poll_seconds
-        self._queues: dict[str, list[asyncio.Queue[Event]]] = defaultdict(list)
+        self._poll, self._oldest, self._check = poll_seconds, oldest, check_seconds
+        self._followed: dict[str, list[_Stream]] = defaultdict(list)
         self._seen: dict[str, int] = {}
 
     @asynccontextmanager
-    async def subscribe(self, job_id: str, after: int) -> AsyncIterator[asyncio.Queue[Event]]:
-        """Events of `job_id` numbered above `after`: first what is stored, then what comes."""
-        queue: asyncio.Queue[Event] = asyncio.Queue()
+    async def subscribe(self, job_id: str, after: int, token: str) -> AsyncIterator[Events]:
+        """Events of `job_id` numbered above `after`: first what is stored, then what comes, while the key is valid."""
         stored = await run_in_threadpool(self._load, {job_id: after})
-        for event in stored:
-            queue.put_nowait(event)
-        last = max((event.number for event in stored), default=after)
+        stream = _Stream(token, after)
+        stream.put(stored)
         # A job is read from the position of its slowest subscriber; the others skip what they have had.
-        self._seen[job_id] = min(self._seen.get(job_id, last), last)
-        watch = _Skipping(queue, last)
-        self._queues[job_id].append(watch)
+        self._seen[job_id] = min(self._seen.get(job_id, stream.last), stream.last)
+        self._followed[job_id].append(stream)
         try:
-            yield queue
+            yield stream.events
         finally:
-            self._queues[job_id].remove(watch)
-            if not self._queues[job_id]:
-                del self._queues[job_id], self._seen[job_id]
+            self._followed[job_id].remove(stream)
+            if not self._followed[job_id]:
+                del self._followed[job_id], self._seen[job_id]
 
     async def run(self) -> None:
         """Poll for as long as the application lives."""
+        checked = time.monotonic()
         while True:
             await asyncio.sleep(self._poll)
             if not self._seen:
@@ -64,8 +75,22 @@ class Follower:
             try:
                 asked = dict(self._seen)
                 self._deliver(asked, await run_in_threadpool(self._load, asked))
+                if time.monotonic() - checked >= min(self._check, self._oldest):
+                    checked = time.monotonic()
+                    await self._end_some(checked)
             except Exception:
                 log.exception("reading job events failed; trying again")
+
+    async def _end_some(self, now: float) -> None:
+        streams = [stream for followers in self._followed.values() for stream in followers]
+        valid = await run_in_threadpool(self._valid, {stream.token for stream in streams})
+        for stream in streams:
+            if stream.token not in valid or now - stream.since >= self._oldest:
+                stream.events.put_nowait(None)
+
+    def _valid(self, tokens: set[str]) -> set[str]:
+        with self._database.read() as session:
+            return {token for token, who in keys.authenticate_many(session, tokens).items() if who is not None}
 
     def _deliver(self, asked: dict[str, int], found: list[Event]) -> None:
         """Hand out the events read after the positions `asked`. Jobs whose position a new subscriber has set back are
@@ -74,8 +99,8 @@ class Follower:
         for event in found:
             if event.job_id in unmoved:
                 self._seen[event.job_id] = event.number
-                for queue in self._queues[event.job_id]:
-                    queue.put_nowait(event)
+                for stream in self._followed[event.job_id]:
+                    stream.put([event])
 
     def _load(self, positions: dict[str, int]) -> list[Event]:
         with self._database.read() as session:
@@ -91,14 +116,17 @@ class Follower:
             ]
 
 
-class _Skipping(asyncio.Queue[Event]):
-    """Forwards to a subscriber's queue what is newer than it has had."""
+class _Stream:
+    """One subscriber: whose it is, since when, and the number of the last event that it has had."""
 
-    def __init__(self, target: asyncio.Queue[Event], last: int) -> None:
-        super().__init__()
-        self._target, self._last = target, last
+    def __init__(self, token: str, last: int) -> None:
+        self.token, self.last = token, last
+        self.since = time.monotonic()
+        self.events: Events = asyncio.Queue()
 
-    def put_nowait(self, event: Event) -> None:
-        if event.number > self._last:
-            self._last = event.number
-            self._target.put_nowait(event)
+    def put(self, events: Sequence[Event]) -> None:
+        """Hand over what is newer than it has had."""
+        for event in events:
+            if event.number > self.last:
+                self.last = event.number
+                self.events.put_nowait(event)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable, Mapping
 from difflib import get_close_matches
 from typing import Any
 
@@ -38,6 +39,15 @@ def unexpected(error: Exception) -> Response:
     return problem(AppError("An unexpected error; it is in the service's log."))
 
 
+def reply(error: Exception, request: Request, handlers: Mapping[Any, Callable[[Any, Any], Any]]) -> Response:
+    """What the handler of its kind says. Raises `error` where there is none: `Observe` answers it."""
+    handle = next((handlers[kind] for kind in type(error).__mro__ if kind in handlers), None)
+    if handle is None:
+        raise error
+    response: Response = handle(request, error)
+    return response
+
+
 def install(app: FastAPI) -> None:
     @app.exception_handler(AppError)
     def _app_error(_: Request, error: AppError) -> Response:
@@ -69,6 +79,8 @@ def install(app: FastAPI) -> None:
     def _http(request: Request, error: HTTPException) -> Response:
         if isinstance(error.__cause__, ClientDisconnect):  # as FastAPI wraps it
             return _hung_up(request, error)
+        if isinstance(error.__cause__, AppError):  # of a body that was refused while it came
+            return problem(error.__cause__)
         if error.status_code == 400:  # FastAPI's word for a body that its JSON parser gave up on
             fault = {"in": "body", "pointer": "", "code": "json_invalid", "detail": str(error.detail)}
             return problem(Unprocessable("The request does not fit its schema.", kind="schema", errors=[fault]))

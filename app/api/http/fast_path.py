@@ -16,6 +16,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from app.api.http import failures
 from app.api.http.deps import Parts
 from app.api.http.patterns import IDEMPOTENCY_KEY, id_pattern
 
@@ -56,10 +57,7 @@ class Shortcut:
         try:
             response = await handler(request, self._parts, token, name)
         except Exception as error:
-            handle = next((self._handlers[kind] for kind in type(error).__mro__ if kind in self._handlers), None)
-            if handle is None:
-                raise
-            response = handle(request, error)
+            response = failures.reply(error, request, self._handlers)
         await response(scope, receive, send)
 
     def _find(self, scope: Scope) -> tuple[Handler, SimpleNamespace, str, HTTPAuthorizationCredentials] | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.api.http.limits import FILES
+from app.api.http.admission import FILES
 
 
 class Head:

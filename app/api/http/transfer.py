@@ -18,27 +18,41 @@ from starlette.types import Receive, Scope, Send
 from app.api.http.conditional import matches
 from app.blobs.folder import CHUNK, BlobMissingError, Folder, Writer
 from app.blobs.open import Blobs
-from app.core.errors import Gone, RangeNotSatisfiable, TooLarge, Unprocessable
+from app.core.config import Settings
+from app.core.errors import Gone, InsufficientStorage, RangeNotSatisfiable, TooLarge, Unprocessable
+
+TENANT_SHARE = 0.75  # of the free room, so that one upload does not take all of it
+AHEAD = 2**26  # bytes that are reserved at a time for a body of undeclared length
 
 
-async def receive(request: Request, blobs: Blobs, limit: int) -> tuple[AbstractContextManager[Writer], Writer]:
+async def receive(
+    request: Request, blobs: Blobs, settings: Settings, tenant_id: str
+) -> tuple[AbstractContextManager[Writer], Writer]:
     """Stream the body into a writer, 1 MiB at a time in the thread pool; memory stays flat.
 
-    The caller holds the returned context until the bytes are committed or refused.
+    The room for a body is reserved before it is read. The caller holds the returned context until the bytes are
+    committed or refused.
 
     Raises:
-        TooLarge: more than `limit` bytes came.
+        TooLarge: more than `max_upload_bytes` came, or were declared.
+        InsufficientStorage: the disk has no room for it beside the reserve and other uploads.
         Unprocessable: nothing came.
     """
-    context = blobs.writer()
+    declared, limit = request.headers.get("content-length", ""), settings.max_upload_bytes
+    length = int(declared) if declared.isdecimal() else None
+    _require_within(limit, length or 0)
+    context = blobs.writer(AHEAD if length is None else length, tenant_id)
     writer = await run_in_threadpool(context.__enter__)
     try:
+        await run_in_threadpool(_require_room, blobs, settings, tenant_id)
         pending = bytearray()
         async for piece in request.stream():
             pending += piece
-            if writer.size + len(pending) > limit:
-                raise TooLarge(f"The body is over {limit} bytes.")
+            _require_within(limit, writer.size + len(pending))
             if len(pending) >= CHUNK:
+                if writer.size + len(pending) > writer.expected:
+                    await run_in_threadpool(writer.expect, writer.expected + AHEAD)
+                    await run_in_threadpool(_require_room, blobs, settings, tenant_id)
                 await run_in_threadpool(writer.write, bytes(pending))
                 pending.clear()
         await run_in_threadpool(writer.write, bytes(pending))
@@ -48,6 +62,23 @@ async def receive(request: Request, blobs: Blobs, limit: int) -> tuple[AbstractC
         await run_in_threadpool(context.__exit__, None, None, None)
         raise
     return context, writer
+
+
+def _require_within(limit: int, size: int) -> None:
+    if size > limit:
+        raise TooLarge(f"The body is over {limit} bytes.")
+
+
+def _require_room(blobs: Blobs, settings: Settings, tenant_id: str) -> None:
+    """Refuse an upload, which has claimed its room, where that is too much."""
+    space = blobs.space(tenant_id)
+    free, wait = space.free - settings.disk_reserve_bytes, {"Retry-After": "60"}
+    if space.claimed > free:
+        full = "The disk has no room for this beside its reserve and other uploads. Send it again later."
+        raise InsufficientStorage(full, headers=wait)
+    if space.own > TENANT_SHARE * free:
+        share = "This tenant's uploads under way claim more than three quarters of the free room. Send it again later."
+        raise InsufficientStorage(share, headers=wait)
 
 
 ANY_SIZE = 2**62  # of a route's body: `receive` counts by itself, up to the limit of the settings
@@ -96,7 +127,15 @@ class FilePart(Response):
         self._file, self._start, self._stop = file, start, stop
         super().__init__(status_code=status, headers=headers, media_type=media_type)
 
-    async def __call__(self, _scope: Scope, _receive: Receive, send: Send) -> None:
+    async def __call__(self, _scope: Scope, receive: Receive, send: Send) -> None:
+        gone = asyncio.create_task(_hang_up(receive))
+        try:
+            await self._send(send, gone)
+        finally:
+            gone.cancel()
+
+    async def _send(self, send: Send, gone: asyncio.Task[None]) -> None:
+        """Until all is sent, or the client has gone: the server then takes bytes without an error and drops them."""
         with self._file:
             await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
             descriptor, at, turn = self._file.fileno(), self._start, TURN
@@ -112,8 +151,15 @@ class FilePart(Response):
                 if turn <= 0:
                     turn = TURN
                     await asyncio.sleep(0)
+                    if gone.done():
+                        return
             if self._start == self._stop:
                 await send({"type": "http.response.body", "body": b""})
+
+
+async def _hang_up(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
 
 
 def _in_memory(descriptor: int, at: int, size: int) -> memoryview | None:

@@ -246,7 +246,7 @@ def test_a_job_is_followed_live_to_its_end_and_a_dropped_stream_is_taken_up(trai
 
 def subscribed(trained: Trained, job: str, count: int) -> None:
     follower = trained.account.http.app.state.follower  # type: ignore[attr-defined]
-    eventually(lambda: len(follower._queues.get(job, ())) == count, "the streams to begin")
+    eventually(lambda: len(follower._followed.get(job, ())) == count, "the streams to begin")
 
 
 def test_a_job_that_was_tried_again_is_followed_to_its_last_end(trained: Trained) -> None:
@@ -283,8 +283,8 @@ def test_a_subscriber_that_comes_during_a_round_misses_nothing(shared: Trained) 
             return [events[n] for n in sorted(stored) if n in events and n > positions["job_x"]]
 
     async def play() -> list[int]:
-        follower = Fake(shared.account.database)
-        async with follower.subscribe("job_x", 10), follower.subscribe("job_x", 8) as late:
+        follower = Fake(shared.account.database, oldest=900.0)
+        async with follower.subscribe("job_x", 10, ""), follower.subscribe("job_x", 8, "") as late:
             stored.update(events)
             follower._deliver({"job_x": 10}, [events[11]])  # what the round that began before brings
             asked = dict(follower._seen)
