@@ -79,12 +79,14 @@ class Models(Collection[types.Model]):
         *,
         recipe: str | Choice | None = None,
         policy: Mapping[str, Any] | None = None,
+        input: Mapping[str, Any] | None = None,  # noqa: A002  its name in the API
         device: str | None = None,
     ) -> types.Model:
-        """A classifier on a dataset. Architecture and recipe: a name of the catalog, or one with parameters. device:
-        the label of the workers that may run its jobs."""
+        """A classifier on a dataset. Architecture and recipe: a name of the catalog, or one with parameters. input:
+        what its network sees of an image, or `{"torchvision": weights}`, `{"timm": config}` or `{"hugging_face":
+        {"config": …, "preprocessor": …}}`. device: the label of the workers that may run its jobs."""
         chosen = {"architecture": _choice(architecture), "recipe": _choice(recipe)}
-        return self._create(name=name, dataset=dataset, policy=policy, device=device, **chosen)
+        return self._create(name=name, dataset=dataset, policy=policy, input=input, device=device, **chosen)
 
     def set_policy(self, model: str, policy: Mapping[str, Any], *, if_match: str | None = None) -> types.Model:
         """Replace the policy; what is left out takes its default. if_match: the ETag of the model."""

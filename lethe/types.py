@@ -58,6 +58,7 @@ class Model(TypedDict):
     current_version: int | None
     device: str | None
     notes: list[str]
+    input: Json
     created_at: str
 
 

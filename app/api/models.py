@@ -37,6 +37,7 @@ def show(session: Session, model: Model) -> ModelOut:
         recipe=Choice(name=model.recipe, params=model.recipe_params),
         policy=policy,
         notes=models.notes(session, model, policy),
+        input=models.input_of(model),
         device=model.device,
         current_version=model.current_version,
         created_at=model.created_at,
@@ -58,6 +59,7 @@ def create(body: ModelCreate, who: CallerDep, session: Write, once: IdempotentDe
         architecture=body.architecture,
         recipe=body.recipe,
         policy=body.policy,
+        contract=body.input.contract(),
         device=body.device,
     )
     return once.reply(201, show(session, model), {"Location": f"/v1/models/{model.id}"})

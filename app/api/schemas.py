@@ -11,6 +11,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, field_validator, model_validator
 
 from app.api.http.patterns import DEVICE_LABEL, DIGEST, EVENT, NAME, SAMPLE_ID, URL, id_pattern
+from app.formats import preprocessing
+from app.formats.input_contract import InputContract
 from app.rules.deadlines import clock
 from app.rules.policy import Choice, Policy, choose, choose_probes
 
@@ -108,12 +110,52 @@ class SampleOut(BaseModel):
 # -- models ----------------------------------------------------------------------------------------
 
 
+class HuggingFaceInput(Body):
+    """Both documents as the library saved them."""
+
+    config: dict[str, Any] = Field(description="`config.json`")
+    preprocessor: dict[str, Any] = Field(description="`preprocessor_config.json`")
+
+
+class InputBody(InputContract):
+    """An input contract, or where to read one. What is sent beside a file takes the place of what the file says."""
+
+    timm: dict[str, Any] | None = Field(None, description="timm's `config.json`, or a `pretrained_cfg`")
+    hugging_face: HuggingFaceInput | None = None
+    torchvision: str | None = Field(
+        None, max_length=100, description="the name of published weights, such as `ResNet18_Weights.IMAGENET1K_V1`"
+    )
+
+    @model_validator(mode="after")
+    def _one_file(self) -> InputBody:
+        if sum(each is not None for each in (self.timm, self.hugging_face, self.torchvision)) > 1:
+            raise ValueError("send one of `timm`, `hugging_face` and `torchvision`")
+        self.contract()  # what it says must make one
+        return self
+
+    def contract(self) -> InputContract:
+        """The contract, with what a file says written out."""
+        read: dict[str, Any] = {}
+        if self.timm is not None:
+            read = preprocessing.from_timm(self.timm).model_dump()
+        elif self.hugging_face is not None:
+            files = self.hugging_face
+            read = preprocessing.from_hugging_face(files.config, files.preprocessor).model_dump()
+        elif self.torchvision is not None:
+            read = preprocessing.from_torchvision(self.torchvision).model_dump()
+        own = self.model_fields_set & InputContract.model_fields.keys()
+        return InputContract.model_validate({**read, **self.model_dump(include=set(own))})
+
+
 class ModelCreate(Body):
     name: Name
     dataset: str = Field(pattern=id_pattern("dst"))
     architecture: Choice
     recipe: Choice = Field(default=Choice(name="sgd"), validate_default=True)
     policy: Policy = Field(default_factory=Policy)
+    input: InputBody = Field(
+        default_factory=InputBody, description="what the network sees of an image; absent: the image as it is"
+    )
     device: DeviceLabel | None = Field(None, description="only workers of this device label run its jobs; null: any")
 
     @field_validator("architecture")
@@ -135,6 +177,7 @@ class ModelOut(BaseModel):
     recipe: Choice
     policy: Policy
     notes: list[str] = Field(description="what this policy cannot do, said before it is needed")
+    input: InputContract
     device: str | None
     current_version: int | None
     created_at: Time

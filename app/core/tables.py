@@ -104,6 +104,21 @@ class Sample(Base):
     )
 
 
+class DatasetCopy(Base):
+    """What an input contract makes of a dataset's pixels: resized, cropped, in grey. Models of one geometry share it.
+
+    `digest` is that of a .npy blob as the dataset's own; it is rewritten, and goes, with the dataset's pixels.
+    """
+
+    __tablename__ = "dataset_copies"
+    dataset_id: Mapped[str] = mapped_column(ForeignKey("datasets.id"), primary_key=True)
+    name: Mapped[str] = mapped_column(String(64), primary_key=True)  # `InputContract.copy_of`
+    tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"))
+    digest: Mapped[str] = mapped_column(String(71))
+    shape: Mapped[list[Any]]  # [height, width, channels]
+    created_at: Mapped[datetime]
+
+
 class Suppression(Base):
     """What a tenant has erased and must not take in again: a keyed digest (`app.datasets.suppression`)."""
 
@@ -126,6 +141,7 @@ class Model(Base):
     recipe: Mapped[str] = mapped_column(String(60))
     recipe_params: Mapped[dict[str, Any]]
     policy: Mapped[dict[str, Any]]
+    input: Mapped[dict[str, Any] | None]  # its input contract; none: images as they are
     device: Mapped[str | None] = mapped_column(String(40))  # label of the workers that its jobs need; none: any
     current_version: Mapped[int | None] = mapped_column(Integer)
     requested: Mapped[bytes] = mapped_column(LargeBinary, default=b"", deferred=True)

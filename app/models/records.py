@@ -15,6 +15,7 @@ from app.core.ids import new_id
 from app.core.tables import Dataset, DeletionRequest, Job, Model
 from app.datasets import canaries
 from app.datasets import records as datasets
+from app.formats.input_contract import ContractError, InputContract
 from app.rules.policy import BatchRule, Choice, Policy
 from app.rules.states import JobKind, JobState
 
@@ -40,12 +41,15 @@ def register(
     architecture: Choice,
     recipe: Choice,
     policy: Policy,
+    contract: InputContract | None = None,
     device: str | None = None,
 ) -> Model:
     dataset = datasets.get(session, tenant_id, dataset_id)
     if dataset.carried_for is not None:
         raise Conflict("This dataset is carried for one model, and goes with its deletion.", kind="carried-dataset")
     require_possible(dataset, policy)
+    contract = contract or InputContract()
+    require_fits(dataset, contract)
     model = Model(
         id=new_id("mdl"),
         tenant_id=tenant_id,
@@ -56,6 +60,7 @@ def register(
         recipe=recipe.name,
         recipe_params=recipe.params,
         policy=policy.model_dump(),
+        input=None if contract == InputContract() else contract.model_dump(mode="json"),
         device=device,
         created_at=db.now(session),
     )
@@ -65,12 +70,35 @@ def register(
     return model
 
 
+def input_of(model: Model) -> InputContract:
+    """The model's input contract; of a model of before there were contracts, that of images as they are."""
+    return InputContract.model_validate(model.input or {})
+
+
+def require_fits(dataset: Dataset, contract: InputContract) -> None:
+    """Refuse a contract that cannot be of a network for the dataset. Of one that is not ready, its jobs say so.
+
+    Raises:
+        Unprocessable: says what does not fit.
+    """
+    if dataset.state != "ready" or dataset.shape is None:
+        return
+    try:
+        contract.pixels_of(dataset.shape)
+        contract.order(dataset.class_names, dataset.class_count)
+    except ContractError as error:
+        raise Unprocessable(str(error), kind="input-contract") from None
+
+
 def family(model: Model) -> str:
-    """Names every reference pool that audits of this dataset, architecture and recipe may use."""
+    """Names every reference pool that audits of this dataset, architecture, recipe and input may use."""
     architecture = catalog.parse("architectures", model.architecture, model.architecture_params)
     recipe = catalog.parse("recipes", model.recipe, model.recipe_params)
     chosen = ((model.architecture, architecture), (model.recipe, recipe))
     parts = [model.dataset_id, *(f"{name}:{params.model_dump_json()}" for name, params in chosen)]
+    contract = input_of(model)
+    if not contract.plain:  # named only where there is one, so that pools of before still fit
+        parts.append(f"input:{contract.model_dump_json(exclude={'class_names'})}")
     return hashlib.sha256("\x00".join(parts).encode()).hexdigest()
 
 

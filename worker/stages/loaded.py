@@ -19,16 +19,19 @@ from app.core.positions import Positions, mask_of
 from app.core.tables import Dataset, Model
 from app.datasets import canaries
 from app.datasets import records as datasets
+from app.formats.input_contract import ContractError, InputContract
 from app.jobs import Claim
 from app.models import pools
 from app.models import records as models
 from app.rules.policy import Policy
 from engine import checkpoints, evaluation, places, references, seeding
+from engine.architectures import inputs
 from engine.data.samples import Samples
 from engine.errors import UnknownNameError
 from engine.recipes import Recipe
 from engine.references import ReferenceSignals
-from worker.runtime.run import Resources
+from worker.runtime.run import JobError, Resources
+from worker.stages import copies
 
 
 @dataclass(frozen=True)
@@ -85,6 +88,8 @@ class LoadedModel:
     canaries: Positions  # of both splits
     erased: Positions
     classes: int
+    contract: InputContract
+    order: list[int] | None  # by label the network's output; None: as they are
     architecture: tuple[str, Params]
     recipe: Recipe
     policy: Policy
@@ -96,16 +101,25 @@ class LoadedModel:
 
         Raises:
             UnknownNameError: this worker lacks a name of the model or of its policy.
+            JobError: the model's input contract does not fit the dataset.
+            SupersededError: samples were erased while its copy of the dataset was made.
         """
         with resources.database.read() as session:
             model = session.get_one(Model, claim.model_id)
             dataset = session.get_one(Dataset, claim.dataset_id)
             erased = mask_of(dataset.erased, dataset.sample_count)
             planted = canaries.planted(session, dataset)
-        if dataset.images is None:
-            data = LoadedDataset.empty(dataset.shape or (1, 1, 1), resources.device)
-        else:
-            data = LoadedDataset.load(resources, dataset.id, dataset.images)
+        contract = models.input_of(model)
+        shape = dataset.shape or (1, 1, 1)
+        try:
+            order = contract.order(dataset.class_names, dataset.class_count)
+            if dataset.images is None:
+                data = LoadedDataset.empty(contract.pixels_of(shape), resources.device)
+            else:
+                seen = copies.digest_of(resources, claim, dataset, dataset.images, contract)
+                data = LoadedDataset.load(resources, dataset.id, seen)
+        except ContractError as error:
+            raise JobError("input-contract", str(error)) from None
         held_out = np.flatnonzero(data.held & ~erased).astype(np.int64)
         people = np.setdiff1d(held_out, planted)
         architecture = places.parse("architectures", model.architecture, model.architecture_params)
@@ -120,6 +134,8 @@ class LoadedModel:
             canaries=planted,
             erased=np.flatnonzero(erased).astype(np.int64),
             classes=dataset.class_count,
+            contract=contract,
+            order=order,
             architecture=(model.architecture, architecture),
             recipe=Recipe(places.recipe(model.recipe), places.parse("recipes", model.recipe, model.recipe_params)),
             policy=_policy(model.policy),
@@ -130,7 +146,9 @@ class LoadedModel:
         """An untrained model of the architecture, on the CPU."""
         name, params = self.architecture
         channels, height, width = self.samples.shape
-        return places.architecture(name)(params, channels, self.classes, (height, width))
+        own = self.contract.channels_of(channels)
+        network = places.architecture(name)(params, own, self.classes, (height, width))
+        return inputs.attach(network, self.contract, channels, self.order)
 
     def fresh(self, seed: int) -> nn.Module:
         """An untrained model on the device, its weights drawn from `seed`."""
@@ -173,6 +191,7 @@ class LoadedModel:
             "architecture_params": params.model_dump_json(),
             "input": json.dumps({"shape": list(self.samples.shape), "range": [0, 1], "dtype": "float32"}),
             "classes": str(self.classes),
+            **({} if self.contract.plain else {"input_contract": self.contract.model_dump_json(exclude_none=True)}),
             "computed": json.dumps(seeding.arithmetic(self.resources.device, self.recipe.precision)),
         }
         checkpoints.save(model, path, metadata)

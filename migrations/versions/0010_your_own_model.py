@@ -1,0 +1,31 @@
+"""a model's own input: its contract, and the copies that contracts make of datasets"""
+
+import sqlalchemy as sa
+from alembic import op
+from sqlalchemy.dialects.postgresql import JSONB
+
+revision = "0010"
+down_revision = "0005"
+branch_labels = None
+depends_on = None
+
+JSON = sa.JSON().with_variant(JSONB(), "postgresql")
+
+
+def upgrade() -> None:
+    op.add_column("models", sa.Column("input", JSON, nullable=True))
+    op.create_table(
+        "dataset_copies",
+        sa.Column("dataset_id", sa.String(length=40), sa.ForeignKey("datasets.id"), nullable=False),
+        sa.Column("name", sa.String(length=64), nullable=False),
+        sa.Column("tenant_id", sa.String(length=40), sa.ForeignKey("tenants.id"), nullable=False),
+        sa.Column("digest", sa.String(length=71), nullable=False),
+        sa.Column("shape", JSON, nullable=False),
+        sa.Column("created_at", sa.DateTime(), nullable=False),
+        sa.PrimaryKeyConstraint("dataset_id", "name"),
+    )
+
+
+def downgrade() -> None:
+    op.drop_table("dataset_copies")
+    op.drop_column("models", "input")
