@@ -180,11 +180,16 @@ class Versions:
         file: Path,
         trained_on: Sequence[str] | Literal["train-split", "not-held"],
         *,
+        stated: Mapping[str, Any] | None = None,
         progress: Bytes | None = None,
     ) -> types.Job:
-        """Announce a safetensors file with the ids that it was trained on, and send it; the job takes it in."""
+        """Announce a safetensors file with the ids that it was trained on, and send it; the job takes it in. stated:
+        the `accuracy` that you measured on the holdout, or on `sample_ids`, or the `logits` of up to 256 of them; the
+        job refuses a checkpoint that does not agree within `tolerance`."""
         ids = trained_on if isinstance(trained_on, str) else list(trained_on)
-        body = {"digest": file_digest(file), "trained_on": ids}
+        body: dict[str, Any] = {"digest": file_digest(file), "trained_on": ids}
+        if stated is not None:
+            body["stated"] = dict(stated)
         made = cast("types.Version", self._calls.post(f"/v1/models/{model}/versions", body))
         return self.upload(model, made["number"], file, progress=progress)
 

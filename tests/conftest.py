@@ -190,8 +190,8 @@ def template(once: Once) -> Callable[[str], Template]:
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory: pytest.TempPathFactory, template: Callable[[str], Template]) -> Iterator[Trained]:
     """A copy on SQLite for the tests of one module that change nothing, or nothing that the others look at."""
+    folder = tmp_path_factory.mktemp("shared") / "data"  # first: pytest empties its folder when it is first asked for
     source = template("sqlite")
-    folder = tmp_path_factory.mktemp("shared") / "data"
     shutil.copytree(source.folder, folder)
     with open_account(Settings(data_dir=folder)) as account:
         yield Trained(account, source.dataset, source.model, source.ids)

@@ -11,8 +11,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, field_validator, model_validator
 
 from app.api.http.patterns import DEVICE_LABEL, DIGEST, EVENT, NAME, SAMPLE_ID, URL, id_pattern
-from app.formats import preprocessing
 from app.formats.input_contract import InputContract
+from app.formats.preprocessing import InputBody
 from app.rules.deadlines import clock
 from app.rules.policy import Choice, Policy, choose, choose_probes
 
@@ -108,43 +108,6 @@ class SampleOut(BaseModel):
 
 
 # -- models ----------------------------------------------------------------------------------------
-
-
-class HuggingFaceInput(Body):
-    """Both documents as the library saved them."""
-
-    config: dict[str, Any] = Field(description="`config.json`")
-    preprocessor: dict[str, Any] = Field(description="`preprocessor_config.json`")
-
-
-class InputBody(InputContract):
-    """An input contract, or where to read one. What is sent beside a file takes the place of what the file says."""
-
-    timm: dict[str, Any] | None = Field(None, description="timm's `config.json`, or a `pretrained_cfg`")
-    hugging_face: HuggingFaceInput | None = None
-    torchvision: str | None = Field(
-        None, max_length=100, description="the name of published weights, such as `ResNet18_Weights.IMAGENET1K_V1`"
-    )
-
-    @model_validator(mode="after")
-    def _one_file(self) -> InputBody:
-        if sum(each is not None for each in (self.timm, self.hugging_face, self.torchvision)) > 1:
-            raise ValueError("send one of `timm`, `hugging_face` and `torchvision`")
-        self.contract()  # what it says must make one
-        return self
-
-    def contract(self) -> InputContract:
-        """The contract, with what a file says written out."""
-        read: dict[str, Any] = {}
-        if self.timm is not None:
-            read = preprocessing.from_timm(self.timm).model_dump()
-        elif self.hugging_face is not None:
-            files = self.hugging_face
-            read = preprocessing.from_hugging_face(files.config, files.preprocessor).model_dump()
-        elif self.torchvision is not None:
-            read = preprocessing.from_torchvision(self.torchvision).model_dump()
-        own = self.model_fields_set & InputContract.model_fields.keys()
-        return InputContract.model_validate({**read, **self.model_dump(include=set(own))})
 
 
 class ModelCreate(Body):
@@ -249,6 +212,40 @@ class AliasOut(BaseModel):
     updated_at: Time
 
 
+Logits = Annotated[list[float], Field(min_length=2, max_length=10_000)]
+
+
+class Stated(Body):
+    """What the model's owner measured, on the holdout or on the samples named."""
+
+    accuracy: float | None = Field(None, ge=0, le=1, description="a fraction")
+    logits: Annotated[list[Logits], Field(min_length=1, max_length=256)] | None = Field(
+        None, description="of `sample_ids`, in their order; each row in the order of the network's own outputs"
+    )
+    sample_ids: Annotated[list[SampleId], Field(min_length=1, max_length=100_000)] | None = Field(
+        None, description="which samples; absent: the holdout"
+    )
+    tolerance: float | None = Field(
+        None,
+        gt=0,
+        le=1000,
+        description="largest difference that is agreement; absent: 0.005 of the accuracy, 0.01 of any logit",
+    )
+
+    @model_validator(mode="after")
+    def _one_measure(self) -> Stated:
+        if (self.accuracy is None) == (self.logits is None):
+            raise ValueError("send either `accuracy` or `logits`")
+        if self.logits is not None:
+            if len(self.sample_ids or ()) != len(self.logits):
+                raise ValueError("`logits` needs `sample_ids`, one for each row")
+            if len({len(row) for row in self.logits}) > 1:
+                raise ValueError("every row of `logits` must have one number for each class")
+        elif self.tolerance is not None and self.tolerance > 1:
+            raise ValueError("the `tolerance` of an accuracy is a fraction")
+        return self
+
+
 class VersionCreate(Body):
     digest: Digest = Field(description="sha256 of the safetensors file that will be sent")
     trained_on: (
@@ -256,6 +253,9 @@ class VersionCreate(Body):
     ) = Field(
         description="the ids that the checkpoint was trained on, or the dataset's whole train split, or `not-held` "
         "where the dataset is of source `external`"
+    )
+    stated: Stated | None = Field(
+        None, description="the import measures the same, and refuses a checkpoint that does not agree"
     )
 
 

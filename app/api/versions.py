@@ -7,21 +7,34 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Path, Query, Request
 from fastapi.responses import JSONResponse, Response
 from sqlalchemy import select
+from sqlalchemy.orm import Session
 from starlette.concurrency import run_in_threadpool
 
 from app import events
 from app.api import jobs as job_api
 from app.api.http import audit_replies
-from app.api.http.deps import BY_METHOD, CallerDep, IdempotentDep, PagerDep, PartsDep, Read, Write, accepted, problems
+from app.api.http.deps import (
+    BY_METHOD,
+    CallerDep,
+    IdempotentDep,
+    PagerDep,
+    Parts,
+    PartsDep,
+    Read,
+    Write,
+    accepted,
+    problems,
+)
 from app.api.http.paging import Created, Page, matching
 from app.api.http.transfer import ANY_SIZE, download, receive
 from app.api.models import ModelId
-from app.api.schemas import JobOut, Origin, VersionCreate, VersionOut
+from app.api.schemas import JobOut, Origin, Stated, VersionCreate, VersionOut
 from app.blobs import usage
 from app.blobs.folder import Writer
 from app.core import keys
 from app.core.errors import Conflict, Unprocessable, UnsupportedMedia
-from app.core.tables import Version
+from app.core.positions import mask_of
+from app.core.tables import Dataset, Model, Version
 from app.datasets import samples
 from app.datasets.records import get as get_dataset
 from app.datasets.records import is_held
@@ -93,8 +106,32 @@ def announce(
         positions = versions.train_split(session, dataset)
     else:
         positions = samples.resolve(session, held.settings, dataset, body.trained_on, "/trained_on")
-    version = imports.declare_import(session, row, body.digest, positions)
+    stated = _stated(session, held, row, dataset, body.stated) if body.stated else None
+    version = imports.declare_import(session, row, body.digest, positions, stated)
     return once.reply(201, show(version), {"Location": f"/v1/models/{row.id}/versions/{version.number}"})
+
+
+def _stated(session: Session, held: Parts, model: Model, dataset: Dataset, stated: Stated) -> dict[str, Any]:
+    """What was stated, by position instead of by id, and logits in the order of the dataset's labels."""
+    if not is_held(dataset):
+        raise Unprocessable("Nothing can be measured on data that are not held here; leave `stated` out.")
+    found = stated.model_dump(exclude={"sample_ids"}, exclude_none=True)
+    if stated.sample_ids is not None:
+        gone = mask_of(dataset.erased, dataset.sample_count)
+        positions = samples.resolve(
+            session, held.settings, dataset, stated.sample_ids, "/stated/sample_ids", gone, "erased"
+        )
+        found["positions"] = positions.tolist()
+    if stated.logits is not None:
+        if len(stated.logits[0]) != dataset.class_count:
+            raise Unprocessable(
+                f"Each row of `logits` has {len(stated.logits[0])} numbers, and the dataset has {dataset.class_count} "
+                "classes."
+            )
+        order = models.input_of(model).order(dataset.class_names, dataset.class_count)
+        if order is not None:
+            found["logits"] = [[row[output] for output in order] for row in stated.logits]
+    return found
 
 
 @router.get("/{number:noun}", responses=problems(403, 404))

@@ -177,6 +177,7 @@ class Version(Base):
     trained_count: Mapped[int | None] = mapped_column(Integer)  # none: on samples that are not held here
     class_counts: Mapped[list[Any]]  # training samples per class
     metrics: Mapped[dict[str, Any]]
+    stated: Mapped[dict[str, Any] | None] = mapped_column(deferred=True)  # of an import: what its owner measured
     job_id: Mapped[str | None] = mapped_column(ForeignKey("jobs.id"), unique=True)
     created_at: Mapped[datetime]
     purge_after: Mapped[datetime | None]

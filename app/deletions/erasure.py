@@ -13,7 +13,7 @@ from datetime import datetime, timedelta
 
 import numpy as np
 from sqlalchemy import Select, and_, delete, func, or_, select
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, undefer
 
 from app import events, jobs
 from app.blobs import usage
@@ -205,6 +205,7 @@ def swap(session: Session, settings: Settings, claim: Claim, work: Plan, rewritt
         row.digest, row.positions = digest, covered
     suppression.add(session, dataset.tenant_id, marks)
     _drop_derived(session, request)
+    _drop_stated(session, request, work.requested)
     _date_superseded(session, request)
 
 
@@ -302,6 +303,14 @@ def _drop_derived(session: Session, request: DeletionRequest) -> None:
             owed_to = session.get_one(DeletionRequest, request_id)
             if owed_to.fulfilled_at is None:
                 _owe(session, owed_to, f"{row.name}-artifact", f"the {row.name} file of a job was removed", row.digest)
+
+
+def _drop_stated(session: Session, request: DeletionRequest, positions: Positions) -> None:
+    """What the owners of announced checkpoints measured on the samples goes; their import says that it did."""
+    announced = select(Version).where(Version.model_id.in_(_models(request)), Version.origin == "imported")
+    for version in session.scalars(announced.options(undefer(Version.stated))):
+        if version.stated and np.isin(version.stated.get("positions", []), positions).any():
+            version.stated = {name: value for name, value in version.stated.items() if name != "logits"}
 
 
 def _date_superseded(session: Session, request: DeletionRequest) -> None:

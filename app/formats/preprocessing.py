@@ -9,7 +9,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from app.formats.input_contract import ContractError, Geometry, InputContract
 from app.formats.torchvision_weights import IMAGENET_MEAN, IMAGENET_STD, NORMALISED_OTHERWISE, SIZES
@@ -234,3 +234,45 @@ def _numbers(values: Any, count: int, what: str) -> list[int]:
 
 def _list(names: Sequence[str]) -> str:
     return ", ".join(f"`{name}`" for name in names[:8]) + (" …" if len(names) > 8 else "")
+
+
+# -- a body ----------------------------------------------------------------------------------------
+
+
+class HuggingFaceInput(BaseModel):
+    """Both documents as the library saved them."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    config: dict[str, Any] = Field(description="`config.json`")
+    preprocessor: dict[str, Any] = Field(description="`preprocessor_config.json`")
+
+
+class InputBody(InputContract):
+    """An input contract, or where to read one. What is sent beside a file takes the place of what the file says."""
+
+    timm: dict[str, Any] | None = Field(None, description="timm's `config.json`, or a `pretrained_cfg`")
+    hugging_face: HuggingFaceInput | None = None
+    torchvision: str | None = Field(
+        None, max_length=100, description="the name of published weights, such as `ResNet18_Weights.IMAGENET1K_V1`"
+    )
+
+    @model_validator(mode="after")
+    def _one_file(self) -> InputBody:
+        if sum(each is not None for each in (self.timm, self.hugging_face, self.torchvision)) > 1:
+            raise ValueError("send one of `timm`, `hugging_face` and `torchvision`")
+        self.contract()  # what it says must make one
+        return self
+
+    def contract(self) -> InputContract:
+        """The contract, with what a file says written out."""
+        read: dict[str, Any] = {}
+        if self.timm is not None:
+            read = from_timm(self.timm).model_dump()
+        elif self.hugging_face is not None:
+            files = self.hugging_face
+            read = from_hugging_face(files.config, files.preprocessor).model_dump()
+        elif self.torchvision is not None:
+            read = from_torchvision(self.torchvision).model_dump()
+        own = self.model_fields_set & InputContract.model_fields.keys()
+        return InputContract.model_validate({**read, **self.model_dump(include=set(own))})

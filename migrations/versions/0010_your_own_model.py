@@ -14,6 +14,7 @@ JSON = sa.JSON().with_variant(JSONB(), "postgresql")
 
 def upgrade() -> None:
     op.add_column("models", sa.Column("input", JSON, nullable=True))
+    op.add_column("versions", sa.Column("stated", JSON, nullable=True))
     op.create_table(
         "dataset_copies",
         sa.Column("dataset_id", sa.String(length=40), sa.ForeignKey("datasets.id"), nullable=False),
@@ -28,4 +29,5 @@ def upgrade() -> None:
 
 def downgrade() -> None:
     op.drop_table("dataset_copies")
+    op.drop_column("versions", "stated")
     op.drop_column("models", "input")

@@ -176,7 +176,11 @@ class LoadedModel:
         if not self.samples.n:
             self.restore(digest)
             return {"accuracy_train": None, "accuracy_test": None}
-        right = self.logits(digest).argmax(axis=1) == self.labels
+        return self.accuracies_of(self.logits(digest), trained_on)
+
+    def accuracies_of(self, logits: NDArray[np.float32], trained_on: Positions) -> dict[str, float | None]:
+        """The same from `logits` (N, classes)."""
+        right = logits.argmax(axis=1) == self.labels
         return {
             "accuracy_train": float(right[trained_on].mean()) if len(trained_on) else None,
             "accuracy_test": float(right[self.holdout].mean()) if len(self.holdout) else None,
