@@ -85,7 +85,16 @@ def load(path: Path, model: nn.Module) -> nn.Module:
         for name, tensor in model.state_dict().items():
             there = found.get(names.get(name, name))
             state[name] = torch.zeros_like(tensor) if there is None else file.get_tensor(there).to(tensor.dtype)
-    model.load_state_dict(state)
+    return fill(model, state)
+
+
+def fill(model: nn.Module, state: Mapping[str, Tensor]) -> nn.Module:
+    """Load all tensors of `model` by name, in place. Some modules want the version of theirs beside the tensors."""
+    whole = model.state_dict()
+    if whole.keys() != state.keys():
+        raise ValueError("these are not the tensors of the model")
+    whole.update(state)
+    model.load_state_dict(whole)
     return model
 
 

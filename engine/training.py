@@ -273,7 +273,9 @@ def _state(parts: Mapping[str, Resumable], generator: torch.Generator, epoch: in
 def _restore(state: dict[str, Tensor], parts: Mapping[str, Resumable], generator: torch.Generator) -> int:
     """Put a state made by `_state` back and return the number of epochs it holds."""
     for part, (module, optimizer) in parts.items():
-        module.load_state_dict({name: state[f"{part}.{name}"] for name in module.state_dict()})
+        whole = module.state_dict()  # some modules want the version of theirs beside the tensors
+        whole.update({name: state[f"{part}.{name}"] for name in whole})
+        module.load_state_dict(whole)
         for name, parameter in module.named_parameters():
             buffer = state.get(f"{part}:momentum.{name}")
             if buffer is not None and optimizer is not None:

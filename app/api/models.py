@@ -97,6 +97,7 @@ def set_policy(model: ModelId, body: Policy, who: CallerDep, session: Write, see
     seen.check(show(session, row))
     models.require_possible(session.get_one(Dataset, row.dataset_id), body)
     row.policy = body.model_dump()
+    models.note_needs(session, row)
     events.record(session, who.tenant_id, "model.policy-changed", row.id)
     return show(session, row)
 

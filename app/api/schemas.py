@@ -577,6 +577,8 @@ class CatalogEntry(BaseModel):
     needs_adversarial: bool
     needs_given: bool = Field(description="takes the adversarial set of another version instead of searching")
     exact: bool
+    plugin: bool = Field(description="a package that the operator installed adds it")
+    module: str | None = Field(description="a library that its workers must have besides Lethe's own")
 
 
 class Readiness(BaseModel):

@@ -6,8 +6,10 @@ place of its function, which only workers and experiments import.
 
 from app.catalog.architectures import (
     ARCHITECTURES,
+    HuggingFaceParams,
     ResNet18Params,
     SmallCnnParams,
+    TimmParams,
     TorchvisionParams,
     Vgg19Params,
     VitParams,
@@ -28,13 +30,12 @@ from app.catalog.base import (
     CLASS_NAME,
     OPTION_NAME,
     OPTION_TEXT,
-    TORCHVISION_MODEL,
     TORCHVISION_SET,
     WORDS,
     Entry,
     Params,
 )
-from app.catalog.lookup import KINDS, find, parse
+from app.catalog.lookup import KINDS, find, offers, parse, special
 from app.catalog.methods import (
     METHODS,
     AmunParams,
@@ -80,7 +81,6 @@ __all__ = [
     "PROBES",
     "RECIPES",
     "SOURCES",
-    "TORCHVISION_MODEL",
     "TORCHVISION_SET",
     "WORDS",
     "AmunParams",
@@ -98,6 +98,7 @@ __all__ = [
     "FineTuneParams",
     "FineTuneSchedule",
     "GradientAscentParams",
+    "HuggingFaceParams",
     "KnownMethodParams",
     "L1SparseParams",
     "LiraParams",
@@ -122,6 +123,7 @@ __all__ = [
     "Side",
     "SmallCnnParams",
     "SpectralClippingRecipe",
+    "TimmParams",
     "TorchvisionParams",
     "TorchvisionSource",
     "TradesRecipe",
@@ -130,5 +132,7 @@ __all__ = [
     "Vgg19Params",
     "VitParams",
     "find",
+    "offers",
     "parse",
+    "special",
 ]

@@ -150,6 +150,15 @@ class Model(Base):
     withheld_since: Mapped[datetime | None]  # a backup was restored that lacks carried data which had been forgotten
 
 
+class Need(Base):
+    """What not every worker has, a plug-in or a library, and a job needs: by the id of its model, of the dataset that
+    it takes in, or of the job itself."""
+
+    __tablename__ = "needs"
+    owner: Mapped[str] = mapped_column(Id, primary_key=True)
+    name: Mapped[str] = mapped_column(String(80), primary_key=True)  # `app.catalog.special`
+
+
 class Alias(Base):
     """A name for one version of a model, such as `production`; its history is in the events."""
 
@@ -586,6 +595,7 @@ class Worker(Base):
     device: Mapped[str] = mapped_column(String(40))
     label: Mapped[str] = mapped_column(String(40), server_default="")
     kinds: Mapped[list[Any]] = mapped_column(Json, server_default=text("'[]'"))  # none: every kind
+    offers: Mapped[list[Any]] = mapped_column(Json, server_default=text("'[]'"))  # of what not every worker has
     device_memory: Mapped[int] = mapped_column(BigInteger, server_default="0")  # peak, bytes
     seen_at: Mapped[datetime]
 

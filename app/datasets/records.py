@@ -21,7 +21,8 @@ from app.core.ids import new_id
 from app.core.positions import Positions, bitmap, mask_of
 from app.core.tables import Dataset, Job, Sample
 from app.formats.manifest import ERASED_PREFIX
-from app.jobs import Claim
+from app.jobs import Claim, routing
+from app.rules import plugins
 from app.rules.policy import Choice
 from app.rules.states import JobKind
 
@@ -62,6 +63,7 @@ def register(
         _describe(dataset)
     session.add(dataset)
     session.flush()
+    routing.require(session, dataset.id, plugins.needed([("sources", source.name)]))
     events.record(session, tenant_id, "dataset.registered", dataset.id, source=source.name)
     return dataset, _ingest(session, dataset) if dataset.state == "ingesting" else None
 

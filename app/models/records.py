@@ -16,6 +16,8 @@ from app.core.tables import Dataset, DeletionRequest, Job, Model
 from app.datasets import canaries
 from app.datasets import records as datasets
 from app.formats.input_contract import ContractError, InputContract
+from app.jobs import routing
+from app.rules import plugins
 from app.rules.policy import BatchRule, Choice, Policy
 from app.rules.states import JobKind, JobState
 
@@ -66,8 +68,16 @@ def register(
     )
     session.add(model)
     session.flush()
+    note_needs(session, model)
     events.record(session, tenant_id, "model.registered", model.id, dataset=dataset.id)
     return model
+
+
+def note_needs(session: Session, model: Model) -> None:
+    """Keep the model's jobs from workers that lack a plug-in or a library that it or its policy names."""
+    choices = [("architectures", model.architecture), ("recipes", model.recipe)]
+    choices += plugins.of_policy(Policy.model_validate(model.policy))
+    routing.require(session, model.id, plugins.needed(choices))
 
 
 def input_of(model: Model) -> InputContract:

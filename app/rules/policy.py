@@ -41,7 +41,8 @@ def choose(kind: str, choice: Choice) -> Choice:
 
 def _said(fault: Any) -> str:
     if fault["type"] == "string_pattern_mismatch":
-        return f"must be {catalog.WORDS[fault['ctx']['pattern']]}"
+        pattern = fault["ctx"]["pattern"]
+        return f"must be {catalog.WORDS.get(pattern, f'a text that fits {pattern}')}"
     message: str = fault["msg"].removeprefix("Value error, ")
     return message
 

@@ -15,6 +15,13 @@ JSON = sa.JSON().with_variant(JSONB(), "postgresql")
 def upgrade() -> None:
     op.add_column("models", sa.Column("input", JSON, nullable=True))
     op.add_column("versions", sa.Column("stated", JSON, nullable=True))
+    op.add_column("workers", sa.Column("offers", JSON, server_default=sa.text("'[]'"), nullable=False))
+    op.create_table(
+        "needs",
+        sa.Column("owner", sa.String(length=40), nullable=False),
+        sa.Column("name", sa.String(length=80), nullable=False),
+        sa.PrimaryKeyConstraint("owner", "name"),
+    )
     op.create_table(
         "dataset_copies",
         sa.Column("dataset_id", sa.String(length=40), sa.ForeignKey("datasets.id"), nullable=False),
@@ -29,5 +36,7 @@ def upgrade() -> None:
 
 def downgrade() -> None:
     op.drop_table("dataset_copies")
+    op.drop_table("needs")
+    op.drop_column("workers", "offers")
     op.drop_column("versions", "stated")
     op.drop_column("models", "input")

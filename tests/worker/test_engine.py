@@ -13,6 +13,7 @@ from engine import checkpoints, places, training
 from engine.architectures import torchvision_model
 from engine.attacks.pgd_l2 import pgd_l2
 from engine.data.samples import Samples
+from tests.catalog_cases import named
 from tests.support import QUICK_MODEL, QUICK_POLICY, Document
 from tests.trained import Trained
 
@@ -105,7 +106,7 @@ def test_every_audit_judges_a_deletion(shared: Trained, name: str) -> None:
     assert report["judgement"]["null_source"] == "exchangeable"
 
 
-@pytest.mark.parametrize("name", catalog.ARCHITECTURES)
+@pytest.mark.parametrize("name", named("architectures"))
 def test_every_architecture_is_trained_and_forgets(shared: Trained, name: str) -> None:
     architecture = {"name": name, "params": dict(catalog.ARCHITECTURES[name].example)}
     policy = {"method": {"name": "amun", "params": {"epochs": 1}}, "attack": {"name": "fast_min_norm"}}

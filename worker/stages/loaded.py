@@ -163,8 +163,7 @@ class LoadedModel:
             checkpoints.load(self.resources.blobs.fetch(digest), model)
             return {name: tensor.clone() for name, tensor in model.state_dict().items()}
 
-        model.load_state_dict(self.resources.cache.get("checkpoint", [digest], read, _bytes, owner))
-        return model
+        return checkpoints.fill(model, self.resources.cache.get("checkpoint", [digest], read, _bytes, owner))
 
     def logits(self, digest: str) -> NDArray[np.float32]:
         """(N, classes) of every sample of the dataset, by the checkpoint of that digest."""

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
+from app import catalog
 from app.core.config import Settings
 from app.jobs import devices, routing
 from app.jobs.routing import Takes
@@ -36,7 +37,7 @@ def test_the_environment_lists_with_commas(monkeypatch: pytest.MonkeyPatch) -> N
     settings = Settings()
     assert settings.kinds == [JobKind.TRAIN, JobKind.UNLEARN]
     assert devices.listed(settings) == ["cuda:0", "cuda:1"]
-    assert routing.own(settings) == Takes(frozenset({JobKind.TRAIN, JobKind.UNLEARN}), "h200")
+    assert routing.own(settings) == Takes(frozenset({JobKind.TRAIN, JobKind.UNLEARN}), "h200", catalog.offers())
 
 
 @pytest.mark.parametrize(("name", "value"), [("LETHE_KINDS", "train,sing"), ("LETHE_DEVICE_LABEL", "A B")])
