@@ -80,9 +80,11 @@ def _type(plugin: str, name: str, schema: Mapping[str, Any]) -> Any:
         return Annotated[own, Field(**described)]
     kinds = schema.get("type")
     empty = isinstance(kinds, list) and "null" in kinds
-    (kind,) = [each for each in kinds if each != "null"] if isinstance(kinds, list) and len(kinds) == 2 else [kinds]
+    others = [each for each in kinds if each != "null"] if isinstance(kinds, list) else [kinds]
+    kind = others[0] if len(others) == 1 else None
     if kind == "array" and isinstance(schema.get("items"), dict):
-        own = Annotated[tuple[_type(plugin, name, schema["items"]), ...], Field(strict=False, **limits)]
+        several: Any = tuple
+        own = Annotated[several[_type(plugin, name, schema["items"]), ...], Field(strict=False, **limits)]
     elif kind in TYPES:
         if kind == "number":
             limits["allow_inf_nan"] = False
