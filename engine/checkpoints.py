@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -88,6 +88,26 @@ def load(path: Path, model: nn.Module) -> nn.Module:
     return fill(model, state)
 
 
+def load_body(path: Path, model: nn.Module, head: Collection[str]) -> nn.Module:
+    """Load all of the file at `path` but the tensors `head` of `model`, which stay as they are.
+
+    Raises:
+        CheckpointError: see `check`.
+    """
+    whole = expected_tensors(model)
+    names = _file_names(model)
+    written = {names.get(name, name) for name in head}
+    body = {name: spec for name, spec in whole.tensors.items() if name not in written}
+    found = check(path, Expected(body, whole.aliases), ignored={*head, *written}).names
+    state = model.state_dict()
+    with safe_open(path, framework="pt") as file:
+        for name, tensor in state.items():
+            if name not in head:
+                there = found.get(names.get(name, name))
+                state[name] = torch.zeros_like(tensor) if there is None else file.get_tensor(there).to(tensor.dtype)
+    return fill(model, state)
+
+
 def fill(model: nn.Module, state: Mapping[str, Tensor]) -> nn.Module:
     """Load all tensors of `model` by name, in place. Some modules want the version of theirs beside the tensors."""
     whole = model.state_dict()
@@ -98,9 +118,9 @@ def fill(model: nn.Module, state: Mapping[str, Tensor]) -> nn.Module:
     return model
 
 
-def check(path: Path, expected: Expected) -> Match:
+def check(path: Path, expected: Expected, ignored: Collection[str] = ()) -> Match:
     """Check that the file at `path` holds the tensors of `expected` and no others, all finite, and say under which
-    names.
+    names. ignored: names that it may hold besides.
 
     The structure is checked before the safetensors library sees the file.
 
@@ -110,7 +130,7 @@ def check(path: Path, expected: Expected) -> Match:
     with path.open("rb") as raw:
         tensors = read_header(raw).tensors
     wanted = {name: (NAMES[dtype], shape) for name, (dtype, shape) in expected.tensors.items()}
-    found = match(tensors, wanted, expected.aliases)
+    found = match(tensors, wanted, expected.aliases, ignored)
     with safe_open(path, framework="pt") as file:
         for name, there in found.names.items():
             tensor = file.get_tensor(there)

@@ -80,13 +80,15 @@ class Models(Collection[types.Model]):
         recipe: str | Choice | None = None,
         policy: Mapping[str, Any] | None = None,
         input: Mapping[str, Any] | None = None,  # noqa: A002  its name in the API
+        base: Mapping[str, Any] | None = None,
         device: str | None = None,
     ) -> types.Model:
         """A classifier on a dataset. Architecture and recipe: a name of the catalog, or one with parameters. input:
         what its network sees of an image, or `{"torchvision": weights}`, `{"timm": config}` or `{"hugging_face":
-        {"config": …, "preprocessor": …}}`. device: the label of the workers that may run its jobs."""
+        {"config": …, "preprocessor": …}}`. base: a version that training starts from, `{"model": …,
+        "version": …, "never_saw": …}`. device: the label of the workers that may run its jobs."""
         chosen = {"architecture": _choice(architecture), "recipe": _choice(recipe)}
-        return self._create(name=name, dataset=dataset, policy=policy, input=input, device=device, **chosen)
+        return self._create(name=name, dataset=dataset, policy=policy, input=input, base=base, device=device, **chosen)
 
     def set_policy(self, model: str, policy: Mapping[str, Any], *, if_match: str | None = None) -> types.Model:
         """Replace the policy; what is left out takes its default. if_match: the ETag of the model."""

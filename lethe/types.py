@@ -59,6 +59,7 @@ class Model(TypedDict):
     device: str | None
     notes: list[str]
     input: Json
+    base: Json | None
     created_at: str
 
 

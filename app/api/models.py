@@ -16,8 +16,10 @@ from app.api.http.conditional import IfMatchDep
 from app.api.http.deps import BY_METHOD, CallerDep, IdempotentDep, PagerDep, Read, Write, accepted, problems
 from app.api.http.paging import Created, Page, matching
 from app.api.http.patterns import ARCHITECTURE, id_pattern
-from app.api.schemas import JobOut, ModelCreate, ModelOut, ReferencesBody, SeedBody, TrainBody
+from app.api.schemas import BaseOut, JobOut, ModelCreate, ModelOut, ReferencesBody, SeedBody, TrainBody
 from app.core.tables import Dataset, Job, Model
+from app.datasets import records as datasets
+from app.models import bases
 from app.models import records as models
 from app.rules.policy import Choice, Policy
 from app.rules.states import JobKind
@@ -38,6 +40,7 @@ def show(session: Session, model: Model) -> ModelOut:
         policy=policy,
         notes=models.notes(session, model, policy),
         input=models.input_of(model),
+        base=BaseOut.model_validate(model.base) if model.base else None,
         device=model.device,
         current_version=model.current_version,
         created_at=model.created_at,
@@ -51,6 +54,10 @@ def started(job: Job, session: Write, once: IdempotentDep) -> JSONResponse:
 @router.post("", status_code=201, response_model=ModelOut, responses=problems(403, 404))
 def create(body: ModelCreate, who: CallerDep, session: Write, once: IdempotentDep) -> JSONResponse:
     """Register a classifier on a dataset: architecture, training recipe and unlearning policy."""
+    base = None
+    if body.base is not None:
+        dataset = datasets.get(session, who.tenant_id, body.dataset)
+        base = bases.describe(session, who.tenant_id, dataset, body.architecture, **body.base.model_dump())
     model = models.register(
         session,
         who.tenant_id,
@@ -60,6 +67,7 @@ def create(body: ModelCreate, who: CallerDep, session: Write, once: IdempotentDe
         recipe=body.recipe,
         policy=body.policy,
         contract=body.input.contract(),
+        base=base,
         device=body.device,
     )
     return once.reply(201, show(session, model), {"Location": f"/v1/models/{model.id}"})

@@ -110,6 +110,27 @@ class SampleOut(BaseModel):
 # -- models ----------------------------------------------------------------------------------------
 
 
+class BaseBody(Body):
+    """A version of another model, of the same architecture, that never saw the dataset."""
+
+    model: str = Field(pattern=id_pattern("mdl"))
+    version: int | None = Field(None, ge=1, lt=2**31, description="absent: the current one")
+    never_saw: str | None = Field(
+        None,
+        min_length=10,
+        max_length=1000,
+        description="your word that it never saw the dataset, and why; a base whose data are not held here needs it, "
+        "and every report repeats it",
+    )
+
+
+class BaseOut(BaseModel):
+    model: str
+    version: int
+    digest: str
+    never_saw: str = Field(description="why it is said that the base never saw the dataset")
+
+
 class ModelCreate(Body):
     name: Name
     dataset: str = Field(pattern=id_pattern("dst"))
@@ -118,6 +139,11 @@ class ModelCreate(Body):
     policy: Policy = Field(default_factory=Policy)
     input: InputBody = Field(
         default_factory=InputBody, description="what the network sees of an image; absent: the image as it is"
+    )
+    base: BaseBody | None = Field(
+        None,
+        description="what training starts from, exact retraining and reference models too; null: random weights. Its "
+        "head is replaced",
     )
     device: DeviceLabel | None = Field(None, description="only workers of this device label run its jobs; null: any")
 
@@ -141,6 +167,7 @@ class ModelOut(BaseModel):
     policy: Policy
     notes: list[str] = Field(description="what this policy cannot do, said before it is needed")
     input: InputContract
+    base: BaseOut | None
     device: str | None
     current_version: int | None
     created_at: Time

@@ -51,7 +51,16 @@ from app.catalog.methods import (
     RetrainParams,
     SalunParams,
 )
-from app.catalog.recipes import RECIPES, FastRecipe, Precision, SgdRecipe, SpectralClippingRecipe, TradesRecipe
+from app.catalog.recipes import (
+    RECIPES,
+    FastRecipe,
+    FineTunedRecipe,
+    LinearProbeRecipe,
+    Precision,
+    SgdRecipe,
+    SpectralClippingRecipe,
+    TradesRecipe,
+)
 from app.catalog.sources import (
     SOURCES,
     ClassName,
@@ -97,10 +106,12 @@ __all__ = [
     "FfgsmParams",
     "FineTuneParams",
     "FineTuneSchedule",
+    "FineTunedRecipe",
     "GradientAscentParams",
     "HuggingFaceParams",
     "KnownMethodParams",
     "L1SparseParams",
+    "LinearProbeRecipe",
     "LiraParams",
     "MisParams",
     "MixUnlearnParams",

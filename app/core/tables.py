@@ -142,6 +142,7 @@ class Model(Base):
     recipe_params: Mapped[dict[str, Any]]
     policy: Mapped[dict[str, Any]]
     input: Mapped[dict[str, Any] | None]  # its input contract; none: images as they are
+    base: Mapped[dict[str, Any] | None]  # what its training starts from (`app.models.bases`); none: random weights
     device: Mapped[str | None] = mapped_column(String(40))  # label of the workers that its jobs need; none: any
     current_version: Mapped[int | None] = mapped_column(Integer)
     requested: Mapped[bytes] = mapped_column(LargeBinary, default=b"", deferred=True)

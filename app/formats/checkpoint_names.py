@@ -4,7 +4,7 @@ person can act on."""
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 
 from app.formats.checkpoint_header import CheckpointError, TensorSpec
@@ -42,21 +42,26 @@ class Match:
     names: Mapping[str, str]
 
 
-def match(tensors: Mapping[str, TensorSpec], wanted: Wanted, aliases: Mapping[str, str] | None = None) -> Match:
+def match(
+    tensors: Mapping[str, TensorSpec],
+    wanted: Wanted,
+    aliases: Mapping[str, str] | None = None,
+    ignored: Collection[str] = (),
+) -> Match:
     """Find the tensors of a network in a file.
 
-    aliases: other names of wanted tensors.
+    aliases: other names of wanted tensors. ignored: names that the file may have besides.
 
     Raises:
         CheckpointError: what is missing, unexpected or of another shape or dtype, and the nearest names.
     """
-    known = {**(aliases or {}), **{name: name for name in wanted}}
+    known = {alias: name for alias, name in (aliases or {}).items() if name in wanted} | {name: name for name in wanted}
     found: dict[str, str] = {}
     extra: list[str] = []
     for name in tensors:
         own = known.get(name) or next((known[bare] for bare in _bare(name) if bare in known), None)
         if own is None:
-            if not any(bare in DROPPED for bare in (name, *_bare(name))):
+            if not any(bare in DROPPED or bare in ignored for bare in (name, *_bare(name))):
                 extra.append(name)
         elif own in found:
             raise CheckpointError(

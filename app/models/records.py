@@ -44,9 +44,16 @@ def register(
     recipe: Choice,
     policy: Policy,
     contract: InputContract | None = None,
+    base: dict[str, Any] | None = None,
     device: str | None = None,
 ) -> Model:
     dataset = datasets.get(session, tenant_id, dataset_id)
+    if recipe.name == "linear_probe" and base is None:
+        raise Unprocessable(
+            "A linear probe needs `base`: features of random weights say nothing. Send the model whose version it "
+            "starts from.",
+            kind="base-missing",
+        )
     if dataset.carried_for is not None:
         raise Conflict("This dataset is carried for one model, and goes with its deletion.", kind="carried-dataset")
     require_possible(dataset, policy)
@@ -63,6 +70,7 @@ def register(
         recipe_params=recipe.params,
         policy=policy.model_dump(),
         input=None if contract == InputContract() else contract.model_dump(mode="json"),
+        base=base,
         device=device,
         created_at=db.now(session),
     )
@@ -109,6 +117,8 @@ def family(model: Model) -> str:
     contract = input_of(model)
     if not contract.plain:  # named only where there is one, so that pools of before still fit
         parts.append(f"input:{contract.model_dump_json(exclude={'class_names'})}")
+    if model.base:
+        parts.append(f"base:{model.base['digest']}")
     return hashlib.sha256("\x00".join(parts).encode()).hexdigest()
 
 

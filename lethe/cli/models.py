@@ -166,6 +166,13 @@ def register_model(
     recipe_params: Annotated[str, typer.Option(help="Its parameters, as a JSON object.")] = "{}",
     policy: Annotated[Path | None, typer.Option(help="A JSON file with the unlearning policy.")] = None,
     given: Input = None,
+    base: Annotated[
+        str | None,
+        typer.Option(metavar="MODEL", help="Training starts from this model's current version, which never saw it."),
+    ] = None,
+    never_saw: Annotated[
+        str | None, typer.Option(help="Your word why; for a base whose data the service does not hold.")
+    ] = None,
     device: Annotated[str | None, typer.Option(help="Label of the workers that may run its jobs.")] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -180,6 +187,7 @@ def register_model(
             recipe=trained,
             policy=None if policy is None else read_json(policy),
             input=read_input(given),
+            base=None if base is None else {"model": base, "never_saw": never_saw},
             device=device,
         )
     show(made, as_json=as_json)

@@ -14,6 +14,7 @@ JSON = sa.JSON().with_variant(JSONB(), "postgresql")
 
 def upgrade() -> None:
     op.add_column("models", sa.Column("input", JSON, nullable=True))
+    op.add_column("models", sa.Column("base", JSON, nullable=True))
     op.add_column("versions", sa.Column("stated", JSON, nullable=True))
     op.add_column("workers", sa.Column("offers", JSON, server_default=sa.text("'[]'"), nullable=False))
     op.create_table(
@@ -39,4 +40,5 @@ def downgrade() -> None:
     op.drop_table("needs")
     op.drop_column("workers", "offers")
     op.drop_column("versions", "stated")
+    op.drop_column("models", "base")
     op.drop_column("models", "input")

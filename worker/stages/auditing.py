@@ -259,6 +259,16 @@ class Shadows:
 # -- the report ------------------------------------------------------------------------------------
 
 
+def _not_shown(loaded: LoadedModel, subject: Subject, measured: Measurements) -> list[str]:
+    found = list(NOT_SHOWN)
+    if loaded.base is not None:
+        found.append(
+            f"that the base {loaded.base}, from which this model and all that it is compared with start, never saw "
+            f"the dataset; what is known of it: {loaded.base_word}"
+        )
+    return found if len(subject.remain) or measured.references else [*found, NOTHING_HELD]
+
+
 def report_of(
     loaded: LoadedModel,
     subject: Subject,
@@ -302,5 +312,5 @@ def report_of(
         seed=seed,
         stage_seconds=dict(stage_seconds),
         environment=seeding.environment(loaded.resources.device, loaded.recipe.precision),
-        not_shown=NOT_SHOWN if len(subject.remain) or measured.references else [*NOT_SHOWN, NOTHING_HELD],
+        not_shown=_not_shown(loaded, subject, measured),
     )

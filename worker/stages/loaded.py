@@ -14,18 +14,20 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 from torch import Tensor, nn
 
+from app.blobs.folder import BlobMissingError
 from app.catalog import Params
 from app.core.positions import Positions, mask_of
 from app.core.tables import Dataset, Model
 from app.datasets import canaries
 from app.datasets import records as datasets
+from app.formats.checkpoint_header import CheckpointError
 from app.formats.input_contract import ContractError, InputContract
 from app.jobs import Claim
 from app.models import pools
 from app.models import records as models
 from app.rules.policy import Policy
 from engine import checkpoints, evaluation, places, references, seeding
-from engine.architectures import inputs
+from engine.architectures import heads, inputs
 from engine.data.samples import Samples
 from engine.errors import UnknownNameError
 from engine.recipes import Recipe
@@ -91,6 +93,8 @@ class LoadedModel:
     contract: InputContract
     order: list[int] | None  # by label the network's output; None: as they are
     architecture: tuple[str, Params]
+    base: str | None  # digest of what training starts from
+    base_word: str | None  # why it is said that it never saw the dataset
     recipe: Recipe
     policy: Policy
     family: str  # of the reference pools that its audits may use
@@ -137,6 +141,8 @@ class LoadedModel:
             contract=contract,
             order=order,
             architecture=(model.architecture, architecture),
+            base=model.base["digest"] if model.base else None,
+            base_word=model.base["never_saw"] if model.base else None,
             recipe=Recipe(places.recipe(model.recipe), places.parse("recipes", model.recipe, model.recipe_params)),
             policy=_policy(model.policy),
             family=models.family(model),
@@ -144,15 +150,37 @@ class LoadedModel:
 
     def build(self) -> nn.Module:
         """An untrained model of the architecture, on the CPU."""
+        network = self._network(self.classes)
+        if self.base is not None or self.recipe.has_head:
+            key = (self.architecture, self.classes, self.samples.shape)
+            heads.mark(network, heads.names(self._network, self.classes, key))
+        inputs.attach(network, self.contract, self.samples.shape[0], self.order)
+        return heads.freeze(network) if self.recipe.head_alone else network
+
+    def _network(self, classes: int) -> nn.Module:
         name, params = self.architecture
         channels, height, width = self.samples.shape
-        own = self.contract.channels_of(channels)
-        network = places.architecture(name)(params, own, self.classes, (height, width))
-        return inputs.attach(network, self.contract, channels, self.order)
+        return places.architecture(name)(params, self.contract.channels_of(channels), classes, (height, width))
+
+    def start(self) -> nn.Module:
+        """A model that has not seen the dataset, on the CPU: untrained, or its base with an untrained head.
+
+        Raises:
+            JobError: the base's bytes are gone, or do not fit.
+        """
+        model = self.build()
+        if self.base is None:
+            return model
+        try:
+            return checkpoints.load_body(self.resources.blobs.fetch(self.base), model, heads.of(model))
+        except BlobMissingError:
+            raise JobError("base-gone", "the checkpoint that training starts from was purged") from None
+        except CheckpointError as error:
+            raise JobError("base-refused", f"the base does not fit: {error}") from None
 
     def fresh(self, seed: int) -> nn.Module:
-        """An untrained model on the device, its weights drawn from `seed`."""
-        return seeding.seeded_model(self.build, seed, self.samples.device)
+        """`start` on the device, what is untrained drawn from `seed`."""
+        return seeding.seeded_model(self.start, seed, self.samples.device)
 
     def restore(self, digest: str) -> nn.Module:
         """The checkpoint of that digest, verified byte for byte when it was read, as a new model on the device."""
