@@ -95,10 +95,18 @@ class Models(Collection[types.Model]):
         return cast("types.Model", self._calls.put(f"{self.path}/{model}/policy", dict(policy), if_match=if_match))
 
     def train(
-        self, model: str, *, seed: int = 0, exclude_request: str | None = None, compare_only: bool = False
+        self,
+        model: str,
+        *,
+        seed: int = 0,
+        exclude_request: str | None = None,
+        compare_only: bool = False,
+        promote: bool = False,
     ) -> types.Job:
-        """Train version 1; or an exact retrain without a request's samples, kept to compare with."""
-        return self._job(model, "train", seed=seed, exclude_request=exclude_request, compare_only=compare_only)
+        """Train version 1, or a candidate beside the current one; with `promote` it takes its place. Or an exact
+        retrain without a request's samples, kept to compare with."""
+        compared = {"exclude_request": exclude_request, "compare_only": compare_only}
+        return self._job(model, "train", seed=seed, promote=promote, **compared)
 
     def references(self, model: str, *, count: int = 16, seed: int = 0) -> types.Job:
         """Build the pool of reference models that audits need."""
@@ -131,6 +139,11 @@ class Models(Collection[types.Model]):
     def roll_back(self, model: str) -> types.Version:
         """Make the parent of the current version current."""
         return cast("types.Version", self._verb(model, "rollback"))
+
+    def erasable(self, model: str, version: int | None = None) -> Json:
+        """What purging the model, or deleting a version of it, would erase, and who needs it."""
+        query = "" if version is None else f"?version={version}"
+        return cast("Json", self._calls.get(f"{self.path}/{model}:erasable{query}"))
 
     def purge(self, model: str) -> types.Model:
         """Purge every checkpoint of the model. This cannot be undone."""
@@ -222,6 +235,10 @@ class Versions:
         path = f"{_version(model, number)}/checkpoint{query}"
         self._calls.download(path, target, found["digest"], found["size"], progress)
         return found["digest"]
+
+    def delete(self, model: str, number: int) -> types.Version:
+        """Erase the checkpoint of a version that nobody needs. This cannot be undone."""
+        return cast("types.Version", self._calls.call("DELETE", _version(model, number)).json())
 
     def promote(self, model: str, number: int, *, if_match: str | None = None) -> types.Version:
         """Make a superseded version current again."""

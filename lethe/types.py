@@ -56,6 +56,7 @@ class Model(TypedDict):
     recipe: Choice
     policy: Json
     current_version: int | None
+    blessed_version: int | None
     device: str | None
     notes: list[str]
     input: Json

@@ -43,6 +43,7 @@ def show(session: Session, model: Model) -> ModelOut:
         base=BaseOut.model_validate(model.base) if model.base else None,
         device=model.device,
         current_version=model.current_version,
+        blessed_version=model.blessed_version,
         created_at=model.created_at,
     )
 
@@ -114,10 +115,16 @@ def set_policy(model: ModelId, body: Policy, who: CallerDep, session: Write, see
 def train(
     model: ModelId, who: CallerDep, session: Write, once: IdempotentDep, body: TrainBody = TrainBody()
 ) -> JSONResponse:
-    """Train version 1; or, with `exclude_request` and `compare_only`, an exact retrain to compare with."""
+    """Train version 1, or a candidate beside the current version; or, with `exclude_request` and `compare_only`, an
+    exact retrain to compare with."""
     row = models.get(session, who.tenant_id, model)
     job = models.start_training(
-        session, row, seed=body.seed, exclude_request=body.exclude_request, compare_only=body.compare_only
+        session,
+        row,
+        seed=body.seed,
+        exclude_request=body.exclude_request,
+        compare_only=body.compare_only,
+        promote=body.promote,
     )
     return started(job, session, once)
 

@@ -170,7 +170,23 @@ class ModelOut(BaseModel):
     base: BaseOut | None
     device: str | None
     current_version: int | None
+    blessed_version: int | None = Field(
+        description="the version that its owner last trained, imported or promoted; the utility floor is held against "
+        "it, too"
+    )
     created_at: Time
+
+
+class Erasable(BaseModel):
+    """What deleting would erase and end."""
+
+    versions: list[int] = Field(description="whose checkpoints would go")
+    bytes: int
+    adversarial_sets: int = 0
+    aliases: list[str] = Field(default_factory=list)
+    jobs_cancelled: int = 0
+    requests_settled: int = Field(0, description="open deletion requests that the end of the whole model settles")
+    needed: list[str] = Field(description="who needs it, in words; while there is anybody, it is refused")
 
 
 class TrainBody(Body):
@@ -179,6 +195,11 @@ class TrainBody(Body):
         None, pattern=id_pattern("del"), description="retrain exactly without this request's samples"
     )
     compare_only: bool = Field(False, description="keep the result to compare with; never publish it")
+    promote: bool = Field(
+        False,
+        description="let the result take the place of a current version; else it is a candidate, which `:promote` "
+        "makes current",
+    )
 
 
 class AuditBody(Body):

@@ -145,6 +145,7 @@ class Model(Base):
     base: Mapped[dict[str, Any] | None]  # what its training starts from (`app.models.bases`); none: random weights
     device: Mapped[str | None] = mapped_column(String(40))  # label of the workers that its jobs need; none: any
     current_version: Mapped[int | None] = mapped_column(Integer)
+    blessed_version: Mapped[int | None] = mapped_column(Integer)  # that its owner last trained, imported or promoted
     requested: Mapped[bytes] = mapped_column(LargeBinary, default=b"", deferred=True)
     created_at: Mapped[datetime]
     purged_at: Mapped[datetime | None]

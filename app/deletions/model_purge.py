@@ -24,10 +24,10 @@ def purge(session: Session, model: Model) -> None:
     Raises:
         Conflict: a job is running on it, or another model starts from one of its versions.
     """
-    if starting := bases.started_from(session, model):
+    if starting := bases.starting_from(session, model):
+        ids = ", ".join(other.id for other in starting)
         raise Conflict(
-            f"Models start from a version of this one, and could not be retrained without it: {', '.join(starting)}. "
-            "Purge them first.",
+            f"Models start from a version of this one, and could not be retrained without it: {ids}. Purge them first.",
             kind="model-is-base",
         )
     if models.has_running_job(session, model):

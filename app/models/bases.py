@@ -83,9 +83,8 @@ def _refuse_seen(session: Session, own: Dataset, dataset: Dataset) -> None:
         )
 
 
-def started_from(session: Session, model: Model) -> list[str]:
-    """Ids of the models that are not purged and whose training starts from a version of `model`."""
+def starting_from(session: Session, model: Model) -> list[Model]:
+    """The models that are not purged and whose training starts from a version of `model`."""
     others = select(Model).where(Model.tenant_id == model.tenant_id, Model.purged_at.is_(None), Model.id != model.id)
-    return [
-        other.id for other in session.scalars(others.order_by(Model.id)) if (other.base or {}).get("model") == model.id
-    ]
+    found = session.scalars(others.order_by(Model.id)).all()
+    return [other for other in found if (other.base or {}).get("model") == model.id]

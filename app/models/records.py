@@ -209,9 +209,20 @@ def start(
 
 
 def start_training(
-    session: Session, model: Model, *, seed: int, exclude_request: str | None, compare_only: bool
+    session: Session,
+    model: Model,
+    *,
+    seed: int,
+    exclude_request: str | None,
+    compare_only: bool,
+    promote: bool = False,
 ) -> Job:
-    """Train version 1, or retrain exactly without one request's samples to compare with."""
+    """Train version 1, or retrain exactly without one request's samples to compare with.
+
+    promote: let it take the place of a current version; else it is a candidate beside it.
+    """
+    if promote and compare_only:
+        raise Unprocessable("A comparison is never published; leave `promote` out.", kind="comparison-incomplete")
     if compare_only != (exclude_request is not None):
         raise Unprocessable(
             "`compare_only` and `exclude_request` go together: a comparison is an exact retrain without the "
@@ -220,7 +231,7 @@ def start_training(
         )
     if exclude_request is not None:
         _require_comparable(session, model, exclude_request)
-    params = {"exclude_request": exclude_request, "compare_only": compare_only}
+    params = {"exclude_request": exclude_request, "compare_only": compare_only, "promote": promote}
     return start(session, model, JobKind.TRAIN, seed=seed, params=params)
 
 

@@ -69,6 +69,8 @@ def add(
 def make_current(session: Session, model: Model, version: Version) -> None:
     """Publish by compare-and-set on the parent, which is superseded and will be purged after the policy's grace.
 
+    What its owner trained or imported is also the version that later ones are measured against.
+
     Raises:
         SupersededError: another version has become current meanwhile.
     """
@@ -87,6 +89,8 @@ def make_current(session: Session, model: Model, version: Version) -> None:
         .execution_options(synchronize_session=False)
     )
     version.state = VersionState.CURRENT
+    if version.origin != "unlearned":
+        model.blessed_version = version.number
     session.flush()
 
 
@@ -114,6 +118,8 @@ def publish_trained(
 ) -> Version:
     """End a train job: the new version, or with `comparison` (its report) an exact retrain kept to compare with.
 
+    A version beside a current one stays a candidate, unless the job says to promote it.
+
     images: digest of the dataset's pixels that a comparison was trained on and measured by.
 
     Raises:
@@ -134,10 +140,10 @@ def publish_trained(
         metrics=metrics,
         job_id=claim.id,
     )
-    if comparison is None:
-        make_current(session, model, version)
-    else:
+    if comparison is not None:
         audit_rows.add(session, claim, model, version.number, comparison, claim.params["exclude_request"])
+    elif model.current_version is None or claim.params.get("promote", True):  # True: a job queued by version 0.2
+        make_current(session, model, version)
     jobs.finish(session, job, JobState.SUCCEEDED, result={"version": version.number, "digest": stored.digest})
     return version
 

@@ -201,13 +201,21 @@ def train(
     compare_only: Annotated[
         bool, typer.Option("--compare-only", help="Use it for comparison only; never publish it.")
     ] = False,
+    promote: Annotated[
+        bool, typer.Option("--promote", help="Let it take the place of the current version; else it is a candidate.")
+    ] = False,
     wait: Wait = False,
     timeout: Timeout = None,
     as_json: AsJson = False,
 ) -> None:
-    """Train version 1, or an exact retrain for comparison."""
+    """Train version 1, a candidate, or an exact retrain.
+
+    Beside a current version it is a candidate; `lethe model promote` makes it current.
+    """
     with client() as calls:
-        made = calls.models.train(thing, seed=seed, exclude_request=exclude_request, compare_only=compare_only)
+        made = calls.models.train(
+            thing, seed=seed, exclude_request=exclude_request, compare_only=compare_only, promote=promote
+        )
         finish(calls, made, "train", wait=wait, timeout=timeout, as_json=as_json)
 
 
@@ -374,7 +382,7 @@ def policy(
 
 @model.command("promote")
 def promote(thing: ModelId, version: Number, as_json: AsJson = False) -> None:
-    """Make a superseded version current again."""
+    """Make a superseded version or a candidate current."""
     with client() as calls:
         show(calls.versions.promote(thing, version), as_json=as_json)
 
@@ -411,14 +419,23 @@ def card(thing: ModelId, version: Current = None) -> None:
 @model.command("purge")
 def purge(
     thing: ModelId,
+    version: Annotated[int | None, typer.Option(min=1, help="Only this version.")] = None,
     yes: Yes = False,
     as_json: AsJson = False,
 ) -> None:
-    """Erase every checkpoint of a model. It cannot be undone."""
-    if not yes:
-        typer.confirm(f"Erase every checkpoint of {thing}?", abort=True)
+    """Erase every checkpoint of a model, or one version.
+
+    It cannot be undone. What would go is shown before.
+    """
     with client() as calls:
-        show(calls.models.purge(thing), as_json=as_json)
+        if not yes:
+            found = calls.models.erasable(thing, version)
+            show(found, list(found.items()), as_json=False)
+            typer.confirm(f"Erase {found['bytes']:,} bytes of {thing}?", abort=True)
+        if version is None:
+            show(calls.models.purge(thing), as_json=as_json)
+        else:
+            show(calls.versions.delete(thing, version), as_json=as_json)
 
 
 def _current(calls: Client, thing: str) -> int:

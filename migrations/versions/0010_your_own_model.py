@@ -15,6 +15,12 @@ JSON = sa.JSON().with_variant(JSONB(), "postgresql")
 def upgrade() -> None:
     op.add_column("models", sa.Column("input", JSON, nullable=True))
     op.add_column("models", sa.Column("base", JSON, nullable=True))
+    op.add_column("models", sa.Column("blessed_version", sa.Integer(), nullable=True))
+    op.execute(
+        "UPDATE models SET blessed_version = (SELECT max(number) FROM versions WHERE versions.model_id = models.id "
+        "AND versions.origin IN ('trained', 'imported') AND versions.state <> 'candidate' "
+        "AND versions.number <= models.current_version)"
+    )
     op.add_column("versions", sa.Column("stated", JSON, nullable=True))
     op.add_column("workers", sa.Column("offers", JSON, server_default=sa.text("'[]'"), nullable=False))
     op.create_table(
@@ -40,5 +46,6 @@ def downgrade() -> None:
     op.drop_table("needs")
     op.drop_column("workers", "offers")
     op.drop_column("versions", "stated")
+    op.drop_column("models", "blessed_version")
     op.drop_column("models", "base")
     op.drop_column("models", "input")

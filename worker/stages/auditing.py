@@ -110,7 +110,10 @@ class Auditor:
         if self._parent is None or not len(self._holdout):
             return None
         right = self._parent[self._holdout].argmax(axis=1) == self._loaded.labels[self._holdout]
-        return max(0.0, float(right.mean()) - self._loaded.policy.utility_floor)
+        best = float(right.mean())
+        if self._subject.canaries is None:  # whose accuracy is another one
+            best = max(best, self._loaded.blessed_accuracy or 0.0)
+        return max(0.0, best - self._loaded.policy.utility_floor)
 
     def measure(self, chosen: NDArray[np.bool_] | None = None) -> Measurements:
         """Run the audit with all references, or with those at `chosen` (K,)."""

@@ -23,7 +23,7 @@ from app.datasets import records as datasets
 from app.formats.checkpoint_header import CheckpointError
 from app.formats.input_contract import ContractError, InputContract
 from app.jobs import Claim
-from app.models import pools
+from app.models import pools, versions
 from app.models import records as models
 from app.rules.policy import Policy
 from engine import checkpoints, evaluation, places, references, seeding
@@ -98,6 +98,16 @@ class LoadedModel:
     recipe: Recipe
     policy: Policy
     family: str  # of the reference pools that its audits may use
+
+    @property
+    def blessed_accuracy(self) -> float | None:
+        """On the holdout, of the version that the owner last trained, imported or promoted, when it was made."""
+        with self.resources.database.read() as session:
+            model = session.get_one(Model, self.model_id)
+            if model.blessed_version is None:
+                return None
+            accuracy: float | None = versions.get(session, model, model.blessed_version).metrics.get("accuracy_test")
+            return accuracy
 
     @classmethod
     def load(cls, resources: Resources, claim: Claim) -> LoadedModel:
