@@ -92,7 +92,7 @@ def _routes() -> Sequence[BaseRoute]:
     )
     served = APIRouter(generate_unique_id_function=contract.operation_id)
     # A request is held against one route after the other: what is asked most comes first.
-    for router in (deletions.router, jobs.polled, jobs.router, *(noun.router for noun in nouns)):
+    for router in (deletions.router, jobs.polled, jobs.router, *(noun.router for noun in nouns), versions.by_id):
         served.include_router(router, prefix="/v1", dependencies=[Depends(known_query)])
     return served.routes
 

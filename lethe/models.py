@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import io
+import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -10,7 +12,7 @@ from urllib.parse import urlencode
 
 from lethe import types
 from lethe.collection import Collection
-from lethe.errors import ProblemError
+from lethe.errors import ProblemError, TransferError
 from lethe.jobs import Jobs
 from lethe.transport import Bytes, Transport
 from lethe.types import Choice, Json
@@ -182,6 +184,10 @@ class Versions:
     def get(self, model: str, number: int) -> types.Version:
         return self.tagged(model, number)[0]
 
+    def by_id(self, version: str) -> types.Version:
+        """The version that an event or a webhook names."""
+        return cast("types.Version", self._calls.get(f"/v1/versions/{version}"))
+
     def tagged(self, model: str, number: int) -> tuple[types.Version, str]:
         """It and its ETag."""
         return self._calls.tagged(_version(model, number))
@@ -235,6 +241,19 @@ class Versions:
         path = f"{_version(model, number)}/checkpoint{query}"
         self._calls.download(path, target, found["digest"], found["size"], progress)
         return found["digest"]
+
+    def export(self, model: str, number: int, target: Path, form: Literal["hugging-face", "plain"] = "plain") -> Path:
+        """Fetch the version as a folder that its library loads, to the new folder `target`."""
+        content = self._calls.call("GET", f"{_version(model, number)}/export?form={form}").content
+        if not zipfile.is_zipfile(io.BytesIO(content)):
+            raise TransferError("the reply is no zip")
+        target.mkdir(parents=True)
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            for name in archive.namelist():
+                if Path(name).name != name:
+                    raise TransferError(f"the folder has a file outside itself: {name}")
+                archive.extract(name, target)
+        return target
 
     def delete(self, model: str, number: int) -> types.Version:
         """Erase the checkpoint of a version that nobody needs. This cannot be undone."""

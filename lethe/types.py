@@ -65,6 +65,7 @@ class Model(TypedDict):
 
 
 class Version(TypedDict):
+    id: str
     model: str
     number: int
     state: Literal["candidate", "current", "superseded", "purged"]

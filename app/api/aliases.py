@@ -123,7 +123,7 @@ def erasable(
     return Erasable.model_validate(unneeded.of_version(session, row, versions.get(session, row, version)))
 
 
-@router.delete("/versions/{number}", dependencies=[needs("admin")], responses=problems(403, 404, 409))
+@router.delete("/versions/{number:noun}", dependencies=[needs("admin")], responses=problems(403, 404, 409))
 def delete_version(model: ModelId, number: Number, who: CallerDep, session: Write) -> VersionOut:
     """Erase the checkpoint of a version that nobody needs. This cannot be undone; `:erasable` says who needs it."""
     row = models.get(session, who.tenant_id, model, lock=True)

@@ -15,7 +15,7 @@ from app.api import jobs as job_api
 from app.api.http.conditional import IfMatchDep
 from app.api.http.deps import BY_METHOD, CallerDep, IdempotentDep, PagerDep, Read, Write, accepted, problems
 from app.api.http.paging import Created, Page, matching
-from app.api.http.patterns import ARCHITECTURE, id_pattern
+from app.api.http.patterns import ARCHITECTURE, id_pattern, reference
 from app.api.schemas import BaseOut, JobOut, ModelCreate, ModelOut, ReferencesBody, SeedBody, TrainBody
 from app.core.tables import Dataset, Job, Model
 from app.datasets import records as datasets
@@ -26,7 +26,9 @@ from app.rules.states import JobKind
 
 router = APIRouter(prefix="/models", tags=["models"], dependencies=[BY_METHOD])
 Architecture = Annotated[str, Field(pattern=ARCHITECTURE)]
-ModelId = Annotated[str, Path(pattern=id_pattern("mdl"))]
+ModelId = Annotated[
+    str, Path(pattern=reference("mdl"), description="its id, or its name if no other model has the name")
+]
 
 
 def show(session: Session, model: Model) -> ModelOut:

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, field_validator, model_validator
 
-from app.api.http.patterns import DEVICE_LABEL, DIGEST, EVENT, NAME, SAMPLE_ID, URL, id_pattern
+from app.api.http.patterns import DEVICE_LABEL, DIGEST, EVENT, NAME, SAMPLE_ID, URL, id_pattern, reference
 from app.formats.input_contract import InputContract
 from app.formats.preprocessing import InputBody
 from app.rules.deadlines import clock
@@ -113,7 +113,7 @@ class SampleOut(BaseModel):
 class BaseBody(Body):
     """A version of another model, of the same architecture, that never saw the dataset."""
 
-    model: str = Field(pattern=id_pattern("mdl"))
+    model: str = Field(pattern=reference("mdl"), description="its id, or its name")
     version: int | None = Field(None, ge=1, lt=2**31, description="absent: the current one")
     never_saw: str | None = Field(
         None,
@@ -133,7 +133,7 @@ class BaseOut(BaseModel):
 
 class ModelCreate(Body):
     name: Name
-    dataset: str = Field(pattern=id_pattern("dst"))
+    dataset: str = Field(pattern=reference("dst"), description="its id, or its name")
     architecture: Choice
     recipe: Choice = Field(default=Choice(name="sgd"), validate_default=True)
     policy: Policy = Field(default_factory=Policy)
@@ -311,6 +311,7 @@ Origin = Literal["trained", "imported", "unlearned", "comparison"]
 
 
 class VersionOut(BaseModel):
+    id: str = Field(description="as events and webhooks name it")
     model: str
     number: int
     state: Literal["candidate", "current", "superseded", "purged"]

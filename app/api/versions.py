@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Query, Request
-from fastapi.responses import JSONResponse, Response
+from fastapi.responses import JSONResponse, Response, StreamingResponse
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 from starlette.concurrency import run_in_threadpool
@@ -26,6 +26,7 @@ from app.api.http.deps import (
     problems,
 )
 from app.api.http.paging import Created, Page, matching
+from app.api.http.patterns import id_pattern
 from app.api.http.transfer import ANY_SIZE, download, receive
 from app.api.models import ModelId
 from app.api.schemas import JobOut, Origin, Stated, VersionCreate, VersionOut
@@ -41,21 +42,25 @@ from app.datasets.records import is_held
 from app.formats.checkpoint_header import CheckpointError, read_header
 from app.models import records as models
 from app.models import versions
-from app.releases import imports
+from app.releases import export, imports
+from app.releases.export import Form
 from app.rules.states import VersionState
 
 router = APIRouter(prefix="/models/{model}/versions", tags=["versions"], dependencies=[BY_METHOD])
+by_id = APIRouter(prefix="/versions", tags=["versions"], dependencies=[BY_METHOD])
 Number = Annotated[int, Path(ge=1, lt=2**31)]
 Reason = Annotated[
     str | None, Query(min_length=1, max_length=500, description="why a withheld version is fetched; needs `admin`")
 ]
 SAFETENSORS = "application/vnd.safetensors"
 BINARY = (SAFETENSORS, "application/octet-stream")
+ZIP = "application/zip"
 FILE = {"type": "string", "format": "binary"}
 
 
 def show(version: Version) -> VersionOut:
     return VersionOut(
+        id=version.id,
         model=version.model_id,
         number=version.number,
         state=version.state,
@@ -138,6 +143,12 @@ def _stated(session: Session, held: Parts, model: Model, dataset: Dataset, state
 def read(model: ModelId, number: Number, who: CallerDep, session: Read) -> VersionOut:
     """One version."""
     return show(versions.get(session, models.get(session, who.tenant_id, model), number))
+
+
+@by_id.get("/{version}", responses=problems(403, 404))
+def read_by_id(version: Annotated[str, Path(pattern=id_pattern("ver"))], who: CallerDep, session: Read) -> VersionOut:
+    """The version that an event or a webhook names."""
+    return show(versions.by_id(session, who.tenant_id, version))
 
 
 @router.put(
@@ -225,7 +236,30 @@ def get_checkpoint(
         if versions.replaced_by_unlearning(session, version):
             data = {"key": who.key_id, "reason": reason, "digest": version.digest}
             events.record(session, who.tenant_id, "version.withheld-download", version.id, **data)
-    return download(request, held.blobs, version.digest, f"{model}-v{number}.safetensors", SAFETENSORS)
+    return download(request, held.blobs, version.digest, f"{row.id}-v{number}.safetensors", SAFETENSORS)
+
+
+@router.get(
+    "/{number}/export",
+    response_class=Response,
+    responses={
+        200: {"content": {ZIP: {"schema": FILE}}, "description": "a zip of the folder"},
+        **problems(403, 404, 409, 410),
+    },
+)
+def export_folder(
+    model: ModelId, number: Number, who: CallerDep, held: PartsDep, form: Annotated[Form, Query()] = "plain"
+) -> Response:
+    """The version as a folder that its library loads: `hugging-face` (models of transformers and timm) has
+    `config.json`, weights and preprocessing; `plain` has weights and the code that loads them. A card is in both."""
+    with held.database.read() as session:
+        row = models.get(session, who.tenant_id, model)
+        version = versions.get(session, row, number)
+        versions.require_released(session, row, version)
+        found = export.folder(session, held.blobs, row, version, form)
+    name = f"{row.id}-v{number}-{form}.zip"
+    headers = {"Content-Disposition": f'attachment; filename="{name}"'}
+    return StreamingResponse(export.write(found, held.blobs), 200, headers, ZIP)
 
 
 @router.get(

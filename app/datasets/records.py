@@ -31,6 +31,15 @@ def get(session: Session, tenant_id: str, dataset_id: str, *, lock: bool = False
     query = select(Dataset).where(Dataset.tenant_id == tenant_id, Dataset.id == dataset_id)
     dataset = session.scalars(query.with_for_update() if lock else query).first()
     if dataset is None:
+        named = select(Dataset).where(
+            Dataset.tenant_id == tenant_id, Dataset.name == dataset_id, Dataset.carried_for.is_(None)
+        )
+        found = session.scalars((named.with_for_update() if lock else named).limit(6)).all()
+        if len(found) > 1:
+            ids = ", ".join(each.id for each in found)
+            raise Conflict(f"Several datasets have this name: {ids}.", kind="name-shared")
+        dataset = found[0] if found else None
+    if dataset is None:
         raise NotFound("There is no such dataset.")
     return dataset
 

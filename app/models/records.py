@@ -23,15 +23,32 @@ from app.rules.states import JobKind, JobState
 
 
 def get(session: Session, tenant_id: str, model_id: str, *, lock: bool = False) -> Model:
-    """The tenant's model. With `lock` its dataset's row is locked before it: everybody takes them in that order."""
+    """The tenant's model of that id, or of that name.
+
+    With `lock` its dataset's row is locked before it: everybody takes them in that order.
+    """
     query = select(Model).where(Model.tenant_id == tenant_id, Model.id == model_id)
-    model = session.scalars(query).first()
+    model = session.scalars(query).first() or _named(session, tenant_id, model_id)
     if model is None:
         raise NotFound("There is no such model.")
     if lock:
         session.execute(select(Dataset.id).where(Dataset.id == model.dataset_id).with_for_update())
         session.refresh(model, with_for_update=True)
     return model
+
+
+def _named(session: Session, tenant_id: str, name: str) -> Model | None:
+    """The one model of that name; purged ones have lost theirs to the others.
+
+    Raises:
+        Conflict: several have it.
+    """
+    found = session.scalars(
+        select(Model).where(Model.tenant_id == tenant_id, Model.name == name, Model.purged_at.is_(None)).limit(6)
+    ).all()
+    if len(found) > 1:
+        raise Conflict(f"Several models have this name: {', '.join(model.id for model in found)}.", kind="name-shared")
+    return found[0] if found else None
 
 
 def register(

@@ -56,7 +56,8 @@ def promote(session: Session, model: Model, version: Version) -> None:
     )
     version.state, version.purge_after = VersionState.CURRENT, None
     model.current_version = model.blessed_version = version.number
-    events.record(session, model.tenant_id, "version.promoted", version.id, number=version.number)
+    about = versions.about(model, version)
+    events.record_about(session, model.tenant_id, "version.promoted", version.id, about, number=version.number)
 
 
 def roll_back(session: Session, model: Model) -> Version:

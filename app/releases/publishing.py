@@ -38,8 +38,9 @@ def add(
     trained_on: Positions,
     metrics: dict[str, Any],
     job_id: str | None,
+    verdict: str | None = None,
 ) -> Version:
-    """Insert the model's next version as a candidate; numbers are never used twice."""
+    """Insert the model's next version as a candidate; numbers are never used twice. verdict: of its audit."""
     dataset = session.get_one(Dataset, model.dataset_id)
     last = session.scalars(select(func.max(Version.number)).where(Version.model_id == model.id)).one()
     version = Version(
@@ -62,7 +63,8 @@ def add(
     session.add(version)
     session.flush()
     data = {"number": version.number, "digest": stored.digest}
-    events.record(session, model.tenant_id, f"version.{origin}", version.id, **data)
+    about = versions.about(model, version, verdict)
+    events.record_about(session, model.tenant_id, f"version.{origin}", version.id, about, **data)
     return version
 
 
@@ -173,6 +175,7 @@ def publish_unlearned(
         trained_on=work.remain,
         metrics=metrics,
         job_id=claim.id,
+        verdict=report["judgement"]["verdict"],
     )
     make_current(session, model, version)
     report = report | {"version": version.number}

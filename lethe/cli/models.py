@@ -443,6 +443,26 @@ def _current(calls: Client, thing: str) -> int:
     return die("this model has no current version") if number is None else number
 
 
+@model.command("export")
+def export(
+    thing: ModelId,
+    target: Annotated[Path, typer.Argument(metavar="FOLDER", help="A new folder.")],
+    version: Annotated[
+        int | None, typer.Option(min=1, help="Number of the version; the current one if absent.")
+    ] = None,
+    form: Annotated[
+        Literal["hugging-face", "plain"], typer.Option(help="`plain` has the code that loads it.")
+    ] = "plain",
+) -> None:
+    """Fetch a version as a folder that its library loads."""
+    if target.exists():
+        raise typer.BadParameter(f"{target} exists")
+    with client() as calls:
+        calls.versions.export(thing, version or _current(calls, thing), target, form)
+    for file in sorted(target.iterdir()):
+        typer.echo(file)
+
+
 def download(
     thing: ModelId,
     version: Current = None,
