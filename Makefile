@@ -13,10 +13,10 @@ PIP         := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 TORCH       := $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) -r requirements/torch.txt
 FAILED      := { echo "Lethe could not install its dependencies; the reason is above. Check the network and the package index (PIP_INDEX_URL, TORCH_INDEX), then run the same command again." >&2; exit 1; }
 LOCK        := UV_CUSTOM_COMPILE_COMMAND="make lock" uv pip compile --quiet --universal --python-version 3.11 \
-               --generate-hashes --no-annotate $(ARGS) pyproject.toml
+               --generate-hashes --no-annotate $(ARGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo serve secrets test mutants check contract bench lock sbom images clean
+.PHONY: help install libraries demo serve secrets test mutants check contract bench lock sbom images clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -48,6 +48,9 @@ serve: $(VENV)/.service  ## the service on its embedded defaults, in ./lethe-dat
 secrets:  ## the secrets of docker-compose.yml, in ./secrets; what is there stays
 	deploy/secrets.sh secrets
 
+libraries: $(VENV)/.service requirements/libraries.txt  ## timm and transformers, for models of theirs
+	@$(PIP) --no-deps --require-hashes -r requirements/libraries.txt || $(FAILED)
+
 test: $(VENV)/.dev  ## the tests, in three processes; slow tests and tests without a server are skipped and listed
 	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder $(ARGS)
 
@@ -67,9 +70,10 @@ bench: $(VENV)/.dev  ## measure what docs/results.md says about speed
 
 # For Python 3.11 and later and every platform; kept versions stay, ARGS=--upgrade takes new ones. It needs uv.
 lock:  ## lock the dependencies again, with hashes
-	$(LOCK) requirements/api.in -o requirements/api.txt
-	$(LOCK) requirements/service.in -c requirements/api.txt -o requirements/service.txt
-	$(LOCK) requirements/dev.in -c requirements/service.txt -o requirements/dev.txt
+	$(LOCK) pyproject.toml requirements/api.in -o requirements/api.txt
+	$(LOCK) pyproject.toml requirements/service.in -c requirements/api.txt -o requirements/service.txt
+	$(LOCK) pyproject.toml requirements/dev.in -c requirements/service.txt -o requirements/dev.txt
+	$(LOCK) --no-deps requirements/libraries.in -c requirements/service.txt -o requirements/libraries.txt
 
 sbom:  ## what the images hold, as CycloneDX, in ./build
 	mkdir -p build

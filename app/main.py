@@ -93,6 +93,7 @@ ROUTERS = (
     webhooks.router,
     api_keys.router,
     log_api.router,
+    versions.by_id,
 )
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from types import MappingProxyType
-from typing import Protocol
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -28,12 +28,14 @@ Forward = Callable[[Tensor], Tensor]
 """Images (n, C, H, W) to logits (n, classes), float32, also where they were computed in a lower precision."""
 Objective = Callable[[Forward, Tensor, Tensor], Tensor]
 """(the model, images (n, C, H, W), labels (n,)) to a scalar, the mean of what each sample costs."""
-Resumable = tuple[nn.Module, torch.optim.SGD | None]
+Resumable = tuple[nn.Module, torch.optim.Optimizer | None]
 """A module that a computation changes, and its optimizer; None where it changes by other means."""
 Epoch = Callable[[int, Callable[[float], None]], Tensor]
 """An epoch's number from 0, and where to report the epochs done (fractional), to the epoch's loss ()."""
 
 SECONDS_BETWEEN_UPDATES = 0.5
+KEPT = {"momentum_buffer": "momentum", "exp_avg": "exp_avg", "exp_avg_sq": "exp_avg_sq", "step": "step"}
+"""What an optimizer keeps of a parameter, and its name in a state that is resumed."""
 
 
 class Progress(Protocol):
@@ -97,9 +99,24 @@ def triangular(epochs: int, peak: float) -> RateFactor:
     return lambda done: min(done / peak, (epochs - done) / (epochs - peak))
 
 
+def warm_cosine(epochs: int, warmup: float) -> RateFactor:
+    """A straight line up to 1 at epoch `warmup`, then half a cosine down to 0 at `epochs`."""
+
+    def factor(done: float) -> float:
+        if done < warmup:
+            return done / warmup
+        return 0.5 * (1 + math.cos(math.pi * (done - warmup) / (epochs - warmup)))
+
+    return factor
+
+
 @dataclass(frozen=True)
 class Schedule:
-    """How SGD goes through its sets. precision: of the model's forward and backward; the weights are float32."""
+    """How an optimizer goes through its sets. precision: of the model's forward and backward; the weights are float32.
+
+    optimizer: `adamw` decays weights of two dimensions and more only (biases and norms are not decayed), and has no
+    momentum. rates: factors on the learning rate, by name of the parameter; 1 where it has none.
+    """
 
     epochs: int
     learning_rate: float
@@ -109,6 +126,8 @@ class Schedule:
     factor: RateFactor = constant
     nesterov: bool = False
     precision: Precision = "float32"
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    rates: Mapping[str, float] = field(default_factory=dict)
 
 
 def run_epochs(
@@ -187,14 +206,7 @@ def fit(
     sized = [(each, batch_sizes(each.training_set.n, schedule.batch_size)) for each in passes]
     device = generator.device
     model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    optimizer = torch.optim.SGD(
-        model.parameters(),
-        schedule.learning_rate,
-        schedule.momentum,
-        weight_decay=schedule.weight_decay,
-        nesterov=schedule.nesterov,
-        fused=True,
-    )
+    optimizer = _optimizer(model, schedule)
     forward = forward_of(model, device, schedule.precision)
     most = schedule.batch_size
 
@@ -226,7 +238,8 @@ def fit(
             for images, labels in each.training_set.walk(order, sizes, generator):
                 done = number + batch / batches
                 report(done)
-                optimizer.param_groups[0]["lr"] = schedule.learning_rate * schedule.factor(done)
+                for group in optimizer.param_groups:
+                    group["lr"] = schedule.learning_rate * schedule.factor(done) * group.get("rate", 1.0)
                 loss, most = within_memory(partial(backward, each.objective, images, labels, done), most)
                 optimizer.step()
                 if after_step is not None:
@@ -237,6 +250,20 @@ def fit(
 
     run_epochs({"model": (model, optimizer), **parts}, schedule.epochs, epoch, generator, progress)
     return model.eval()
+
+
+def _optimizer(model: nn.Module, schedule: Schedule) -> torch.optim.Optimizer:
+    groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        decays = schedule.optimizer == "sgd" or parameter.ndim > 1
+        groups.setdefault((schedule.rates.get(name, 1.0), decays), []).append(parameter)
+    chosen = [
+        {"params": parameters, "rate": rate, "weight_decay": schedule.weight_decay if decays else 0.0}
+        for (rate, decays), parameters in groups.items()
+    ]
+    if schedule.optimizer == "adamw":
+        return torch.optim.AdamW(chosen, schedule.learning_rate, fused=True)
+    return torch.optim.SGD(chosen, schedule.learning_rate, schedule.momentum, nesterov=schedule.nesterov, fused=True)
 
 
 def forward_of(model: nn.Module, device: torch.device, precision: Precision) -> Forward:
@@ -253,9 +280,10 @@ def forward_of(model: nn.Module, device: torch.device, precision: Precision) -> 
 
 def _train_mode(model: nn.Module, smallest_batch: int) -> None:
     model.train()
-    if smallest_batch == 1:
-        for module in model.modules():
-            if isinstance(module, nn.modules.batchnorm._BatchNorm):
+    for module in model.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            frozen = module.weight is not None and not module.weight.requires_grad
+            if smallest_batch == 1 or frozen:
                 module.eval()
 
 
@@ -264,19 +292,25 @@ def _state(parts: Mapping[str, Resumable], generator: torch.Generator, epoch: in
     for part, (module, optimizer) in parts.items():
         tensors |= {f"{part}.{name}": tensor for name, tensor in module.state_dict().items()}
         for name, parameter in module.named_parameters():
-            buffer = optimizer.state[parameter].get("momentum_buffer") if optimizer else None
-            if buffer is not None:
-                tensors[f"{part}:momentum.{name}"] = buffer
+            kept = optimizer.state.get(parameter, {}) if optimizer else {}
+            for key, short in KEPT.items():
+                if isinstance(kept.get(key), Tensor):
+                    tensors[f"{part}:{short}.{name}"] = kept[key]
     return {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}
 
 
 def _restore(state: dict[str, Tensor], parts: Mapping[str, Resumable], generator: torch.Generator) -> int:
     """Put a state made by `_state` back and return the number of epochs it holds."""
     for part, (module, optimizer) in parts.items():
-        module.load_state_dict({name: state[f"{part}.{name}"] for name in module.state_dict()})
+        whole = module.state_dict()  # some modules want the version of theirs beside the tensors
+        whole.update({name: state[f"{part}.{name}"] for name in whole})
+        module.load_state_dict(whole)
         for name, parameter in module.named_parameters():
-            buffer = state.get(f"{part}:momentum.{name}")
-            if buffer is not None and optimizer is not None:
-                optimizer.state[parameter]["momentum_buffer"] = torch.empty_like(parameter).copy_(buffer)
+            for key, short in KEPT.items():
+                buffer = state.get(f"{part}:{short}.{name}")
+                if buffer is None or optimizer is None:
+                    continue
+                room = torch.empty((), device=parameter.device) if key == "step" else torch.empty_like(parameter)
+                optimizer.state[parameter][key] = room.copy_(buffer)
     generator.set_state(state["generator"])
     return int(state["epoch"])

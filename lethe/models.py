@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import io
+import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -10,7 +12,7 @@ from urllib.parse import urlencode
 
 from lethe import types
 from lethe.collection import Collection
-from lethe.errors import ProblemError
+from lethe.errors import ProblemError, TransferError
 from lethe.jobs import Jobs
 from lethe.transport import Bytes, Transport
 from lethe.types import Choice, Json
@@ -79,22 +81,34 @@ class Models(Collection[types.Model]):
         *,
         recipe: str | Choice | None = None,
         policy: Mapping[str, Any] | None = None,
+        input: Mapping[str, Any] | None = None,  # noqa: A002  its name in the API
+        base: Mapping[str, Any] | None = None,
         device: str | None = None,
     ) -> types.Model:
-        """A classifier on a dataset. Architecture and recipe: a name of the catalog, or one with parameters. device:
-        the label of the workers that may run its jobs."""
+        """A classifier on a dataset. Architecture and recipe: a name of the catalog, or one with parameters. input:
+        what its network sees of an image, or `{"torchvision": weights}`, `{"timm": config}` or `{"hugging_face":
+        {"config": …, "preprocessor": …}}`. base: a version that training starts from, `{"model": …,
+        "version": …, "never_saw": …}`. device: the label of the workers that may run its jobs."""
         chosen = {"architecture": _choice(architecture), "recipe": _choice(recipe)}
-        return self._create(name=name, dataset=dataset, policy=policy, device=device, **chosen)
+        return self._create(name=name, dataset=dataset, policy=policy, input=input, base=base, device=device, **chosen)
 
     def set_policy(self, model: str, policy: Mapping[str, Any], *, if_match: str | None = None) -> types.Model:
         """Replace the policy; what is left out takes its default. if_match: the ETag of the model."""
         return cast("types.Model", self._calls.put(f"{self.path}/{model}/policy", dict(policy), if_match=if_match))
 
     def train(
-        self, model: str, *, seed: int = 0, exclude_request: str | None = None, compare_only: bool = False
+        self,
+        model: str,
+        *,
+        seed: int = 0,
+        exclude_request: str | None = None,
+        compare_only: bool = False,
+        promote: bool = False,
     ) -> types.Job:
-        """Train version 1; or an exact retrain without a request's samples, kept to compare with."""
-        return self._job(model, "train", seed=seed, exclude_request=exclude_request, compare_only=compare_only)
+        """Train version 1, or a candidate beside the current one; with `promote` it takes its place. Or an exact
+        retrain without a request's samples, kept to compare with."""
+        compared = {"exclude_request": exclude_request, "compare_only": compare_only}
+        return self._job(model, "train", seed=seed, promote=promote, **compared)
 
     def references(self, model: str, *, count: int = 16, seed: int = 0) -> types.Job:
         """Build the pool of reference models that audits need."""
@@ -127,6 +141,11 @@ class Models(Collection[types.Model]):
     def roll_back(self, model: str) -> types.Version:
         """Make the parent of the current version current."""
         return cast("types.Version", self._verb(model, "rollback"))
+
+    def erasable(self, model: str, version: int | None = None) -> Json:
+        """What purging the model, or deleting a version of it, would erase, and who needs it."""
+        query = "" if version is None else f"?version={version}"
+        return cast("Json", self._calls.get(f"{self.path}/{model}:erasable{query}"))
 
     def purge(self, model: str) -> types.Model:
         """Purge every checkpoint of the model. This cannot be undone."""
@@ -165,6 +184,10 @@ class Versions:
     def get(self, model: str, number: int) -> types.Version:
         return self.tagged(model, number)[0]
 
+    def by_id(self, version: str) -> types.Version:
+        """The version that an event or a webhook names."""
+        return cast("types.Version", self._calls.get(f"/v1/versions/{version}"))
+
     def tagged(self, model: str, number: int) -> tuple[types.Version, str]:
         """It and its ETag."""
         return self._calls.tagged(_version(model, number))
@@ -178,11 +201,16 @@ class Versions:
         file: Path,
         trained_on: Sequence[str] | Literal["train-split", "not-held"],
         *,
+        stated: Mapping[str, Any] | None = None,
         progress: Bytes | None = None,
     ) -> types.Job:
-        """Announce a safetensors file with the ids that it was trained on, and send it; the job takes it in."""
+        """Announce a safetensors file with the ids that it was trained on, and send it; the job takes it in. stated:
+        the `accuracy` that you measured on the holdout, or on `sample_ids`, or the `logits` of up to 256 of them; the
+        job refuses a checkpoint that does not agree within `tolerance`."""
         ids = trained_on if isinstance(trained_on, str) else list(trained_on)
-        body = {"digest": file_digest(file), "trained_on": ids}
+        body: dict[str, Any] = {"digest": file_digest(file), "trained_on": ids}
+        if stated is not None:
+            body["stated"] = dict(stated)
         made = cast("types.Version", self._calls.post(f"/v1/models/{model}/versions", body))
         return self.upload(model, made["number"], file, progress=progress)
 
@@ -213,6 +241,23 @@ class Versions:
         path = f"{_version(model, number)}/checkpoint{query}"
         self._calls.download(path, target, found["digest"], found["size"], progress)
         return found["digest"]
+
+    def export(self, model: str, number: int, target: Path, form: Literal["hugging-face", "plain"] = "plain") -> Path:
+        """Fetch the version as a folder that its library loads, to the new folder `target`."""
+        content = self._calls.call("GET", f"{_version(model, number)}/export?form={form}").content
+        if not zipfile.is_zipfile(io.BytesIO(content)):
+            raise TransferError("the reply is no zip")
+        target.mkdir(parents=True)
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            for name in archive.namelist():
+                if Path(name).name != name:
+                    raise TransferError(f"the folder has a file outside itself: {name}")
+                archive.extract(name, target)
+        return target
+
+    def delete(self, model: str, number: int) -> types.Version:
+        """Erase the checkpoint of a version that nobody needs. This cannot be undone."""
+        return cast("types.Version", self._calls.call("DELETE", _version(model, number)).json())
 
     def promote(self, model: str, number: int, *, if_match: str | None = None) -> types.Version:
         """Make a superseded version current again."""

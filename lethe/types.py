@@ -55,12 +55,16 @@ class Model(TypedDict):
     recipe: Choice
     policy: Json
     current_version: int | None
+    blessed_version: int | None
     device: str | None
     notes: list[str]
+    input: Json
+    base: Json | None
     created_at: str
 
 
 class Version(TypedDict):
+    id: str
     model: str
     number: int
     state: Literal["candidate", "current", "superseded", "purged"]

@@ -13,6 +13,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -67,7 +68,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     """
     global left_out
     items[:] = [item for item in items if not (item.get_closest_marker("validation") and on_postgres(item))]
-    wanted = {"services": bool(POSTGRES and REDIS), "slow": bool(config.getoption("slow"))}
+    libraries = all(find_spec(name) is not None for name in ("timm", "transformers"))
+    wanted = {
+        "services": bool(POSTGRES and REDIS),
+        "slow": bool(config.getoption("slow")),
+        "libraries": libraries,
+    }
     for mark in [mark for mark, here in wanted.items() if not here]:
         kept = [item for item in items if not item.get_closest_marker(mark)]
         left_out[mark] = len(items) - len(kept)
@@ -92,6 +98,7 @@ def pytest_testnodedown(node: Any) -> None:
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     how = {
         "services": "need PostgreSQL and Redis; set LETHE_TEST_DATABASE_URL and LETHE_TEST_REDIS_URL to run them",
+        "libraries": "need timm and transformers; make libraries installs them",
         "slow": "take long; --slow runs them (make test ARGS=--slow)",
     }
     for mark, count in left_out.items():
@@ -190,8 +197,8 @@ def template(once: Once) -> Callable[[str], Template]:
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory: pytest.TempPathFactory, template: Callable[[str], Template]) -> Iterator[Trained]:
     """A copy on SQLite for the tests of one module that change nothing, or nothing that the others look at."""
+    folder = tmp_path_factory.mktemp("shared") / "data"  # first: pytest empties its folder when it is first asked for
     source = template("sqlite")
-    folder = tmp_path_factory.mktemp("shared") / "data"
     shutil.copytree(source.folder, folder)
     with open_account(Settings(data_dir=folder)) as account:
         yield Trained(account, source.dataset, source.model, source.ids)

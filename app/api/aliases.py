@@ -15,12 +15,12 @@ from app.api.http.paging import Page, matching
 from app.api.http.patterns import ALIAS
 from app.api.models import ModelId
 from app.api.models import show as show_model
-from app.api.schemas import AliasBody, AliasOut, ModelOut, VersionOut
+from app.api.schemas import AliasBody, AliasOut, Erasable, ModelOut, VersionOut
 from app.api.versions import Number
 from app.api.versions import show as show_version
 from app.core.errors import NotFound
 from app.core.tables import Alias, Model
-from app.deletions import model_purge
+from app.deletions import model_purge, unneeded
 from app.models import records as models
 from app.models import versions
 from app.releases import aliases, promotion
@@ -94,7 +94,7 @@ def unpoint(model: ModelId, alias: AliasName, who: CallerDep, session: Write, se
 def promote(
     model: ModelId, number: Number, who: CallerDep, session: Write, once: IdempotentDep, seen: IfMatchDep
 ) -> JSONResponse:
-    """Make a superseded version current again; refused if it holds samples that were requested or erased."""
+    """Make a superseded version or a candidate current; refused if it holds samples that were requested or erased."""
     row = models.get(session, who.tenant_id, model, lock=True)
     version = versions.get(session, row, number)
     seen.check(show_version(version))
@@ -109,9 +109,32 @@ def roll_back(model: ModelId, who: CallerDep, session: Write, once: IdempotentDe
     return once.reply(200, show_version(promotion.roll_back(session, row)))
 
 
+@router.get(":erasable", responses=problems(403, 404))
+def erasable(
+    model: ModelId,
+    who: CallerDep,
+    session: Read,
+    version: Annotated[int | None, Query(ge=1, lt=2**31, description="absent: the whole model")] = None,
+) -> Erasable:
+    """What purging the model, or deleting a version of it, would erase; and who needs it. Nothing is changed."""
+    row = models.get(session, who.tenant_id, model)
+    if version is None:
+        return Erasable.model_validate(unneeded.of_model(session, row))
+    return Erasable.model_validate(unneeded.of_version(session, row, versions.get(session, row, version)))
+
+
+@router.delete("/versions/{number:noun}", dependencies=[needs("admin")], responses=problems(403, 404, 409))
+def delete_version(model: ModelId, number: Number, who: CallerDep, session: Write) -> VersionOut:
+    """Erase the checkpoint of a version that nobody needs. This cannot be undone; `:erasable` says who needs it."""
+    row = models.get(session, who.tenant_id, model, lock=True)
+    version = versions.get(session, row, number)
+    unneeded.delete_version(session, row, version)
+    return show_version(version)
+
+
 @router.post(":purge", response_model=ModelOut, dependencies=[needs("admin")], responses=problems(403, 404, 409))
 def purge(model: ModelId, who: CallerDep, session: Write, once: IdempotentDep) -> JSONResponse:
-    """Purge the whole model: every checkpoint and adversarial set. This cannot be undone."""
+    """Purge the whole model: every checkpoint and adversarial set. It cannot be undone; `:erasable` says what goes."""
     row = models.get(session, who.tenant_id, model, lock=True)
     model_purge.purge(session, row)
     return once.reply(200, show_model(session, row))

@@ -21,9 +21,11 @@ from app.core.positions import mask_of, pack
 from app.core.tables import AuditRow, Model, Version
 from app.datasets import canaries, samples
 from app.datasets import records as datasets
+from app.jobs import routing
 from app.models import records as models
 from app.models import versions
 from app.reports import audit_rows
+from app.rules import plugins
 from app.rules.states import JobKind
 
 router = APIRouter(tags=["audits"], dependencies=[BY_METHOD])
@@ -78,7 +80,9 @@ def audit(
         "grouped": body.grouped,
         "canaries": body.canaries,
     }
-    return started(models.start(session, row, JobKind.AUDIT, seed=0, params=params), session, once)
+    job = models.start(session, row, JobKind.AUDIT, seed=0, params=params)
+    routing.require(session, job.id, plugins.needed(plugins.of_audit(body.audit, body.probes)))
+    return started(job, session, once)
 
 
 def _version(session: Session, tenant_id: str, model_id: str, number: int) -> tuple[Model, Version]:

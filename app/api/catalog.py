@@ -23,6 +23,8 @@ def read_catalog(_: CallerDep) -> dict[str, dict[str, CatalogEntry]]:
                 needs_adversarial=entry.needs_adversarial,
                 needs_given=entry.needs_given,
                 exact=entry.exact,
+                plugin=entry.plugin,
+                module=entry.module or None,
             )
             for name, entry in entries.items()
         }

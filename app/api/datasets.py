@@ -23,7 +23,7 @@ from app.api.http.deps import (
     problems,
 )
 from app.api.http.paging import Created, Page, matching
-from app.api.http.patterns import id_pattern
+from app.api.http.patterns import reference
 from app.api.http.transfer import ANY_SIZE, receive
 from app.api.schemas import DatasetCreate, DatasetOut, DatasetState, SampleOut
 from app.blobs import usage
@@ -39,7 +39,9 @@ from app.rules.policy import Choice
 
 log = logging.getLogger("lethe.api")
 router = APIRouter(prefix="/datasets", tags=["datasets"], dependencies=[BY_METHOD])
-DatasetId = Annotated[str, Path(pattern=id_pattern("dst"))]
+DatasetId = Annotated[
+    str, Path(pattern=reference("dst"), description="its id, or its name if no other dataset has the name")
+]
 
 
 def show(dataset: Dataset, job: Job | None = None) -> DatasetOut:
@@ -175,4 +177,4 @@ async def put_content(dataset: DatasetId, request: Request, who: CallerDep, held
         body = await run_in_threadpool(keep, writer, class_names)
     finally:
         await run_in_threadpool(context.__exit__, None, None, None)
-    return JSONResponse(body.model_dump(mode="json"), 202, accepted(f"/v1/datasets/{dataset}"))
+    return JSONResponse(body.model_dump(mode="json"), 202, accepted(f"/v1/datasets/{body.id}"))

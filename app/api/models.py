@@ -15,16 +15,20 @@ from app.api import jobs as job_api
 from app.api.http.conditional import IfMatchDep
 from app.api.http.deps import BY_METHOD, CallerDep, IdempotentDep, PagerDep, Read, Write, accepted, problems
 from app.api.http.paging import Created, Page, matching
-from app.api.http.patterns import ARCHITECTURE, id_pattern
-from app.api.schemas import JobOut, ModelCreate, ModelOut, ReferencesBody, SeedBody, TrainBody
+from app.api.http.patterns import ARCHITECTURE, id_pattern, reference
+from app.api.schemas import BaseOut, JobOut, ModelCreate, ModelOut, ReferencesBody, SeedBody, TrainBody
 from app.core.tables import Dataset, Job, Model
+from app.datasets import records as datasets
+from app.models import bases
 from app.models import records as models
 from app.rules.policy import Choice, Policy
 from app.rules.states import JobKind
 
 router = APIRouter(prefix="/models", tags=["models"], dependencies=[BY_METHOD])
 Architecture = Annotated[str, Field(pattern=ARCHITECTURE)]
-ModelId = Annotated[str, Path(pattern=id_pattern("mdl"))]
+ModelId = Annotated[
+    str, Path(pattern=reference("mdl"), description="its id, or its name if no other model has the name")
+]
 
 
 def show(session: Session, model: Model) -> ModelOut:
@@ -37,8 +41,11 @@ def show(session: Session, model: Model) -> ModelOut:
         recipe=Choice(name=model.recipe, params=model.recipe_params),
         policy=policy,
         notes=models.notes(session, model, policy),
+        input=models.input_of(model),
+        base=BaseOut.model_validate(model.base) if model.base else None,
         device=model.device,
         current_version=model.current_version,
+        blessed_version=model.blessed_version,
         created_at=model.created_at,
     )
 
@@ -50,6 +57,10 @@ def started(job: Job, session: Write, once: IdempotentDep) -> JSONResponse:
 @router.post("", status_code=201, response_model=ModelOut, responses=problems(403, 404))
 def create(body: ModelCreate, who: CallerDep, session: Write, once: IdempotentDep) -> JSONResponse:
     """Register a classifier on a dataset: architecture, training recipe and unlearning policy."""
+    base = None
+    if body.base is not None:
+        dataset = datasets.get(session, who.tenant_id, body.dataset)
+        base = bases.describe(session, who.tenant_id, dataset, body.architecture, **body.base.model_dump())
     model = models.register(
         session,
         who.tenant_id,
@@ -58,6 +69,8 @@ def create(body: ModelCreate, who: CallerDep, session: Write, once: IdempotentDe
         architecture=body.architecture,
         recipe=body.recipe,
         policy=body.policy,
+        contract=body.input.contract(),
+        base=base,
         device=body.device,
     )
     return once.reply(201, show(session, model), {"Location": f"/v1/models/{model.id}"})
@@ -95,6 +108,7 @@ def set_policy(model: ModelId, body: Policy, who: CallerDep, session: Write, see
     seen.check(show(session, row))
     models.require_possible(session.get_one(Dataset, row.dataset_id), body)
     row.policy = body.model_dump()
+    models.note_needs(session, row)
     events.record(session, who.tenant_id, "model.policy-changed", row.id)
     return show(session, row)
 
@@ -103,10 +117,16 @@ def set_policy(model: ModelId, body: Policy, who: CallerDep, session: Write, see
 def train(
     model: ModelId, who: CallerDep, session: Write, once: IdempotentDep, body: TrainBody = TrainBody()
 ) -> JSONResponse:
-    """Train version 1; or, with `exclude_request` and `compare_only`, an exact retrain to compare with."""
+    """Train version 1, or a candidate beside the current version; or, with `exclude_request` and `compare_only`, an
+    exact retrain to compare with."""
     row = models.get(session, who.tenant_id, model)
     job = models.start_training(
-        session, row, seed=body.seed, exclude_request=body.exclude_request, compare_only=body.compare_only
+        session,
+        row,
+        seed=body.seed,
+        exclude_request=body.exclude_request,
+        compare_only=body.compare_only,
+        promote=body.promote,
     )
     return started(job, session, once)
 

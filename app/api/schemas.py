@@ -10,7 +10,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, field_validator, model_validator
 
-from app.api.http.patterns import DEVICE_LABEL, DIGEST, EVENT, NAME, SAMPLE_ID, URL, id_pattern
+from app.api.http.patterns import DEVICE_LABEL, DIGEST, EVENT, NAME, SAMPLE_ID, URL, id_pattern, reference
+from app.formats.input_contract import InputContract
+from app.formats.preprocessing import InputBody
 from app.rules.deadlines import clock
 from app.rules.policy import Choice, Policy, choose, choose_probes
 
@@ -108,12 +110,41 @@ class SampleOut(BaseModel):
 # -- models ----------------------------------------------------------------------------------------
 
 
+class BaseBody(Body):
+    """A version of another model, of the same architecture, that never saw the dataset."""
+
+    model: str = Field(pattern=reference("mdl"), description="its id, or its name")
+    version: int | None = Field(None, ge=1, lt=2**31, description="absent: the current one")
+    never_saw: str | None = Field(
+        None,
+        min_length=10,
+        max_length=1000,
+        description="your word that it never saw the dataset, and why; a base whose data are not held here needs it, "
+        "and every report repeats it",
+    )
+
+
+class BaseOut(BaseModel):
+    model: str
+    version: int
+    digest: str
+    never_saw: str = Field(description="why it is said that the base never saw the dataset")
+
+
 class ModelCreate(Body):
     name: Name
-    dataset: str = Field(pattern=id_pattern("dst"))
+    dataset: str = Field(pattern=reference("dst"), description="its id, or its name")
     architecture: Choice
     recipe: Choice = Field(default=Choice(name="sgd"), validate_default=True)
     policy: Policy = Field(default_factory=Policy)
+    input: InputBody = Field(
+        default_factory=InputBody, description="what the network sees of an image; absent: the image as it is"
+    )
+    base: BaseBody | None = Field(
+        None,
+        description="what training starts from, exact retraining and reference models too; null: random weights. Its "
+        "head is replaced",
+    )
     device: DeviceLabel | None = Field(None, description="only workers of this device label run its jobs; null: any")
 
     @field_validator("architecture")
@@ -135,9 +166,27 @@ class ModelOut(BaseModel):
     recipe: Choice
     policy: Policy
     notes: list[str] = Field(description="what this policy cannot do, said before it is needed")
+    input: InputContract
+    base: BaseOut | None
     device: str | None
     current_version: int | None
+    blessed_version: int | None = Field(
+        description="the version that its owner last trained, imported or promoted; the utility floor is held against "
+        "it, too"
+    )
     created_at: Time
+
+
+class Erasable(BaseModel):
+    """What deleting would erase and end."""
+
+    versions: list[int] = Field(description="whose checkpoints would go")
+    bytes: int
+    adversarial_sets: int = 0
+    aliases: list[str] = Field(default_factory=list)
+    jobs_cancelled: int = 0
+    requests_settled: int = Field(0, description="open deletion requests that the end of the whole model settles")
+    needed: list[str] = Field(description="who needs it, in words; while there is anybody, it is refused")
 
 
 class TrainBody(Body):
@@ -146,6 +195,11 @@ class TrainBody(Body):
         None, pattern=id_pattern("del"), description="retrain exactly without this request's samples"
     )
     compare_only: bool = Field(False, description="keep the result to compare with; never publish it")
+    promote: bool = Field(
+        False,
+        description="let the result take the place of a current version; else it is a candidate, which `:promote` "
+        "makes current",
+    )
 
 
 class AuditBody(Body):
@@ -206,6 +260,40 @@ class AliasOut(BaseModel):
     updated_at: Time
 
 
+Logits = Annotated[list[float], Field(min_length=2, max_length=10_000)]
+
+
+class Stated(Body):
+    """What the model's owner measured, on the holdout or on the samples named."""
+
+    accuracy: float | None = Field(None, ge=0, le=1, description="a fraction")
+    logits: Annotated[list[Logits], Field(min_length=1, max_length=256)] | None = Field(
+        None, description="of `sample_ids`, in their order; each row in the order of the network's own outputs"
+    )
+    sample_ids: Annotated[list[SampleId], Field(min_length=1, max_length=100_000)] | None = Field(
+        None, description="which samples; absent: the holdout"
+    )
+    tolerance: float | None = Field(
+        None,
+        gt=0,
+        le=1000,
+        description="largest difference that is agreement; absent: 0.005 of the accuracy, 0.01 of any logit",
+    )
+
+    @model_validator(mode="after")
+    def _one_measure(self) -> Stated:
+        if (self.accuracy is None) == (self.logits is None):
+            raise ValueError("send either `accuracy` or `logits`")
+        if self.logits is not None:
+            if len(self.sample_ids or ()) != len(self.logits):
+                raise ValueError("`logits` needs `sample_ids`, one for each row")
+            if len({len(row) for row in self.logits}) > 1:
+                raise ValueError("every row of `logits` must have one number for each class")
+        elif self.tolerance is not None and self.tolerance > 1:
+            raise ValueError("the `tolerance` of an accuracy is a fraction")
+        return self
+
+
 class VersionCreate(Body):
     digest: Digest = Field(description="sha256 of the safetensors file that will be sent")
     trained_on: (
@@ -214,12 +302,16 @@ class VersionCreate(Body):
         description="the ids that the checkpoint was trained on, or the dataset's whole train split, or `not-held` "
         "where the dataset is of source `external`"
     )
+    stated: Stated | None = Field(
+        None, description="the import measures the same, and refuses a checkpoint that does not agree"
+    )
 
 
 Origin = Literal["trained", "imported", "unlearned", "comparison"]
 
 
 class VersionOut(BaseModel):
+    id: str = Field(description="as events and webhooks name it")
     model: str
     number: int
     state: Literal["candidate", "current", "superseded", "purged"]
@@ -537,6 +629,8 @@ class CatalogEntry(BaseModel):
     needs_adversarial: bool
     needs_given: bool = Field(description="takes the adversarial set of another version instead of searching")
     exact: bool
+    plugin: bool = Field(description="a package that the operator installed adds it")
+    module: str | None = Field(description="a library that its workers must have besides Lethe's own")
 
 
 class Readiness(BaseModel):

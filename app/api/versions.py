@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Query, Request
-from fastapi.responses import JSONResponse, Response
+from fastapi.responses import JSONResponse, Response, StreamingResponse
 from sqlalchemy import select
+from sqlalchemy.orm import Session
 from starlette.concurrency import run_in_threadpool
 
 from app import events
@@ -18,6 +19,7 @@ from app.api.http.deps import (
     CallerDep,
     IdempotentDep,
     PagerDep,
+    Parts,
     PartsDep,
     Read,
     Write,
@@ -25,35 +27,41 @@ from app.api.http.deps import (
     problems,
 )
 from app.api.http.paging import Created, Page, matching
+from app.api.http.patterns import id_pattern
 from app.api.http.transfer import ANY_SIZE, download, receive
 from app.api.models import ModelId
-from app.api.schemas import JobOut, Origin, VersionCreate, VersionOut
+from app.api.schemas import JobOut, Origin, Stated, VersionCreate, VersionOut
 from app.blobs import usage
 from app.blobs.folder import Writer
 from app.core import keys
 from app.core.errors import Conflict, Unprocessable, UnsupportedMedia
-from app.core.tables import Version
+from app.core.positions import mask_of
+from app.core.tables import Dataset, Model, Version
 from app.datasets import samples
 from app.datasets.records import get as get_dataset
 from app.datasets.records import is_held
 from app.formats.checkpoint_header import CheckpointError, read_header
 from app.models import records as models
 from app.models import versions
-from app.releases import imports
+from app.releases import export, imports
+from app.releases.export import Form
 from app.rules.states import VersionState
 
 router = APIRouter(prefix="/models/{model}/versions", tags=["versions"], dependencies=[BY_METHOD])
+by_id = APIRouter(prefix="/versions", tags=["versions"], dependencies=[BY_METHOD])
 Number = Annotated[int, Path(ge=1, lt=2**31)]
 Reason = Annotated[
     str | None, Query(min_length=1, max_length=500, description="why a withheld version is fetched; needs `admin`")
 ]
 SAFETENSORS = "application/vnd.safetensors"
 BINARY = (SAFETENSORS, "application/octet-stream")
+ZIP = "application/zip"
 FILE = {"type": "string", "format": "binary"}
 
 
 def show(version: Version) -> VersionOut:
     return VersionOut(
+        id=version.id,
         model=version.model_id,
         number=version.number,
         state=version.state,
@@ -104,14 +112,44 @@ def announce(
         positions = versions.train_split(session, dataset)
     else:
         positions = samples.resolve(session, held.settings, dataset, body.trained_on, "/trained_on")
-    version = imports.declare_import(session, row, body.digest, positions)
+    stated = _stated(session, held, row, dataset, body.stated) if body.stated else None
+    version = imports.declare_import(session, row, body.digest, positions, stated)
     return once.reply(201, show(version), {"Location": f"/v1/models/{row.id}/versions/{version.number}"})
+
+
+def _stated(session: Session, held: Parts, model: Model, dataset: Dataset, stated: Stated) -> dict[str, Any]:
+    """What was stated, by position instead of by id, and logits in the order of the dataset's labels."""
+    if not is_held(dataset):
+        raise Unprocessable("Nothing can be measured on data that are not held here; leave `stated` out.")
+    found = stated.model_dump(exclude={"sample_ids"}, exclude_none=True)
+    if stated.sample_ids is not None:
+        gone = mask_of(dataset.erased, dataset.sample_count)
+        positions = samples.resolve(
+            session, held.settings, dataset, stated.sample_ids, "/stated/sample_ids", gone, "erased"
+        )
+        found["positions"] = positions.tolist()
+    if stated.logits is not None:
+        if len(stated.logits[0]) != dataset.class_count:
+            raise Unprocessable(
+                f"Each row of `logits` has {len(stated.logits[0])} numbers, and the dataset has {dataset.class_count} "
+                "classes."
+            )
+        order = models.input_of(model).order(dataset.class_names, dataset.class_count)
+        if order is not None:
+            found["logits"] = [[row[output] for output in order] for row in stated.logits]
+    return found
 
 
 @router.get("/{number:noun}", responses=problems(403, 404))
 def read(model: ModelId, number: Number, who: CallerDep, session: Read) -> VersionOut:
     """One version."""
     return show(versions.get(session, models.get(session, who.tenant_id, model), number))
+
+
+@by_id.get("/{version}", responses=problems(403, 404))
+def read_by_id(version: Annotated[str, Path(pattern=id_pattern("ver"))], who: CallerDep, session: Read) -> VersionOut:
+    """The version that an event or a webhook names."""
+    return show(versions.by_id(session, who.tenant_id, version))
 
 
 @router.put(
@@ -202,7 +240,30 @@ def get_checkpoint(
         if versions.replaced_by_unlearning(session, version):
             data = {"key": who.key_id, "reason": reason, "digest": version.digest}
             events.record(session, who.tenant_id, "version.withheld-download", version.id, **data)
-    return download(request, held.blobs, version.digest, f"{model}-v{number}.safetensors", SAFETENSORS)
+    return download(request, held.blobs, version.digest, f"{row.id}-v{number}.safetensors", SAFETENSORS)
+
+
+@router.get(
+    "/{number}/export",
+    response_class=Response,
+    responses={
+        200: {"content": {ZIP: {"schema": FILE}}, "description": "a zip of the folder"},
+        **problems(403, 404, 409, 410),
+    },
+)
+def export_folder(
+    model: ModelId, number: Number, who: CallerDep, held: PartsDep, form: Annotated[Form, Query()] = "plain"
+) -> Response:
+    """The version as a folder that its library loads: `hugging-face` (models of transformers and timm) has
+    `config.json`, weights and preprocessing; `plain` has weights and the code that loads them. A card is in both."""
+    with held.database.read() as session:
+        row = models.get(session, who.tenant_id, model)
+        version = versions.get(session, row, number)
+        versions.require_released(session, row, version)
+        found = export.folder(session, held.blobs, row, version, form)
+    name = f"{row.id}-v{number}-{form}.zip"
+    headers = {"Content-Disposition": f'attachment; filename="{name}"'}
+    return StreamingResponse(export.write(found, held.blobs), 200, headers, ZIP)
 
 
 @router.get(

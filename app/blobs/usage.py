@@ -17,12 +17,13 @@ from app.blobs.folder import BlobMissingError
 from app.blobs.open import Blobs
 from app.core.db import Database
 from app.core.errors import SupersededError
-from app.core.tables import AdversarialRow, Dataset, Job, JobArtifact, ReferenceRow, Version
+from app.core.tables import AdversarialRow, Dataset, DatasetCopy, Job, JobArtifact, ReferenceRow, Version
 from app.rules.states import JobKind, JobState, VersionState
 
 HOLDERS = (
     (Dataset.images, Dataset.tenant_id),
     (Dataset.upload, Dataset.tenant_id),
+    (DatasetCopy.digest, DatasetCopy.tenant_id),
     (Version.digest, Version.tenant_id),
     (JobArtifact.digest, Job.tenant_id),
     (AdversarialRow.digest, AdversarialRow.tenant_id),

@@ -6,8 +6,10 @@ place of its function, which only workers and experiments import.
 
 from app.catalog.architectures import (
     ARCHITECTURES,
+    HuggingFaceParams,
     ResNet18Params,
     SmallCnnParams,
+    TimmParams,
     TorchvisionParams,
     Vgg19Params,
     VitParams,
@@ -28,13 +30,12 @@ from app.catalog.base import (
     CLASS_NAME,
     OPTION_NAME,
     OPTION_TEXT,
-    TORCHVISION_MODEL,
     TORCHVISION_SET,
     WORDS,
     Entry,
     Params,
 )
-from app.catalog.lookup import KINDS, find, parse
+from app.catalog.lookup import KINDS, find, offers, parse, special
 from app.catalog.methods import (
     METHODS,
     AmunParams,
@@ -50,7 +51,16 @@ from app.catalog.methods import (
     RetrainParams,
     SalunParams,
 )
-from app.catalog.recipes import RECIPES, FastRecipe, Precision, SgdRecipe, SpectralClippingRecipe, TradesRecipe
+from app.catalog.recipes import (
+    RECIPES,
+    FastRecipe,
+    FineTunedRecipe,
+    LinearProbeRecipe,
+    Precision,
+    SgdRecipe,
+    SpectralClippingRecipe,
+    TradesRecipe,
+)
 from app.catalog.sources import (
     SOURCES,
     ClassName,
@@ -80,7 +90,6 @@ __all__ = [
     "PROBES",
     "RECIPES",
     "SOURCES",
-    "TORCHVISION_MODEL",
     "TORCHVISION_SET",
     "WORDS",
     "AmunParams",
@@ -97,9 +106,12 @@ __all__ = [
     "FfgsmParams",
     "FineTuneParams",
     "FineTuneSchedule",
+    "FineTunedRecipe",
     "GradientAscentParams",
+    "HuggingFaceParams",
     "KnownMethodParams",
     "L1SparseParams",
+    "LinearProbeRecipe",
     "LiraParams",
     "MisParams",
     "MixUnlearnParams",
@@ -122,6 +134,7 @@ __all__ = [
     "Side",
     "SmallCnnParams",
     "SpectralClippingRecipe",
+    "TimmParams",
     "TorchvisionParams",
     "TorchvisionSource",
     "TradesRecipe",
@@ -130,5 +143,7 @@ __all__ = [
     "Vgg19Params",
     "VitParams",
     "find",
+    "offers",
     "parse",
+    "special",
 ]

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import json
+from typing import Any
+
 from pydantic import (
     Field,
     NonNegativeFloat,
     PositiveInt,
+    field_validator,
     model_validator,
 )
 
-from app.catalog.base import TORCHVISION_MODEL, Entry, Params
+from app.catalog import names
+from app.catalog.base import Entry, Params
+
+MOST_CONFIG_BYTES = 2**18
 
 
 class SmallCnnParams(Params):
@@ -52,11 +59,60 @@ class VitParams(Params):
 class TorchvisionParams(Params):
     """A classifier of `torchvision.models`, from random weights; its checkpoints have torchvision's own names.
 
-    Pixels come as they are, in [0, 1]: torchvision's published weights want them normalised. Grey images are
-    repeated to three channels. What cannot take the dataset's images is refused by the worker, with the reason.
+    Grey images are repeated to three channels. What cannot take the images is refused by the worker, with the reason.
     """
 
-    name: str = Field("resnet18", pattern=TORCHVISION_MODEL, description="as `torchvision.models` lists it")
+    name: str = Field("resnet18", max_length=60, description="as `torchvision.models` lists it")
+
+    @field_validator("name")
+    @classmethod
+    def _known(cls, name: str) -> str:
+        if name not in names.TORCHVISION:
+            raise ValueError("torchvision has no classifier of this name")
+        return name
+
+
+class TimmParams(Params):
+    """A classifier of timm by name, from random weights (`pretrained=False`); its checkpoints have timm's own names."""
+
+    name: str = Field("resnet18", max_length=100, description="as `timm.list_models()` lists it, without a tag")
+
+    @field_validator("name")
+    @classmethod
+    def _known(cls, name: str) -> str:
+        if name not in names.timm():
+            raise ValueError("timm has no model of this name; send the name before the dot, without a tag")
+        return name
+
+
+class HuggingFaceParams(Params):
+    """An image classifier of transformers, from random weights; its checkpoints have the names that the library writes.
+
+    The number of classes is the dataset's. Code that a configuration names never runs.
+    """
+
+    config: dict[str, Any] = Field({"model_type": "resnet"}, description="`config.json`, as the library saved it")
+
+    @field_validator("config")
+    @classmethod
+    def _of_an_image_classifier(cls, config: dict[str, Any]) -> dict[str, Any]:
+        try:
+            size = len(json.dumps(config, allow_nan=False))
+        except (ValueError, RecursionError):
+            raise ValueError("the configuration is no JSON") from None
+        if size > MOST_CONFIG_BYTES:
+            raise ValueError(f"the configuration has more than {MOST_CONFIG_BYTES // 1024} KiB")
+        if "auto_map" in config or "custom_pipelines" in config:
+            raise ValueError("the configuration names code of its own (`auto_map`); such code never runs here")
+        kind = config.get("model_type")
+        if not isinstance(kind, str) or kind not in names.HUGGING_FACE:
+            raise ValueError("its `model_type` is not one of an image classifier that is known here")
+        built = config.get("architectures")
+        if built is not None and not (
+            isinstance(built, list) and any("ForImageClassification" in str(each) for each in built)
+        ):
+            raise ValueError("it is of another task: `architectures` names no image classifier")
+        return config
 
 
 ARCHITECTURES: dict[str, Entry] = {
@@ -83,5 +139,27 @@ ARCHITECTURES: dict[str, Entry] = {
         TorchvisionParams,
         "engine.architectures.torchvision_model:build",
         {"name": "shufflenet_v2_x0_5"},
+    ),
+    "timm": Entry(
+        "Any classifier of timm by name, untrained",
+        TimmParams,
+        "engine.architectures.timm_model:build",
+        {"name": "test_resnet"},
+        module="timm",
+    ),
+    "hugging_face": Entry(
+        "An image classifier of transformers from its config.json, untrained",
+        HuggingFaceParams,
+        "engine.architectures.hugging_face:build",
+        {
+            "config": {
+                "model_type": "resnet",
+                "embedding_size": 4,
+                "hidden_sizes": [4, 8],
+                "depths": [1, 1],
+                "layer_type": "basic",
+            }
+        },
+        module="transformers",
     ),
 }

@@ -20,9 +20,6 @@ OPTION_NAME = r"^[A-Za-z_][A-Za-z0-9_]{0,39}$"
 OPTION_TEXT = r"^[^\x00-\x1f\x7f]*$"
 
 
-TORCHVISION_MODEL = r"^[a-z0-9_]{2,60}$"
-
-
 TORCHVISION_SET = r"^[A-Za-z0-9]{2,40}$"
 
 
@@ -30,7 +27,6 @@ WORDS = {
     CLASS_NAME: "a text without control characters, `/` and `\\`",
     OPTION_NAME: "1 to 40 of `A-Z`, `a-z`, `0-9` and `_`, no digit first",
     OPTION_TEXT: "a text without control characters",
-    TORCHVISION_MODEL: "2 to 60 of `a-z`, `0-9` and `_`",
     TORCHVISION_SET: "2 to 40 of `A-Z`, `a-z` and `0-9`",
 }
 """Each of these regular expressions in words, for people."""
@@ -62,4 +58,6 @@ class Entry:
     needs_adversarial: bool = False
     needs_given: bool = False  # an attack that takes another version's adversarial set instead of searching
     held: bool = True  # a source whose samples this service has
+    module: str = ""  # that a worker must have besides Lethe's own dependencies
+    plugin: bool = False  # a package of the operator's adds it
     exact: bool = False  # unlearns by construction: its provenance is the proof, the audit only reports

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,6 +11,7 @@ from app.catalog.attacks import ATTACKS
 from app.catalog.audits import AUDITS, PROBES
 from app.catalog.base import Entry, Params
 from app.catalog.methods import METHODS
+from app.catalog.plugins import entries
 from app.catalog.recipes import RECIPES
 from app.catalog.sources import SOURCES
 
@@ -22,7 +24,26 @@ KINDS: Mapping[str, dict[str, Entry]] = {
     "recipes": RECIPES,
     "sources": SOURCES,
 }
-"""A name that is added to one of these tables is in the whole service."""
+"""A name that is added to one of these tables is in the whole service. Plug-ins are added once, when it starts."""
+
+for _kind, _entries in entries(KINDS).items():
+    KINDS[_kind].update(_entries)
+
+
+def special(kind: str, name: str) -> str | None:
+    """The name by which a worker says that it has the entry, where not every worker has it; else None."""
+    entry = KINDS[kind].get(name)
+    return f"{kind}/{name}" if entry is not None and (entry.plugin or entry.module) else None
+
+
+def offers() -> frozenset[str]:
+    """What of that this process has."""
+    return frozenset(
+        f"{kind}/{name}"
+        for kind, table in KINDS.items()
+        for name, entry in table.items()
+        if (entry.plugin or entry.module) and (not entry.module or importlib.util.find_spec(entry.module) is not None)
+    )
 
 
 def find(kind: str, name: str) -> Entry:

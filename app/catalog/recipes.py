@@ -9,6 +9,7 @@ from pydantic import (
     NonNegativeFloat,
     PositiveFloat,
     PositiveInt,
+    model_validator,
 )
 
 from app.catalog.base import Entry, Params
@@ -82,6 +83,47 @@ class FastRecipe(Params):
     precision: Precision = Field("bfloat16", description="float32 for CPUs that do not multiply bfloat16 in hardware")
 
 
+Augmentation = Literal["none", "crop_flip", "flip", "resized_crop_flip", "strong"]
+
+
+class FineTunedRecipe(Params):
+    """AdamW or SGD with a warm-up and a cosine, from the model's `base`; without one, from random weights."""
+
+    epochs: PositiveInt = Field(10, le=10000)
+    optimizer: Literal["adamw", "sgd"] = "adamw"
+    learning_rate: PositiveFloat = Field(1e-3, le=10, description="after the warm-up")
+    batch_size: PositiveInt = Field(64, le=65536)
+    momentum: NonNegativeFloat = Field(0.9, lt=1, description="of SGD")
+    weight_decay: NonNegativeFloat = Field(0.05, lt=1, description="with AdamW not of biases and norms")
+    warmup_epochs: NonNegativeFloat = Field(1.0, le=1000, description="less than `epochs`")
+    layer_decay: PositiveFloat = Field(
+        1.0, le=1, description="factor on the rate of each block of layers, for each block between it and the head"
+    )
+    label_smoothing: NonNegativeFloat = Field(0.0, lt=1)
+    augment: Augmentation = Field(
+        "none",
+        description="`crop_flip` pads by 4; `resized_crop_flip` and `flip` as torchvision's; `strong` adds colour "
+        "jitter and erased rectangles",
+    )
+    frozen_backbone: bool = Field(False, description="train the head alone, and unlearn in it alone")
+    precision: Precision = "float32"
+
+    @model_validator(mode="after")
+    def _warm_in_time(self) -> FineTunedRecipe:
+        if self.warmup_epochs >= self.epochs:
+            raise ValueError("warmup_epochs must be less than epochs")
+        return self
+
+
+class LinearProbeRecipe(Params):
+    """A linear head on features of the model's `base`, which are computed once; unlearning changes the head alone."""
+
+    epochs: PositiveInt = Field(50, le=10000)
+    learning_rate: PositiveFloat = Field(0.01, le=10)
+    batch_size: PositiveInt = Field(256, le=65536)
+    weight_decay: NonNegativeFloat = Field(0.0, lt=1)
+
+
 QUICK = {"epochs": 1, "batch_size": 32}
 
 RECIPES: dict[str, Entry] = {
@@ -95,5 +137,17 @@ RECIPES: dict[str, Entry] = {
         SpectralClippingRecipe,
         "engine.recipes.spectral_clipping:spectral_clipping",
         {**QUICK, "every": 2},
+    ),
+    "fine_tuned": Entry(
+        "AdamW or SGD with warm-up and cosine, from a base checkpoint",
+        FineTunedRecipe,
+        "engine.recipes.fine_tuned:fine_tuned",
+        {**QUICK, "warmup_epochs": 0.5, "layer_decay": 0.8},
+    ),
+    "linear_probe": Entry(
+        "A linear head on features of a base checkpoint, computed once",
+        LinearProbeRecipe,
+        "engine.recipes.fine_tuned:linear_probe",
+        QUICK,
     ),
 }

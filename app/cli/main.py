@@ -187,16 +187,23 @@ def demo(
 @cli.command()
 def convert(
     source: Annotated[
-        Path, typer.Argument(metavar="SOURCE", help="A PyTorch file with a state dict; you must trust it.")
+        Path,
+        typer.Argument(
+            metavar="SOURCE", help="A PyTorch file, a safetensors file or the index of several; you must trust it."
+        ),
     ],
     target: Annotated[Path, typer.Argument(metavar="TARGET", help="The safetensors file to write.")],
+    averaged: Annotated[
+        bool, typer.Option("--averaged", help="Of a file with both, take the averaged weights (EMA).")
+    ] = False,
 ) -> None:
     """Turn a PyTorch checkpoint into safetensors.
 
     It runs on this machine. The service accepts safetensors only.
     """
     _require_torch()
-    os.execv(sys.executable, [sys.executable, "-m", "engine.convert", str(source), str(target)])  # noqa: S606
+    more = ["--averaged"] if averaged else []
+    os.execv(sys.executable, [sys.executable, "-m", "engine.convert", str(source), str(target), *more])  # noqa: S606
 
 
 @cli.command(context_settings=PASSED_ON, add_help_option=False)

@@ -104,6 +104,21 @@ class Sample(Base):
     )
 
 
+class DatasetCopy(Base):
+    """What an input contract makes of a dataset's pixels: resized, cropped, in grey. Models of one geometry share it.
+
+    `digest` is that of a .npy blob as the dataset's own; it is rewritten, and goes, with the dataset's pixels.
+    """
+
+    __tablename__ = "dataset_copies"
+    dataset_id: Mapped[str] = mapped_column(ForeignKey("datasets.id"), primary_key=True)
+    name: Mapped[str] = mapped_column(String(64), primary_key=True)  # `InputContract.copy_of`
+    tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"))
+    digest: Mapped[str] = mapped_column(String(71))
+    shape: Mapped[list[Any]]  # [height, width, channels]
+    created_at: Mapped[datetime]
+
+
 class Suppression(Base):
     """What a tenant has erased and must not take in again: a keyed digest (`app.datasets.suppression`)."""
 
@@ -126,12 +141,24 @@ class Model(Base):
     recipe: Mapped[str] = mapped_column(String(60))
     recipe_params: Mapped[dict[str, Any]]
     policy: Mapped[dict[str, Any]]
+    input: Mapped[dict[str, Any] | None]  # its input contract; none: images as they are
+    base: Mapped[dict[str, Any] | None]  # what its training starts from (`app.models.bases`); none: random weights
     device: Mapped[str | None] = mapped_column(String(40))  # label of the workers that its jobs need; none: any
     current_version: Mapped[int | None] = mapped_column(Integer)
+    blessed_version: Mapped[int | None] = mapped_column(Integer)  # that its owner last trained, imported or promoted
     requested: Mapped[bytes] = mapped_column(LargeBinary, default=b"", deferred=True)
     created_at: Mapped[datetime]
     purged_at: Mapped[datetime | None]
     withheld_since: Mapped[datetime | None]  # a backup was restored that lacks carried data which had been forgotten
+
+
+class Need(Base):
+    """What not every worker has, a plug-in or a library, and a job needs: by the id of its model, of the dataset that
+    it takes in, or of the job itself."""
+
+    __tablename__ = "needs"
+    owner: Mapped[str] = mapped_column(Id, primary_key=True)
+    name: Mapped[str] = mapped_column(String(80), primary_key=True)  # `app.catalog.special`
 
 
 class Alias(Base):
@@ -161,6 +188,7 @@ class Version(Base):
     trained_count: Mapped[int | None] = mapped_column(Integer)  # none: on samples that are not held here
     class_counts: Mapped[list[Any]]  # training samples per class
     metrics: Mapped[dict[str, Any]]
+    stated: Mapped[dict[str, Any] | None] = mapped_column(deferred=True)  # of an import: what its owner measured
     job_id: Mapped[str | None] = mapped_column(ForeignKey("jobs.id"), unique=True)
     created_at: Mapped[datetime]
     purge_after: Mapped[datetime | None]
@@ -579,6 +607,7 @@ class Worker(Base):
     device: Mapped[str] = mapped_column(String(40))
     label: Mapped[str] = mapped_column(String(40), server_default="")
     kinds: Mapped[list[Any]] = mapped_column(Json, server_default=text("'[]'"))  # none: every kind
+    offers: Mapped[list[Any]] = mapped_column(Json, server_default=text("'[]'"))  # of what not every worker has
     device_memory: Mapped[int] = mapped_column(BigInteger, server_default="0")  # peak, bytes
     seen_at: Mapped[datetime]
 

@@ -21,7 +21,8 @@ from app.core.ids import new_id
 from app.core.positions import Positions, bitmap, mask_of
 from app.core.tables import Dataset, Job, Sample
 from app.formats.manifest import ERASED_PREFIX
-from app.jobs import Claim
+from app.jobs import Claim, routing
+from app.rules import plugins
 from app.rules.policy import Choice
 from app.rules.states import JobKind
 
@@ -29,6 +30,15 @@ from app.rules.states import JobKind
 def get(session: Session, tenant_id: str, dataset_id: str, *, lock: bool = False) -> Dataset:
     query = select(Dataset).where(Dataset.tenant_id == tenant_id, Dataset.id == dataset_id)
     dataset = session.scalars(query.with_for_update() if lock else query).first()
+    if dataset is None:
+        named = select(Dataset).where(
+            Dataset.tenant_id == tenant_id, Dataset.name == dataset_id, Dataset.carried_for.is_(None)
+        )
+        found = session.scalars((named.with_for_update() if lock else named).limit(6)).all()
+        if len(found) > 1:
+            ids = ", ".join(each.id for each in found)
+            raise Conflict(f"Several datasets have this name: {ids}.", kind="name-shared")
+        dataset = found[0] if found else None
     if dataset is None:
         raise NotFound("There is no such dataset.")
     return dataset
@@ -62,6 +72,7 @@ def register(
         _describe(dataset)
     session.add(dataset)
     session.flush()
+    routing.require(session, dataset.id, plugins.needed([("sources", source.name)]))
     events.record(session, tenant_id, "dataset.registered", dataset.id, source=source.name)
     return dataset, _ingest(session, dataset) if dataset.state == "ingesting" else None
 

@@ -13,7 +13,7 @@ from datetime import datetime, timedelta
 
 import numpy as np
 from sqlalchemy import Select, and_, delete, func, or_, select
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, undefer
 
 from app import events, jobs
 from app.blobs import usage
@@ -27,6 +27,7 @@ from app.core.positions import Positions, marked, mask_of, unpack
 from app.core.tables import (
     AdversarialRow,
     Dataset,
+    DatasetCopy,
     DeletionRequest,
     Job,
     JobArtifact,
@@ -78,9 +79,10 @@ class Plan:
 
     together: the job's own request, and requests whose purge jobs only wait for their turn. One rewriting of the
     dataset serves all of them, and the later jobs find it done. positions: their samples, to erase from the dataset;
-    none of a request that names one model, because its data stay. requested: all their positions. references: digests
-    by (pool, number). adversarial, covered: digests and packed positions of the precomputed sets with any of their
-    samples. carried: the dataset came with the request, and is erased whole.
+    none of a request that names one model, because its data stay. requested: all their positions. copies: digests of
+    what input contracts made of the dataset, by name. references: digests by (pool, number). adversarial, covered:
+    digests and packed positions of the precomputed sets with any of their samples. carried: the dataset came with the
+    request, and is erased whole.
     """
 
     request_id: str
@@ -89,6 +91,7 @@ class Plan:
     positions: Positions
     requested: Positions
     images: str | None
+    copies: dict[str, str]
     references: dict[tuple[str, int], str]
     adversarial: dict[str, str]
     covered: dict[str, bytes]
@@ -100,6 +103,7 @@ class Rewritten:
     """Digests of the same things without the samples. contents: marks of the pixels that go (`Marker.contents`)."""
 
     images: str | None
+    copies: dict[str, str]
     references: dict[tuple[str, int], str]
     adversarial: dict[str, tuple[str, bytes]]
     contents: Sequence[str | None]
@@ -119,6 +123,7 @@ def plan(session: Session, claim: Claim, together: tuple[str, ...] = ()) -> Plan
     rows = session.scalars(select(ReferenceRow).where(ReferenceRow.dataset_id == dataset.id)).all()
     sets = session.scalars(select(AdversarialRow).where(AdversarialRow.model_id.in_(_models(request)))).all()
     holding = [row for row in sets if np.isin(unpack(row.positions), requested).any()]
+    copies = session.scalars(select(DatasetCopy).where(DatasetCopy.dataset_id == dataset.id)).all()
     return Plan(
         request_id=request.id,
         together=together,
@@ -126,6 +131,7 @@ def plan(session: Session, claim: Claim, together: tuple[str, ...] = ()) -> Plan
         positions=positions,
         requested=requested,
         images=dataset.images,
+        copies={row.name: row.digest for row in copies} if len(positions) else {},
         references={(row.pool, row.number): row.digest for row in rows} if len(positions) else {},
         adversarial={row.id: row.digest for row in holding},
         covered={row.id: row.positions for row in holding},
@@ -164,7 +170,8 @@ def swap(session: Session, settings: Settings, claim: Claim, work: Plan, rewritt
     jobs.fenced(session, claim)
     dataset = session.get_one(Dataset, work.dataset_id, with_for_update=True)
     now = plan(session, claim, work.together)
-    if (now.images, now.references, now.adversarial) != (work.images, work.references, work.adversarial):
+    held = (now.images, now.copies, now.references, now.adversarial)
+    if held != (work.images, work.copies, work.references, work.adversarial):
         raise SupersededError("what holds the samples changed while it was being rewritten")
     if not np.array_equal(now.requested, work.requested):
         raise SupersededError("a request that was taken along was stopped, or refused in part, meanwhile")
@@ -178,6 +185,7 @@ def swap(session: Session, settings: Settings, claim: Claim, work: Plan, rewritt
     elif len(work.positions):
         erased_now = [each for each in together if np.isin(unpack(each.positions), work.positions).any()]
         _swap_images(session, dataset, erased_now, rewritten.images)
+        _swap_copies(session, dataset, erased_now, rewritten.copies)
         people = [unpack(each.positions) for each in erased_now if each.by_subject]
         of_people = np.unique(np.concatenate([*people, work.positions[:0]]))
         marks += _erase_ids(session, settings, dataset, work.positions, of_people)
@@ -198,6 +206,7 @@ def swap(session: Session, settings: Settings, claim: Claim, work: Plan, rewritt
         row.digest, row.positions = digest, covered
     suppression.add(session, dataset.tenant_id, marks)
     _drop_derived(session, request)
+    _drop_stated(session, request, work.requested)
     _date_superseded(session, request)
 
 
@@ -219,6 +228,16 @@ def _swap_images(session: Session, dataset: Dataset, requests: list[DeletionRequ
         dataset.images = images
 
 
+def _swap_copies(session: Session, dataset: Dataset, requests: list[DeletionRequest], copies: dict[str, str]) -> None:
+    for name, digest in copies.items():
+        copy = session.get_one(DatasetCopy, (dataset.id, name))
+        height, width, _ = copy.shape
+        detail = f"the samples' pixels in the copy of {height} x {width} pixels were overwritten with zeros"
+        for request in requests:
+            _owe(session, request, "sample-copy", detail, copy.digest)
+        copy.digest = digest
+
+
 def _drop_carried(session: Session, dataset: Dataset, request: DeletionRequest) -> None:
     if dataset.state == "erased":
         return
@@ -231,6 +250,8 @@ def _drop_carried(session: Session, dataset: Dataset, request: DeletionRequest) 
 def empty(session: Session, dataset: Dataset) -> list[str]:
     """Release everything that a carried dataset holds; the digests of the bytes to remove."""
     digests = [digest for digest in (dataset.images, dataset.upload) if digest]
+    copies = delete(DatasetCopy).where(DatasetCopy.dataset_id == dataset.id).returning(DatasetCopy.digest)
+    digests += session.scalars(copies).all()
     session.execute(delete(Sample).where(Sample.dataset_id == dataset.id))
     dataset.images = dataset.upload = dataset.class_names = None
     dataset.erased = marked(dataset.erased, dataset.sample_count, np.arange(dataset.sample_count))
@@ -283,6 +304,14 @@ def _drop_derived(session: Session, request: DeletionRequest) -> None:
             owed_to = session.get_one(DeletionRequest, request_id)
             if owed_to.fulfilled_at is None:
                 _owe(session, owed_to, f"{row.name}-artifact", f"the {row.name} file of a job was removed", row.digest)
+
+
+def _drop_stated(session: Session, request: DeletionRequest, positions: Positions) -> None:
+    """What the owners of announced checkpoints measured on the samples goes; their import says that it did."""
+    announced = select(Version).where(Version.model_id.in_(_models(request)), Version.origin == "imported")
+    for version in session.scalars(announced.options(undefer(Version.stated))):
+        if version.stated and np.isin(version.stated.get("positions", []), positions).any():
+            version.stated = {name: value for name, value in version.stated.items() if name != "logits"}
 
 
 def _date_superseded(session: Session, request: DeletionRequest) -> None:

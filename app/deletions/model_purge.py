@@ -11,6 +11,7 @@ from app.core.errors import Conflict
 from app.core.tables import AdversarialRow, Alias, Job, JobArtifact, Model, OutcomeRow, Version
 from app.deletions import erasure
 from app.jobs import outbox
+from app.models import bases
 from app.models import records as models
 from app.rules.states import JobState, Outcome, VersionState
 
@@ -21,8 +22,14 @@ def purge(session: Session, model: Model) -> None:
     Its rows stay as the record of what was there. Jobs that wait are cancelled.
 
     Raises:
-        Conflict: a job is running on it.
+        Conflict: a job is running on it, or another model starts from one of its versions.
     """
+    if starting := bases.starting_from(session, model):
+        ids = ", ".join(other.id for other in starting)
+        raise Conflict(
+            f"Models start from a version of this one, and could not be retrained without it: {ids}. Purge them first.",
+            kind="model-is-base",
+        )
     if models.has_running_job(session, model):
         raise Conflict("A job is running on this model; cancel it first.", kind="model-busy")
     settled = _settle_requests(session, model)

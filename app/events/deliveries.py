@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -28,9 +28,11 @@ LANES_OF_TENANT = 4
 ROTATION = timedelta(days=1)
 
 
-def fan_out(session: Session, tenant_id: str, kind: str, object_id: str, at: datetime) -> None:
+def fan_out(
+    session: Session, tenant_id: str, kind: str, object_id: str, at: datetime, about: Mapping[str, Any] | None = None
+) -> None:
     """A delivery for every receiver of the tenant that wants events of this kind."""
-    send_to(session, receivers(session, tenant_id), kind, object_id, at, tracing.current())
+    send_to(session, receivers(session, tenant_id), kind, object_id, at, about, tracing.current())
 
 
 Receivers = Sequence[tuple[str, Sequence[str]]]
@@ -48,12 +50,18 @@ def receivers(session: Session, tenant_id: str) -> Receivers:
 
 
 def send_to(
-    session: Session, receivers: Receivers, kind: str, object_id: str, at: datetime, traceparent: str | None
+    session: Session,
+    receivers: Receivers,
+    kind: str,
+    object_id: str,
+    at: datetime,
+    about: Mapping[str, Any] | None = None,
+    traceparent: str | None = None,
 ) -> None:
-    """A delivery for those of them that want events of this kind."""
+    """A delivery for those of them that want events of this kind. about: what is said besides the object's id."""
     for webhook_id, events in receivers:
         if not events or kind in events or kind.partition(".")[0] + ".*" in events:
-            write(session, webhook_id, kind, {"id": object_id}, at, traceparent)
+            write(session, webhook_id, kind, {"id": object_id, **(about or {})}, at, traceparent)
 
 
 def write(

@@ -225,7 +225,8 @@ def gives_way(session: Session, claim: Claim, takes: Takes) -> bool:
     if waiting is None:
         return False
     busy = set(session.scalars(select(Job.owner).where(Job.state == JobState.RUNNING)))
-    return not any(routing.takes(each).suits(waiting) for each in routing.live(session) if each.name not in busy)
+    free = [routing.takes(each).fits() for each in routing.live(session) if each.name not in busy]
+    return session.scalars(select(Job.id).where(Job.id == waiting.id, or_(false(), *free))).first() is None
 
 
 def has_work(database: Database) -> bool:

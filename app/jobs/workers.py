@@ -82,10 +82,11 @@ def measured(database: Database, settings: Settings, kind: str, stages: dict[str
 
 def _say(database: Database, name: str, settings: Settings) -> None:
     takes = routing.own(settings)
+    offers = sorted(takes.offers or ())
     with database.write() as session:
         now = db.now(session)
         row = session.get(Worker, name) or Worker(name=name)
         row.device, row.label, row.kinds = devices.own(settings), takes.label or "", sorted(takes.kinds)
-        row.seen_at = now
+        row.offers, row.seen_at = offers, now
         session.add(row)
         session.execute(delete(Worker).where(Worker.seen_at < now - FORGET_AFTER))

@@ -15,20 +15,40 @@ from app.core.ids import new_id
 from app.core.tables import Dataset, DeletionRequest, Job, Model
 from app.datasets import canaries
 from app.datasets import records as datasets
+from app.formats.input_contract import ContractError, InputContract
+from app.jobs import routing
+from app.rules import plugins
 from app.rules.policy import BatchRule, Choice, Policy
 from app.rules.states import JobKind, JobState
 
 
 def get(session: Session, tenant_id: str, model_id: str, *, lock: bool = False) -> Model:
-    """The tenant's model. With `lock` its dataset's row is locked before it: everybody takes them in that order."""
+    """The tenant's model of that id, or of that name.
+
+    With `lock` its dataset's row is locked before it: everybody takes them in that order.
+    """
     query = select(Model).where(Model.tenant_id == tenant_id, Model.id == model_id)
-    model = session.scalars(query).first()
+    model = session.scalars(query).first() or _named(session, tenant_id, model_id)
     if model is None:
         raise NotFound("There is no such model.")
     if lock:
         session.execute(select(Dataset.id).where(Dataset.id == model.dataset_id).with_for_update())
         session.refresh(model, with_for_update=True)
     return model
+
+
+def _named(session: Session, tenant_id: str, name: str) -> Model | None:
+    """The one model of that name; purged ones have lost theirs to the others.
+
+    Raises:
+        Conflict: several have it.
+    """
+    found = session.scalars(
+        select(Model).where(Model.tenant_id == tenant_id, Model.name == name, Model.purged_at.is_(None)).limit(6)
+    ).all()
+    if len(found) > 1:
+        raise Conflict(f"Several models have this name: {', '.join(model.id for model in found)}.", kind="name-shared")
+    return found[0] if found else None
 
 
 def register(
@@ -40,12 +60,22 @@ def register(
     architecture: Choice,
     recipe: Choice,
     policy: Policy,
+    contract: InputContract | None = None,
+    base: dict[str, Any] | None = None,
     device: str | None = None,
 ) -> Model:
     dataset = datasets.get(session, tenant_id, dataset_id)
+    if recipe.name == "linear_probe" and base is None:
+        raise Unprocessable(
+            "A linear probe needs `base`: features of random weights say nothing. Send the model whose version it "
+            "starts from.",
+            kind="base-missing",
+        )
     if dataset.carried_for is not None:
         raise Conflict("This dataset is carried for one model, and goes with its deletion.", kind="carried-dataset")
     require_possible(dataset, policy)
+    contract = contract or InputContract()
+    require_fits(dataset, contract)
     model = Model(
         id=new_id("mdl"),
         tenant_id=tenant_id,
@@ -56,21 +86,56 @@ def register(
         recipe=recipe.name,
         recipe_params=recipe.params,
         policy=policy.model_dump(),
+        input=None if contract == InputContract() else contract.model_dump(mode="json"),
+        base=base,
         device=device,
         created_at=db.now(session),
     )
     session.add(model)
     session.flush()
+    note_needs(session, model)
     events.record(session, tenant_id, "model.registered", model.id, dataset=dataset.id)
     return model
 
 
+def note_needs(session: Session, model: Model) -> None:
+    """Keep the model's jobs from workers that lack a plug-in or a library that it or its policy names."""
+    choices = [("architectures", model.architecture), ("recipes", model.recipe)]
+    choices += plugins.of_policy(Policy.model_validate(model.policy))
+    routing.require(session, model.id, plugins.needed(choices))
+
+
+def input_of(model: Model) -> InputContract:
+    """The model's input contract; of a model of before there were contracts, that of images as they are."""
+    return InputContract.model_validate(model.input or {})
+
+
+def require_fits(dataset: Dataset, contract: InputContract) -> None:
+    """Refuse a contract that cannot be of a network for the dataset. Of one that is not ready, its jobs say so.
+
+    Raises:
+        Unprocessable: says what does not fit.
+    """
+    if dataset.state != "ready" or dataset.shape is None:
+        return
+    try:
+        contract.pixels_of(dataset.shape)
+        contract.order(dataset.class_names, dataset.class_count)
+    except ContractError as error:
+        raise Unprocessable(str(error), kind="input-contract") from None
+
+
 def family(model: Model) -> str:
-    """Names every reference pool that audits of this dataset, architecture and recipe may use."""
+    """Names every reference pool that audits of this dataset, architecture, recipe and input may use."""
     architecture = catalog.parse("architectures", model.architecture, model.architecture_params)
     recipe = catalog.parse("recipes", model.recipe, model.recipe_params)
     chosen = ((model.architecture, architecture), (model.recipe, recipe))
     parts = [model.dataset_id, *(f"{name}:{params.model_dump_json()}" for name, params in chosen)]
+    contract = input_of(model)
+    if not contract.plain:  # named only where there is one, so that pools of before still fit
+        parts.append(f"input:{contract.model_dump_json(exclude={'class_names'})}")
+    if model.base:
+        parts.append(f"base:{model.base['digest']}")
     return hashlib.sha256("\x00".join(parts).encode()).hexdigest()
 
 
@@ -161,9 +226,20 @@ def start(
 
 
 def start_training(
-    session: Session, model: Model, *, seed: int, exclude_request: str | None, compare_only: bool
+    session: Session,
+    model: Model,
+    *,
+    seed: int,
+    exclude_request: str | None,
+    compare_only: bool,
+    promote: bool = False,
 ) -> Job:
-    """Train version 1, or retrain exactly without one request's samples to compare with."""
+    """Train version 1, or retrain exactly without one request's samples to compare with.
+
+    promote: let it take the place of a current version; else it is a candidate beside it.
+    """
+    if promote and compare_only:
+        raise Unprocessable("A comparison is never published; leave `promote` out.", kind="comparison-incomplete")
     if compare_only != (exclude_request is not None):
         raise Unprocessable(
             "`compare_only` and `exclude_request` go together: a comparison is an exact retrain without the "
@@ -172,7 +248,7 @@ def start_training(
         )
     if exclude_request is not None:
         _require_comparable(session, model, exclude_request)
-    params = {"exclude_request": exclude_request, "compare_only": compare_only}
+    params = {"exclude_request": exclude_request, "compare_only": compare_only, "promote": promote}
     return start(session, model, JobKind.TRAIN, seed=seed, params=params)
 
 

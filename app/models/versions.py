@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Any
 
 import numpy as np
 from sqlalchemy import func, or_, select
@@ -25,6 +26,14 @@ def get(session: Session, model: Model, number: int) -> Version:
     return version
 
 
+def by_id(session: Session, tenant_id: str, version_id: str) -> Version:
+    query = select(Version).where(Version.tenant_id == tenant_id, Version.id == version_id)
+    version = session.scalars(query).first()
+    if version is None:
+        raise NotFound("There is no such version.")
+    return version
+
+
 def current(session: Session, model: Model) -> Version | None:
     return None if model.current_version is None else get(session, model, model.current_version)
 
@@ -32,6 +41,18 @@ def current(session: Session, model: Model) -> Version | None:
 def parent_of(session: Session, version: Version) -> Version | None:
     query = select(Version).where(Version.model_id == version.model_id, Version.number == version.parent)
     return None if version.parent is None else session.scalars(query).one()
+
+
+def about(model: Model, version: Version, verdict: str | None = None) -> dict[str, Any]:
+    """What webhooks say of a version; `where` is the path of its resource, below which its checkpoint is."""
+    found: dict[str, Any] = {
+        "model": model.id,
+        "name": model.name,
+        "number": version.number,
+        "digest": version.digest,
+        "where": f"/v1/models/{model.id}/versions/{version.number}",
+    }
+    return found if verdict is None else {**found, "verdict": verdict}
 
 
 def grace(model: Model) -> timedelta:

@@ -20,8 +20,13 @@ from app.releases.publishing import add, locked, make_current
 from app.rules.states import JobKind, JobState, VersionState
 
 
-def declare_import(session: Session, model: Model, digest: str, trained_on: Positions) -> Version:
+def declare_import(
+    session: Session, model: Model, digest: str, trained_on: Positions, stated: dict[str, Any] | None = None
+) -> Version:
     """Announce a checkpoint that will be uploaded: its digest and what it was trained on.
+
+    stated: what its owner measured: `accuracy` or `logits`, the `positions` of samples (none: the holdout), and
+    `tolerance`. It is kept until the import ends.
 
     Raises:
         Conflict: the model has a version or was purged, or the checkpoint was trained on samples that were requested
@@ -31,7 +36,7 @@ def declare_import(session: Session, model: Model, digest: str, trained_on: Posi
     _require_first(model)
     _refuse_unavailable(session, model, digest, trained_on)
     announced = Stored(digest, 0)
-    return add(
+    version = add(
         session,
         model,
         origin="imported",
@@ -41,6 +46,8 @@ def declare_import(session: Session, model: Model, digest: str, trained_on: Posi
         metrics={},
         job_id=None,
     )
+    version.stated = stated
+    return version
 
 
 def _require_first(model: Model) -> None:
@@ -89,13 +96,15 @@ def accept_checkpoint(session: Session, model: Model, version: Version, stored: 
     return models.start(session, model, JobKind.IMPORT, seed=0, params={"version": version.number})
 
 
-def publish_imported(session: Session, claim: Claim, metrics: dict[str, Any]) -> None:
+def publish_imported(session: Session, claim: Claim, metrics: dict[str, Any], warnings: list[str]) -> None:
     """End an import job: the announced version becomes current."""
     job, _, model = locked(session, claim)
     version = versions.get(session, model, claim.params["version"])
     _require_first(model)
     _refuse_unavailable(session, model, version.digest, members(version.trained_on, len(version.trained_on) * 8))
-    version.metrics, version.job_id = metrics, claim.id
+    version.metrics, version.job_id, version.stated = metrics, claim.id, None
     make_current(session, model, version)
     result = {"version": version.number, "digest": version.digest}
+    if warnings:
+        result["warnings"] = warnings
     jobs.finish(session, job, JobState.SUCCEEDED, result=result)

@@ -1,4 +1,4 @@
-"""Making an earlier version current again."""
+"""Making an earlier version current again, or a candidate current."""
 
 from __future__ import annotations
 
@@ -34,14 +34,15 @@ def refuse_erased(session: Session, model: Model, version: Version) -> None:
 
 
 def promote(session: Session, model: Model, version: Version) -> None:
-    """Make a superseded version current again.
+    """Make a superseded version current again, or a candidate that was trained beside the current one.
 
     Raises:
         Conflict: it is current, purged, a comparison, or contains samples that were requested or erased; or the whole
             model was purged.
     """
     models.refuse_purged(model)
-    if version.state != VersionState.SUPERSEDED:
+    trained = version.state == VersionState.CANDIDATE and version.origin == "trained"
+    if version.state != VersionState.SUPERSEDED and not trained:
         raise Conflict(f"A version that is {version.state} cannot be promoted.", kind="version-not-superseded")
     refuse_erased(session, model, version)
     if models.has_running_job(session, model):
@@ -54,8 +55,9 @@ def promote(session: Session, model: Model, version: Version) -> None:
         .execution_options(synchronize_session=False)
     )
     version.state, version.purge_after = VersionState.CURRENT, None
-    model.current_version = version.number
-    events.record(session, model.tenant_id, "version.promoted", version.id, number=version.number)
+    model.current_version = model.blessed_version = version.number
+    about = versions.about(model, version)
+    events.record_about(session, model.tenant_id, "version.promoted", version.id, about, number=version.number)
 
 
 def roll_back(session: Session, model: Model) -> Version:

@@ -38,8 +38,9 @@ def add(
     trained_on: Positions,
     metrics: dict[str, Any],
     job_id: str | None,
+    verdict: str | None = None,
 ) -> Version:
-    """Insert the model's next version as a candidate; numbers are never used twice."""
+    """Insert the model's next version as a candidate; numbers are never used twice. verdict: of its audit."""
     dataset = session.get_one(Dataset, model.dataset_id)
     last = session.scalars(select(func.max(Version.number)).where(Version.model_id == model.id)).one()
     version = Version(
@@ -62,12 +63,15 @@ def add(
     session.add(version)
     session.flush()
     data = {"number": version.number, "digest": stored.digest}
-    events.record(session, model.tenant_id, f"version.{origin}", version.id, **data)
+    about = versions.about(model, version, verdict)
+    events.record_about(session, model.tenant_id, f"version.{origin}", version.id, about, **data)
     return version
 
 
 def make_current(session: Session, model: Model, version: Version) -> None:
     """Publish by compare-and-set on the parent, which is superseded and will be purged after the policy's grace.
+
+    What its owner trained or imported is also the version that later ones are measured against.
 
     Raises:
         SupersededError: another version has become current meanwhile.
@@ -87,6 +91,8 @@ def make_current(session: Session, model: Model, version: Version) -> None:
         .execution_options(synchronize_session=False)
     )
     version.state = VersionState.CURRENT
+    if version.origin != "unlearned":
+        model.blessed_version = version.number
     session.flush()
 
 
@@ -114,6 +120,8 @@ def publish_trained(
 ) -> Version:
     """End a train job: the new version, or with `comparison` (its report) an exact retrain kept to compare with.
 
+    A version beside a current one stays a candidate, unless the job says to promote it.
+
     images: digest of the dataset's pixels that a comparison was trained on and measured by.
 
     Raises:
@@ -134,10 +142,10 @@ def publish_trained(
         metrics=metrics,
         job_id=claim.id,
     )
-    if comparison is None:
-        make_current(session, model, version)
-    else:
+    if comparison is not None:
         audit_rows.add(session, claim, model, version.number, comparison, claim.params["exclude_request"])
+    elif model.current_version is None or claim.params.get("promote", True):  # True: a job queued by version 0.2
+        make_current(session, model, version)
     jobs.finish(session, job, JobState.SUCCEEDED, result={"version": version.number, "digest": stored.digest})
     return version
 
@@ -167,6 +175,7 @@ def publish_unlearned(
         trained_on=work.remain,
         metrics=metrics,
         job_id=claim.id,
+        verdict=report["judgement"]["verdict"],
     )
     make_current(session, model, version)
     report = report | {"version": version.number}

@@ -41,7 +41,8 @@ def choose(kind: str, choice: Choice) -> Choice:
 
 def _said(fault: Any) -> str:
     if fault["type"] == "string_pattern_mismatch":
-        return f"must be {catalog.WORDS[fault['ctx']['pattern']]}"
+        pattern = fault["ctx"]["pattern"]
+        return f"must be {catalog.WORDS.get(pattern, f'a text that fits {pattern}')}"
     message: str = fault["msg"].removeprefix("Value error, ")
     return message
 
@@ -137,7 +138,11 @@ class Policy(BaseModel):
         description="measured beside the audit on candidates that are published; each takes extra time",
     )
     utility_floor: float = Field(
-        0.05, ge=0, le=1, description="largest loss of test accuracy against the parent, as a fraction"
+        0.05,
+        ge=0,
+        le=1,
+        description="largest loss of test accuracy, as a fraction, against the parent and against the version that the "
+        "owner last trained, imported or promoted",
     )
     canaries: int = Field(
         0,

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from app.catalog import TorchvisionParams
-from engine.architectures import Size
+from engine.architectures import Size, fitting
 from engine.data.torchvision_ops import import_torchvision
 from engine.errors import ArchitectureError
 
@@ -34,13 +33,8 @@ def build(params: TorchvisionParams, channels: int, num_classes: int, size: Size
             model.register_forward_pre_hook(_repeat)
         return model
 
-    # Shapes alone, without memory or arithmetic; in train mode, where BatchNorm also wants two values a channel.
-    try:
-        with torch.device("meta"):
-            make()(torch.empty(2, channels, *size))
-    except (RuntimeError, ValueError, AssertionError) as error:
-        reason = str(error).partition("\n")[0][:200]
-        raise ArchitectureError(f"{params.name} cannot take images of {size[0]}x{size[1]} pixels: {reason}") from None
+    key = ("torchvision", params.name, channels, num_classes, size)
+    fitting.require(key, params.name, make, channels, num_classes, size)
     return make()
 
 

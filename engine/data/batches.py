@@ -12,9 +12,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from engine.data.augmentations import AUGMENTATIONS
 from engine.data.samples import gather, mapping_of, to_float
 
-Augment = Literal["none", "crop_flip"]
+Augment = Literal["none", "crop_flip", "flip", "resized_crop_flip", "strong"]
 Relabel = Callable[[Tensor, torch.Generator], Tensor]
 """The labels (n,) of a batch to those that it is trained with this time."""
 
@@ -27,7 +28,8 @@ class Source:
     """A part of a training set: rows `positions` (n,) of `images` with rows `positions` of `labels`.
 
     images: (N, C, H, W), uint8 or float32 in [0, 1]. labels: (N,) int64.
-    augment: `crop_flip` is a random crop after padding by 4 and a random horizontal flip.
+    augment: `crop_flip` is a random crop after padding by 4 and a random horizontal flip; the others are those of
+    `AUGMENTATIONS`.
     relabel: draws labels again at each visit.
     """
 
@@ -111,7 +113,9 @@ class TrainingSet:
         source = self.sources[number]
         positions = source.positions[self._own(number, indices)]
         images = gather(source.images, positions) if read is None else read
-        if source.augment == "crop_flip":
+        if source.augment in AUGMENTATIONS:
+            images = AUGMENTATIONS[source.augment](to_float(images), generator)
+        elif source.augment == "crop_flip":
             images = crop_flip(images, generator)
         labels = source.labels[positions]
         if source.relabel is not None:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from app.catalog import Precision, SgdRecipe
+from app.catalog import FineTunedRecipe, LinearProbeRecipe, Precision, SgdRecipe
 from engine.data.batches import Augment, Source, TrainingSet
 from engine.data.samples import Samples
 from engine.training import Progress, Schedule, cosine, steps
@@ -36,14 +36,24 @@ class Recipe:
     @property
     def augment(self) -> Augment:
         """How clean images are augmented."""
-        augment: Augment = self.params.augment
+        augment: Augment = getattr(self.params, "augment", "none")
         return augment
 
     @property
     def precision(self) -> Precision:
         """In what training computes, and methods with it."""
-        precision: Precision = self.params.precision
+        precision: Precision = getattr(self.params, "precision", "float32")
         return precision
+
+    @property
+    def has_head(self) -> bool:
+        """Whether it treats the network's head otherwise than the rest."""
+        return isinstance(self.params, LinearProbeRecipe | FineTunedRecipe)
+
+    @property
+    def head_alone(self) -> bool:
+        """Whether it trains the network's head alone, so that unlearning must do the same."""
+        return isinstance(self.params, LinearProbeRecipe) or bool(getattr(self.params, "frozen_backbone", False))
 
 
 def rows(samples: Samples, positions: Tensor, augment: Augment) -> TrainingSet:

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
 from lethe import Client, LetheError
 from lethe.cli.common import (
+    REFUSED,
     AsJson,
     IdsFile,
     Timeout,
@@ -126,6 +130,31 @@ def list_samples(
 
 # -- models ----------------------------------------------------------------------------------------
 
+Input = Annotated[
+    str | None,
+    typer.Option(
+        "--input",
+        metavar="WHERE",
+        help="What the network sees: a JSON file, a folder of timm or Hugging Face, or a name of torchvision weights.",
+    ),
+]
+
+
+def read_input(where: str | None) -> dict[str, Any] | None:
+    """An input contract, or the files to read it from, as the API takes them."""
+    if where is None:
+        return None
+    path = Path(where)
+    if not path.exists() and "_Weights." in where:
+        return {"torchvision": where}
+    if not path.is_dir():
+        found = read_json(path)
+        return {"timm": found} if "pretrained_cfg" in found or "input_size" in found else found
+    config = read_json(path / "config.json")
+    if "pretrained_cfg" in config:
+        return {"timm": config}
+    return {"hugging_face": {"config": config, "preprocessor": read_json(path / "preprocessor_config.json")}}
+
 
 @model.command("register")
 def register_model(
@@ -136,6 +165,14 @@ def register_model(
     recipe: Annotated[str, typer.Option(help="The training recipe.")] = "sgd",
     recipe_params: Annotated[str, typer.Option(help="Its parameters, as a JSON object.")] = "{}",
     policy: Annotated[Path | None, typer.Option(help="A JSON file with the unlearning policy.")] = None,
+    given: Input = None,
+    base: Annotated[
+        str | None,
+        typer.Option(metavar="MODEL", help="Training starts from this model's current version, which never saw it."),
+    ] = None,
+    never_saw: Annotated[
+        str | None, typer.Option(help="Your word why; for a base whose data the service does not hold.")
+    ] = None,
     device: Annotated[str | None, typer.Option(help="Label of the workers that may run its jobs.")] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -144,7 +181,14 @@ def register_model(
     trained = Choice(name=recipe, params=parse_json(recipe_params))
     with client() as calls:
         made = calls.models.register(
-            name, thing, chosen, recipe=trained, policy=None if policy is None else read_json(policy), device=device
+            name,
+            thing,
+            chosen,
+            recipe=trained,
+            policy=None if policy is None else read_json(policy),
+            input=read_input(given),
+            base=None if base is None else {"model": base, "never_saw": never_saw},
+            device=device,
         )
     show(made, as_json=as_json)
 
@@ -157,13 +201,21 @@ def train(
     compare_only: Annotated[
         bool, typer.Option("--compare-only", help="Use it for comparison only; never publish it.")
     ] = False,
+    promote: Annotated[
+        bool, typer.Option("--promote", help="Let it take the place of the current version; else it is a candidate.")
+    ] = False,
     wait: Wait = False,
     timeout: Timeout = None,
     as_json: AsJson = False,
 ) -> None:
-    """Train version 1, or an exact retrain for comparison."""
+    """Train version 1, a candidate, or an exact retrain.
+
+    Beside a current version it is a candidate; `lethe model promote` makes it current.
+    """
     with client() as calls:
-        made = calls.models.train(thing, seed=seed, exclude_request=exclude_request, compare_only=compare_only)
+        made = calls.models.train(
+            thing, seed=seed, exclude_request=exclude_request, compare_only=compare_only, promote=promote
+        )
         finish(calls, made, "train", wait=wait, timeout=timeout, as_json=as_json)
 
 
@@ -203,6 +255,14 @@ def import_checkpoint(
     not_held: Annotated[
         bool, typer.Option("--not-held", help="The service has none of its training data (source `external`).")
     ] = False,
+    accuracy: Annotated[
+        float | None, typer.Option(min=0, max=1, help="What you measured on the holdout; the import must agree.")
+    ] = None,
+    stated: Annotated[
+        Path | None,
+        typer.Option(help="A JSON file with `accuracy` or `logits`, `sample_ids` and `tolerance`, instead."),
+    ] = None,
+    tolerance: Annotated[float | None, typer.Option(help="How far the accuracies may differ; 0.005 if absent.")] = None,
     wait: Wait = False,
     timeout: Timeout = None,
     as_json: AsJson = False,
@@ -213,13 +273,64 @@ def import_checkpoint(
     """
     if not_held and ids_file is not None:
         raise typer.BadParameter("give either --ids-file or --not-held")
+    if stated is not None and (accuracy is not None or tolerance is not None):
+        raise typer.BadParameter("--stated takes the place of --accuracy and --tolerance")
+    if tolerance is not None and accuracy is None:
+        raise typer.BadParameter("--tolerance is that of --accuracy")
+    measured = read_json(stated) if stated is not None else None
+    if accuracy is not None:
+        measured = {"accuracy": accuracy} | ({"tolerance": tolerance} if tolerance is not None else {})
     trained_on: list[str] | Literal["train-split", "not-held"] = "not-held" if not_held else "train-split"
     if ids_file is not None:
         trained_on = read_lines(ids_file)
     with client() as calls:
         with transfer(file.name, quiet=as_json) as progress:
-            made = calls.versions.import_checkpoint(thing, file, trained_on, progress=progress)
+            made = calls.versions.import_checkpoint(thing, file, trained_on, stated=measured, progress=progress)
         finish(calls, made, "import", wait=wait, timeout=timeout, as_json=as_json)
+
+
+@model.command("check")
+def check(
+    file: Annotated[Path, typer.Argument(metavar="FILE", exists=True, help="The safetensors file.")],
+    data: Annotated[
+        Path, typer.Argument(metavar="DATA", exists=True, help="A file that the dataset takes: Parquet, zip or npz.")
+    ],
+    architecture: Annotated[str, typer.Argument(metavar="ARCHITECTURE", help="A name of the catalog.")],
+    params: Params = "{}",
+    given: Input = None,
+    accuracy: Annotated[float | None, typer.Option(min=0, max=1, help="What you measured on the holdout.")] = None,
+    stated: Annotated[
+        Path | None, typer.Option(help="A JSON file with `accuracy` or `logits`, `sample_ids` and `tolerance`.")
+    ] = None,
+    holdout_fraction: Annotated[float, typer.Option(help="As the dataset's; where its file names no splits.")] = 0.1,
+    seed: Annotated[int, typer.Option(help="As the dataset's.")] = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Measure a checkpoint on this machine, as its import would.
+
+    Nothing is sent. It needs the service's checkout with its workers' dependencies.
+    """
+    if find_spec("engine") is None or find_spec("torch") is None:
+        die("`lethe model check` needs torch and the service's checkout; an import with --accuracy checks the same")
+    asked = {
+        "checkpoint": str(file),
+        "data": str(data),
+        "architecture": {"name": architecture, "params": parse_json(params)},
+        "input": read_input(given) or {},
+        "stated": read_json(stated) if stated else None if accuracy is None else {"accuracy": accuracy},
+        "holdout_fraction": holdout_fraction,
+        "seed": seed,
+    }
+    program = [sys.executable, "-m", "engine.check"]
+    done = subprocess.run(program, input=json.dumps(asked), stdout=subprocess.PIPE, text=True, check=False)  # noqa: S603
+    if done.returncode:
+        raise typer.Exit(REFUSED)
+    found = json.loads(done.stdout)
+    rows = [(name, value) for name, value in found.items() if not isinstance(value, list)]
+    rows += [("warning", text) for text in found.get("warnings", [])]
+    show(found, rows + [("likely cause", text) for text in found.get("causes", [])], as_json=as_json)
+    if found["agrees"] is False:
+        raise typer.Exit(REFUSED)
 
 
 @model.command("audit")
@@ -271,7 +382,7 @@ def policy(
 
 @model.command("promote")
 def promote(thing: ModelId, version: Number, as_json: AsJson = False) -> None:
-    """Make a superseded version current again."""
+    """Make a superseded version or a candidate current."""
     with client() as calls:
         show(calls.versions.promote(thing, version), as_json=as_json)
 
@@ -308,19 +419,48 @@ def card(thing: ModelId, version: Current = None) -> None:
 @model.command("purge")
 def purge(
     thing: ModelId,
+    version: Annotated[int | None, typer.Option(min=1, help="Only this version.")] = None,
     yes: Yes = False,
     as_json: AsJson = False,
 ) -> None:
-    """Erase every checkpoint of a model. It cannot be undone."""
-    if not yes:
-        typer.confirm(f"Erase every checkpoint of {thing}?", abort=True)
+    """Erase every checkpoint of a model, or one version.
+
+    It cannot be undone. What would go is shown before.
+    """
     with client() as calls:
-        show(calls.models.purge(thing), as_json=as_json)
+        if not yes:
+            found = calls.models.erasable(thing, version)
+            show(found, list(found.items()), as_json=False)
+            typer.confirm(f"Erase {found['bytes']:,} bytes of {thing}?", abort=True)
+        if version is None:
+            show(calls.models.purge(thing), as_json=as_json)
+        else:
+            show(calls.versions.delete(thing, version), as_json=as_json)
 
 
 def _current(calls: Client, thing: str) -> int:
     number = calls.models.get(thing)["current_version"]
     return die("this model has no current version") if number is None else number
+
+
+@model.command("export")
+def export(
+    thing: ModelId,
+    target: Annotated[Path, typer.Argument(metavar="FOLDER", help="A new folder.")],
+    version: Annotated[
+        int | None, typer.Option(min=1, help="Number of the version; the current one if absent.")
+    ] = None,
+    form: Annotated[
+        Literal["hugging-face", "plain"], typer.Option(help="`plain` has the code that loads it.")
+    ] = "plain",
+) -> None:
+    """Fetch a version as a folder that its library loads."""
+    if target.exists():
+        raise typer.BadParameter(f"{target} exists")
+    with client() as calls:
+        calls.versions.export(thing, version or _current(calls, thing), target, form)
+    for file in sorted(target.iterdir()):
+        typer.echo(file)
 
 
 def download(

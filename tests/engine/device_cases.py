@@ -21,6 +21,7 @@ from engine.data.samples import Samples, Split, gather, to_float
 from engine.methods import MethodContext
 from engine.recipes import Recipe, spectral_clipping
 from engine.training import NullProgress
+from tests.catalog_cases import own
 from tests.engine.pretended_device import NAME, MixedDevicesError, Pretended
 
 BATCHES = (32, 16)
@@ -121,7 +122,7 @@ def main() -> None:
             kind: {name: [counted(partial(run, name, batch)) for batch in BATCHES] for name in catalog.KINDS[kind]}
             for kind, run in {"recipes": recipe, "methods": method, "attacks": attack}.items()
         }
-        waits["architectures"] = {name: [counted(partial(architecture, name))] for name in catalog.ARCHITECTURES}
+        waits["architectures"] = {name: [counted(partial(architecture, name))] for name in own("architectures")}
         probed()
         there, here = torch.arange(4.0, device=NAME), torch.arange(4.0)
         waits["refused"] = {

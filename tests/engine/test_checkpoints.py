@@ -176,8 +176,24 @@ def reshape(state):
     state["0.weight"] = state["0.weight"].reshape(-1)
 
 
-def halve(state):
-    state["0.weight"] = state["0.weight"].half()
+def double(state):
+    state["0.weight"] = state["0.weight"].double()
+
+
+def rename(state):
+    state["0.wieght"] = state.pop("0.weight")
+
+
+def negate(state):
+    state["1.running_var"] = -state["1.running_var"]
+
+
+def behead(state):
+    state["13.weight"], state["13.bias"] = torch.zeros(7, 8), torch.zeros(7)
+
+
+def both(state):
+    state["module.0.weight"] = state["0.weight"].clone()
 
 
 def spoil(value):
@@ -194,7 +210,11 @@ def spoil(value):
         (drop, "missing: 0.weight"),
         (add, "no such tensors: extra"),
         (reshape, r"shape is \[36\], not \[4, 1, 3, 3\]"),
-        (halve, "dtype is F16, not F32"),
+        (double, "dtype is F64, not F32"),
+        (rename, r"missing: 0.weight; .* no such tensors: 0.wieght \(0.wieght is like 0.weight\)"),
+        (negate, "1.running_var: a variance in it is negative"),
+        (behead, "a head with 7 outputs, and the dataset has 10 classes"),
+        (both, "0.weight and module.0.weight would both be 0.weight"),
         (spoil(float("nan")), "13.bias: it holds NaN"),
         (spoil(float("inf")), "13.bias: it holds NaN or infinite"),
     ],
@@ -213,3 +233,58 @@ def test_long_lists_of_names_are_cut(tmp_path):
     checkpoints.save(network(), tmp_path / "c", {})
     with pytest.raises(CheckpointError, match=r"missing: .* and \d+ more"):
         checkpoints.check(tmp_path / "c", checkpoints.expected_tensors(resnet18.build(ResNet18Params(width=4), 1, 10)))
+
+
+def renamed(change, **more):
+    state = {change(name): tensor for name, tensor in network().state_dict().items()}
+    other = nn.Module()
+    other.state_dict = lambda: {**state, **more}
+    return other
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda name: f"module.{name}",
+        lambda name: f"model.{name}",
+        lambda name: f"_orig_mod.{name}",
+        lambda name: f"model._orig_mod.module.{name}",
+        lambda name: name.replace(".", "._orig_mod.", 1),
+        lambda name: f"ema.module.{name}",
+    ],
+)
+def test_prefixes_of_trainers_are_no_hindrance(tmp_path, change):
+    checkpoints.save(renamed(change), tmp_path / "c", {})
+    loaded = checkpoints.load(tmp_path / "c", network(2)).state_dict()
+    assert all(torch.equal(tensor, loaded[name]) for name, tensor in network().state_dict().items())
+
+
+def test_averaged_weights_half_precision_and_missing_counters(tmp_path):
+    averaged = renamed(lambda name: f"module.{name}", n_averaged=torch.tensor(5))
+    checkpoints.save(averaged, tmp_path / "averaged", {})
+    checkpoints.load(tmp_path / "averaged", network(2))
+    whole = network().state_dict()
+    for dtype in (torch.float16, torch.bfloat16):
+        half = nn.Module()
+        kept = {name: tensor for name, tensor in whole.items() if "num_batches" not in name}
+        half.state_dict = lambda kept=kept, dtype=dtype: {name: tensor.to(dtype) for name, tensor in kept.items()}
+        checkpoints.save(half, tmp_path / "half", {})
+        loaded = checkpoints.load(tmp_path / "half", network(2)).state_dict()
+        assert loaded["0.weight"].dtype == torch.float32
+        assert torch.equal(loaded["0.weight"], whole["0.weight"].to(dtype).float())
+        assert loaded["1.num_batches_tracked"] == 0
+
+
+def test_a_network_whose_library_writes_other_names(tmp_path):
+    model = network()
+    model.file_names = {"0.weight": "stem.kernel"}
+    checkpoints.save(model, tmp_path / "c", {})
+    with safe_open(tmp_path / "c", framework="pt") as file:
+        assert "stem.kernel" in file.keys()  # noqa: SIM118
+    other = network(2)
+    with pytest.raises(CheckpointError, match=r"stem\.kernel"):
+        checkpoints.load(tmp_path / "c", other)
+    other.file_names = model.file_names
+    assert torch.equal(checkpoints.load(tmp_path / "c", other)[0].weight, model[0].weight)
+    checkpoints.save(network(), tmp_path / "own", {})  # under the network's own names, as torch saves them
+    assert torch.equal(checkpoints.load(tmp_path / "own", other)[0].weight, model[0].weight)

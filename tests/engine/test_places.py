@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from app import catalog
 from engine import places
 from engine.errors import UnknownNameError
+from tests.catalog_cases import own
 
 ENTRIES = [(kind, name) for kind, entries in catalog.KINDS.items() for name in entries]
 
@@ -84,7 +85,7 @@ def test_a_function_of_another_shape_is_found_out(monkeypatch: pytest.MonkeyPatc
     assert list(faults("attacks", "added")) == wrong
 
 
-@pytest.mark.parametrize("name", catalog.ARCHITECTURES)
+@pytest.mark.parametrize("name", own("architectures"))
 def test_every_architecture_is_built_from_its_default_parameters(name: str) -> None:
     with torch.device("meta"):
         assert places.architecture(name)(catalog.ARCHITECTURES[name].params(), 1, 3, (32, 32)) is not None

@@ -30,6 +30,7 @@ from experiments.protocol import AMUN, RL
 from experiments.run import STUDIES
 from experiments.store import Busy, CellProgress, NotMeasured, OutOfTime, Result, Store, key
 from experiments.theory import both_sides
+from tests.catalog_cases import named
 from tests.engine.cases import digits
 
 ROOT = Path(__file__).parents[2]
@@ -264,7 +265,7 @@ def test_a_name_that_the_catalog_lacks_is_not_measured():
         Configuration("recipes", "sorcery").parsed()
 
 
-@pytest.mark.parametrize("name", catalog.ARCHITECTURES)
+@pytest.mark.parametrize("name", named("architectures"))
 def test_every_architecture_is_built_for_the_size_of_the_images(name, tmp_path):
     world = replace(
         scales.digits(1), architecture=configuration("architectures", name, catalog.ARCHITECTURES[name].example)

@@ -91,7 +91,17 @@ def _shown(schema: dict[str, Any], document: dict[str, Any]) -> set[Any]:
 # -- operations ------------------------------------------------------------------------------------
 
 OF_PROBES = {("GET", "/healthz"), ("GET", "/metrics")}
-GIVEN = {"number": 7, "version": 7, "leaf": 1, "size": 2, "old": 1, "scopes": ["read"], "policy": {}, "trained_on": "x"}
+GIVEN = {
+    "number": 7,
+    "version": 7,
+    "leaf": 1,
+    "size": 2,
+    "old": 1,
+    "form": "plain",
+    "scopes": ["read"],
+    "policy": {},
+    "trained_on": "x",
+}
 ANSWER = {"items": [], "next_page_token": None, "number": 7, "state": "succeeded", "status": "fulfilled"}
 ANSWER |= dict.fromkeys(("digest", "job", "problem", "salt", "deleted", "entries", "hashes"), "thing") | {"size": 1}
 

@@ -26,14 +26,15 @@ def purge(run: Run) -> None:
         work = erasure.plan(session, run.claim)
     with run.stage("rewrite", 0.0, 0.7):
         images = None if work.carried else _without_pixels(run, work.images, work.positions)
+        copies = {key: _zeroed(run, digest, work.positions) for key, digest in work.copies.items()}
         signals = {key: _without_columns(run, digest, work.positions) for key, digest in work.references.items()}
         sets = {key: _without_rows(run, key, digest, work) for key, digest in work.adversarial.items()}
         contents = _marks(run, work)
-        fresh = [images, *signals.values(), *(digest for digest, _ in sets.values())]
+        fresh = [images, *copies.values(), *signals.values(), *(digest for digest, _ in sets.values())]
         with run.resources.database.write() as session:
             for digest in sorted({digest for digest in fresh if digest}):
                 usage.pin(session, run.resources.blobs, digest)
-            rewritten = erasure.Rewritten(images, signals, sets, contents)
+            rewritten = erasure.Rewritten(images, copies, signals, sets, contents)
             erasure.swap(session, run.resources.settings, run.claim, work, rewritten)
             crash_points.point("purge.swap.uncommitted")
     with run.stage("remove", 0.7, 1.0):
@@ -57,9 +58,10 @@ def _marks(run: Run, work: erasure.Plan) -> list[str | None]:
 
 def _without_pixels(run: Run, digest: str | None, positions: Positions) -> str | None:
     """The dataset's array with those rows zeroed, as a new blob."""
-    if digest is None or not len(positions):
-        return digest
+    return _zeroed(run, digest, positions) if digest is not None and len(positions) else digest
 
+
+def _zeroed(run: Run, digest: str, positions: Positions) -> str:
     def write(path: Path) -> None:  # in the file: the array need not fit into memory
         shutil.copyfile(run.resources.blobs.fetch(digest), path)
         images = np.load(path, mmap_mode="r+", allow_pickle=False)

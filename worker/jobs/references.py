@@ -104,7 +104,7 @@ def train_one(run: Run) -> None:
         design[:, loaded.erased] = False
         resumable = progress.part(0.0, 1.0, f"reference:{pool}:{number}:{loaded.images_digest}")
         signal = references.train_reference(
-            number, design, loaded.samples, loaded.recipe, loaded.build, run.claim.seed, resumable
+            number, design, loaded.samples, loaded.recipe, loaded.start, run.claim.seed, resumable
         )
         _keep(run, loaded, references.erase(signal, loaded.erased))
 

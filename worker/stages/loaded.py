@@ -14,21 +14,26 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 from torch import Tensor, nn
 
+from app.blobs.folder import BlobMissingError
 from app.catalog import Params
 from app.core.positions import Positions, mask_of
 from app.core.tables import Dataset, Model
 from app.datasets import canaries
 from app.datasets import records as datasets
+from app.formats.checkpoint_header import CheckpointError
+from app.formats.input_contract import ContractError, InputContract
 from app.jobs import Claim
-from app.models import pools
+from app.models import pools, versions
 from app.models import records as models
 from app.rules.policy import Policy
 from engine import checkpoints, evaluation, places, references, seeding
+from engine.architectures import heads, inputs
 from engine.data.samples import Samples
 from engine.errors import UnknownNameError
 from engine.recipes import Recipe
 from engine.references import ReferenceSignals
-from worker.runtime.run import Resources
+from worker.runtime.run import JobError, Resources
+from worker.stages import copies
 
 
 @dataclass(frozen=True)
@@ -85,10 +90,24 @@ class LoadedModel:
     canaries: Positions  # of both splits
     erased: Positions
     classes: int
+    contract: InputContract
+    order: list[int] | None  # by label the network's output; None: as they are
     architecture: tuple[str, Params]
+    base: str | None  # digest of what training starts from
+    base_word: str | None  # why it is said that it never saw the dataset
     recipe: Recipe
     policy: Policy
     family: str  # of the reference pools that its audits may use
+
+    @property
+    def blessed_accuracy(self) -> float | None:
+        """On the holdout, of the version that the owner last trained, imported or promoted, when it was made."""
+        with self.resources.database.read() as session:
+            model = session.get_one(Model, self.model_id)
+            if model.blessed_version is None:
+                return None
+            accuracy: float | None = versions.get(session, model, model.blessed_version).metrics.get("accuracy_test")
+            return accuracy
 
     @classmethod
     def load(cls, resources: Resources, claim: Claim) -> LoadedModel:
@@ -96,16 +115,25 @@ class LoadedModel:
 
         Raises:
             UnknownNameError: this worker lacks a name of the model or of its policy.
+            JobError: the model's input contract does not fit the dataset.
+            SupersededError: samples were erased while its copy of the dataset was made.
         """
         with resources.database.read() as session:
             model = session.get_one(Model, claim.model_id)
             dataset = session.get_one(Dataset, claim.dataset_id)
             erased = mask_of(dataset.erased, dataset.sample_count)
             planted = canaries.planted(session, dataset)
-        if dataset.images is None:
-            data = LoadedDataset.empty(dataset.shape or (1, 1, 1), resources.device)
-        else:
-            data = LoadedDataset.load(resources, dataset.id, dataset.images)
+        contract = models.input_of(model)
+        shape = dataset.shape or (1, 1, 1)
+        try:
+            order = contract.order(dataset.class_names, dataset.class_count)
+            if dataset.images is None:
+                data = LoadedDataset.empty(contract.pixels_of(shape), resources.device)
+            else:
+                seen = copies.digest_of(resources, claim, dataset, dataset.images, contract)
+                data = LoadedDataset.load(resources, dataset.id, seen)
+        except ContractError as error:
+            raise JobError("input-contract", str(error)) from None
         held_out = np.flatnonzero(data.held & ~erased).astype(np.int64)
         people = np.setdiff1d(held_out, planted)
         architecture = places.parse("architectures", model.architecture, model.architecture_params)
@@ -120,7 +148,11 @@ class LoadedModel:
             canaries=planted,
             erased=np.flatnonzero(erased).astype(np.int64),
             classes=dataset.class_count,
+            contract=contract,
+            order=order,
             architecture=(model.architecture, architecture),
+            base=model.base["digest"] if model.base else None,
+            base_word=model.base["never_saw"] if model.base else None,
             recipe=Recipe(places.recipe(model.recipe), places.parse("recipes", model.recipe, model.recipe_params)),
             policy=_policy(model.policy),
             family=models.family(model),
@@ -128,13 +160,37 @@ class LoadedModel:
 
     def build(self) -> nn.Module:
         """An untrained model of the architecture, on the CPU."""
+        network = self._network(self.classes)
+        if self.base is not None or self.recipe.has_head:
+            key = (self.architecture, self.classes, self.samples.shape)
+            heads.mark(network, heads.names(self._network, self.classes, key))
+        inputs.attach(network, self.contract, self.samples.shape[0], self.order)
+        return heads.freeze(network) if self.recipe.head_alone else network
+
+    def _network(self, classes: int) -> nn.Module:
         name, params = self.architecture
         channels, height, width = self.samples.shape
-        return places.architecture(name)(params, channels, self.classes, (height, width))
+        return places.architecture(name)(params, self.contract.channels_of(channels), classes, (height, width))
+
+    def start(self) -> nn.Module:
+        """A model that has not seen the dataset, on the CPU: untrained, or its base with an untrained head.
+
+        Raises:
+            JobError: the base's bytes are gone, or do not fit.
+        """
+        model = self.build()
+        if self.base is None:
+            return model
+        try:
+            return checkpoints.load_body(self.resources.blobs.fetch(self.base), model, heads.of(model))
+        except BlobMissingError:
+            raise JobError("base-gone", "the checkpoint that training starts from was purged") from None
+        except CheckpointError as error:
+            raise JobError("base-refused", f"the base does not fit: {error}") from None
 
     def fresh(self, seed: int) -> nn.Module:
-        """An untrained model on the device, its weights drawn from `seed`."""
-        return seeding.seeded_model(self.build, seed, self.samples.device)
+        """`start` on the device, what is untrained drawn from `seed`."""
+        return seeding.seeded_model(self.start, seed, self.samples.device)
 
     def restore(self, digest: str) -> nn.Module:
         """The checkpoint of that digest, verified byte for byte when it was read, as a new model on the device."""
@@ -145,8 +201,7 @@ class LoadedModel:
             checkpoints.load(self.resources.blobs.fetch(digest), model)
             return {name: tensor.clone() for name, tensor in model.state_dict().items()}
 
-        model.load_state_dict(self.resources.cache.get("checkpoint", [digest], read, _bytes, owner))
-        return model
+        return checkpoints.fill(model, self.resources.cache.get("checkpoint", [digest], read, _bytes, owner))
 
     def logits(self, digest: str) -> NDArray[np.float32]:
         """(N, classes) of every sample of the dataset, by the checkpoint of that digest."""
@@ -158,7 +213,11 @@ class LoadedModel:
         if not self.samples.n:
             self.restore(digest)
             return {"accuracy_train": None, "accuracy_test": None}
-        right = self.logits(digest).argmax(axis=1) == self.labels
+        return self.accuracies_of(self.logits(digest), trained_on)
+
+    def accuracies_of(self, logits: NDArray[np.float32], trained_on: Positions) -> dict[str, float | None]:
+        """The same from `logits` (N, classes)."""
+        right = logits.argmax(axis=1) == self.labels
         return {
             "accuracy_train": float(right[trained_on].mean()) if len(trained_on) else None,
             "accuracy_test": float(right[self.holdout].mean()) if len(self.holdout) else None,
@@ -173,6 +232,7 @@ class LoadedModel:
             "architecture_params": params.model_dump_json(),
             "input": json.dumps({"shape": list(self.samples.shape), "range": [0, 1], "dtype": "float32"}),
             "classes": str(self.classes),
+            **({} if self.contract.plain else {"input_contract": self.contract.model_dump_json(exclude_none=True)}),
             "computed": json.dumps(seeding.arithmetic(self.resources.device, self.recipe.precision)),
         }
         checkpoints.save(model, path, metadata)

@@ -12,12 +12,18 @@ NOUNS = {
     "key": "an API key",
     "mdl": "a model",
     "msg": "a delivery",
+    "ver": "a version",
     "whk": "a webhook",
 }
 
 
 def id_pattern(prefix: str) -> str:
     return rf"^{prefix}_[{ALPHABET}]{{26}}$"
+
+
+def reference(prefix: str) -> str:
+    """An id, or a name that a path can hold."""
+    return rf"^({prefix}_[{ALPHABET}]{{26}}|[^\x00-\x1f\x7f/:?#%]{{1,200}})$"
 
 
 NAME = r"^[^\x00-\x1f\x7f]+$"
@@ -31,15 +37,22 @@ URL = r"^[\x21-\x7e]+$"
 IDEMPOTENCY_KEY = r"^[\x21-\x7e]{1,255}$"
 MOMENT = r"^\d{4}-\d\d-\d\d[Tt]\d\d:\d\d:\d\d(\.\d{1,6})?([Zz]|[+-]\d\d:\d\d)$"
 
-WORDS = {id_pattern(prefix): f"the id of {noun}: `{prefix}_` and 26 characters" for prefix, noun in NOUNS.items()} | {
-    NAME: "a text without control characters",
-    SAMPLE_ID: "a text without the NUL character",
-    DIGEST: "a digest: `sha256:` and 64 hexadecimal digits",
-    DEVICE_LABEL: "1 to 40 of `a-z`, `0-9`, `_` and `-`, a letter or digit first",
-    ARCHITECTURE: "1 to 60 of `a-z`, `0-9` and `_`",
-    ALIAS: "1 to 60 of `a-z`, `0-9` and `-`, a letter first",
-    EVENT: "a kind such as `version.unlearned`, or `version.*`",
-    URL: "visible ASCII without spaces",
-    IDEMPOTENCY_KEY: "1 to 255 visible ASCII characters without spaces",
-    MOMENT: "an RFC 3339 time with a zone, such as `2026-03-01T00:00:00Z`",
-}
+WORDS = (
+    {id_pattern(prefix): f"the id of {noun}: `{prefix}_` and 26 characters" for prefix, noun in NOUNS.items()}
+    | {
+        reference(prefix): f"the id of {NOUNS[prefix]} (`{prefix}_` and 26 characters), or its name"
+        for prefix in ("dst", "mdl")
+    }
+    | {
+        NAME: "a text without control characters",
+        SAMPLE_ID: "a text without the NUL character",
+        DIGEST: "a digest: `sha256:` and 64 hexadecimal digits",
+        DEVICE_LABEL: "1 to 40 of `a-z`, `0-9`, `_` and `-`, a letter or digit first",
+        ARCHITECTURE: "1 to 60 of `a-z`, `0-9` and `_`",
+        ALIAS: "1 to 60 of `a-z`, `0-9` and `-`, a letter first",
+        EVENT: "a kind such as `version.unlearned`, or `version.*`",
+        URL: "visible ASCII without spaces",
+        IDEMPOTENCY_KEY: "1 to 255 visible ASCII characters without spaces",
+        MOMENT: "an RFC 3339 time with a zone, such as `2026-03-01T00:00:00Z`",
+    }
+)

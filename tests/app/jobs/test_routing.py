@@ -9,7 +9,7 @@ import pytest
 from pydantic import ValidationError
 from sqlalchemy import select, update
 
-from app import jobs
+from app import catalog, jobs
 from app.core import db, keys
 from app.core.config import Settings
 from app.core.tables import Job, Worker
@@ -42,7 +42,7 @@ def test_the_environment_lists_with_commas(monkeypatch: pytest.MonkeyPatch) -> N
     settings = Settings()
     assert settings.kinds == [JobKind.TRAIN, JobKind.UNLEARN]
     assert devices.listed(settings) == ["cuda:0", "cuda:1"]
-    assert routing.own(settings) == Takes(frozenset({JobKind.TRAIN, JobKind.UNLEARN}), "h200")
+    assert routing.own(settings) == Takes(frozenset({JobKind.TRAIN, JobKind.UNLEARN}), "h200", catalog.offers())
 
 
 @pytest.mark.parametrize(("name", "value"), [("LETHE_KINDS", "train,sing"), ("LETHE_DEVICE_LABEL", "A B")])

@@ -188,7 +188,6 @@ def with_value(value: float) -> Any:
     "spoil",
     [
         changed("a shape", lambda tensors, first: tensors | {first: tensors[first][:, :, :1]}),
-        changed("a dtype", lambda tensors, first: tensors | {first: tensors[first].astype(np.float16)}),
         changed("a wider dtype", lambda tensors, first: tensors | {first: tensors[first].astype(np.float64)}),
         changed("a missing tensor", lambda tensors, first: {k: v for k, v in tensors.items() if k != first}),
         changed("a further tensor", lambda tensors, first: tensors | {"extra": tensors[first]}),

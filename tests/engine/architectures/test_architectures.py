@@ -11,6 +11,7 @@ from engine import checkpoints, places, seeding
 from engine.architectures import resnet18, torchvision_model, vgg19_bn, vit
 from engine.data.torchvision_ops import import_torchvision
 from engine.errors import ArchitectureError
+from tests.catalog_cases import named, own
 
 
 def built(name, channels, classes, size):
@@ -20,7 +21,7 @@ def built(name, channels, classes, size):
 
 
 @pytest.mark.parametrize(("channels", "size", "classes"), [(1, (8, 8), 10), (3, (32, 32), 7), (3, (28, 36), 2)])
-@pytest.mark.parametrize("name", catalog.ARCHITECTURES)
+@pytest.mark.parametrize("name", named("architectures"))
 def test_every_architecture_maps_images_to_logits_and_learns_in_both_modes(name, channels, size, classes):
     images = torch.rand(2, channels, *size)
     model = built(name, channels, classes, size)
@@ -66,7 +67,7 @@ def test_a_projection_is_a_strided_convolution_for_however_few_channels():
         ours = torch.autograd.grad(got.square().sum(), [inputs, found.weight])
         theirs = torch.autograd.grad(wanted.square().sum(), [inputs, asked.weight])
         torch.testing.assert_close(ours, theirs)
-    for name in set(catalog.ARCHITECTURES) - {"torchvision"}:
+    for name in set(own("architectures")) - {"torchvision"}:
         layers = [m for m in built(name, 3, 10, (32, 32)).modules() if isinstance(m, nn.Conv2d)]
         assert not [layer for layer in layers if layer.kernel_size == (1, 1) and layer.stride != (1, 1)]
 
@@ -152,7 +153,7 @@ def test_dropout_is_off_in_eval_mode():
 
 
 def torchvision_build(name, channels=3, size=(224, 224), classes=7):
-    return torchvision_model.build(TorchvisionParams(name=name), channels, classes, size)
+    return torchvision_model.build(TorchvisionParams.model_construct(name=name), channels, classes, size)
 
 
 @pytest.mark.parametrize(

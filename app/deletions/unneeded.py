@@ -1,0 +1,75 @@
+"""Deleting models and versions that nobody needs, and what that would erase, said before."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+
+from app import events
+from app.core import db
+from app.core.errors import Conflict
+from app.core.tables import AdversarialRow, Alias, Job, Model, OutcomeRow, Version
+from app.models import bases
+from app.models import records as models
+from app.rules.states import JobState, Outcome, VersionState
+
+
+def of_version(session: Session, model: Model, version: Version) -> dict[str, Any]:
+    """What deleting the version would erase, and what keeps it from being deleted (`needed`)."""
+    needed = []
+    if version.state == VersionState.CURRENT:
+        needed.append("it is the current version")
+    if version.state == VersionState.PURGED:
+        needed.append("it is purged already")
+    if version.number == model.blessed_version and version.state != VersionState.CURRENT:
+        needed.append("deletions are measured against it; promote another version first")
+    named = select(Alias.name).where(Alias.model_id == model.id, Alias.version == version.number)
+    needed += [f"the alias {name} means it" for name in session.scalars(named.order_by(Alias.name))]
+    needed += [
+        f"the model {other.id} starts from it"
+        for other in bases.starting_from(session, model)
+        if (other.base or {}).get("version") == version.number
+    ]
+    if models.has_running_job(session, model):
+        needed.append("a job is running on the model")
+    return {"versions": [version.number], "bytes": version.size, "needed": needed}
+
+
+def delete_version(session: Session, model: Model, version: Version) -> None:
+    """Erase a version's checkpoint; its row stays as the record of what was there.
+
+    Raises:
+        Conflict: somebody needs it; says who.
+    """
+    if needed := of_version(session, model, version)["needed"]:
+        raise Conflict(f"This version is needed: {'; '.join(needed)}.", kind="version-needed")
+    # Due at once: the sweeper removes the bytes and dates their receipts.
+    version.state, version.purge_after, version.stated = VersionState.SUPERSEDED, db.now(session), None
+    events.record(session, model.tenant_id, "version.deleted", version.id, number=version.number)
+
+
+def of_model(session: Session, model: Model) -> dict[str, Any]:
+    """What purging the whole model would erase and end, and what keeps it from being purged (`needed`)."""
+    live = select(Version).where(Version.model_id == model.id, Version.state != VersionState.PURGED, Version.size > 0)
+    kept = session.scalars(live.order_by(Version.number)).all()
+    needed = [f"the model {other.id} starts from a version of it" for other in bases.starting_from(session, model)]
+    if models.has_running_job(session, model):
+        needed.append("a job is running on it")
+    waiting = select(func.count()).where(Job.model_id == model.id, Job.state == JobState.QUEUED)
+    open_ = select(func.count()).where(
+        OutcomeRow.model_id == model.id,
+        OutcomeRow.state.in_([Outcome.PENDING, Outcome.BATCHED, Outcome.ATTENTION]),
+    )
+    sets = select(func.count()).where(AdversarialRow.model_id == model.id)
+    aliases = select(Alias.name).where(Alias.model_id == model.id).order_by(Alias.name)
+    return {
+        "versions": [version.number for version in kept],
+        "bytes": sum(version.size for version in kept),
+        "adversarial_sets": session.scalars(sets).one(),
+        "aliases": list(session.scalars(aliases)),
+        "jobs_cancelled": session.scalars(waiting).one(),
+        "requests_settled": session.scalars(open_).one(),
+        "needed": needed,
+    }

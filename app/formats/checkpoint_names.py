@@ -1,0 +1,121 @@
+"""Which tensor of a file is which of a network: by name, with the prefixes that trainers add, or a difference that a
+person can act on."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
+
+from app.formats.checkpoint_header import CheckpointError, TensorSpec
+
+PREFIXES = (
+    "module.",
+    "model.",
+    "_orig_mod.",
+    "net.",
+    "network.",
+    "ema.",
+    "model_ema.",
+    "ema_model.",
+    "averaged_model.",
+)
+"""What DataParallel, Lightning and other trainers, `torch.compile` and averaged weights put before a name."""
+COMPILED = "_orig_mod."
+COUNTERS = "num_batches_tracked"
+DROPPED = ("n_averaged",)
+"""The counter of `torch.optim.swa_utils.AveragedModel`, which no network has."""
+CAST = {"F32": ("F16", "BF16")}
+"""Dtypes of a file that stand for one of a network, without loss."""
+POSITIONS = ("pos_embed", "position_embedding", "pos_embedding", "relative_position", "relative_coords", "attn_mask")
+MOST_NAMED = 5
+
+Wanted = Mapping[str, tuple[str, tuple[int, ...]]]
+"""Dtype (of a header) and shape of each tensor that a network has."""
+
+
+@dataclass(frozen=True)
+class Match:
+    """`names`: the network's tensors and those of the file that hold them. What is not among them are counters of
+    batches, which start at 0."""
+
+    names: Mapping[str, str]
+
+
+def match(
+    tensors: Mapping[str, TensorSpec],
+    wanted: Wanted,
+    aliases: Mapping[str, str] | None = None,
+    ignored: Collection[str] = (),
+) -> Match:
+    """Find the tensors of a network in a file.
+
+    aliases: other names of wanted tensors. ignored: names that the file may have besides.
+
+    Raises:
+        CheckpointError: what is missing, unexpected or of another shape or dtype, and the nearest names.
+    """
+    known = {alias: name for alias, name in (aliases or {}).items() if name in wanted} | {name: name for name in wanted}
+    found: dict[str, str] = {}
+    extra: list[str] = []
+    for name in tensors:
+        own = known.get(name) or next((known[bare] for bare in _bare(name) if bare in known), None)
+        if own is None:
+            if not any(bare in DROPPED or bare in ignored for bare in (name, *_bare(name))):
+                extra.append(name)
+        elif own in found:
+            raise CheckpointError(
+                f"the tensors {found[own]} and {name} would both be {own}: two models are in one file; send one of them"
+            )
+        else:
+            found[own] = name
+    missing = [name for name in wanted if name not in found and not name.endswith(COUNTERS)]
+    shapes = [
+        (name, tensors[found[name]].shape, shape)
+        for name, (_, shape) in wanted.items()
+        if name in found and tensors[found[name]].shape != shape
+    ]
+    if missing or extra or shapes:
+        raise CheckpointError("; ".join(_difference(missing, extra, shapes)))
+    for name, (dtype, _) in wanted.items():
+        there = tensors[found[name]].dtype if name in found else dtype
+        if there != dtype and there not in CAST.get(dtype, ()):
+            raise CheckpointError(f"tensor {name}: its dtype is {there}, not {dtype}")
+    return Match(found)
+
+
+def _bare(name: str) -> Iterator[str]:
+    """`name` without one prefix after the other, and without what compiling puts inside."""
+    if COMPILED in name:
+        name = name.replace(COMPILED, "")
+        yield name
+    while prefix := next((prefix for prefix in PREFIXES if name.startswith(prefix)), None):
+        name = name.removeprefix(prefix)
+        yield name
+
+
+def _difference(
+    missing: list[str], extra: list[str], shapes: list[tuple[str, tuple[int, ...], tuple[int, ...]]]
+) -> Iterator[str]:
+    if missing:
+        yield f"the architecture's tensors are missing: {some(missing)}"
+    if extra:
+        near = [(name, difflib.get_close_matches(name, missing[:200], 1)) for name in extra[:MOST_NAMED]]
+        like = ", ".join(f"{name} is like {found[0]}" for name, found in near if found)
+        yield f"the architecture has no such tensors: {some(extra)}" + (f" ({like})" if like else "")
+    if shapes:
+        named = [f"tensor {name}: its shape is {list(there)}, not {list(want)}" for name, there, want in shapes]
+        yield some(named)
+    if shapes and not missing and not extra:
+        heads = {(there[0], want[0]) for _, there, want in shapes if there[1:] == want[1:] and there and want}
+        if len(heads) == 1 and all(there[1:] == want[1:] and there for _, there, want in shapes):
+            ((there, want),) = heads
+            yield f"the file is of a head with {there} outputs, and the dataset has {want} classes"
+        elif all(any(part in name for part in POSITIONS) for name, _, _ in shapes):
+            yield "it was trained on images of another size: say so in the model's `input.geometry`"
+
+
+def some(names: list[str]) -> str:
+    """The first of `names`, and how many more."""
+    more = len(names) - MOST_NAMED
+    return ", ".join(names[:MOST_NAMED]) + (f" and {more} more" if more > 0 else "")

@@ -1,0 +1,334 @@
+"""A version as a folder that its own library loads: weights, configuration, preprocessing, a card, and code.
+
+The folder is a zip without compression, made while it is sent. Weights keep the library's names. Normalisation was
+never in them, so that the configuration of the preprocessing has it.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import zipfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from sqlalchemy.orm import Session
+
+from app.blobs.open import Blobs
+from app.core.errors import Unprocessable
+from app.core.tables import Dataset, Model, Version
+from app.formats.input_contract import ContractError, Geometry, InputContract
+from app.formats.preprocessing import RESAMPLE
+from app.models import records as models
+from app.reports import model_card
+
+Form = Literal["hugging-face", "plain"]
+LIBRARIES = ("hugging_face", "timm")
+PREFIXES = ("module.", "model.", "_orig_mod.")
+DATE = (1980, 1, 1, 0, 0, 0)
+PIECE = 2**20
+
+
+@dataclass(frozen=True)
+class Folder:
+    """Small files by name, and the weights: their header as it is written, and where their bytes are."""
+
+    files: dict[str, bytes]
+    header: bytes
+    digest: str
+    start: int
+    stop: int
+
+
+def folder(session: Session, blobs: Blobs, model: Model, version: Version, form: Form) -> Folder:
+    """What a version is exported as.
+
+    Raises:
+        Unprocessable: the form is not one of the model's library.
+    """
+    if form == "hugging-face" and model.architecture not in LIBRARIES:
+        raise Unprocessable(
+            f"{model.architecture} is no architecture that such a folder holds; ask for the form `plain`.",
+            kind="export-form",
+        )
+    dataset = session.get_one(Dataset, model.dataset_id)
+    contract = models.input_of(model)
+    names = _class_names(contract, dataset)
+    shape = dataset.shape or [1, 1, 3]
+    files = {"README.md": _readme(session, model, version, contract, names, form)}
+    if model.architecture == "hugging_face":
+        files["config.json"] = _json(_hugging_face(model.architecture_params["config"], names, contract, shape))
+        files["preprocessor_config.json"] = _json(_preprocessor(contract, shape))
+    elif model.architecture == "timm":
+        files["config.json"] = _json(_timm(model.architecture_params["name"], names, contract, shape))
+    if form == "plain":
+        about = {"architecture": model.architecture, "params": model.architecture_params}
+        files["lethe.json"] = _json(
+            {
+                **about,
+                "input": contract.model_dump(mode="json"),
+                "shape": list(_seen(contract, shape)),
+                "class_names": names,
+            }
+        )
+        files["load.py"] = _code(model, len(names)).encode()
+    header, start = _header(blobs, version)
+    return Folder(files, header, version.digest, start, version.size)
+
+
+def write(found: Folder, blobs: Blobs) -> Iterator[bytes]:
+    """The zip, piece by piece."""
+    room = _Room()
+    with zipfile.ZipFile(room, "w", zipfile.ZIP_STORED) as archive:
+        for name in sorted(found.files):
+            archive.writestr(zipfile.ZipInfo(name, DATE), found.files[name])
+            yield room.taken()
+        with archive.open(zipfile.ZipInfo("model.safetensors", DATE), "w", force_zip64=True) as file:
+            file.write(found.header)
+            for piece in blobs.read(found.digest, found.start, found.stop):
+                file.write(piece)
+                yield room.taken()
+    yield room.taken()
+
+
+class _Room(io.RawIOBase):
+    """What is written, until it is taken; nothing can be sought in it, so that the zip needs no second look."""
+
+    def __init__(self) -> None:
+        self._parts: list[bytes] = []
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any) -> int:
+        self._parts.append(bytes(data))
+        return len(data)
+
+    def taken(self) -> bytes:
+        found, self._parts = b"".join(self._parts), []
+        return found
+
+
+def _header(blobs: Blobs, version: Version) -> tuple[bytes, int]:
+    """The weights' header with the library's names and `format` pt, and where the tensors' bytes begin."""
+    length = int.from_bytes(b"".join(blobs.read(version.digest, 0, 8)), "little")
+    entries = json.loads(b"".join(blobs.read(version.digest, 8, 8 + length)))
+    entries.pop("__metadata__", None)
+    bare = {name: name.replace("_orig_mod.", "") for name in entries if name != "n_averaged"}
+    while prefix := next((each for each in PREFIXES if all(name.startswith(each) for name in bare.values())), None):
+        bare = {name: own.removeprefix(prefix) for name, own in bare.items()}
+    # A tensor that is left out would leave a hole: the counter of averaged weights keeps its name.
+    made = {"__metadata__": {"format": "pt"}, **{bare.get(name, name): entry for name, entry in entries.items()}}
+    text = json.dumps(made, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text, 8 + length
+
+
+def _class_names(contract: InputContract, dataset: Dataset) -> list[str]:
+    """By output of the network."""
+    if contract.class_names is not None:
+        return list(contract.class_names)
+    named = dataset.class_names or [None] * dataset.class_count
+    return [name or f"LABEL_{label}" for label, name in enumerate(named)]
+
+
+def _seen(contract: InputContract, shape: list[Any]) -> tuple[int, int, int]:
+    """(H, W, C) that the network takes."""
+    height, width, _ = contract.pixels_of(shape)
+    return height, width, _channels(contract, shape)
+
+
+def _json(document: Any) -> bytes:
+    return json.dumps(document, indent=2, ensure_ascii=False).encode()
+
+
+# -- configurations --------------------------------------------------------------------------------
+
+
+def _normalisation(contract: InputContract, channels: int) -> tuple[list[float], list[float]]:
+    mean, std = list(contract.mean or (0.0,)), list(contract.std or (1.0,))
+    return (mean * channels if len(mean) == 1 else mean), (std * channels if len(std) == 1 else std)
+
+
+def _channels(contract: InputContract, shape: list[Any]) -> int:
+    try:
+        return contract.channels_of(int(shape[2]))
+    except ContractError:
+        return int(shape[2])
+
+
+def _hugging_face(
+    config: dict[str, Any], names: list[str], contract: InputContract, shape: list[Any]
+) -> dict[str, Any]:
+    own = {name: value for name, value in config.items() if name not in ("id2label", "label2id", "num_labels")}
+    own["num_channels"] = _channels(contract, shape)
+    own["id2label"] = {str(number): name for number, name in enumerate(names)}
+    own["label2id"] = {name: number for number, name in enumerate(names)}
+    return own
+
+
+def _preprocessor(contract: InputContract, shape: list[Any]) -> dict[str, Any]:
+    mean, std = _normalisation(contract, _channels(contract, shape))
+    found: dict[str, Any] = {
+        "do_rescale": True,
+        "rescale_factor": 1 / 255,
+        "do_normalize": True,
+        "image_mean": mean,
+        "image_std": std,
+        "do_convert_rgb": len(mean) == 3,
+    }
+    geometry, kind = contract.geometry, "ViTImageProcessor"
+    found["do_resize"] = geometry is not None and geometry.resize is not None
+    if geometry is not None and geometry.resize is not None:
+        resize = geometry.resize
+        exact = not isinstance(resize, int)
+        found["size"] = {"height": resize[0], "width": resize[1]} if exact else {"shortest_edge": resize}  # type: ignore[index]
+        found["resample"] = RESAMPLE.index(geometry.interpolation)
+    if geometry is not None and geometry.crop is not None:
+        height, width = geometry.sides(int(shape[0]), int(shape[1]))
+        found |= {"do_center_crop": True, "crop_size": {"height": height, "width": width}}
+    if "shortest_edge" in found.get("size", {}) or "crop_size" in found:
+        kind = "BitImageProcessor"
+    return {"image_processor_type": kind, **found}
+
+
+def _timm(name: str, names: list[str], contract: InputContract, shape: list[Any]) -> dict[str, Any]:
+    channels = _channels(contract, shape)
+    mean, std = _normalisation(contract, channels)
+    geometry = contract.geometry or Geometry(resize=(int(shape[0]), int(shape[1])), interpolation="bicubic")
+    height, width = geometry.sides(int(shape[0]), int(shape[1]))
+    large = geometry.resized(int(shape[0]), int(shape[1]))
+    crop_pct = min(1.0, height / min(large)) if geometry.crop is not None else 1.0
+    exact = geometry.resize is not None and not isinstance(geometry.resize, int)
+    return {
+        "architecture": name,
+        "num_classes": len(names),
+        "label_names": names,
+        "pretrained_cfg": {
+            "input_size": [channels, height, width],
+            "interpolation": geometry.interpolation,
+            "crop_pct": crop_pct,
+            "crop_mode": "squash" if exact else "center",
+            "mean": mean,
+            "std": std,
+            "num_classes": len(names),
+        },
+    }
+
+
+# -- the card and the code -------------------------------------------------------------------------
+
+
+def _readme(
+    session: Session, model: Model, version: Version, contract: InputContract, names: list[str], form: Form
+) -> bytes:
+    lines = [
+        model_card.model_card(session, model, version).rstrip(),
+        "",
+        "## Input and classes",
+        "",
+        f"Input contract: `{contract.model_dump_json(exclude={'class_names'}, exclude_none=True)}`",
+        "",
+        *(f"{number}. {_plain(name)}" for number, name in enumerate(names)),
+        "",
+        "## Load it",
+        "",
+        "```python",
+        _code(model, len(names)).strip() if form == "plain" else _library_code(model),
+        "```",
+        "",
+    ]
+    return "\n".join(lines).encode()
+
+
+def _plain(name: str) -> str:
+    return "".join(f"\\{character}" if character in "\\`*_{}[]()<>#+-!|" else character for character in name)
+
+
+def _library_code(model: Model) -> str:
+    if model.architecture == "timm":
+        return 'import timm\n\nmodel = timm.create_model("local-dir:FOLDER", pretrained=True).eval()'
+    return (
+        "from transformers import AutoImageProcessor, AutoModelForImageClassification\n\n"
+        'model = AutoModelForImageClassification.from_pretrained("FOLDER")\n'
+        'processor = AutoImageProcessor.from_pretrained("FOLDER")'
+    )
+
+
+CODE = '''"""Loads the weights beside this file into the network that they are of."""
+
+import json
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+
+FOLDER = Path(__file__).parent
+ABOUT = json.loads((FOLDER / "lethe.json").read_text())
+
+
+def load():
+    """The network, in eval mode. It takes what `prepare` makes."""
+    classes = {classes}
+{network}
+    state = model.state_dict()
+    kept = load_file(FOLDER / "model.safetensors")
+    state.update({{name: tensor.to(state[name].dtype) for name, tensor in kept.items() if name in state}})
+    model.load_state_dict(state)
+    return model.eval()
+
+
+def prepare(pixels):
+    """Pixels (n, C, H, W) of [0, 1], resized and cropped as `input.geometry` says, as the network takes them."""
+    mean, std = (torch.tensor(ABOUT["input"][name] or [default]) for name, default in (("mean", 0.0), ("std", 1.0)))
+    channels = ABOUT["input"]["channels"] or max(len(mean), len(std), pixels.shape[1])
+    pixels = pixels.expand(-1, channels, -1, -1)
+    return (pixels - mean.view(1, -1, 1, 1)) / std.view(1, -1, 1, 1)
+'''
+
+
+def _code(model: Model, classes: int) -> str:
+    if model.architecture == "torchvision":
+        network = [
+            "import torchvision",
+            "",
+            'name = ABOUT["params"]["name"]',
+            'more = {"image_size": ABOUT["shape"][0]} if name.startswith("vit_") else {}',
+            'more |= {"input_size": tuple(ABOUT["shape"][:2])} if name.startswith("maxvit_") else {}',
+            'more |= {"aux_logits": False} if name in ("googlenet", "inception_v3") else {}',
+            "model = torchvision.models.get_model(name, weights=None, num_classes=classes, **more)",
+        ]
+    elif model.architecture == "timm":
+        network = [
+            "import timm",
+            "",
+            'name, (height, width, channels) = ABOUT["params"]["name"], ABOUT["shape"]',
+            "sized = timm.get_pretrained_cfg(name, allow_unregistered=True).fixed_input_size",
+            'more = {"img_size": (height, width)} if sized else {}',
+            "model = timm.create_model(name, pretrained=False, num_classes=classes, in_chans=channels, **more)",
+        ]
+    elif model.architecture == "hugging_face":
+        network = [
+            "from transformers import AutoModelForImageClassification",
+            "",
+            "return AutoModelForImageClassification.from_pretrained(FOLDER).eval()",
+        ]
+        return CODE.partition("    state = ")[0].format(classes=classes, network=_indented(network)) + _after_load()
+    else:
+        network = [
+            "from engine import places  # of Lethe's checkout, with its plug-ins",
+            "",
+            'params = places.parse("architectures", ABOUT["architecture"], ABOUT["params"])',
+            'height, width, channels = ABOUT["shape"]',
+            'model = places.architecture(ABOUT["architecture"])(params, channels, classes, (height, width))',
+        ]
+    return CODE.format(classes=classes, network=_indented(network))
+
+
+def _indented(lines: list[str]) -> str:
+    return "\n".join(f"    {line}" if line else "" for line in lines)
+
+
+def _after_load() -> str:
+    return "\n\n" + "def prepare" + CODE.partition("def prepare")[2].format()

@@ -1,0 +1,42 @@
+"""Any classifier of timm by name, untrained, made to fit the images or refused with the reason."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+from torch import nn
+
+from app.catalog import TimmParams
+from engine.architectures import Size, fitting
+from engine.data.torchvision_ops import import_torchvision
+from engine.errors import ArchitectureError
+
+
+def build(params: TimmParams, channels: int, num_classes: int, size: Size = (32, 32)) -> nn.Module:
+    """Model `name` with `num_classes` outputs, and for images of `size` where the model has sizes.
+
+    Raises:
+        ArchitectureError: no model has that name, or it cannot take such images.
+    """
+    import_torchvision()  # timm imports it, which by itself may fail
+    timm = importlib.import_module("timm")
+    if not timm.is_model(params.name):
+        raise ArchitectureError(f"the installed timm {timm.__version__} has no model {params.name}")
+
+    def make() -> nn.Module:
+        own: dict[str, Any] = {"pretrained": False, "num_classes": num_classes, "in_chans": channels}
+        if _sized(timm, params.name):
+            own["img_size"] = size
+        model: nn.Module = timm.create_model(params.name, **own)
+        return model
+
+    key = ("timm", params.name, channels, num_classes, size)
+    fitting.require(key, params.name, make, channels, num_classes, size)
+    return make()
+
+
+def _sized(timm: Any, name: str) -> bool:
+    """Whether the model is built for one size of images: those of which timm's configuration says so."""
+    config = timm.get_pretrained_cfg(name, allow_unregistered=True)
+    return bool(config is not None and config.fixed_input_size)
