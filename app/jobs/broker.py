@@ -44,7 +44,9 @@ def fault(url: str) -> Fault | None:
     try:
         client = redis.Redis.from_url(url, socket_connect_timeout=SECONDS, socket_timeout=SECONDS)
         with client, client.pipeline(transaction=False) as calls:
-            calls.lpush(name, "probe").expire(name, KEPT_SECONDS).rpop(name)
+            calls.lpush(name, "probe")
+            calls.expire(name, KEPT_SECONDS)
+            calls.rpop(name)
             replies = calls.execute()
     except redis.RedisError as error:
         return _named(error)

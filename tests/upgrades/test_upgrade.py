@@ -131,12 +131,17 @@ def test_requests(old: Old) -> None:
     assert old.kept["requests"]["partly-refused"]["samples_refused"] == 1
 
 
+def as_then(now: Any, then: Any) -> Any:
+    """What is said now of what was said then: later versions say more."""
+    return {name: now[name] for name in then} if isinstance(then, dict) else now
+
+
 def test_versions_and_their_bytes(old: Old) -> None:
     states = set()
     for role, versions in old.kept["versions"].items():
         for before in versions:
             where = f"{old.model(role)}/versions/{before['number']}"
-            assert old.account.get(where) == before
+            assert as_then(old.account.get(where), before) == before
             states.add((before["origin"], before["state"]))
             if before["state"] in ("current", "superseded"):
                 content = old.account.http.get(f"{where}/checkpoint", params={"reason": "to compare"}).content
@@ -156,7 +161,7 @@ def test_reports(old: Old) -> None:
         where = f"{old.model('main')}/versions/{number}/audit"
         report = old.account.get(where)["report"]
         for name in ("method", "candidate", "parent", "judgement", "forget_samples", "references"):
-            assert report[name] == before[name], name
+            assert as_then(report[name], before[name]) == before[name], name
         page = old.account.http.get(where, headers={"Accept": "text/html"})
         assert page.status_code == 200
         assert page.headers["content-type"].startswith("text/html")

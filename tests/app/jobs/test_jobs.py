@@ -143,7 +143,7 @@ def test_a_running_job_is_asked_to_stop_and_the_worker_obeys(trained: Trained) -
     }
     model = account.post("/v1/models", body)["id"]
     job = account.post(f"/v1/models/{model}:train", {})["id"]
-    resources = Resources.open(account.settings.model_copy(update={"lease_seconds": 0.4}))
+    resources = Resources.open(account.settings.model_copy(update={"lease_seconds": 3.0}))
     worker = threading.Thread(target=run_one, args=(resources, "tester"))
     worker.start()
     try:
