@@ -125,7 +125,7 @@ def _show(request: DeletionRequest | NewRequest, details: RequestDetails) -> Del
     )
 
 
-def _order(body: DeletionCreate, traceparent: str | None, tenant_id: str) -> orders.Order:
+def _order(body: DeletionCreate, tenant_id: str, traceparent: str | None = None) -> orders.Order:
     return orders.Order(
         tenant_id=tenant_id,
         sample_ids=body.sample_ids or [],
@@ -169,7 +169,9 @@ async def create(request: Request, held: PartsDep, sent: ToRequest, key: Idempot
         )  # a caller without the right learns nothing of the body's faults
         keys.require(who, "request")
         raise
-    posted = Posted(token, partial(_order, body, tracing.current()), "/v1/deletion-requests", key, raw, _reply)
+    posted = Posted(
+        token, partial(_order, body, traceparent=tracing.current()), "/v1/deletion-requests", key, raw, _reply
+    )
     reply = await held.intake.submit(posted, body.dataset)
     logs.note(tenant=reply.tenant)
     return reply.response()
@@ -226,7 +228,9 @@ async def _import_line(held: Parts, token: str, number: int, line: bytes, key: s
     try:
         body = DeletionCreate.model_validate_json(line)
         show_line = partial(_line_reply, number)
-        posted = Posted(token, partial(_order, body, tracing.current()), IMPORT_ROUTE, own_key, line, show_line)
+        posted = Posted(
+            token, partial(_order, body, traceparent=tracing.current()), IMPORT_ROUTE, own_key, line, show_line
+        )
         reply = await held.intake.submit(posted, body.dataset)
         return ImportLine.model_validate_json(reply.text)
     except AppError as error:
