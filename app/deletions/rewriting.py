@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import logging
 import re
+import sqlite3
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -136,9 +137,16 @@ def rewrite(database: Database) -> str:
 
 
 def _rewrite_file(raw: Any) -> str:
-    raw.execute("VACUUM")
-    mode = raw.execute("PRAGMA journal_mode").fetchone()[0]
-    busy = raw.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
+    usual = raw.execute("PRAGMA busy_timeout").fetchone()[0]
+    raw.execute(f"PRAGMA busy_timeout={LOCK_SECONDS * 1000:.0f}")
+    try:
+        raw.execute("VACUUM")
+        mode = raw.execute("PRAGMA journal_mode").fetchone()[0]
+        busy = raw.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
+    except sqlite3.OperationalError as error:
+        raise NotRewrittenError(f"others were using the file, so it is tried again ({error})") from None
+    finally:
+        raw.execute(f"PRAGMA busy_timeout={usual}")
     if busy:
         raise NotRewrittenError("others were reading the write-ahead log, so it is tried again")
     return "rewritten with VACUUM" + ("; the write-ahead log was emptied" if mode == "wal" else "")

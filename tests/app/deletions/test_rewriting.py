@@ -150,6 +150,19 @@ def test_a_reader_is_not_waited_for(trained: Trained, monkeypatch: pytest.Monkey
     assert limits == ["30s", "2min"], "the connection is as it was"
 
 
+@pytest.mark.validation
+def test_a_writer_of_sqlite_is_not_waited_for(trained: Trained, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rewriting, "LOCK_SECONDS", 0.05)
+    database = trained.account.database
+    with database.write(), pytest.raises(NotRewrittenError, match="others were using the file"):
+        rewrite(database)
+    assert rewrite(database)
+    with database.engine.connect() as connection:
+        raw = connection.connection.driver_connection
+        assert raw is not None
+        assert raw.execute("PRAGMA busy_timeout").fetchone() == (db.BUSY_SECONDS * 1000,)
+
+
 def _rewritten(trained: Trained) -> str:
     try:
         return rewrite(trained.account.database)
