@@ -52,7 +52,7 @@ def show_delivery(row: Delivery) -> DeliveryOut:
 @router.post("", status_code=201, response_model=WebhookMade, responses=problems(403))
 def create(body: WebhookCreate, who: CallerDep, held: PartsDep, session: Write, once: IdempotentDep) -> JSONResponse:
     """Register a receiver. Its address must be https and public; the signing secret is shown once, here."""
-    private = held.settings.webhooks_to_private
+    private = held.settings.private_receivers
     try:
         webhooks.targets(webhooks.check_url(body.url, allow_private=private), allow_private=private)
     except webhooks.RefusedError as error:

@@ -11,7 +11,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, SecretStr, field_validator
+from pydantic import Field, IPvAnyNetwork, SecretStr, field_validator
 from pydantic_settings import (
     BaseSettings,
     NoDecode,
@@ -107,6 +107,9 @@ class Settings(BaseSettings):
     )
     backups_kept_days: float | None = Field(None, ge=0, description="how long you keep backups: receipts name it")
     webhooks_to_private: bool = Field(False, description="let webhooks go to http and private addresses: tests only")
+    webhook_networks: Annotated[list[IPvAnyNetwork], NoDecode] = Field(
+        default_factory=list, description="private networks that webhooks may go to, by http too; with commas between"
+    )
 
     max_json_bytes: int = Field(32 * 2**20, ge=1024)
     max_upload_bytes: int = Field(16 * 2**30, ge=1024)
@@ -159,11 +162,16 @@ class Settings(BaseSettings):
         """Kubernetes sets LETHE_PORT=tcp://… in every container beside a Service called `lethe`: it means no port."""
         return 8321 if isinstance(value, str) and value.startswith("tcp://") else value
 
-    @field_validator("devices", "kinds", mode="before")
+    @field_validator("devices", "kinds", "webhook_networks", mode="before")
     @classmethod
     def _listed(cls, value: Any) -> Any:
         """Environment variables hold lists with commas."""
         return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+
+    @property
+    def private_receivers(self) -> bool | list[IPvAnyNetwork]:
+        """Which private addresses webhooks may go to (`app.events.webhooks.Private`)."""
+        return self.webhooks_to_private or self.webhook_networks
 
     @property
     def resolved_database_url(self) -> URL:

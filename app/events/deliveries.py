@@ -114,7 +114,7 @@ class Courier:
     for them. Two sweepers may send the same message at once; receivers recognise it by its id.
     """
 
-    def __init__(self, database: Database, *, allow_private: bool) -> None:
+    def __init__(self, database: Database, *, allow_private: webhooks.Private) -> None:
         self._database, self._private = database, allow_private
         self._busy: dict[str, str] = {}  # tenants of the webhooks that are being sent to
         self._lock = threading.Lock()
@@ -147,7 +147,7 @@ class Courier:
                 del self._busy[webhook_id]
 
 
-def send_due(database: Database, webhook_id: str, *, allow_private: bool) -> int:
+def send_due(database: Database, webhook_id: str, *, allow_private: webhooks.Private) -> int:
     """Send a receiver what is due, until one message cannot be delivered; how many attempts were made.
 
     No transaction is open while the receiver is being waited for.

@@ -39,6 +39,9 @@ DOCUMENTATION_6 = ipaddress.ip_network("3fff::/20")
 RELAY_6TO4 = ipaddress.ip_network("192.88.99.0/24")
 
 Resolver = Callable[[str, int], Sequence[str]]
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+Private = bool | Sequence[Network]
+"""Which addresses may be called that are not public: none, all of them (tests), or those of these networks."""
 
 
 class RefusedError(Exception):
@@ -72,11 +75,12 @@ def retry_at(now: datetime, failures: int) -> datetime | None:
 # -- where to --------------------------------------------------------------------------------------
 
 
-def check_url(url: str, *, allow_private: bool) -> SplitResult:
+def check_url(url: str, *, allow_private: Private) -> SplitResult:
     """The parts of an acceptable receiver address.
 
     Raises:
-        RefusedError: not https (http only where private addresses are allowed), credentials, no host, a bad port.
+        RefusedError: not https (http only to private addresses that are allowed, see `targets`), credentials, no host,
+            a bad port.
     """
     try:
         parts = urlsplit(url)
@@ -113,19 +117,29 @@ def is_global(address: str) -> bool:
     return found in UNICAST_6 and found not in DOCUMENTATION_6 and found.is_global
 
 
-def targets(parts: SplitResult, *, allow_private: bool, resolver: Resolver = resolve) -> tuple[Sequence[str], int]:
+def _within(address: str, networks: Sequence[Network]) -> bool:
+    found = ipaddress.ip_address(address.partition("%")[0])
+    return any(found in network for network in networks)
+
+
+def targets(parts: SplitResult, *, allow_private: Private, resolver: Resolver = resolve) -> tuple[Sequence[str], int]:
     """The addresses to connect to, in the system's order, and the port: resolved once; refused if any of the host's
-    addresses is not global.
+    addresses is neither global nor in a network that is allowed.
 
     Raises:
-        RefusedError: no address, or one that is not global.
+        RefusedError: no address, or such a one; or http to an address outside the networks that are allowed.
     """
     port = parts.port or (443 if parts.scheme == "https" else 80)
     addresses = resolver(str(parts.hostname), port)
     if not addresses:
         raise RefusedError("the host has no address")
-    if not allow_private and not all(is_global(address) for address in addresses):
+    if allow_private is True:
+        return addresses[:MOST_ADDRESSES], port
+    within = [_within(address, allow_private or ()) for address in addresses]
+    if not all(inside or is_global(address) for inside, address in zip(within, addresses, strict=True)):
         raise RefusedError("the host has an address that is not public")
+    if parts.scheme != "https" and not all(within):
+        raise RefusedError("the address must be https")
     return addresses[:MOST_ADDRESSES], port
 
 
@@ -196,7 +210,7 @@ def send(
     body: bytes,
     now: datetime,
     *,
-    allow_private: bool,
+    allow_private: Private,
     resolver: Resolver = resolve,
 ) -> Reply:
     """One attempt: no redirects, no proxy, a bounded reply. What went wrong is in the reply, never raised.

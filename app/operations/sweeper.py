@@ -113,7 +113,7 @@ def _try(duty: Callable[[], object]) -> None:
 def _deliver(settings: Settings, stop: threading.Event) -> None:
     """Webhooks have threads of their own: a receiver that answers slowly delays nothing else."""
     database = Database(settings)
-    courier = deliveries.Courier(database, allow_private=settings.webhooks_to_private)
+    courier = deliveries.Courier(database, allow_private=settings.private_receivers)
     while not stop.wait(DELIVERY_SECONDS):
         _try(courier.round)
     database.close()

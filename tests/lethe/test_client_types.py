@@ -103,7 +103,9 @@ GIVEN = {
     "trained_on": "x",
 }
 ANSWER = {"items": [], "next_page_token": None, "number": 7, "state": "succeeded", "status": "fulfilled"}
-ANSWER |= dict.fromkeys(("digest", "job", "problem", "salt", "deleted", "entries", "hashes"), "thing") | {"size": 1}
+ANSWER |= dict.fromkeys(("id", "digest", "job", "problem", "salt", "deleted", "entries", "hashes"), "thing") | {
+    "size": 1
+}
 
 
 def test_the_client_has_a_method_for_every_operation(document: dict[str, Any], tmp_path: Path) -> None:

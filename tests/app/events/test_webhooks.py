@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import socket
 import ssl
 import threading
@@ -17,7 +18,9 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
+from pydantic import ValidationError
 
+from app.core.config import Settings
 from app.events import webhooks
 from app.events.webhooks import RefusedError
 
@@ -229,3 +232,42 @@ def _drips(head: bytes) -> Iterator[int]:
         yield listener.getsockname()[1]
         over.set()
         thread.join()
+
+
+# -- networks of the operator ----------------------------------------------------------------------
+
+INSIDE = [ipaddress.ip_network("10.1.0.0/16"), ipaddress.ip_network("fd00::/8")]
+
+
+@pytest.mark.parametrize(
+    ("url", "addresses", "refused"),
+    [
+        ("http://ci.internal/hook", ["10.1.2.3"], None),
+        ("https://ci.internal/hook", ["10.1.2.3", "fd12::1"], None),
+        ("https://ci.internal/hook", ["10.2.0.1"], "not public"),
+        ("https://ci.internal/hook", ["10.1.2.3", "127.0.0.1"], "not public"),
+        ("https://ci.internal/hook", ["169.254.169.254"], "not public"),
+        ("http://example.com/hook", [PUBLIC], "must be https"),
+        ("http://ci.internal/hook", ["10.1.2.3", PUBLIC], "must be https"),
+        ("ftp://ci.internal/hook", ["10.1.2.3"], "must be https"),
+    ],
+)
+def test_an_operator_may_allow_private_networks(url: str, addresses: list[str], refused: str | None) -> None:
+    def tried() -> list[str]:
+        parts = webhooks.check_url(url, allow_private=INSIDE)
+        return list(webhooks.targets(parts, allow_private=INSIDE, resolver=lambda *_: addresses)[0])
+
+    if refused is None:
+        assert tried() == addresses
+    else:
+        with pytest.raises(webhooks.RefusedError, match=refused):
+            tried()
+
+
+def test_networks_are_listed_with_commas(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert Settings().private_receivers == []
+    monkeypatch.setenv("LETHE_WEBHOOK_NETWORKS", "10.1.0.0/16, fd00::/8")
+    assert Settings().private_receivers == INSIDE
+    monkeypatch.setenv("LETHE_WEBHOOK_NETWORKS", "10.1.0.0/33")
+    with pytest.raises(ValidationError):
+        Settings()
