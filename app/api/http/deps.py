@@ -5,15 +5,18 @@ Transactions end before the reply leaves (scope `function`): a 202 that the clie
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import AsyncIterator, Iterator, Mapping
 from typing import Annotated, Any
 
 from fastapi import Depends, Header, Query, Request, Security
+from fastapi.concurrency import contextmanager_in_threadpool
 from fastapi.dependencies.models import Dependant
 from fastapi.responses import JSONResponse, Response
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from pydantic import BaseModel
+from sqlalchemy import select
 from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.orm import Session
 
@@ -29,14 +32,17 @@ from app.blobs.open import open_blobs
 from app.core import db, keys, logs
 from app.core.config import Settings
 from app.core.db import Database
-from app.core.errors import Unauthorized, Unprocessable
+from app.core.errors import TooManyRequests, Unauthorized, Unprocessable
 from app.core.keys import Caller
 from app.core.tables import Idempotency as IdempotencyRow
+from app.core.tables import Job
 from app.jobs import broker
 from app.operations import metrics, probes
 from app.operations.probes import Probe
+from app.rules.states import JobKind, JobState
 
 INTAKE_THREADS = 8  # datasets whose deletions are taken in at a time
+WRITERS = 20  # at most half of the threads: the one that holds a lock needs another thread to go on
 HEAVIEST_GROUP = 8 * 2**20  # bytes of bodies
 
 
@@ -59,6 +65,7 @@ class Parts:
             heaviest=HEAVIEST_GROUP,
         )
         self.polls: Grouped[Poll, Reply] = Grouped("polls", Polls(self.database))
+        self.writers = asyncio.Semaphore(WRITERS)
         self.known = KnownKeys(self.database)
         self.rates = Rates(settings.key_calls_per_second, settings.tenant_calls_per_second)
         self.bodies = Room("bytes of bodies", settings.max_held_bytes, least=settings.max_json_bytes)
@@ -124,6 +131,23 @@ async def _one_stream(held: PartsDep, who: CallerDep) -> AsyncIterator[None]:
         yield
 
 
+def require_another_job(session: Session, settings: Settings, tenant_id: str) -> None:
+    """Refuse one job more where the tenant has the most that it may have in the queue."""
+    most = settings.tenant_queued_jobs
+    queued = select(Job.id).where(Job.tenant_id == tenant_id, Job.state == JobState.QUEUED)
+    if len(session.scalars(queued.where(Job.kind.in_(QUEUED_ON_REQUEST)).limit(most)).all()) < most:
+        return
+    many = f"This tenant has {most} jobs in the queue. Wait until some have run, or cancel some."
+    raise TooManyRequests(many, kind="too-many-jobs", headers={"Retry-After": "60"})
+
+
+def _another_job(held: PartsDep, who: CallerDep) -> None:
+    with held.database.read() as session:
+        require_another_job(session, held.settings, who.tenant_id)
+
+
+QUEUED_ON_REQUEST = (JobKind.INGEST, JobKind.TRAIN, JobKind.REFERENCES, JobKind.PRECOMPUTE, JobKind.AUDIT)
+ANOTHER_JOB = Depends(_another_job)  # of calls that queue a job which no deletion waits for
 ONE_TRANSFER = Depends(_one_transfer)  # counts the call as an upload or a download until its reply has been sent
 ONE_STREAM = Depends(_one_stream)
 
@@ -165,8 +189,8 @@ def _read(held: PartsDep, _: CallerDep) -> Iterator[Session]:
         yield session
 
 
-def _write(held: PartsDep, _: CallerDep) -> Iterator[Session]:
-    with held.database.write() as session:
+async def _write(held: PartsDep, _: CallerDep) -> AsyncIterator[Session]:
+    async with held.writers, contextmanager_in_threadpool(held.database.write()) as session:
         yield session
 
 
