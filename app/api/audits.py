@@ -10,7 +10,17 @@ from sqlalchemy.orm import Session
 
 from app.api import jobs as job_api
 from app.api.http import audit_replies
-from app.api.http.deps import BY_METHOD, CallerDep, IdempotentDep, PagerDep, PartsDep, Read, Write, problems
+from app.api.http.deps import (
+    ANOTHER_JOB,
+    BY_METHOD,
+    CallerDep,
+    IdempotentDep,
+    PagerDep,
+    PartsDep,
+    Read,
+    Write,
+    problems,
+)
 from app.api.http.paging import Page
 from app.api.http.patterns import id_pattern
 from app.api.models import ModelId, started
@@ -43,7 +53,13 @@ REPORT: dict[str, Any] = {
 }
 
 
-@router.post("/models/{model}:audit", status_code=202, response_model=JobOut, responses=problems(403, 404, 409, 410))
+@router.post(
+    "/models/{model}:audit",
+    status_code=202,
+    response_model=JobOut,
+    responses=problems(403, 404, 409, 410),
+    dependencies=[ANOTHER_JOB],
+)
 def audit(
     model: ModelId,
     who: CallerDep,

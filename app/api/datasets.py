@@ -21,6 +21,7 @@ from app.api.http.deps import (
     Write,
     accepted,
     problems,
+    require_another_job,
 )
 from app.api.http.paging import Created, Page, matching
 from app.api.http.patterns import reference
@@ -66,13 +67,14 @@ def show(dataset: Dataset, job: Job | None = None) -> DatasetOut:
 
 
 @router.post("", status_code=202, response_model=DatasetOut, responses=problems(403, 404, 409))
-def create(body: DatasetCreate, who: CallerDep, session: Write, once: IdempotentDep) -> JSONResponse:
+def create(body: DatasetCreate, who: CallerDep, held: PartsDep, session: Write, once: IdempotentDep) -> JSONResponse:
     """Register a dataset. A built-in source is taken in at once; `upload` waits for its content; of `external` data
     nothing is ever sent but what deletions carry (`carried_for`)."""
     job = None
     if body.carried_for is not None:
         dataset = carried.register(session, who.tenant_id, body.name, body.source, body.carried_for)
     else:
+        require_another_job(session, held.settings, who.tenant_id)
         dataset, job = datasets.register(session, who.tenant_id, body.name, body.source, id_namespace=body.id_namespace)
     return once.reply(202, show(dataset, job), accepted(f"/v1/datasets/{dataset.id}"))
 
@@ -172,7 +174,7 @@ async def put_content(dataset: DatasetId, request: Request, who: CallerDep, held
             return show(row, datasets.accept_content(session, row, stored))
 
     class_names = await run_in_threadpool(ready)
-    context, writer = await receive(request, held.blobs, held.settings, who.tenant_id)
+    context, writer = await receive(request, held, who.tenant_id)
     try:
         body = await run_in_threadpool(keep, writer, class_names)
     finally:

@@ -13,7 +13,17 @@ from sqlalchemy.orm import Session
 from app import events
 from app.api import jobs as job_api
 from app.api.http.conditional import IfMatchDep
-from app.api.http.deps import BY_METHOD, CallerDep, IdempotentDep, PagerDep, Read, Write, accepted, problems
+from app.api.http.deps import (
+    ANOTHER_JOB,
+    BY_METHOD,
+    CallerDep,
+    IdempotentDep,
+    PagerDep,
+    Read,
+    Write,
+    accepted,
+    problems,
+)
 from app.api.http.paging import Created, Page, matching
 from app.api.http.patterns import ARCHITECTURE, id_pattern, reference
 from app.api.schemas import BaseOut, JobOut, ModelCreate, ModelOut, ReferencesBody, SeedBody, TrainBody
@@ -113,7 +123,13 @@ def set_policy(model: ModelId, body: Policy, who: CallerDep, session: Write, see
     return show(session, row)
 
 
-@router.post("/{model}:train", status_code=202, response_model=JobOut, responses=problems(403, 404, 409))
+@router.post(
+    "/{model}:train",
+    status_code=202,
+    response_model=JobOut,
+    responses=problems(403, 404, 409),
+    dependencies=[ANOTHER_JOB],
+)
 def train(
     model: ModelId, who: CallerDep, session: Write, once: IdempotentDep, body: TrainBody = TrainBody()
 ) -> JSONResponse:
@@ -131,7 +147,13 @@ def train(
     return started(job, session, once)
 
 
-@router.post("/{model}:references", status_code=202, response_model=JobOut, responses=problems(403, 404, 409))
+@router.post(
+    "/{model}:references",
+    status_code=202,
+    response_model=JobOut,
+    responses=problems(403, 404, 409),
+    dependencies=[ANOTHER_JOB],
+)
 def references(
     model: ModelId, who: CallerDep, session: Write, once: IdempotentDep, body: ReferencesBody = ReferencesBody()
 ) -> JSONResponse:
@@ -141,7 +163,13 @@ def references(
     return started(job, session, once)
 
 
-@router.post("/{model}:precompute", status_code=202, response_model=JobOut, responses=problems(403, 404, 409))
+@router.post(
+    "/{model}:precompute",
+    status_code=202,
+    response_model=JobOut,
+    responses=problems(403, 404, 409),
+    dependencies=[ANOTHER_JOB],
+)
 def precompute(
     model: ModelId, who: CallerDep, session: Write, once: IdempotentDep, body: SeedBody = SeedBody()
 ) -> JSONResponse:

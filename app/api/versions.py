@@ -198,7 +198,7 @@ async def put_checkpoint(
             return job_api.show(session, job)
 
     digest = await run_in_threadpool(ready)
-    context, writer = await receive(request, held.blobs, held.settings, who.tenant_id)
+    context, writer = await receive(request, held, who.tenant_id)
     try:
         body = await run_in_threadpool(keep, writer, digest)
     finally:

@@ -7,7 +7,7 @@ bytes and processes that remove them take turns, so that no row ever points at b
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from sqlalchemy import Select, and_, exists, or_, select, text, union_all
@@ -58,6 +58,18 @@ def used(session: Session, digests: Collection[str], tenant_id: str | None = Non
                 query = query.join(Job, Job.id == JobArtifact.job_id)
         queries.append(query)
     return {digest for digest in session.scalars(union_all(*queries)) if digest}
+
+
+def stored_bytes(session: Session, blobs: Blobs, tenant_id: str) -> int:
+    """Of a tenant's datasets and versions. Bytes that several of them share count once."""
+    versions = select(Version.digest, Version.size).where(Version.tenant_id == tenant_id)
+    sizes: dict[str, int] = dict(session.execute(versions.where(Version.state != VersionState.PURGED)).all())
+    for digests in session.execute(select(Dataset.upload, Dataset.images).where(Dataset.tenant_id == tenant_id)):
+        for digest in digests:
+            if digest is not None and digest not in sizes:
+                with suppress(BlobMissingError):
+                    sizes[digest] = blobs.size(digest)
+    return sum(sizes.values())
 
 
 # -- recording and removing ------------------------------------------------------------------------

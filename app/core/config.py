@@ -128,6 +128,10 @@ class Settings(BaseSettings):
     event_stream_seconds: float = Field(900.0, gt=0, description="age at which a stream ends; its client continues")
     key_calls_per_second: float = Field(0.0, ge=0, description="of one key to one API process; 0: no limit")
     tenant_calls_per_second: float = Field(0.0, ge=0, description="of one tenant to one API process; 0: no limit")
+    tenant_queued_jobs: int = Field(
+        1000, ge=1, description="of one tenant, besides those that carry out deletions; more are refused"
+    )
+    tenant_bytes: int = Field(0, ge=0, description="of one tenant's datasets and versions; 0: no limit")
     disk_reserve_bytes: int = Field(2**30, ge=0, description="free space that uploads leave on the disk of data_dir")
 
     crash_at: str = Field("", description="fault tests: SIGKILL this process at the named point, or `stop:` it there")

@@ -14,6 +14,7 @@ from fastapi.dependencies.models import Dependant
 from fastapi.responses import JSONResponse, Response
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from pydantic import BaseModel
+from sqlalchemy import select
 from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.orm import Session
 
@@ -29,12 +30,14 @@ from app.blobs.open import open_blobs
 from app.core import db, keys, logs
 from app.core.config import Settings
 from app.core.db import Database
-from app.core.errors import Unauthorized, Unprocessable
+from app.core.errors import TooManyRequests, Unauthorized, Unprocessable
 from app.core.keys import Caller
 from app.core.tables import Idempotency as IdempotencyRow
+from app.core.tables import Job
 from app.jobs import broker
 from app.operations import metrics, probes
 from app.operations.probes import Probe
+from app.rules.states import JobKind, JobState
 
 INTAKE_THREADS = 8  # datasets whose deletions are taken in at a time
 HEAVIEST_GROUP = 8 * 2**20  # bytes of bodies
@@ -124,6 +127,23 @@ async def _one_stream(held: PartsDep, who: CallerDep) -> AsyncIterator[None]:
         yield
 
 
+def require_another_job(session: Session, settings: Settings, tenant_id: str) -> None:
+    """Refuse one job more where the tenant has the most that it may have in the queue."""
+    most = settings.tenant_queued_jobs
+    queued = select(Job.id).where(Job.tenant_id == tenant_id, Job.state == JobState.QUEUED)
+    if len(session.scalars(queued.where(Job.kind.in_(QUEUED_ON_REQUEST)).limit(most)).all()) < most:
+        return
+    many = f"This tenant has {most} jobs in the queue. Wait until some have run, or cancel some."
+    raise TooManyRequests(many, kind="too-many-jobs", headers={"Retry-After": "60"})
+
+
+def _another_job(held: PartsDep, who: CallerDep) -> None:
+    with held.database.read() as session:
+        require_another_job(session, held.settings, who.tenant_id)
+
+
+QUEUED_ON_REQUEST = (JobKind.INGEST, JobKind.TRAIN, JobKind.REFERENCES, JobKind.PRECOMPUTE, JobKind.AUDIT)
+ANOTHER_JOB = Depends(_another_job)  # of calls that queue a job which no deletion waits for
 ONE_TRANSFER = Depends(_one_transfer)  # counts the call as an upload or a download until its reply has been sent
 ONE_STREAM = Depends(_one_stream)
 

@@ -16,6 +16,8 @@ from starlette.concurrency import run_in_threadpool
 from starlette.types import Receive, Scope, Send
 
 from app.api.http.conditional import matches
+from app.api.http.deps import Parts
+from app.blobs import usage
 from app.blobs.folder import CHUNK, BlobMissingError, Folder, Writer
 from app.blobs.open import Blobs
 from app.core.config import Settings
@@ -25,9 +27,7 @@ TENANT_SHARE = 0.75  # of the free room, so that one upload does not take all of
 AHEAD = 2**26  # bytes that are reserved at a time for a body of undeclared length
 
 
-async def receive(
-    request: Request, blobs: Blobs, settings: Settings, tenant_id: str
-) -> tuple[AbstractContextManager[Writer], Writer]:
+async def receive(request: Request, held: Parts, tenant_id: str) -> tuple[AbstractContextManager[Writer], Writer]:
     """Stream the body into a writer, 1 MiB at a time in the thread pool; memory stays flat.
 
     The room for a body is reserved before it is read. The caller holds the returned context until the bytes are
@@ -35,12 +35,15 @@ async def receive(
 
     Raises:
         TooLarge: more than `max_upload_bytes` came, or were declared.
-        InsufficientStorage: the disk has no room for it beside the reserve and other uploads.
+        InsufficientStorage: the disk has no room for it beside the reserve and other uploads, or it is more than the
+            tenant may store.
         Unprocessable: nothing came.
     """
+    blobs, settings = held.blobs, held.settings
     declared, limit = request.headers.get("content-length", ""), settings.max_upload_bytes
     length = int(declared) if declared.isdecimal() else None
     _require_within(limit, length or 0)
+    await run_in_threadpool(_require_quota, held, tenant_id, length or 0)
     context = blobs.writer(AHEAD if length is None else length, tenant_id)
     writer = await run_in_threadpool(context.__enter__)
     try:
@@ -58,6 +61,8 @@ async def receive(
         await run_in_threadpool(writer.write, bytes(pending))
         if writer.size == 0:
             raise Unprocessable("The body is empty.", kind="empty-body")
+        if length is None:
+            await run_in_threadpool(_require_quota, held, tenant_id, writer.size)
     except BaseException:
         await run_in_threadpool(context.__exit__, None, None, None)
         raise
@@ -67,6 +72,18 @@ async def receive(
 def _require_within(limit: int, size: int) -> None:
     if size > limit:
         raise TooLarge(f"The body is over {limit} bytes.")
+
+
+def _require_quota(held: Parts, tenant_id: str, size: int) -> None:
+    if not (most := held.settings.tenant_bytes):
+        return
+    with held.database.read() as session:
+        stored = usage.stored_bytes(session, held.blobs, tenant_id)
+    if stored + size > most:
+        full = (
+            f"This tenant may store {most} bytes in datasets and versions, and has {stored}. Ask the operator for more."
+        )
+        raise InsufficientStorage(full, kind="quota-exceeded")
 
 
 def _require_room(blobs: Blobs, settings: Settings, tenant_id: str) -> None:

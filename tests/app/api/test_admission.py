@@ -11,16 +11,22 @@ from fastapi.testclient import TestClient
 
 from app.api.http.event_stream import Follower
 from app.api.http.known_keys import KnownKeys
+from app.blobs import usage
+from app.blobs.open import open_blobs
 from app.core import db, keys
 from app.core.config import Settings
 from app.core.db import Database
 from app.core.errors import Unauthorized
-from app.core.tables import ApiKey
+from app.core.tables import ApiKey, Dataset
 from app.main import ROUTERS, create_app
 from app.main import _guarded as guarded
+from app.rules.policy import Policy
+from benchmarks.posting import fill
 from tests.helpers import is_problem
 
 pytestmark = pytest.mark.validation
+DIGITS = {"name": "d", "source": {"name": "digits"}}
+UPLOAD = {"name": "d", "source": {"name": "upload"}}
 
 
 def test_the_scopes_that_are_checked_first_are_those_of_the_description(settings: Settings) -> None:
@@ -53,6 +59,44 @@ def test_a_key_and_its_tenant_have_rates(settings: Settings, database: Database)
         assert refused.headers["Retry-After"] == "1"
         assert http.get("/healthz").status_code == 200
         assert http.get("/v1/jobs", headers={"Authorization": ""}).status_code == 401
+
+
+def test_a_tenant_has_a_most_of_jobs_in_the_queue_but_not_of_what_deletions_need(
+    settings: Settings, database: Database
+) -> None:
+    with TestClient(create_app(settings.model_copy(update={"tenant_queued_jobs": 2}))) as http:
+        http.headers["Authorization"] = f"Bearer {settings.key_file.read_text().strip()}"
+        dataset, model = fill(database, 100, Policy())
+        for seed in range(2):
+            assert http.post(f"/v1/models/{model}:train", json={"seed": seed}).status_code == 202
+        for path, body in ((f"/v1/models/{model}:precompute", {}), ("/v1/datasets", DIGITS)):
+            refused = http.post(path, json=body)
+            is_problem(refused, 429, "too-many-jobs")
+            assert refused.headers["Retry-After"] == "60"
+        asked = http.post("/v1/deletion-requests", json={"dataset": dataset, "sample_ids": ["sample-0000001"]})
+        assert asked.status_code == 202
+        with database.write() as session:
+            _, other = keys.new_tenant(session, "other")
+        assert http.post("/v1/datasets", json=DIGITS, headers={"Authorization": f"Bearer {other}"}).status_code == 202
+
+
+def test_a_tenant_has_a_most_of_bytes(settings: Settings, database: Database) -> None:
+    with TestClient(create_app(settings.model_copy(update={"tenant_bytes": 1_000_000}))) as http:
+        http.headers["Authorization"] = f"Bearer {settings.key_file.read_text().strip()}"
+        where = f"/v1/datasets/{http.post('/v1/datasets', json=UPLOAD).json()['id']}/content"
+        form = {"Content-Type": "application/x-npz"}
+        is_problem(http.put(where, content=bytes(1_000_001), headers=form), 507, "quota-exceeded")
+        is_problem(http.put(where, content=iter([bytes(1_000_001)]), headers=form), 507, "quota-exceeded")
+        is_problem(http.put(where, content=bytes(999_000), headers=form), 422, "dataset-content")
+        dataset, _ = fill(database, 10, Policy())  # its version says that it has one byte
+        stored = open_blobs(settings).put(bytes(500_000))
+        with database.write() as session:
+            session.get_one(Dataset, dataset).images = stored.digest
+            session.get_one(Dataset, dataset).upload = stored.digest
+        with database.read() as session:
+            assert usage.stored_bytes(session, open_blobs(settings), keys.FIRST_TENANT) == 500_001
+        is_problem(http.put(where, content=bytes(500_000), headers=form), 507, "quota-exceeded")
+        is_problem(http.put(where, content=bytes(499_999), headers=form), 422, "dataset-content")
 
 
 def test_a_key_is_looked_up_once_in_some_seconds_and_a_refusal_every_time(
