@@ -162,7 +162,6 @@ class Connection(HttpToolsProtocol):
         if self._spare:
             self.app = self.config.loaded_app if self.url.partition(b"?")[0] in PROBE_PATHS else _full
         super().on_headers_complete()
-        self.headers = _TRAILERS  # what comes after the body
 
     def on_body(self, body: bytes) -> None:
         self._beside_body = 0
@@ -186,16 +185,6 @@ class Connection(HttpToolsProtocol):
     def resume_writing(self) -> None:
         super().resume_writing()
         self._crowd.blocked.pop(self, None)
-
-
-class _Trailers(list[tuple[bytes, bytes]]):
-    """Takes in nothing: trailers are not used, and must not pile up."""
-
-    def append(self, _: tuple[bytes, bytes]) -> None:
-        pass
-
-
-_TRAILERS = _Trailers()
 
 
 async def _full(scope: Scope, receive: Receive, send: Send) -> None:
