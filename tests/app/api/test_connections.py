@@ -34,7 +34,7 @@ from tests.support import eventually
 pytestmark = pytest.mark.validation
 PATIENCE = 10.0  # seconds: that a test waits before it fails
 SHORT = 0.6  # seconds that the server waits
-CONNECTIONS = 40
+CONNECTIONS = 50  # more than there are threads
 JSON_BYTES = 2**18
 HELD_BYTES = 2**20
 TRANSFERS = 4  # of which one key gets two
@@ -337,13 +337,13 @@ def test_health_checks_are_answered_when_every_connection_is_at_work(server: Ser
 
 def test_health_checks_are_answered_when_every_thread_waits(server: Server) -> None:
     """For the one writer that SQLite has."""
-    body = b'{"name": "d", "source": {"name": "upload"}}'
-    write = head("POST", "/v1/datasets", server.key, Content_Type="application/json", Content_Length=len(body)) + body
-    with ExitStack() as stack, server.database.write():
-        for _ in range(CONNECTIONS - 1):
-            stack.enter_context(server.line(write))
-        for _ in range(3):
-            assert server.ask(HEALTH).status == 200
+    write = head("POST", "/v1/jobs/job_00000000000000000000000000:cancel", server.key)
+    with ExitStack() as stack:
+        with server.database.write():
+            waiting = [stack.enter_context(server.line(write)) for _ in range(CONNECTIONS - 1)]
+            for _ in range(3):
+                assert server.ask(HEALTH).status == 200
+        assert {reply(line).status for line in waiting} == {404}
 
 
 def test_requests_that_wait_behind_another_are_few(server: Server) -> None:

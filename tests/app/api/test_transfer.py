@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from starlette.types import Message
 
 from app.api.http.conditional import matches as condition
-from app.api.http.transfer import _span
+from app.api.http.transfer import FilePart, _span
 from app.core.errors import RangeNotSatisfiable
 
 NUMBER = st.integers(0, 30)
@@ -35,6 +40,24 @@ def test_a_span_holds_exactly_the_bytes_that_were_asked_for(size: int, first: in
 def test_anything_else_is_ignored(header: str) -> None:
     if not header.startswith("bytes="):
         assert _span(header, 10) is None
+
+
+def test_a_file_is_not_read_to_its_end_for_a_client_that_has_gone(tmp_path: Path) -> None:
+    """The server drops, without an error, what is sent to it then."""
+    path = tmp_path / "file"
+    path.touch()
+    os.truncate(path, 2**26)
+    sent = 0
+
+    async def receive() -> Message:
+        return {"type": "http.disconnect"}
+
+    async def send(message: Message) -> None:
+        nonlocal sent
+        sent += len(message.get("body", b""))
+
+    asyncio.run(FilePart(path.open("rb"), 0, 2**26, 200, {}, "a/b")({}, receive, send))
+    assert 0 < sent < 2**23
 
 
 @pytest.mark.parametrize(
