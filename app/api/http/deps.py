@@ -5,11 +5,13 @@ Transactions end before the reply leaves (scope `function`): a 202 that the clie
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import AsyncIterator, Iterator, Mapping
 from typing import Annotated, Any
 
 from fastapi import Depends, Header, Query, Request, Security
+from fastapi.concurrency import contextmanager_in_threadpool
 from fastapi.dependencies.models import Dependant
 from fastapi.responses import JSONResponse, Response
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
@@ -40,6 +42,7 @@ from app.operations.probes import Probe
 from app.rules.states import JobKind, JobState
 
 INTAKE_THREADS = 8  # datasets whose deletions are taken in at a time
+WRITERS = 20  # at most half of the threads: the one that holds a lock needs another thread to go on
 HEAVIEST_GROUP = 8 * 2**20  # bytes of bodies
 
 
@@ -62,6 +65,7 @@ class Parts:
             heaviest=HEAVIEST_GROUP,
         )
         self.polls: Grouped[Poll, Reply] = Grouped("polls", Polls(self.database))
+        self.writers = asyncio.Semaphore(WRITERS)
         self.known = KnownKeys(self.database)
         self.rates = Rates(settings.key_calls_per_second, settings.tenant_calls_per_second)
         self.bodies = Room("bytes of bodies", settings.max_held_bytes, least=settings.max_json_bytes)
@@ -185,8 +189,8 @@ def _read(held: PartsDep, _: CallerDep) -> Iterator[Session]:
         yield session
 
 
-def _write(held: PartsDep, _: CallerDep) -> Iterator[Session]:
-    with held.database.write() as session:
+async def _write(held: PartsDep, _: CallerDep) -> AsyncIterator[Session]:
+    async with held.writers, contextmanager_in_threadpool(held.database.write()) as session:
         yield session
 
 
