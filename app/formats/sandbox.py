@@ -6,6 +6,7 @@ Whatever the child does, the caller gets its result or a `SourceError`: a child 
 from __future__ import annotations
 
 import json
+import logging
 import multiprocessing
 import os
 import signal
@@ -19,6 +20,8 @@ from typing import Any
 from app.formats.child import run
 from app.formats.manifest import SourceError
 
+log = logging.getLogger("lethe.sandbox")
+
 MOST_ANSWER = 2**30  # bytes of JSON
 UNREADABLE = "the file cannot be read"
 # Children are forked from a small process that has the parsers loaded: in milliseconds, and without the threads and
@@ -26,9 +29,9 @@ UNREADABLE = "the file cannot be read"
 _FORKS = multiprocessing.get_context("forkserver")
 _FORKS.set_forkserver_preload(["app.formats.uploads", "pyarrow.parquet", "pyarrow.compute"])
 
-
 CRASHES = {signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGILL, signal.SIGFPE, signal.SIGSYS, signal.SIGXCPU}
 _starting = threading.Lock()
+_told: set[str] = set()  # what this process has said of the walls
 
 
 class SandboxError(Exception):
@@ -71,6 +74,7 @@ def call(place: str, *arguments: Any, limits: Limits | None = None, seconds: flo
         if code or not answer.exists():
             raise SandboxError(f"the program that looks at files ended with {code}")
         found = json.loads(answer.read_bytes())
+    _tell(found["walls"])
     if "machine" in found:
         raise SandboxError(f"the machine refused while a file was looked at: {found['machine']}")
     if "memory" in found:
@@ -104,12 +108,11 @@ def _too_much_memory(limits: Limits) -> str:
     return f"{UNREADABLE}: looking at it takes more than {limits.memory / 2**30:.0f} GiB of memory"
 
 
-def describe_walls() -> str:
-    """Which walls are up around the child on this machine, for the log."""
-    try:
-        found: dict[str, bool] = call("app.formats.child:walls")
-    except (SourceError, SandboxError) as error:
-        return f"files cannot be looked at: {error}"
-    missing = sorted(name for name, up in found.items() if not up)
+def _tell(walls: dict[str, bool]) -> None:
+    """Once a process: say which walls are up around the child on this machine."""
+    missing = sorted(name for name, up in walls.items() if not up)
     text = "files are looked at in a child process with limits of memory, CPU time and files"
-    return f"{text}, without {' and '.join(missing)} limits here" if missing else f"{text}, and without a network"
+    text += f", but this machine has no wall for: {', '.join(missing)}" if missing else ", and without a network"
+    if text not in _told:
+        _told.add(text)
+        log.log(logging.WARNING if missing else logging.INFO, text)

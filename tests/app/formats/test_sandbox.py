@@ -100,7 +100,19 @@ def test_a_child_writes_no_more_than_it_may(tmp_path: Path) -> None:
 def test_a_child_has_neither_network_nor_programs_nor_the_services_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LETHE_SECRET", "not for parsers")
     assert sandbox.call(f"{HERE}:tried") == ["socket", "program", "environment"]
-    assert "without a network" in sandbox.describe_walls()
+
+
+def test_the_log_says_once_which_walls_are_up(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(sandbox, "_told", set())
+    with caplog.at_level("INFO", "lethe.sandbox"):
+        for _ in range(2):
+            sandbox.call(f"{HERE}:doubled", [1])
+        sandbox._tell({"memory": True, "network": False})
+    assert [record.levelname for record in caplog.records] == ["INFO", "WARNING"]
+    assert "and without a network" in caplog.messages[0]
+    assert caplog.messages[1].endswith("no wall for: network")
 
 
 def environ() -> str:
