@@ -179,7 +179,7 @@ def stop(process: subprocess.Popen[bytes], patience: float = 20.0) -> None:
 @contextmanager
 def embedded(folder: Path, **settings: str) -> Iterator[Client]:
     """`lethe serve` on a free port."""
-    folder.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     log = folder.parent / f"{folder.name}.log"
     process = start("serve", log=log, env=environment(folder, port="0", **settings))
     url = folder / "url"
@@ -198,7 +198,7 @@ def embedded(folder: Path, **settings: str) -> Iterator[Client]:
 @contextmanager
 def production(folder: Path, database_url: str, redis_url: str, workers: int = 1, **settings: str) -> Iterator[Client]:
     """The commands of docker-compose.yml: migrate once, then api, worker and sweep as separate processes."""
-    folder.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     port = free_port()
     values = {"database_url": database_url, "broker_url": redis_url, "port": str(port)} | settings
     env = environment(folder, **values)

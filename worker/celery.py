@@ -8,6 +8,7 @@ is killed takes no other process with it.
 from __future__ import annotations
 
 from functools import lru_cache
+from multiprocessing import process
 from typing import Any
 
 from billiard.exceptions import WorkerLostError
@@ -47,7 +48,18 @@ def leave() -> None:
 def _resources() -> Any:
     from worker.runtime.run import Resources  # torch only in the pool child
 
+    _may_have_children()
     return Resources.open(get_settings())
+
+
+def _may_have_children() -> None:
+    """Uploads are decoded in a child of this process. The pool puts a process of its own kind in the place of the one
+    that `multiprocessing` knows, with a key that is no key there, and forbids it children, since they could outlive it:
+    ours never do.
+    """
+    module: Any = process
+    known = module.current_process()
+    known._config |= {"daemon": False, "authkey": module.AuthenticationString(known.authkey)}
 
 
 @app.task(name="lethe.run")  # type: ignore[untyped-decorator]

@@ -62,7 +62,15 @@ def configure(part: str, form: str = "") -> None:
     handler = logging.StreamHandler()
     handler.setFormatter(Lines(part, form))
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
-    for noisy in ("httpx", "alembic", "uvicorn.access", "botocore", "celery.worker.strategy", "celery.app.trace"):
+    for noisy in (
+        "httpx",
+        "httpx2",
+        "alembic",
+        "uvicorn.access",
+        "botocore",
+        "celery.worker.strategy",
+        "celery.app.trace",
+    ):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     logging.captureWarnings(True)
     sys.excepthook = _ended

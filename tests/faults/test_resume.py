@@ -40,7 +40,7 @@ def second_model(account: Account, case: Case, epochs: int = 3) -> str:
 
 
 def train(account: Account, model: str) -> str:
-    return str(account.post(f"/v1/models/{model}:train", {"seed": 5})["id"])
+    return str(account.post(f"/v1/models/{model}:train", {"seed": 5, "promote": True})["id"])
 
 
 def digest_of(case: Case, job: str) -> str:

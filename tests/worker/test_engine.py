@@ -142,7 +142,7 @@ def test_odd_forget_sets_end_in_a_version_with_a_verdict(trained: Trained, kind:
 
 def test_a_method_that_diverges_stops_its_job_with_a_reason_and_the_parent_stays_current(shared: Trained) -> None:
     wild = {"epochs": 4, "batch_size": 8, "learning_rate": 10.0, "weight_decay": 0.9}
-    made, job = unlearned(shared, shared.ids[:12], method={"name": "amun", "params": wild})
+    made, job = unlearned(shared, shared.ids[:12], method={"name": "amun", "params": wild}, escalation=[])
     assert (job["state"], job["problem"]["type"].rpartition("/")[2]) == ("failed", "method-failed")
     assert "diverged" in job["problem"]["detail"]
     assert shared.account.get(f"/v1/models/{made['id']}")["current_version"] == 1

@@ -35,7 +35,7 @@ def lines() -> Iterator[io.StringIO]:
     stream, root = io.StringIO(), logging.getLogger()
     handler = logging.StreamHandler(stream)
     handler.setFormatter(logs.Lines("api", "json"))
-    handler.addFilter(lambda record: record.name != "httpx")  # the client of these tests
+    handler.addFilter(lambda record: record.name not in ("httpx", "httpx2"))  # the client of these tests
     root.addHandler(handler)
     level = root.level
     root.setLevel(logging.INFO)
