@@ -114,7 +114,8 @@ def _fresh_settings() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def once(pytestconfig: pytest.Config) -> Once:
+def once(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory) -> Once:
+    tmp_path_factory.getbasetemp()  # which empties the folder at its first call
     return Once(sessions.shared_folder(pytestconfig), POSTGRES)
 
 
