@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from engine import seeding
+from engine import host, seeding
 from experiments.computing import COMPUTE
 from experiments.lab import Lab
 from experiments.run import STUDIES, report, work
@@ -70,6 +70,7 @@ def main(given: list[str] | None = None) -> int:
 def _run(options: argparse.Namespace, store: Store, *, helping: bool = False) -> bool:
     """Compute what is missing and report; return whether nothing is missing."""
     scale, device = SCALES[options.scale](options.precision), torch.device(options.device)
+    host.keep_large_blocks()
     if threads := options.threads or scale.threads:
         torch.set_num_threads(threads)
     lab = Lab(store, device, COMPUTE, options.data, options.download)
