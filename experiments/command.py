@@ -5,12 +5,12 @@ from __future__ import annotations
 import argparse
 import contextlib
 import multiprocessing
-import os
 import signal
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 
+import joblib
 import torch
 
 from engine import host, seeding
@@ -114,8 +114,7 @@ def processes(options: argparse.Namespace) -> int:
     threads = options.threads or SCALES[options.scale]("").threads
     if options.device != "cpu" or threads is None or options.download:  # two would download the same
         return 1
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, cores // threads)
+    return max(1, int(joblib.cpu_count()) // threads)
 
 
 def _help(options: argparse.Namespace) -> None:
