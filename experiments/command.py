@@ -14,6 +14,7 @@ import joblib
 import torch
 
 from engine import host, seeding
+from experiments import forecast
 from experiments.computing import COMPUTE
 from experiments.lab import Lab
 from experiments.run import STUDIES, report, work
@@ -77,6 +78,8 @@ def _run(options: argparse.Namespace, store: Store, *, helping: bool = False) ->
     studies = options.study or list(STUDIES)
     finished = True
     with seeding.deterministic() if device.type == "cpu" else contextlib.nullcontext():
+        if scale.priced and not helping and not options.report:
+            print(forecast.said(forecast.forecast(lab, scale, studies)), flush=True)  # noqa: T201
         if not options.report:
             finished = work(lab, scale, studies, lambda line: print(line, flush=True))  # noqa: T201
         if not helping:
