@@ -191,8 +191,10 @@ def _part(state: State, *, averaged: bool, member: str | None) -> State:
     if prefix is None:
         return state
     rest = {name: tensor for name, tensor in state.items() if not name.startswith(prefix) and name not in DROPPED}
-    twins = rest.keys() | {name.partition(".")[2] for name in rest}
-    return rest if _below(state, prefix).keys() <= twins else state  # else it is a part of the network of that name
+    own = _below(state, prefix).keys()
+    firsts = {"", *(f"{name.partition('.')[0]}." for name in rest)}
+    twins = any(own <= _below(rest, first).keys() for first in firsts)
+    return rest if twins else state  # else it is a part of the network, which has that name
 
 
 def _below(state: State, prefix: str) -> State:

@@ -81,7 +81,7 @@ def test_averaged_weights_beside_others_in_one_dictionary(tmp_path):
         found = load_file(tmp_path / "a.safetensors")
         assert [float(tensor.flatten()[0]) for name, tensor in found.items() if name.endswith("bias")] == [averaged]
         assert len(found) == 2
-    own = {"ema.weight": torch.ones(1), "head.weight": torch.ones(1)}  # a part of the network of that name
+    own = {"ema.decay": torch.ones(1), "head.weight": torch.ones(1)}  # a part of the network of that name
     torch.save(own, tmp_path / "b.pt")
     convert(tmp_path / "b.pt", tmp_path / "b.safetensors")
     assert load_file(tmp_path / "b.safetensors").keys() == own.keys()
