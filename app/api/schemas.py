@@ -157,6 +157,20 @@ class ModelCreate(Body):
     def _recipe(cls, choice: Choice) -> Choice:
         return choose("recipes", choice)
 
+    @model_validator(mode="after")
+    def _as_timm_says(self) -> ModelCreate:
+        """The network is the one that timm's file names, with the pooling that it names."""
+        said, params = self.input.timm or {}, self.architecture.params
+        if self.architecture.name != "timm" or "pretrained_cfg" not in said:
+            return self
+        named, pool = said.get("architecture"), said.get("global_pool")
+        if named is not None and named != params["name"]:
+            raise ValueError(f"timm's `config.json` is of {named}, and `architecture` says {params['name']}")
+        if pool and params.setdefault("global_pool", pool) != pool:
+            raise ValueError(f"timm's `config.json` has the pooling {pool}, and `architecture` says another")
+        choose("architectures", self.architecture)
+        return self
+
 
 class ModelOut(BaseModel):
     id: str

@@ -157,7 +157,9 @@ def test_two_names_that_would_become_one_are_refused(tmp_path, prefix):
     assert not (tmp_path / "a.safetensors").exists()
 
 
-@pytest.mark.parametrize("saved", [{}, {"epoch": 3}, [torch.ones(1)], {"state_dict": [1]}, {"epoch": 3, "optimizer": {"a": torch.ones(1)}}])
+@pytest.mark.parametrize(
+    "saved", [{}, {"epoch": 3}, [torch.ones(1)], {"state_dict": [1]}, {"epoch": 3, "optimizer": {"a": torch.ones(1)}}]
+)
 def test_what_holds_no_state_dict_is_refused(tmp_path, saved):
     torch.save(saved, tmp_path / "a.pt")
     with pytest.raises(ValueError, match="does not hold a state dict"):
