@@ -129,8 +129,8 @@ def chosen(loaded: Any, *, averaged: bool = False, member: str | None = None) ->
         raise ValueError(
             "the file holds a whole module: save its `state_dict()`"
             if _holds_module(loaded)
-            else "the file does not hold a state dict: a flat dictionary of tensors, by itself or as one of the members "
-            f"{', '.join(WRAPPERS)}"
+            else "the file does not hold a state dict: a flat dictionary of tensors, by itself or as a member such as "
+            f"{', '.join(WRAPPERS[:4])}"
         )
     if member is not None and any(_dotted(path) == member for path in found):
         return found[next(path for path in found if _dotted(path) == member)]

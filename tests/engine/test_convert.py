@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from argparse import Namespace
 from collections import defaultdict
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import PurePosixPath
 
 import numpy as np
@@ -47,7 +47,12 @@ def prefixed(prefix):
         prefixed("_fsdp_wrapped_module."),
         {"layer._checkpoint_wrapped_module.weight": STATE["layer.weight"], "layer.bias": STATE["layer.bias"]},
         {"model": STATE, "args": Namespace(lr=0.1, output=PurePosixPath("x"))},  # torchvision's own training script
-        {"state_dict": STATE, "best": np.float64(0.3), "log": defaultdict(list), "when": datetime(2026, 1, 1)},
+        {
+            "state_dict": STATE,
+            "best": np.float64(0.3),
+            "log": defaultdict(list),
+            "when": datetime(2026, 1, 1, tzinfo=UTC),
+        },
         {"state_dict": STATE, "config": Unknown()},
         {"module": STATE, "rng_states": {"torch": torch.ones(3)}},  # DeepSpeed
         {"state": {"model": STATE, "optimizers": {"Adam": {"layer.weight": {"step": torch.ones(1)}}}}},

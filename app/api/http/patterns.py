@@ -23,7 +23,7 @@ def id_pattern(prefix: str) -> str:
 
 def reference(prefix: str) -> str:
     """An id, or a name that a path can hold."""
-    return rf"^({prefix}_[{ALPHABET}]{{26}}|[^\x00-\x1f\x7f/:?#%]{{1,200}})$"
+    return rf"^({prefix}_[{ALPHABET}]{{26}}|[^\x00-\x1f\x7f/:]{{1,200}})$"
 
 
 NAME = r"^[^\x00-\x1f\x7f]+$"

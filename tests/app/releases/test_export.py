@@ -162,7 +162,7 @@ def test_what_may_not_leave_is_not_exported(trained: Trained) -> None:
 
 
 def test_a_configuration_says_the_geometry_that_it_is_read_as() -> None:
-    """Through the file and back, for every size before a crop: a fraction that is cut to whole pixels says it exactly."""
+    """Through the file and back, for every size before a crop, which timm has as a fraction of the crop."""
     for shape in ([96, 96, 3], [70, 90, 3]):
         for resize in range(20, 300):
             for crop in (resize, int(resize * 0.875), int(0.95 * resize), 17, resize + 3):
