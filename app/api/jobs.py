@@ -68,7 +68,7 @@ def show_all(session: Session, rows: Sequence[Job]) -> list[JobOut]:
 
 def _show(session: Session, job: Job, waiting_for: str | None) -> JobOut:
     eta = None
-    if job.state == JobState.RUNNING and job.started_at and job.fraction > 0.02:
+    if job.state == JobState.RUNNING and job.started_at and job.fraction >= 0.001:
         last = select(JobEvent.at).where(JobEvent.job_id == job.id).order_by(JobEvent.number.desc()).limit(1)
         spent = ((session.scalars(last).first() or job.started_at) - job.started_at).total_seconds()
         eta = round(spent * (1 - job.fraction) / job.fraction, 1)
