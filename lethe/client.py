@@ -62,6 +62,11 @@ class Client:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    @property
+    def url(self) -> str:
+        """Where the service is, without a slash at its end."""
+        return self._calls.url
+
     def close(self) -> None:
         self._calls.close()
 

@@ -8,7 +8,7 @@ import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, cast
-from urllib.parse import urlencode
+from urllib.parse import quote, urlencode
 
 from lethe import types
 from lethe.collection import Collection
@@ -54,7 +54,7 @@ class Datasets(Collection[types.Dataset]):
         form = content_type or DATASET_TYPES.get(file.suffix.lower(), "application/octet-stream")
         try:
             return cast(
-                "types.Dataset", self._calls.upload(f"{self.path}/{dataset}/content", file, form, progress).json()
+                "types.Dataset", self._calls.upload(f"{self._at(dataset)}/content", file, form, progress).json()
             )
         except ProblemError as refused:
             # The reply of the try that was committed had been lost: a dataset takes its content only once.
@@ -66,7 +66,7 @@ class Datasets(Collection[types.Dataset]):
 
     def samples(self, dataset: str, split: types.Split | None = None) -> Iterator[types.Sample]:
         """The manifest: every sample that is not erased."""
-        where = f"{self.path}/{dataset}/samples"
+        where = f"{self._at(dataset)}/samples"
         return cast("Iterator[types.Sample]", self._calls.pages(where, split=split, page_size=1000))
 
 
@@ -94,7 +94,7 @@ class Models(Collection[types.Model]):
 
     def set_policy(self, model: str, policy: Mapping[str, Any], *, if_match: str | None = None) -> types.Model:
         """Replace the policy; what is left out takes its default. if_match: the ETag of the model."""
-        return cast("types.Model", self._calls.put(f"{self.path}/{model}/policy", dict(policy), if_match=if_match))
+        return cast("types.Model", self._calls.put(f"{self._at(model)}/policy", dict(policy), if_match=if_match))
 
     def train(
         self,
@@ -145,14 +145,14 @@ class Models(Collection[types.Model]):
     def erasable(self, model: str, version: int | None = None) -> Json:
         """What purging the model, or deleting a version of it, would erase, and who needs it."""
         query = "" if version is None else f"?version={version}"
-        return cast("Json", self._calls.get(f"{self.path}/{model}:erasable{query}"))
+        return cast("Json", self._calls.get(f"{self._at(model)}:erasable{query}"))
 
     def purge(self, model: str) -> types.Model:
         """Purge every checkpoint of the model. This cannot be undone."""
         return cast("types.Model", self._verb(model, "purge"))
 
     def aliases(self, model: str, **filters: Any) -> Iterator[types.Alias]:
-        return cast("Iterator[types.Alias]", self._calls.pages(f"{self.path}/{model}/aliases", **filters))
+        return cast("Iterator[types.Alias]", self._calls.pages(f"{self._at(model)}/aliases", **filters))
 
     def alias(self, model: str, alias: str) -> types.Alias:
         return self.tagged_alias(model, alias)[0]
@@ -169,7 +169,7 @@ class Models(Collection[types.Model]):
         self._calls.delete(self._alias(model, alias), if_match=if_match)
 
     def _alias(self, model: str, alias: str) -> str:
-        return f"{self.path}/{model}/aliases/{alias}"
+        return f"{self._at(model)}/aliases/{alias}"
 
     def _job(self, model: str, verb: str, **body: Any) -> types.Job:
         return cast("types.Job", self._verb(model, verb, **body))
@@ -193,7 +193,7 @@ class Versions:
         return self._calls.tagged(_version(model, number))
 
     def list(self, model: str, **filters: Any) -> Iterator[types.Version]:
-        return cast("Iterator[types.Version]", self._calls.pages(f"/v1/models/{model}/versions", **filters))
+        return cast("Iterator[types.Version]", self._calls.pages(_versions(model), **filters))
 
     def import_checkpoint(
         self,
@@ -211,7 +211,7 @@ class Versions:
         body: dict[str, Any] = {"digest": file_digest(file), "trained_on": ids}
         if stated is not None:
             body["stated"] = dict(stated)
-        made = cast("types.Version", self._calls.post(f"/v1/models/{model}/versions", body))
+        made = cast("types.Version", self._calls.post(_versions(model), body))
         return self.upload(model, made["number"], file, progress=progress)
 
     def upload(self, model: str, number: int, file: Path, *, progress: Bytes | None = None) -> types.Job:
@@ -287,8 +287,12 @@ def file_digest(path: Path) -> str:
         return f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
 
 
+def _versions(model: str) -> str:
+    return f"/v1/models/{quote(model, safe='')}/versions"
+
+
 def _version(model: str, number: int) -> str:
-    return f"/v1/models/{model}/versions/{number}"
+    return f"{_versions(model)}/{number}"
 
 
 def _audit(model: str, number: int, audit: str | None) -> str:

@@ -6,7 +6,6 @@ import json
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, cast
-from urllib.parse import quote
 
 from lethe import types
 from lethe.collection import Collection
@@ -35,7 +34,7 @@ class Requests(Collection[types.DeletionRequest]):
 
         With a key of your own (your ticket's number, say) the request is made once however often it is sent.
         """
-        body = self._named(_order(dataset, sample_ids, subjects, fields))
+        body = _order(dataset, sample_ids, subjects, fields)
         return cast("types.DeletionRequest", self._calls.post(self.path, body, idempotency_key=idempotency_key))
 
     def preview(
@@ -47,16 +46,8 @@ class Requests(Collection[types.DeletionRequest]):
         **fields: Any,
     ) -> types.Preview:
         """Check everything and store nothing: what the request would mean."""
-        body = self._named(_order(dataset, sample_ids, subjects, fields)) | {"validate_only": True}
+        body = _order(dataset, sample_ids, subjects, fields) | {"validate_only": True}
         return cast("types.Preview", self._calls.post(self.path, body))
-
-    def _named(self, body: Json) -> Json:
-        """The same with ids in the place of names: a deletion names things by their ids alone."""
-        for member, prefix in (("dataset", "dst"), ("model", "mdl")):
-            name = body.get(member)
-            if name and not name.startswith(f"{prefix}_"):
-                body[member] = self._calls.get(f"/v1/{member}s/{quote(name, safe='')}")["id"]
-        return body
 
     def import_lines(self, requests: Iterable[Json]) -> Iterator[types.ImportLine]:
         """Many requests, each a body as of `create`; each is accepted or refused by itself. A result for each, in

@@ -36,8 +36,9 @@ class Transport:
     def __init__(
         self, url: str, api_key: str, *, timeout: float, retries: int, http: httpx.BaseTransport | None = None
     ) -> None:
+        self.url = url.rstrip("/")
         self._http = httpx.Client(
-            base_url=url.rstrip("/"),
+            base_url=self.url,
             headers={"Authorization": f"Bearer {api_key}"},
             timeout=timeout,
             trust_env=False,

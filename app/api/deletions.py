@@ -44,10 +44,12 @@ from app.api.http.patterns import id_pattern
 from app.api.http.replies import Reply
 from app.api.http.status_polls import Noun, ObjectName, Poll
 from app.api.schemas import (
+    ID_OR_NAME,
     DeletionCreate,
     DeletionOut,
     DeletionPreview,
     ImportLine,
+    Name,
     OutcomeOut,
     ReasonBody,
     ReceiptOut,
@@ -57,9 +59,11 @@ from app.core import db, keys, logs, tracing
 from app.core.errors import AppError, TooLarge, Unprocessable, UnsupportedMedia
 from app.core.keys import Caller
 from app.core.tables import DeletionRequest, Job, Model, OutcomeRow, Receipt
+from app.datasets import records as datasets
 from app.deletions import batches, decisions, orders, views
 from app.deletions.orders import Accepted, Impact, NewRequest
 from app.deletions.views import RequestDetails
+from app.models import records as models
 from app.rules.states import Decision, JobKind, RequestStatus
 
 router = APIRouter(prefix="/deletion-requests", tags=["deletion requests"])
@@ -246,20 +250,22 @@ def _line_reply(number: int, _session: Session, done: Accepted | Impact, _known:
     return Reply(status, ImportLine(line=number, status=status, id=made, problem=None).model_dump_json())
 
 
-@router.get("", dependencies=[needs("read")], responses=problems(403))
+@router.get("", dependencies=[needs("read")], responses=problems(403, 404, 409))
 def list_all(
     who: CallerDep,
     session: Read,
     pager: PagerDep,
     received: Created,
-    dataset: Annotated[str | None, Query(pattern=id_pattern("dst"))] = None,
-    model: Annotated[str | None, Query(pattern=id_pattern("mdl"), description="named or affected by it")] = None,
+    dataset: Annotated[Name | None, Query(description=ID_OR_NAME)] = None,
+    model: Annotated[Name | None, Query(description="named or affected by it: its id, or its name")] = None,
     status: Annotated[RequestStatus | None, Query()] = None,
     decision: Annotated[Decision | None, Query()] = None,
     due_before: Moment | None = None,
 ) -> Page[DeletionOut]:
     """The requests, newest first."""
     query = select(DeletionRequest).where(DeletionRequest.tenant_id == who.tenant_id)
+    dataset = dataset and datasets.id_of(session, who.tenant_id, dataset)
+    model = model and models.id_of(session, who.tenant_id, model)
     query = matching(query, {DeletionRequest.dataset_id: dataset, DeletionRequest.decision: decision})
     if status is not None:
         query = query.where(views.having(status))

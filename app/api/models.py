@@ -25,8 +25,18 @@ from app.api.http.deps import (
     problems,
 )
 from app.api.http.paging import Created, Page, matching
-from app.api.http.patterns import ARCHITECTURE, id_pattern, reference
-from app.api.schemas import BaseOut, JobOut, ModelCreate, ModelOut, ReferencesBody, SeedBody, TrainBody
+from app.api.http.patterns import ARCHITECTURE, reference
+from app.api.schemas import (
+    ID_OR_NAME,
+    BaseOut,
+    JobOut,
+    ModelCreate,
+    ModelOut,
+    Name,
+    ReferencesBody,
+    SeedBody,
+    TrainBody,
+)
 from app.core.tables import Dataset, Job, Model
 from app.datasets import records as datasets
 from app.models import bases
@@ -86,17 +96,18 @@ def create(body: ModelCreate, who: CallerDep, session: Write, once: IdempotentDe
     return once.reply(201, show(session, model), {"Location": f"/v1/models/{model.id}"})
 
 
-@router.get("", responses=problems(403))
+@router.get("", responses=problems(403, 404, 409))
 def list_all(
     who: CallerDep,
     session: Read,
     pager: PagerDep,
     created: Created,
-    dataset: Annotated[str | None, Query(pattern=id_pattern("dst"))] = None,
+    dataset: Annotated[Name | None, Query(description=ID_OR_NAME)] = None,
     architecture: Annotated[Architecture | None, Query()] = None,
 ) -> Page[ModelOut]:
     """The models, newest first."""
     query = created.of(select(Model).where(Model.tenant_id == who.tenant_id), Model.created_at)
+    dataset = dataset and datasets.id_of(session, who.tenant_id, dataset)
     query = matching(query, {Model.dataset_id: dataset, Model.architecture: architecture})
     rows, token = pager.rows(session, query, Model.id)
     return Page(items=[show(session, row) for row in rows], next_page_token=token)

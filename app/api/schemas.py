@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, field_validator, model_validator
 
-from app.api.http.patterns import DEVICE_LABEL, DIGEST, EVENT, NAME, SAMPLE_ID, URL, id_pattern, reference
+from app.api.http.patterns import DEVICE_LABEL, DIGEST, EVENT, NAME, SAMPLE_ID, URL, id_pattern
 from app.formats.input_contract import InputContract
 from app.formats.preprocessing import InputBody
 from app.rules.deadlines import clock
@@ -22,6 +22,7 @@ Time = Annotated[
     Field(json_schema_extra={"format": "date-time"}),
 ]
 Name = Annotated[str, Field(min_length=1, max_length=200, pattern=NAME)]
+ID_OR_NAME = "its id, or its name if no other has the name"
 SampleId = Annotated[str, Field(min_length=1, max_length=256, pattern=SAMPLE_ID)]
 Digest = Annotated[str, Field(pattern=DIGEST)]
 DeviceLabel = Annotated[str, Field(pattern=DEVICE_LABEL)]
@@ -51,10 +52,10 @@ class Problem(BaseModel):
 class DatasetCreate(Body):
     name: Name
     source: Choice = Field(description="a source of the catalog; `upload` waits for `PUT …/content`")
-    carried_for: str | None = Field(
+    carried_for: Name | None = Field(
         None,
-        pattern=id_pattern("mdl"),
-        description="of source `upload`: samples that this model is to forget, whose data are not held here (source "
+        description="of source `upload`: samples that this model, by its id or its name, is to forget, whose data are "
+        "not held here (source "
         "`external`), with never-trained controls as holdout; all of it is erased by the deletion request that names "
         "the dataset, or unused after a day",
     )
@@ -113,7 +114,7 @@ class SampleOut(BaseModel):
 class BaseBody(Body):
     """A version of another model, of the same architecture, that never saw the dataset."""
 
-    model: str = Field(pattern=reference("mdl"), description="its id, or its name")
+    model: Name = Field(description=ID_OR_NAME)
     version: int | None = Field(None, ge=1, lt=2**31, description="absent: the current one")
     never_saw: str | None = Field(
         None,
@@ -133,7 +134,7 @@ class BaseOut(BaseModel):
 
 class ModelCreate(Body):
     name: Name
-    dataset: str = Field(pattern=reference("dst"), description="its id, or its name")
+    dataset: Name = Field(description=ID_OR_NAME)
     architecture: Choice
     recipe: Choice = Field(default=Choice(name="sgd"), validate_default=True)
     policy: Policy = Field(default_factory=Policy)
@@ -156,6 +157,20 @@ class ModelCreate(Body):
     @classmethod
     def _recipe(cls, choice: Choice) -> Choice:
         return choose("recipes", choice)
+
+    @model_validator(mode="after")
+    def _as_timm_says(self) -> ModelCreate:
+        """The network is the one that timm's file names, with the pooling that it names."""
+        said, params = self.input.timm or {}, self.architecture.params
+        if self.architecture.name != "timm" or "pretrained_cfg" not in said:
+            return self
+        named, pool = said.get("architecture"), said.get("global_pool")
+        if named is not None and named != params["name"]:
+            raise ValueError(f"timm's `config.json` is of {named}, and `architecture` says {params['name']}")
+        if pool and params.setdefault("global_pool", pool) != pool:
+            raise ValueError(f"timm's `config.json` has the pooling {pool}, and `architecture` says another")
+        choose("architectures", self.architecture)
+        return self
 
 
 class ModelOut(BaseModel):
@@ -331,9 +346,9 @@ class VersionOut(BaseModel):
 
 
 class DeletionCreate(Body):
-    dataset: str = Field(pattern=id_pattern("dst"))
-    model: str | None = Field(
-        None, pattern=id_pattern("mdl"), description="this model only: the dataset keeps the samples"
+    dataset: Name = Field(description=ID_OR_NAME)
+    model: Name | None = Field(
+        None, description="this model only, by its id or its name: the dataset keeps the samples"
     )
     sample_ids: Annotated[list[SampleId], Field(min_length=1, max_length=100_000)] | None = Field(
         None, description="neither these nor `subjects` for a dataset that is `carried_for` a model: all of it"

@@ -194,13 +194,17 @@ def convert(
     averaged: Annotated[
         bool, typer.Option("--averaged", help="Of a file with both, take the averaged weights (EMA).")
     ] = False,
+    member: Annotated[
+        str | None,
+        typer.Option(help="Of a file with several networks, the member, or the first part of the names, of one."),
+    ] = None,
 ) -> None:
     """Turn a PyTorch checkpoint into safetensors.
 
     It runs on this machine. The service accepts safetensors only.
     """
     _require_torch()
-    more = ["--averaged"] if averaged else []
+    more = [*(["--averaged"] if averaged else []), *(["--member", member] if member else [])]
     os.execv(sys.executable, [sys.executable, "-m", "engine.convert", str(source), str(target), *more])  # noqa: S606
 
 

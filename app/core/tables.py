@@ -189,6 +189,8 @@ class Version(Base):
     class_counts: Mapped[list[Any]]  # training samples per class
     metrics: Mapped[dict[str, Any]]
     stated: Mapped[dict[str, Any] | None] = mapped_column(deferred=True)  # of an import: what its owner measured
+    # Of an import: the network's names of the file's tensors, where they differ; null is one that no network has.
+    file_names: Mapped[dict[str, Any] | None] = mapped_column(deferred=True)
     job_id: Mapped[str | None] = mapped_column(ForeignKey("jobs.id"), unique=True)
     created_at: Mapped[datetime]
     purge_after: Mapped[datetime | None]

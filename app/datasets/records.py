@@ -17,7 +17,7 @@ from app.blobs.folder import Stored
 from app.core import db
 from app.core.config import Settings
 from app.core.errors import Conflict, Gone, NotFound
-from app.core.ids import new_id
+from app.core.ids import is_id, new_id
 from app.core.positions import Positions, bitmap, mask_of
 from app.core.tables import Dataset, Job, Sample
 from app.formats.manifest import ERASED_PREFIX
@@ -42,6 +42,15 @@ def get(session: Session, tenant_id: str, dataset_id: str, *, lock: bool = False
     if dataset is None:
         raise NotFound("There is no such dataset.")
     return dataset
+
+
+def id_of(session: Session, tenant_id: str, dataset: str) -> str:
+    """The id that an id or a name stands for. An id is not looked up.
+
+    Raises:
+        NotFound, Conflict: no dataset has the name, or several have it.
+    """
+    return dataset if is_id("dst", dataset) else get(session, tenant_id, dataset).id
 
 
 def register(

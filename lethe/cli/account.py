@@ -40,9 +40,7 @@ OF = {"versions": "model", "aliases": "model", "deliveries": "webhook"}
 
 def list_things(
     noun: Annotated[str, typer.Argument(metavar="NOUN", help=", ".join(LISTS))],
-    of: Annotated[
-        str, typer.Argument(metavar="ID", help="Id of the model (versions, aliases) or webhook (deliveries).")
-    ] = "",
+    of: Annotated[str, typer.Argument(metavar="ID", help="Model (versions, aliases) or webhook (deliveries).")] = "",
     where: Annotated[
         list[str] | None, typer.Option("--where", "-w", help="A filter of the API, such as state=failed; repeatable.")
     ] = None,

@@ -14,7 +14,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from lethe.cli import account, models, requests
+from lethe.cli import account, mlflow, models, requests
 from lethe.cli.common import PASSED_ON, UNDER_WAY, UNREACHABLE, die
 from lethe.errors import LetheError, UnreachableError, WaitTimeoutError
 
@@ -37,6 +37,7 @@ for name, sub in {
     "key": account.key,
     "webhook": account.webhook,
     "log": requests.log,
+    "mlflow": mlflow.mlflow,
 }.items():
     client.add_typer(sub, name=name)
 VERBS: dict[str, Callable[..., None]] = {

@@ -38,8 +38,8 @@ model = group("Models: register, import or train, audit, aliases.")
 job = group("Jobs: cancel, try again.")
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="Your name for it.")]
-DatasetId = Annotated[str, typer.Argument(metavar="DATASET", help="Id of the dataset.")]
-ModelId = Annotated[str, typer.Argument(metavar="MODEL", help="Id of the model.")]
+DatasetId = Annotated[str, typer.Argument(metavar="DATASET", help="Id or name of the dataset.")]
+ModelId = Annotated[str, typer.Argument(metavar="MODEL", help="Id or name of the model.")]
 JobId = Annotated[str, typer.Argument(metavar="JOB", help="Id of the job.")]
 Number = Annotated[int, typer.Argument(metavar="VERSION", help="Number of the version.")]
 Current = Annotated[
@@ -486,7 +486,7 @@ def download(
 
 def report(
     thing: Annotated[
-        str, typer.Argument(metavar="MODEL|JOB", help="Id of the model, or of the job that made the report.")
+        str, typer.Argument(metavar="MODEL|JOB", help="Id or name of the model, or id of the job that made the report.")
     ],
     version: Current = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Save the HTML page here.")] = None,

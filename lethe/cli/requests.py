@@ -36,7 +36,7 @@ Year = Annotated[int | None, typer.Option(help="Year of receipt, UTC.")]
 
 
 def request(
-    dataset: Annotated[str, typer.Argument(metavar="DATASET", help="Id of the dataset.")],
+    dataset: Annotated[str, typer.Argument(metavar="DATASET", help="Id or name of the dataset.")],
     ids_file: IdsFile = None,
     subjects_file: Annotated[
         Path | None, typer.Option(help="Instead of ids: all samples of these subjects, one in each line.")

@@ -38,6 +38,7 @@ from app.rules.policy import Choice
 from engine.attacks import AttackResult
 from engine.attacks.transfer import transfer_rate
 from engine.errors import DeviceMemoryError, DivergedError, MethodError
+from engine.training import Progress
 from worker.runtime.run import JobError, Run
 from worker.stages import auditing, unlearning
 from worker.stages.auditing import Auditor, Measurements, Subject
@@ -133,7 +134,7 @@ def attack(run: Run, work: Work) -> AdversarialSet | None:
     policy = work.loaded.policy
     if not catalog.METHODS[work.method.name].needs_adversarial:
         return None
-    with run.stage("attack", 0.0, 0.4):
+    with run.stage("attack", 0.0, 0.4) as progress:
         if kept := run.stored("adversarial", work.base):
             digest, facts = kept
             return AdversarialSet(AttackResult(**run.resources.tensors(digest)), facts["source"], facts["transfer"])
@@ -141,7 +142,7 @@ def attack(run: Run, work: Work) -> AdversarialSet | None:
         result = precomputed(work) if source == "precomputed" else None
         if result is None:
             source = "recompute"
-            result = attack_positions(work.loaded, work.parent, work.batch.gone)
+            result = attack_positions(work.loaded, work.parent, work.batch.gone, progress)
         transfer = _transfer(work, result)
         run.keep("adversarial", work.base, run.put_tensors(vars(result)), source=source, transfer=transfer)
     return AdversarialSet(result, source, transfer)
@@ -156,7 +157,7 @@ def _transfer(work: Work, result: AttackResult) -> dict[str, float | None]:
     return {"fooled": rate.fooled, "agreed": rate.agreed}
 
 
-def attack_positions(loaded: LoadedModel, base: Version, positions: Positions) -> AttackResult:
+def attack_positions(loaded: LoadedModel, base: Version, positions: Positions, progress: Progress) -> AttackResult:
     """Run the policy's attack on the samples at `positions` against version `base`."""
     choice = loaded.policy.attack
 
@@ -168,7 +169,8 @@ def attack_positions(loaded: LoadedModel, base: Version, positions: Positions) -
         return found
 
     needs = catalog.ATTACKS[choice.name].needs_given
-    return unlearning.attacked(loaded, loaded.restore(base.digest), positions, choice, given if needs else None)
+    model = loaded.restore(base.digest)
+    return unlearning.attacked(loaded, model, positions, choice, given if needs else None, progress)
 
 
 def precomputed(work: Work) -> AttackResult | None:

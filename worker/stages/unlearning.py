@@ -16,12 +16,17 @@ from app.core.positions import Positions, pack
 from app.rules.policy import Choice, Policy
 from engine import places, seeding
 from engine.attacks import AttackResult, held_in
+from engine.attacks.watching import watched
 from engine.data.samples import Split, gather, to_float
 from engine.memory import within_memory
 from engine.methods import MethodContext
-from engine.training import Progress
+from engine.training import NullProgress, Progress
 from worker.runtime.run import JobError, Run
 from worker.stages.loaded import LoadedModel
+
+CPU_VALUES = 2**21
+"""Of a batch of images under attack on a CPU, which has no end of memory that it would say before it ends the process:
+all 512 of 32 pixels, 13 of 224."""
 
 
 def train_on(run: Run, loaded: LoadedModel, positions: Positions) -> Stored:
@@ -47,6 +52,7 @@ def attacked(
     positions: Positions,
     choice: Choice,
     given: Callable[[catalog.Params], AttackResult] | None = None,
+    progress: Progress | None = None,
 ) -> AttackResult:
     """Run an attack on the samples at `positions`. given: finds another version's set, for attacks that need one."""
     params = places.parse("attacks", choice.name, choice.params)
@@ -60,7 +66,11 @@ def attacked(
         # Another version's examples need not fool this model.
         return found if more else held_in(model, images, labels, found, loaded.recipe.precision, size)
 
-    return within_memory(in_batches, params.model_dump()["batch_size"])[0]
+    size = params.model_dump()["batch_size"]
+    if loaded.resources.device.type == "cpu":
+        size = min(size, max(1, CPU_VALUES // images.shape[1:].numel()))
+    with watched(model, len(positions), getattr(params, "passes", None), (progress or NullProgress()).update):
+        return within_memory(in_batches, size)[0]
 
 
 def unlearned(

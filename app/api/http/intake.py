@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
@@ -18,7 +18,7 @@ from app.core.db import Database
 from app.core.errors import AppError, Unprocessable
 from app.core.keys import Caller
 from app.core.tables import Idempotency
-from app.deletions import accept, locking
+from app.deletions import accept, locking, naming
 from app.deletions.locking import LockedDatasets
 from app.deletions.orders import Accepted, Impact, Order
 
@@ -52,6 +52,7 @@ class _Entry:
     order: Order
     name: IdempotencyName | None
     fingerprint: str
+    refusal: AppError | None = None  # its dataset or its model has no such name
 
 
 class Intake:
@@ -92,7 +93,8 @@ class Intake:
                 waiting.append(self._entry(number, posted, callers[posted.token]))
             except AppError as error:
                 found[number] = error
-        locked = locking.lock(session, [entry.order for entry in waiting])
+        self._resolve(session, waiting)
+        locked = locking.lock(session, [entry.order for entry in waiting if entry.refusal is None])
         known = _known(session, [entry.name for entry in waiting if entry.name])
         now = db.now(session)
         while waiting:  # twice only where an order shares its key with one of its group
@@ -106,6 +108,22 @@ class Intake:
         name = (who.tenant_id, posted.route, posted.key) if posted.key else None
         mark = fingerprint(self._settings, posted.body) if name else ""
         return _Entry(number, posted, posted.order(who.tenant_id), name, mark)
+
+    def _resolve(self, session: Session, waiting: Sequence[_Entry]) -> None:
+        """Put ids in the place of the names of datasets and models; each name is looked up once."""
+        known: dict[tuple[str, str, str | None], Order | AppError] = {}
+        for entry in waiting:
+            order = entry.order
+            named = (order.tenant_id, order.dataset_id, order.model_id)
+            try:
+                found = known.get(named) or naming.with_ids(session, order)
+            except AppError as error:
+                found = error
+            known[named] = found
+            if isinstance(found, AppError):
+                entry.refusal = found
+            else:
+                entry.order = replace(order, dataset_id=found.dataset_id, model_id=found.model_id)
 
     def _round(
         self,
@@ -126,6 +144,8 @@ class Intake:
                 found[entry.number] = _again(before, entry.fingerprint)
             elif entry.name in taken:
                 left.append(entry)
+            elif entry.refusal is not None:
+                found[entry.number] = entry.refusal
             else:
                 fresh.append(entry)
                 if entry.name:

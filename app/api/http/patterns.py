@@ -16,6 +16,9 @@ NOUNS = {
     "whk": "a webhook",
 }
 
+NAMED = ("dst", "mdl")
+"""Those whose names stand for their ids."""
+
 
 def id_pattern(prefix: str) -> str:
     return rf"^{prefix}_[{ALPHABET}]{{26}}$"
@@ -23,7 +26,7 @@ def id_pattern(prefix: str) -> str:
 
 def reference(prefix: str) -> str:
     """An id, or a name that a path can hold."""
-    return rf"^({prefix}_[{ALPHABET}]{{26}}|[^\x00-\x1f\x7f/:?#%]{{1,200}})$"
+    return rf"^({prefix}_[{ALPHABET}]{{26}}|[^\x00-\x1f\x7f/:]{{1,200}})$"
 
 
 NAME = r"^[^\x00-\x1f\x7f]+$"
@@ -38,11 +41,12 @@ IDEMPOTENCY_KEY = r"^[\x21-\x7e]{1,255}$"
 MOMENT = r"^\d{4}-\d\d-\d\d[Tt]\d\d:\d\d:\d\d(\.\d{1,6})?([Zz]|[+-]\d\d:\d\d)$"
 
 WORDS = (
-    {id_pattern(prefix): f"the id of {noun}: `{prefix}_` and 26 characters" for prefix, noun in NOUNS.items()}
-    | {
-        reference(prefix): f"the id of {NOUNS[prefix]} (`{prefix}_` and 26 characters), or its name"
-        for prefix in ("dst", "mdl")
+    {
+        id_pattern(prefix): f"the id of {noun}: `{prefix}_` and 26 characters"
+        for prefix, noun in NOUNS.items()
+        if prefix not in NAMED
     }
+    | {reference(prefix): f"the id of {NOUNS[prefix]} (`{prefix}_` and 26 characters), or its name" for prefix in NAMED}
     | {
         NAME: "a text without control characters",
         SAMPLE_ID: "a text without the NUL character",
