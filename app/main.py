@@ -26,7 +26,7 @@ from app.api.http.head import Head
 from app.api.http.observe import Observe
 from app.core import keys
 from app.core.config import Settings, get_settings
-from app.operations import metrics, migrate
+from app.operations import agreement, metrics, migrate
 
 
 def create_app(settings: Settings | None = None) -> FastAPI:
@@ -36,6 +36,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[dict[str, Crowd]]:
         migrate.check(parts.database)
+        agreement.check(parts.database, settings)
         keys.bootstrap(parts.database, settings)
         app.state.follower = Follower(parts.database, settings.event_stream_seconds)
         crowd = Crowd(settings)

@@ -24,6 +24,7 @@ from app.evidence import sealing
 from app.jobs import outbox
 from app.jobs.outbox import SendHint
 from app.models import pools
+from app.operations import startup, sweepers
 from app.recovery import erasure_ledger
 
 log = logging.getLogger("lethe.sweep")
@@ -59,6 +60,7 @@ def run(settings: Settings, stop: threading.Event) -> None:
     lease_check = settings.lease_seconds / LEASE_BEATS
     rewriter = Rewriter(database, settings)
     duties: list[tuple[float, Callable[[], object]]] = [
+        (sweepers.SECONDS, lambda: sweepers.say(database, settings)),
         (settings.poll_seconds, lambda: outbox.relay_hints(database, send_hint)),
         (min(lease_check, 5.0), lambda: jobs.sweep(database, settings.rehint_seconds)),
         (settings.poll_seconds, lambda: outbox.relay_blobs(database, partial(usage.remove, database, blobs))),
@@ -93,6 +95,7 @@ def run(settings: Settings, stop: threading.Event) -> None:
             _try(duty)
         stop.wait(settings.poll_seconds)
     receivers.join(STOP_SECONDS)
+    _try(lambda: sweepers.leave(database, settings))
     database.close()
 
 
@@ -106,7 +109,7 @@ def _try(duty: Callable[[], object]) -> None:
     try:
         duty()
     except Exception as error:
-        log.warning("a round of the sweeper failed and will be tried again: %s", type(error).__name__)
+        log.warning("a round of the sweeper failed and will be tried again: %s", startup.cause(error))
         log.debug("the failure", exc_info=error)
 
 
