@@ -24,6 +24,7 @@ from app.api.http.event_stream import Follower
 from app.api.http.fast_path import Shortcut
 from app.api.http.head import Head
 from app.api.http.observe import Observe
+from app.api.http.prefix import Prefix
 from app.core import keys
 from app.core.config import Settings, get_settings
 from app.operations import agreement, metrics, migrate
@@ -71,6 +72,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.add_middleware(Conditional, prefix="/v1/")
     app.add_middleware(Head)
     app.add_middleware(Observe, latency=metrics.latency(parts.metrics), unexpected=failures.unexpected)
+    app.add_middleware(Prefix, root_path=settings.root_path)
     app.state.parts = parts
     app.include_router(health.router)
     failures.install(app)
@@ -113,4 +115,4 @@ def _guarded() -> Routes:
 
 
 def _docs(request: Request) -> str:
-    return docs_page.render(request.app.openapi(), "/v1/openapi.json")
+    return docs_page.render(request.app.openapi(), f"{request.scope.get('root_path', '')}/v1/openapi.json")

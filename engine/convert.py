@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import sys
 from collections.abc import Mapping
@@ -104,6 +105,8 @@ def bare_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 if __name__ == "__main__":
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a path may have letters that the terminal has not
     try:
         print(convert(Path(sys.argv[1]), Path(sys.argv[2]), averaged="--averaged" in sys.argv[3:]))  # noqa: T201
     except (ValueError, OSError, RuntimeError) as error:

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from app.core.config import private_folder
+from app.core.config import PlainError, private_folder
 
 CHUNK = 2**20
 SILENT = 600.0  # seconds after which a writer that writes nothing is taken for dead
@@ -34,7 +34,7 @@ class BlobCorruptError(Exception):
     """The stored bytes are not those of the digest."""
 
 
-class StorageUnavailableError(Exception):
+class StorageUnavailableError(PlainError):
     """The storage does not answer, or refuses: nothing is known of the blob, and a later try may do."""
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import logging
+import os
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
@@ -96,6 +97,7 @@ def connect(settings: Settings, attempts: int = ATTEMPTS) -> Any:
         region_name=settings.s3_region,
         aws_access_key_id=settings.s3_access_key or None,
         aws_secret_access_key=settings.s3_secret_key.get_secret_value() or None,
+        verify=None if os.environ.get("AWS_CA_BUNDLE") else os.environ.get("SSL_CERT_FILE"),  # the library knows one
         config=Config(
             connect_timeout=min(patience, 5.0),
             read_timeout=patience,

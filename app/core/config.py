@@ -39,7 +39,11 @@ OWN_FILES = {
 }
 
 
-class StartError(Exception):
+class PlainError(Exception):
+    """Its text is a sentence for the operator, and repeats nothing that was sent: it may be logged."""
+
+
+class StartError(PlainError):
     """A part cannot start. The text says why in a sentence, with the setting to mend, and repeats no secret."""
 
 
@@ -53,6 +57,7 @@ class Settings(BaseSettings):
     broker_url: str = Field("", description="redis://… for Celery hints; empty: workers watch the database")
     host: str = "127.0.0.1"
     port: int = Field(DEFAULT_PORT, ge=0, le=65535)
+    root_path: str = Field("", description="the path of a proxy under which the service is, such as /lethe")
     secret: SecretStr = Field(SecretStr(""), description="key of fingerprints and suppression; empty: data_dir/secret")
     earlier_secrets: SecretStr = Field(
         SecretStr(""), description="what LETHE_SECRET was before, with commas between: still recognises what was erased"
@@ -210,6 +215,13 @@ class Settings(BaseSettings):
         if not fine:
             raise ValueError("must be redis://:PASSWORD@HOST:PORT/NUMBER, or rediss:// with TLS")
         return url
+
+    @field_validator("root_path")
+    @classmethod
+    def _of_a_proxy(cls, path: str) -> str:
+        if path.strip("/") and not (found := proxy_path(path)):
+            raise ValueError("must be a path such as /lethe, and none of the service's own")
+        return found if path.strip("/") else ""
 
     @field_validator("host")
     @classmethod
@@ -371,6 +383,13 @@ def _fault(name: object, kind: str, message: str) -> str:
     if kind == "string_pattern_mismatch" and (described := Settings.model_fields[str(name)].description):
         message = f"must be {described}"
     return f"LETHE_{str(name).upper()}: {message.removeprefix('Value error, ')}"
+
+
+def proxy_path(text: str) -> str:
+    """The path of a proxy before the service's own ones, without a slash at its end; empty where it is none."""
+    found = text.rstrip("/")
+    own = ("/v1", "/docs", "/healthz", "/readyz", "/metrics")
+    return found if re.fullmatch(r"(/[A-Za-z0-9._~-]*[A-Za-z0-9_~-])+", found) and found not in own else ""
 
 
 def server_options(url: URL) -> dict[str, str]:

@@ -25,6 +25,7 @@ from typing import NoReturn
 
 from app import jobs
 from app.core import keys
+from app.core.causes import cause
 from app.core.config import Settings, StartError, write_private
 from app.core.db import Database
 from app.evidence import sealing
@@ -154,7 +155,7 @@ def _tend_all(tree: Tree, children: list[Child], stop: threading.Event) -> None:
         try:
             _tend(tree, child)
         except Exception as error:  # the database or the machine's memory may be away for a while
-            log.warning("tending the %s failed and will be tried again: %r", child.part, error)
+            log.warning("tending the %s failed and will be tried again: %s", child.part, cause(error))
             stop.wait(1.0)
 
 
