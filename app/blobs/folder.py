@@ -35,7 +35,12 @@ class BlobCorruptError(Exception):
 
 
 class StorageUnavailableError(PlainError):
-    """The storage does not answer, or refuses: nothing is known of the blob, and a later try may do."""
+    """The storage does not answer, or refuses: nothing is known of the blob, and a later try may do.
+
+    `code`: with which object storage refused.
+    """
+
+    code = ""
 
 
 class StorageRefusedError(StorageUnavailableError):

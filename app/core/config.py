@@ -381,7 +381,7 @@ def get_settings() -> Settings:
 def _fault(name: object, kind: str, message: str) -> str:
     """In words, without what was given. A pattern says little to people: a field that has one is described instead."""
     if kind == "string_pattern_mismatch" and (described := Settings.model_fields[str(name)].description):
-        message = f"must be {described}"
+        message = f"must be {described.partition(';')[0]}"
     return f"LETHE_{str(name).upper()}: {message.removeprefix('Value error, ')}"
 
 

@@ -71,7 +71,7 @@ def refused(setting: str, text: str = "") -> Iterator[None]:
         ("device", f"gpu:{VALUE}", "cuda"),
         ("log_format", VALUE, "json"),
         ("log_name", f"a {VALUE}", "name of new transparency logs"),
-        ("problem_base", VALUE, "ends in"),
+        ("problem_base", VALUE, "URI"),
         ("lease_seconds", VALUE, "number"),
         ("max_json_bytes", "-1", "greater"),
     ],
