@@ -24,9 +24,10 @@ from app.api.http.event_stream import Follower
 from app.api.http.fast_path import Shortcut
 from app.api.http.head import Head
 from app.api.http.observe import Observe
+from app.api.http.prefix import Prefix
 from app.core import keys
 from app.core.config import Settings, get_settings
-from app.operations import metrics, migrate
+from app.operations import agreement, metrics, migrate
 
 
 def create_app(settings: Settings | None = None) -> FastAPI:
@@ -36,6 +37,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[dict[str, Crowd]]:
         migrate.check(parts.database)
+        agreement.check(parts.database, settings)
         keys.bootstrap(parts.database, settings)
         app.state.follower = Follower(parts.database, settings.event_stream_seconds)
         crowd = Crowd(settings)
@@ -70,6 +72,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.add_middleware(Conditional, prefix="/v1/")
     app.add_middleware(Head)
     app.add_middleware(Observe, latency=metrics.latency(parts.metrics), unexpected=failures.unexpected)
+    app.add_middleware(Prefix, root_path=settings.root_path)
     app.state.parts = parts
     app.include_router(health.router)
     failures.install(app)
@@ -112,4 +115,4 @@ def _guarded() -> Routes:
 
 
 def _docs(request: Request) -> str:
-    return docs_page.render(request.app.openapi(), "/v1/openapi.json")
+    return docs_page.render(request.app.openapi(), f"{request.scope.get('root_path', '')}/v1/openapi.json")

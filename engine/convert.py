@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import pickle
 import re
@@ -221,6 +222,8 @@ def bare_names(state: Mapping[str, Tensor]) -> State:
 
 
 def main(arguments: list[str]) -> None:
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a path may have letters that the terminal has not
     source, target, *options = arguments
     member = options[options.index("--member") + 1] if "--member" in options else None
     try:

@@ -11,6 +11,7 @@ import argparse
 import base64
 import hashlib
 import hmac
+import io
 import json
 import re
 import sys
@@ -613,6 +614,8 @@ def show(report: Report) -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit status: 0 if everything that could be checked is verified, 1 if something is not, 2 for wrong usage."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # not every terminal has every letter of a certificate
     options = arguments().parse_args(argv)
     if not options.key and not options.trust:
         arguments().error("give a public key that you trust: --key or --trust")

@@ -55,7 +55,7 @@ def _service(folder: Path) -> Iterator[Client]:
     try:
         while not (folder / "url").exists():
             if process.poll() is not None:
-                raise SystemExit(f"the service did not start; see {log}:\n{log.read_text()}")
+                raise SystemExit(f"the service did not start; see {log}:\n{log.read_text('utf-8', 'replace')}")
             time.sleep(0.05)
         with Client.from_folder(folder) as calls:
             yield calls
@@ -86,7 +86,7 @@ def _main_job(calls: Client, folder: Path) -> None:
     number = (unlearned["result"] or {})["version"]
     document = calls.versions.audit(model, number)
     page = folder / "report.html"
-    page.write_text(calls.versions.audit_page(model, number))
+    page.write_text(calls.versions.audit_page(model, number), "utf-8")
     checkpoint = folder / f"version-{number}.safetensors"
     digest = calls.versions.download(model, number, checkpoint)
     final = calls.requests.wait(request["id"])

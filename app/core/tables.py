@@ -57,6 +57,16 @@ class ApiKey(Base):
     revoked_at: Mapped[datetime | None]
 
 
+class Agreement(Base):
+    """Digests of settings that every part must have alike; the highest number of a name is the present one."""
+
+    __tablename__ = "agreements"
+    name: Mapped[str] = mapped_column(String(20), primary_key=True)
+    number: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
+    digest: Mapped[str] = mapped_column(String(64))
+    created_at: Mapped[datetime]
+
+
 class Dataset(Base):
     """A manifest of samples and where their bytes are.
 
@@ -611,6 +621,14 @@ class Worker(Base):
     kinds: Mapped[list[Any]] = mapped_column(Json, server_default=text("'[]'"))  # none: every kind
     offers: Mapped[list[Any]] = mapped_column(Json, server_default=text("'[]'"))  # of what not every worker has
     device_memory: Mapped[int] = mapped_column(BigInteger, server_default="0")  # peak, bytes
+    seen_at: Mapped[datetime]
+
+
+class Sweeper(Base):
+    """A sweeper's last sign of life."""
+
+    __tablename__ = "sweepers"
+    name: Mapped[str] = mapped_column(String(255), primary_key=True)
     seen_at: Mapped[datetime]
 
 

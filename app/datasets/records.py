@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -206,8 +206,14 @@ def labels_of(session: Session, dataset: Dataset) -> tuple[NDArray[np.int32], ND
 
 def suppression(settings: Settings, dataset_id: str, sample_id: str) -> str:
     """The text in place of an erased id: a keyed digest, so that the service knows the id when it is sent again."""
-    key = hmac.new(settings.secret_bytes(), f"suppression:{dataset_id}".encode(), hashlib.sha256).digest()
-    return ERASED_PREFIX + hmac.new(key, sample_id.encode(), hashlib.sha256).hexdigest()
+    return next(suppressions(settings, dataset_id, sample_id))
+
+
+def suppressions(settings: Settings, dataset_id: str, sample_id: str) -> Iterator[str]:
+    """`suppression` under each of the service's secrets, the present one first."""
+    for secret in settings.every_secret():
+        key = hmac.new(secret, f"suppression:{dataset_id}".encode(), hashlib.sha256).digest()
+        yield ERASED_PREFIX + hmac.new(key, sample_id.encode(), hashlib.sha256).hexdigest()
 
 
 def suppress(session: Session, dataset: Dataset, digests: Sequence[str]) -> None:

@@ -64,9 +64,10 @@ def require_fit(
     distinct = sorted(first.values())
     unknown = [place for place in distinct if found[place] < 0]
     if unknown:
-        marks = [datasets.suppression(settings, dataset.id, ids[place]) for place in unknown]
-        erased = look_up(session, dataset, marks) >= 0
-        faults += [(place, "erased" if gone else "unknown") for place, gone in zip(unknown, erased, strict=True)]
+        marks = [[*datasets.suppressions(settings, dataset.id, ids[place])] for place in unknown]
+        erased = look_up(session, dataset, [mark for each in marks for mark in each]) >= 0
+        rows = erased.reshape(len(unknown), -1)  # a column for each secret
+        faults += [(place, "erased" if row.any() else "unknown") for place, row in zip(unknown, rows, strict=True)]
     known = [place for place in distinct if found[place] >= 0]
     faults += [(place, code) for place in known if any(mask[found[place]] for mask in refused)]
     raise _id_problem(sorted(faults), pointer)

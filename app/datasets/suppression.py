@@ -34,7 +34,13 @@ class Marker:
 
     @classmethod
     def of(cls, settings: Settings, tenant_id: str) -> Marker:
-        return cls(hmac.new(settings.secret_bytes(), f"suppressions:{tenant_id}".encode(), hashlib.sha256).digest())
+        return cls.each(settings, tenant_id)[0]
+
+    @classmethod
+    def each(cls, settings: Settings, tenant_id: str) -> list[Marker]:
+        """One for each of the service's secrets; new digests are of the first."""
+        name = f"suppressions:{tenant_id}".encode()
+        return [cls(hmac.new(secret, name, hashlib.sha256).digest()) for secret in settings.every_secret()]
 
     def _digest(self, kind: str, *parts: bytes) -> str:
         mark = hashlib.blake2b(key=self.key, person=kind.encode(), digest_size=32)
@@ -105,13 +111,17 @@ def left_out(
     with database.read() as session:
         if dataset.carried_for is not None or not any_kept(session, dataset.tenant_id):
             return gone
-    marker = Marker.of(settings, dataset.tenant_id)
+    markers = Marker.each(settings, dataset.tenant_id)
     for start in range(0, len(ids), AT_ONCE):
         part = slice(start, start + AT_ONCE)
         marks = [
-            marker.contents(images[part]),
-            marker.ids(dataset.id_namespace, ids[part]),
-            marker.subjects(subjects[part] if subjects else []),
+            each
+            for marker in markers
+            for each in (
+                marker.contents(images[part]),
+                marker.ids(dataset.id_namespace, ids[part]),
+                marker.subjects(subjects[part] if subjects else []),
+            )
         ]
         with database.read() as session:
             erased = known(session, dataset.tenant_id, [mark for each in marks for mark in each])

@@ -40,7 +40,7 @@ def open_key(database: Database, settings: Settings) -> SigningKey:
     """The service's signing key, its public half known from now on.
 
     Raises:
-        ValueError: it was replaced by another and may not sign any more.
+        StartError: it is no Ed25519 key, or was replaced by another and may not sign any more.
     """
     given = settings.signing_key.get_secret_value()
     if given and (settings.data_dir / signing.KEY_FILE).exists():

@@ -34,6 +34,7 @@ from app.core.tables import (
     Tenant,
 )
 from app.jobs import routing
+from app.operations import sweepers
 from app.rules.states import Decision, JobState, Outcome
 
 DUE_SOON = timedelta(days=7)
@@ -99,6 +100,7 @@ class FromDatabase(Collector):
             yield from _sending(session, now)
             yield from _log(session, now)
             yield from _workers(session)
+            yield GaugeMetricFamily("lethe_sweepers", "Live sweepers.", value=sweepers.live(session))
 
 
 # -- jobs ------------------------------------------------------------------------------------------

@@ -15,16 +15,19 @@ from app import jobs
 from app.blobs import usage
 from app.blobs.open import open_blobs
 from app.core import db
-from app.core.config import LEASE_BEATS, Settings
+from app.core.causes import cause
+from app.core.config import LEASE_BEATS, PlainError, Settings
 from app.core.db import Changes, Database
 from app.core.tables import Idempotency
 from app.deletions import batches, carried, compliance, retention
 from app.deletions.rewriting import Rewriter
 from app.events import deliveries
 from app.evidence import sealing
-from app.jobs import outbox
+from app.jobs import broker, outbox
+from app.jobs.broker import BrokerError
 from app.jobs.outbox import SendHint
 from app.models import pools
+from app.operations import sweepers
 from app.recovery import erasure_ledger
 
 log = logging.getLogger("lethe.sweep")
@@ -43,14 +46,18 @@ def hint_sender(settings: Settings) -> SendHint:
         return outbox.discard
     from celery import Celery  # sending a task by its name needs none of the worker's code
 
-    broker = Celery("lethe", broker=settings.broker_url, set_as_current=False)
-    broker.conf.update(
+    client = Celery("lethe", broker=settings.broker_url, set_as_current=False)
+    client.conf.update(
         task_ignore_result=True,
         broker_transport_options={"socket_connect_timeout": 2, "socket_timeout": 5, "max_retries": 0},
     )
 
     def send(job_id: str, queue: str) -> None:
-        broker.send_task("lethe.run", args=[job_id], queue=queue, retry=False)
+        try:
+            client.send_task("lethe.run", args=[job_id], queue=queue, retry=False)
+        except Exception as error:
+            found = broker.fault(settings.broker_url)
+            raise BrokerError(found.words if found else f"a hint was not sent ({type(error).__name__})") from error
 
     return send
 
@@ -70,6 +77,7 @@ def run(settings: Settings, stop: threading.Event) -> None:
             outbox.relay_blobs(database, partial(usage.remove, database, blobs))
 
     duties: list[tuple[float, Callable[[], object]]] = [
+        (sweepers.SECONDS, lambda: sweepers.say(database, settings)),
         (settings.poll_seconds, relay),
         (min(lease_check, 5.0), lambda: jobs.sweep(database, settings.rehint_seconds)),
         (0.5, lambda: batches.close_due(database)),
@@ -83,7 +91,8 @@ def run(settings: Settings, stop: threading.Event) -> None:
         (HOUSEKEEPING_SECONDS, lambda: usage.remove_orphans(database, blobs, DAY_SECONDS)),
     ]
     if (kept := settings.erasures_file) is not None:
-        duties.append((10.0, erasure_ledger.Keeper(database, settings, kept).keep))
+        ledger = erasure_ledger.Keeper(database, settings, kept)
+        duties.append((10.0, lambda: _keep(ledger)))
     key = sealing.open_key(database, settings)
     duties += [
         (1.0, rewriter.round),  # before certificates: they then say that it is done
@@ -101,6 +110,7 @@ def run(settings: Settings, stop: threading.Event) -> None:
                 _try(duty)
         stop.wait(settings.poll_seconds)
     receivers.join(STOP_SECONDS)
+    _try(lambda: sweepers.leave(database, settings))
     timer.close()
     database.close()
 
@@ -128,6 +138,13 @@ class Timer:
         return True
 
 
+def _keep(ledger: erasure_ledger.Keeper) -> None:
+    try:
+        ledger.keep()
+    except OSError as error:
+        raise PlainError(f"the file of LETHE_ERASURES_FILE cannot be written: {error.strerror}") from None
+
+
 def forget_replies(database: Database) -> None:
     """Remove replies that were kept under their Idempotency-Key long enough."""
     with database.write() as session:
@@ -138,7 +155,7 @@ def _try(duty: Callable[[], object]) -> None:
     try:
         duty()
     except Exception as error:
-        log.warning("a round of the sweeper failed and will be tried again: %s", type(error).__name__)
+        log.warning("a round of the sweeper failed and will be tried again: %s", cause(error))
         log.debug("the failure", exc_info=error)
 
 

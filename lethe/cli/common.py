@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import io
 import json
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -40,6 +41,34 @@ Output = Annotated[Path | None, typer.Option("--output", "-o", help="File to wri
 Yes = Annotated[bool, typer.Option("--yes", help="Do not ask.")]
 
 
+PLAIN = {"…": "...", "·": "-", "−": "-", "–": "-", "—": "-", "×": "x", "━": "-", "≥": ">=", "≤": "<="}
+
+
+def bear_every_letter() -> None:
+    """Not every terminal has every letter: such a one is shown by a plain one, or by its number."""
+
+    def plain(error: UnicodeError) -> tuple[str, int]:
+        if not isinstance(error, UnicodeEncodeError):
+            raise error
+        found = error.object[error.start : error.end]
+        return "".join(PLAIN.get(c) or c.encode("ascii", "backslashreplace").decode() for c in found), error.end
+
+    codecs.register_error("lethe.plain", plain)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="lethe.plain")
+
+
+def write_exactly(text: str) -> None:
+    """Text that programs read, to standard output: in UTF-8 where it is no terminal, whatever the locale says."""
+    if sys.stdout.isatty():
+        sys.stdout.write(text)
+        return
+    sys.stdout.flush()
+    sys.stdout.buffer.write(text.encode())
+    sys.stdout.buffer.flush()
+
+
 def group(text: str) -> typer.Typer:
     return typer.Typer(no_args_is_help=True, help=text, rich_markup_mode=None)
 
@@ -60,7 +89,7 @@ def client() -> Client:
     if url.rstrip("/") != own and not settings.api_key:
         die("LETHE_URL is not the service of the data folder, whose key is not sent to others: set LETHE_API_KEY, too")
     try:
-        key = settings.api_key or settings.key_file.read_text().strip()
+        key = settings.api_key or settings.key_file.read_text("utf-8-sig").strip()
     except OSError:
         die(f"no API key: set LETHE_API_KEY, or LETHE_DATA_DIR to the service's folder ({settings.data_dir})")
     return Client(url, key)
@@ -84,7 +113,9 @@ def read_lines(path: Path) -> list[str]:
 
 def read_json(path: Path) -> Any:
     try:
-        return json.loads(path.read_text())
+        return json.loads(path.read_text("utf-8-sig"))
+    except UnicodeDecodeError as error:
+        raise typer.BadParameter(f"{path} is not UTF-8 text (byte {error.start}): save it as UTF-8") from None
     except json.JSONDecodeError as error:
         raise typer.BadParameter(f"{path} is not JSON: {error}") from None
 

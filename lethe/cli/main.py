@@ -15,7 +15,7 @@ import typer
 from typer.core import TyperGroup
 
 from lethe.cli import account, mlflow, models, requests
-from lethe.cli.common import PASSED_ON, UNDER_WAY, UNREACHABLE, die
+from lethe.cli.common import PASSED_ON, UNDER_WAY, UNREACHABLE, bear_every_letter, die
 from lethe.errors import LetheError, UnreachableError, WaitTimeoutError
 
 DISTRIBUTION = "lethe-unlearning"
@@ -122,6 +122,7 @@ def _options(
 
 
 def main() -> None:
+    bear_every_letter()
     try:
         commands()()
     except UnreachableError as error:

@@ -30,6 +30,7 @@ from lethe.cli.common import (
     read_lines,
     show,
     transfer,
+    write_exactly,
 )
 from lethe.types import Choice, Dataset
 
@@ -125,7 +126,7 @@ def list_samples(
     """
     with client() as calls:
         for sample in calls.datasets.samples(thing, split):
-            typer.echo(json.dumps(sample) if as_json else sample["id"])
+            write_exactly((json.dumps(sample) if as_json else sample["id"]) + "\n")
 
 
 # -- models ----------------------------------------------------------------------------------------
@@ -413,7 +414,7 @@ def set_alias(
 def card(thing: ModelId, version: Current = None) -> None:
     """Print the model card of a version, in Markdown."""
     with client() as calls:
-        typer.echo(calls.versions.model_card(thing, version or _current(calls, thing)))
+        write_exactly(calls.versions.model_card(thing, version or _current(calls, thing)) + "\n")
 
 
 @model.command("purge")
@@ -503,7 +504,7 @@ def report(
             number = version or _current(calls, thing)
             document, page = calls.versions.audit(thing, number), partial(calls.versions.audit_page, thing, number)
         if output is not None:
-            output.write_text(page())
+            output.write_text(page(), "utf-8")
     judgement = document["report"]["judgement"]
     rows = [("verdict", judgement["verdict"]), ("reason", judgement["reason"])]
     show(document, rows + ([("page", output)] if output else []), as_json=as_json)

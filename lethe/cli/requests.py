@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
@@ -25,6 +24,7 @@ from lethe.cli.common import (
     group,
     read_lines,
     show,
+    write_exactly,
 )
 from lethe.requests import UNDER_WAY
 from lethe.types import DeletionRequest
@@ -98,7 +98,7 @@ def import_requests(
     """
     refused = sent = 0
     with client() as calls:
-        for result in calls.requests.import_lines([json.loads(line) for line in read_lines(file)]):
+        for result in calls.requests.import_lines([_parsed(line, n) for n, line in enumerate(read_lines(file), 1)]):
             sent += 1
             refused += result["problem"] is not None
             words = result["id"] or f"refused: {(result['problem'] or {}).get('detail')}"
@@ -170,11 +170,18 @@ def show_request(found: DeletionRequest, *, as_json: bool, judge: bool = False) 
 # -- register and evidence -------------------------------------------------------------------------
 
 
+def _parsed(line: str, number: int) -> Any:
+    try:
+        return json.loads(line)
+    except ValueError:
+        raise typer.BadParameter(f"line {number} is not JSON; nothing was sent") from None
+
+
 def write(text: str, output: Path | None) -> None:
     if output is None:
-        sys.stdout.write(text)
+        write_exactly(text)
     else:
-        output.write_text(text)
+        output.write_bytes(text.encode())
 
 
 def write_json(document: Mapping[str, Any], output: Path | None) -> None:

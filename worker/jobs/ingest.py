@@ -69,7 +69,8 @@ def _suppressed(run: Run, raw: RawData) -> tuple[RawData, Positions]:
         dataset = session.get_one(Dataset, dataset_id)
     lost = suppression.left_out(run.resources.database, settings, dataset, raw.ids, raw.subjects, raw.images)
     if known:
-        lost |= np.array([datasets.suppression(settings, dataset_id, name) in known for name in raw.ids])
+        marks = ({*datasets.suppressions(settings, dataset_id, name)} for name in raw.ids)
+        lost |= np.array([not known.isdisjoint(each) for each in marks])
     gone: Positions = np.flatnonzero(lost).astype(np.int64)
     if not len(gone):
         return raw, gone

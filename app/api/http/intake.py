@@ -11,7 +11,7 @@ from sqlalchemy import delete, select, tuple_
 from sqlalchemy.exc import DataError, DBAPIError, IntegrityError
 from sqlalchemy.orm import Session
 
-from app.api.http.replies import Reply, fingerprint, replayed, require_same_body
+from app.api.http.replies import Reply, fingerprints, replayed, require_same_body
 from app.core import crash_points, db, keys
 from app.core.config import Settings
 from app.core.db import Database
@@ -51,7 +51,7 @@ class _Entry:
     posted: Posted
     order: Order
     name: IdempotencyName | None
-    fingerprint: str
+    fingerprints: Sequence[str]
     refusal: AppError | None = None  # its dataset or its model has no such name
 
 
@@ -106,8 +106,8 @@ class Intake:
             raise keys.refusal()
         keys.require(who, "request")
         name = (who.tenant_id, posted.route, posted.key) if posted.key else None
-        mark = fingerprint(self._settings, posted.body) if name else ""
-        return _Entry(number, posted, posted.order(who.tenant_id), name, mark)
+        marks = fingerprints(self._settings, posted.body) if name else ()
+        return _Entry(number, posted, posted.order(who.tenant_id), name, marks)
 
     def _resolve(self, session: Session, waiting: Sequence[_Entry]) -> None:
         """Put ids in the place of the names of datasets and models; each name is looked up once."""
@@ -141,7 +141,7 @@ class Intake:
         for entry in waiting:
             before = known.get(entry.name) if entry.name else None
             if before is not None:
-                found[entry.number] = _again(before, entry.fingerprint)
+                found[entry.number] = _again(before, entry.fingerprints)
             elif entry.name in taken:
                 left.append(entry)
             elif entry.refusal is not None:
@@ -159,7 +159,7 @@ class Intake:
                 continue
             reply = found[entry.number] = entry.posted.show(session, result, shared)
             if entry.name and isinstance(result, Accepted):
-                known[entry.name] = _record(entry.name, entry.fingerprint, reply, now)
+                known[entry.name] = _record(entry.name, entry.fingerprints[0], reply, now)
                 made.append(known[entry.name])
         _keep(session, made)
         return left
@@ -177,10 +177,10 @@ def _known(session: Session, names: Sequence[IdempotencyName]) -> dict[Idempoten
     return {name: row for name, row in rows.items() if row.status is not None}
 
 
-def _again(before: Idempotency, mark: str) -> Reply | AppError:
+def _again(before: Idempotency, marks: Sequence[str]) -> Reply | AppError:
     """The stored reply; a refusal where the key stands for another body."""
     try:
-        require_same_body(before, mark)
+        require_same_body(before, marks)
     except Unprocessable as refusal:
         return refusal
     return replayed(before)

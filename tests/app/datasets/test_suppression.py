@@ -7,12 +7,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from fastapi.testclient import TestClient
 from sqlalchemy import select
 
 from app.core.config import Settings
 from app.core.keys import FIRST_TENANT
 from app.core.tables import AuditEvent, Dataset, Model
 from app.datasets.suppression import Marker, left_out
+from app.main import create_app
 from tests.helpers import SAFETENSORS, is_problem
 from tests.support import Account, Document
 from tests.trained import Trained
@@ -113,6 +115,29 @@ def test_what_is_carried_to_be_unlearned_is_taken_in(account: Account) -> None:
     rows = [Dataset(id="dst_x", tenant_id=FIRST_TENANT, carried_for=model) for model in (None, "mdl_1")]
     found = [left_out(account.database, account.settings, row, IDS, None, IMAGES).tolist() for row in rows]
     assert found == [[True, True, *[False] * 10], [False] * 12]
+
+
+def test_what_was_erased_under_an_earlier_secret_stays_out(account: Account) -> None:
+    """As the pages said: the secret could not be changed, or what was erased came back."""
+    dataset = erased(account, id_namespace="customers")
+    row = Dataset(id="dst_x", tenant_id=FIRST_TENANT, id_namespace="customers")
+    fresh = RNG.integers(0, 256, IMAGES.shape, dtype=np.uint8)
+    body, key = {"dataset": dataset, "sample_ids": IDS[3:4], "jurisdiction": "gdpr"}, {"Idempotency-Key": "one"}
+    first = account.http.post("/v1/deletion-requests", json=body, headers=key)
+    earlier = account.settings.secret_bytes().decode()
+    given = Settings(secret="the new one", earlier_secrets=f"older, {earlier}")
+    changed = account.settings.model_copy(
+        update={"secret": given.secret, "earlier_secrets": given.earlier_secrets, "data_dir": account.settings.data_dir}
+    )
+    for images, names_ in ((IMAGES, [f"o{n}" for n in range(12)]), (fresh, IDS)):
+        found = left_out(account.database, changed, row, names_, None, images).tolist()
+        assert found == [True, True, *[False] * 10]
+    with TestClient(create_app(changed)) as http:
+        http.headers.update(account.http.headers)
+        again = http.post("/v1/deletion-requests", json=body, headers=key)
+        assert (again.status_code, again.json()) == (202, first.json()), "a retry over the change is the same request"
+        gone = http.post("/v1/deletion-requests", json=body | {"sample_ids": IDS[:1]})
+        assert [fault["code"] for fault in is_problem(gone, 409, "sample-erased")["errors"]] == ["erased"]
 
 
 def test_a_picture_of_one_colour_is_nobodys(tmp_path: Any) -> None:

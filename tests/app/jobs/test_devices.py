@@ -13,6 +13,7 @@ from app.core import db
 from app.core.tables import Worker
 from app.jobs import outbox
 from app.main import create_app
+from app.operations import agreement
 from tests.helpers import is_problem
 from tests.support import QUICK_MODEL, QUICK_POLICY
 from tests.trained import Trained
@@ -161,6 +162,7 @@ def test_a_storage_that_is_away_is_degraded(trained: Trained, s3_gone: str) -> N
             "s3_secret_key": SecretStr("x"),
         }
     )
+    agreement.move_storage(trained.account.database, settings)
     with TestClient(create_app(settings)) as http:
         found = http.get("/readyz").json()
     assert (found["status"], found["storage"]) == ("degraded", "unreachable")

@@ -28,7 +28,7 @@ from app.core.db import Database
 from app.core.tables import ApiKey, AuditEvent, Base, Tenant, Webhook
 from app.jobs import workers
 from app.main import create_app
-from app.operations import migrate
+from app.operations import migrate, sweepers
 from tests.conftest import POSTGRES
 from tests.helpers import is_problem
 from tests.support import Account, environment, eventually, scratch_database
@@ -51,6 +51,7 @@ def test_without_a_worker_jobs_are_accepted_and_wait_and_run_when_one_comes(trai
     assert made["status"] == "processing"
     assert account.get(f"/v1/jobs/{made['outcomes'][0]['job']}")["state"] == "queued"
     workers.start(account.settings)
+    sweepers.say(account.database, account.settings)
     try:
         ready = eventually(lambda: (r := without.get("/readyz").json())["workers"] and r, "the sign of life")
         assert (ready["status"], ready["degraded"], ready["broker"]) == ("ready", [], "none")
