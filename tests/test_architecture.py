@@ -143,8 +143,9 @@ def test_only_the_database_module_commits() -> None:
 
 def test_only_the_settings_read_the_environment() -> None:
     readers = {name for name, path in files().items() if "os.environ" in path.read_text()}
-    # They hand an environment to a child, or a library's switch to itself.
+    # They hand an environment to a child, or a library's switch to itself, or know what every program knows.
     assert readers <= {
+        "app.blobs.s3",  # SSL_CERT_FILE
         "app.cli.demo",
         "app.core.config",  # systemd's folder of secrets
         "app.formats.child",
@@ -155,6 +156,7 @@ def test_only_the_settings_read_the_environment() -> None:
         "app.recovery.backup",
         "engine.seeding",
         "lethe.cli.settings",
+        "lethe.transport",  # SSL_CERT_FILE, SSL_CERT_DIR
         "worker.loop",
     }
 
