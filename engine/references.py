@@ -62,6 +62,22 @@ def membership(models: int, samples: int, seed: int) -> NDArray[np.bool_]:
     return design
 
 
+def folds(models: int, samples: int, seed: int) -> NDArray[np.bool_]:
+    """Draw a design in which each sample (columns) is left out by exactly one model (rows), and seen by the others.
+
+    Two are complementary halves, which together cost about one training; k models see (k - 1) / k of the data each, as
+    nearly as the audited model does.
+
+    Raises:
+        ValueError: under two models.
+    """
+    if models < 2:
+        raise ValueError("folds take at least 2 reference models")
+    fold = np.random.default_rng(seed).permutation(samples) % models
+    design: NDArray[np.bool_] = fold != np.arange(models)[:, None]
+    return design
+
+
 def train_reference(
     index: int,
     design: NDArray[np.bool_],
