@@ -100,8 +100,12 @@ def train_reference(
     positions = torch.from_numpy(np.flatnonzero(row)).to(device)
     recipe.train(model, samples, positions, seeding.generator(own, device), progress)
     logits = evaluation.logits(model, samples.images).cpu().numpy()
-    odds = log_odds(logits, samples.labels.cpu().numpy()).astype(np.float32)
-    return ReferenceSignal(logits.astype(np.float16), odds, row)
+    return signal_of(logits, samples.labels.cpu().numpy(), row)
+
+
+def signal_of(logits: NDArray[np.float32], labels: NDArray[np.int64], row: NDArray[np.bool_]) -> ReferenceSignal:
+    """What is kept of a model with `logits` (N, classes) that was trained on `row` (N,)."""
+    return ReferenceSignal(logits.astype(np.float16), log_odds(logits, labels).astype(np.float32), row)
 
 
 def stack(signals: Sequence[ReferenceSignal]) -> ReferenceSignals:

@@ -221,6 +221,11 @@ class Judgement(Part):
 class References(Part):
     models: int
     signal: str
+    design: Literal["halves", "folds", "given", "given-other"] = Field(
+        "halves",
+        description="halves: each sample is in half of them. folds: one left it out. given: the client's own, trained "
+        "as the model was; given-other: the client's own, of another architecture or recipe as far as is known",
+    )
     pool_models: int | None = Field(
         None, description="`lethe.audit/1`: of the whole pool, where these are one half of it"
     )

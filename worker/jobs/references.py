@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Collection
+from dataclasses import replace
 from functools import partial
 
 from sqlalchemy import func, select
@@ -16,8 +17,9 @@ from app import jobs
 from app.blobs import usage
 from app.core import crash_points
 from app.core.errors import SupersededError
+from app.core.positions import mask_of
 from app.core.tables import Dataset, Job, Model, ReferenceRow
-from app.models import pools
+from app.models import pools, versions
 from app.models import records as models
 from app.rules.states import JobKind, JobState
 from engine import references
@@ -31,15 +33,18 @@ SECONDS_BETWEEN_LOOKS = 0.2
 
 def build(run: Run) -> None:
     """Have every missing model of the pool trained, by whichever workers are free."""
-    count = int(run.claim.params["count"])
+    if run.claim.params.get("versions"):
+        _of_versions(run)
+        return
+    count, design = int(run.claim.params["count"]), run.claim.params.get("design", pools.HALVES)
     with run.resources.database.read() as session:
         model = session.get_one(Model, run.claim.model_id)
-        pool = pools.named(models.family(model), count, run.claim.seed)
+        pool = pools.named(models.family(model), count, run.claim.seed, design)
         there = set(session.scalars(select(ReferenceRow.number).where(ReferenceRow.pool == pool)))
     lanes = {number: f"reference:{pool[:40]}:{number}" for number in range(count) if number not in there}
     with run.stage("references", 0.0, 1.0) as progress:
         with run.resources.database.write() as session:
-            jobs.start_parts(session, run.claim, JobKind.REFERENCE, lanes, pool=pool, count=count)
+            jobs.start_parts(session, run.claim, JobKind.REFERENCE, lanes, pool=pool, count=count, design=design)
             crash_points.point("references.parts.uncommitted")
         crash_points.point("references.parts.queued")
         while (left := _left(run, lanes)) > 0:
@@ -100,7 +105,8 @@ def train_one(run: Run) -> None:
         return
     loaded = LoadedModel.load(run.resources, run.claim)
     with run.stage("reference", 0.0, 1.0) as progress:
-        design = references.membership(count, loaded.samples.n, run.claim.seed)
+        draw = references.folds if params.get("design") == pools.FOLDS else references.membership
+        design = draw(count, loaded.samples.n, run.claim.seed)
         design[:, loaded.erased] = False
         resumable = progress.part(0.0, 1.0, f"reference:{pool}:{number}:{loaded.images_digest}")
         signal = references.train_reference(
@@ -130,8 +136,45 @@ def _keep(run: Run, loaded: LoadedModel, signal: ReferenceSignal) -> None:
                 dataset_id=loaded.dataset_id,
                 digest=stored.digest,
                 erased_before=len(loaded.erased),
+                design=params.get("design", pools.HALVES),
                 created_at=job.created_at,
             )
         )
         jobs.finish(session, job, JobState.SUCCEEDED)
         crash_points.point("reference.uncommitted")
+
+
+# -- the client's own ------------------------------------------------------------------------------
+
+
+def _of_versions(run: Run) -> None:
+    """A pool of checkpoints that the client trained, imported as versions of models on the same dataset."""
+    with run.resources.database.read() as session:
+        model = session.get_one(Model, run.claim.model_id)
+        taken = [versions.by_id(session, model.tenant_id, version) for version in run.claim.params["versions"]]
+        for version in taken:
+            versions.require_present(version)
+        size = session.get_one(Dataset, run.claim.dataset_id).sample_count
+        seen = [mask_of(version.trained_on, size) for version in taken]
+        kin = {models.family(session.get_one(Model, version.model_id)) for version in taken}
+        design = pools.GIVEN if kin == {models.family(model)} else pools.GIVEN_OTHER
+    stored = []
+    images = LoadedModel.load(run.resources, run.claim).images_digest
+    with run.stage("references", 0.0, 1.0) as progress:
+        for number, (version, row) in enumerate(zip(taken, seen, strict=True)):
+            progress.update(number / len(taken))
+            own = LoadedModel.load(run.resources, replace(run.claim, model_id=version.model_id))
+            logits = own.logits(version.digest)
+            row[own.erased] = False
+            signal = references.erase(references.signal_of(logits, own.labels, row), own.erased)
+            stored.append(run.put(partial(references.to_file, signal)))
+    with run.resources.database.write() as session:
+        job = jobs.fenced(session, run.claim)
+        dataset = session.get_one(Dataset, run.claim.dataset_id, with_for_update=True)
+        if dataset.images != images:
+            raise SupersededError("samples were erased while the references were measured")
+        for each in stored:
+            usage.pin(session, run.resources.blobs, each.digest)
+        model = session.get_one(Model, run.claim.model_id)
+        pool = pools.given(session, model, [each.digest for each in stored], design)
+        jobs.finish(session, job, JobState.SUCCEEDED, result={"pool": pool, "references": len(stored)})

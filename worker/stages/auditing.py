@@ -50,6 +50,16 @@ NOT_SHOWN = [
     "that backups, logs or copies outside this service are gone",
     "anything about one forgotten sample by itself: the figures are averages, but for the worst p-value",
 ]
+FEW_REFERENCES = (
+    "what another draw of reference models would say: with {count} of them null and interval hold for these alone"
+)
+NO_REFERENCES = (
+    "what an attacker with reference models would see: the attack knows the audited model alone, and is weaker"
+)
+OTHER_REFERENCES = (
+    "what references like the model would say: these are the client's own, of another architecture or recipe as far as "
+    "is known, so this is evidence of the attack that has them"
+)
 MOST_RETRAINS = 20
 
 
@@ -92,7 +102,8 @@ class Auditor:
         self._candidate = loaded.logits(subject.candidate)
         self._parent = loaded.logits(subject.parent) if subject.parent else None
         self._holdout, self._retain = controls(loaded, subject), retained(loaded, subject)
-        self._references = loaded.pool_signals()
+        self._pool = loaded.pool()
+        self._references = loaded.pool_signals(self._pool) if self._pool else None
         with loaded.resources.database.read() as session:
             found = audit_rows.retrains(session, loaded.model_id, subject.remain, len(loaded.labels))
             digests = [version.digest for version in found if version.digest != subject.candidate]
@@ -129,14 +140,17 @@ class Auditor:
             known=subject.canaries.known if subject.canaries else None,
             candidates=candidates,
             subjects=self._subjects,
+            assigned=subject.canaries is not None and subject.canaries.assigned,
         )
         return Measurements(*result, references=self._described())
 
     def _described(self) -> References | None:
-        if self._references is None:
+        if self._references is None or self._pool is None:
             return None
         signal = str(self._subject.audit.params.get("signal", self._subject.audit.name))
-        return References(models=len(self._references.membership), signal=signal)
+        if not self._references.logits.shape[2]:
+            signal = "softmax"
+        return References(models=self._pool.size, signal=signal, design=self._pool.design)
 
 
 def retained(loaded: LoadedModel, subject: Subject) -> Positions:
@@ -303,6 +317,11 @@ def _not_shown(loaded: LoadedModel, subject: Subject, measured: Measurements) ->
             f"that the base {loaded.base}, from which this model and all that it is compared with start, never saw "
             f"the dataset; what is known of it: {loaded.base_word}"
         )
+    if measured.judgement.given_references:
+        count = measured.references.models if measured.references else 0
+        found.append(FEW_REFERENCES.format(count=count) if count else NO_REFERENCES)
+    if measured.references and measured.references.design == "given-other":
+        found.append(OTHER_REFERENCES)
     return found if len(subject.remain) or measured.references else [*found, NOTHING_HELD]
 
 

@@ -25,6 +25,7 @@ from app.formats.input_contract import ContractError, InputContract
 from app.jobs import Claim
 from app.models import pools, versions
 from app.models import records as models
+from app.models.pools import Pool
 from app.rules.policy import Policy
 from engine import checkpoints, evaluation, places, references, seeding
 from engine.architectures import heads, inputs
@@ -242,13 +243,14 @@ class LoadedModel:
 
     # -- references --------------------------------------------------------------------------------
 
-    def pool_signals(self) -> ReferenceSignals | None:
-        """The signals of the pool that audits use; None where there is none. They must not be changed."""
+    def pool(self) -> Pool | None:
+        """The pool that audits use; None where there is none."""
+        with self.resources.database.read() as session:
+            return pools.in_use(session, [self.family]).get(self.family)
+
+    def pool_signals(self, pool: Pool) -> ReferenceSignals:
+        """The signals of the pool. They must not be changed."""
         resources = self.resources
-        with resources.database.read() as session:
-            pool = pools.in_use(session, [self.family]).get(self.family)
-        if pool is None:
-            return None
 
         def read() -> ReferenceSignals:
             return references.stack([references.from_file(resources.blobs.fetch(digest)) for digest in pool.digests])

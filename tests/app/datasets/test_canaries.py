@@ -110,6 +110,14 @@ def test_all_that_were_forgotten_so_far_are_measured_against_those_held_out(plan
     assert "the canaries that this version still knows" in page
 
 
+def test_canaries_too_few_for_any_margin_are_not_measured(planted: Trained) -> None:
+    set_policy(planted, canaries=2)
+    planted.forget(plain(planted)[:1])
+    refused = planted.account.http.post(f"{planted.where}:audit", json={"canaries": True})
+    is_problem(refused, 409, "too-few-canaries")
+    assert "2 forgotten canaries beside 450" in refused.json()["detail"]
+
+
 def test_without_held_out_canaries_the_whole_holdout_is_their_control(planted: Trained) -> None:
     with planted.account.database.write() as session:
         session.execute(update(Sample).where(Sample.holdout).values(subject=None))

@@ -1,7 +1,5 @@
 """The audit on synthetic worlds, where what each model remembers is planted, and on real digits."""
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 import torch
