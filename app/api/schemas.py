@@ -68,8 +68,8 @@ class DatasetCreate(Body):
     assign_canaries: bool = Field(
         False,
         description="of source `upload`: a coin of this service decides which samples of the subject `lethe:canary` "
-        "are in the train split, whatever the content says of their split. Its digest is in the log before you send "
-        "them. An audit of such canaries takes no reference model",
+        "are in the train split; the split that the content gives them does not count. Its digest is in the log before "
+        "you send them. An audit of such canaries takes no reference model",
     )
 
     @field_validator("source")

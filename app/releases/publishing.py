@@ -116,9 +116,11 @@ def publish_trained(
     trained_on: Positions,
     metrics: dict[str, Any],
     comparison: dict[str, Any] | None = None,
+    compares: str | None = None,
     images: str | None = None,
 ) -> Version:
-    """End a train job: the new version, or with `comparison` (its report) an exact retrain kept to compare with.
+    """End a train job: the new version, or with `comparison` (its report) an exact retrain kept to compare with, which
+    left out the request `compares`.
 
     A version beside a current one stays a candidate, unless the job says to promote it.
 
@@ -143,7 +145,7 @@ def publish_trained(
         job_id=claim.id,
     )
     if comparison is not None:
-        audit_rows.add(session, claim, model, version.number, comparison, claim.params["exclude_request"])
+        audit_rows.add(session, claim, model, version.number, comparison, compares)
     elif model.current_version is None or claim.params.get("promote", True):  # True: a job queued by version 0.2
         make_current(session, model, version)
     jobs.finish(session, job, JobState.SUCCEEDED, result={"version": version.number, "digest": stored.digest})

@@ -99,7 +99,7 @@ def _offer(kind: Kind, here: Situation) -> Offer:
     if here.people is not None and kind not in ("canaries", "retrained-null"):
         alike = least_margin(here.people, here.control_people, wider)
     price = TRAININGS[kind]
-    lacks = _lacks(kind, here, margin)
+    lacks = _lacks(kind, here, counts, margin)
     return Offer(
         kind=kind,
         judges="procedure" if kind == "canaries" else "request",
@@ -113,7 +113,7 @@ def _offer(kind: Kind, here: Situation) -> Offer:
     )
 
 
-def _lacks(kind: Kind, here: Situation, margin: float | None) -> list[str]:
+def _lacks(kind: Kind, here: Situation, counts: tuple[int, int], margin: float | None) -> list[str]:
     found = []
     if kind == "canaries":
         if not here.assigned and not here.references:
@@ -130,8 +130,8 @@ def _lacks(kind: Kind, here: Situation, margin: float | None) -> list[str]:
         found.append("the training data, which this service does not hold")
     counted = all(here.canaries) if kind == "canaries" else here.controls > 0
     if counted and (margin is None or margin > here.margin):
-        could = "no margin could be passed" if margin is None else f"they could pass {margin:.3f}"
-        found.append(f"more samples: with so few {could}, not {here.margin:g}")
+        could = "no margin" if margin is None else f"a margin of {margin:.3f} at the smallest"
+        found.append(f"more samples: {counts[0]} beside {counts[1]} could pass {could}, not {here.margin:g}")
     if here.signal is not None and here.signal <= here.margin:
         found.append(
             f"a signal: the version itself shows {here.signal:.3f} of membership, and a margin of {here.margin:g} "

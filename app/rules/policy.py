@@ -151,6 +151,14 @@ class Policy(BaseModel):
         description="number of samples of the subject `lethe:canary` that each job unlearns beside the forget set; "
         "they are not erased, so `:audit` with `canaries` can measure at any time how well the model forgot them",
     )
+    null_seconds: float = Field(
+        600.0,
+        ge=0,
+        le=90 * 86400,
+        description="most seconds of training for the null of a batch that has no other: where five exact retrains are "
+        "within it, by their measured duration, and the legal deadline allows, the job trains them before it judges; "
+        "0: never",
+    )
     grace_seconds: int = Field(7 * 86400, ge=0, le=90 * 86400, description="how long a superseded checkpoint is kept")
 
     @model_validator(mode="before")

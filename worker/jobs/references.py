@@ -6,8 +6,6 @@ model depends on the pool's seed and its number only, so that it makes no differ
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Collection
 from dataclasses import replace
 from functools import partial
 
@@ -18,17 +16,15 @@ from app.blobs import usage
 from app.core import crash_points
 from app.core.errors import SupersededError
 from app.core.positions import mask_of
-from app.core.tables import Dataset, Job, Model, ReferenceRow
+from app.core.tables import Dataset, Model, ReferenceRow
 from app.models import pools, versions
 from app.models import records as models
 from app.rules.states import JobKind, JobState
 from engine import references
 from engine.references import ReferenceSignal
-from worker.runtime.attempt import attempt
-from worker.runtime.run import CancelledError, JobError, Run
+from worker.runtime.run import Run
 from worker.stages.loaded import LoadedModel
-
-SECONDS_BETWEEN_LOOKS = 0.2
+from worker.stages.parts import together
 
 
 def build(run: Run) -> None:
@@ -43,51 +39,14 @@ def build(run: Run) -> None:
         there = set(session.scalars(select(ReferenceRow.number).where(ReferenceRow.pool == pool)))
     lanes = {number: f"reference:{pool[:40]}:{number}" for number in range(count) if number not in there}
     with run.stage("references", 0.0, 1.0) as progress:
-        with run.resources.database.write() as session:
-            jobs.start_parts(session, run.claim, JobKind.REFERENCE, lanes, pool=pool, count=count, design=design)
-            crash_points.point("references.parts.uncommitted")
-        crash_points.point("references.parts.queued")
-        while (left := _left(run, lanes)) > 0:
-            progress.update(1 - left / count)
-            run.give_way()
-            if not _take_one(run):
-                threading.Event().wait(SECONDS_BETWEEN_LOOKS)
+        each = {"pool": pool, "count": count, "design": design}
+        together(run, progress, JobKind.REFERENCE, lanes, train_one, "reference model", **each)
     with run.resources.database.write() as session:
         job = jobs.fenced(session, run.claim)
         if session.scalars(select(func.count()).where(ReferenceRow.pool == pool)).one() < count:
             raise SupersededError("models of the pool were retired while it was built")
         jobs.finish(session, job, JobState.SUCCEEDED, result={"pool": pool, "references": count})
         crash_points.point("references.uncommitted")
-
-
-def _left(run: Run, numbers: Collection[int]) -> float:
-    """Parts that are not done, running ones by the share that is left of them.
-
-    Raises:
-        CancelledError: the job was cancelled, and its parts with it.
-        JobError: a part has failed, and says why.
-    """
-    with run.resources.database.read() as session:
-        parts = {number: part for number, part in jobs.parts_of(session, run.claim.id).items() if number in numbers}
-        # Asked after the parts: a cancelled part is then never seen without the wish that cancelled it.
-        if session.scalars(select(Job.cancel_requested).where(Job.id == run.claim.id)).one():
-            raise CancelledError(run.claim.id)
-    for number, part in sorted(parts.items()):
-        if part.state in (JobState.FAILED, JobState.DEAD, JobState.CANCELLED):
-            reason = (part.problem or {}).get("detail", part.state)
-            raise JobError("reference-failed", f"reference model {number}: {reason}")
-    return sum(1 - 0.99 * part.fraction for part in parts.values() if part.state != JobState.SUCCEEDED)
-
-
-def _take_one(run: Run) -> bool:
-    """Train one of the parts that wait here; whether there was one."""
-    resources = run.resources
-    lease_seconds = resources.settings.lease_seconds
-    claim = jobs.claim(resources.database, run.claim.owner, lease_seconds, part_of=run.claim.id)
-    if claim is None:
-        return False
-    attempt(resources, claim, train_one)
-    return True
 
 
 # -- one model -------------------------------------------------------------------------------------

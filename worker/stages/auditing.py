@@ -113,6 +113,14 @@ class Auditor:
         self._retrained = [loaded.logits(digest) for digest in digests[-MOST_RETRAINS:]] if enough else []
 
     @property
+    def controls(self) -> Positions:
+        return self._holdout
+
+    def again(self) -> Auditor:
+        """The same with the retrains that are there now."""
+        return Auditor(self._loaded, self._subject)
+
+    @property
     def _floor(self) -> float | None:
         if self._parent is None or not len(self._holdout):
             return None
@@ -151,6 +159,12 @@ class Auditor:
         if not self._references.logits.shape[2]:
             signal = "softmax"
         return References(models=self._pool.size, signal=signal, design=self._pool.design)
+
+
+def metrics_of(measured: Measurement) -> dict[str, Any]:
+    """The figures that a version shows in lists."""
+    figures = measured.model_dump(include={"accuracy_forget", "accuracy_retain", "accuracy_test"})
+    return figures | {"ft_auc": measured.ft_auc.value if measured.ft_auc else None}
 
 
 def retained(loaded: LoadedModel, subject: Subject) -> Positions:

@@ -24,16 +24,17 @@ from worker.runtime.run import JobError, Run
 from worker.stages.loaded import LoadedModel
 
 
-def train_on(run: Run, loaded: LoadedModel, positions: Positions) -> Stored:
-    """Train from random weights on `positions`, with the model's recipe, and store the result."""
+def train_on(run: Run, loaded: LoadedModel, positions: Positions, seed: int | None = None) -> Stored:
+    """Train from random weights on `positions`, with the model's recipe, and store the result. seed: the job's if None."""
+    seed = run.claim.seed if seed is None else seed
     if not len(positions):
         raise JobError("no-training-data", "no sample is left to train on")
     base = hashlib.sha256(pack(positions)).hexdigest()
     with run.stage("train", 0.0, 0.95) as progress:
         if kept := run.stored("candidate", base):
             return Stored(kept[0], kept[1]["size"])
-        model = loaded.fresh(seeding.derive(run.claim.seed, "weights"))
-        generator = seeding.generator(seeding.derive(run.claim.seed, "order"), run.resources.device)
+        model = loaded.fresh(seeding.derive(seed, "weights"))
+        generator = seeding.generator(seeding.derive(seed, "order"), run.resources.device)
         resumable = progress.part(0.0, 1.0, f"train:{base}")
         loaded.recipe.train(model, loaded.samples, loaded.on_device(positions), generator, resumable)
         stored = run.put(partial(loaded.save, model))
