@@ -25,7 +25,7 @@ from worker.stages.loaded import LoadedModel
 
 
 def train_on(run: Run, loaded: LoadedModel, positions: Positions, seed: int | None = None) -> Stored:
-    """Train from random weights on `positions`, with the model's recipe, and store the result. seed: the job's if None."""
+    """Train from random weights on `positions`, with the model's recipe, and store it. seed: the job's if None."""
     seed = run.claim.seed if seed is None else seed
     if not len(positions):
         raise JobError("no-training-data", "no sample is left to train on")
