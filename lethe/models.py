@@ -163,15 +163,16 @@ class Models(Collection[types.Model]):
         audit: Choice | None = None,
         probes: Sequence[Choice] | None = None,
         sample_ids: Sequence[str] | None = None,
+        subjects: Sequence[str] | None = None,
         grouped: bool = False,
         canaries: bool = False,
     ) -> types.Job:
         """Measure a version, the current one if none is named; what was published stays.
 
-        On `sample_ids`, or on the canaries forgotten so far; else on what the version was made to forget.
+        On `sample_ids`, or all samples of `subjects`, or on the canaries forgotten so far; else on what the version was made to forget.
         """
         named = {"sample_ids": None if sample_ids is None else list(sample_ids), "grouped": grouped}
-        named["canaries"] = canaries
+        named |= {"canaries": canaries} | ({} if subjects is None else {"subjects": list(subjects)})
         shown = {"audit": audit, "probes": None if probes is None else list(probes)}
         return self._job(model, "audit", version=version, **shown, **named)
 

@@ -89,12 +89,15 @@ def audit(
         erased = mask_of(dataset.erased, dataset.sample_count)
         named = samples.resolve(session, held.settings, dataset, body.sample_ids, "/sample_ids", erased, "erased")
         positions = pack(named).hex()
+    elif body.subjects is not None:
+        erased = mask_of(dataset.erased, dataset.sample_count)
+        positions = pack(samples.of_subjects(session, dataset, body.subjects, erased)).hex()
     params = {
         "version": number,
         "audit": body.audit.model_dump() if body.audit else None,
         "probes": None if body.probes is None else [probe.model_dump() for probe in body.probes],
         "positions": positions,
-        "grouped": body.grouped,
+        "grouped": body.grouped or body.subjects is not None,
         "canaries": body.canaries,
     }
     job = models.start(session, row, JobKind.AUDIT, seed=0, params=params)

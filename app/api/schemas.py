@@ -231,6 +231,9 @@ class AuditBody(Body):
     sample_ids: Annotated[list[SampleId], Field(min_length=1, max_length=100_000)] | None = Field(
         None, description="measure these instead of the forget set of the batch that made the version"
     )
+    subjects: Annotated[list[SampleId], Field(min_length=1, max_length=10_000)] | None = Field(
+        None, description="the same by whose they are: every sample of these people that a version was trained on"
+    )
     grouped: bool = Field(False, description="the samples named were chosen together: 0.5 is not their null")
     canaries: bool = Field(
         False, description="measure the canaries that this version and those before it have forgotten, instead"
@@ -238,8 +241,10 @@ class AuditBody(Body):
 
     @model_validator(mode="after")
     def _one_set(self) -> AuditBody:
-        if self.canaries and (self.sample_ids is not None or self.grouped):
+        if self.canaries and (self.sample_ids is not None or self.subjects is not None or self.grouped):
             raise ValueError("`canaries` takes the place of `sample_ids`")
+        if self.sample_ids is not None and self.subjects is not None:
+            raise ValueError("send either `sample_ids` or `subjects`")
         return self
 
     @field_validator("audit")
