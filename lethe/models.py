@@ -169,7 +169,8 @@ class Models(Collection[types.Model]):
     ) -> types.Job:
         """Measure a version, the current one if none is named; what was published stays.
 
-        On `sample_ids`, or all samples of `subjects`, or on the canaries forgotten so far; else on what the version was made to forget.
+        On `sample_ids`, or all samples of `subjects`, or on the canaries forgotten so far; else on what the version
+        was made to forget.
         """
         named = {"sample_ids": None if sample_ids is None else list(sample_ids), "grouped": grouped}
         named |= {"canaries": canaries} | ({} if subjects is None else {"subjects": list(subjects)})

@@ -36,6 +36,9 @@ from engine.references import ReferenceSignals
 from worker.runtime.run import JobError, Resources
 from worker.stages import copies
 
+RESERVED = 0.2  # of the holdout
+RESERVE_SEED = 0x1E7E
+
 
 @dataclass(frozen=True)
 class LoadedDataset:
@@ -99,6 +102,15 @@ class LoadedModel:
     recipe: Recipe
     policy: Policy
     family: str  # of the reference pools that its audits may use
+
+    @property
+    def reserved(self) -> Positions:
+        """The part of the holdout that methods may learn from: no control of an audit of theirs.
+
+        It follows from the positions alone, so that it is the same in every job, whatever was erased.
+        """
+        chosen = np.random.default_rng(RESERVE_SEED).random(len(self.labels)) < RESERVED
+        return self.holdout[chosen[self.holdout]]
 
     @property
     def blessed_accuracy(self) -> float | None:

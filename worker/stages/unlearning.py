@@ -79,7 +79,7 @@ def unlearned(
         loaded.samples,
         forget=loaded.on_device(forget),
         remain=loaded.on_device(remain),
-        holdout=loaded.on_device(loaded.holdout),
+        holdout=loaded.on_device(loaded.reserved),
     )
     device = loaded.samples.labels.device
     context = MethodContext(
