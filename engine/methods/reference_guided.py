@@ -51,7 +51,7 @@ def _of_unseen(model: nn.Module, split: Split, temperature: float, classes: int)
     """(classes, classes): the mean answer to held-out samples of each class; rows of other classes are uniform."""
     device = split.forget.device
     labels = split.samples.labels[split.holdout]
-    wanted = split.samples.labels[split.forget].unique()
+    wanted = torch.unique(split.samples.labels[split.forget])
     missing = wanted[~torch.isin(wanted, labels)]
     if len(missing):
         raise MethodError(f"{len(missing)} classes of the forget set have no held-out sample that the method may see")

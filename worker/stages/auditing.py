@@ -176,7 +176,7 @@ def controls(loaded: LoadedModel, subject: Subject) -> Positions:
     """Never trained on, and likewise; of canaries of which none was held out, people's."""
     if subject.canaries is not None and len(subject.canaries.held_out):
         return subject.canaries.held_out
-    seen = [subject.method, *loaded.policy.methods]
+    seen = [subject.method, *loaded.policy.named_methods]
     learned = any(choice is not None and catalog.METHODS[choice.name].needs_holdout for choice in seen)
     return np.setdiff1d(loaded.holdout, np.union1d(subject.forget, loaded.reserved) if learned else subject.forget)
 
