@@ -21,7 +21,7 @@ from lethe.types import Choice, DeletionRequest, Job
 
 # Chosen beforehand on other splits of the digits by closeness to exact retrains, an oracle that a user lacks.
 AMUN = {"name": "amun", "params": {"learning_rate": 0.25, "decay_every": 5, "batch_size": 64}}
-PEOPLE, EACH = 100, 3  # who ask for deletion, and how many samples each of them has
+PEOPLE, EACH = 60, 3  # who ask for deletion, and how many samples each of them has
 MARGIN = 0.1  # that so many samples can pass
 REFERENCES = 16
 console = Console(highlight=False, soft_wrap=True)

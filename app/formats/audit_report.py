@@ -318,6 +318,10 @@ class AuditReport(Part):
     of: Literal["forget-set", "canaries"] = Field(
         "forget-set", description="canaries: all that this version and those before it have forgotten stand for it"
     )
+    sham: bool = Field(
+        False,
+        description="nothing was unlearned: half of the canaries still known stand for it, and the audit must fail",
+    )
     canaries: int = Field(0, description="forgotten along by the same job; they are in no figure of the forget set")
     forget_samples: int
     retain_samples: int = Field(description="of the remain set, without its canaries; of canaries, those still known")

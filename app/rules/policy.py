@@ -166,6 +166,13 @@ class Policy(BaseModel):
         "within it, by their measured duration, and the legal deadline allows, the job trains them before it judges; "
         "0: never",
     )
+    sham_seconds: float = Field(
+        30 * 86400.0,
+        ge=0,
+        le=10 * 366 * 86400,
+        description="with `canaries`: how often the service audits a sham, canaries that nothing has unlearned, which "
+        "must fail; 0: never",
+    )
     grace_seconds: int = Field(7 * 86400, ge=0, le=90 * 86400, description="how long a superseded checkpoint is kept")
 
     @model_validator(mode="before")

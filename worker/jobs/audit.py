@@ -12,6 +12,7 @@ from app.core.positions import Positions, mask_of, unpack
 from app.core.tables import Dataset, DeletionRequest, Job, Model, OutcomeRow, Version
 from app.datasets import canaries
 from app.datasets.canaries import Canaries
+from app.deletions import shams
 from app.formats.audit_report import ProbeRun
 from app.models import versions
 from app.releases import escalation, publishing
@@ -79,6 +80,7 @@ def audit(run: Run) -> None:
         made_by=asked.made_by,
         version=asked.version.number,
         probes=done,
+        sham=bool(params.get("sham")),
     )
     with run.resources.database.write() as session:
         publishing.publish_audit(
@@ -100,6 +102,8 @@ def _asked(run: Run, loaded: LoadedModel) -> AuditRequest:
         published = audit_rows.publication(session, version)
         grouped = bool(params["grouped"])
         planted = canaries.of_version(session, dataset, version) if params.get("canaries") else None
+        if params.get("sham"):
+            planted = shams.of_version(session, dataset, version)
         if planted is not None:
             forget = planted.forgotten
         elif params["positions"] is not None:

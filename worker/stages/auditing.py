@@ -300,8 +300,10 @@ class Shadows:
         return self._odds(model)
 
 
-def _next_steps(loaded: LoadedModel, subject: Subject, measured: Measurements) -> list[str]:
+def _next_steps(loaded: LoadedModel, subject: Subject, measured: Measurements, *, sham: bool) -> list[str]:
     judgement, balance, own = measured.judgement, measured.balance, measured.candidate.ft_auc
+    if sham:
+        return []
     with loaded.resources.database.read() as session:
         training = batches.step_duration(session, loaded.model_id, "retrain")
     interval = judgement.interval
@@ -354,6 +356,7 @@ def report_of(
     gate: GateDecision | None = None,
     probes: Sequence[ProbeRun] = (),
     canaries: int = 0,
+    sham: bool = False,
 ) -> AuditReport:
     """made_by: what made the candidate, where that was no method of the catalog. canaries: unlearned along."""
     return AuditReport(
@@ -366,6 +369,7 @@ def report_of(
         method_params=dict(subject.method.params) if subject.method else {},
         remain_access=loaded.policy.remain,
         of="canaries" if subject.canaries else "forget-set",
+        sham=sham,
         canaries=canaries,
         forget_samples=len(subject.forget),
         retain_samples=len(retained(loaded, subject)),
@@ -384,6 +388,6 @@ def report_of(
         seed=seed,
         stage_seconds=dict(stage_seconds),
         environment=seeding.environment(loaded.resources.device, loaded.recipe.precision),
-        next_steps=_next_steps(loaded, subject, measured),
+        next_steps=_next_steps(loaded, subject, measured, sham=sham),
         not_shown=_not_shown(loaded, subject, measured),
     )
