@@ -8,6 +8,7 @@ event `audit.sham-missed`, and an alert.
 from __future__ import annotations
 
 from datetime import datetime, timedelta
+from typing import Any
 
 import numpy as np
 from sqlalchemy import func, select
@@ -56,7 +57,7 @@ def start_due(database: Database) -> int:
 
 
 def start(session: Session, model: Model) -> Job:
-    params = {
+    params: dict[str, Any] = {
         "version": model.current_version,
         "audit": None,
         "probes": [],

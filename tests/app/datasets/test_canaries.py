@@ -327,13 +327,17 @@ def test_a_sham_is_audited_from_time_to_time_and_must_fail(planted: Trained) -> 
     page = planted.account.http.get(f"/v1/jobs/{job['id']}/audit", headers={"Accept": "text/html"}).text
     assert "nothing was unlearned" in page
     assert ("It did not" in page) == missed
-    with database.write() as session:
-        session.execute(update(Job).where(Job.id == job["id"]).values(created_at=Job.created_at - timedelta(days=31)))
+    _age(planted, 31)
     assert shams.start_due(database) == 1
     set_policy(planted, canaries=20, sham_seconds=0)
-    with database.write() as session:
-        session.execute(update(Job).values(created_at=Job.created_at - timedelta(days=99)))
+    _age(planted, 99)
     assert shams.start_due(database) == 0
+
+
+def _age(planted: Trained, days: int) -> None:
+    with planted.account.database.write() as session:
+        for job in session.scalars(select(Job)):
+            job.created_at -= timedelta(days=days)
 
 
 @pytest.mark.parametrize("trained", ["sqlite"], indirect=True)
