@@ -180,6 +180,20 @@ def test_people_of_whom_samples_stay_and_a_holdout_without_people_are_no_control
     assert (judgement.verdict, judgement.null_source) == ("inconclusive", "none")
 
 
+def test_a_person_who_is_half_of_the_data_is_no_crowd():
+    """Many names, and one of them has most of the samples: by their samples they count as few."""
+    random = np.random.default_rng(7)
+    sizes = np.r_[300, np.full(60, 5), np.full(100, 5)]
+    world, pool, forget = by_person(random, sizes, 61, alike=0.3, trained=61)
+    forget = forget[world.people[forget] < 40]
+    retrained, parent = (world.log_odds(random, world.without(each)) for each in (forget, forget[:0]))
+    *_, balance, judgement = audited(world, pool, retrained, parent, forget, grouped=True, subjects=world.people)
+    assert balance.persons == 40
+    assert balance.effective_persons < 5
+    assert (judgement.verdict, judgement.null_source) == ("inconclusive", "none")
+    assert "40 forgotten and 100 never-trained people count as" in judgement.reason
+
+
 # -- few references, or none ---------------------------------------------------------------------------
 
 
