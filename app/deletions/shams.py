@@ -2,7 +2,7 @@
 
 Who never sees an audit fail does not know that it can. Half of the canaries that a version still knows stand in for a
 forget set, and nothing is done to the version. If the audit does not fail it, nothing that it passed is worth much: the
-event `audit.sham-missed`, and an alert.
+event `gate.sham-missed`, and an alert.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from app.rules.audit_plan import least_margin
 from app.rules.policy import Policy
 from app.rules.states import JobKind
 
-MISSED = "audit.sham-missed"
+MISSED = "gate.sham-missed"
 
 
 def of_version(session: Session, dataset: Dataset, version: Version) -> Canaries:
