@@ -22,6 +22,7 @@ DATASET_TYPES = {
     ".zip": "application/zip",
     ".npz": "application/x-npz",
 }
+NPZ = "application/x-npz"
 SAFETENSORS = "application/vnd.safetensors"
 
 
@@ -39,13 +40,22 @@ class Datasets(Collection[types.Dataset]):
         *,
         carried_for: str | None = None,
         id_namespace: str | None = None,
+        assign_canaries: bool = False,
         **params: Any,
     ) -> types.Dataset:
         """A dataset from a source of the catalog; `upload` waits for its content. carried_for: the model that is to
         forget it, whose training data the service does not hold. id_namespace: where its sample ids come from; what was
-        erased under an id is left out of every later dataset of the namespace."""
+        erased under an id is left out of every later dataset of the namespace. assign_canaries: of an upload, let the
+        service's coin decide which canaries are trained on."""
         chosen = {"name": source, "params": params}
-        return self._create(name=name, source=chosen, carried_for=carried_for, id_namespace=id_namespace)
+        more = {"assign_canaries": True} if assign_canaries else {}
+        return self._create(name=name, source=chosen, carried_for=carried_for, id_namespace=id_namespace, **more)
+
+    def canaries(self, dataset: str, target: Path) -> Path:
+        """Fetch the canaries to train on, an npz with `images`, `labels` and `ids`: mix them in before you train a
+        model elsewhere."""
+        target.write_bytes(self._calls.call("GET", f"{self.path}/{dataset}/canaries").content)
+        return target
 
     def upload(
         self, dataset: str, file: Path, *, content_type: str | None = None, progress: Bytes | None = None
@@ -110,9 +120,36 @@ class Models(Collection[types.Model]):
         compared = {"exclude_request": exclude_request, "compare_only": compare_only}
         return self._job(model, "train", seed=seed, promote=promote, **compared)
 
-    def references(self, model: str, *, count: int = 16, seed: int = 0) -> types.Job:
-        """Build the pool of reference models that audits need."""
-        return self._job(model, "references", count=count, seed=seed)
+    def references(
+        self,
+        model: str,
+        *,
+        count: int = 16,
+        design: Literal["halves", "folds"] = "halves",
+        seed: int = 0,
+        versions: Sequence[str] | None = None,
+    ) -> types.Job:
+        """Build the pool of reference models that audits need. design: `halves` (two are complementary), or `folds`, of
+        which one left each sample out. versions: instead, ids of versions that you trained and imported."""
+        if versions is not None:
+            return self._job(model, "references", versions=list(versions))
+        return self._job(model, "references", count=count, design=design, seed=seed)
+
+    def send_references(
+        self, model: str, file: Path, *, alike: bool = False, progress: Bytes | None = None
+    ) -> types.Pool:
+        """Send what your own reference models say, as an npz: `ids`, `membership`, and `log_odds` or `logits`. alike:
+        your word that they were trained as the model was."""
+        path = f"{self.path}/{model}/references" + ("?alike=true" if alike else "")
+        return cast("types.Pool", self._calls.upload(path, file, NPZ, progress).json())
+
+    def audit_plan(
+        self, model: str, *, samples: int | None = None, people: int | None = None, margin: float | None = None
+    ) -> types.AuditPlan:
+        """What each kind of audit would cost, and which margin it could pass, before anything is trained."""
+        asked = {"samples": samples, "people": people, "margin": margin}
+        query = urlencode({name: value for name, value in asked.items() if value is not None})
+        return cast("types.AuditPlan", self._calls.get(f"{self.path}/{model}:audit-plan{'?' * bool(query)}{query}"))
 
     def precompute(self, model: str, *, seed: int = 0) -> types.Job:
         """Precompute adversarial examples of the whole training set."""
@@ -126,15 +163,17 @@ class Models(Collection[types.Model]):
         audit: Choice | None = None,
         probes: Sequence[Choice] | None = None,
         sample_ids: Sequence[str] | None = None,
+        subjects: Sequence[str] | None = None,
         grouped: bool = False,
         canaries: bool = False,
     ) -> types.Job:
         """Measure a version, the current one if none is named; what was published stays.
 
-        On `sample_ids`, or on the canaries forgotten so far; else on what the version was made to forget.
+        On `sample_ids`, or all samples of `subjects`, or on the canaries forgotten so far; else on what the version
+        was made to forget.
         """
         named = {"sample_ids": None if sample_ids is None else list(sample_ids), "grouped": grouped}
-        named["canaries"] = canaries
+        named |= {"canaries": canaries} | ({} if subjects is None else {"subjects": list(subjects)})
         shown = {"audit": audit, "probes": None if probes is None else list(probes)}
         return self._job(model, "audit", version=version, **shown, **named)
 

@@ -37,8 +37,16 @@ class Dataset(TypedDict):
     shape: list[int] | None
     erased_samples: int
     job: str | None
+    canaries: Coin | None
     problem: Json | None
     created_at: str
+
+
+class Coin(TypedDict):
+    """Of a dataset whose canaries the service assigns: the digest that was logged first, and the coin."""
+
+    commitment: str
+    coin: str | None
 
 
 class Sample(TypedDict):
@@ -197,6 +205,41 @@ class Key(TypedDict):
 
 class KeyMade(Key):
     token: str | None
+
+
+class Pool(TypedDict):
+    """Reference models that were sent."""
+
+    pool: str
+    references: int
+    samples: int
+    design: Literal["given", "given-other"]
+
+
+class AuditOffer(TypedDict):
+    kind: Literal["canaries", "own-references", "two-references", "folds", "pool", "retrained-null"]
+    judges: Literal["request", "procedure"]
+    trainings: float
+    seconds: float | None
+    smallest_margin: float | None
+    smallest_margin_alike: float | None
+    possible: bool
+    lacks: list[str]
+    limits: str
+
+
+class AuditPlan(TypedDict):
+    model: str
+    margin: float
+    samples: int
+    people: int | None
+    controls: int
+    control_people: int
+    canaries_trained: int
+    canaries_held_out: int
+    training_seconds: float | None
+    signal: float | None
+    offers: list[AuditOffer]
 
 
 class Webhook(TypedDict):

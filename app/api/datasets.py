@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import logging
 from typing import Annotated, Literal
 
+import numpy as np
 from fastapi import APIRouter, Path, Query, Request
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, Response
 from sqlalchemy import select
 from starlette.concurrency import run_in_threadpool
 
@@ -26,12 +28,13 @@ from app.api.http.deps import (
 from app.api.http.paging import Created, Page, matching
 from app.api.http.patterns import reference
 from app.api.http.transfer import ANY_SIZE, receive
-from app.api.schemas import DatasetCreate, DatasetOut, DatasetState, SampleOut
+from app.api.schemas import CoinOut, DatasetCreate, DatasetOut, DatasetState, SampleOut
 from app.blobs import usage
 from app.blobs.folder import Writer
-from app.core.errors import Unavailable, Unprocessable, UnsupportedMedia
+from app.core.errors import Conflict, Unavailable, Unprocessable, UnsupportedMedia
 from app.core.positions import members
 from app.core.tables import Dataset, Job, Sample
+from app.datasets import canaries, coin
 from app.datasets import records as datasets
 from app.deletions import carried
 from app.formats import sandbox, uploads
@@ -61,8 +64,17 @@ def show(dataset: Dataset, job: Job | None = None) -> DatasetOut:
         shape=dataset.shape,
         erased_samples=len(members(dataset.erased, dataset.sample_count)),
         job=job.id if job else None,
+        canaries=_coin(dataset),
         problem=dataset.problem,
         created_at=dataset.created_at,
+    )
+
+
+def _coin(dataset: Dataset) -> CoinOut | None:
+    if dataset.coin is None:
+        return None
+    return CoinOut(
+        commitment=coin.commitment(dataset.coin), coin=dataset.coin if dataset.state in ("ready", "erased") else None
     )
 
 
@@ -75,7 +87,14 @@ def create(body: DatasetCreate, who: CallerDep, held: PartsDep, session: Write, 
         dataset = carried.register(session, who.tenant_id, body.name, body.source, body.carried_for)
     else:
         require_another_job(session, held.settings, who.tenant_id)
-        dataset, job = datasets.register(session, who.tenant_id, body.name, body.source, id_namespace=body.id_namespace)
+        dataset, job = datasets.register(
+            session,
+            who.tenant_id,
+            body.name,
+            body.source,
+            id_namespace=body.id_namespace,
+            assign_canaries=body.assign_canaries,
+        )
     return once.reply(202, show(dataset, job), accepted(f"/v1/datasets/{dataset.id}"))
 
 
@@ -117,6 +136,50 @@ def list_samples(
     rows, token = pager.rows_by_number(session, query, Sample.position)
     items = [SampleOut(id=s.sample_id, label=s.label, split="holdout" if s.holdout else "train") for s in rows]
     return Page(items=items, next_page_token=token)
+
+
+NPZ = "application/x-npz"
+
+
+@router.get(
+    "/{dataset}/canaries",
+    response_class=Response,
+    responses={
+        200: {
+            "content": {NPZ: {"schema": {"type": "string", "format": "binary"}}},
+            "description": "arrays `images` (N, H, W, C) uint8, `labels` and `ids`",
+        },
+        **problems(403, 404, 409),
+    },
+)
+def get_canaries(dataset: DatasetId, who: CallerDep, held: PartsDep) -> Response:
+    """The canaries of the train split as an npz: what to mix into your training data if you train the model elsewhere.
+
+    Those held out are not in it: never train on them.
+    """
+    with held.database.read() as session:
+        row = datasets.get(session, who.tenant_id, dataset)
+        if row.state != "ready" or row.images is None:
+            raise Conflict("The dataset is not ready, or its samples are not held here.", kind="dataset-not-ready")
+        planted = canaries.planted(session, row)
+        trained = session.execute(
+            select(Sample.position, Sample.sample_id, Sample.label)
+            .where(Sample.dataset_id == row.id, Sample.subject == canaries.SUBJECT, ~Sample.holdout)
+            .order_by(Sample.position)
+        ).all()
+        digest = row.images
+    if not len(planted):
+        raise Conflict("No sample of this dataset has the subject `lethe:canary`.", kind="no-canaries")
+    images = np.load(held.blobs.fetch(digest), mmap_mode="r", allow_pickle=False)
+    file = io.BytesIO()
+    np.savez(
+        file,
+        images=images[[position for position, *_ in trained]],
+        labels=np.array([label for *_, label in trained], dtype=np.int64),
+        ids=np.array([name for _, name, _ in trained], dtype=np.str_),
+    )
+    headers = {"Content-Disposition": f'attachment; filename="{row.id}-canaries.npz"'}
+    return Response(file.getvalue(), 200, headers, NPZ)
 
 
 @router.put(

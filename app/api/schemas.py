@@ -66,6 +66,13 @@ class DatasetCreate(Body):
         "of every later one; without a namespace an id means something in its own dataset only",
     )
 
+    assign_canaries: bool = Field(
+        False,
+        description="of source `upload`: a coin of this service decides which samples of the subject `lethe:canary` "
+        "are in the train split; the split that the content gives them does not count. Its digest is in the log before "
+        "you send them. An audit of such canaries takes no reference model",
+    )
+
     @field_validator("source")
     @classmethod
     def _source(cls, choice: Choice) -> Choice:
@@ -73,9 +80,21 @@ class DatasetCreate(Body):
 
     @model_validator(mode="after")
     def _one_meaning(self) -> DatasetCreate:
+        if self.assign_canaries and (self.source.name != "upload" or self.carried_for is not None):
+            raise ValueError("canaries are assigned in a dataset of source `upload` that is not carried")
         if self.carried_for is not None and self.id_namespace is not None:
             raise ValueError("a carried dataset is erased whole, so that its ids need no namespace")
         return self
+
+
+class CoinOut(BaseModel):
+    commitment: str = Field(
+        description="SHA-256 of the coin's bytes, hex: in the log's event `dataset.registered` as `canary_coin`"
+    )
+    coin: str | None = Field(
+        description="hex, once the dataset is ready: a canary is held out where the lowest bit of the first byte of "
+        "HMAC-SHA-256(coin, id) is 1"
+    )
 
 
 DatasetState = Literal["awaiting-content", "ingesting", "ready", "failed", "erased"]
@@ -98,6 +117,7 @@ class DatasetOut(BaseModel):
     shape: list[int] | None
     erased_samples: int = Field(description="of both splits")
     job: str | None = Field(None, description="the ingest job, in the reply that started it")
+    canaries: CoinOut | None = Field(description="of a dataset whose canaries this service assigns")
     problem: dict[str, Any] | None
     created_at: Time
 
@@ -226,6 +246,9 @@ class AuditBody(Body):
     sample_ids: Annotated[list[SampleId], Field(min_length=1, max_length=100_000)] | None = Field(
         None, description="measure these instead of the forget set of the batch that made the version"
     )
+    subjects: Annotated[list[SampleId], Field(min_length=1, max_length=10_000)] | None = Field(
+        None, description="the same by whose they are: every sample of these people that a version was trained on"
+    )
     grouped: bool = Field(False, description="the samples named were chosen together: 0.5 is not their null")
     canaries: bool = Field(
         False, description="measure the canaries that this version and those before it have forgotten, instead"
@@ -233,8 +256,10 @@ class AuditBody(Body):
 
     @model_validator(mode="after")
     def _one_set(self) -> AuditBody:
-        if self.canaries and (self.sample_ids is not None or self.grouped):
+        if self.canaries and (self.sample_ids is not None or self.subjects is not None or self.grouped):
             raise ValueError("`canaries` takes the place of `sample_ids`")
+        if self.sample_ids is not None and self.subjects is not None:
+            raise ValueError("send either `sample_ids` or `subjects`")
         return self
 
     @field_validator("audit")
@@ -261,8 +286,75 @@ class SeedBody(Body):
 
 
 class ReferencesBody(Body):
-    count: int = Field(16, ge=4, le=256, multiple_of=2, description="reference models; each sample is in half of them")
+    count: int = Field(
+        16, ge=2, le=256, description="reference models; under four give a verdict for these references alone"
+    )
+    design: Literal["halves", "folds"] = Field(
+        "halves",
+        description="halves: each sample is in half of the models, of which there is an even number. folds: each "
+        "sample is left out by one model and seen by the others, so the models are more like the audited one",
+    )
     seed: Seed = 0
+    versions: Annotated[list[Annotated[str, Field(pattern=id_pattern("ver"))]], Field(min_length=2, max_length=256)] | (
+        None
+    ) = Field(
+        None,
+        description="instead of training any: versions of models on the same dataset, imported with what each was "
+        "trained on",
+    )
+
+    @model_validator(mode="after")
+    def _whole(self) -> ReferencesBody:
+        if self.design == "halves" and self.count % 2:
+            raise ValueError("`halves` takes an even number of models; `folds` takes any")
+        if self.versions is not None and self.model_fields_set - {"versions"}:
+            raise ValueError("`versions` takes the place of `count`, `design` and `seed`")
+        if self.versions is not None and len(set(self.versions)) < len(self.versions):
+            raise ValueError("each version may be named once")
+        return self
+
+
+class PoolOut(BaseModel):
+    """Reference models that were sent as log-odds or logits."""
+
+    pool: str
+    references: int
+    samples: int = Field(description="of the dataset that they say something of")
+    design: Literal["given", "given-other"]
+
+
+class AuditOffer(BaseModel):
+    """One kind of audit: what it costs, and what it could say."""
+
+    kind: Literal["canaries", "own-references", "two-references", "folds", "pool", "retrained-null"]
+    judges: Literal["request", "procedure"]
+    trainings: float = Field(description="its price, in trainings of the model")
+    seconds: float | None = Field(description="measured seconds of a training times that; null before one was measured")
+    smallest_margin: float | None = Field(
+        description="that it could pass with 80 % power, by the number of samples; null where none below 0.5"
+    )
+    smallest_margin_alike: float | None = Field(
+        description="of a set requested by person: the same where all samples of a person say one thing"
+    )
+    possible: bool = Field(description="a pass at the margin asked for is possible")
+    lacks: list[str] = Field(description="what it takes besides, in words")
+    limits: str = Field(description="what its verdict would say, and what it would not")
+
+
+class AuditPlan(BaseModel):
+    model: str
+    margin: float
+    samples: int
+    people: int | None
+    controls: int = Field(description="never-trained samples of the holdout")
+    control_people: int
+    canaries_trained: int
+    canaries_held_out: int
+    training_seconds: float | None = Field(description="the median of the model's trainings here")
+    signal: float | None = Field(
+        description="RT-AUC - 0.5 of the current version in its newest report; a pass takes a margin below it"
+    )
+    offers: list[AuditOffer] = Field(description="the cheapest first")
 
 
 class AliasBody(Body):

@@ -55,6 +55,7 @@ class Entry:
     label: str = ""  # in tables of experiments; the name where there is none
     variants: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # further rows there: label to parameters
     needs_remain: bool = False
+    needs_holdout: bool = False  # learns from never-trained samples, which are then no controls of an audit
     needs_adversarial: bool = False
     needs_given: bool = False  # an attack that takes another version's adversarial set instead of searching
     held: bool = True  # a source whose samples this service has

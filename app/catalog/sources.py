@@ -23,6 +23,11 @@ class DigitsSource(Params):
 
     noise: NonNegativeFloat = Field(0.3, le=2, description="standard deviation, pixels in [0, 1], then clipped")
     seed: int = Field(0, ge=0, lt=2**31, description="of the noise and of the train / holdout halves")
+    per_person: PositiveInt | None = Field(
+        None,
+        le=100,
+        description="give the samples to made-up people, this many to each: `train-0`, `train-1` … and `holdout-0` …",
+    )
 
 
 def _distinct(names: tuple[str, ...]) -> tuple[str, ...]:

@@ -211,6 +211,13 @@ def bench(context: typer.Context) -> None:
     os.execv(sys.executable, [sys.executable, "-m", "experiments", *context.args])  # noqa: S606
 
 
+@cli.command(context_settings=PASSED_ON, add_help_option=False)
+def calibrate(context: typer.Context) -> None:
+    """Measure how often each audit is wrong."""
+    _require_torch()
+    os.execv(sys.executable, [sys.executable, "-m", "experiments.calibrate", *context.args])  # noqa: S606
+
+
 cli.command("backup")(recovery.backup)
 cli.command("check")(recovery.check)
 cli.add_typer(recovery.erasures, name="erasures")

@@ -93,6 +93,7 @@ class Dataset(Base):
     carried_for: Mapped[str | None] = mapped_column(Id)  # the model that is to forget them; they are kept no longer
     requested: Mapped[bytes] = mapped_column(LargeBinary, default=b"", deferred=True)
     erased: Mapped[bytes] = mapped_column(LargeBinary, default=b"", deferred=True)
+    coin: Mapped[str | None] = mapped_column(String(64))  # hex; decides which canaries are trained on
     created_at: Mapped[datetime]
 
 
@@ -437,6 +438,7 @@ class ReferenceRow(Base):
     dataset_id: Mapped[str] = mapped_column(ForeignKey("datasets.id"), index=True)
     digest: Mapped[str] = mapped_column(String(71))
     erased_before: Mapped[int] = mapped_column(Integer, server_default="0")  # samples it was never trained on
+    design: Mapped[str] = mapped_column(String(20), server_default="halves")  # halves | folds | given | given-other
     created_at: Mapped[datetime]
 
 

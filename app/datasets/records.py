@@ -20,6 +20,7 @@ from app.core.errors import Conflict, Gone, NotFound
 from app.core.ids import is_id, new_id
 from app.core.positions import Positions, bitmap, mask_of
 from app.core.tables import Dataset, Job, Sample
+from app.datasets import coin as toss
 from app.formats.manifest import ERASED_PREFIX
 from app.jobs import Claim, routing
 from app.rules import plugins
@@ -60,12 +61,15 @@ def register(
     source: Choice,
     carried_for: str | None = None,
     id_namespace: str | None = None,
+    assign_canaries: bool = False,
 ) -> tuple[Dataset, Job | None]:
     """A dataset from a built-in source starts its ingest job at once; an upload waits for its content; data that are
     not held here are ready as they are.
 
-    carried_for: the model that is to forget what will be uploaded (`app.deletions.carried`).
+    carried_for: the model that is to forget what will be uploaded (`app.deletions.carried`). assign_canaries: a coin of
+    the service's decides which canaries of an upload are trained on; its digest is in the event.
     """
+    coin = toss.new_coin() if assign_canaries else None
     dataset = Dataset(
         id=new_id("dst"),
         tenant_id=tenant_id,
@@ -75,6 +79,7 @@ def register(
         carried_for=carried_for,
         id_namespace=id_namespace,
         state="awaiting-content" if source.name == "upload" else "ingesting",
+        coin=coin,
         created_at=db.now(session),
     )
     if not is_held(dataset):
@@ -82,7 +87,8 @@ def register(
     session.add(dataset)
     session.flush()
     routing.require(session, dataset.id, plugins.needed([("sources", source.name)]))
-    events.record(session, tenant_id, "dataset.registered", dataset.id, source=source.name)
+    logged = {"canary_coin": toss.commitment(coin)} if coin else {}
+    events.record(session, tenant_id, "dataset.registered", dataset.id, source=source.name, **logged)
     return dataset, _ingest(session, dataset) if dataset.state == "ingesting" else None
 
 
@@ -145,6 +151,8 @@ def write_manifest(
     """Store the manifest and mark the dataset ready: the end of an ingest job, in one fenced transaction."""
     jobs.fenced(session, claim)
     dataset = session.get_one(Dataset, claim.dataset_id, with_for_update=True)
+    if dataset.coin is not None:
+        holdout = toss.assign(dataset.coin, ids, subjects, holdout)
     session.execute(delete(Sample).where(Sample.dataset_id == dataset.id))
     whose = subjects or [None] * len(ids)
     rows = [

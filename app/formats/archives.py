@@ -181,7 +181,7 @@ def arrays(file: zipfile.ZipFile, found: Sequence[tuple[int, zipfile.ZipInfo]]) 
     by_name = {info.filename.removesuffix(".npy"): info for _, info in found}
     if not {"images", "labels", "ids"} <= by_name.keys() <= {"images", *COLUMNS}:
         raise SourceError("an npz has the arrays images, labels and ids and, optionally, holdout and subject")
-    read = {name: _header(file, info, name) for name, info in by_name.items()}
+    read = {name: header(file, info, name) for name, info in by_name.items()}
     images = read["images"]
     if images.dtype != np.uint8 or len(images.shape) not in (3, 4) or images.shape[3:] not in ((), (1,), (3,)):
         raise SourceError("images must be uint8 of the shape (N, H, W), (N, H, W, 1) or (N, H, W, 3)")
@@ -197,7 +197,12 @@ def arrays(file: zipfile.ZipFile, found: Sequence[tuple[int, zipfile.ZipInfo]]) 
     return read
 
 
-def _header(file: zipfile.ZipFile, info: zipfile.ZipInfo, name: str) -> Array:
+def header(file: zipfile.ZipFile, info: zipfile.ZipInfo, name: str) -> Array:
+    """Of the member `info`, which holds the array `name`.
+
+    Raises:
+        SourceError: it is no plain array, or not as long as its shape says.
+    """
     with file.open(info) as member:
         start = io.BytesIO(member.read(MAX_ARRAY_HEADER))
     try:
@@ -219,14 +224,19 @@ def _header(file: zipfile.ZipFile, info: zipfile.ZipInfo, name: str) -> Array:
 
 def _check_npz(file: zipfile.ZipFile, found: Sequence[tuple[int, zipfile.ZipInfo]]) -> Manifest:
     read = arrays(file, found)
-    columns = {name: _values(file, array, name).tolist() for name, array in read.items() if name != "images"}
+    columns = {name: values(file, array, name).tolist() for name, array in read.items() if name != "images"}
     splits = columns.get("holdout") and ["holdout" if held else "train" for held in columns["holdout"]]
     subjects = columns.get("subject") and [name or None for name in columns["subject"]]
     checked = check_columns(columns["ids"], columns["labels"], splits, subjects)
     return replace(checked, form="npz")
 
 
-def _values(file: zipfile.ZipFile, array: Array, name: str) -> NDArray[Any]:
+def values(file: zipfile.ZipFile, array: Array, name: str) -> NDArray[Any]:
+    """Of the array `name`.
+
+    Raises:
+        SourceError: they are cut off, or texts that are none.
+    """
     data = b"".join(pieces(file, array.info))
     values = np.frombuffer(data, array.dtype, offset=array.offset).reshape(array.shape)
     if array.dtype.kind == "U":

@@ -143,6 +143,9 @@ def _gate(session: Session) -> Iterator[Metric]:
     yield escalations
     alerts = CounterMetricFamily("lethe_gate_deadline_alerts", "Times that a deadline overruled the gate, or will.")
     alerts.add_metric([], found.get("gate.deadline", 0))
+    missed = CounterMetricFamily("lethe_audit_shams_missed", "Shams that an audit did not fail.")
+    missed.add_metric([], found.get("gate.sham-missed", 0))
+    yield missed
     yield alerts
 
 

@@ -19,7 +19,7 @@ from app.core.causes import cause
 from app.core.config import LEASE_BEATS, PlainError, Settings
 from app.core.db import Changes, Database
 from app.core.tables import Idempotency
-from app.deletions import batches, carried, compliance, retention
+from app.deletions import batches, carried, compliance, retention, shams
 from app.deletions.rewriting import Rewriter
 from app.events import deliveries
 from app.evidence import sealing
@@ -85,6 +85,7 @@ def run(settings: Settings, stop: threading.Event) -> None:
         (1.0, lambda: retention.purge_due_versions(database, blobs)),
         (60.0, lambda: retention.retire_due_pools(database)),
         (10.0, lambda: pools.rebuild_stale(database)),
+        (600.0, lambda: shams.start_due(database)),
         (60.0, lambda: rewriter.owe(carried.expire(database))),
         (5.0, lambda: usage.remove_leftovers(database, blobs)),
         (DAY_SECONDS, lambda: forget_replies(database)),  # it reads the whole table

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
+from rich.table import Table
 
 from lethe import Client, LetheError
 from lethe.cli.common import (
@@ -63,12 +64,17 @@ def register_dataset(
     file: Annotated[
         Path | None, typer.Option(exists=True, dir_okay=False, help="Send this file as its content.")
     ] = None,
+    assign_canaries: Annotated[
+        bool, typer.Option("--assign-canaries", help="The service's coin decides which canaries are trained on.")
+    ] = False,
     wait: Wait = False,
     as_json: AsJson = False,
 ) -> None:
     """Register a dataset; with --file, send its content as well."""
     with client() as calls:
-        made = calls.datasets.register(name, source, carried_for=carried_for, **parse_json(params))
+        made = calls.datasets.register(
+            name, source, carried_for=carried_for, assign_canaries=assign_canaries, **parse_json(params)
+        )
         if file is not None:
             try:
                 made = _send(calls, made["id"], file, quiet=as_json)
@@ -127,6 +133,19 @@ def list_samples(
     with client() as calls:
         for sample in calls.datasets.samples(thing, split):
             write_exactly((json.dumps(sample) if as_json else sample["id"]) + "\n")
+
+
+@dataset.command("canaries")
+def fetch_canaries(
+    thing: DatasetId,
+    output: Annotated[Path, typer.Option("--output", "-o", help="File to write, an npz.")] = Path("canaries.npz"),
+) -> None:
+    """Fetch the canaries to mix into the training data of a model trained elsewhere.
+
+    Those that are held out are not among them.
+    """
+    with client() as calls:
+        typer.echo(calls.datasets.canaries(thing, output))
 
 
 # -- models ----------------------------------------------------------------------------------------
@@ -223,16 +242,62 @@ def train(
 @model.command("references")
 def references(
     thing: ModelId,
-    count: Annotated[int, typer.Option(help="Number of models; each sample is in half of them.")] = 16,
+    count: Annotated[int, typer.Option(help="Number of models; two are complementary halves.")] = 16,
+    design: Annotated[
+        Literal["halves", "folds"], typer.Option(help="Each sample in half of the models, or left out by one.")
+    ] = "halves",
     seed: Seed = 0,
+    file: Annotated[
+        Path | None,
+        typer.Option(exists=True, dir_okay=False, help="Send what your own models say, an npz, and train none."),
+    ] = None,
+    alike: Annotated[
+        bool, typer.Option("--alike", help="With --file: your word that they were trained as the model was.")
+    ] = False,
     wait: Wait = False,
     timeout: Timeout = None,
     as_json: AsJson = False,
 ) -> None:
-    """Train the reference models that audits compare with."""
+    """Train the reference models that audits compare with, or send your own.
+
+    The file has the arrays ids, membership, and log_odds or logits.
+    """
     with client() as calls:
-        made = calls.models.references(thing, count=count, seed=seed)
+        if file is not None:
+            with transfer(file.name, quiet=as_json) as progress:
+                sent = calls.models.send_references(thing, file, alike=alike, progress=progress)
+            show(sent, as_json=as_json)
+            return
+        made = calls.models.references(thing, count=count, design=design, seed=seed)
         finish(calls, made, f"train {count} references", wait=wait, timeout=timeout, as_json=as_json)
+
+
+@model.command("audit-plan")
+def audit_plan(
+    thing: ModelId,
+    samples: Annotated[int | None, typer.Option(min=1, help="To be forgotten; what waits if absent.")] = None,
+    people: Annotated[int | None, typer.Option(min=1, help="Whose they are, if requested by person.")] = None,
+    margin: Annotated[float | None, typer.Option(help="Absent: the policy's.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Compare what each kind of audit costs, and what it could say.
+
+    Nothing is trained.
+    """
+    with client() as calls:
+        found = calls.models.audit_plan(thing, samples=samples, people=people, margin=margin)
+    if as_json:
+        typer.echo(json.dumps(found))
+        return
+    table = Table("audit", "price", "smallest margin", f"at {found['margin']:g}", box=None)
+    for offer in found["offers"]:
+        seconds, least = offer["seconds"], offer["smallest_margin"]
+        price = "nothing" if not offer["trainings"] else f"{offer['trainings']:g} trainings"
+        if seconds:
+            price += f", {seconds:.0f} s"
+        says = "possible" if offer["possible"] else "lacks " + "; ".join(offer["lacks"])
+        table.add_row(offer["kind"], price, "none" if least is None else f"{least:.3f}", says)
+    console.print(table)
 
 
 @model.command("precompute")

@@ -44,6 +44,10 @@ NAMES = {
     "Envelope": "Envelope",
     "LogKey": "LogKey",
     "LogKeys": "LogKeys",
+    "Coin": "CoinOut",
+    "Pool": "PoolOut",
+    "AuditOffer": "AuditOffer",
+    "AuditPlan": "AuditPlan",
 }
 NOT_IN_JSON = {"Progress", "ImportLine"}  # data of an event; a line of NDJSON
 

@@ -26,6 +26,7 @@ def calls_of(trained: Trained) -> Client:
 
 def test_a_version_is_registered_once_and_the_alias_follows_the_current_one(trained: Trained, tmp_path: Path) -> None:
     import mlflow
+
     uri = f"sqlite:///{tmp_path}/registry.db"
     calls, there = calls_of(trained), mlflow.MlflowClient(registry_uri=uri, tracking_uri=uri)
     first = registry.sync(calls, "m", uri=uri)
@@ -51,6 +52,7 @@ def test_a_version_is_registered_once_and_the_alias_follows_the_current_one(trai
 
 def test_what_cannot_be_registered(trained: Trained, tmp_path: Path) -> None:
     import mlflow
+
     uri = f"sqlite:///{tmp_path}/registry.db"
     calls = calls_of(trained)
     trained.account.post("/v1/models", {"name": "empty", "dataset": trained.dataset, **QUICK_MODEL})

@@ -25,6 +25,7 @@ from app.formats.input_contract import ContractError, InputContract
 from app.jobs import Claim
 from app.models import pools, versions
 from app.models import records as models
+from app.models.pools import Pool
 from app.rules.policy import Policy
 from engine import checkpoints, evaluation, places, references, seeding
 from engine.architectures import heads, inputs
@@ -34,6 +35,9 @@ from engine.recipes import Recipe
 from engine.references import ReferenceSignals
 from worker.runtime.run import JobError, Resources
 from worker.stages import copies
+
+RESERVED = 0.2  # of the holdout
+RESERVE_SEED = 0x1E7E
 
 
 @dataclass(frozen=True)
@@ -98,6 +102,15 @@ class LoadedModel:
     recipe: Recipe
     policy: Policy
     family: str  # of the reference pools that its audits may use
+
+    @property
+    def reserved(self) -> Positions:
+        """The part of the holdout that methods may learn from: no control of an audit of theirs.
+
+        It follows from the positions alone, so that it is the same in every job, whatever was erased.
+        """
+        chosen = np.random.default_rng(RESERVE_SEED).random(len(self.labels)) < RESERVED
+        return self.holdout[chosen[self.holdout]]
 
     @property
     def blessed_accuracy(self) -> float | None:
@@ -242,13 +255,14 @@ class LoadedModel:
 
     # -- references --------------------------------------------------------------------------------
 
-    def pool_signals(self) -> ReferenceSignals | None:
-        """The signals of the pool that audits use; None where there is none. They must not be changed."""
+    def pool(self) -> Pool | None:
+        """The pool that audits use; None where there is none."""
+        with self.resources.database.read() as session:
+            return pools.in_use(session, [self.family]).get(self.family)
+
+    def pool_signals(self, pool: Pool) -> ReferenceSignals:
+        """The signals of the pool. They must not be changed."""
         resources = self.resources
-        with resources.database.read() as session:
-            pool = pools.in_use(session, [self.family]).get(self.family)
-        if pool is None:
-            return None
 
         def read() -> ReferenceSignals:
             return references.stack([references.from_file(resources.blobs.fetch(digest)) for digest in pool.digests])

@@ -29,16 +29,17 @@ CPU_VALUES = 2**21
 all 512 of 32 pixels, 13 of 224."""
 
 
-def train_on(run: Run, loaded: LoadedModel, positions: Positions) -> Stored:
-    """Train from random weights on `positions`, with the model's recipe, and store the result."""
+def train_on(run: Run, loaded: LoadedModel, positions: Positions, seed: int | None = None) -> Stored:
+    """Train from random weights on `positions`, with the model's recipe, and store it. seed: the job's if None."""
+    seed = run.claim.seed if seed is None else seed
     if not len(positions):
         raise JobError("no-training-data", "no sample is left to train on")
     base = hashlib.sha256(pack(positions)).hexdigest()
     with run.stage("train", 0.0, 0.95) as progress:
         if kept := run.stored("candidate", base):
             return Stored(kept[0], kept[1]["size"])
-        model = loaded.fresh(seeding.derive(run.claim.seed, "weights"))
-        generator = seeding.generator(seeding.derive(run.claim.seed, "order"), run.resources.device)
+        model = loaded.fresh(seeding.derive(seed, "weights"))
+        generator = seeding.generator(seeding.derive(seed, "order"), run.resources.device)
         resumable = progress.part(0.0, 1.0, f"train:{base}")
         loaded.recipe.train(model, loaded.samples, loaded.on_device(positions), generator, resumable)
         stored = run.put(partial(loaded.save, model))
@@ -88,7 +89,7 @@ def unlearned(
         loaded.samples,
         forget=loaded.on_device(forget),
         remain=loaded.on_device(remain),
-        holdout=loaded.on_device(loaded.holdout),
+        holdout=loaded.on_device(loaded.reserved),
     )
     device = loaded.samples.labels.device
     context = MethodContext(

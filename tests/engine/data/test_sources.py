@@ -31,6 +31,16 @@ def test_digits_are_fixed_by_their_seed_and_halved():
     assert not np.array_equal(raw.holdout, other.holdout)
 
 
+def test_digits_may_belong_to_made_up_people():
+    raw = digits(DigitsSource(per_person=3))
+    names, counts = np.unique(raw.subjects, return_counts=True)
+    assert (len(names), set(counts.tolist())) == (600, {1, 3, 2} & set(counts.tolist()))
+    for name in ("train", "holdout"):
+        sides = raw.holdout[[subject.startswith(name) for subject in raw.subjects]]
+        assert set(sides.tolist()) == {name == "holdout"}
+    assert digits(DigitsSource()).subjects is None
+
+
 def test_the_noise_of_digits_is_clipped_gaussian():
     plain = digits(DigitsSource(noise=0)).images.astype(float)
     noisy = digits(DigitsSource(noise=0.1)).images.astype(float)
