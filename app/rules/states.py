@@ -50,6 +50,15 @@ class Decision(StrEnum):
         return cls.CANCELLED if value == "withdrawn" else None
 
 
+class Identity(StrEnum):
+    """Whether the person has shown who they are."""
+
+    NOT_NEEDED = "not-needed"
+    ASKED = "asked"
+    CONFIRMED = "confirmed"
+    REFUSED = "refused"
+
+
 class Outcome(StrEnum):
     PENDING = "pending"
     BATCHED = "batched"
