@@ -1,4 +1,4 @@
-"""The compliance endpoints: the record of processing and its summary."""
+"""The compliance endpoints: the register of requests, its summary, and the tenant's rules."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from fastapi import APIRouter, Query, Request
 from fastapi.responses import Response, StreamingResponse
 
 from app.api.http.audit_replies import prefers
-from app.api.http.deps import CallerDep, PartsDep, needs, problems
+from app.api.http.deps import CallerDep, PartsDep, Read, Write, needs, problems
 from app.api.schemas import RegisterEntry, Summary
-from app.deletions import compliance
+from app.deletions import compliance, compliance_rules
+from app.rules.compliance import Rules
 
 router = APIRouter(prefix="/compliance", tags=["compliance"], dependencies=[needs("audit")])
 Year = Annotated[int | None, Query(ge=2000, le=9998, description="of receipt, UTC; absent: all")]
@@ -36,3 +37,16 @@ def read_register(request: Request, who: CallerDep, held: PartsDep, year: Year =
 def read_summary(who: CallerDep, held: PartsDep, year: Year = None) -> Summary:
     """Counts by status, what is overdue and due within a week, mean and median days to the answer."""
     return Summary.model_validate(compliance.summary(held.database, who.tenant_id, year))
+
+
+@router.get("/rules", responses=problems(403))
+def read_rules(who: CallerDep, session: Read) -> Rules:
+    """Who refuses, how long people are named, when remains go, and what letters say."""
+    return compliance_rules.of(session, who.tenant_id)
+
+
+@router.put("/rules", dependencies=[needs("admin")], responses=problems(403))
+def put_rules(body: Rules, who: CallerDep, session: Write) -> Rules:
+    """Replace the rules. Requests keep the dates that they have."""
+    compliance_rules.replace(session, who.tenant_id, body)
+    return body

@@ -615,18 +615,6 @@ class CertificateRow(Base):
     revoked_at: Mapped[datetime | None]  # its operator no longer vouches for it; the log says so, too
 
 
-class DecisionRecord(Base):
-    """The signed record of a refusal, an extension, a cancellation or a legal hold: what has no certificate."""
-
-    __tablename__ = "decision_records"
-    event: Mapped[int] = mapped_column(Serial, primary_key=True, autoincrement=False)  # the event that it records
-    digest: Mapped[str] = mapped_column(String(71))
-    tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"))
-    request_id: Mapped[str] = mapped_column(ForeignKey("deletion_requests.id"), index=True)
-    envelope: Mapped[str] = mapped_column(Text, deferred=True)
-    issued_at: Mapped[datetime]
-
-
 class ComplianceRules(Base):
     """What a tenant has decided about its requests; without a row the defaults of `app.rules.compliance` hold."""
 

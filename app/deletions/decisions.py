@@ -275,7 +275,8 @@ def pause_of(request: DeletionRequest) -> Pause | None:
     """The time for which the law's clock may stand still: until the answer, or the end of the wait for it."""
     if request.identity_asked_at is None or request.identity_until is None:
         return None
-    return Pause(request.identity_asked_at, min(request.identity_ended_at or datetime.max, request.identity_until))
+    ended = request.identity_ended_at or request.identity_until
+    return Pause(request.identity_asked_at, min(ended, request.identity_until))
 
 
 # -- stopping what has not begun -------------------------------------------------------------------

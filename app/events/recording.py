@@ -55,7 +55,10 @@ NewEvent = tuple[str, str, str, dict[str, Any]]
 
 
 def record_many(session: Session, new: Sequence[NewEvent], now: datetime, traces: Mapping[str, str | None]) -> None:
-    """`record` for many, in this order; data that name no actor are of the service. traces: the `traceparent` of objects that have one."""
+    """`record` for many, in this order; data that name no actor are of the service.
+
+    traces: the `traceparent` of objects that have one.
+    """
     insert_many(
         session,
         AuditEvent,

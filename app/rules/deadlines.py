@@ -140,7 +140,13 @@ LAWS = {
     "gdpr": GDPR,
     # the Commissioner's guidance counts alike; Art. 12A(2): the period begins when the information asked for has come
     "uk-gdpr": replace(
-        GDPR, name="the UK GDPR", since=date(2021, 1, 1), pause="restarts", rule="uk-gdpr/1182-71/2026-11", home="GB", zones=dict.fromkeys(("", "GB"), "Europe/London")
+        GDPR,
+        name="the UK GDPR",
+        since=date(2021, 1, 1),
+        pause="restarts",
+        rule="uk-gdpr/1182-71/2026-11",
+        home="GB",
+        zones=dict.fromkeys(("", "GB"), "Europe/London"),
     ),
     # California Code of Regulations, title 11, § 7021
     "ccpa": Law(

@@ -28,15 +28,15 @@ REQUEST = {
 }
 
 
-def column(name: str, kind, **options) -> sa.Column:  # noqa: ANN001, ANN003
+def column(name: str, kind, **options) -> sa.Column:
     return sa.Column(name, kind, nullable=options.pop("nullable", False), **options)
 
 
-def tenant(**options) -> sa.Column:  # noqa: ANN003
+def tenant(**options) -> sa.Column:
     return sa.Column("tenant_id", ID, sa.ForeignKey("tenants.id"), nullable=False, **options)
 
 
-def request(**options) -> sa.Column:  # noqa: ANN003
+def request(**options) -> sa.Column:
     return sa.Column("request_id", ID, sa.ForeignKey("deletion_requests.id"), nullable=False, **options)
 
 
@@ -48,20 +48,11 @@ def upgrade() -> None:
     )
     for index, name in (("complaints", "complaint_about"), ("case", "case_id")):
         where = sa.text(f"{name} IS NOT NULL")
-        op.create_index(
-            f"ix_requests_{index}", "deletion_requests", [name], postgresql_where=where, sqlite_where=where
-        )
+        op.create_index(f"ix_requests_{index}", "deletion_requests", [name], postgresql_where=where, sqlite_where=where)
     op.add_column("certificates", sa.Column("revoked_at", sa.DateTime(), nullable=True))
     op.create_table(
-        "decision_records",
-        column("event", SERIAL, primary_key=True, autoincrement=False),
-        column("digest", sa.String(length=71)),
-        tenant(),
-        request(),
-        column("envelope", sa.Text()),
-        column("issued_at", sa.DateTime()),
+        "compliance_rules", tenant(primary_key=True), column("rules", JSON), column("updated_at", sa.DateTime())
     )
-    op.create_table("compliance_rules", tenant(primary_key=True), column("rules", JSON), column("updated_at", sa.DateTime()))
     op.create_table(
         "proposals",
         request(primary_key=True),
@@ -160,14 +151,14 @@ def upgrade() -> None:
         column("note", sa.Text()),
         column("at", sa.DateTime()),
     )
-    for table in ("decision_records", "case_reasons", "case_papers", "notices", "recalls"):
+    for table in ("case_reasons", "case_papers", "notices", "recalls"):
         op.create_index(f"ix_{table}_request_id", table, ["request_id"])
 
 
 def downgrade() -> None:
     for table in (
         "cosignatures", "recalls", "downloads", "case_files", "notice_templates", "notices", "case_papers",
-        "case_reasons", "case_details", "proposals", "compliance_rules", "decision_records",
+        "case_reasons", "case_details", "proposals", "compliance_rules",
     ):  # fmt: skip
         op.drop_table(table)
     op.drop_column("certificates", "revoked_at")

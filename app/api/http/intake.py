@@ -25,14 +25,14 @@ from app.deletions.orders import Accepted, Impact, Order
 
 @dataclass(frozen=True)
 class Posted:
-    """One order as it came: the caller's token, the order without its tenant, and its idempotency key.
+    """One order as it came: the caller's token, the order without its caller, and its idempotency key.
 
     `show` makes the reply, in the transaction that accepted or assessed the order. The dictionary that it is given is
     its cache for the rest of the group.
     """
 
     token: str
-    order: Callable[[str], Order]
+    order: Callable[[Caller], Order]
     route: str
     key: str | None
     body: bytes
@@ -105,7 +105,7 @@ class Intake:
         keys.require(who, "request")
         name = (who.tenant_id, posted.route, posted.key) if posted.key else None
         mark = fingerprint(self._settings, posted.body) if name else ""
-        return _Entry(number, posted, posted.order(who.tenant_id), name, mark)
+        return _Entry(number, posted, posted.order(who), name, mark)
 
     def _round(
         self,
