@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from datetime import date, datetime, timedelta
 from functools import partial
 from typing import Annotated, Any
@@ -169,7 +169,13 @@ def _show_proposal(row: Proposal | None) -> ProposalOut | None:
     return ProposalOut(by=row.key_id, reason=row.reason, ground=row.ground, samples=part, created_at=row.created_at)
 
 
-def _order(body: DeletionCreate, who: Caller, traceparent: str | None = None) -> orders.Order:
+def order_of(
+    body: DeletionCreate,
+    who: Caller,
+    traceparent: str | None = None,
+    case_id: str | None = None,
+    again: Mapping[str, Any] | None = None,
+) -> orders.Order:
     return orders.Order(
         tenant_id=who.tenant_id,
         actor=who.key_id,
@@ -187,6 +193,8 @@ def _order(body: DeletionCreate, who: Caller, traceparent: str | None = None) ->
         allow_data_loss=body.allow_data_loss,
         validate_only=body.validate_only,
         traceparent=traceparent,
+        case_id=case_id,
+        again=again or {},
     )
 
 
@@ -220,7 +228,7 @@ async def create(request: Request, held: PartsDep, sent: ToRequest, key: Idempot
         keys.require(who, "request")
         raise
     posted = Posted(
-        token, partial(_order, body, traceparent=tracing.current()), "/v1/deletion-requests", key, raw, _reply
+        token, partial(order_of, body, traceparent=tracing.current()), "/v1/deletion-requests", key, raw, _reply
     )
     reply = await held.intake.submit(posted, body.dataset)
     logs.note(tenant=reply.tenant)
@@ -279,7 +287,7 @@ async def _import_line(held: Parts, token: str, number: int, line: bytes, key: s
         body = DeletionCreate.model_validate_json(line)
         show_line = partial(_line_reply, number)
         posted = Posted(
-            token, partial(_order, body, traceparent=tracing.current()), IMPORT_ROUTE, own_key, line, show_line
+            token, partial(order_of, body, traceparent=tracing.current()), IMPORT_ROUTE, own_key, line, show_line
         )
         reply = await held.intake.submit(posted, body.dataset)
         return ImportLine.model_validate_json(reply.text)

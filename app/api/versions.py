@@ -33,6 +33,7 @@ from app.api.models import ModelId
 from app.api.schemas import JobOut, Origin, Stated, VersionCreate, VersionOut
 from app.blobs import usage
 from app.blobs.folder import Writer
+from app.cases import recall
 from app.core import keys
 from app.core.errors import Conflict, Unprocessable, UnsupportedMedia
 from app.core.positions import mask_of
@@ -233,10 +234,14 @@ def get_checkpoint(
     """
     if reason is not None:
         keys.require(who, "admin")
-    with held.database.read() if reason is None else held.database.write() as session:
+    has = request.headers.get("if-none-match", "")
+    looks = request.method == "HEAD" or has == "*"
+    with held.database.read() if looks and reason is None else held.database.write(who.key_id) as session:
         row = models.get(session, who.tenant_id, model)
         version = versions.get(session, row, number)
         versions.require_released(session, row, version, by_admin=reason is not None)
+        if not looks and version.digest not in has:
+            recall.record_download(session, version, who.key_id, "checkpoint")
         if versions.replaced_by_unlearning(session, version):
             data = {"key": who.key_id, "reason": reason, "digest": version.digest}
             events.record(session, who.tenant_id, "version.withheld-download", version.id, **data)
@@ -256,10 +261,11 @@ def export_folder(
 ) -> Response:
     """The version as a folder that its library loads: `hugging-face` (models of transformers and timm) has
     `config.json`, weights and preprocessing; `plain` has weights and the code that loads them. A card is in both."""
-    with held.database.read() as session:
+    with held.database.write(who.key_id) as session:
         row = models.get(session, who.tenant_id, model)
         version = versions.get(session, row, number)
         versions.require_released(session, row, version)
+        recall.record_download(session, version, who.key_id, form)
         found = export.folder(session, held.blobs, row, version, form)
     name = f"{row.id}-v{number}-{form}.zip"
     headers = {"Content-Disposition": f'attachment; filename="{name}"'}

@@ -14,7 +14,7 @@ Block = str | Sequence[tuple[str, str]]
 """A paragraph, a heading (`# …`), or rows of a name and a value."""
 
 
-class _Pages(FPDF):
+class _Pages(FPDF):  # type: ignore[misc]  # no types come with it
     foot = ""
 
     def footer(self) -> None:

@@ -13,6 +13,8 @@ from sqlalchemy import delete
 from app import jobs
 from app.blobs import usage
 from app.blobs.open import open_blobs
+from app.cases import file
+from app.cases import retention as cases_retention
 from app.core import db
 from app.core.config import LEASE_BEATS, Settings
 from app.core.db import Database
@@ -66,6 +68,7 @@ def run(settings: Settings, stop: threading.Event) -> None:
         (60.0, lambda: compliance.notice_overdue(database)),
         (1.0, lambda: retention.purge_due_versions(database, blobs)),
         (60.0, lambda: retention.retire_due_pools(database)),
+        (HOUSEKEEPING_SECONDS, lambda: rewriter.owe(cases_retention.erase_due(database))),
         (10.0, lambda: pools.rebuild_stale(database)),
         (60.0, lambda: rewriter.owe(carried.expire(database))),
         (5.0, lambda: usage.remove_leftovers(database, blobs)),
@@ -79,6 +82,7 @@ def run(settings: Settings, stop: threading.Event) -> None:
         (1.0, rewriter.round),  # before certificates: they then say that it is done
         (1.0, lambda: sealing.seal_due(database, key, settings.log_name)),
         (1.0, lambda: sealing.sequence_waiting(database, key, settings.log_name)),
+        (1.0, lambda: file.make_due(database, key)),
     ]
     log.info("sweeping; heads and certificates are signed with key %s", key.id)
     receivers = threading.Thread(target=_deliver, args=(settings, stop), name="webhooks", daemon=True)
