@@ -678,9 +678,9 @@ def _check_certificate(
     for model in certificate.predicate["models"]:
         if model["audit"]:
             name = f"audit-{model['model']}.json"
-            report.check(name, partial(_is_report, parts, name, model["audit"].get("report")))
+            report.check(f"{name}, digest", partial(_is_report, parts, name, model["audit"].get("report")))
     if "head.txt" in parts and "proof.json" in parts:
-        report.check("head.txt", lambda: _continues(certificate, parts, keys))
+        report.check("head.txt, history", lambda: _continues(certificate, parts, keys))
 
 
 def _is_report(parts: dict[str, bytes], name: str, digest: Any) -> str:
