@@ -46,7 +46,7 @@ PEOPLE = ["anna", "ben", "carla", "anna", "anna", "ben"] * 4
 
 
 def test_people_are_found_across_datasets(account: Account) -> None:
-    one, two = upload(account, "clinic", PEOPLE, 1), upload(account, "archive", PEOPLE[1:] + ["dora"], 2)
+    one, two = upload(account, "clinic", PEOPLE, 1), upload(account, "archive", [*PEOPLE[1:], "dora"], 2)
     account.delete(one["id"], ["clinic-0", "clinic-3"])
     found = account.post(f"{REQUESTS}:find", {"subjects": ["anna", "dora", "nobody"]})
     by_place = {(each["subject"], each["name"]): each for each in found["held"]}
