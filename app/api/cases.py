@@ -38,7 +38,17 @@ from app.api.case_schemas import (
 )
 from app.api.deletions import RequestId, order_of
 from app.api.http.audit_replies import prefers
-from app.api.http.deps import CallerDep, IdempotentDep, PartsDep, Read, Write, accepted, needs, problems
+from app.api.http.deps import (
+    CallerDep,
+    IdempotencyKey,
+    IdempotentDep,
+    PartsDep,
+    Read,
+    Write,
+    accepted,
+    needs,
+    problems,
+)
 from app.api.http.patterns import DIGEST, id_pattern
 from app.api.schemas import DeletionCreate, ReasonBody, in_place
 from app.cases import certificates, draft, file, notices, papers, people, recall
@@ -65,7 +75,7 @@ FILE = {"schema": {"type": "string", "format": "binary"}}
 
 
 @router.post("/deletion-requests:find", dependencies=[READ], responses=problems(403))
-def find_people(body: PeopleBody, who: CallerDep, held: PartsDep, session: Read) -> People:
+def find_people(body: PeopleBody, who: CallerDep, held: PartsDep, session: Read, _: IdempotencyKey = None) -> People:
     """What is held of some subjects, in every dataset: samples, models, and requests that have taken them."""
     found = people.find(session, held.settings, who.tenant_id, body.subjects)
     return People(
@@ -86,7 +96,7 @@ def find_people(body: PeopleBody, who: CallerDep, held: PartsDep, session: Read)
 
 
 @router.post("/deletion-requests:draft", dependencies=[REQUEST], responses=problems(403, 404, 409))
-def draft_request(body: DeletionCreate, who: CallerDep, held: PartsDep) -> DraftOut:
+def draft_request(body: DeletionCreate, who: CallerDep, held: PartsDep, _: IdempotencyKey = None) -> DraftOut:
     """What the request would mean: models, time, what an audit could show, data loss, and duplicates that would stay.
     Nothing is stored."""
     order = order_of(body.model_copy(update={"validate_only": True, "allow_data_loss": True}), who)
@@ -218,7 +228,7 @@ def _notice(row: Notice) -> NoticeOut:
     )
 
 
-@router.get("/compliance/templates/{kind}/{language}", dependencies=[AUDIT], responses=problems(403))
+@router.get("/compliance/templates/{kind}/{language}", dependencies=[AUDIT], responses=problems(403, 404))
 def read_template(kind: Kind, language: Language, who: CallerDep, session: Read) -> TemplateOut:
     """The text of a notice, and the fields that it may have."""
     subject, body, at = notices.template(session, who.tenant_id, kind, language)
@@ -226,7 +236,7 @@ def read_template(kind: Kind, language: Language, who: CallerDep, session: Read)
     return TemplateOut(kind=kind, language=language, subject=subject, body=body, updated_at=at, fields=fields)
 
 
-@router.put("/compliance/templates/{kind}/{language}", dependencies=[needs("admin")], responses=problems(403))
+@router.put("/compliance/templates/{kind}/{language}", dependencies=[needs("admin")], responses=problems(403, 404))
 def put_template(kind: Kind, language: Language, body: TemplateBody, who: CallerDep, session: Write) -> TemplateOut:
     """Replace the text of a notice. It is plain text; nothing in it is evaluated but its fields."""
     notices.set_template(session, who.tenant_id, kind, language, body.subject, body.body)
@@ -238,7 +248,7 @@ def put_template(kind: Kind, language: Language, body: TemplateBody, who: Caller
     "/compliance/templates/{kind}/{language}",
     status_code=204,
     dependencies=[needs("admin")],
-    responses=problems(403),
+    responses=problems(403, 404),
 )
 def drop_template(kind: Kind, language: Language, who: CallerDep, session: Write) -> None:
     """The text that comes with the service holds again."""
@@ -263,7 +273,7 @@ def attach_paper(
         content = base64.b64decode(body.content, validate=True)
     except (binascii.Error, ValueError):
         fault = {"pointer": "/content", "code": "base64", "detail": "this is not base64"}
-        raise Unprocessable("The content is not base64.", kind="schema", errors=[fault]) from None
+        raise Unprocessable("The content is not base64.", kind="not-base64", errors=[fault]) from None
     of = views.get(session, who.tenant_id, request, lock=True)
     row = papers.attach(session, of, body.kind, body.name, content)
     return once.reply(201, _paper(row), {"Location": f"/v1/deletion-requests/{request}/papers/{row.id}"})

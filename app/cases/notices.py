@@ -12,7 +12,7 @@ from functools import cache
 from pathlib import Path
 from typing import Literal, get_args
 
-from sqlalchemy import select
+from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from app import events
@@ -34,6 +34,7 @@ FIELDS = (
     "authority", "complete_on", "contact", "controller", "due_on", "files", "ground", "reason", "received_on",
     "reference", "replaced_on", "request", "samples", "samples_refused", "today",
 )  # fmt: skip
+MOST = 100  # notices of one request
 LONGEST = 20_000  # characters of a template
 TEMPLATES = Path(__file__).parent / "templates"
 _FIELD = re.compile(r"\{\{\s*(.*?)\s*\}\}", re.DOTALL)
@@ -133,6 +134,8 @@ def keep(
     session: Session, request: DeletionRequest, kind: Kind, language: Language, fields: Mapping[str, str]
 ) -> Notice:
     """The rendered notice as a row, with an event that does not repeat it."""
+    if session.scalars(select(func.count()).where(Notice.request_id == request.id)).one() >= MOST:
+        raise Conflict(f"A request may have {MOST} notices.", kind="too-many-notices")
     subject, body, _ = template(session, request.tenant_id, kind, language)
     row = Notice(
         id=new_id("ntc"),

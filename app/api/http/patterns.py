@@ -14,7 +14,6 @@ NOUNS = {
     "msg": "a delivery",
     "ntc": "a notice",
     "pap": "a paper of a case",
-    "rcl": "a recall",
     "ver": "a version",
     "whk": "a webhook",
 }

@@ -117,7 +117,7 @@ def test_papers_are_bounded_and_never_shown(trained: Trained) -> None:
     large = base64.b64encode(bytes(10 * 2**20)).decode()
     refused = account.http.post(where, json={"kind": "letter", "name": "x", "content": large})
     assert "4 MiB" in is_problem(refused, 413, "too-large")["detail"]
-    is_problem(account.http.post(where, json={"kind": "letter", "name": "x", "content": "?"}), 422, "schema")
+    is_problem(account.http.post(where, json={"kind": "letter", "name": "x", "content": "?"}), 422, "not-base64")
     is_problem(account.http.get(f"{where}/{paper['id']}", headers=as_other(account)), 404, "not-found")
     assert account.http.delete(f"{where}/{paper['id']}").status_code == 204
     assert account.get(where)["papers"] == []
