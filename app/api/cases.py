@@ -408,6 +408,6 @@ def _status(found: certificates.Standing) -> StatusOut:
 
 @router.get("/compliance/figures", dependencies=[AUDIT], responses=problems(403))
 def read_figures(who: CallerDep, held: PartsDep, year: Year = None) -> Figures:
-    """Counts by law, ground, outcome, refusal and verdict, and days to the answer."""
+    """Counts by law, legal ground, outcome, refusal and verdict, and days to the answer."""
     found: dict[str, Any] = figures.of(held.database, who.tenant_id, year)
     return Figures.model_validate(found)

@@ -416,7 +416,7 @@ class DeletionCreate(Body):
         try:
             grounds.require(grounds.GROUNDS, self.jurisdiction, self.ground)
         except ValueError as error:
-            raise ValueError(f"`ground`: {error}") from None
+            raise ValueError(f"the legal ground: {error}") from None
         return self
 
     @model_validator(mode="after")

@@ -1,4 +1,4 @@
-"""Yearly figures of the requests: counts by law, ground, outcome, refusal and verdict, and days to the answer.
+"""Yearly figures of the requests: counts by law, legal ground, outcome, refusal and verdict, and days to the answer.
 
 One statement reads them from an index, grouped by whole days; the rest is arithmetic on its few thousand rows.
 """

@@ -49,7 +49,7 @@ def request(
     ] = "gdpr",
     basis: Annotated[str, typer.Option(help="The ground, in the words of your register.")] = "erasure-request",
     ground: Annotated[
-        str | None, typer.Option(help="The statute's ground: 17(1)(a) to 17(1)(f), 21, or 1798.105.")
+        str | None, typer.Option(help="The legal ground: 17(1)(a) to 17(1)(f), 21, or 1798.105.")
     ] = None,
     received: Annotated[
         str | None, typer.Option(help="Day on which it was received, such as 2026-03-01; without it: now.")
@@ -293,7 +293,7 @@ def recall(
 
 
 def figures(year: Year = None, as_json: AsJson = False) -> None:
-    """Show yearly counts by law, ground, outcome, refusal and verdict, and days to the answer."""
+    """Show yearly counts by law, legal ground, outcome, refusal and verdict, and days to the answer."""
     with client() as calls:
         found: dict[str, Any] = dict(calls.compliance.figures(year))
     rows = [("received", found["received"])]
