@@ -337,9 +337,10 @@ class Log:
     def __init__(self, calls: Transport) -> None:
         self._calls = calls
 
-    def checkpoint(self) -> str:
-        """The signed head."""
-        return self._calls.call("GET", "/v1/log/checkpoint").text
+    def checkpoint(self, *, witnessed: bool = False) -> str:
+        """The signed head; `witnessed`: the newest one that witnesses have countersigned."""
+        params = {"witnessed": True} if witnessed else {}
+        return self._calls.call("GET", "/v1/log/checkpoint", params=params).text
 
     def keys(self) -> types.LogKeys:
         """The public keys that sign: the verifier's trust file."""

@@ -320,6 +320,25 @@ def open_head(note: str, trusted: Sequence[TrustedKey], at: datetime | None) -> 
     return Head(origin, int(found[2]), unbase64(found[3]))
 
 
+def check_witness(note: str, verifier: str) -> str:
+    """That the head is countersigned by a witness (C2SP tlog-cosignature), named as `NAME+HASH+KEY`."""
+    name, _, rest = verifier.partition("+")
+    raw = unbase64(rest.partition("+")[2])
+    if raw[:1] != b"\x04" or len(raw) != 33:
+        refuse("this is not the key of a witness, NAME+HASH+KEY")
+    key_id = hashlib.sha256(name.encode() + b"\n" + raw).digest()[:4]
+    text, _, lines = note.rpartition("\n\n")
+    for line in lines.splitlines():
+        dash, own, signature = line.split(" ")
+        data = unbase64(signature)
+        if dash == "\N{EM DASH}" and own == name and data[:4] == key_id:
+            stamp = int.from_bytes(data[4:12], "big")
+            signed = f"cosignature/v1\ntime {stamp}\n{text}\n".encode()
+            TrustedKey(Ed25519PublicKey.from_public_bytes(raw[1:])).check(data[12:], signed, None)
+            return f"countersigned by {name} on {datetime.fromtimestamp(stamp, UTC):%Y-%m-%d}"
+    refuse(f"{name} has not countersigned this head")
+
+
 def _inner(left: bytes, right: bytes) -> bytes:
     return hashlib.sha256(b"\x01" + left + right).digest()
 
@@ -433,6 +452,7 @@ class Evidence:
     consistency: Any = None
     membership: Any = None
     previous: Sequence[bytes] = ()
+    witnesses: Sequence[str] = ()
 
 
 @dataclass
@@ -618,6 +638,8 @@ def verify_case(data: bytes, trusted: Sequence[TrustedKey], evidence: Evidence |
     report.not_proved = [*map(str, case.predicate["not_proved"])]
     if case.predicate["certificate"] is not None and CERTIFICATE in parts:
         _check_certificate(report, case, parts, keys, evidence or Evidence())
+    for name in (evidence or Evidence()).witnesses:
+        report.check(f"witness {name.partition('+')[0]}", partial(_is_witnessed, parts, name, keys))
     for name in sorted(name for name in parts if re.fullmatch(r"decision-\d+\.json", name)):
         report.check(name, partial(_check_record, report, case, parts[name], keys))
     return report
@@ -710,6 +732,12 @@ def _check_record(report: Report, case: Certificate, data: bytes, keys: Sequence
     return f"{kind}, leaf {log['leaf_index']} of the signed tree of {head.size} leaves"
 
 
+def _is_witnessed(parts: dict[str, bytes], verifier: str, keys: Sequence[TrustedKey]) -> str:
+    note = _part(parts, "witnessed.txt").decode()
+    head = open_head(note, keys, None)
+    return f"{check_witness(note, verifier)}, {head.size} leaves"
+
+
 def _number(name: str) -> int:
     return int(re.sub(r"\D", "", name))
 
@@ -787,6 +815,7 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("--consistency", type=Path, help="the log's proof between that head and the certificate's")
     parser.add_argument("--membership", type=Path, help='{"salt": hex, "ids": [...]}: ids to look for')
     parser.add_argument("--previous", type=Path, action="append", default=[], help="superseded ones, newest first")
+    parser.add_argument("--witness", action="append", default=[], help="NAME+HASH+KEY that must have countersigned")
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
     return parser
 
@@ -804,6 +833,7 @@ def _evidence(options: argparse.Namespace) -> Evidence:
         consistency=parse_json(read(options.consistency))["hashes"] if options.consistency else None,
         membership=parse_json(read(options.membership)) if options.membership else None,
         previous=[read(path) for path in options.previous],
+        witnesses=options.witness,
     )
 
 

@@ -34,7 +34,8 @@ FORBIDDEN = {
     r"chores?": "job",
     r"standing": "say what stays, and for how long",
     r"told": "say who sends or shows it to whom",
-    r"(?<!the )(?<!legal )(?<![-_/])grounds?(?!-)": "only the law's word for why a request is made: 'the ground', 'legal ground'",
+    r"(?<!the )(?<!legal )(?<![-_/])grounds?(?!-)": "only the law's word for why a request is made: 'the ground', "
+    "'legal ground'",
     # pronouns and clauses in place of nouns
     r"so (?:many|much|long|often|few)": "give the number, or name the thing",
     r"for want of": "without",

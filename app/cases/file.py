@@ -40,7 +40,7 @@ from app.core.tables import (
 )
 from app.deletions import history, views
 from app.deletions.views import RequestDetails
-from app.evidence import certificate, sealing, signing, transparency_log
+from app.evidence import certificate, sealing, signing, transparency_log, witness
 from app.evidence.signing import SigningKey, canonical
 from app.evidence.transparency_log import Head
 from app.formats.audit_report import AuditReport
@@ -81,6 +81,7 @@ audit-MODEL.json      the audit report whose digest the certificate has; audit-M
 policy-MODEL.json     the policy as it was
 notices/, papers/     what was sent, and what came
 head.txt, proof.json  the log's signed head, and the proof that it continues the certificate's
+witnessed.txt         the newest head that witnesses have countersigned
 trust.json            the public keys
 """
 
@@ -207,6 +208,8 @@ def _add_evidence(session: Session, case: Case, key: SigningKey) -> None:
     tenant = case.request.tenant_id
     case.parts["trust.json"] = json.dumps(signing.trust_document(sealing.known_keys(session)), indent=2).encode()
     case.parts["head.txt"] = case.head.note.encode()
+    if (witnessed := witness.cosigned(session, tenant)) is not None:
+        case.parts["witnessed.txt"] = witnessed.encode()
     for number, row in enumerate(case.certificates):
         name = "certificate.json" if not number else f"superseded-{number}.json"
         case.parts[name] = row.envelope.encode()

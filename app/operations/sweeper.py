@@ -8,6 +8,7 @@ from collections.abc import Callable
 from datetime import timedelta
 from functools import partial
 
+import httpx
 from sqlalchemy import delete
 
 from app import jobs
@@ -22,7 +23,8 @@ from app.core.tables import Idempotency
 from app.deletions import batches, carried, compliance, retention
 from app.deletions.rewriting import Rewriter
 from app.events import deliveries
-from app.evidence import sealing
+from app.evidence import sealing, witness
+from app.evidence.witness import Witness
 from app.jobs import outbox
 from app.jobs.outbox import SendHint
 from app.models import pools
@@ -84,6 +86,10 @@ def run(settings: Settings, stop: threading.Event) -> None:
         (1.0, lambda: sealing.sequence_waiting(database, key, settings.log_name)),
         (1.0, lambda: file.make_due(database, key)),
     ]
+    if settings.witnesses:
+        asked = [Witness.parse(text) for text in settings.witnesses]
+        http = httpx.Client(trust_env=False, follow_redirects=False)
+        duties.append((10.0, lambda: witness.cosign(database, asked, http)))
     log.info("sweeping; heads and certificates are signed with key %s", key.id)
     receivers = threading.Thread(target=_deliver, args=(settings, stop), name="webhooks", daemon=True)
     receivers.start()

@@ -48,9 +48,7 @@ def request(
         str, typer.Option(help="Whose deadline counts: gdpr, gdpr:DE, gdpr:DE-BY, uk-gdpr, ccpa …")
     ] = "gdpr",
     basis: Annotated[str, typer.Option(help="The ground, in the words of your register.")] = "erasure-request",
-    ground: Annotated[
-        str | None, typer.Option(help="The legal ground: 17(1)(a) to 17(1)(f), 21, or 1798.105.")
-    ] = None,
+    ground: Annotated[str | None, typer.Option(help="The legal ground: 17(1)(a) to 17(1)(f), 21, or 1798.105.")] = None,
     received: Annotated[
         str | None, typer.Option(help="Day on which it was received, such as 2026-03-01; without it: now.")
     ] = None,
