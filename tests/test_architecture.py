@@ -32,7 +32,7 @@ MAY_IMPORT = {
     "app.releases": "app.deletions* app.reports",
     "app.cases": "app.deletions* app.reports",
     "app.recovery": "app.deletions*",
-    "app.operations": "app.recovery* app.cases* migrations",
+    "app.operations": "app.recovery* app.cases* app.releases* migrations",
     "app.api": "app.operations* app.releases* app.main",
     "app.main": "app.api*",
     "app.cli": "lethe app.operations app.recovery app.core app.jobs",

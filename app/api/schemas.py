@@ -342,6 +342,18 @@ class VersionCreate(Body):
     )
 
 
+class SignBody(Body):
+    form: Literal["plain", "hugging-face"] = "plain"
+
+
+class SignatureOut(BaseModel):
+    """An OpenSSF model signature of an exported folder."""
+
+    bundle: dict[str, Any] = Field(description="the content of `model.sig`")
+    public_key: str = Field(description="PEM, P-256")
+    files: dict[str, str] = Field(description="SHA-256 by name, as signed")
+
+
 Origin = Literal["trained", "imported", "unlearned", "comparison"]
 
 

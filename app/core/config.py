@@ -106,6 +106,9 @@ class Settings(BaseSettings):
         None, ge=0, description="how long you keep PostgreSQL's write-ahead logs, archived ones too: receipts name it"
     )
     backups_kept_days: float | None = Field(None, ge=0, description="how long you keep backups: receipts name it")
+    model_signing_key: SecretStr = Field(
+        SecretStr(""), description="P-256 key (PKCS #8 PEM) of model signatures; empty: the sweeper makes one"
+    )
     witnesses: Annotated[list[str], NoDecode] = Field(
         default_factory=list, description="who countersign the log's heads: NAME+HASH+KEY@URL, with commas between"
     )

@@ -737,6 +737,28 @@ class Download(Base):
     at: Mapped[datetime]
 
 
+class ModelSignature(Base):
+    """The signature of a version's exported folder (OpenSSF Model Signing). `files`: SHA-256 by name, as signed."""
+
+    __tablename__ = "model_signatures"
+    version_id: Mapped[str] = mapped_column(ForeignKey("versions.id"), primary_key=True)
+    form: Mapped[str] = mapped_column(String(20), primary_key=True)
+    tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"))
+    files: Mapped[dict[str, Any]]
+    bundle: Mapped[str | None] = mapped_column(Text)
+    public_key: Mapped[str | None] = mapped_column(Text)
+    asked_at: Mapped[datetime]
+    made_at: Mapped[datetime | None]
+    __table_args__ = (
+        Index(
+            "ix_model_signatures_asked",
+            "asked_at",
+            postgresql_where=text("made_at IS NULL"),
+            sqlite_where=text("made_at IS NULL"),
+        ),
+    )
+
+
 class Recall(Base):
     """A notice to those who hold versions that were trained on samples of a request (GDPR Art. 19)."""
 

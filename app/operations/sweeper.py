@@ -23,12 +23,13 @@ from app.core.tables import Idempotency
 from app.deletions import batches, carried, compliance, retention
 from app.deletions.rewriting import Rewriter
 from app.events import deliveries
-from app.evidence import sealing, witness
+from app.evidence import model_signing, sealing, witness
 from app.evidence.witness import Witness
 from app.jobs import outbox
 from app.jobs.outbox import SendHint
 from app.models import pools
 from app.recovery import erasure_ledger
+from app.releases import signatures
 
 log = logging.getLogger("lethe.sweep")
 
@@ -86,6 +87,8 @@ def run(settings: Settings, stop: threading.Event) -> None:
         (1.0, lambda: sealing.sequence_waiting(database, key, settings.log_name)),
         (1.0, lambda: file.make_due(database, key)),
     ]
+    model_key = model_signing.load(settings.model_signing_key.get_secret_value(), settings.data_dir)
+    duties.append((1.0, lambda: signatures.sign_due(database, blobs, model_key)))
     if settings.witnesses:
         asked = [Witness.parse(text) for text in settings.witnesses]
         http = httpx.Client(trust_env=False, follow_redirects=False)

@@ -135,6 +135,20 @@ def upgrade() -> None:
     )
     op.create_index("ix_downloads_version_id", "downloads", ["version_id"])
     op.create_table(
+        "model_signatures",
+        sa.Column("version_id", ID, sa.ForeignKey("versions.id"), primary_key=True),
+        column("form", sa.String(length=20), primary_key=True),
+        tenant(),
+        column("files", JSON),
+        column("bundle", sa.Text(), nullable=True),
+        column("public_key", sa.Text(), nullable=True),
+        column("asked_at", sa.DateTime()),
+        column("made_at", sa.DateTime(), nullable=True),
+    )
+    op.create_index(
+        "ix_model_signatures_asked", "model_signatures", ["asked_at"], postgresql_where=unmade, sqlite_where=unmade
+    )
+    op.create_table(
         "recalls",
         column("id", ID, primary_key=True),
         tenant(),
@@ -157,7 +171,7 @@ def upgrade() -> None:
 
 def downgrade() -> None:
     for table in (
-        "cosignatures", "recalls", "downloads", "case_files", "notice_templates", "notices", "case_papers",
+        "cosignatures", "recalls", "model_signatures", "downloads", "case_files", "notice_templates", "notices", "case_papers",
         "case_reasons", "case_details", "proposals", "compliance_rules",
     ):  # fmt: skip
         op.drop_table(table)
