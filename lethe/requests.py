@@ -318,6 +318,10 @@ class Compliance:
         """Replace the rules."""
         return cast("types.Rules", self._calls.put("/v1/compliance/rules", dict(rules)))
 
+    def remains(self) -> Json:
+        """What it costs that reference pools go by the due date, and the alternatives."""
+        return cast("Json", self._calls.get("/v1/compliance/remains"))
+
     def template(self, kind: types.NoticeKind, language: types.Language) -> types.Template:
         """The text of a notice, and the fields that it may have."""
         return cast("types.Template", self._calls.get(f"/v1/compliance/templates/{kind}/{language}"))

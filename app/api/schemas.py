@@ -694,6 +694,20 @@ class DeliveryOut(BaseModel):
     due_at: Time | None
 
 
+class PoolCost(BaseModel):
+    dataset: str
+    models: list[str] = Field(description="whose audits use it")
+    references: int
+    hours: float | None = Field(description="measured, of building such a pool; null before the first")
+    goes_at: Time | None = Field(description="when it goes because of an erasure; a new one is built seven days before")
+
+
+class RemainsCost(BaseModel):
+    rule: str = Field(description="`remains` of the tenant's rules")
+    pools: list[PoolCost]
+    alternatives: list[str]
+
+
 class RegisterEntry(BaseModel):
     request: str
     status: str

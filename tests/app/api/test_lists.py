@@ -113,6 +113,7 @@ def test_the_lists_of_this_test_are_all_lists_of_the_api(busy: Trained) -> None:
         "/v1/certificates/{digest}/status",
         "/v1/compliance/figures",
         "/v1/compliance/rules",
+        "/v1/compliance/remains",
     }
 
 

@@ -249,6 +249,10 @@ def test_what_is_left_goes_by_the_due_date(trained: Trained) -> None:
     made = trained.forget(trained.ids[:2])
     assert made["status"] == "fulfilled"
     assert made["verdict"] == made["outcomes"][0]["verdict"] == "inconclusive"
+    [pool] = trained.account.get("/v1/compliance/remains")["pools"]
+    assert (pool["models"], pool["references"]) == ([trained.model], 4)
+    assert pool["hours"] > 0
+    assert pool["goes_at"] == made["due_at"]
     assert made["model_replaced_at"] <= made["fulfilled_at"] <= made["erasure_complete_at"] <= made["due_at"]
     assert {each["subject"] for each in made["remains"]} == {"superseded-checkpoint", "reference-pool"}
     assert all(each["until"] <= made["due_at"] for each in made["remains"])
