@@ -23,7 +23,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
 from app import events
-from app.cases import notices, papers, pdf
+from app.cases import notices, papers
 from app.core import db
 from app.core.db import Database
 from app.core.errors import Conflict, NotFound
@@ -328,6 +328,8 @@ def _document(case: Case) -> dict[str, Any]:
 
 
 def _printed(case: Case) -> bytes:
+    from app.cases import pdf  # as in `notices.print_pdf`
+
     document = _document(case)
     request = {name: value for name, value in document["request"].items() if value is not None}
     blocks: list[pdf.Block] = [

@@ -162,7 +162,7 @@ def decide(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Cancel, hold, release, extend or refuse a request; approve or dismiss a refusal that waits; confirm its receipt.
+    """Decide about a request.
 
     Every decision except `release`, `approve` and `confirm` needs a reason.
     """
@@ -195,7 +195,7 @@ def prove_identity(
     note: Annotated[str | None, typer.Option(help="How. Erased at the end of the retention.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Say that a proof of identity was asked for, was shown, or was not.
+    """Say how it is with the proof of identity.
 
     While it is waited for, nothing is erased, and the clock stands still where the law lets it.
     """
@@ -227,7 +227,7 @@ def find(
     subjects_file: Annotated[Path, typer.Argument(metavar="FILE", help="Subjects, one in each line; - for stdin.")],
     as_json: AsJson = False,
 ) -> None:
-    """Look people up: what every dataset holds of them, and what is requested.
+    """Look people up in every dataset.
 
     They are named by their place in the file.
     """
@@ -275,7 +275,7 @@ def case_file(
     output: Annotated[Path, typer.Option("--output", "-o", help="Zip to write.")] = Path("case.zip"),
     with_papers: Annotated[bool, typer.Option("--with-papers", help="Put in what came with the case, too.")] = False,
 ) -> None:
-    """Fetch the case file of a request, which `lethe verify` checks."""
+    """Fetch the case file of a request."""
     with client() as calls:
         output.write_bytes(calls.requests.case_file(thing, with_papers=with_papers))
 
@@ -285,13 +285,13 @@ def recall(
     language: Annotated[str | None, typer.Option(help="Of the notice: en, de or fr.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Recall fetched versions that were trained on the samples of a request."""
+    """Recall fetched versions of a request."""
     with client() as calls:
         show(calls.requests.recall(thing, language), as_json=as_json)  # type: ignore[arg-type]
 
 
 def figures(year: Year = None, as_json: AsJson = False) -> None:
-    """Show yearly counts by law, legal ground, outcome, refusal and verdict, and days to the answer."""
+    """Show yearly counts, and days to the answer."""
     with client() as calls:
         found: dict[str, Any] = dict(calls.compliance.figures(year))
     rows = [("received", found["received"])]
@@ -479,7 +479,7 @@ def consistency(
 
 
 def verify(context: typer.Context) -> None:
-    """Verify a certificate or a case file offline, without a service."""
+    """Verify a certificate or a case file offline."""
     from lethe import verify as verifier
 
     raise typer.Exit(verifier.main(context.args))
