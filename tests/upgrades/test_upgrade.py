@@ -141,7 +141,11 @@ def status_now(now: Document) -> str:
 
 def as_then(now: Any, then: Any) -> Any:
     """What is said now of what was said then: later versions say more."""
-    return {name: now[name] for name in then} if isinstance(then, dict) else now
+    if isinstance(then, dict):
+        return {name: as_then(now[name], then[name]) for name in then}
+    if isinstance(then, list) and len(then) == len(now):
+        return [as_then(one, other) for one, other in zip(now, then, strict=True)]
+    return now
 
 
 def test_versions_and_their_bytes(old: Old) -> None:
