@@ -2,12 +2,26 @@
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Iterator
 from pathlib import Path
 
 CONTROL_GROUPS = Path("/sys/fs/cgroup")
 NAMES = (("memory.max", "memory.current", "file"), ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_cache"))
 """Of both versions of control groups: the limit, what is used, and in `memory.stat` the page cache within that."""
+
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of malloc.h
+KEPT_BLOCKS = 2**30
+
+
+def keep_large_blocks() -> None:
+    """Let this process keep freed memory for the next tensor, instead of giving it back and asking for it again.
+
+    A network's pass over a batch frees and takes the same large blocks each time. Only glibc's allocator can do it.
+    """
+    if (set_option := getattr(ctypes.CDLL(None), "mallopt", None)) is not None:
+        set_option(M_MMAP_THRESHOLD, KEPT_BLOCKS)
+        set_option(M_TRIM_THRESHOLD, KEPT_BLOCKS)
 
 
 def free_bytes() -> int:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments.cells import Adversarial, Forget, Measured, Substitute, Unlearned, configuration
+from experiments.cells import Adversarial, Measured, Substitute, Unlearned, configuration
 from experiments.lab import Lab
 from experiments.protocol import AMUN, FT, RL, SALUN, gap
 from experiments.report import Figure, Section, Table, Value, half_width, missing, with_interval
@@ -32,7 +32,7 @@ def curve_cells(scale: Scale, remain: bool, chosen: str, substitute: Substitute)
     setting, cells = scale.main, []
     method = configuration("methods", "amun", {**json.loads(scale.curves), "fine_tuning_set": chosen})
     for model, seed, _ in setting.pairs()[: scale.curve_runs]:
-        forget, start = Forget(setting.shares[0], seed), setting.original(model)
+        forget, start = setting.forget(setting.shares[0], seed), setting.original(model)
         searched = Adversarial(start, forget, setting.attack)
         cell = Unlearned(start, forget, method, remain, searched, substitute=substitute, by_epoch=True)
         cells.append((cell, setting.measured(cell, forget)))
@@ -116,7 +116,7 @@ def _epochs(lab: Lab, scale: Scale) -> Section:
     """Avg. Gap after each epoch."""
     setting, share = scale.main, scale.main.shares[0]
     pairs = setting.pairs()[: scale.curve_runs]
-    retrained = [lab.peek(setting.retrain(Forget(share, seed), model)) for model, seed, _ in pairs]
+    retrained = [lab.peek(setting.retrain(setting.forget(share, seed), model)) for model, seed, _ in pairs]
     series: list[dict[str, Any]] = []
     lines: list[list[Value]] = []
     for method in EPOCH_METHODS:
@@ -149,7 +149,8 @@ def _radii(lab: Lab, scale: Scale) -> Section:
     setting, share = scale.main, scale.main.shares[0]
     series = []
     for name, attack in (("pgd_l2", setting.attack), ("fast_min_norm", FAST), ("ffgsm", scale.weak)):
-        found = [lab.peek(Adversarial(setting.original(m), Forget(share, s), attack)) for m, s, _ in setting.pairs()]
+        runs = [(setting.original(model), setting.forget(share, seed)) for model, seed, _ in setting.pairs()]
+        found = [lab.peek(Adversarial(*run, attack)) for run in runs]
         norms = np.array([each.figures["norms"] for each in found if each is not None and each.figures["norms"]])
         if len(norms):
             series.append({"label": name, "x": norms.mean(axis=0).tolist(), "y": list(range(101))})
@@ -182,7 +183,7 @@ def attacks_sections(lab: Lab, scale: Scale) -> list[Section]:
         "attack", "found, %", "mean L2", "median L2", "forward-equivalents", "ms an image", "AMUN's Avg. Gap", "FT-AUC",
         "TA", "seconds in all",
     ]  # fmt: skip
-    retrained = [lab.peek(setting.retrain(Forget(share, seed), model)) for model, seed, _ in setting.pairs()]
+    retrained = [lab.peek(setting.retrain(setting.forget(share, seed), model)) for model, seed, _ in setting.pairs()]
     lines = []
     for label, attack in scale.strengths:
         cells = attack_cells(lab, scale, attack)

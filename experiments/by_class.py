@@ -10,7 +10,7 @@ import numpy as np
 
 from experiments.cells import Forget, Measured, Trained, Unlearned
 from experiments.lab import Lab
-from experiments.protocol import AMUN, FT, MIXUNLEARN, RL, SALUN, Method, Setting
+from experiments.protocol import AMUN, FT, MIXUNLEARN, RL, SALUN, Method
 from experiments.report import Section, Table, Value, missing
 from experiments.scales import Scale
 from experiments.store import Cell
@@ -20,20 +20,20 @@ METHODS = (MIXUNLEARN, AGNOSTIC, AMUN, SALUN, RL, FT)
 SETS = (("class 0, whole", 1.0, (0,)), ("40 % of classes 5 to 9", 0.4, (5, 6, 7, 8, 9)))
 
 
-def _cells(lab: Lab, setting: Setting, share: float, classes: tuple[int, ...], method: Method | None) -> list[Measured]:
-    """`method` at the rate of the 10 % task (None: exact retraining) on a forget set of those classes."""
+def _cells(lab: Lab, scale: Scale, share: float, classes: tuple[int, ...], method: Method | None) -> list[Measured]:
+    """`method` at the rate of the 10 % task (None: exact retraining) on forget sets of those classes."""
+    setting = scale.main
     chosen = setting.tuned(lab, method, setting.shares[0], True) if method else (0.0, {})
     if chosen is None:
         return []
     cells = []
-    for model in setting.models:
-        for seed in setting.forgets[:3]:
-            forget = Forget(share, seed, classes)
-            if method is None:
-                subject: Trained | Unlearned = Trained(setting.world, model, forget, seed)
-            else:
-                subject = setting.unlearned(method, chosen[0], forget, True, model, run=seed)
-            cells.append(setting.measured(subject, forget))
+    for model, seed in [(model, seed) for model in setting.models for seed in setting.forgets[:3]][: scale.by_classes]:
+        forget = Forget(share, seed, classes)
+        if method is None:
+            subject: Trained | Unlearned = Trained(setting.world, model, forget, seed)
+        else:
+            subject = setting.unlearned(method, chosen[0], forget, True, model, run=seed)
+        cells.append(setting.measured(subject, forget))
     return cells
 
 
@@ -42,7 +42,7 @@ def plan(lab: Lab, scale: Scale) -> Iterator[Cell]:
         yield from scale.main.prepared((method, True) for method in METHODS)
         for _, share, classes in SETS:
             for method in (None, *METHODS):
-                yield from _cells(lab, scale.main, share, classes, method)
+                yield from _cells(lab, scale, share, classes, method)
 
 
 def sections(lab: Lab, scale: Scale) -> list[Section]:
@@ -56,10 +56,10 @@ def sections(lab: Lab, scale: Scale) -> list[Section]:
         "gap",
     ]
     for name, share, classes in SETS:
-        reference = _row(lab, _cells(lab, setting, share, classes, None), classes)
+        reference = _row(lab, _cells(lab, scale, share, classes, None), classes)
         lines: list[list[Value]] = []
         for method in (None, *METHODS):
-            found = _row(lab, _cells(lab, setting, share, classes, method), classes)
+            found = _row(lab, _cells(lab, scale, share, classes, method), classes)
             label = method.label if method else "Retrain"
             if found is None or reference is None:
                 lines.append(missing(label, columns))

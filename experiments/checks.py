@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from experiments import tables
-from experiments.cells import Adversarial, Forget, Judged, Measured, Theory, Trained, Unlearned
+from experiments.cells import Adversarial, Judged, Measured, Theory, Trained, Unlearned
 from experiments.lab import Lab
 from experiments.protocol import AMUN, AMUN_ADVERSARIAL_ONLY, AMUN_SALUN, FT, GA, RL, SALUN, Method, Setting, gap, row
 from experiments.report import Figure, Section, Table, Value, missing, with_interval
@@ -26,7 +26,7 @@ def exact_cells(scale: Scale) -> Iterator[tuple[str, float, Judged]]:
     setting = scale.main
     for share in setting.shares:
         for seed in scale.judged:
-            forget, model = Forget(share, seed), setting.models[0]
+            forget, model = setting.forget(share, seed), setting.models[0]
             original = setting.original(model)
             for kind, subject in (("exact retrain", Trained(setting.world, model, forget)), ("untouched", original)):
                 yield kind, share, Judged(subject, original, forget, setting.references)
@@ -152,7 +152,7 @@ def transfer_cells(lab: Lab, setting: Setting, method: Method, remain: bool) -> 
         return []
     cells = []
     for model, seed, _ in setting.pairs():
-        forget, start = Forget(share, seed), setting.original(model)
+        forget, start = setting.forget(share, seed), setting.original(model)
         donor = Adversarial(setting.original(models[model]), forget, setting.attack)
         given = Adversarial(start, forget, TRANSFER, donor)
         subject = Unlearned(start, forget, setting.configured(method, chosen[0]), remain, given)
@@ -181,7 +181,7 @@ def weak_plan(lab: Lab, scale: Scale) -> Iterator[Cell]:
 def _set_rows(lab: Lab, setting: Setting, kinds: list[tuple[str, list[list[Measured]]]]) -> list[list[Value]]:
     """A line for each kind and fine-tuning set: TA, FT, Avg. Gap."""
     share = setting.shares[0]
-    retrained = [lab.peek(setting.retrain(Forget(share, seed), model)) for model, seed, _ in setting.pairs()]
+    retrained = [lab.peek(setting.retrain(setting.forget(share, seed), model)) for model, seed, _ in setting.pairs()]
     lines: list[list[Value]] = []
     for kind, by_set in kinds:
         for (method, remain), cells in zip(SETS, by_set, strict=True):
@@ -249,7 +249,8 @@ def weak_sections(lab: Lab, scale: Scale) -> list[Section]:
     title = f"{setting.name}: a weak attack"
     pairs = {(model, seed) for model, seed, _ in setting.pairs()}
     sets = [
-        lab.peek(Adversarial(setting.original(model), Forget(share, seed), scale.weak)) for model, seed in sorted(pairs)
+        lab.peek(Adversarial(setting.original(model), setting.forget(share, seed), scale.weak))
+        for model, seed in sorted(pairs)
     ]
     found = [each.figures["found"] for each in sets if each is not None]
     text = (

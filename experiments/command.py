@@ -5,15 +5,16 @@ from __future__ import annotations
 import argparse
 import contextlib
 import multiprocessing
-import os
 import signal
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 
+import joblib
 import torch
 
-from engine import seeding
+from engine import host, seeding
+from experiments import forecast
 from experiments.computing import COMPUTE
 from experiments.lab import Lab
 from experiments.run import STUDIES, report, work
@@ -70,12 +71,15 @@ def main(given: list[str] | None = None) -> int:
 def _run(options: argparse.Namespace, store: Store, *, helping: bool = False) -> bool:
     """Compute what is missing and report; return whether nothing is missing."""
     scale, device = SCALES[options.scale](options.precision), torch.device(options.device)
+    host.keep_large_blocks()
     if threads := options.threads or scale.threads:
         torch.set_num_threads(threads)
     lab = Lab(store, device, COMPUTE, options.data, options.download)
     studies = options.study or list(STUDIES)
     finished = True
     with seeding.deterministic() if device.type == "cpu" else contextlib.nullcontext():
+        if scale.priced and not helping and not options.report:
+            print(forecast.said(forecast.forecast(lab, scale, studies)), flush=True)  # noqa: T201
         if not options.report:
             finished = work(lab, scale, studies, lambda line: print(line, flush=True))  # noqa: T201
         if not helping:
@@ -113,8 +117,7 @@ def processes(options: argparse.Namespace) -> int:
     threads = options.threads or SCALES[options.scale]("").threads
     if options.device != "cpu" or threads is None or options.download:  # two would download the same
         return 1
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, cores // threads)
+    return max(1, int(joblib.cpu_count()) // threads)
 
 
 def _help(options: argparse.Namespace) -> None:

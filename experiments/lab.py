@@ -56,7 +56,7 @@ class Lab:
         self.device = device
         self.computed = 0
         self._compute = compute
-        self._folder = folder
+        self.folder = folder
         self._download = download
         self._data = cache(self._load_data)
         self.loaded = cache(self._load)
@@ -127,7 +127,7 @@ class Lab:
             raise NotMeasured("out of device memory") from error
 
     def _load_data(self, data: Data) -> tuple[RawData, Samples]:
-        raw = load(data, self._folder, self._download)
+        raw = load(data, self.folder, self._download)
         return raw, Samples.from_arrays(raw.images, raw.labels, self.device)
 
     def _load(self, world: World) -> LoadedWorld:

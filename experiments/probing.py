@@ -25,7 +25,7 @@ def _subjects(lab: Lab, scale: Scale, method: Method | None) -> list[tuple[Unlea
         return []
     made = []
     for seed in setting.forgets[: scale.probed]:
-        forget = Forget(share, seed)
+        forget = setting.forget(share, seed)
         if method is None:
             retrain = configuration("methods", "retrain", {})
             made.append((Unlearned(setting.original(model), forget, retrain, True, keep=True), forget))
@@ -42,7 +42,7 @@ def _probed(lab: Lab, scale: Scale, method: Method | None, probe: Configuration)
 def _untouched(scale: Scale, probe: Configuration) -> list[Probed]:
     setting = scale.main
     original = setting.original(setting.models[0])
-    forgets = [Forget(setting.shares[0], seed) for seed in setting.forgets[: scale.probed]]
+    forgets = [setting.forget(setting.shares[0], seed) for seed in setting.forgets[: scale.probed]]
     return [Probed(original, original, forget, probe) for forget in forgets]
 
 

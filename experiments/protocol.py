@@ -78,7 +78,9 @@ class Setting:
     models, forgets: seeds of the originals and of the reported forget sets; every pair is a run, `runs` times.
     tuning: seeds of forget sets, not reported, on the first model, on which the rates are chosen from `rates`
     (learning rates; damping for the Newton step): equally many for each method. fixed: parameters by method,
-    and under "" those of every method with an SGD schedule, as JSON text.
+    and under "" those of every method with an SGD schedule, as JSON text. disjoint: so many forget sets are the parts
+    of one draw, numbered by their seeds from 0, at shares of which so many fit; 0: each is a draw of its own.
+    labels: of the rows; empty: of every method.
     """
 
     name: str
@@ -93,6 +95,8 @@ class Setting:
     attack: Configuration
     shares: tuple[float, ...] = (0.1, 0.5)
     runs: int = 1
+    disjoint: int = 0
+    labels: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if len(self.rates) != len(self.dampings):
@@ -100,8 +104,16 @@ class Setting:
         if set(self.tuning) & set(self.forgets):
             raise ValueError("a forget set that rates are tuned on is not reported")
 
+    def forget(self, share: float, seed: int) -> Forget:
+        """The forget set of that seed: the tuning sets and those that are reported have none in common where `disjoint`
+        sets of that share fit."""
+        if self.disjoint * share > 1 or not self.disjoint:
+            return Forget(share, seed)
+        return Forget(self.disjoint * share, 0, part=seed, parts=self.disjoint)
+
     def methods(self, remain: bool) -> list[Method]:
-        return [method for method in rows().values() if remain or not method.needs_remain]
+        wanted = [method for label, method in rows().items() if not self.labels or label in self.labels]
+        return [method for method in wanted if remain or not method.needs_remain]
 
     def grid(self, method: Method) -> tuple[float, ...]:
         return {"learning_rate": self.rates, "damping": self.dampings, None: UNTUNED}[method.tuned]
@@ -149,21 +161,21 @@ class Setting:
         for model in self.models:
             yield self.original(model)
         for seed in self.tuning:
-            yield self.retrain(Forget(share, seed), self.models[0])
+            yield self.retrain(self.forget(share, seed), self.models[0])
         for model, seed, run in self.pairs():
-            forget = Forget(share, seed)
+            forget = self.forget(share, seed)
             if not run:
                 yield self.measured(self.original(model), forget)
                 yield self.retrain(forget, model)
         for model, seed, run in self.pairs():
             if not run:
-                yield self.retrain(Forget(share, seed), model, 1)
+                yield self.retrain(self.forget(share, seed), model, 1)
 
     def tuning_cells(
         self, method: Method, share: float, remain: bool, attack: Configuration | None = None
     ) -> Iterator[tuple[float, Measured]]:
         for seed in self.tuning:
-            forget = Forget(share, seed)
+            forget = self.forget(share, seed)
             for rate in self.grid(method):
                 subject = self.unlearned(method, rate, forget, remain, self.models[0], attack=attack)
                 yield rate, self.measured(subject, forget)
@@ -182,7 +194,7 @@ class Setting:
 
         The gap is to the retrained model: an oracle that no service has. It is the same oracle for every method.
         """
-        retrained = [lab.peek(self.retrain(Forget(share, seed), self.models[0])) for seed in self.tuning]
+        retrained = [lab.peek(self.retrain(self.forget(share, seed), self.models[0])) for seed in self.tuning]
         gaps: dict[float, list[float]] = {}
         for rate, cell in self.tuning_cells(method, share, remain, attack):
             found = lab.peek(cell)
@@ -199,7 +211,7 @@ class Setting:
         """The reported runs at that rate."""
         cells = []
         for model, seed, run in self.pairs():
-            forget = Forget(share, seed)
+            forget = self.forget(share, seed)
             subject = self.unlearned(method, rate, forget, remain, model, attack=attack, run=run)
             cells.append((subject, self.measured(subject, forget)))
         return cells

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from experiments.cells import Configuration, World, configuration
 from experiments.data import Data
-from experiments.protocol import Setting
+from experiments.protocol import Setting, rows
 
 
 @dataclass(frozen=True)
@@ -16,10 +16,10 @@ class Scale:
     """settings: the tables', the first of which the other studies use. shares: of each, in order of value.
     sequences: (requests, share of all) each. curves: epochs, rate and decay of the fine-tuning-set curves, as JSON.
     strengths: attacks compared for their strength. robust: label, recipe and number of references of each.
-    larger: settings of larger data. by_classes: whether the first setting has the ten classes that MixUnlearn's
-    protocol wants. judged: seeds of the exactness study. weak: the weak
+    larger: settings of larger data. by_classes: runs of each row of MixUnlearn's protocol, which wants the
+    ten classes of the first setting. judged: seeds of the exactness study. weak: the weak
     attack, with steps that suit the images. probed: forget sets of the probes; shadows: of the attack that knows the
-    method."""
+    method. priced: a forecast of what is missing is said first."""
 
     name: str
     settings: tuple[Setting, ...]
@@ -31,12 +31,13 @@ class Scale:
     weak: Configuration
     robust: tuple[tuple[str, Configuration, int], ...]
     larger: tuple[Setting, ...]
-    by_classes: bool
+    by_classes: int
     judged: tuple[int, ...]
     instances: int
     probed: int
     shadows: int
     threads: int | None = None
+    priced: bool = False
 
     @property
     def main(self) -> Setting:
@@ -105,7 +106,7 @@ def tiny(_precision: str) -> Scale:
         weak=LONG_FFGSM,
         robust=(),
         larger=(),
-        by_classes=True,
+        by_classes=2,
         judged=(10,),
         instances=20,
         probed=1,
@@ -178,7 +179,7 @@ def small(_precision: str) -> Scale:
         weak=LONG_FFGSM,
         robust=robust_recipes,
         larger=(),
-        by_classes=True,
+        by_classes=6,
         judged=(10, 20, 30, 40, 50),
         instances=500,
         probed=5,
@@ -206,6 +207,62 @@ def cifar(name: str, recipe: Configuration, references: int, data: str = "cifar1
             }
         ),
         attack=pgd(),
+    )
+
+
+def night(precision: str) -> Scale:
+    """Whole CIFAR-10 on CPU cores, a night of two of them: disjoint forget sets, 16 references."""
+    from dataclasses import replace
+
+    recipe = {"epochs": 12, "batch_size": 512, "learning_rate": 0.2, "augment": "crop_flip"}
+    main = Setting(
+        "CIFAR-10, airbench",
+        World(
+            Data("cifar10"),
+            configuration("architectures", "airbench", {}),
+            configuration("recipes", "sgd", recipe | {"precision": precision or "bfloat16"}),
+        ),
+        references=16,
+        models=(1, 10),
+        forgets=(1, 2, 3, 4, 5),
+        tuning=(0,),
+        disjoint=6,
+        labels=("AMUN", "AMUN, no D_F", "AMUN+SalUn", "SalUn", "RL"),
+        rates=(0.003, 0.01, 0.03),
+        dampings=(10.0, 1.0, 0.1),
+        fixed=json.dumps(
+            {
+                "": {"epochs": 2, "batch_size": 128},  # as many for a training of 12 as the paper's 10 for one of 60
+                "mixunlearn": {"batch_size": 32, "pairing": "diagonal"},
+                "certified_newton": {**NEWTON, "lissa_steps": 50},
+            }
+        ),
+        attack=FAST,
+        shares=(0.1,),
+    )
+    others = tuple(label for label in rows() if label not in main.labels)
+    return Scale(
+        "night",
+        (
+            main,
+            replace(main, name=f"{main.name}, the other methods", models=(1,), forgets=(1, 2), labels=others),
+            replace(main, name=f"{main.name}, half forgotten", models=(1,), forgets=(1, 2), shares=(0.5,), disjoint=0),
+        ),
+        sequences=((5, 0.1),),
+        sequence_runs=1,
+        curves=json.dumps({"epochs": 2, "learning_rate": 0.01, "batch_size": 128}),
+        curve_runs=1,
+        strengths=(("fast_min_norm", FAST),),
+        weak=FFGSM.but(steps=8, starts=2),
+        robust=(),
+        larger=(),
+        by_classes=1,
+        judged=(1, 2, 3, 4, 5),
+        instances=500,
+        probed=1,
+        shadows=4,
+        threads=1,
+        priced=True,
     )
 
 
@@ -237,7 +294,7 @@ def gpu30(precision: str) -> Scale:
         larger=(
             replace(main, name="CIFAR-100, ResNet-18, 20 epochs", world=replace(main.world, data=Data("cifar100"))),
         ),
-        by_classes=True,
+        by_classes=2,
         judged=(10, 100),
         instances=500,
         probed=1,
@@ -273,7 +330,7 @@ def paper(precision: str) -> Scale:
             ("clipped", configuration("recipes", "spectral_clipping", common), 128),
         ),
         larger=larger,
-        by_classes=True,
+        by_classes=9,
         judged=(10, 100, 1000, 10000, 100000),
         instances=2000,
         probed=3,
@@ -281,4 +338,10 @@ def paper(precision: str) -> Scale:
     )
 
 
-SCALES: Mapping[str, Callable[[str], Scale]] = {"tiny": tiny, "small": small, "gpu30": gpu30, "paper": paper}
+SCALES: Mapping[str, Callable[[str], Scale]] = {
+    "tiny": tiny,
+    "small": small,
+    "night": night,
+    "gpu30": gpu30,
+    "paper": paper,
+}

@@ -9,7 +9,7 @@ import numpy as np
 
 from engine.audits import Floats
 from engine.audits.comparison import gap_of_means, gap_per_run, holm, least_p, paired_p
-from experiments.cells import Configuration, Forget, Trained, Unlearned
+from experiments.cells import Configuration, Trained, Unlearned
 from experiments.lab import Lab
 from experiments.protocol import AMUN, Method, Setting, row
 from experiments.report import NOT_MEASURED, Figure, Section, Table, Value, half_width, missing, with_interval
@@ -91,7 +91,7 @@ def plain_rows(lab: Lab, setting: Setting, label: str, share: float, run: int | 
     kept = []
     for model in setting.models:
         for seed in setting.forgets:
-            forget = Forget(share, seed)
+            forget = setting.forget(share, seed)
             subject = setting.original(model) if run is None else Trained(setting.world, model, forget, run)
             found, trained = lab.peek(setting.measured(subject, forget)), lab.peek(subject)
             if found is not None and trained is not None:

@@ -26,6 +26,7 @@ from app.core.config import Settings, get_settings
 from app.core.db import Database
 from app.main import create_app
 from app.operations import migrate
+from engine import host
 from tests import sessions
 from tests.sessions import Once
 from tests.support import Account, scratch_database
@@ -41,6 +42,7 @@ def own_redis(url: str, process: str) -> str:
     return parts._replace(path=f"/{(named - int(process.removeprefix('gw'))) % 16}").geturl()
 
 
+host.keep_large_blocks()  # as a worker does
 os.environ["OMP_NUM_THREADS"] = "1"  # whatever ran before in this process, what is computed is computed alike
 
 POSTGRES = os.environ.get("LETHE_TEST_DATABASE_URL", "")

@@ -154,6 +154,7 @@ class Account:
 
 
 def environment(folder: Path, **settings: str) -> dict[str, str]:
+    settings = {"devices": "cpu"} | settings  # one worker
     clean = {k: v for k, v in os.environ.items() if not k.startswith("LETHE_")}
     return clean | {"LETHE_DATA_DIR": str(folder)} | {f"LETHE_{k.upper()}": v for k, v in settings.items()}
 

@@ -126,8 +126,9 @@ def test_the_engine_imports_no_database() -> None:
     assert wrong == []
 
 
-def test_the_running_api_has_not_loaded_torch() -> None:
-    code = "import sys, app.main; app.main.create_app(); print(*({'torch', 'worker', 'engine'} & sys.modules.keys()))"
+def test_the_running_api_has_loaded_neither_torch_nor_a_client() -> None:
+    unwanted = {"torch", "worker", "engine", "httpx"}
+    code = f"import sys, app.main; app.main.create_app(); print(*({unwanted} & sys.modules.keys()))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
     assert done.stdout.split() == []
 

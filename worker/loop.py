@@ -9,13 +9,12 @@ import threading
 import time
 from collections.abc import Callable
 from types import FrameType
-from typing import Any
 
 from sqlalchemy.exc import SQLAlchemyError
 
 from app import jobs
 from app.core.config import Settings
-from app.core.db import Database
+from app.core.db import Changes, Database
 from app.jobs import broker, routing, workers
 
 log = logging.getLogger("lethe.worker")
@@ -67,7 +66,7 @@ def watch(settings: Settings, missing: BrokerWatch | None = None) -> bool:
     resources = Resources.open(settings)
     workers.start(settings)
     log.info("worker %s on %s watches the database", owner, resources.device)
-    changes = ChangeWatch(resources.database)
+    changes = Changes(resources.database)
     back = False
     try:
         while not (_signals or back):
@@ -76,7 +75,7 @@ def watch(settings: Settings, missing: BrokerWatch | None = None) -> bool:
                     continue
             except Exception as error:  # the database may be away for a while
                 log.warning("looking for a job failed and will be tried again: %s", type(error).__name__)
-            changes.wait(settings.poll_seconds)
+            _wait(changes, settings.poll_seconds)
             if missing is not None and (back := missing.is_back()):
                 log.info("the broker takes hints again")
     except Stopping:
@@ -97,32 +96,14 @@ def _stop(number: int, _frame: FrameType | None) -> None:
     raise Stopping
 
 
-class ChangeWatch:
-    """Waits for a change of the database, at most for a second: a queued job may also become due by time alone."""
-
-    def __init__(self, database: Database) -> None:
-        self._connection: Any = None
-        if database.is_sqlite:
-            self._connection = database.engine.connect()
-            self._connection.rollback()
-        self._seen = self._version()
-
-    def _version(self) -> int:
-        if self._connection is None:
-            return 0
-        raw = self._connection.connection.driver_connection
-        version: int = raw.execute("PRAGMA data_version").fetchone()[0]
-        return version
-
-    def wait(self, poll_seconds: float) -> None:
-        waited = 0.0
-        while waited < 1.0:
-            time.sleep(poll_seconds)
-            waited += poll_seconds
-            version = self._version()
-            if version != self._seen or self._connection is None:
-                self._seen = version
-                return
+def _wait(changes: Changes, poll_seconds: float) -> None:
+    """Wait for a change of the database, at most for a second: a queued job may also become due by time alone."""
+    waited = 0.0
+    while waited < 1.0:
+        time.sleep(poll_seconds)
+        waited += poll_seconds
+        if changes.seen():
+            return
 
 
 def consume(settings: Settings) -> bool:

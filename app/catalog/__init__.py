@@ -6,6 +6,7 @@ place of its function, which only workers and experiments import.
 
 from app.catalog.architectures import (
     ARCHITECTURES,
+    AirbenchParams,
     HuggingFaceParams,
     ResNet18Params,
     SmallCnnParams,
@@ -92,6 +93,7 @@ __all__ = [
     "SOURCES",
     "TORCHVISION_SET",
     "WORDS",
+    "AirbenchParams",
     "AmunParams",
     "AmunSalunParams",
     "BoundaryShrinkParams",

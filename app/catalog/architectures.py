@@ -34,6 +34,12 @@ class ResNet18Params(Params):
     )
 
 
+class AirbenchParams(Params):
+    """Seven convolutions with GELU, after airbench (Jordan 2024): for whole data sets on a CPU."""
+
+    width: PositiveInt = Field(64, le=512, description="channels of the first group; the others have 4 w")
+
+
 class Vgg19Params(Params):
     """VGG19 with batch norm: sixteen 3x3 convolutions in five pooled stages, a linear head."""
 
@@ -121,6 +127,12 @@ ARCHITECTURES: dict[str, Entry] = {
     ),
     "resnet18": Entry(
         "ResNet-18 for 32x32 images", ResNet18Params, "engine.architectures.resnet18:build", {"width": 4}
+    ),
+    "airbench": Entry(
+        "A fast convolutional network for 32x32 images",
+        AirbenchParams,
+        "engine.architectures.airbench:build",
+        {"width": 4},
     ),
     "vgg19_bn": Entry(
         "VGG19 with batch norm for images of 8 to 64 pixels",

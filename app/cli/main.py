@@ -54,9 +54,7 @@ def _stop_event() -> threading.Event:
 
 # -- the service's parts ---------------------------------------------------------------------------
 
-Workers = Annotated[
-    int, typer.Option(min=0, max=256, help="Number of workers on the CPU; 0: one for each device of LETHE_DEVICES.")
-]
+Workers = Annotated[int, typer.Option(min=0, max=256, help="Number of workers on the CPU; 0: as LETHE_DEVICES says.")]
 
 
 @cli.command()

@@ -62,7 +62,7 @@ class Settings(BaseSettings):
 
     worker_name: str = Field("", description="who holds a lease; empty: host and process id")
     devices: Annotated[list[str], NoDecode] = Field(
-        ["auto"], description="one worker for each: cpu, cuda:0,cuda:1 …; auto: every CUDA device, else one on the CPU"
+        ["auto"], description="one worker for each: cpu, cuda:0,cuda:1 …; auto: every CUDA device, else each core"
     )
     device: str = Field("", description="of one worker: cpu, cuda, cuda:1 …; empty: the first of `auto`")
     device_label: str = Field(

@@ -178,6 +178,33 @@ def _sqlite_engine(url: URL) -> Engine:
     return engine
 
 
+class Changes:
+    """Sees cheaply that another connection has changed the database: on SQLite. On PostgreSQL it may always have."""
+
+    def __init__(self, database: Database) -> None:
+        self._connection: Connection | None = None
+        if database.is_sqlite:
+            self._connection = database.engine.connect()
+            self._connection.rollback()
+        self._version = self._read()
+
+    def _read(self) -> int:
+        if self._connection is None:
+            return 0
+        raw: Any = self._connection.connection.driver_connection
+        version: int = raw.execute("PRAGMA data_version").fetchone()[0]
+        return version
+
+    def seen(self) -> bool:
+        """Whether it may have changed since the last call."""
+        before, self._version = self._version, self._read()
+        return self._connection is None or before != self._version
+
+    def close(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+
+
 def set_journal(database: Database) -> str:
     """Choose the journal mode once, at creation or start, and say which: switching under load raises `locked`."""
     wanted = "wal" if sqlite3.sqlite_version_info >= WAL_SAFE_FROM else "delete"

@@ -150,6 +150,8 @@ def claim(
     takes: the jobs that this worker takes. A hint for another job only makes it look for its own.
     part_of: only parts of that job; the worker of the job may take them besides `takes`.
     """
+    if not _any_due(database):
+        return None
     suits = takes.fits() if part_of is None else and_(Job.parent_id == part_of, EVERYTHING.fits())
     for _ in range(CLAIM_TRIES):
         try:
@@ -160,6 +162,13 @@ def claim(
         except IntegrityError:
             continue  # another worker took the lane between our look and our write: look again
     return None
+
+
+def _any_due(database: Database) -> bool:
+    """Whether any queued job is due. An idle worker asks this alone: the rest is twenty times as dear."""
+    with database.read() as session:
+        due = select(Job.id).where(Job.state == JobState.QUEUED, Job.available_at <= db.now(session)).limit(1)
+        return session.scalars(due).first() is not None
 
 
 def claim_once(

@@ -20,6 +20,7 @@ from app.core.config import Settings
 
 DRIVERS = ("/proc/driver/nvidia", "/dev/nvidiactl", "/dev/dxg", "/dev/kfd")  # without one there is nothing to ask
 ASK_SECONDS = 60.0
+MOST_ON_CPU = 8  # workers by default: each takes some 300 MB, and what it keeps of data and models
 
 
 class DeviceInUseError(Exception):
@@ -40,12 +41,19 @@ def found() -> tuple[str, ...]:
 
 
 def listed(settings: Settings) -> list[str]:
-    """The devices that get a worker each: those of the settings, else every CUDA device, else one on the CPU."""
+    """The devices that get a worker each: those of the settings, else every CUDA device, else each core."""
     if settings.device:
         return [own(settings)]
     if settings.devices not in ([], ["auto"]):
         return [_numbered(device) for device in settings.devices]
-    return list(found()) or ["cpu"]
+    return list(found()) or ["cpu"] * min(MOST_ON_CPU, cores())
+
+
+def cores() -> int:
+    """Cores that this process may use: those that it is bound to, within the quota of its control group."""
+    import joblib  # which the API's image has not
+
+    return int(joblib.cpu_count())
 
 
 def own(settings: Settings) -> str:

@@ -35,6 +35,12 @@ def discard(_job_id: str, _queue: str) -> None:
     """Send no hint: embedded workers watch the database."""
 
 
+def is_empty(database: Database) -> bool:
+    """Whether nothing waits: what a relay that looks often asks first, since it costs a fifth of the rest."""
+    with database.read() as session:
+        return session.scalars(select(Outbox.number).limit(1)).first() is None
+
+
 def relay_hints(database: Database, send: SendHint) -> int:
     """SendHint for the jobs that wait, each in the queue of its kind and device; how many."""
     with database.read() as session:

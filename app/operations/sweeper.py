@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable
 from datetime import timedelta
 from functools import partial
@@ -18,7 +19,7 @@ from app.cases import file
 from app.cases import retention as cases_retention
 from app.core import db
 from app.core.config import LEASE_BEATS, Settings
-from app.core.db import Database
+from app.core.db import Changes, Database
 from app.core.tables import Idempotency
 from app.deletions import batches, carried, compliance, retention
 from app.deletions.rewriting import Rewriter
@@ -36,6 +37,7 @@ log = logging.getLogger("lethe.sweep")
 HOUSEKEEPING_SECONDS = 600.0
 DAY_SECONDS = 24 * 3600.0
 DELIVERY_SECONDS = 0.5
+QUIET_SECONDS = 2.0  # what is due by time alone waits this long where nothing else changes the database
 STOP_SECONDS = 5.0
 REPLIES_KEPT = timedelta(days=30)  # a client that has no reply for this long does not send the same call again
 
@@ -63,10 +65,18 @@ def run(settings: Settings, stop: threading.Event) -> None:
     database, blobs, send_hint = Database(settings), open_blobs(settings), hint_sender(settings)
     lease_check = settings.lease_seconds / LEASE_BEATS
     rewriter = Rewriter(database, settings)
+
+    def relay() -> None:
+        if outbox.is_empty(database):
+            return
+        try:
+            outbox.relay_hints(database, send_hint)
+        finally:  # neither waits for what the other needs
+            outbox.relay_blobs(database, partial(usage.remove, database, blobs))
+
     duties: list[tuple[float, Callable[[], object]]] = [
-        (settings.poll_seconds, lambda: outbox.relay_hints(database, send_hint)),
+        (settings.poll_seconds, relay),
         (min(lease_check, 5.0), lambda: jobs.sweep(database, settings.rehint_seconds)),
-        (settings.poll_seconds, lambda: outbox.relay_blobs(database, partial(usage.remove, database, blobs))),
         (0.5, lambda: batches.close_due(database)),
         (60.0, lambda: compliance.notice_overdue(database)),
         (1.0, lambda: retention.purge_due_versions(database, blobs)),
@@ -96,17 +106,39 @@ def run(settings: Settings, stop: threading.Event) -> None:
     log.info("sweeping; heads and certificates are signed with key %s", key.id)
     receivers = threading.Thread(target=_deliver, args=(settings, stop), name="webhooks", daemon=True)
     receivers.start()
-    waits = [0.0] * len(duties)
+    timer = Timer(database)
     while not stop.is_set():
-        for index, (period, duty) in enumerate(duties):
-            waits[index] -= settings.poll_seconds
-            if waits[index] > 0:
-                continue
-            waits[index] = period
-            _try(duty)
+        timer.look()
+        for period, duty in duties:
+            if timer.is_time(duty, period):
+                _try(duty)
         stop.wait(settings.poll_seconds)
     receivers.join(STOP_SECONDS)
+    timer.close()
     database.close()
+
+
+class Timer:
+    """When a duty is to be done again: after its period, and not before `QUIET_SECONDS` while nothing changes."""
+
+    def __init__(self, database: Database) -> None:
+        self._changes, self._changed = Changes(database), time.monotonic()
+        self._done: dict[Callable[[], object], float] = {}
+        self.close = self._changes.close
+
+    def look(self) -> None:
+        """Look for changes of the database."""
+        if self._changes.seen():
+            self._changed = time.monotonic()
+
+    def is_time(self, duty: Callable[[], object], period: float) -> bool:
+        """Whether `duty` is to be done now; then it counts as done."""
+        now = time.monotonic()
+        done = self._done.get(duty)
+        if done is not None and now - done < (period if self._changed >= done else max(period, QUIET_SECONDS)):
+            return False
+        self._done[duty] = now
+        return True
 
 
 def forget_replies(database: Database) -> None:
@@ -127,6 +159,10 @@ def _deliver(settings: Settings, stop: threading.Event) -> None:
     """Webhooks have threads of their own: a receiver that answers slowly delays nothing else."""
     database = Database(settings)
     courier = deliveries.Courier(database, allow_private=settings.private_receivers)
+    timer = Timer(database)
     while not stop.wait(DELIVERY_SECONDS):
-        _try(courier.round)
+        timer.look()
+        if timer.is_time(courier.round, DELIVERY_SECONDS):
+            _try(courier.round)
+    timer.close()
     database.close()

@@ -33,30 +33,35 @@ def run(code: str, folder: Path) -> str:
     return done.stdout.strip()
 
 
-@pytest.fixture
-def service(tmp_path: Path) -> Iterator[Client]:
-    with embedded(tmp_path / "lethe-data") as client:
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("page")
+
+
+@pytest.fixture(scope="module")
+def service(folder: Path) -> Iterator[Client]:
+    with embedded(folder / "lethe-data") as client:
         yield client
 
 
-def test_an_image_folder_is_uploaded(service: Client, tmp_path: Path) -> None:
-    assert run(example("image folder"), tmp_path) == "ready 40 ['ant', 'bee']"
-
-
-def test_what_a_deletion_carried_is_nowhere_afterwards(service: Client, tmp_path: Path) -> None:
-    path = tmp_path / "mine.safetensors"
+def test_what_a_deletion_carried_is_nowhere_afterwards(service: Client, folder: Path) -> None:
+    path = folder / "mine.safetensors"
     model = seeding.seeded_model(lambda: small_cnn.build(SmallCnnParams(), 1, 10, (8, 8)), 0, "cpu")
     checkpoints.save(model, path, {})
     given = f"from pathlib import Path\nCHECKPOINT = Path({str(path)!r})\n"
-    assert run(given + example("carried"), tmp_path) == "fulfilled 2 erased"
+    assert run(given + example("carried"), folder) == "fulfilled 2 erased"
 
     (request,) = service.pages("/v1/deletion-requests")
     subjects = {receipt["subject"]: receipt["done_at"] is not None for receipt in request["receipts"]}
     assert "database" in subjects
     del subjects["database"]  # done a moment later
     assert subjects == {"carried-data": True, "adversarial-artifact": True, "superseded-checkpoint": False}
-    sent = np.load(io.BytesIO((tmp_path / "to-forget.npz").read_bytes()))
+    sent = np.load(io.BytesIO((folder / "to-forget.npz").read_bytes()))
     marks = [name.encode() for name in sent["ids"].tolist()] + [image.tobytes() for image in sent["images"]]
-    kept = b"\n".join(path.read_bytes() for path in (tmp_path / "lethe-data").rglob("*") if path.is_file())
+    kept = b"\n".join(path.read_bytes() for path in (folder / "lethe-data").rglob("*") if path.is_file())
     assert [mark for mark in marks if mark in kept] == []
-    assert len(list((tmp_path / "lethe-data" / "blobs").glob("??/*"))) == 2, "version 2, and 1 until its grace is over"
+    assert len(list((folder / "lethe-data" / "blobs").glob("??/*"))) == 2, "version 2, and 1 until its grace is over"
+
+
+def test_an_image_folder_is_uploaded(service: Client, folder: Path) -> None:
+    assert run(example("image folder"), folder) == "ready 40 ['ant', 'bee']"

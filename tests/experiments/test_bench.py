@@ -5,11 +5,11 @@ from __future__ import annotations
 import gzip
 import io
 import json
-import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
 
+import joblib
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -256,7 +256,7 @@ def test_what_is_for_gpus_follows_the_papers_protocol(name: str, precision: str)
     (["--scale", "gpu30"], 1),
 ])  # fmt: skip
 def test_on_the_cpu_every_core_is_used(more, expected, monkeypatch):
-    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(6)), raising=False)
+    monkeypatch.setattr(joblib, "cpu_count", lambda: 6)
     assert processes(arguments(["--out", "x", "--scale", "small", "--device", "cpu", *more])) == expected
 
 

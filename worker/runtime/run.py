@@ -28,6 +28,7 @@ from app.core.config import LEASE_BEATS, Settings
 from app.core.db import Database
 from app.jobs import Claim, LeaseLostError, devices, routing
 from app.jobs.routing import Takes
+from engine import host
 from worker.runtime.cache import Cache
 
 log = logging.getLogger("lethe.worker")
@@ -69,6 +70,7 @@ class Resources:
 
     @classmethod
     def open(cls, settings: Settings) -> Resources:
+        host.keep_large_blocks()
         torch.set_num_threads(settings.torch_threads)
         database, blobs = Database(settings), open_blobs(settings)
         cache = Cache(database, settings.warm_bytes)

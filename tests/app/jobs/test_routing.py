@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import cast
 
@@ -61,11 +63,21 @@ def of(monkeypatch: pytest.MonkeyPatch, *found: str, **settings: object) -> list
 
 
 def test_a_worker_for_each_device(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert of(monkeypatch) == ["cpu"]
-    assert of(monkeypatch, devices=[]) == ["cpu"], "as an empty variable says"
+    monkeypatch.setattr(devices, "cores", lambda: 3)
+    assert of(monkeypatch) == ["cpu"] * 3, "a worker has one thread"
+    assert of(monkeypatch, devices=[]) == ["cpu"] * 3, "as an empty variable says"
+    assert of(monkeypatch, device="cpu") == ["cpu"]
+    monkeypatch.setattr(devices, "cores", lambda: 64)
+    assert of(monkeypatch) == ["cpu"] * 8
     assert of(monkeypatch, "cuda:0", "cuda:1") == ["cuda:0", "cuda:1"]
     assert of(monkeypatch, "cuda:0", devices=["cpu", "cpu"]) == ["cpu", "cpu"]
     assert of(monkeypatch, "cuda:0", "cuda:1", device="cuda") == ["cuda:0"], "the one that it was told"
+
+
+def test_cores_are_those_that_this_process_is_bound_to() -> None:
+    code = "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))}); from app.jobs import devices; "
+    asked = subprocess.run([sys.executable, "-c", code + "print(devices.cores())"], capture_output=True, check=True)
+    assert asked.stdout == b"1\n"
 
 
 def test_the_label_is_the_kind_of_device_unless_it_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,10 +5,10 @@ import torch
 from torch import nn
 
 from app import catalog
-from app.catalog import ResNet18Params, TorchvisionParams, Vgg19Params, VitParams
+from app.catalog import AirbenchParams, ResNet18Params, TorchvisionParams, Vgg19Params, VitParams
 from app.formats.checkpoint_header import CheckpointError
 from engine import checkpoints, places, seeding
-from engine.architectures import resnet18, torchvision_model, vgg19_bn, vit
+from engine.architectures import airbench, resnet18, torchvision_model, vgg19_bn, vit
 from engine.data.torchvision_ops import import_torchvision
 from engine.errors import ArchitectureError
 from tests.catalog_cases import named, own
@@ -70,6 +70,19 @@ def test_a_projection_is_a_strided_convolution_for_however_few_channels():
     for name in set(own("architectures")) - {"torchvision"}:
         layers = [m for m in built(name, 3, 10, (32, 32)).modules() if isinstance(m, nn.Conv2d)]
         assert not [layer for layer in layers if layer.kernel_size == (1, 1) and layer.stride != (1, 1)]
+
+
+# -- airbench --------------------------------------------------------------------------------------
+
+
+def test_airbench_has_the_originals_shape():
+    """Two million weights, counted by hand; three pools leave 3 of 31 pixels a side."""
+    model = airbench.build(AirbenchParams(), 3, 10)
+    weights = 24 * 64 + 64 * 64 + 64 * 256 + 3 * 256 * 256
+    assert sum(parameter.numel() for parameter in model.parameters()) == 312 + 9 * weights + 2304 + 2570
+    assert sum(isinstance(module, nn.MaxPool2d) for module in model) == 3
+    assert model[:-3](torch.rand(1, 3, 32, 32)).shape == (1, 256, 3, 3)
+    assert sum(isinstance(module, nn.MaxPool2d) for module in airbench.build(AirbenchParams(), 3, 10, (8, 8))) == 2
 
 
 # -- VGG -------------------------------------------------------------------------------------------

@@ -1,0 +1,93 @@
+"""The sweeper's rounds: each duty after its period, and rarely while nothing changes."""
+
+from __future__ import annotations
+
+import pytest
+
+from app import jobs
+from app.core.db import Changes, Database
+from app.core.keys import FIRST_TENANT
+from app.core.tables import Outbox
+from app.jobs import claiming, outbox
+from app.operations import sweeper
+from app.rules.states import JobKind
+
+
+def enqueue(database: Database) -> str:
+    with database.write() as session:
+        return jobs.enqueue(session, tenant_id=FIRST_TENANT, kind=JobKind.REFERENCES, lane="l", params={"count": 4}).id
+
+
+def test_a_change_of_another_connection_is_seen_once(database: Database) -> None:
+    changes = Changes(database)
+    always = not database.is_sqlite
+    assert changes.seen() is always
+    enqueue(database)
+    assert changes.seen()
+    assert changes.seen() is always
+    changes.close()
+
+
+class Clock:
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = 0.0
+        monkeypatch.setattr(sweeper.time, "monotonic", lambda: self.now)
+
+
+def duty() -> None:
+    """What a test wants done."""
+
+
+def test_a_duty_waits_for_its_period_and_longer_while_nothing_changes(
+    monkeypatch: pytest.MonkeyPatch, database: Database
+) -> None:
+    clock, changed = Clock(monkeypatch), [False]
+    timer = sweeper.Timer(database)
+    timer._changes.close()
+    monkeypatch.setattr(timer, "_changes", type("Stub", (), {"seen": lambda _: changed.pop() if changed else False})())
+
+    def done_at(seconds: float) -> bool:
+        clock.now = 100.0 + seconds
+        timer.look()
+        return timer.is_time(duty, 0.5)
+
+    assert done_at(0.0)
+    assert not done_at(0.4)
+    assert not done_at(1.9), "nothing has changed"
+    assert done_at(2.0)
+    changed.append(True)
+    assert not done_at(2.2), "its period is not over"
+    assert done_at(2.5)
+    assert not done_at(3.5), "the change came before it was done"
+    changed.append(True)
+    assert done_at(3.6)
+    assert timer.is_time(enqueue_nothing, 0.5), "each duty has a time of its own"
+
+
+def enqueue_nothing() -> None:
+    """Another duty."""
+
+
+def test_an_idle_worker_asks_no_more_than_whether_a_job_is_due(
+    monkeypatch: pytest.MonkeyPatch, database: Database
+) -> None:
+    monkeypatch.setattr(claiming, "claim_once", lambda *_: pytest.fail("nothing is due"))
+    assert jobs.claim(database, "worker", 60.0) is None
+    monkeypatch.undo()
+    made = enqueue(database)
+    claim = jobs.claim(database, "worker", 60.0)
+    assert claim is not None
+    assert claim.id == made
+
+
+def test_an_outbox_is_empty_until_something_waits(database: Database) -> None:
+    assert outbox.is_empty(database)
+    with database.write() as session:
+        outbox.remove_blob(session, "sha256:0")
+    assert not outbox.is_empty(database)
+    assert [row.topic for row in all_of(database)] == ["blob"]
+
+
+def all_of(database: Database) -> list[Outbox]:
+    with database.read() as session:
+        return list(session.query(Outbox))
