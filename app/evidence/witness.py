@@ -11,8 +11,8 @@ import base64
 import hashlib
 import logging
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import httpx
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from sqlalchemy import select
@@ -23,6 +23,9 @@ from app.core.db import Database
 from app.core.tables import Cosignature, LogHead
 from app.evidence import transparency_log
 from app.evidence.transparency_log import Head
+
+if TYPE_CHECKING:
+    import httpx
 
 log = logging.getLogger("lethe.witness")
 
@@ -84,6 +87,8 @@ class Witness:
 
 def cosign(database: Database, witnesses: list[Witness], http: httpx.Client) -> int:
     """Have every witness countersign the newest heads; how many did. A witness that fails is asked again later."""
+    import httpx  # only the sweeper asks witnesses; the API reads what they said
+
     with database.read() as session:
         tenants = list(session.scalars(select(LogHead.tenant_id).where(LogHead.size > 0)))
     done = 0

@@ -9,7 +9,6 @@ from collections.abc import Callable
 from datetime import timedelta
 from functools import partial
 
-import httpx
 from sqlalchemy import delete
 
 from app import jobs
@@ -100,6 +99,8 @@ def run(settings: Settings, stop: threading.Event) -> None:
     model_key = model_signing.load(settings.model_signing_key.get_secret_value(), settings.data_dir)
     duties.append((1.0, lambda: signatures.sign_due(database, blobs, model_key)))
     if settings.witnesses:
+        import httpx
+
         asked = [Witness.parse(text) for text in settings.witnesses]
         http = httpx.Client(trust_env=False, follow_redirects=False)
         duties.append((10.0, lambda: witness.cosign(database, asked, http)))
