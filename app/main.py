@@ -12,7 +12,20 @@ from fastapi import APIRouter, Depends, FastAPI, Request
 from fastapi.responses import HTMLResponse
 from starlette.routing import BaseRoute
 
-from app.api import aliases, audits, catalog, compliance, datasets, deletions, health, jobs, models, versions, webhooks
+from app.api import (
+    aliases,
+    audits,
+    cases,
+    catalog,
+    compliance,
+    datasets,
+    deletions,
+    health,
+    jobs,
+    models,
+    versions,
+    webhooks,
+)
 from app.api import keys as api_keys
 from app.api import log as log_api
 from app.api.http import contract, docs_page, failures
@@ -93,6 +106,7 @@ ROUTERS = (
     versions.router,
     audits.router,
     compliance.router,
+    cases.router,
     webhooks.router,
     api_keys.router,
     log_api.router,

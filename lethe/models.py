@@ -294,6 +294,14 @@ class Versions:
                 archive.extract(name, target)
         return target
 
+    def sign(self, model: str, number: int, form: Literal["hugging-face", "plain"] = "plain") -> types.Version:
+        """Have the exported folder signed (OpenSSF Model Signing); `signature` has it within seconds."""
+        return cast("types.Version", self._calls.post(f"{_version(model, number)}:sign", {"form": form}))
+
+    def signature(self, model: str, number: int, form: Literal["hugging-face", "plain"] = "plain") -> Json:
+        """`bundle` (the content of `model.sig`), `public_key` and `files` of the signed folder."""
+        return cast("Json", self._calls.get(f"{_version(model, number)}/signature", form=form))
+
     def delete(self, model: str, number: int) -> types.Version:
         """Erase the checkpoint of a version that nobody needs. This cannot be undone."""
         return cast("types.Version", self._calls.call("DELETE", _version(model, number)).json())

@@ -11,8 +11,11 @@ JobState = Literal["queued", "running", "succeeded", "rejected", "failed", "canc
 Split = Literal["train", "holdout"]
 Scope = Literal["read", "request", "operate", "audit", "admin"]
 RequestStatus = Literal[
-    "accepted", "processing", "published", "fulfilled", "needs-attention", "held", "refused", "cancelled"
+    "accepted", "processing", "published", "fulfilled", "incomplete", "needs-attention", "held", "refused", "cancelled"
 ]
+Verdict = Literal["pass", "fail", "inconclusive"]
+NoticeKind = Literal["acknowledgement", "extension", "refusal", "completion", "recall"]
+Language = Literal["en", "de", "fr"]
 
 
 class Choice(TypedDict):
@@ -105,6 +108,7 @@ class Alias(TypedDict):
 class Outcome(TypedDict):
     model: str
     state: Literal["pending", "batched", "published", "purged", "attention"]
+    verdict: Verdict | None
     job: str | None
     version: int | None
     reason: str | None
@@ -124,6 +128,39 @@ class ReceiptListed(Receipt):
     model: str | None
 
 
+class Identity(TypedDict):
+    status: Literal["not-needed", "asked", "confirmed", "refused"]
+    asked_at: str | None
+    until: str | None
+    ended_at: str | None
+
+
+class Proposal(TypedDict):
+    """A refusal that waits for its second person."""
+
+    by: str
+    reason: str
+    ground: str | None
+    samples: int | None
+    created_at: str
+
+
+class Remain(TypedDict):
+    subject: str
+    model: str | None
+    until: str | None
+
+
+class HistoryEntry(TypedDict):
+    at: str
+    kind: str
+    actor: str | None
+    actor_name: str | None
+    reason: str | None
+    data: Json
+    leaf: int | None
+
+
 class DeletionRequest(TypedDict):
     id: str
     status: RequestStatus
@@ -135,13 +172,28 @@ class DeletionRequest(TypedDict):
     jurisdiction: str
     rule: str
     basis: str
+    ground: str | None
+    reference: str | None
+    identity: Identity
+    complaint_about: str | None
+    case: str | None
     received_at: str
+    posted_at: str
+    received_reason: str | None
     confirm_by: str | None
+    confirmed_at: str | None
     due_at: str
     extended_at: str | None
     extension_reason: str | None
     decided_at: str | None
+    refusal_ground: str | None
+    proposal: Proposal | None
     fulfilled_at: str | None
+    verdict: Verdict | None
+    model_replaced_at: str | None
+    erasure_complete_at: str | None
+    remains: list[Remain]
+    remains_reason: str | None
     outcomes: list[Outcome]
     receipts: list[Receipt]
 
@@ -267,21 +319,32 @@ class Delivery(TypedDict):
 class RegisterEntry(TypedDict):
     request: str
     status: str
+    reference: str | None
     dataset: str
     model: str | None
     samples: int
     samples_refused: int
     basis: str
+    ground: str | None
     jurisdiction: str
     rule: str
     received_at: str
+    posted_at: str
+    received_reason: str | None
+    identity: str
+    complaint_about: str | None
     confirm_by: str | None
+    confirmed_at: str | None
     due_at: str
     extended_at: str | None
     extension_reason: str | None
     decided_at: str | None
     reason: str | None
+    refusal_ground: str | None
+    verdict: str | None
+    model_replaced_at: str | None
     fulfilled_at: str | None
+    erasure_complete_at: str | None
     days: float | None
 
 
@@ -305,6 +368,84 @@ class Certificate(TypedDict):
     supersedes: str | None
     receipts_done: int
     issued_at: str
+
+
+class CertificateStatus(TypedDict):
+    digest: str
+    request: str
+    status: Literal["valid", "superseded", "contested", "revoked"]
+    superseded_by: str | None
+    contested_by: list[str]
+    revoked_at: str | None
+
+
+class Notice(TypedDict):
+    id: str
+    kind: NoticeKind
+    language: Language
+    subject: str
+    body: str
+    created_at: str
+    sent_at: str | None
+    sent_how: str | None
+    sent_by: str | None
+
+
+class Template(TypedDict):
+    kind: NoticeKind
+    language: Language
+    subject: str
+    body: str
+    updated_at: str | None
+    fields: list[str]
+
+
+class Paper(TypedDict):
+    id: str
+    kind: Literal["letter", "identity", "other"]
+    name: str
+    size: int
+    digest: str
+    created_at: str
+
+
+class Span(TypedDict):
+    """The requests of one letter about several datasets."""
+
+    case: str
+    requests: list[str]
+    due_at: str
+
+
+class Recall(TypedDict):
+    id: str
+    request: str
+    versions: list[Json]
+    keys: list[str]
+    notice: str
+    created_at: str
+
+
+class Rules(TypedDict):
+    two_people_on_refusal: bool
+    keep_months: int
+    remains: Literal["by-due-date", "by-grace"]
+    controller: str
+    contact: str
+    authority: str
+    language: Language
+
+
+class Figures(TypedDict):
+    year: int | None
+    received: int
+    by_law: dict[str, int]
+    by_ground: dict[str, int]
+    by_outcome: dict[str, int]
+    by_refusal_ground: dict[str, int]
+    by_verdict: dict[str, int]
+    days: Json
+    days_by_law: dict[str, Json]
 
 
 class EnvelopeSignature(TypedDict):

@@ -28,7 +28,7 @@ from app.api.schemas import (
 from app.core.errors import Gone, NotFound, Unprocessable
 from app.core.tables import CertificateRow, Commitment, DeletionRequest, Receipt
 from app.deletions import views
-from app.evidence import sealing, signing, transparency_log
+from app.evidence import sealing, signing, transparency_log, witness
 from app.models import records as models
 
 router = APIRouter(tags=["evidence"], dependencies=[needs("audit")])
@@ -145,8 +145,17 @@ def shred(request: RequestId, who: CallerDep, session: Write, once: IdempotentDe
         **problems(403, 404),
     },
 )
-def read_checkpoint(who: CallerDep, session: Read) -> Response:
+def read_checkpoint(
+    who: CallerDep,
+    session: Read,
+    witnessed: Annotated[bool, Query(description="the newest head that witnesses have countersigned")] = False,
+) -> Response:
     """The signed head of the tenant's log (C2SP tlog-checkpoint)."""
+    if witnessed:
+        found = witness.cosigned(session, who.tenant_id)
+        if found is None:
+            raise NotFound("No witness has countersigned a head of this log.")
+        return Response(found, media_type="text/plain; charset=utf-8")
     return Response(_head(session, who.tenant_id).note, media_type="text/plain; charset=utf-8")
 
 

@@ -5,14 +5,26 @@ Sample ids appear in requests and in the listing of a dataset, and in no other r
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, field_validator, model_validator
 
-from app.api.http.patterns import DEVICE_LABEL, DIGEST, EVENT, NAME, SAMPLE_ID, URL, id_pattern
+from app.api.http.paging import moment
+from app.api.http.patterns import (
+    DAY,
+    DAY_OR_MOMENT,
+    DEVICE_LABEL,
+    DIGEST,
+    EVENT,
+    NAME,
+    SAMPLE_ID,
+    URL,
+    id_pattern,
+)
 from app.formats.input_contract import InputContract
 from app.formats.preprocessing import InputBody
+from app.rules import grounds
 from app.rules.deadlines import clock
 from app.rules.policy import Choice, Policy, choose, choose_probes
 
@@ -26,7 +38,29 @@ ID_OR_NAME = "its id, or its name if no other has the name"
 SampleId = Annotated[str, Field(min_length=1, max_length=256, pattern=SAMPLE_ID)]
 Digest = Annotated[str, Field(pattern=DIGEST)]
 DeviceLabel = Annotated[str, Field(pattern=DEVICE_LABEL)]
+Day = Annotated[str, Field(pattern=DAY)]
+DayOrMoment = Annotated[str, Field(pattern=DAY_OR_MOMENT)]
+CaseReference = Annotated[str, Field(min_length=1, max_length=200, pattern=NAME)]
+RequestStatusName = Literal[
+    "accepted", "processing", "published", "fulfilled", "incomplete", "needs-attention", "held", "refused", "cancelled"
+]
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
+
+
+def real_time(text: str | None) -> str | None:
+    """The text of a day or a moment; ValueError where no calendar has it."""
+    if text is not None and len(text) > 10:
+        moment(text)
+    elif text is not None:
+        date.fromisoformat(text)
+    return text
+
+
+def in_place(text: str | None, jurisdiction: str) -> datetime | None:
+    """UTC without a zone, of a day or a moment; a day begins where the controller acts."""
+    if text is None or len(text) > 10:
+        return None if text is None else moment(text)
+    return clock(jurisdiction).start_of(date.fromisoformat(text))
 
 
 class Body(BaseModel):
@@ -414,6 +448,18 @@ class VersionCreate(Body):
     )
 
 
+class SignBody(Body):
+    form: Literal["plain", "hugging-face"] = "plain"
+
+
+class SignatureOut(BaseModel):
+    """An OpenSSF model signature of an exported folder."""
+
+    bundle: dict[str, Any] = Field(description="the content of `model.sig`")
+    public_key: str = Field(description="PEM, P-256")
+    files: dict[str, str] = Field(description="SHA-256 by name, as signed")
+
+
 Origin = Literal["trained", "imported", "unlearned", "comparison"]
 
 
@@ -452,14 +498,44 @@ class DeletionCreate(Body):
         "gdpr", max_length=20, description="`gdpr`, `gdpr:DE`, `gdpr:DE-BY` …, `uk-gdpr`, `ccpa`: whose clock runs"
     )
     basis: Name = Field("erasure-request", max_length=60, description="the ground, in your register's words")
+    ground: str | None = Field(
+        None, max_length=20, description="the statute's: `17(1)(a)` to `17(1)(f)` or `21`; under `ccpa` `1798.105`"
+    )
+    received_at: DayOrMoment | None = Field(
+        None, description="when the law's clock began: a day where the controller acts, or a time; absent: now"
+    )
+    received_reason: str | None = Field(
+        None, min_length=1, max_length=500, description="why it is entered on a later day; name nobody in it"
+    )
+    reference: CaseReference | None = Field(
+        None, description="your ticket or letter; it may name a person, and is erased at the end of its retention"
+    )
+    complaint_about: str | None = Field(
+        None,
+        pattern=id_pattern("del"),
+        description="an answered request that this one reopens; without samples: the same ones again",
+    )
     allow_data_loss: bool = Field(False, description="accept that a model loses its last sample of a class, or all")
     validate_only: bool = Field(False, description="check everything, store nothing, say what it would mean")
+
+    @field_validator("received_at")
+    @classmethod
+    def _is_a_time(cls, text: str | None) -> str | None:
+        return real_time(text)
 
     @field_validator("jurisdiction")
     @classmethod
     def _known(cls, jurisdiction: str) -> str:
         clock(jurisdiction)
         return jurisdiction
+
+    @model_validator(mode="after")
+    def _of_its_law(self) -> DeletionCreate:
+        try:
+            grounds.require(grounds.GROUNDS, self.jurisdiction, self.ground)
+        except ValueError as error:
+            raise ValueError(f"the legal ground: {error}") from None
+        return self
 
     @model_validator(mode="after")
     def _one_of(self) -> DeletionCreate:
@@ -485,7 +561,35 @@ class ReasonBody(Body):
     reason: str = Field(min_length=1, max_length=2000, description="kept with the request; name nobody in it")
 
 
+class ConfirmBody(Body):
+    at: DayOrMoment | None = Field(None, description="absent: now")
+
+    _real = field_validator("at")(real_time)
+
+
+class IdentityBody(Body):
+    status: Literal["asked", "confirmed", "refused"] = Field(
+        description="you asked for a proof, the person has shown one, or has shown none"
+    )
+    at: DayOrMoment | None = Field(None, description="when; absent: now")
+    until: Day | None = Field(None, description="with `asked`: the day up to which you wait")
+    _real = field_validator("at", "until")(real_time)
+
+    note: str | None = Field(
+        None, min_length=1, max_length=1000, description="how; it may name a person, and is erased with the reference"
+    )
+
+
+class RemainsBody(ReasonBody):
+    until: DayOrMoment = Field(description="when what was made from the samples goes")
+
+    _real = field_validator("until")(real_time)
+
+
 class RefuseBody(ReasonBody):
+    ground: str | None = Field(
+        None, max_length=30, description="the statute's, such as `17(3)(e)`, `12(2)` or `1798.105(d)(1)`"
+    )
     sample_ids: Annotated[list[SampleId], Field(min_length=1, max_length=100_000)] | None = Field(
         None, description="refuse only these"
     )
@@ -494,6 +598,9 @@ class RefuseBody(ReasonBody):
 class OutcomeOut(BaseModel):
     model: str
     state: Literal["pending", "batched", "published", "purged", "attention"]
+    verdict: Literal["pass", "fail", "inconclusive"] | None = Field(
+        None, description="of the audit that its version was published with"
+    )
     job: str | None
     version: int | None
     reason: str | None
@@ -513,11 +620,48 @@ class ReceiptListed(ReceiptOut):
     model: str | None
 
 
+class ProposalOut(BaseModel):
+    """A refusal that waits for its second person."""
+
+    by: str = Field(description="the key that proposed it")
+    reason: str
+    ground: str | None
+    samples: int | None = Field(description="null: all of the request")
+    created_at: Time
+
+
+class IdentityOut(BaseModel):
+    status: Literal["not-needed", "asked", "confirmed", "refused"]
+    asked_at: Time | None
+    until: Time | None
+    ended_at: Time | None
+
+
+class RemainOut(BaseModel):
+    """What the service still holds that was made from the samples."""
+
+    subject: str
+    model: str | None
+    until: Time | None
+
+
+class HistoryEntry(BaseModel):
+    at: Time
+    kind: str
+    actor: str | None = Field(description="the API key, or `service`; null: an event of version 0.2 or earlier")
+    actor_name: str | None = Field(description="of the key")
+    reason: str | None = Field(description="in free words; null once it is erased")
+    data: dict[str, Any] = Field(description="what changed, as the log has it")
+    leaf: int | None = Field(description="its place in the log")
+
+
+class History(BaseModel):
+    entries: list[HistoryEntry]
+
+
 class DeletionOut(BaseModel):
     id: str
-    status: Literal[
-        "accepted", "processing", "published", "fulfilled", "needs-attention", "held", "refused", "cancelled"
-    ]
+    status: RequestStatusName
     reason: str | None = Field(description="of a decision, or why its purge needs attention")
     dataset: str
     model: str | None
@@ -526,13 +670,30 @@ class DeletionOut(BaseModel):
     jurisdiction: str
     rule: str = Field(description="which reading of the law set the dates")
     basis: str
+    ground: str | None = Field(description="the statute's")
+    reference: str | None
+    identity: IdentityOut
+    complaint_about: str | None
+    case: str | None = Field(description="of one letter about several datasets: the first request's id")
     received_at: Time
+    posted_at: Time = Field(description="when it was entered here")
+    received_reason: str | None
     confirm_by: Time | None
+    confirmed_at: Time | None
     due_at: Time
     extended_at: Time | None
     extension_reason: str | None
     decided_at: Time | None
+    refusal_ground: str | None
+    proposal: ProposalOut | None
     fulfilled_at: Time | None
+    verdict: Literal["pass", "fail", "inconclusive"] | None = Field(description="of all models the worst")
+    model_replaced_at: Time | None = Field(description="when the last affected model was replaced")
+    erasure_complete_at: Time | None = Field(
+        description="when the last thing that the service holds goes, or went; null until the samples are erased"
+    )
+    remains: list[RemainOut] = Field(description="what is left until then")
+    remains_reason: str | None = Field(description="why it is kept past the due date")
     outcomes: list[OutcomeOut]
     receipts: list[ReceiptOut]
 
@@ -639,24 +800,49 @@ class DeliveryOut(BaseModel):
     due_at: Time | None
 
 
+class PoolCost(BaseModel):
+    dataset: str
+    models: list[str] = Field(description="whose audits use it")
+    references: int
+    hours: float | None = Field(description="measured, of building such a pool; null before the first")
+    goes_at: Time | None = Field(description="when it goes because of an erasure; a new one is built seven days before")
+
+
+class RemainsCost(BaseModel):
+    rule: str = Field(description="`remains` of the tenant's rules")
+    pools: list[PoolCost]
+    alternatives: list[str]
+
+
 class RegisterEntry(BaseModel):
     request: str
     status: str
+    reference: str | None
     dataset: str
     model: str | None
     samples: int
     samples_refused: int
     basis: str
+    ground: str | None
     jurisdiction: str
     rule: str
     received_at: str
+    posted_at: str
+    received_reason: str | None
+    identity: str
+    complaint_about: str | None
     confirm_by: str | None
+    confirmed_at: str | None
     due_at: str
     extended_at: str | None
     extension_reason: str | None
     decided_at: str | None
     reason: str | None
+    refusal_ground: str | None
+    verdict: str | None
+    model_replaced_at: str | None
     fulfilled_at: str | None
+    erasure_complete_at: str | None
     days: float | None
 
 

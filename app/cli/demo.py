@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -15,7 +16,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from lethe import Client, JobFailedError, LetheError
+from lethe import Client, JobFailedError, LetheError, verify
 from lethe.cli.common import follow
 from lethe.types import Choice, DeletionRequest, Job
 
@@ -103,6 +104,20 @@ def _main_job(calls: Client, folder: Path) -> None:
         raise LetheError(f"the request ended as {final['status']}")
     if document["report"]["judgement"]["verdict"] == before["report"]["judgement"]["verdict"]:
         raise LetheError("the audit says the same of the unlearned and of the untouched model")
+    _hand_over(calls, request["id"], folder)
+
+
+def _hand_over(calls: Client, request: str, folder: Path) -> None:
+    """The case file, and what the offline verifier says of it."""
+    case, trust = folder / "case.zip", folder / "trust.json"
+    case.write_bytes(calls.requests.case_file(request))
+    trust.write_text(json.dumps(calls.log.keys(), indent=2))
+    report = verify.verify_case(case.read_bytes(), verify.read_trust(trust.read_bytes()))
+    if not report.verified:
+        wrong = [f"{check.name}: {check.detail}" for check in report.checks if check.verified is False]
+        raise LetheError(f"the case file does not verify: {'; '.join(wrong)}")
+    done = sum(check.verified is True for check in report.checks)
+    console.print(f"case file   {case}: verified, {done} checks (lethe verify {case} --trust {trust})")
 
 
 def _follow(calls: Client, job: str | None, label: str) -> Job:

@@ -126,6 +126,12 @@ class Settings(BaseSettings):
         None, ge=0, description="how long you keep PostgreSQL's write-ahead logs, archived ones too: receipts name it"
     )
     backups_kept_days: float | None = Field(None, ge=0, description="how long you keep backups: receipts name it")
+    model_signing_key: SecretStr = Field(
+        SecretStr(""), description="P-256 key (PKCS #8 PEM) of model signatures; empty: the sweeper makes one"
+    )
+    witnesses: Annotated[list[str], NoDecode] = Field(
+        default_factory=list, description="who countersign the log's heads: NAME+HASH+KEY@URL, with commas between"
+    )
     webhooks_to_private: bool = Field(False, description="let webhooks go to http and private addresses: tests only")
     webhook_networks: Annotated[list[IPvAnyNetwork], NoDecode] = Field(
         default_factory=list, description="private networks that webhooks may go to, by http too; with commas between"
@@ -235,7 +241,7 @@ class Settings(BaseSettings):
         """Kubernetes sets LETHE_PORT=tcp://… in every container beside a Service called `lethe`: it means no port."""
         return DEFAULT_PORT if isinstance(value, str) and re.match("(tcp|udp|sctp)://|$", value.strip()) else value
 
-    @field_validator("devices", "kinds", "webhook_networks", mode="before")
+    @field_validator("devices", "kinds", "webhook_networks", "witnesses", mode="before")
     @classmethod
     def _listed(cls, value: Any) -> Any:
         """Environment variables hold lists with commas."""

@@ -45,6 +45,14 @@ LIMITS = {
 }
 
 
+SERVICE = "service"  # the actor of what no API key asked for
+
+
+def acting(session: Session) -> str:
+    """On whose behalf the transaction is: the id of an API key, or `service`."""
+    return str(session.info.get("actor", SERVICE))
+
+
 class Database:
     """One engine, and transactions on it.
 
@@ -62,8 +70,10 @@ class Database:
         self._sessions = sessionmaker(self.engine, expire_on_commit=False)
 
     @contextmanager
-    def write(self) -> Iterator[Session]:
+    def write(self, actor: str = SERVICE) -> Iterator[Session]:
+        """actor: on whose behalf, the id of an API key; events name it (`acting`)."""
         with self._sessions() as session:
+            session.info["actor"] = actor
             session.connection(execution_options={"lethe_write": True})
             yield session
             session.commit()

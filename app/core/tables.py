@@ -235,7 +235,32 @@ class DeletionRequest(Base):
     fulfilled_at: Mapped[datetime | None]
     overdue_at: Mapped[datetime | None]  # when it was noticed that it had not ended in time
     replayed_at: Mapped[datetime | None]  # fulfilled before a backup was restored, so that it must be carried out again
+    posted_at: Mapped[datetime | None]  # when it was entered here, where that was after it was received
+    received_reason: Mapped[str | None] = mapped_column(Text)  # why it was entered later
+    ground: Mapped[str | None] = mapped_column(String(20))  # the statute's, of `app.rules.grounds`
+    refusal_ground: Mapped[str | None] = mapped_column(String(30))
+    identity: Mapped[str] = mapped_column(String(20), server_default="not-needed")  # | asked | confirmed | refused
+    identity_asked_at: Mapped[datetime | None]
+    identity_until: Mapped[datetime | None]  # until when the controller waits for it
+    identity_ended_at: Mapped[datetime | None]
+    confirmed_at: Mapped[datetime | None]  # when its receipt was confirmed to the person
+    complaint_about: Mapped[str | None] = mapped_column(Id)  # the earlier request that this one reopens
+    case_id: Mapped[str | None] = mapped_column(Id)  # of requests of one letter about several datasets: the first's id
+    remains_until: Mapped[datetime | None]  # later than the due date, by a decision of a person
+    remains_reason: Mapped[str | None] = mapped_column(Text)
     __table_args__ = (
+        Index(
+            "ix_requests_complaints",
+            "complaint_about",
+            postgresql_where=text("complaint_about IS NOT NULL"),
+            sqlite_where=text("complaint_about IS NOT NULL"),
+        ),
+        Index(
+            "ix_requests_case",
+            "case_id",
+            postgresql_where=text("case_id IS NOT NULL"),
+            sqlite_where=text("case_id IS NOT NULL"),
+        ),
         Index(
             "ix_requests_open",
             "due_at",
@@ -601,6 +626,174 @@ class CertificateRow(Base):
     receipts_done: Mapped[int] = mapped_column(Integer)  # of the request when it was sealed
     envelope: Mapped[str] = mapped_column(Text, deferred=True)
     issued_at: Mapped[datetime]
+    revoked_at: Mapped[datetime | None]  # its operator no longer vouches for it; the log says so, too
+
+
+class ComplianceRules(Base):
+    """What a tenant has decided about its requests; without a row the defaults of `app.rules.compliance` hold."""
+
+    __tablename__ = "compliance_rules"
+    tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"), primary_key=True)
+    rules: Mapped[dict[str, Any]]
+    updated_at: Mapped[datetime]
+
+
+class Proposal(Base):
+    """A refusal that waits for its second person. `positions`: a part of the request; none: all of it."""
+
+    __tablename__ = "proposals"
+    request_id: Mapped[str] = mapped_column(ForeignKey("deletion_requests.id"), primary_key=True)
+    key_id: Mapped[str] = mapped_column(Id)
+    reason: Mapped[str] = mapped_column(Text)
+    ground: Mapped[str | None] = mapped_column(String(30))
+    positions: Mapped[bytes | None] = mapped_column(LargeBinary)
+    created_at: Mapped[datetime]
+
+
+# -- what may name people: in these tables alone, and erased at the end of its retention (`app.cases.retention`) --
+
+
+class CaseDetails(Base):
+    """Of a request: the ticket or letter by which its controller finds it, and a note on the identity."""
+
+    __tablename__ = "case_details"
+    request_id: Mapped[str] = mapped_column(ForeignKey("deletion_requests.id"), primary_key=True)
+    tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"))
+    reference: Mapped[str | None] = mapped_column(Text)
+    identity_note: Mapped[str | None] = mapped_column(Text)
+    __table_args__ = (Index("ix_case_reference", "tenant_id", "reference"),)
+
+
+class CaseReason(Base):
+    """The reason of an event in free words. The log has the event without it."""
+
+    __tablename__ = "case_reasons"
+    event: Mapped[int] = mapped_column(Serial, primary_key=True, autoincrement=False)
+    request_id: Mapped[str] = mapped_column(ForeignKey("deletion_requests.id"), index=True)
+    reason: Mapped[str] = mapped_column(Text)
+
+
+class CasePaper(Base):
+    """What came with a case: a letter, a proof of identity."""
+
+    __tablename__ = "case_papers"
+    id: Mapped[str] = mapped_column(Id, primary_key=True)
+    tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"))
+    request_id: Mapped[str] = mapped_column(ForeignKey("deletion_requests.id"), index=True)
+    kind: Mapped[str] = mapped_column(String(20))  # letter | identity | other
+    name: Mapped[str] = mapped_column(Text)
+    size: Mapped[int] = mapped_column(Integer)
+    digest: Mapped[str] = mapped_column(String(71))
+    content: Mapped[bytes] = mapped_column(LargeBinary, deferred=True)
+    created_at: Mapped[datetime]
+
+
+class Notice(Base):
+    """A notice to the person, as it was rendered and, once `sent_at` is set, as it was sent."""
+
+    __tablename__ = "notices"
+    id: Mapped[str] = mapped_column(Id, primary_key=True)
+    tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"))
+    request_id: Mapped[str] = mapped_column(ForeignKey("deletion_requests.id"), index=True)
+    kind: Mapped[str] = mapped_column(String(20))
+    language: Mapped[str] = mapped_column(String(8))
+    subject: Mapped[str] = mapped_column(Text)
+    body: Mapped[str] = mapped_column(Text)
+    created_at: Mapped[datetime]
+    sent_at: Mapped[datetime | None]
+    sent_how: Mapped[str | None] = mapped_column(String(40))
+    sent_by: Mapped[str | None] = mapped_column(Id)
+
+
+class NoticeTemplate(Base):
+    """A tenant's own text of a notice, in place of the one that is shipped."""
+
+    __tablename__ = "notice_templates"
+    tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"), primary_key=True)
+    kind: Mapped[str] = mapped_column(String(20), primary_key=True)
+    language: Mapped[str] = mapped_column(String(8), primary_key=True)
+    subject: Mapped[str] = mapped_column(Text)
+    body: Mapped[str] = mapped_column(Text)
+    updated_at: Mapped[datetime]
+
+
+class CaseFile(Base):
+    """The newest case file of a request: asked for by a client, put together and signed by the sweeper."""
+
+    __tablename__ = "case_files"
+    request_id: Mapped[str] = mapped_column(ForeignKey("deletion_requests.id"), primary_key=True)
+    tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"))
+    asked_at: Mapped[datetime]
+    asked_by: Mapped[str] = mapped_column(Id)
+    with_papers: Mapped[bool] = mapped_column(server_default=text("false"))
+    made_at: Mapped[datetime | None]
+    problem: Mapped[str | None] = mapped_column(Text)
+    content: Mapped[bytes | None] = mapped_column(LargeBinary, deferred=True)
+    __table_args__ = (
+        Index(
+            "ix_case_files_asked",
+            "asked_at",
+            postgresql_where=text("made_at IS NULL"),
+            sqlite_where=text("made_at IS NULL"),
+        ),
+    )
+
+
+class Download(Base):
+    """Who has fetched the bytes of a version, so that they can be recalled."""
+
+    __tablename__ = "downloads"
+    number: Mapped[int] = mapped_column(Serial, primary_key=True, autoincrement=True)
+    tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"))
+    version_id: Mapped[str] = mapped_column(ForeignKey("versions.id"), index=True)
+    key_id: Mapped[str] = mapped_column(Id)
+    form: Mapped[str] = mapped_column(String(20))  # checkpoint | plain | hugging-face
+    at: Mapped[datetime]
+
+
+class ModelSignature(Base):
+    """The signature of a version's exported folder (OpenSSF Model Signing). `files`: SHA-256 by name, as signed."""
+
+    __tablename__ = "model_signatures"
+    version_id: Mapped[str] = mapped_column(ForeignKey("versions.id"), primary_key=True)
+    form: Mapped[str] = mapped_column(String(20), primary_key=True)
+    tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"))
+    files: Mapped[dict[str, Any]]
+    bundle: Mapped[str | None] = mapped_column(Text)
+    public_key: Mapped[str | None] = mapped_column(Text)
+    asked_at: Mapped[datetime]
+    made_at: Mapped[datetime | None]
+    __table_args__ = (
+        Index(
+            "ix_model_signatures_asked",
+            "asked_at",
+            postgresql_where=text("made_at IS NULL"),
+            sqlite_where=text("made_at IS NULL"),
+        ),
+    )
+
+
+class Recall(Base):
+    """A notice to those who hold versions that were trained on samples of a request (GDPR Art. 19)."""
+
+    __tablename__ = "recalls"
+    id: Mapped[str] = mapped_column(Id, primary_key=True)
+    tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"))
+    request_id: Mapped[str] = mapped_column(ForeignKey("deletion_requests.id"), index=True)
+    versions: Mapped[list[Any]]
+    keys: Mapped[list[Any]]
+    created_at: Mapped[datetime]
+
+
+class Cosignature(Base):
+    """A witness's line under a signed head of a log (C2SP tlog-witness)."""
+
+    __tablename__ = "cosignatures"
+    tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"), primary_key=True)
+    witness: Mapped[str] = mapped_column(Text, primary_key=True)
+    size: Mapped[int] = mapped_column(BigInteger)
+    note: Mapped[str] = mapped_column(Text)  # the head with the service's signature and the witness's
+    at: Mapped[datetime]
 
 
 class SigningKeyRow(Base):

@@ -39,7 +39,10 @@ SUBJECT = "database"
 WITHIN = timedelta(days=2)  # the quiet hour comes once a day
 WAITING = "the database's files may keep earlier forms of erased rows until its tables are rewritten"
 IDS = "samples"
-OTHERS = ("datasets", "job_artifacts", "adversarial_sets", "reference_models", "outbox")  # digests, names of classes
+OTHERS = (
+    "datasets", "job_artifacts", "adversarial_sets", "reference_models", "outbox",  # digests, names of classes
+    "case_details", "case_reasons", "notices",  # whose retention is over
+)  # fmt: skip
 STATISTICS = "pg_statistic"  # the planner's: they quote ids
 LOCK_SECONDS = 1.0  # who comes after us waits as long as we do
 REST = 50  # times as long as a rewriting took, before the next: it takes two hundredths of the time at the most

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from itertools import groupby
 
 from sqlalchemy import select
@@ -19,12 +20,13 @@ from app.core import db
 from app.core.db import Database
 from app.core.errors import Conflict, Unprocessable
 from app.core.positions import mask_of
-from app.core.tables import Dataset, Job, Model, ReferenceRow, Version
+from app.core.tables import Dataset, DeletionRequest, Job, Model, Receipt, ReferenceRow, Version
 from app.datasets import records as datasets
 from app.models import records as models
 from app.rules.states import JobKind
 
 HALVES, FOLDS, GIVEN, GIVEN_OTHER = "halves", "folds", "given", "given-other"
+REBUILT_BEFORE = timedelta(days=7)  # a pool that is to go is built again this long before, so that audits go on
 STALE_SHARE = 0.1  # of its samples erased: then a pool is built again
 
 
@@ -165,6 +167,17 @@ def _rebuild(database: Database, dataset_id: str) -> int:
         return len(stale)
 
 
+def _going(session: Session, dataset_id: str) -> set[str]:
+    """Pools that are retired soon, because they were made from samples that are erased."""
+    soon = (
+        select(Receipt.detail)
+        .join(DeletionRequest, DeletionRequest.id == Receipt.request_id)
+        .where(Receipt.subject == "reference-pool", Receipt.done_at.is_(None), DeletionRequest.dataset_id == dataset_id)
+        .where(Receipt.due_at < db.now(session) + REBUILT_BEFORE)
+    )
+    return {detail.removeprefix("pool ").partition(":")[0] for detail in session.scalars(soon)}
+
+
 def _stale(session: Session, dataset_id: str) -> list[tuple[Pool, Model]]:
     """Pools in use that are stale and not being replaced, each with the oldest model that needs it."""
     dataset = session.get_one(Dataset, dataset_id)
@@ -174,10 +187,11 @@ def _stale(session: Session, dataset_id: str) -> list[tuple[Pool, Model]]:
     owners: dict[str, Model] = {}
     for model in session.scalars(live.order_by(Model.id)):
         owners.setdefault(models.family(model), model)
+    going = _going(session, dataset_id)
     pools = [
         pool
         for pool in in_use(session, list(owners)).values()
-        if pool.design in (HALVES, FOLDS) and share_erased(pool, dataset) > STALE_SHARE
+        if pool.design in (HALVES, FOLDS) and (pool.name in going or share_erased(pool, dataset) > STALE_SHARE)
     ]
     if not pools:
         return []

@@ -100,7 +100,12 @@ def forgets_again(session: Session, model: Model) -> int | None:
         .join(DeletionRequest, DeletionRequest.id == OutcomeRow.request_id)
         .join(Dataset, Dataset.id == DeletionRequest.dataset_id)
         .where(OutcomeRow.model_id == model.id, Dataset.carried_for == model.id)
-        .where(or_(DeletionRequest.received_at > since, DeletionRequest.replayed_at > since))
+        .where(
+            or_(
+                func.coalesce(DeletionRequest.posted_at, DeletionRequest.received_at) > since,
+                DeletionRequest.replayed_at > since,
+            )
+        )
     )
     return session.scalars(query).one()
 

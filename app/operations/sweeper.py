@@ -14,6 +14,8 @@ from sqlalchemy import delete
 from app import jobs
 from app.blobs import usage
 from app.blobs.open import open_blobs
+from app.cases import file
+from app.cases import retention as cases_retention
 from app.core import db
 from app.core.causes import cause
 from app.core.config import LEASE_BEATS, PlainError, Settings
@@ -22,13 +24,15 @@ from app.core.tables import Idempotency
 from app.deletions import batches, carried, compliance, retention, shams
 from app.deletions.rewriting import Rewriter
 from app.events import deliveries
-from app.evidence import sealing
+from app.evidence import model_signing, sealing, witness
+from app.evidence.witness import Witness
 from app.jobs import broker, outbox
 from app.jobs.broker import BrokerError
 from app.jobs.outbox import SendHint
 from app.models import pools
 from app.operations import sweepers
 from app.recovery import erasure_ledger
+from app.releases import signatures
 
 log = logging.getLogger("lethe.sweep")
 
@@ -84,6 +88,7 @@ def run(settings: Settings, stop: threading.Event) -> None:
         (60.0, lambda: compliance.notice_overdue(database)),
         (1.0, lambda: retention.purge_due_versions(database, blobs)),
         (60.0, lambda: retention.retire_due_pools(database)),
+        (HOUSEKEEPING_SECONDS, lambda: rewriter.owe(cases_retention.erase_due(database))),
         (10.0, lambda: pools.rebuild_stale(database)),
         (600.0, lambda: shams.start_due(database)),
         (60.0, lambda: rewriter.owe(carried.expire(database))),
@@ -99,7 +104,16 @@ def run(settings: Settings, stop: threading.Event) -> None:
         (1.0, rewriter.round),  # before certificates: they then say that it is done
         (1.0, lambda: sealing.seal_due(database, key, settings.log_name)),
         (1.0, lambda: sealing.sequence_waiting(database, key, settings.log_name)),
+        (1.0, lambda: file.make_due(database, key)),
     ]
+    model_key = model_signing.load(settings.model_signing_key.get_secret_value(), settings.data_dir)
+    duties.append((1.0, lambda: signatures.sign_due(database, blobs, model_key)))
+    if settings.witnesses:
+        import httpx
+
+        asked = [Witness.parse(text) for text in settings.witnesses]
+        http = httpx.Client(trust_env=False, follow_redirects=False)
+        duties.append((10.0, lambda: witness.cosign(database, asked, http)))
     log.info("sweeping; heads and certificates are signed with key %s", key.id)
     receivers = threading.Thread(target=_deliver, args=(settings, stop), name="webhooks", daemon=True)
     receivers.start()

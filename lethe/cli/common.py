@@ -8,6 +8,7 @@ import json
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -185,6 +186,13 @@ def show(document: Any, rows: Sequence[tuple[str, Any]] | None = None, *, as_jso
     _out().print(table, markup=False, highlight=False)
 
 
+def local(moment: str | None) -> str:
+    """A time of the service in the reader's own zone, which is named."""
+    if moment is None:
+        return "-"
+    return f"{datetime.fromisoformat(moment).astimezone():%Y-%m-%d %H:%M %Z}"
+
+
 def show_list(items: Iterator[Mapping[str, Any]], columns: Sequence[str], *, as_json: bool) -> None:
     """Items as a table of these columns, or as JSON, an item a line, as they come."""
     if as_json:
@@ -195,8 +203,15 @@ def show_list(items: Iterator[Mapping[str, Any]], columns: Sequence[str], *, as_
     for name in columns:
         table.add_column(name, overflow="fold", no_wrap=name in ("id", "request", "model", "dataset"))
     for item in items:
-        table.add_row(*(_text(item[name]) for name in columns))
+        table.add_row(*(_cell(name, item[name]) for name in columns))
     _out().print(table, markup=False, highlight=False)
+
+
+def _cell(name: str, value: Any) -> str:
+    """Of a list: a time as a day, in the reader's own zone."""
+    if name.endswith("_at") and isinstance(value, str):
+        return f"{datetime.fromisoformat(value).astimezone():%Y-%m-%d %Z}"
+    return _text(value)
 
 
 def show_job(job: Mapping[str, Any], *, as_json: bool, judge: bool = True) -> None:

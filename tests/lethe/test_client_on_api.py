@@ -145,9 +145,14 @@ def test_every_conditional_call_carries_its_condition(trained: Trained, connect:
         "DELETE /v1/api-keys/{api_key}": lambda: lethe.keys.revoke(key, if_match=NEVER),
     }
     place = "POST /v1/deletion-requests/{request}"
-    for verb in ("cancel", "hold", "extend", "refuse"):
+    for verb in ("cancel", "hold", "extend", "refuse", "dismiss"):
         calls[f"{place}:{verb}"] = partial(getattr(lethe.requests, verb), request["id"], "a reason", if_match=NEVER)
-    calls[f"{place}:release"] = lambda: lethe.requests.release(request["id"], if_match=NEVER)
+    for verb in ("release", "approve", "confirm"):
+        calls[f"{place}:{verb}"] = partial(getattr(lethe.requests, verb), request["id"], if_match=NEVER)
+    calls[f"{place}:identity"] = lambda: lethe.requests.identity(request["id"], "confirmed", if_match=NEVER)
+    calls[f"{place}:keep-remains"] = lambda: lethe.requests.keep_remains(
+        request["id"], "2027-01-01", "a reason", if_match=NEVER
+    )
 
     conditional = {
         f"{method.upper()} {path}"

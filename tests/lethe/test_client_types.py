@@ -48,6 +48,18 @@ NAMES = {
     "Pool": "PoolOut",
     "AuditOffer": "AuditOffer",
     "AuditPlan": "AuditPlan",
+    "Identity": "IdentityOut",
+    "Proposal": "ProposalOut",
+    "Remain": "RemainOut",
+    "HistoryEntry": "HistoryEntry",
+    "CertificateStatus": "StatusOut",
+    "Notice": "NoticeOut",
+    "Template": "TemplateOut",
+    "Paper": "PaperOut",
+    "Span": "SpanOut",
+    "Recall": "RecallOut",
+    "Rules": "Rules",
+    "Figures": "Figures",
 }
 NOT_IN_JSON = {"Progress", "ImportLine"}  # data of an event; a line of NDJSON
 
@@ -105,11 +117,13 @@ GIVEN = {
     "scopes": ["read"],
     "policy": {},
     "trained_on": "x",
+    "rules": {},
+    "content": b"x",
 }
 ANSWER = {"items": [], "next_page_token": None, "number": 7, "state": "succeeded", "status": "fulfilled"}
-ANSWER |= dict.fromkeys(("id", "digest", "job", "problem", "salt", "deleted", "entries", "hashes"), "thing") | {
-    "size": 1
-}
+ANSWER |= dict.fromkeys(
+    ("id", "digest", "job", "problem", "salt", "deleted", "entries", "hashes", "versions", "notices", "papers"), "thing"
+) | {"size": 1}
 
 
 def test_the_client_has_a_method_for_every_operation(document: dict[str, Any], tmp_path: Path) -> None:

@@ -189,8 +189,8 @@ def _read(held: PartsDep, _: CallerDep) -> Iterator[Session]:
         yield session
 
 
-async def _write(held: PartsDep, _: CallerDep) -> AsyncIterator[Session]:
-    async with held.writers, contextmanager_in_threadpool(held.database.write()) as session:
+async def _write(held: PartsDep, who: CallerDep) -> AsyncIterator[Session]:
+    async with held.writers, contextmanager_in_threadpool(held.database.write(who.key_id)) as session:
         yield session
 
 

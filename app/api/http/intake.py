@@ -25,14 +25,14 @@ from app.deletions.orders import Accepted, Impact, Order
 
 @dataclass(frozen=True)
 class Posted:
-    """One order as it came: the caller's token, the order without its tenant, and its idempotency key.
+    """One order as it came: the caller's token, the order without its caller, and its idempotency key.
 
     `show` makes the reply, in the transaction that accepted or assessed the order. The dictionary that it is given is
     its cache for the rest of the group.
     """
 
     token: str
-    order: Callable[[str], Order]
+    order: Callable[[Caller], Order]
     route: str
     key: str | None
     body: bytes
@@ -107,7 +107,7 @@ class Intake:
         keys.require(who, "request")
         name = (who.tenant_id, posted.route, posted.key) if posted.key else None
         marks = fingerprints(self._settings, posted.body) if name else ()
-        return _Entry(number, posted, posted.order(who.tenant_id), name, marks)
+        return _Entry(number, posted, posted.order(who), name, marks)
 
     def _resolve(self, session: Session, waiting: Sequence[_Entry]) -> None:
         """Put ids in the place of the names of datasets and models; each name is looked up once."""

@@ -12,6 +12,8 @@ NOUNS = {
     "key": "an API key",
     "mdl": "a model",
     "msg": "a delivery",
+    "ntc": "a notice",
+    "pap": "a paper of a case",
     "ver": "a version",
     "whk": "a webhook",
 }
@@ -38,6 +40,8 @@ ALIAS = r"^[a-z][a-z0-9-]{0,59}$"
 EVENT = r"^[a-z-]{1,30}\.([a-z-]{1,30}|\*)$"
 URL = r"^[\x21-\x7e]+$"
 IDEMPOTENCY_KEY = r"^[\x21-\x7e]{1,255}$"
+DAY = r"^\d{4}-\d\d-\d\d$"
+DAY_OR_MOMENT = r"^\d{4}-\d\d-\d\d([Tt]\d\d:\d\d:\d\d(\.\d{1,6})?([Zz]|[+-]\d\d:\d\d))?$"
 MOMENT = r"^\d{4}-\d\d-\d\d[Tt]\d\d:\d\d:\d\d(\.\d{1,6})?([Zz]|[+-]\d\d:\d\d)$"
 
 WORDS = (
@@ -57,6 +61,8 @@ WORDS = (
         EVENT: "a kind such as `version.unlearned`, or `version.*`",
         URL: "visible ASCII without spaces",
         IDEMPOTENCY_KEY: "1 to 255 visible ASCII characters without spaces",
+        DAY: "a day, such as `2026-03-01`",
+        DAY_OR_MOMENT: "a day, such as `2026-03-01`, or an RFC 3339 time with a zone",
         MOMENT: "an RFC 3339 time with a zone, such as `2026-03-01T00:00:00Z`",
     }
 )

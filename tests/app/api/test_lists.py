@@ -11,7 +11,18 @@ from sqlalchemy import select
 
 from app.core import db
 from app.core.ids import new_id
-from app.core.tables import ApiKey, CertificateRow, DeletionRequest, Delivery, Job, Model, OutcomeRow, Version, Webhook
+from app.core.tables import (
+    ApiKey,
+    CertificateRow,
+    DeletionRequest,
+    Delivery,
+    Job,
+    Model,
+    OutcomeRow,
+    Receipt,
+    Version,
+    Webhook,
+)
 from app.deletions import views
 from app.rules.states import Decision, JobState, Outcome, RequestStatus, request_status
 from tests.helpers import as_other, is_problem, other_tenant
@@ -90,7 +101,20 @@ def test_the_lists_of_this_test_are_all_lists_of_the_api(busy: Trained) -> None:
         ours.add(path)
     assert paged == ours
     collections = {path for path, item in paths.items() if "get" in item and path.endswith("s")}
-    assert collections - paged == {"/v1/jobs/{job}/events", "/v1/log/entries", "/v1/log/keys", "/metrics"}
+    of_request = "/v1/deletion-requests/{request}"
+    assert collections - paged == {
+        "/v1/jobs/{job}/events",
+        "/v1/log/entries",
+        "/v1/log/keys",
+        "/metrics",
+        f"{of_request}/notices",  # these have a largest number
+        f"{of_request}/papers",
+        f"{of_request}/blast-radius",
+        "/v1/certificates/{digest}/status",
+        "/v1/compliance/figures",
+        "/v1/compliance/rules",
+        "/v1/compliance/remains",
+    }
 
 
 def test_a_page_token_is_good_for_its_own_query_only(busy: Trained) -> None:
@@ -279,9 +303,14 @@ def test_the_filter_by_status_finds_what_has_that_status(account: Account) -> No
                         available_at=now,
                     )
                 )
+            late = done is not None and number // 2 % 2 == 0
+            for due in (now + timedelta(days=1), now) if late else (now,):
+                session.add(
+                    Receipt(id=new_id("rcp"), request_id=request.id, subject="reference-pool", detail="d", due_at=due)
+                )
             affecting |= {request.id} if states else set()
             failed = bool(purge) and purge[-1] in views.GIVEN_UP
-            expected[request.id] = request_status(decision, states, done is not None, failed)
+            expected[request.id] = request_status(decision, states, done is not None, failed, late)
     assert set(expected.values()) == set(RequestStatus)
     seen = 0
     for status in RequestStatus:
