@@ -56,7 +56,7 @@ def test_people_are_found_across_datasets(account: Account) -> None:
     assert found["erased"] == []
     spread = account.post(
         f"{REQUESTS}:span",
-        {"subjects": ["anna"], "like": {"dataset": two["id"], "jurisdiction": "gdpr:DE", "reference": "letter 9"}},
+        {"subjects": ["anna"], "like": {"dataset": "archive", "jurisdiction": "gdpr:DE", "reference": "letter 9"}},
     )
     made = [account.get(f"{REQUESTS}/{name}") for name in spread["requests"]]
     assert [each["dataset"] for each in made] == [two["id"], one["id"]]
@@ -97,6 +97,8 @@ def test_a_draft_says_what_a_request_would_mean(trained: Trained) -> None:
     assert any("inconclusive" in note for note in made["notes"])
     assert [(each["number"], each["state"]) for each in made["versions"]] == [(1, "current")]
     assert made["duplicates"] == 0
+    by_name = account.post(f"{REQUESTS}:draft", {"dataset": "digits", "sample_ids": trained.ids[:3]})
+    assert by_name["models"] == made["models"]
     assert account.get(REQUESTS) == before
     labels = {each["id"]: each["label"] for each in samples(account, trained.dataset)}
     zeros = [name for name in trained.ids if labels[name] == 0]
