@@ -172,7 +172,7 @@ def _one(found: Mapping[Members, State]) -> State:
             if len(known) == 1:
                 return known[0]
         names = some(sorted(map(_dotted, found)))
-        raise ValueError(f"the file holds several state dicts: {names}; say which one with --member")
+        raise ValueError(f"the file holds several state dicts: {names}; name one with --member")
     return next(iter(found.values()))
 
 

@@ -94,7 +94,7 @@ def test_averaged_weights_beside_others_in_one_dictionary(tmp_path):
 
 def test_one_of_several_networks_is_named(tmp_path):
     torch.save({"student": STATE, "teacher": AVERAGED}, tmp_path / "a.pt")
-    with pytest.raises(ValueError, match=r"several state dicts: student, teacher; say with --member"):
+    with pytest.raises(ValueError, match=r"several state dicts: student, teacher; name one with --member"):
         convert(tmp_path / "a.pt", tmp_path / "a.safetensors")
     convert(tmp_path / "a.pt", tmp_path / "a.safetensors", member="teacher")
     assert load_file(tmp_path / "a.safetensors")["layer.bias"][0] == 1

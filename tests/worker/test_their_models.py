@@ -271,7 +271,7 @@ def ways() -> Iterator[Any]:
         yield pytest.param(LIBRARIES[name], side, each, id=f"{name}-{side}", marks=marks)
 
 
-@pytest.mark.parametrize(("library", "side", "each"), ways())
+@pytest.mark.parametrize(("library", "side", "each"), list(ways()))
 @pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
 def test_from_the_librarys_training_to_an_unlearned_folder_that_it_loads(
     account: Account, tmp_path: Path, library: Callable[[], Library], side: int, each: int
