@@ -72,7 +72,7 @@ def test_requested_and_erased_ids_are_conflicts(trained: Trained) -> None:
 def test_an_unknown_model_or_one_of_another_dataset_is_not_found(trained: Trained) -> None:
     ids = trained.ids[:1]
     refused(trained, ids, 404, "not-found", model="mdl_" + "0" * 26)
-    refused(trained, ids, 422, "schema", model="nonsense")
+    refused(trained, ids, 404, "not-found", model="nonsense")
     source = {"name": "digits", "params": {"seed": 1}}
     other = trained.account.post("/v1/datasets", {"name": "other", "source": source})["id"]
     model = trained.account.post("/v1/models", {"name": "m", "dataset": other, **QUICK_MODEL})["id"]
