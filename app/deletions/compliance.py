@@ -129,12 +129,19 @@ def as_json(pages: Iterator[list[dict[str, Any]]]) -> Iterator[bytes]:
     yield b"[]" if mark == b"[" else b"]"
 
 
-# What programs skip before they look for a formula, and what a formula begins with, in full width too.
-_FORMULA = re.compile(r"[\s;,|\"'\x00-\x1f\u200b\ufeff]*[=+\-@\uff1d\uff0b\uff0d\uff20]|[\t\r\n]")
+# What programs skip before they look for a formula (spaces, marks that nobody sees), and what a formula begins with, in
+# full width and small forms, too.
+_SKIPPED = r"[\s\"'\x00-\x1f\x7f\u00ad\u180e\u200b-\u200f\u202a-\u202e\u2060-\u2064\u2066-\u206f\ufe00-\ufe0f\ufeff]*"
+_BEGINS = r"[=+\-@\u2212\ufe62\ufe63\ufe66\ufe6b\uff0b\uff0d\uff1d\uff20]"
+_FORMULA = re.compile(rf"{_SKIPPED}[;,|]*{_SKIPPED}{_BEGINS}|[\t\r\n]")
+# In some countries programs end a cell at a semicolon, and do not know our quotation marks in the middle of one.
+_WITHIN = re.compile(rf"([;|\t\r\n])(?={_SKIPPED}{_BEGINS})")
 
 
 def _harmless(value: Any) -> Any:
-    return f"'{value}" if isinstance(value, str) and _FORMULA.match(value) else value
+    if not isinstance(value, str):
+        return value
+    return ("'" if _FORMULA.match(value) else "") + _WITHIN.sub(r"\1'", value)
 
 
 def summary(database: Database, tenant_id: str, year: int | None = None) -> dict[str, Any]:
