@@ -279,6 +279,11 @@ class Settings(BaseSettings):
     def sources_dir(self) -> Path:
         return self.source_cache or self.data_dir / "sources"
 
+    @property
+    def authorities(self) -> str | None:
+        """The file of SSL_CERT_FILE, for a library that does not look there; it knows AWS_CA_BUNDLE itself."""
+        return None if os.environ.get("AWS_CA_BUNDLE") else os.environ.get("SSL_CERT_FILE") or None
+
     def secret_bytes(self) -> bytes:
         """The service's secret: from the environment, else from a file only its owner can read, made once.
 
