@@ -13,7 +13,7 @@ from app.core.db import Database
 from app.core.tables import Sweeper
 from app.jobs.workers import own_name
 
-SECONDS = 5.0  # between two signs
+SECONDS = 30.0  # between two signs
 ALIVE = timedelta(seconds=120)  # a round may take a while: it rewrites tables
 FORGET_AFTER = timedelta(days=1)
 
