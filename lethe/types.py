@@ -34,7 +34,7 @@ class Dataset(TypedDict):
     train_samples: int
     classes: int
     class_names: list[str | None] | None
-    shape: list[int] | None
+    shape: list[int | None] | None
     erased_samples: int
     job: str | None
     problem: Json | None

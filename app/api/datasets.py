@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Path, Query, Request
 from fastapi.responses import JSONResponse
@@ -35,7 +35,7 @@ from app.core.tables import Dataset, Job, Sample
 from app.datasets import records as datasets
 from app.deletions import carried
 from app.formats import sandbox, uploads
-from app.formats.manifest import ERASED_PREFIX, SourceError
+from app.formats.manifest import SourceError
 from app.rules.policy import Choice
 
 log = logging.getLogger("lethe.api")
@@ -110,7 +110,10 @@ def list_samples(
     """The manifest: every sample that is not erased, in the dataset's order."""
     row = datasets.get(session, who.tenant_id, dataset)
     query = select(Sample).where(
-        Sample.dataset_id == row.id, ~Sample.sample_id.startswith(ERASED_PREFIX, autoescape=True)
+        Sample.dataset_id
+        == (
+            row.id if row.state == "ready" else ""
+        ),  # not what an ingest has stored so far ~Sample.sample_id.startswith(ERASED_PREFIX, autoescape=True)
     )
     if split is not None:
         query = query.where(Sample.holdout == (split == "holdout"))
@@ -136,12 +139,13 @@ def list_samples(
 async def put_content(dataset: DatasetId, request: Request, who: CallerDep, held: PartsDep) -> JSONResponse:
     """Stream the content in, in the form that the Content-Type names.
 
-    - `application/vnd.apache.parquet`: columns `id`, `image`, `label` and, optionally, `split` and `subject`.
-    - `application/x-npz`: arrays `images` (N, H, W[, C]) uint8, `labels`, `ids` and, optionally, `holdout` (bool) and
-      `subject`; no pickled objects.
-    - `application/zip`: an image folder, `train/<class>/<name>.png` and `holdout/<class>/…` or `test/<class>/…`. A
-      sample's id is its path, its label the place of its class among the folders of train, sorted, or among the
-      source's `class_names`. Where all members end in `.npy` it is an npz.
+    - `application/vnd.apache.parquet`: columns `image` and `label` and, optionally, `id`, `split` and `subject`.
+    - `application/x-npz`: arrays `images` (N, H, W[, C]) or (N, C, H, W), `labels` and, optionally, `ids`, `holdout`
+      (bool) or `split`, and `subject`; no pickled objects.
+    - `application/zip`: an image folder, `<split>/<class>/<name>.png` or `<class>/<name>.png`. A sample's id is its
+      path, its label the place of its class among all, sorted, or among the source's `class_names`. Where all members
+      end in `.npy` it is an npz.
+    - `application/x-tar`: a WebDataset, `<key>.jpg` with `<key>.cls` or `<key>.json`.
 
     The form, ids, labels and an archive's directory are checked before the reply; images are decoded by the ingest
     job.
@@ -150,15 +154,15 @@ async def put_content(dataset: DatasetId, request: Request, who: CallerDep, held
     if forms is None:
         raise UnsupportedMedia(f"Send one of: {', '.join(uploads.FORMS)}.")
 
-    def ready() -> list[str] | None:
+    def ready() -> dict[str, Any]:
         with held.database.read() as session:
             row = datasets.get(session, who.tenant_id, dataset)
             datasets.require_awaiting(row)
-            return row.source_params.get("class_names")
+            return row.source_params
 
-    def keep(writer: Writer, class_names: list[str] | None) -> DatasetOut:
+    def keep(writer: Writer, params: dict[str, Any]) -> DatasetOut:
         try:
-            sandbox.call("app.formats.uploads:refuse_unfit", str(writer.path), class_names, forms)
+            sandbox.call("app.formats.uploads:refuse_unfit", str(writer.path), params, forms, None, True)
         except sandbox.SandboxError as error:
             log.warning("an upload could not be looked at: %s", error)
             raise Unavailable("The content could not be looked at just now. Send it again.") from None
@@ -173,10 +177,10 @@ async def put_content(dataset: DatasetId, request: Request, who: CallerDep, held
             usage.pin(session, held.blobs, stored.digest)
             return show(row, datasets.accept_content(session, row, stored))
 
-    class_names = await run_in_threadpool(ready)
+    params = await run_in_threadpool(ready)
     context, writer = await receive(request, held, who.tenant_id)
     try:
-        body = await run_in_threadpool(keep, writer, class_names)
+        body = await run_in_threadpool(keep, writer, params)
     finally:
         await run_in_threadpool(context.__exit__, None, None, None)
     return JSONResponse(body.model_dump(mode="json"), 202, accepted(f"/v1/datasets/{body.id}"))

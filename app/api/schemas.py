@@ -94,7 +94,7 @@ class DatasetOut(BaseModel):
     class_names: list[str | None] | None = Field(
         description="by label, where the source names them; null in the place of one whose samples are all erased"
     )
-    shape: list[int] | None
+    shape: list[int | None] | None
     erased_samples: int = Field(description="of both splits")
     job: str | None = Field(None, description="the ingest job, in the reply that started it")
     problem: dict[str, Any] | None

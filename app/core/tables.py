@@ -60,7 +60,8 @@ class ApiKey(Base):
 class Dataset(Base):
     """A manifest of samples and where their bytes are.
 
-    `images` is the digest of a .npy blob, uint8 (N, H, W, C), row = position. `requested` marks positions under a
+    `images` is the digest of its pictures as they came (`app.formats.pictures`), or of a .npy blob, uint8 (N, H, W, C),
+    where they came as an array; row = position. `requested` marks positions under a
     deletion request against the whole dataset, `erased` those whose bytes are gone (bitmaps).
     """
 
@@ -77,8 +78,9 @@ class Dataset(Base):
     sample_count: Mapped[int] = mapped_column(Integer, default=0)
     train_count: Mapped[int] = mapped_column(Integer, default=0)
     class_count: Mapped[int] = mapped_column(Integer, default=0)
-    shape: Mapped[list[Any] | None]  # [height, width, channels]
+    shape: Mapped[list[Any] | None]  # [height, width, channels]; no height and width where its pictures differ
     class_names: Mapped[list[Any] | None]  # by label, where the source names them
+    report: Mapped[dict[str, Any] | None] = mapped_column(deferred=True)  # what was taken in, without ids
     id_namespace: Mapped[str | None] = mapped_column(String(60))  # datasets that share it share the meaning of an id
     carried_for: Mapped[str | None] = mapped_column(Id)  # the model that is to forget them; they are kept no longer
     requested: Mapped[bytes] = mapped_column(LargeBinary, default=b"", deferred=True)

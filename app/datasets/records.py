@@ -120,52 +120,59 @@ def _ingest(session: Session, dataset: Dataset) -> Job:
     )
 
 
+Row = tuple[str, str | None, int, bool]
+"""(id, subject, label, holdout) of one sample."""
+
+
+def write_samples(session: Session, claim: Claim, start: int, rows: Sequence[Row]) -> None:
+    """Store samples from position `start` on, in a transaction of their own, so that others write meanwhile.
+
+    The first also removes what an attempt before has left. The dataset is not ready before `write_manifest`.
+    """
+    jobs.fenced(session, claim)
+    if start == 0:
+        session.execute(delete(Sample).where(Sample.dataset_id == claim.dataset_id))
+    values = [
+        {"dataset_id": claim.dataset_id, "position": p, "sample_id": i, "subject": s, "label": y, "holdout": h}
+        for p, (i, s, y, h) in enumerate(rows, start)
+    ]
+    session.execute(insert(Sample), values)
+
+
 def write_manifest(
     session: Session,
     claim: Claim,
     *,
-    ids: Sequence[str],
-    labels: Sequence[int],
-    holdout: Sequence[bool],
-    subjects: Sequence[str | None] | None,
+    labels: NDArray[np.int32],
+    holdout: NDArray[np.bool_],
     class_names: Sequence[str] | None,
-    shape: Sequence[int],
+    shape: Sequence[int | None],
     images: Stored,
     erased: Positions,
+    report: dict[str, Any] | None,
 ) -> None:
-    """Store the manifest and mark the dataset ready: the end of an ingest job, in one fenced transaction."""
+    """Mark the dataset ready, once its samples are stored: the end of an ingest job, in one fenced transaction."""
     jobs.fenced(session, claim)
     dataset = session.get_one(Dataset, claim.dataset_id, with_for_update=True)
-    session.execute(delete(Sample).where(Sample.dataset_id == dataset.id))
-    whose = subjects or [None] * len(ids)
-    rows = [
-        {"dataset_id": dataset.id, "position": p, "sample_id": i, "subject": s, "label": y, "holdout": h}
-        for p, (i, s, y, h) in enumerate(zip(ids, whose, labels, holdout, strict=True))
-    ]
-    session.execute(insert(Sample), rows)
-    dataset.images, dataset.shape, dataset.sample_count = images.digest, list(shape), len(rows)
-    dataset.train_count = sum(not h for h in holdout)
+    size = len(labels)
+    dataset.images, dataset.shape, dataset.sample_count = images.digest, list(shape), size
+    dataset.train_count = int((~holdout).sum())
     # A class may be called after a person: its name goes with the last of its samples.
-    left = set(np.delete(np.asarray(labels), erased).tolist())
-    gone = {labels[position] for position in erased.tolist()} - left
+    left = set(np.delete(labels, erased).tolist())
+    gone = set(labels[erased].tolist()) - left
     names = [None if label in gone else name for label, name in enumerate(class_names or [])]
     dataset.class_names = names or None
-    dataset.class_count = len(class_names) if class_names else max(labels) + 1
-    dataset.erased = bitmap(erased, len(rows)) if len(erased) else b""
+    dataset.class_count = len(class_names) if class_names else int(labels.max()) + 1
+    dataset.erased = bitmap(erased, size) if len(erased) else b""
+    dataset.report = report
     dataset.state, dataset.upload = "ready", None
-    events.record(session, claim.tenant_id, "dataset.ready", dataset.id, samples=len(rows))
+    events.record(session, claim.tenant_id, "dataset.ready", dataset.id, samples=size)
 
 
 def fail(session: Session, claim: Claim, problem: dict[str, Any]) -> None:
     """The content could not be taken in: say why; new content may be sent."""
     dataset = session.get_one(Dataset, claim.dataset_id, with_for_update=True)
     dataset.state, dataset.problem, dataset.upload = "failed", problem, None
-
-
-def manifest(session: Session, dataset_id: str) -> list[tuple[int, bool]]:
-    """(label, holdout) of every sample, by position."""
-    query = select(Sample.label, Sample.holdout).where(Sample.dataset_id == dataset_id).order_by(Sample.position)
-    return [(label, holdout) for label, holdout in session.execute(query)]
 
 
 _SQLITE_LABELS = text(
@@ -214,7 +221,8 @@ def suppress(session: Session, dataset: Dataset, digests: Sequence[str]) -> None
 
 def suppressed(session: Session, dataset_id: str) -> set[str]:
     """What `suppress` has left for the ingest."""
-    return set(session.scalars(select(Sample.sample_id).where(Sample.dataset_id == dataset_id)))
+    erased = Sample.sample_id.startswith(ERASED_PREFIX, autoescape=True)
+    return set(session.scalars(select(Sample.sample_id).where(Sample.dataset_id == dataset_id, erased)))
 
 
 def unavailable(dataset: Dataset) -> Positions:

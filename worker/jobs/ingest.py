@@ -1,83 +1,185 @@
-"""The job *ingest*: data are decoded into one array of pixels and a manifest."""
+"""The job *ingest*: data become a file of pictures, or of pixels, and a manifest."""
 
 from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from app import jobs
 from app.blobs import usage
+from app.catalog import UploadSource
 from app.core.positions import Positions
 from app.core.tables import Dataset
 from app.datasets import records as datasets
 from app.datasets import suppression
+from app.datasets.records import Row
 from app.formats.manifest import SourceError
+from app.formats.pictures import is_pictures, write_without
 from app.rules.states import JobState
 from engine import places
+from engine.data import ingest_report
+from engine.data.ingest_report import Counts
 from engine.data.samples import RawData
+from engine.data.upload import Taken, take_in
 from worker.runtime.run import Run
+
+ROWS_AT_ONCE = 10_000
+
+
+class Found(Protocol):
+    """What a source gave: a file of images, and what is said of the samples, in parts."""
+
+    @property
+    def class_names(self) -> list[str] | None: ...
+    @property
+    def images(self) -> Path: ...
+    @property
+    def shape(self) -> list[int | None]: ...
+    def parts(self) -> Iterator[tuple[list[Row], list[list[str | None]]]]:
+        """Rows with the marks of their contents, of which each may have several."""
 
 
 def ingest(run: Run) -> None:
-    """Decode a source into one array of pixels and a manifest; the uploaded bytes are removed afterwards."""
+    """Take a source in; the uploaded bytes are removed afterwards."""
     with run.resources.database.read() as session:
         dataset = session.get_one(Dataset, run.claim.dataset_id)
-    with run.stage("decode", 0.0, 0.8):
-        params = places.parse("sources", dataset.source, dataset.source_params)
-        content = run.resources.blobs.fetch(dataset.upload) if dataset.upload else None
-        try:
-            # What a source downloads goes with this block: it holds the samples that may have to be erased.
-            with _folder(run) as cache:
-                raw = places.source(dataset.source)(params, cache, content)
-        except SourceError as error:
-            _refuse_source(run, dataset.upload, error)
-            return
-    with run.stage("store", 0.8, 1.0):
-        raw, erased = _suppressed(run, raw)
-        images = run.put(partial(_write_array, raw.images))
-        with run.resources.database.write() as session:
-            usage.pin(session, run.resources.blobs, images.digest)
-            datasets.write_manifest(
-                session,
-                run.claim,
-                ids=raw.ids,
-                labels=raw.labels.tolist(),
-                holdout=raw.holdout.tolist(),
-                subjects=raw.subjects,
-                class_names=raw.class_names,
-                shape=raw.images.shape[1:],
-                images=images,
-                erased=erased,
-            )
-            job = jobs.fenced(session, run.claim)
-            jobs.finish(session, job, JobState.SUCCEEDED, result={"samples": len(raw.ids), "left_out": len(erased)})
+    # What a source downloads or is unpacked goes with this block: it holds the samples that may have to be erased.
+    with _folder(run) as folder:
+        with run.stage("decode", 0.0, 0.8) as progress:
+            try:
+                found = _found(run, dataset, folder, progress.update)
+            except SourceError as error:
+                _refuse_source(run, dataset.upload, error)
+                return
+        with run.stage("store", 0.8, 1.0) as progress:
+            _store(run, dataset, found)
     _remove_upload(run, dataset.upload)
 
 
-def _suppressed(run: Run, raw: RawData) -> tuple[RawData, Positions]:
-    """The data without what was erased before: in this dataset, before a backup was restored, or in another one of the
-    tenant; its positions."""
-    settings, dataset_id = run.resources.settings, run.claim.dataset_id or ""
-    with run.resources.database.read() as session:
-        known = datasets.suppressed(session, dataset_id)
-        dataset = session.get_one(Dataset, dataset_id)
-    lost = suppression.left_out(run.resources.database, settings, dataset, raw.ids, raw.subjects, raw.images)
-    if known:
-        lost |= np.array([datasets.suppression(settings, dataset_id, name) in known for name in raw.ids])
-    gone: Positions = np.flatnonzero(lost).astype(np.int64)
-    if not len(gone):
-        return raw, gone
-    images, ids, subjects = raw.images.copy(), list(raw.ids), list(raw.subjects or [None] * len(raw.ids))
-    images[gone] = 0
-    for position in gone.tolist():
-        ids[position], subjects[position] = datasets.suppression(settings, dataset_id, ids[position]), None
-    return replace(raw, images=images, ids=ids, subjects=subjects), gone
+def _found(run: Run, dataset: Dataset, folder: Path, progress: ingest_report.Progress) -> Found:
+    params = places.parse("sources", dataset.source, dataset.source_params)
+    key = suppression.Marker.of(run.resources.settings, dataset.tenant_id)
+    if isinstance(params, UploadSource) and dataset.upload is not None:
+        files = [{"path": str(run.resources.blobs.fetch(dataset.upload))}]
+        return _Uploaded(take_in(folder, files, params, key.key, progress))
+    cache = folder / "cache"
+    cache.mkdir()
+    return _Built(places.source(dataset.source)(params, cache, None), key, folder)
+
+
+@dataclass
+class _Uploaded:
+    taken: Taken
+
+    @property
+    def class_names(self) -> list[str] | None:
+        return self.taken.class_names
+
+    @property
+    def images(self) -> Path:
+        return self.taken.images
+
+    @property
+    def shape(self) -> list[int | None]:
+        return self.taken.shape
+
+    def parts(self) -> Iterator[tuple[list[Row], list[list[str | None]]]]:
+        start = 0
+        for rows in self.taken.rows(ROWS_AT_ONCE):
+            part = self.taken.looked[start : start + len(rows)]
+            yield rows, [_hex(part["mark"]), _hex(part["colour"])]
+            start += len(rows)
+
+
+def _hex(marks: NDArray[np.uint8]) -> list[str | None]:
+    return [mark.tobytes().hex() if there else None for mark, there in zip(marks, marks.any(axis=1), strict=True)]
+
+
+class _Built:
+    """A built-in source, whose pixels are an array."""
+
+    def __init__(self, raw: RawData, marker: suppression.Marker, folder: Path) -> None:
+        self._raw, self._marker = raw, marker
+        self.class_names = raw.class_names
+        self.images = folder / "images"
+        _write_array(raw.images, self.images)
+
+    @property
+    def shape(self) -> list[int | None]:
+        return list(self._raw.images.shape[1:])
+
+    def parts(self) -> Iterator[tuple[list[Row], list[list[str | None]]]]:
+        raw = self._raw
+        subjects = raw.subjects or [None] * len(raw.ids)
+        for start in range(0, len(raw.ids), ROWS_AT_ONCE):
+            part = slice(start, start + ROWS_AT_ONCE)
+            holdout: list[bool] = raw.holdout[part].tolist()
+            said = zip(raw.ids[part], subjects[part], raw.labels[part].tolist(), holdout, strict=True)
+            yield list(said), [self._marker.contents(raw.images[part])]
+
+
+def _store(run: Run, dataset: Dataset, found: Found) -> None:
+    """Store samples and images without what was erased before: in this dataset, before a backup was restored, or in
+    another one of the tenant."""
+    settings, database = run.resources.settings, run.resources.database
+    with database.read() as session:
+        restored = datasets.suppressed(session, dataset.id)
+    known = suppression.Known(database, settings, dataset)
+    kept: list[list[Row]] = []
+    counts, gone = Counts(), []
+    for rows, contents in found.parts():
+        ids, subjects = [row[0] for row in rows], [row[1] for row in rows]
+        lost = np.zeros(len(rows), dtype=np.bool_)
+        for marks in contents:
+            lost |= known.among(ids, subjects, marks)
+        if restored:
+            lost |= np.array([datasets.suppression(settings, dataset.id, name) in restored for name in ids])
+        start = counts.samples
+        for place in np.flatnonzero(lost).tolist():
+            name, _, label, held = rows[place]
+            rows[place] = datasets.suppression(settings, dataset.id, name), None, label, held
+        counts.add(rows)
+        gone += (start + np.flatnonzero(lost)).tolist()
+        # What a restored backup has left stands for the samples until all of them are stored at once.
+        if restored:
+            kept.append(rows)
+            continue
+        with database.write() as session:
+            datasets.write_samples(session, run.claim, start, rows)
+        run.heartbeat.moved()
+    erased: Positions = np.array(gone, dtype=np.int64)
+    report = None
+    if isinstance(found, _Uploaded):
+        report = ingest_report.of(found.taken, counts, erased)
+    images = run.put(partial(_write_images, found.images, erased))
+    with database.write() as session:
+        start = 0
+        for rows in kept:
+            datasets.write_samples(session, run.claim, start, rows)
+            start += len(rows)
+        usage.pin(session, run.resources.blobs, images.digest)
+        datasets.write_manifest(
+            session,
+            run.claim,
+            labels=counts.labels,
+            holdout=counts.holdout,
+            class_names=found.class_names,
+            shape=found.shape,
+            images=images,
+            erased=erased,
+            report=report,
+        )
+        job = jobs.fenced(session, run.claim)
+        result = {"samples": counts.samples, "left_out": len(erased)}
+        jobs.finish(session, job, JobState.SUCCEEDED, result=result)
 
 
 @contextmanager
@@ -105,6 +207,18 @@ def _remove_upload(run: Run, digest: str | None) -> None:
     if digest is None:
         return
     usage.remove(run.resources.database, run.resources.blobs, digest)
+
+
+def _write_images(source: Path, erased: Positions, target: Path) -> None:
+    if not len(erased):
+        shutil.move(source, target)
+    elif is_pictures(source):
+        write_without(source, target, erased)
+    else:
+        shutil.move(source, target)
+        images = np.load(target, mmap_mode="r+", allow_pickle=False)
+        images[erased] = 0
+        images.flush()
 
 
 def _write_array(array: np.ndarray, path: Path) -> None:
