@@ -35,7 +35,7 @@ from app.core.tables import Dataset, Job, Sample
 from app.datasets import records as datasets
 from app.deletions import carried
 from app.formats import sandbox, uploads
-from app.formats.manifest import SourceError
+from app.formats.manifest import ERASED_PREFIX, SourceError
 from app.rules.policy import Choice
 
 log = logging.getLogger("lethe.api")
@@ -110,10 +110,8 @@ def list_samples(
     """The manifest: every sample that is not erased, in the dataset's order."""
     row = datasets.get(session, who.tenant_id, dataset)
     query = select(Sample).where(
-        Sample.dataset_id
-        == (
-            row.id if row.state == "ready" else ""
-        ),  # not what an ingest has stored so far ~Sample.sample_id.startswith(ERASED_PREFIX, autoescape=True)
+        Sample.dataset_id == (row.id if row.state == "ready" else ""),  # not what an ingest has stored so far
+        ~Sample.sample_id.startswith(ERASED_PREFIX, autoescape=True),
     )
     if split is not None:
         query = query.where(Sample.holdout == (split == "holdout"))

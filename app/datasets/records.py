@@ -188,6 +188,8 @@ MOST_LABELS = 4  # datasets whose labels a process keeps: once a dataset is read
 
 def labels_of(session: Session, dataset: Dataset) -> tuple[NDArray[np.int32], NDArray[np.bool_]]:
     """Labels and train split of a dataset that is ready, by position, read as one value and kept."""
+    if not dataset.sample_count:  # of data that are not held here
+        return np.empty(0, dtype=np.int32), np.empty(0, dtype=np.bool_)
     packed = _labels.pop(dataset.id, None)
     if packed is None or len(packed) != dataset.sample_count:
         if session.get_bind().dialect.name == "sqlite":

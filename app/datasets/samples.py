@@ -19,6 +19,7 @@ from app.core.positions import Positions, distinct
 from app.core.tables import Dataset, Sample
 from app.datasets import canaries
 from app.datasets import records as datasets
+from app.formats.names import normal, normal_all, other_forms
 
 SHOWN_FAULTS = 100
 
@@ -60,11 +61,13 @@ def require_fit(
         return
     found = look_up(session, dataset, ids)
     first: dict[str, int] = {}
-    faults = [(place, "duplicate") for place, name in enumerate(ids) if first.setdefault(name, place) != place]
+    faults = [
+        (place, "duplicate") for place, name in enumerate(normal_all(ids)) if first.setdefault(name, place) != place
+    ]
     distinct = sorted(first.values())
     unknown = [place for place in distinct if found[place] < 0]
     if unknown:
-        marks = [datasets.suppression(settings, dataset.id, ids[place]) for place in unknown]
+        marks = [datasets.suppression(settings, dataset.id, normal(ids[place])) for place in unknown]
         erased = look_up(session, dataset, marks) >= 0
         faults += [(place, "erased" if gone else "unknown") for place, gone in zip(unknown, erased, strict=True)]
     known = [place for place in distinct if found[place] >= 0]
@@ -94,7 +97,20 @@ _POSTGRES_LOOK_UP = text(
 
 
 def look_up(session: Session, dataset: Dataset, ids: Sequence[str]) -> Positions:
-    """int64, a position for each id in their order, -1 where there is none: one statement for any number of ids."""
+    """int64, a position for each id in their order, -1 where there is none: one statement for any number of ids.
+
+    Ids are asked for in the form in which they are stored; such as were stored before there was one form, in any.
+    """
+    found = _look_up(session, dataset, normal_all(ids))
+    missing = [(place, form) for place in np.flatnonzero(found < 0).tolist() for form in other_forms(ids[place])]
+    if missing:
+        again = _look_up(session, dataset, [form for _, form in missing])
+        for (place, _), position in zip(missing, again.tolist(), strict=True):
+            found[place] = max(found[place], position)
+    return found
+
+
+def _look_up(session: Session, dataset: Dataset, ids: Sequence[str]) -> Positions:
     if not ids:
         return np.empty(0, dtype=np.int64)
     if session.get_bind().dialect.name == "sqlite":
@@ -135,7 +151,7 @@ def find(session: Session, dataset: Dataset, ids: Sequence[str]) -> Positions:
     if not is_large(session, dataset, ids):
         return look_up(session, dataset, ids)
     session.execute(_PLAN_ANEW)
-    found: bytes | None = session.execute(_POSTGRES_FIND, _marked(dataset, ids)).scalar_one()
+    found: bytes | None = session.execute(_POSTGRES_FIND, _marked(dataset, normal_all(ids))).scalar_one()
     return np.frombuffer(found or b"", dtype=">u4").astype(np.int64)
 
 
@@ -177,19 +193,22 @@ def of_subjects(session: Session, dataset: Dataset, subjects: Sequence[str], req
     Raises:
         Unprocessable: a subject that has no sample (left); says which place of the list.
     """
+    asked = [(place, form) for place, name in enumerate(subjects) for form in (normal(name), *other_forms(name))]
+    places, names = [place for place, _ in asked], [name for _, name in asked]
     if session.get_bind().dialect.name == "sqlite":
         sql = (
             "SELECT j.key, s.position FROM json_each(:names) j "
             "CROSS JOIN samples s ON s.dataset_id = :d AND s.subject = j.value"
         )
-        given: Any = json.dumps(list(subjects))
+        given: Any = json.dumps(list(names))
     else:
         sql = (
             "SELECT n.place - 1, s.position FROM unnest(CAST(:names AS text[])) WITH ORDINALITY AS n (name, place) "
             "JOIN samples s ON s.dataset_id = :d AND s.subject = n.name"
         )
-        given = list(subjects)
-    rows = session.execute(text(sql), {"names": given, "d": dataset.id}).all()
+        given = list(names)
+    found = session.execute(text(sql), {"names": given, "d": dataset.id}).all()
+    rows = [(places[place], position) for place, position in found]
     left = [(place, position) for place, position in rows if not requested[position]]
     missing = sorted(set(range(len(subjects))) - {place for place, _ in left})
     if missing:

@@ -88,6 +88,8 @@ def _reading() -> Iterator[None]:
     except MemoryError:  # pyarrow's own is an ArrowException, too
         raise
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        if isinstance(error, OSError) and error.errno:  # the system's, not the file's
+            raise
         if "Not yet implemented" in str(error):
             raise SourceError("a column has an encoding that cannot be read; write it with a dictionary") from error
         raise SourceError("the file is not a readable Parquet file") from error

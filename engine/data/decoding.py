@@ -56,20 +56,21 @@ def unpack(folder: str, files: Sequence[Mapping[str, Any]], params: Mapping[str,
         row = 0
         for path, part, option in zip(paths, parts, options, strict=True):
             found = uploads.pictures(path, part.form, option)
+            left = max(archives.FREE_OF_RATIO, archives.MAX_RATIO * path.stat().st_size)
             for own in range(part.rows):
-                name, picture = next(found, ("", SourceError("the file has fewer pictures than samples")))
-                digest = keep.put(picture, f"{_of(parts, part)}{name}", part.ids is None)
+                _, picture = next(found, ("", SourceError("the file has fewer pictures than samples")))
+                # A file of a few bytes may repeat a long picture in millions of rows.
+                left -= len(picture) if isinstance(picture, bytes) else 0
+                if left < 0:
+                    raise SourceError(f"the pictures unpack to more than {archives.MAX_RATIO} times the file's size")
+                digest = keep.put(picture, part.ids is None)
                 sample = part.ids[own] if part.ids is not None else _made(digest, made)
                 subject = manifest.subjects[row] if manifest.subjects else None
                 rows.write(json.dumps([sample, subject, manifest.labels[row], held[row]], ensure_ascii=False) + "\n")
                 row += 1
-        keep.refuse()
     answer = {"samples": row, "class_names": manifest.class_names, "form": manifest.form, "notes": manifest.notes}
-    return answer | {"entries": [part.entries for part in parts], "rows": [part.rows for part in parts]}
-
-
-def _of(parts: Sequence[Columns], part: Columns) -> str:
-    return "" if len(parts) == 1 else f"shard {next(n for n, each in enumerate(parts) if each is part)}, "
+    places = {"entries": [part.entries for part in parts], "rows": [part.rows for part in parts]}
+    return answer | places | {"damaged": keep.damaged}
 
 
 def holdout(manifest: Manifest, params: Mapping[str, Any]) -> list[bool]:
@@ -103,22 +104,16 @@ class _Encoded:
 
     def __init__(self, writer: PictureWriter) -> None:
         self._writer = writer
-        self._errors: list[str] = []
+        self.damaged: dict[int, str] = {}
 
-    def put(self, picture: Any, what: str, wanted: bool) -> str:
-        """Keep one; its digest, if wanted."""
-        if isinstance(picture, SourceError) or not len(picture if picture is not None else b""):
-            reason = picture.detail if isinstance(picture, SourceError) else "there is no image"
-            self._errors.append(f"{what}: {reason}")
-            self.refuse(MAX_ERRORS)
-            return ""
+    def put(self, picture: Any, wanted: bool) -> str:
+        """Keep one; its digest, if wanted. One that is damaged is kept as nothing, and what is wrong with it."""
+        if isinstance(picture, SourceError):
+            self.damaged[len(self._writer)] = picture.detail
+            picture = None
         pixels = isinstance(picture, np.ndarray)
-        self._writer.put(pictures.encode(picture) if pixels else picture)
-        return hashlib.sha256(picture.tobytes() if pixels else picture).hexdigest() if wanted else ""
-
-    def refuse(self, most: int = 1) -> None:
-        if len(self._errors) >= most:
-            raise SourceError("some images cannot be taken", self._errors)
+        self._writer.put(pictures.encode(picture) if pixels else picture or b"")
+        return hashlib.sha256(picture.tobytes() if pixels else picture or b"").hexdigest() if wanted else ""
 
     def __enter__(self) -> _Encoded:
         self._writer.__enter__()
@@ -129,22 +124,21 @@ class _Encoded:
 
 
 class _Array:
-    """Keeps arrays of one shape as one, .npy."""
+    """Keeps arrays of one shape as one, .npy. It is whole, or refused."""
+
+    damaged: Mapping[int, str] = {}
 
     def __init__(self, path: Path, n: int, shape: tuple[int, int, int]) -> None:
         self._file = path.open("wb")
         header = {"descr": "|u1", "fortran_order": False, "shape": (n, *shape)}
         np.lib.format.write_array_header_1_0(self._file, header)
 
-    def put(self, picture: Any, what: str, wanted: bool) -> str:
+    def put(self, picture: Any, wanted: bool) -> str:
         if isinstance(picture, SourceError):
-            raise SourceError(f"{what}: {picture.detail}")
+            raise picture
         data = picture.tobytes()
         self._file.write(data)
         return hashlib.sha256(data).hexdigest() if wanted else ""
-
-    def refuse(self) -> None:
-        """Nothing: an array is whole, or was refused."""
 
     def __enter__(self) -> _Array:
         return self

@@ -37,7 +37,8 @@ Progress = Callable[[float], None]
 class Taken:
     """Content that was read and looked at, in files of `folder`.
 
-    looked: `LOOKED` for each sample. modes, did: what pictures were, and what was made of them, counted.
+    looked: `LOOKED` for each sample. notes: what was made of them, modes: what they were, counted. channels: of all;
+    grey ones fit three.
     """
 
     folder: Path
@@ -47,6 +48,7 @@ class Taken:
     notes: dict[str, int]
     looked: NDArray[np.void]
     modes: dict[str, int]
+    channels: int
 
     @property
     def images(self) -> Path:
@@ -54,12 +56,11 @@ class Taken:
 
     @property
     def shape(self) -> list[int | None]:
-        """[height, width, channels]; no height and width where the pictures differ. Grey ones fit three channels."""
+        """[height, width, channels]; no height and width where the pictures differ."""
         height, width = self.looked["height"], self.looked["width"]
-        channels = int(self.looked["channels"].max())
         if (height == height[0]).all() and (width == width[0]).all():
-            return [int(height[0]), int(width[0]), channels]
-        return [None, None, channels]
+            return [int(height[0]), int(width[0]), self.channels]
+        return [None, None, self.channels]
 
     def rows(self, at_once: int) -> Iterator[list[tuple[str, str | None, int, bool]]]:
         """(id, subject, label, holdout) of the samples, in parts."""
@@ -101,16 +102,20 @@ def take_in(
         ],
         lambda done: progress(0.2 + 0.8 * done),
     )
-    errors = [error for answer in answers for error in answer["errors"]]
+    errors = {int(row): text for answer in answers for row, text in answer["errors"]}
+    errors |= {int(row): text for row, text in said["damaged"].items()}
     if errors:
-        lines = [f"{_place(said, row)}: {text}" for row, text in errors[:MAX_ERRORS]]
+        lines = [f"{_place(said, row)}: {errors[row]}" for row in sorted(errors)[:MAX_ERRORS]]
         raise SourceError("some images cannot be taken", lines)
     looked = np.concatenate([_looked(folder / f"looked-{start}", stop - start) for start, stop in parts])
     modes, notes = Counter[str](), Counter[str](said["notes"])
     for answer in answers:
         modes.update(answer["modes"])
         notes.update(answer["did"])
-    taken = Taken(folder, n, said["class_names"], said["form"], dict(notes), looked, dict(modes))
+    channels = int(looked["channels"].max())
+    if params.shape is not None and is_pictures(images):
+        channels = max(channels, params.shape[2])
+    taken = Taken(folder, n, said["class_names"], said["form"], dict(notes), looked, dict(modes), channels)
     if params.shape is not None:
         _require_shape(taken, said, params.shape)
     return taken
@@ -119,12 +124,12 @@ def take_in(
 def _require_shape(taken: Taken, said: Mapping[str, Any], shape: tuple[int, int, int]) -> None:
     height, width, channels = shape
     looked = taken.looked
-    wrong = (looked["height"] != height) | (looked["width"] != width) | (looked["channels"] > channels)
+    wrong = (looked["height"] != height) | (looked["width"] != width) | (taken.channels != channels)
     if wrong.any():
-        sizes = [
-            (row, looked["height"][row], looked["width"][row]) for row in np.flatnonzero(wrong)[:MAX_ERRORS].tolist()
+        lines = [
+            f"{_place(said, row)}: the image has {looked['height'][row]} x {looked['width'][row]} pixels"
+            for row in np.flatnonzero(wrong)[:MAX_ERRORS].tolist()
         ]
-        lines = [f"{_place(said, row)}: the image has {h} x {w} pixels" for row, h, w in sizes]
         raise SourceError(f"{int(wrong.sum())} images are not of the dataset's shape {list(shape)}", lines)
 
 

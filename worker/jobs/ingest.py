@@ -100,7 +100,7 @@ class _Uploaded:
 
 
 def _hex(marks: NDArray[np.uint8]) -> list[str | None]:
-    return [mark.tobytes().hex() if there else None for mark, there in zip(marks, marks.any(axis=1), strict=True)]
+    return [mark.tobytes().hex() if mark.any() else None for mark in marks]
 
 
 class _Built:
@@ -121,9 +121,11 @@ class _Built:
         subjects = raw.subjects or [None] * len(raw.ids)
         for start in range(0, len(raw.ids), ROWS_AT_ONCE):
             part = slice(start, start + ROWS_AT_ONCE)
-            holdout: list[bool] = raw.holdout[part].tolist()
-            said = zip(raw.ids[part], subjects[part], raw.labels[part].tolist(), holdout, strict=True)
-            yield list(said), [self._marker.contents(raw.images[part])]
+            said: list[Row] = [
+                (raw.ids[row], subjects[row], int(raw.labels[row]), bool(raw.holdout[row]))
+                for row in range(start, min(len(raw.ids), part.stop))
+            ]
+            yield said, [self._marker.contents(raw.images[part])]
 
 
 def _store(run: Run, dataset: Dataset, found: Found) -> None:

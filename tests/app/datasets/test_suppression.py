@@ -12,7 +12,7 @@ from sqlalchemy import select
 from app.core.config import Settings
 from app.core.keys import FIRST_TENANT
 from app.core.tables import AuditEvent, Dataset, Model
-from app.datasets.suppression import Marker, left_out
+from app.datasets.suppression import Known, Marker
 from tests.helpers import SAFETENSORS, is_problem
 from tests.support import Account, Document
 from tests.trained import Trained
@@ -111,7 +111,9 @@ def test_what_is_carried_to_be_unlearned_is_taken_in(account: Account) -> None:
     """A second model may have to forget the same samples."""
     erased(account)
     rows = [Dataset(id="dst_x", tenant_id=FIRST_TENANT, carried_for=model) for model in (None, "mdl_1")]
-    found = [left_out(account.database, account.settings, row, IDS, None, IMAGES).tolist() for row in rows]
+    contents = Marker.of(account.settings, FIRST_TENANT).contents(IMAGES)
+    known = [Known(account.database, account.settings, row) for row in rows]
+    found = [each.among(IDS, [None] * 12, contents).tolist() for each in known]
     assert found == [[True, True, *[False] * 10], [False] * 12]
 
 
