@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from app.formats.manifest import MAX_ID_LENGTH, MAX_ROWS, MULTI_LABEL, Columns, 
 from app.formats.options import Options
 
 ROWS_AT_ONCE = 256
+NESTED_ROWS = 16
 
 
 def read(path: Path, options: Options) -> Columns:
@@ -69,9 +71,12 @@ def pictures(path: Path, options: Options) -> Iterator[bytes | None]:
         with pq.ParquetFile(path) as file:
             nested = is_type.is_struct(file.schema_arrow.field(options.column("image")).type)
             name = options.column("image") + (".bytes" if nested else "")
-            repeated = _repeated(file.metadata, [name])
+            # Within a struct the reader can do neither that nor a batch of two row groups; there few are read at once.
+            repeated = [] if nested else _repeated(file.metadata, [name])
+            groups, rows = file.num_row_groups, NESTED_ROWS if nested else ROWS_AT_ONCE
         with pq.ParquetFile(path, read_dictionary=repeated) as file:
-            for batch in file.iter_batches(batch_size=ROWS_AT_ONCE, columns=[name]):
+            batches = (file.iter_batches(rows, [group], [name]) for group in range(groups))
+            for batch in chain.from_iterable(batches):
                 images = batch.column(0).field("bytes") if nested else batch.column(0)
                 if longest(images) > MAX_IMAGE_BYTES:
                     raise SourceError(f"an image is over {MAX_IMAGE_BYTES // 2**20} MiB")

@@ -242,7 +242,9 @@ class PictureFile:
         with path.open("rb") as file:
             self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         size = len(self._map)
-        count, magic = TRAILER.unpack_from(self._map, max(0, size - TRAILER.size))
+        if size < TRAILER.size:
+            raise ValueError("this is no file of pictures")
+        count, magic = TRAILER.unpack_from(self._map, size - TRAILER.size)
         index = size - TRAILER.size - 8 * (count + 1)
         if magic != MAGIC or index < len(MAGIC):
             raise ValueError("this is no file of pictures")

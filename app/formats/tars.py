@@ -15,6 +15,7 @@ from app.formats.manifest import HOLDOUT, MAX_ROWS, MULTI_LABEL, Columns, Source
 from app.formats.names import normal
 
 MAX_LABEL_BYTES = 2**16
+BLOCK = 512
 LAYOUT = f"a sample is a picture (.{', .'.join(end[1:] for end in SUFFIXES)}) with a .cls or a .json of its name"
 
 
@@ -150,7 +151,8 @@ def _opened(path: Path) -> Iterator[tarfile.TarFile]:
         with tarfile.open(path, "r:") as archive:
             yield archive
             # tarfile takes a header that is cut off, or broken behind the first, for the end.
-            if archive.offset > path.stat().st_size or not _ends(path, archive.offset):
+            end = max((member.offset_data + -(-member.size // BLOCK) * BLOCK for member in archive), default=0)
+            if not _ends(path, end):
                 raise SourceError("the archive is damaged or cut off")
     except (SourceError, MemoryError):
         raise
@@ -159,10 +161,8 @@ def _opened(path: Path) -> Iterator[tarfile.TarFile]:
 
 
 def _ends(path: Path, offset: int) -> bool:
-    """Whether nothing but zeros follows where the reader stopped."""
+    """Whether a block of zeros, or more, and nothing else follows."""
     with path.open("rb") as file:
-        file.seek(max(0, offset - 512))
-        while piece := file.read(2**20):
-            if piece.strip(b"\0"):
-                return False
-    return True
+        file.seek(offset)
+        left = path.stat().st_size - offset
+        return left >= BLOCK and not any(piece.strip(b"\0") for piece in iter(lambda: file.read(2**20), b""))
