@@ -75,7 +75,7 @@ NOTES = {
     "first-frame": "of several frames or pages the first is kept as the picture",
     "left-out": "erased before; left out",
 }
-"""What was converted, told in the ingest report."""
+"""What was converted, for the ingest report."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""What was taken in: counted, and told without ids."""
+"""What was taken in: counted, and without ids."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def of(taken: Taken, counts: Counts, erased: NDArray[np.int64]) -> dict[str, Any
             "contents": len(np.unique(groups[:, 0])),
             "across_splits": across,
         },
-        "told": [{"code": code, "samples": n, "detail": NOTES[code]} for code, n in sorted(notes.items())],
+        "conversions": [{"code": code, "samples": n, "detail": NOTES[code]} for code, n in sorted(notes.items())],
     }
 
 

@@ -9,7 +9,7 @@ from app.core import db
 from app.core.errors import SupersededError
 from app.core.tables import Dataset, DatasetCopy
 from app.formats.input_contract import InputContract
-from app.formats.pictures import is_pictures
+from app.formats.pictures import MAGIC
 from app.jobs import Claim
 from engine.data import geometry, upload
 from worker.runtime.run import Resources
@@ -37,15 +37,16 @@ def digest_of(
     shape = dataset.shape or []
     made = list(contract.pixels_of(shape))
     name = contract.copy_of(shape) or _AS_THEY_ARE
-    if name == _AS_THEY_ARE and not is_pictures(resources.blobs.fetch(images)):
-        return images
     with resources.database.read() as session:
         there = session.get(DatasetCopy, (dataset.id, name))
     if there is not None:
         return there.digest
+    beginning = b"".join(resources.blobs.read(images, 0, len(MAGIC)))
+    if name == _AS_THEY_ARE and beginning != MAGIC:
+        return images
     source = resources.blobs.fetch(images)
     with resources.blobs.scratch(claim.id) as path:
-        if is_pictures(source):
+        if beginning == MAGIC:
             upload.write_copy(source, path, contract, (made[0], made[1], made[2]), shape[2], moved)
         else:
             geometry.write_copy(source, path, contract, resources.settings.torch_threads)
