@@ -12,7 +12,20 @@ from fastapi import APIRouter, Depends, FastAPI, Request
 from fastapi.responses import HTMLResponse
 from starlette.routing import BaseRoute
 
-from app.api import aliases, audits, catalog, compliance, datasets, deletions, health, jobs, models, versions, webhooks
+from app.api import (
+    aliases,
+    audits,
+    catalog,
+    compliance,
+    datasets,
+    deletions,
+    health,
+    jobs,
+    models,
+    shards,
+    versions,
+    webhooks,
+)
 from app.api import keys as api_keys
 from app.api import log as log_api
 from app.api.http import contract, docs_page, failures
@@ -85,6 +98,7 @@ ROUTERS = (
     jobs.router,
     catalog.router,
     datasets.router,
+    shards.router,
     models.router,
     aliases.router,
     versions.router,

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
+from pathlib import Path as FilePath
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Path, Query, Request
 from fastapi.responses import JSONResponse
 from sqlalchemy import select
+from sqlalchemy.orm import Session
 from starlette.concurrency import run_in_threadpool
 
 from app.api.http.deps import (
@@ -29,10 +31,11 @@ from app.api.http.transfer import ANY_SIZE, receive
 from app.api.schemas import DatasetCreate, DatasetOut, DatasetState, SampleOut
 from app.blobs import usage
 from app.blobs.folder import Writer
-from app.core.errors import Unavailable, Unprocessable, UnsupportedMedia
+from app.core.errors import Conflict, Unavailable, Unprocessable, UnsupportedMedia
 from app.core.positions import members
 from app.core.tables import Dataset, Job, Sample
 from app.datasets import records as datasets
+from app.datasets import shards
 from app.deletions import carried
 from app.formats import sandbox, uploads
 from app.formats.manifest import ERASED_PREFIX, SourceError
@@ -64,6 +67,39 @@ def show(dataset: Dataset, job: Job | None = None) -> DatasetOut:
         problem=dataset.problem,
         created_at=dataset.created_at,
     )
+
+
+def checked_form(request: Request) -> tuple[str, tuple[str, ...]]:
+    """The Content-Type of a body, and the forms that such a file may have."""
+    content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    forms = uploads.FORMS.get(content_type)
+    if forms is None:
+        raise UnsupportedMedia(f"Send one of: {', '.join(uploads.FORMS)}.")
+    return content_type, forms
+
+
+def look_at(path: FilePath, params: dict[str, Any], forms: tuple[str, ...], split: str | None, *, alone: bool) -> int:
+    """Check a file in a child, without its pictures; the number of its samples. alone: it is all of the content.
+
+    Raises:
+        Unprocessable: what is wrong with it.
+    """
+    try:
+        samples: int = sandbox.call("app.formats.uploads:refuse_unfit", str(path), params, forms, split, alone)
+        return samples
+    except sandbox.SandboxError as error:
+        log.warning("an upload could not be looked at: %s", error)
+        raise Unavailable("The content could not be looked at just now. Send it again.") from None
+    except SourceError as error:
+        raise Unprocessable(
+            error.detail, kind="dataset-content", errors=[{"detail": line} for line in error.errors]
+        ) from None
+
+
+def _require_alone(session: Session, dataset: Dataset) -> None:
+    datasets.require_awaiting(dataset)
+    if shards.rows(session, dataset.id):
+        raise Conflict("Shards of this dataset have come: send the others, and close it.", kind="shards-present")
 
 
 @router.post("", status_code=202, response_model=DatasetOut, responses=problems(403, 404, 409))
@@ -148,30 +184,21 @@ async def put_content(dataset: DatasetId, request: Request, who: CallerDep, held
     The form, ids, labels and an archive's directory are checked before the reply; images are decoded by the ingest
     job.
     """
-    forms = uploads.FORMS.get(request.headers.get("content-type", "").partition(";")[0].strip().lower())
-    if forms is None:
-        raise UnsupportedMedia(f"Send one of: {', '.join(uploads.FORMS)}.")
+    _, forms = checked_form(request)
 
     def ready() -> dict[str, Any]:
         with held.database.read() as session:
             row = datasets.get(session, who.tenant_id, dataset)
-            datasets.require_awaiting(row)
+            _require_alone(session, row)
             return row.source_params
 
     def keep(writer: Writer, params: dict[str, Any]) -> DatasetOut:
-        try:
-            sandbox.call("app.formats.uploads:refuse_unfit", str(writer.path), params, forms, None, True)
-        except sandbox.SandboxError as error:
-            log.warning("an upload could not be looked at: %s", error)
-            raise Unavailable("The content could not be looked at just now. Send it again.") from None
-        except SourceError as error:
-            raise Unprocessable(
-                error.detail, kind="dataset-content", errors=[{"detail": line} for line in error.errors]
-            ) from None
+        look_at(writer.path, params, forms, None, alone=True)
         stored = writer.commit()
         recorded = usage.kept_only_if_recorded(held.database, held.blobs, stored.digest)
         with recorded, held.database.write() as session:
             row = datasets.get(session, who.tenant_id, dataset, lock=True)
+            _require_alone(session, row)
             usage.pin(session, held.blobs, stored.digest)
             return show(row, datasets.accept_content(session, row, stored))
 

@@ -101,6 +101,23 @@ class DatasetOut(BaseModel):
     created_at: Time
 
 
+ShardSplit = Literal["train", "holdout", "test", "val", "validation", "valid"]
+
+
+class ShardOut(BaseModel):
+    number: int
+    content_type: str
+    split: ShardSplit | None = Field(description="of all its samples, where the file names none")
+    size: int = Field(description="bytes that have come")
+    whole: bool = Field(description="whether all of it has come, and was checked")
+    digest: str | None = Field(description="sha256 of the whole file")
+    samples: int | None
+
+
+class DatasetClose(Body):
+    shards: int = Field(ge=1, le=10_000, description="how many were sent")
+
+
 class SampleOut(BaseModel):
     id: str
     label: int

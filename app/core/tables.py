@@ -106,6 +106,25 @@ class Sample(Base):
     )
 
 
+class Shard(Base):
+    """One of the files that a dataset comes in, or what has come of it so far: a row for each piece, by its offset.
+
+    blob: the digest of bytes that are held, until they are taken in. digest: of the whole file, once it has come.
+    """
+
+    __tablename__ = "dataset_shards"
+    dataset_id: Mapped[str] = mapped_column(ForeignKey("datasets.id"), primary_key=True)
+    number: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
+    offset: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
+    tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"))
+    content_type: Mapped[str] = mapped_column(String(60))
+    split: Mapped[str | None] = mapped_column(String(20))  # of all samples, where the file names none
+    size: Mapped[int] = mapped_column(BigInteger)
+    blob: Mapped[str | None] = mapped_column(String(71))
+    digest: Mapped[str | None] = mapped_column(String(71), index=True)
+    samples: Mapped[int | None] = mapped_column(Integer)
+
+
 class DatasetCopy(Base):
     """What an input contract makes of a dataset's pixels: resized, cropped, in grey. Models of one geometry share it.
 

@@ -97,7 +97,12 @@ def accept_content(session: Session, dataset: Dataset, stored: Stored) -> Job:
         Conflict: the dataset has content already, or is not of source `upload`.
     """
     require_awaiting(dataset)
-    dataset.upload, dataset.state, dataset.problem = stored.digest, "ingesting", None
+    dataset.upload = stored.digest
+    return start_ingest(session, dataset)
+
+
+def start_ingest(session: Session, dataset: Dataset) -> Job:
+    dataset.state, dataset.problem = "ingesting", None
     return _ingest(session, dataset)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -19,7 +19,7 @@ from app.catalog import UploadSource
 from app.core.positions import Positions
 from app.core.tables import Dataset
 from app.datasets import records as datasets
-from app.datasets import suppression
+from app.datasets import shards, suppression
 from app.datasets.records import Row
 from app.formats.manifest import SourceError
 from app.formats.pictures import is_pictures, write_without
@@ -60,15 +60,18 @@ def ingest(run: Run) -> None:
                 _refuse_source(run, dataset.upload, error)
                 return
         with run.stage("store", 0.8, 1.0) as progress:
-            _store(run, dataset, found)
-    _remove_upload(run, dataset.upload)
+            sent = _store(run, dataset, found)
+    _remove_uploads(run, [dataset.upload, *sent])
 
 
 def _found(run: Run, dataset: Dataset, folder: Path, progress: ingest_report.Progress) -> Found:
     params = places.parse("sources", dataset.source, dataset.source_params)
     key = suppression.Marker.of(run.resources.settings, dataset.tenant_id)
-    if isinstance(params, UploadSource) and dataset.upload is not None:
-        files = [{"path": str(run.resources.blobs.fetch(dataset.upload))}]
+    if isinstance(params, UploadSource):
+        with run.resources.database.read() as session:
+            sent = [(row.blob, row.split) for row in shards.rows(session, dataset.id)]
+        sent = sent or [(dataset.upload, None)]
+        files = [{"path": str(run.resources.blobs.fetch(blob)), "split": split} for blob, split in sent if blob]
         return _Uploaded(take_in(folder, files, params, key.key, progress))
     cache = folder / "cache"
     cache.mkdir()
@@ -128,9 +131,9 @@ class _Built:
             yield said, [self._marker.contents(raw.images[part])]
 
 
-def _store(run: Run, dataset: Dataset, found: Found) -> None:
+def _store(run: Run, dataset: Dataset, found: Found) -> list[str]:
     """Store samples and images without what was erased before: in this dataset, before a backup was restored, or in
-    another one of the tenant."""
+    another one of the tenant. Digests of uploaded bytes that are needed no more."""
     settings, database = run.resources.settings, run.resources.database
     with database.read() as session:
         restored = datasets.suppressed(session, dataset.id)
@@ -179,9 +182,11 @@ def _store(run: Run, dataset: Dataset, found: Found) -> None:
             erased=erased,
             report=report,
         )
+        sent = shards.taken_in(session, dataset.id)
         job = jobs.fenced(session, run.claim)
         result = {"samples": counts.samples, "left_out": len(erased)}
         jobs.finish(session, job, JobState.SUCCEEDED, result=result)
+    return sent
 
 
 @contextmanager
@@ -202,13 +207,12 @@ def _refuse_source(run: Run, upload: str | None, error: SourceError) -> None:
         job = jobs.fenced(session, run.claim)
         datasets.fail(session, run.claim, problem)
         jobs.finish(session, job, JobState.FAILED, problem=problem)
-    _remove_upload(run, upload)
+    _remove_uploads(run, [upload])  # shards stay: one of them may be sent anew
 
 
-def _remove_upload(run: Run, digest: str | None) -> None:
-    if digest is None:
-        return
-    usage.remove(run.resources.database, run.resources.blobs, digest)
+def _remove_uploads(run: Run, digests: Sequence[str | None]) -> None:
+    for digest in filter(None, digests):
+        usage.remove(run.resources.database, run.resources.blobs, digest)
 
 
 def _write_images(source: Path, erased: Positions, target: Path) -> None:
