@@ -98,6 +98,7 @@ ROUTERS = (
     jobs.router,
     catalog.router,
     datasets.router,
+    datasets.seeing,
     shards.router,
     models.router,
     aliases.router,

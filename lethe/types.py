@@ -9,7 +9,7 @@ Json = dict[str, Any]
 
 JobState = Literal["queued", "running", "succeeded", "rejected", "failed", "cancelled", "dead"]
 Split = Literal["train", "holdout"]
-Scope = Literal["read", "request", "operate", "audit", "admin"]
+Scope = Literal["read", "request", "operate", "samples", "audit", "admin"]
 RequestStatus = Literal[
     "accepted", "processing", "published", "fulfilled", "needs-attention", "held", "refused", "cancelled"
 ]

@@ -7,11 +7,12 @@ from pathlib import Path as FilePath
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Path, Query, Request
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, Response
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 from starlette.concurrency import run_in_threadpool
 
+from app import events
 from app.api.http.deps import (
     BY_METHOD,
     ONE_TRANSFER,
@@ -22,27 +23,38 @@ from app.api.http.deps import (
     Read,
     Write,
     accepted,
+    needs,
     problems,
     require_another_job,
 )
 from app.api.http.paging import Created, Page, matching
 from app.api.http.patterns import reference
 from app.api.http.transfer import ANY_SIZE, receive
-from app.api.schemas import DatasetCreate, DatasetOut, DatasetState, SampleOut
+from app.api.schemas import (
+    DatasetCreate,
+    DatasetErasable,
+    DatasetOut,
+    DatasetState,
+    IngestReport,
+    PictureOut,
+    PreviewBody,
+    SampleOut,
+)
 from app.blobs import usage
-from app.blobs.folder import Writer
+from app.blobs.folder import BlobMissingError, Writer
 from app.core.errors import Conflict, Unavailable, Unprocessable, UnsupportedMedia
 from app.core.positions import members
 from app.core.tables import Dataset, Job, Sample
 from app.datasets import records as datasets
-from app.datasets import shards
-from app.deletions import carried
-from app.formats import sandbox, uploads
+from app.datasets import samples, shards
+from app.deletions import carried, unneeded
+from app.formats import previews, sandbox, uploads
 from app.formats.manifest import ERASED_PREFIX, SourceError
 from app.rules.policy import Choice
 
 log = logging.getLogger("lethe.api")
 router = APIRouter(prefix="/datasets", tags=["datasets"], dependencies=[BY_METHOD])
+seeing = APIRouter(prefix="/datasets", tags=["datasets"], dependencies=[needs("samples")])
 DatasetId = Annotated[
     str, Path(pattern=reference("dst"), description="its id, or its name if no other dataset has the name")
 ]
@@ -129,7 +141,7 @@ def list_all(
     return Page(items=[show(row) for row in rows], next_page_token=token)
 
 
-@router.get("/{dataset}", responses=problems(403, 404))
+@router.get("/{dataset:noun}", responses=problems(403, 404))
 def read(dataset: DatasetId, who: CallerDep, session: Read) -> DatasetOut:
     """One dataset."""
     return show(datasets.get(session, who.tenant_id, dataset))
@@ -154,6 +166,53 @@ def list_samples(
     rows, token = pager.rows_by_number(session, query, Sample.position)
     items = [SampleOut(id=s.sample_id, label=s.label, split="holdout" if s.holdout else "train") for s in rows]
     return Page(items=items, next_page_token=token)
+
+
+@router.get("/{dataset}/report", response_model=IngestReport, responses=problems(403, 404, 409))
+def report(dataset: DatasetId, who: CallerDep, session: Read) -> dict[str, Any]:
+    """What was taken in, and what was converted on the way. It names no sample."""
+    row = datasets.get(session, who.tenant_id, dataset)
+    if row.report is None:
+        raise Conflict("Only a dataset that was uploaded, and is ready, has such a report.", kind="no-report")
+    return row.report
+
+
+@router.get("/{dataset}:erasable", responses=problems(403, 404))
+def erasable(dataset: DatasetId, who: CallerDep, held: PartsDep, session: Read) -> DatasetErasable:
+    """What `DELETE` of the dataset would erase, and who needs it."""
+    row = datasets.get(session, who.tenant_id, dataset)
+    return DatasetErasable.model_validate(unneeded.of_dataset(session, held.blobs, row))
+
+
+@router.delete("/{dataset:noun}", status_code=204, dependencies=[needs("admin")], responses=problems(403, 404, 409))
+def delete(dataset: DatasetId, who: CallerDep, held: PartsDep, session: Write) -> Response:
+    """Erase a dataset that nobody needs: pictures, ids, and what came of an upload that was not finished. Its document
+    stays. `:erasable` says before what goes."""
+    row = datasets.get(session, who.tenant_id, dataset, lock=True)
+    unneeded.delete_dataset(session, held.blobs, row)
+    return Response(status_code=204)
+
+
+@seeing.post("/{dataset}:preview", responses=problems(403, 404, 409))
+def preview(dataset: DatasetId, body: PreviewBody, who: CallerDep, held: PartsDep) -> list[PictureOut]:
+    """The pictures of up to sixteen samples, in the order of their ids. The log keeps that, and how many, were seen."""
+    with held.database.write() as session:
+        row = datasets.get(session, who.tenant_id, dataset)
+        if row.state != "ready" or row.images is None:
+            raise Conflict("The dataset is not ready, or not held here.", kind="dataset-not-ready")
+        positions = samples.resolve(session, held.settings, row, body.sample_ids, "/sample_ids").tolist()
+        labels, train = datasets.labels_of(session, row)
+        digest = row.images
+        events.record(session, who.tenant_id, "dataset.previewed", row.id, samples=len(positions), key=who.key_id)
+    try:
+        size = held.blobs.size(digest)
+        found = previews.pngs(lambda start, stop: b"".join(held.blobs.read(digest, start, stop)), size, positions)
+    except (BlobMissingError, sandbox.SandboxError):
+        raise Unavailable("The pictures could not be looked at just now. Ask again.") from None
+    return [
+        PictureOut(label=int(labels[position]), split="train" if train[position] else "holdout", **each)
+        for position, each in zip(positions, found, strict=True)
+    ]
 
 
 @router.put(

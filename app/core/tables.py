@@ -80,6 +80,8 @@ class Dataset(Base):
     class_count: Mapped[int] = mapped_column(Integer, default=0)
     shape: Mapped[list[Any] | None]  # [height, width, channels]; no height and width where its pictures differ
     class_names: Mapped[list[Any] | None]  # by label, where the source names them
+    # Packed pairs: the first position of a content that several samples have, and the position of each of them.
+    duplicates: Mapped[bytes] = mapped_column(LargeBinary, default=b"", server_default="", deferred=True)
     report: Mapped[dict[str, Any] | None] = mapped_column(deferred=True)  # what was taken in, without ids
     id_namespace: Mapped[str | None] = mapped_column(String(60))  # datasets that share it share the meaning of an id
     carried_for: Mapped[str | None] = mapped_column(Id)  # the model that is to forget them; they are kept no longer

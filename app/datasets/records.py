@@ -110,7 +110,7 @@ def require_awaiting(dataset: Dataset) -> None:
     if dataset.source != "upload":
         raise Conflict("This dataset has a built-in source; content is not uploaded to it.", kind="not-an-upload")
     if dataset.state == "erased":
-        raise Gone("This dataset was carried for a deletion, and has been erased.", kind="dataset-erased")
+        raise Gone("This dataset has been erased.", kind="dataset-erased")
     if dataset.state not in ("awaiting-content", "failed"):
         raise Conflict("This dataset has its content; datasets are immutable.", kind="content-present")
 
@@ -154,7 +154,8 @@ def write_manifest(
     shape: Sequence[int | None],
     images: Stored,
     erased: Positions,
-    report: dict[str, Any] | None,
+    report: dict[str, Any] | None = None,
+    duplicates: NDArray[np.int64] | None = None,
 ) -> None:
     """Mark the dataset ready, once its samples are stored: the end of an ingest job, in one fenced transaction."""
     jobs.fenced(session, claim)
@@ -170,6 +171,7 @@ def write_manifest(
     dataset.class_count = len(class_names) if class_names else int(labels.max()) + 1
     dataset.erased = bitmap(erased, size) if len(erased) else b""
     dataset.report = report
+    dataset.duplicates = b"" if duplicates is None else duplicates.astype("<u4").tobytes()
     dataset.state, dataset.upload = "ready", None
     events.record(session, claim.tenant_id, "dataset.ready", dataset.id, samples=size)
 
@@ -230,6 +232,16 @@ def suppressed(session: Session, dataset_id: str) -> set[str]:
     """What `suppress` has left for the ingest."""
     erased = Sample.sample_id.startswith(ERASED_PREFIX, autoescape=True)
     return set(session.scalars(select(Sample.sample_id).where(Sample.dataset_id == dataset_id, erased)))
+
+
+def duplicates_left(session: Session, dataset: Dataset, positions: Positions) -> Positions:
+    """Other samples of the content of those at `positions`, which are neither among them nor erased."""
+    packed = session.scalars(select(Dataset.duplicates).where(Dataset.id == dataset.id)).one()
+    pairs = np.frombuffer(packed, dtype="<u4").astype(np.int64).reshape(-1, 2)
+    going = np.isin(pairs[:, 1], positions)
+    left = pairs[np.isin(pairs[:, 0], pairs[going, 0]) & ~going, 1]
+    there: Positions = np.sort(left[~mask_of(dataset.erased, dataset.sample_count)[left]])
+    return there
 
 
 def unavailable(dataset: Dataset) -> Positions:

@@ -220,6 +220,12 @@ def of_subjects(session: Session, dataset: Dataset, subjects: Sequence[str], req
     return distinct(np.array([position for _, position in left], dtype=np.int64))
 
 
+def names_at(session: Session, dataset: Dataset, positions: Positions) -> list[str]:
+    """The ids of the samples at these positions, which are few, in their order."""
+    query = select(Sample.sample_id).where(Sample.dataset_id == dataset.id, Sample.position.in_(positions.tolist()))
+    return list(session.scalars(query.order_by(Sample.position)))
+
+
 def people(session: Session, dataset_id: str, size: int) -> NDArray[np.int64]:
     """(size,) which person each sample belongs to, by a number that means nothing else; -1 where none is known.
 

@@ -20,12 +20,15 @@ from app.core.errors import AppError, Conflict, Gone, Unprocessable
 from app.core.ids import new_id
 from app.core.positions import Positions, pack
 from app.core.tables import DeletionRequest
+from app.datasets import records as datasets
 from app.datasets import samples
 from app.deletions import batches, carried, erasure
 from app.deletions.locking import LockedDataset, LockedDatasets, LockedModel
 from app.deletions.orders import Accepted, Impact, NewOutcome, NewRequest, Order
 from app.rules.deadlines import clock
 from app.rules.states import Decision, Outcome
+
+MOST_NAMED = 100  # duplicates in a preview
 
 
 def accept_many(
@@ -90,7 +93,7 @@ def _assess(
     """
     data = locked.of(order)
     if data.dataset.state == "erased":
-        raise Gone("This dataset was carried for a deletion, and has been erased.", kind="dataset-erased")
+        raise Gone("This dataset has been erased.", kind="dataset-erased")
     if data.dataset.state != "ready":
         raise Conflict("The dataset is not ready yet.", kind="dataset-not-ready")
     named = data.named(order)
@@ -110,7 +113,11 @@ def _assess(
     if not order.allow_data_loss:
         _refuse_data_loss(session, data, affected, positions)
     due = clock(order.jurisdiction).due(now)
-    return Impact(positions, [model.row for model in affected], due)
+    models = [model.row for model in affected]
+    if not order.validate_only:
+        return Impact(positions, models, due)
+    left = datasets.duplicates_left(session, data.dataset, positions)
+    return Impact(positions, models, due, len(left), samples.names_at(session, data.dataset, left[:MOST_NAMED]))
 
 
 def _whole(session: Session, data: LockedDataset, order: Order) -> Positions:

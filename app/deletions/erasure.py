@@ -248,13 +248,14 @@ def _drop_carried(session: Session, dataset: Dataset, request: DeletionRequest) 
 
 
 def empty(session: Session, dataset: Dataset) -> list[str]:
-    """Release everything that a carried dataset holds; the digests of the bytes to remove."""
+    """Release everything that a dataset holds; the digests of the bytes to remove."""
     digests = [digest for digest in (dataset.images, dataset.upload) if digest]
     copies = delete(DatasetCopy).where(DatasetCopy.dataset_id == dataset.id).returning(DatasetCopy.digest)
     digests += session.scalars(copies).all()
     digests += shards.drop(session, dataset)
     session.execute(delete(Sample).where(Sample.dataset_id == dataset.id))
-    dataset.images = dataset.upload = dataset.class_names = None
+    dataset.images = dataset.upload = dataset.class_names = dataset.report = None
+    dataset.duplicates = b""
     dataset.erased = marked(dataset.erased, dataset.sample_count, np.arange(dataset.sample_count))
     dataset.state = "erased"
     return digests

@@ -33,11 +33,16 @@ class Order:
 
 @dataclass(frozen=True)
 class Impact:
-    """What carrying out an order would mean."""
+    """What carrying out an order would mean.
+
+    duplicates: how many other samples have the same content and stay, duplicate_ids: the first of them; of a preview.
+    """
 
     positions: Positions
     affected: list[Model]
     due_at: datetime
+    duplicates: int = 0
+    duplicate_ids: Sequence[str] = ()
 
 
 @dataclass

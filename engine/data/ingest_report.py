@@ -45,7 +45,7 @@ def of(taken: Taken, counts: Counts, erased: NDArray[np.int64]) -> dict[str, Any
     there = np.ones(counts.samples, dtype=np.bool_)
     there[erased] = False
     labels, holdout, looked = counts.labels[there], counts.holdout[there], taken.looked[there]
-    groups = duplicates(taken.looked, there)
+    groups = duplicates(taken.looked, erased)
     positions = groups[:, 1]
     across = _across(groups, counts.holdout)
     notes = taken.notes | ({"left-out": len(erased)} if len(erased) else {})
@@ -74,12 +74,14 @@ def _classes(labels: NDArray[np.int32], holdout: NDArray[np.bool_], names: list[
     return [{"label": k, "train": int(train[k]), "holdout": int(held[k])} for k in range(min(size, MOST_LISTED))]
 
 
-def duplicates(looked: NDArray[np.void], there: NDArray[np.bool_]) -> NDArray[np.int64]:
+def duplicates(looked: NDArray[np.void], erased: NDArray[np.int64]) -> NDArray[np.int64]:
     """(first position of the same content, position) of all samples whose content is there more than once."""
-    known = np.flatnonzero(there & looked["mark"].any(axis=1))
+    known = np.setdiff1d(np.flatnonzero(looked["mark"].any(axis=1)), erased)
     if not len(known):
         return np.empty((0, 2), dtype=np.int64)
-    contents = np.ascontiguousarray(looked["mark"][known]).view(f"V{marks.SIZE}").reshape(-1)
+    grey = looked["colour"][known].any(axis=1)  # a grey picture is the same as it is in three channels
+    seen = np.where(grey[:, None], looked["colour"][known], looked["mark"][known])
+    contents = np.ascontiguousarray(seen).view(f"V{marks.SIZE}").reshape(-1)
     _, first, which, counts = np.unique(contents, return_index=True, return_inverse=True, return_counts=True)
     many = counts[which] > 1
     return np.stack([known[first[which[many]]], known[many]], axis=1)

@@ -14,6 +14,7 @@ JSON = sa.JSON().with_variant(JSONB(), "postgresql")
 
 def upgrade() -> None:
     op.add_column("datasets", sa.Column("report", JSON, nullable=True))
+    op.add_column("datasets", sa.Column("duplicates", sa.LargeBinary(), server_default="", nullable=False))
     op.create_table(
         "dataset_shards",
         sa.Column("dataset_id", sa.String(length=40), sa.ForeignKey("datasets.id"), nullable=False),
@@ -33,4 +34,5 @@ def upgrade() -> None:
 
 def downgrade() -> None:
     op.drop_table("dataset_shards")
+    op.drop_column("datasets", "duplicates")
     op.drop_column("datasets", "report")

@@ -161,9 +161,10 @@ def _store(run: Run, dataset: Dataset, found: Found) -> list[str]:
             datasets.write_samples(session, run.claim, start, rows)
         run.heartbeat.moved()
     erased: Positions = np.array(gone, dtype=np.int64)
-    report = None
+    report = same = None
     if isinstance(found, _Uploaded):
         report = ingest_report.of(found.taken, counts, erased)
+        same = ingest_report.duplicates(found.taken.looked, erased)
     images = run.put(partial(_write_images, found.images, erased))
     with database.write() as session:
         start = 0
@@ -181,6 +182,7 @@ def _store(run: Run, dataset: Dataset, found: Found) -> list[str]:
             images=images,
             erased=erased,
             report=report,
+            duplicates=same,
         )
         sent = shards.taken_in(session, dataset.id)
         job = jobs.fenced(session, run.claim)
