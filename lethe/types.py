@@ -41,6 +41,70 @@ class Dataset(TypedDict):
     created_at: str
 
 
+class Shard(TypedDict):
+    number: int
+    content_type: str
+    split: Literal["train", "holdout", "test", "val", "validation", "valid"] | None
+    size: int
+    whole: bool
+    digest: str | None
+    samples: int | None
+
+
+class ClassCount(TypedDict):
+    label: int
+    train: int
+    holdout: int
+
+
+class SizeCount(TypedDict):
+    height: int
+    width: int
+    samples: int
+
+
+class DuplicateCount(TypedDict):
+    samples: int
+    contents: int
+    across_splits: int
+
+
+class Conversion(TypedDict):
+    code: str
+    samples: int
+    detail: str
+
+
+class IngestReport(TypedDict):
+    samples: int
+    form: str
+    splits: dict[str, int]
+    classes: list[ClassCount]
+    modes: dict[str, int]
+    sizes: list[SizeCount]
+    different_sizes: int
+    constant: int
+    duplicates: DuplicateCount
+    conversions: list[Conversion]
+
+
+class Picture(TypedDict):
+    label: int
+    split: Split
+    height: int
+    width: int
+    png: str
+
+
+class DatasetErasable(TypedDict):
+    samples: int
+    bytes: int
+    copies: int
+    reference_signals: int
+    shards: int
+    needed: list[str]
+
+
 class Sample(TypedDict):
     id: str
     label: int
@@ -144,6 +208,8 @@ class Preview(TypedDict):
     samples: int
     models: list[str]
     due_at: str
+    duplicates: int
+    duplicate_ids: list[str]
 
 
 class ImportLine(TypedDict):

@@ -22,6 +22,7 @@ from app.api.http.deps import (
     accepted,
     problems,
 )
+from app.api.http.paging import Page
 from app.api.http.transfer import ANY_SIZE, receive
 from app.api.schemas import DatasetClose, DatasetOut, ShardOut, ShardSplit
 from app.blobs import usage
@@ -49,10 +50,10 @@ def show(shard: shards.Received) -> ShardOut:
 
 
 @router.get("/{dataset}/shards", responses=problems(403, 404))
-def list_shards(dataset: DatasetId, who: CallerDep, session: Read) -> list[ShardOut]:
-    """What has come of each shard. To resume one, go on at its `size`."""
+def list_shards(dataset: DatasetId, who: CallerDep, session: Read) -> Page[ShardOut]:
+    """What has come of each shard, all on one page. To resume one, go on at its `size`."""
     row = datasets.get(session, who.tenant_id, dataset)
-    return [show(shard) for shard in shards.received(session, row.id)]
+    return Page(items=[show(shard) for shard in shards.received(session, row.id)], next_page_token=None)
 
 
 @router.put(

@@ -41,7 +41,7 @@ def test_shards_of_several_forms_become_one_dataset(account: Account) -> None:
         "samples": 20,
     }  # fmt: skip
     assert put(account, made, 1, part(1, 10), split="validation").status_code == 200
-    assert [shard["samples"] for shard in account.get(f"/v1/datasets/{made}/shards")] == [20, 10]
+    assert [shard["samples"] for shard in account.get(f"/v1/datasets/{made}/shards")["items"]] == [20, 10]
     assert put(account, made, 2, folder, "application/zip").status_code == 200
     is_problem(close(account, made, 2), 409, "shards-differ")
     is_problem(account.http.put(f"/v1/datasets/{made}/content", content=part(3), headers={"Content-Type": PARQUET}),
@@ -69,7 +69,7 @@ def test_a_shard_goes_on_where_it_broke_off(account: Account) -> None:
     assert is_problem(found, 409, "upload-offset")["offset"] == third
     is_problem(put(account, made, 0, data), 409, "upload-offset")
     assert put(account, made, 0, data[third : 2 * third], upload={"offset": third, "complete": "?0"}).status_code == 200
-    [shard] = account.get(f"/v1/datasets/{made}/shards")
+    [shard] = account.get(f"/v1/datasets/{made}/shards")["items"]
     assert (shard["size"], shard["whole"], shard["digest"]) == (2 * third, False, None)
     whole = put(account, made, 0, data[2 * third :], upload={"offset": 2 * third}).json()
     assert (whole["size"], whole["whole"], whole["samples"]) == (len(data), True, 20)
@@ -106,7 +106,7 @@ def test_two_shards_with_one_id_are_refused_by_shard_and_row_and_one_is_replaced
     assert found["state"] == "failed"
     assert found["problem"]["errors"][0]["detail"] == "shard 1, row 0: the same id as shard 0, row 0"
     assert "person" not in str(found["problem"])
-    assert len(account.get(f"/v1/datasets/{made}/shards")) == 2, "they are kept: one may be replaced"
+    assert len(account.get(f"/v1/datasets/{made}/shards")["items"]) == 2, "they are kept: one may be replaced"
     assert account.http.delete(f"/v1/datasets/{made}/shards/1").status_code == 204
     assert put(account, made, 1, part(1)).status_code == 200
     close(account, made, 2)
