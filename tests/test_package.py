@@ -232,7 +232,7 @@ def test_torch_is_in_no_lock_and_what_it_needs_is_in_the_service_s() -> None:
     torch = {Requirement(line).name for line in lines if not line.startswith("#")}
     assert torch == {"torch", "torchvision"}
     assert not torch & locked("dev").keys()
-    assert not {"scipy", "scikit-learn", "pillow", "safetensors", "pytest"} & locked("api").keys()
+    assert not {"scipy", "scikit-learn", "safetensors", "pytest"} & locked("api").keys()
     assert not {"pytest", "ruff", "mypy"} & locked("service").keys()
     needed = {canonicalize_name(each.name) for name in torch for each in needs(name)}
     libraries = {name for name in needed if name.startswith(("nvidia-", "cuda-")) or name == "triton"}  # of CUDA builds

@@ -17,6 +17,7 @@ from app.api.http.deps import (
     BY_METHOD,
     ONE_TRANSFER,
     CallerDep,
+    IdempotencyKey,
     IdempotentDep,
     PagerDep,
     PartsDep,
@@ -194,7 +195,13 @@ def delete(dataset: DatasetId, who: CallerDep, held: PartsDep, session: Write) -
 
 
 @seeing.post("/{dataset}:preview", responses=problems(403, 404, 409))
-def preview(dataset: DatasetId, body: PreviewBody, who: CallerDep, held: PartsDep) -> list[PictureOut]:
+def preview(
+    dataset: DatasetId,
+    body: PreviewBody,
+    who: CallerDep,
+    held: PartsDep,
+    _: IdempotencyKey = None,  # nothing to replay: a reply that was kept would be a copy of the pictures
+) -> list[PictureOut]:
     """The pictures of up to sixteen samples, in the order of their ids. The log keeps that, and how many, were seen."""
     with held.database.write() as session:
         row = datasets.get(session, who.tenant_id, dataset)

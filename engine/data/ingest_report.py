@@ -79,8 +79,9 @@ def duplicates(looked: NDArray[np.void], erased: NDArray[np.int64]) -> NDArray[n
     known = np.setdiff1d(np.flatnonzero(looked["mark"].any(axis=1)), erased)
     if not len(known):
         return np.empty((0, 2), dtype=np.int64)
-    grey = looked["colour"][known].any(axis=1)  # a grey picture is the same as it is in three channels
-    seen = np.where(grey[:, None], looked["colour"][known], looked["mark"][known])
+    colour, mark = looked["colour"][known], looked["mark"][known]
+    # A grey picture is the same as it is in three channels.
+    seen = np.where(colour.any(axis=1, keepdims=True), colour, mark)
     contents = np.ascontiguousarray(seen).view(f"V{marks.SIZE}").reshape(-1)
     _, first, which, counts = np.unique(contents, return_index=True, return_inverse=True, return_counts=True)
     many = counts[which] > 1
