@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import delete, insert, select, text
+from sqlalchemy import delete, select, text
 from sqlalchemy.orm import Session
 
 from app import catalog, events, jobs
@@ -141,7 +141,7 @@ def write_samples(session: Session, claim: Claim, start: int, rows: Sequence[Row
         {"dataset_id": claim.dataset_id, "position": p, "sample_id": i, "subject": s, "label": y, "holdout": h}
         for p, (i, s, y, h) in enumerate(rows, start)
     ]
-    session.execute(insert(Sample), values)
+    db.insert_many(session, Sample, values)
 
 
 def write_manifest(

@@ -94,14 +94,14 @@ class Known:
         self._namespace = dataset.id_namespace
         self._marker = Marker.of(settings, dataset.tenant_id)
         with database.read() as session:
-            self._any = dataset.carried_for is None and any_kept(session, dataset.tenant_id)
+            self.any = dataset.carried_for is None and any_kept(session, dataset.tenant_id)
 
     def among(
         self, ids: Sequence[str], subjects: Sequence[str | None], contents: Sequence[str | None]
     ) -> NDArray[np.bool_]:
         """(n,). contents: the marks of their pixels (`Marker.contents`)."""
         gone = np.zeros(len(ids), dtype=np.bool_)
-        if not self._any:
+        if not self.any:
             return gone
         found = [contents, self._marker.ids(self._namespace, ids), self._marker.subjects(subjects)]
         with self._database.read() as session:

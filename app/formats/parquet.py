@@ -17,7 +17,10 @@ from app.formats.manifest import MAX_ID_LENGTH, MAX_ROWS, MULTI_LABEL, Columns, 
 from app.formats.options import Options
 
 ROWS_AT_ONCE = 256
-NESTED_ROWS = 16
+FEW_ROWS = 32  # where a long value that is repeated in them is there as often
+UNLIKELY = (
+    512  # bytes a row that a file takes: then values are hardly repeated, and looking for it costs more than reading
+)
 
 
 def read(path: Path, options: Options) -> Columns:
@@ -72,16 +75,18 @@ def pictures(path: Path, options: Options) -> Iterator[bytes | None]:
             nested = is_type.is_struct(file.schema_arrow.field(options.column("image")).type)
             name = options.column("image") + (".bytes" if nested else "")
             # Within a struct the reader can do neither that nor a batch of two row groups; there few are read at once.
-            repeated = [] if nested else _repeated(file.metadata, [name])
-            groups, rows = file.num_row_groups, NESTED_ROWS if nested else ROWS_AT_ONCE
+            repeated = [] if nested or _average(file.metadata, name) > UNLIKELY else _repeated(file.metadata, [name])
+            groups, rows = file.num_row_groups, ROWS_AT_ONCE if repeated else FEW_ROWS
         with pq.ParquetFile(path, read_dictionary=repeated) as file:
             batches = (file.iter_batches(rows, [group], [name]) for group in range(groups))
             for batch in chain.from_iterable(batches):
                 images = batch.column(0).field("bytes") if nested else batch.column(0)
                 if longest(images) > MAX_IMAGE_BYTES:
                     raise SourceError(f"an image is over {MAX_IMAGE_BYTES // 2**20} MiB")
-                for cell in images:
-                    yield cell.as_py()
+                if longest(images) * len(images) <= MAX_IMAGE_BYTES:
+                    yield from images.to_pylist()
+                else:  # one after the other: a long one may be repeated in every row
+                    yield from (cell.as_py() for cell in images)
 
 
 @contextmanager
@@ -154,6 +159,17 @@ def _repeated(metadata: Any, names: Sequence[str]) -> list[str]:
             if column.path_in_schema in wanted and any("DELTA" in each for each in column.encodings):
                 wrong.add(column.path_in_schema)
     return sorted(wanted - wrong)
+
+
+def _average(metadata: Any, name: str) -> float:
+    """Bytes a row that a column takes in the file, uncompressed."""
+    sizes = [
+        column.total_uncompressed_size
+        for group in map(metadata.row_group, range(metadata.num_row_groups))
+        for column in map(group.column, range(group.num_columns))
+        if column.path_in_schema == name
+    ]
+    return float(sum(sizes)) / max(1, metadata.num_rows)
 
 
 def _class_label(schema: Any, label: str) -> list[str] | None:

@@ -29,6 +29,8 @@ ORIENTATION = 0x0112  # EXIF
 ROWS_OF_A_BLOCK = 2**22  # pixels that are blended at a time
 SAYS_MORE = (b"Exif\0", b"ns.adobe.com", b"MPF\0")
 """In a JPEG: EXIF or XMP, which may tell an orientation, and an index of several pictures."""
+SAYS_MORE_PNG = (b"eXIf", b"tRNS", b"acTL", b"iTXt", b"zTXt", b"tEXt")
+"""Chunks of a PNG: an orientation, transparency, several frames, and texts, where some keep EXIF or XMP."""
 _OWN = re.compile(rb"P([56])\n(\d{1,5}) (\d{1,5})\n255\n")
 
 
@@ -49,7 +51,7 @@ def decode(encoded: bytes | None) -> Decoded:
     """
     if not encoded:
         raise ValueError("there is no image")
-    return _own(encoded) or _plain_jpeg(encoded) or _by_pillow(encoded)
+    return _own(encoded) or _plain_jpeg(encoded) or _plain_png(encoded) or _by_pillow(encoded)
 
 
 def _own(encoded: bytes) -> Decoded | None:
@@ -88,6 +90,22 @@ def _plain_jpeg(encoded: bytes) -> Decoded | None:
     except ValueError:  # whatever is odd about it, Pillow says whether it can be taken
         return None
     return Decoded(pixels[..., 0] if grey else pixels, "L" if grey else "RGB")
+
+
+def _plain_png(encoded: bytes) -> Decoded | None:
+    """A grey or colour PNG of 8 bits with nothing to turn, to lay on white or to choose from."""
+    from PIL import Image
+
+    header = encoded[:29]
+    if not header.startswith(b"\x89PNG\r\n\x1a\n") or header[24:26] not in (b"\x08\x00", b"\x08\x02"):
+        return None
+    if any(chunk in encoded for chunk in SAYS_MORE_PNG) or not _bearable(*struct.unpack(">II", header[16:24])):
+        return None
+    try:
+        with Image.open(io.BytesIO(encoded), formats=("PNG",)) as image:
+            return Decoded(np.asarray(image), image.mode) if image.mode in ("L", "RGB") else None
+    except Exception:  # whatever is odd about it, the long way says whether it can be taken
+        return None
 
 
 def _bearable(width: int, height: int) -> bool:

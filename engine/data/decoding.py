@@ -53,6 +53,7 @@ def unpack(folder: str, files: Sequence[Mapping[str, Any]], params: Mapping[str,
         keep = _Array(target / IMAGES, len(held), shape) if shape else _Encoded(PictureWriter(target / IMAGES))
         stack.enter_context(keep)
         made: Counter[str] = Counter()
+        line = json.JSONEncoder(ensure_ascii=False).encode
         row = 0
         for path, part, option in zip(paths, parts, options, strict=True):
             found = uploads.pictures(path, part.form, option)
@@ -66,7 +67,7 @@ def unpack(folder: str, files: Sequence[Mapping[str, Any]], params: Mapping[str,
                 digest = keep.put(picture, part.ids is None)
                 sample = part.ids[own] if part.ids is not None else _made(digest, made)
                 subject = manifest.subjects[row] if manifest.subjects else None
-                rows.write(json.dumps([sample, subject, manifest.labels[row], held[row]], ensure_ascii=False) + "\n")
+                rows.write(line([sample, subject, manifest.labels[row], held[row]]) + "\n")
                 row += 1
     answer = {"samples": row, "class_names": manifest.class_names, "form": manifest.form, "notes": manifest.notes}
     places = {"entries": [part.entries for part in parts], "rows": [part.rows for part in parts]}

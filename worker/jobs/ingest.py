@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -32,6 +32,9 @@ from engine.data.upload import Taken, take_in
 from worker.runtime.run import Run
 
 ROWS_AT_ONCE = 10_000
+Marks = list[str | None]
+Contents = Callable[[], list[Marks]]
+"""Makes the marks of the contents of some rows, of which each may have several."""
 
 
 class Found(Protocol):
@@ -43,8 +46,8 @@ class Found(Protocol):
     def images(self) -> Path: ...
     @property
     def shape(self) -> list[int | None]: ...
-    def parts(self) -> Iterator[tuple[list[Row], list[list[str | None]]]]:
-        """Rows with the marks of their contents, of which each may have several."""
+    def parts(self) -> Iterator[tuple[list[Row], Contents]]:
+        """Rows with their contents."""
 
 
 def ingest(run: Run) -> None:
@@ -94,12 +97,16 @@ class _Uploaded:
     def shape(self) -> list[int | None]:
         return self.taken.shape
 
-    def parts(self) -> Iterator[tuple[list[Row], list[list[str | None]]]]:
+    def parts(self) -> Iterator[tuple[list[Row], Contents]]:
         start = 0
         for rows in self.taken.rows(ROWS_AT_ONCE):
             part = self.taken.looked[start : start + len(rows)]
-            yield rows, [_hex(part["mark"]), _hex(part["colour"])]
+            yield rows, partial(_marks, part)
             start += len(rows)
+
+
+def _marks(part: NDArray[np.void]) -> list[Marks]:
+    return [_hex(part["mark"]), _hex(part["colour"])]
 
 
 def _hex(marks: NDArray[np.uint8]) -> list[str | None]:
@@ -119,7 +126,7 @@ class _Built:
     def shape(self) -> list[int | None]:
         return list(self._raw.images.shape[1:])
 
-    def parts(self) -> Iterator[tuple[list[Row], list[list[str | None]]]]:
+    def parts(self) -> Iterator[tuple[list[Row], Contents]]:
         raw = self._raw
         subjects = raw.subjects or [None] * len(raw.ids)
         for start in range(0, len(raw.ids), ROWS_AT_ONCE):
@@ -128,7 +135,10 @@ class _Built:
                 (raw.ids[row], subjects[row], int(raw.labels[row]), bool(raw.holdout[row]))
                 for row in range(start, min(len(raw.ids), part.stop))
             ]
-            yield said, [self._marker.contents(raw.images[part])]
+            yield said, partial(self._marked, part)
+
+    def _marked(self, part: slice) -> list[Marks]:
+        return [self._marker.contents(self._raw.images[part])]
 
 
 def _store(run: Run, dataset: Dataset, found: Found) -> list[str]:
@@ -143,7 +153,7 @@ def _store(run: Run, dataset: Dataset, found: Found) -> list[str]:
     for rows, contents in found.parts():
         ids, subjects = [row[0] for row in rows], [row[1] for row in rows]
         lost = np.zeros(len(rows), dtype=np.bool_)
-        for marks in contents:
+        for marks in contents() if known.any else ():
             lost |= known.among(ids, subjects, marks)
         if restored:
             lost |= np.array([datasets.suppression(settings, dataset.id, name) in restored for name in ids])
