@@ -169,7 +169,8 @@ def _average(metadata: Any, name: str) -> float:
         for column in map(group.column, range(group.num_columns))
         if column.path_in_schema == name
     ]
-    return float(sum(sizes)) / max(1, metadata.num_rows)
+    average: float = sum(sizes) / max(1, metadata.num_rows)
+    return average
 
 
 def _class_label(schema: Any, label: str) -> list[str] | None:

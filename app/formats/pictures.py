@@ -27,9 +27,9 @@ MAX_SIDE = 65_535
 BACKGROUND = 255  # white, which transparent pictures are laid on
 ORIENTATION = 0x0112  # EXIF
 ROWS_OF_A_BLOCK = 2**22  # pixels that are blended at a time
-SAYS_MORE = (b"Exif\0", b"ns.adobe.com", b"MPF\0")
-"""In a JPEG: EXIF or XMP, which may tell an orientation, and an index of several pictures."""
-SAYS_MORE_PNG = (b"eXIf", b"tRNS", b"acTL", b"iTXt", b"zTXt", b"tEXt")
+APP1, APP2, START_OF_SCAN = 0xE1, 0xE2, 0xDA
+"""Segments of a JPEG: EXIF or XMP, which may tell an orientation; an index of several pictures; the pixels."""
+SAYS_MORE = (b"eXIf", b"tRNS", b"acTL", b"iTXt", b"zTXt", b"tEXt")
 """Chunks of a PNG: an orientation, transparency, several frames, and texts, where some keep EXIF or XMP."""
 _OWN = re.compile(rb"P([56])\n(\d{1,5}) (\d{1,5})\n255\n")
 
@@ -77,9 +77,7 @@ def _plain_jpeg(encoded: bytes) -> Decoded | None:
     """A grey or colour JPEG of one frame that says nothing of its orientation."""
     import simplejpeg
 
-    if not encoded.startswith(b"\xff\xd8\xff") or any(
-        mark in encoded for mark in (b"Exif\0", b"ns.adobe.com", b"MPF\0")
-    ):
+    if not encoded.startswith(b"\xff\xd8\xff") or _jpeg_says_more(encoded):
         return None
     try:
         height, width, space, _ = simplejpeg.decode_jpeg_header(encoded)
@@ -92,6 +90,32 @@ def _plain_jpeg(encoded: bytes) -> Decoded | None:
     return Decoded(pixels[..., 0] if grey else pixels, "L" if grey else "RGB")
 
 
+def _jpeg_says_more(encoded: bytes) -> bool:
+    """Whether a segment before the pixels tells of more than pixels, or is not as it should be."""
+    at = 2
+    while at + 4 <= len(encoded) and encoded[at] == 0xFF:
+        kind = encoded[at + 1]
+        if kind == START_OF_SCAN:
+            return False
+        if kind == APP1 or (kind == APP2 and encoded.startswith(b"MPF", at + 4)):
+            return True
+        at += 2 + int.from_bytes(encoded[at + 2 : at + 4])
+    return True
+
+
+def _png_says_more(encoded: bytes) -> bool:
+    """The same of the chunks of a PNG."""
+    at = 8
+    while at + 8 <= len(encoded):
+        kind = encoded[at + 4 : at + 8]
+        if kind == b"IEND":
+            return False
+        if kind in SAYS_MORE:
+            return True
+        at += 12 + int.from_bytes(encoded[at : at + 4])
+    return True
+
+
 def _plain_png(encoded: bytes) -> Decoded | None:
     """A grey or colour PNG of 8 bits with nothing to turn, to lay on white or to choose from."""
     from PIL import Image
@@ -99,7 +123,7 @@ def _plain_png(encoded: bytes) -> Decoded | None:
     header = encoded[:29]
     if not header.startswith(b"\x89PNG\r\n\x1a\n") or header[24:26] not in (b"\x08\x00", b"\x08\x02"):
         return None
-    if any(chunk in encoded for chunk in SAYS_MORE_PNG) or not _bearable(*struct.unpack(">II", header[16:24])):
+    if not _bearable(*struct.unpack(">II", header[16:24])) or _png_says_more(encoded):
         return None
     try:
         with Image.open(io.BytesIO(encoded), formats=("PNG",)) as image:
