@@ -124,28 +124,6 @@ def test_the_smallest_margin_is_that_of_the_formula() -> None:
     assert draft.smallest_margin(0, 10) is None
 
 
-def test_duplicates_that_would_stay_are_counted(account: Account) -> None:
-    dataset = upload(account, "twice", PEOPLE, 5)
-    images = np.zeros((4, 8, 8, 1), dtype=np.uint8)
-    images[:, 0, 0, 0] = [7, 7, 7, 9]
-    made = draft.Draft(1, *(2 * [None]), [], [], "x", np.array([0]))  # type: ignore[arg-type]
-
-    class Blobs:
-        def fetch(self, digest: str) -> io.BytesIO:
-            file = io.BytesIO()
-            np.save(file, images)
-            file.seek(0)
-            return file
-
-    real, draft.np.load = draft.np.load, lambda file, **_: real(file)
-    try:
-        found = draft.with_duplicates(made, Blobs(), np.packbits([0, 0, 1, 0]).tobytes())  # type: ignore[arg-type]
-    finally:
-        draft.np.load = real
-    assert found.duplicates == 1
-    assert dataset["samples"] == len(PEOPLE)
-
-
 # -- recall ----------------------------------------------------------------------------------------
 
 

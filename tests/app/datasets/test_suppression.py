@@ -13,7 +13,7 @@ from sqlalchemy import select
 from app.core.config import Settings
 from app.core.keys import FIRST_TENANT
 from app.core.tables import AuditEvent, Dataset, Model
-from app.datasets.suppression import Marker, left_out
+from app.datasets.suppression import Known, Marker
 from app.main import create_app
 from tests.helpers import SAFETENSORS, is_problem
 from tests.support import Account, Document
@@ -113,7 +113,9 @@ def test_what_is_carried_to_be_unlearned_is_taken_in(account: Account) -> None:
     """A second model may have to forget the same samples."""
     erased(account)
     rows = [Dataset(id="dst_x", tenant_id=FIRST_TENANT, carried_for=model) for model in (None, "mdl_1")]
-    found = [left_out(account.database, account.settings, row, IDS, None, IMAGES).tolist() for row in rows]
+    contents = Marker.of(account.settings, FIRST_TENANT).contents(IMAGES)
+    known = [Known(account.database, account.settings, row) for row in rows]
+    found = [each.among(IDS, [None] * 12, [contents]).tolist() for each in known]
     assert found == [[True, True, *[False] * 10], [False] * 12]
 
 
@@ -130,7 +132,8 @@ def test_what_was_erased_under_an_earlier_secret_stays_out(account: Account) -> 
         update={"secret": given.secret, "earlier_secrets": given.earlier_secrets, "data_dir": account.settings.data_dir}
     )
     for images, names_ in ((IMAGES, [f"o{n}" for n in range(12)]), (fresh, IDS)):
-        found = left_out(account.database, changed, row, names_, None, images).tolist()
+        contents = [marker.contents(images) for marker in Marker.each(changed, FIRST_TENANT)]
+        found = Known(account.database, changed, row).among(names_, [None] * 12, contents).tolist()
         assert found == [True, True, *[False] * 10]
     with TestClient(create_app(changed)) as http:
         http.headers.update(account.http.headers)
