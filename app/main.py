@@ -23,6 +23,7 @@ from app.api import (
     health,
     jobs,
     models,
+    shards,
     versions,
     webhooks,
 )
@@ -101,6 +102,8 @@ ROUTERS = (
     jobs.router,
     catalog.router,
     datasets.router,
+    datasets.seeing,
+    shards.router,
     models.router,
     aliases.router,
     versions.router,

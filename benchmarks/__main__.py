@@ -19,6 +19,7 @@ from benchmarks import (
     attack,
     audits,
     canaries,
+    datasets,
     door,
     download,
     economy,
@@ -56,6 +57,10 @@ ALL: dict[str, Callable[[], dict[str, object]]] = {
     "status_polls": posting.status_polls,
     "accept_100k_ids": posting.accept_100k_ids,
     "pages": lists.pages,
+    "ingest": datasets.ingest,
+    "purge_500_of_50k": datasets.purge_500,
+    "two_million_samples": datasets.two_million,
+    "large_jpegs": datasets.large_jpegs,
     "hostile_connections": door.hostile_connections,
 }
 

@@ -21,6 +21,7 @@ DATASET_TYPES = {
     ".parquet": "application/vnd.apache.parquet",
     ".zip": "application/zip",
     ".npz": "application/x-npz",
+    ".tar": "application/x-tar",
 }
 NPZ = "application/x-npz"
 SAFETENSORS = "application/vnd.safetensors"
@@ -60,8 +61,9 @@ class Datasets(Collection[types.Dataset]):
     def upload(
         self, dataset: str, file: Path, *, content_type: str | None = None, progress: Bytes | None = None
     ) -> types.Dataset:
-        """Send the content: Parquet, a zip of image folders, or npz, recognised by its name. `job` takes it in."""
-        form = content_type or DATASET_TYPES.get(file.suffix.lower(), "application/octet-stream")
+        """Send the content in one file: Parquet, a zip of image folders, npz, or a WebDataset, recognised by its name.
+        `job` takes it in."""
+        form = content_type or _form(file)
         try:
             return cast(
                 "types.Dataset", self._calls.upload(f"{self._at(dataset)}/content", file, form, progress).json()
@@ -73,6 +75,75 @@ class Datasets(Collection[types.Dataset]):
             found = self.get(dataset)
             found["job"] = next((job["id"] for job in self._jobs.list(dataset=dataset, kind="ingest")), None)
             return found
+
+    def send(
+        self,
+        dataset: str,
+        files: Sequence[Path],
+        holdout: Sequence[Path] = (),
+        *,
+        progress: Bytes | None = None,
+    ) -> types.Dataset:
+        """Send the content in several files, one after the other, and close the dataset. `job` takes it in.
+
+        holdout: files whose samples are never trained on. A file that an earlier call has sent is not sent again, and
+        one that it sent in part goes on.
+
+        Raises:
+            TransferError: another file was sent as one of these before; `delete_shard` removes it.
+        """
+        there = {shard["number"]: shard for shard in self.shards(dataset)}
+        for number, file in enumerate([*files, *holdout]):
+            split = "holdout" if number >= len(files) else None
+            digest = file_digest(file)
+            shard = there.get(number)
+            if shard is None or not shard["whole"]:
+                shard = self._send_shard(dataset, number, file, split, shard["size"] if shard else 0, progress)
+            if shard["digest"] != digest:
+                raise TransferError(f"another file than {file.name} was sent as shard {number}")
+        return self.close(dataset, len(files) + len(holdout))
+
+    def close(self, dataset: str, shards: int) -> types.Dataset:
+        """No file follows that number of shards. `job` takes them in."""
+        return cast("types.Dataset", self._verb(dataset, "close", shards=shards))
+
+    def _send_shard(
+        self, dataset: str, number: int, file: Path, split: str | None, offset: int, progress: Bytes | None
+    ) -> types.Shard:
+        path = f"{self.path}/{dataset}/shards/{number}"
+        while True:
+            try:
+                sent = self._calls.upload(path, file, _form(file), progress, offset=offset, split=split)
+                return cast("types.Shard", sent.json())
+            except ProblemError as refused:
+                if refused.kind == "shard-whole" and refused.tried_again:  # the reply was lost
+                    return next(shard for shard in self.shards(dataset) if shard["number"] == number)
+                if refused.kind != "upload-offset" or not offset < refused.problem["offset"] <= file.stat().st_size:
+                    raise
+                offset = refused.problem["offset"]
+
+    def shards(self, dataset: str) -> Iterator[types.Shard]:
+        """What has come of each file that was sent as a shard."""
+        return cast("Iterator[types.Shard]", self._calls.pages(f"{self.path}/{dataset}/shards"))
+
+    def delete_shard(self, dataset: str, number: int) -> None:
+        self._calls.delete(f"{self.path}/{dataset}/shards/{number}")
+
+    def report(self, dataset: str) -> types.IngestReport:
+        """What was taken in, and what was converted on the way."""
+        return cast("types.IngestReport", self._calls.get(f"{self.path}/{dataset}/report"))
+
+    def preview(self, dataset: str, sample_ids: Sequence[str]) -> Sequence[types.Picture]:
+        """The pictures of up to sixteen samples; needs the scope `samples`, and is logged."""
+        return cast("Sequence[types.Picture]", self._verb(dataset, "preview", sample_ids=[*sample_ids]))
+
+    def erasable(self, dataset: str) -> types.DatasetErasable:
+        """What `delete` would erase, and who needs it."""
+        return cast("types.DatasetErasable", self._calls.get(f"{self.path}/{dataset}:erasable"))
+
+    def delete(self, dataset: str) -> None:
+        """Erase a dataset that nobody needs."""
+        self._calls.delete(f"{self.path}/{dataset}")
 
     def samples(self, dataset: str, split: types.Split | None = None) -> Iterator[types.Sample]:
         """The manifest: every sample that is not erased."""
@@ -326,6 +397,10 @@ class Versions:
     def model_card(self, model: str, number: int) -> str:
         """Markdown with YAML front matter."""
         return self._calls.call("GET", f"{_version(model, number)}/model_card.md").text
+
+
+def _form(file: Path) -> str:
+    return DATASET_TYPES.get(file.suffix.lower(), "application/octet-stream")
 
 
 def file_digest(path: Path) -> str:

@@ -182,19 +182,31 @@ class Transport:
 
     # -- files -------------------------------------------------------------------------------------
 
-    def upload(self, path: str, file: Path, content_type: str, progress: Bytes | None = None) -> httpx.Response:
-        """PUT a file, streamed; begun again from its start when the connection fails."""
+    def upload(
+        self,
+        path: str,
+        file: Path,
+        content_type: str,
+        progress: Bytes | None = None,
+        *,
+        offset: int = 0,
+        **params: Any,
+    ) -> httpx.Response:
+        """PUT a file from `offset` on, streamed; begun again from there when the connection fails."""
         size = file.stat().st_size
-        headers = {"Content-Type": content_type, "Content-Length": str(size)}
+        headers = {"Content-Type": content_type, "Content-Length": str(size - offset)}
+        if offset:
+            headers["Upload-Offset"] = str(offset)
 
         def pieces() -> Iterator[bytes]:
             with file.open("rb") as body:
+                body.seek(offset)
                 while piece := body.read(CHUNK):
                     yield piece
                     if progress is not None:
                         progress(body.tell(), size)
 
-        return self.call("PUT", path, content=pieces, headers=headers)
+        return self.call("PUT", path, content=pieces, headers=headers, params=_sent(params))
 
     def download(self, path: str, target: Path, digest: str, size: int, progress: Bytes | None = None) -> None:
         """Fetch bytes of a known digest to `target`, which appears whole or not at all.

@@ -9,7 +9,7 @@ Json = dict[str, Any]
 
 JobState = Literal["queued", "running", "succeeded", "rejected", "failed", "cancelled", "dead"]
 Split = Literal["train", "holdout"]
-Scope = Literal["read", "request", "operate", "audit", "admin"]
+Scope = Literal["read", "request", "operate", "samples", "audit", "admin"]
 RequestStatus = Literal[
     "accepted", "processing", "published", "fulfilled", "incomplete", "needs-attention", "held", "refused", "cancelled"
 ]
@@ -37,7 +37,7 @@ class Dataset(TypedDict):
     train_samples: int
     classes: int
     class_names: list[str | None] | None
-    shape: list[int] | None
+    shape: list[int | None] | None
     erased_samples: int
     job: str | None
     canaries: Coin | None
@@ -50,6 +50,70 @@ class Coin(TypedDict):
 
     commitment: str
     coin: str | None
+
+
+class Shard(TypedDict):
+    number: int
+    content_type: str
+    split: Literal["train", "holdout", "test", "val", "validation", "valid"] | None
+    size: int
+    whole: bool
+    digest: str | None
+    samples: int | None
+
+
+class ClassCount(TypedDict):
+    label: int
+    train: int
+    holdout: int
+
+
+class SizeCount(TypedDict):
+    height: int
+    width: int
+    samples: int
+
+
+class DuplicateCount(TypedDict):
+    samples: int
+    contents: int
+    across_splits: int
+
+
+class Conversion(TypedDict):
+    code: str
+    samples: int
+    detail: str
+
+
+class IngestReport(TypedDict):
+    samples: int
+    form: str
+    splits: dict[str, int]
+    classes: list[ClassCount]
+    modes: dict[str, int]
+    sizes: list[SizeCount]
+    different_sizes: int
+    constant: int
+    duplicates: DuplicateCount
+    conversions: list[Conversion]
+
+
+class Picture(TypedDict):
+    label: int
+    split: Split
+    height: int
+    width: int
+    png: str
+
+
+class DatasetErasable(TypedDict):
+    samples: int
+    bytes: int
+    copies: int
+    reference_signals: int
+    shards: int
+    needed: list[str]
 
 
 class Sample(TypedDict):
@@ -204,6 +268,8 @@ class Preview(TypedDict):
     samples: int
     models: list[str]
     due_at: str
+    duplicates: int | None
+    duplicate_ids: list[str]
 
 
 class ImportLine(TypedDict):

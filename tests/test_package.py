@@ -234,7 +234,7 @@ def test_torch_is_in_no_lock_and_what_it_needs_is_in_the_service_s() -> None:
     torch = {Requirement(line).name for line in lines if not line.startswith("#")}
     assert torch == {"torch", "torchvision"}
     assert not torch & locked("dev").keys()
-    # Pillow is there for fpdf2 alone: nothing that a client sends is opened with it (`app.formats` does, in a child).
+    # Pillow is there for fpdf2 and for children: no process of the API opens a client's picture with it.
     assert not {"scipy", "scikit-learn", "safetensors", "pytest"} & locked("api").keys()
     assert not {"pytest", "ruff", "mypy"} & locked("service").keys()
     needed = {canonicalize_name(each.name) for name in torch for each in needs(name)}

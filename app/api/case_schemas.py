@@ -161,7 +161,7 @@ class DraftOut(BaseModel):
     due_at: Time
     models: list[ModelDraftOut]
     versions: list[HeldVersion] = Field(description="every version that was trained on some of them")
-    duplicates: int | None = Field(description="other samples with the same pixels, which would stay; null: no pixels")
+    duplicates: int | None = Field(description="as in the preview of a request")
     notes: list[str]
 
 

@@ -55,7 +55,7 @@ from app.cases import certificates, draft, file, notices, papers, people, recall
 from app.cases.notices import Kind
 from app.core.errors import AppError, NotFound, Unprocessable
 from app.core.ids import new_id
-from app.core.tables import CasePaper, Dataset, DeletionRequest, Notice
+from app.core.tables import CasePaper, DeletionRequest, Notice
 from app.datasets import records as datasets
 from app.deletions import accept, figures, locking, naming, views
 from app.deletions.orders import Accepted, Impact, Order
@@ -107,8 +107,6 @@ def draft_request(body: DeletionCreate, who: CallerDep, held: PartsDep, _: Idemp
         if isinstance(found, Accepted):
             raise TypeError("a draft stores nothing")
         made = draft.of(session, order.dataset_id, found)
-        erased = session.get_one(Dataset, order.dataset_id).erased
-    made = draft.with_duplicates(made, held.blobs, erased)
     return DraftOut(
         samples=made.samples,
         received_at=made.received_at,

@@ -242,7 +242,13 @@ async def create(request: Request, held: PartsDep, sent: ToRequest, key: Idempot
 def _reply(session: Session, done: Accepted | Impact, known: Forecasts) -> Reply:
     if isinstance(done, Impact):
         models = [model.id for model in done.affected]
-        preview = DeletionPreview(samples=len(done.positions), models=models, due_at=done.due_at)
+        preview = DeletionPreview(
+            samples=len(done.positions),
+            models=models,
+            due_at=done.due_at,
+            duplicates=done.duplicates,
+            duplicate_ids=list(done.duplicate_ids),
+        )
         return Reply(200, preview.model_dump_json())
     shown = _with_forecasts(session, done.request, RequestDetails(done.outcomes), known)
     where = accepted(f"/v1/deletion-requests/{shown.id}")

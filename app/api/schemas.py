@@ -148,12 +148,91 @@ class DatasetOut(BaseModel):
     class_names: list[str | None] | None = Field(
         description="by label, where the source names them; null in the place of one whose samples are all erased"
     )
-    shape: list[int] | None
+    shape: list[int | None] | None
     erased_samples: int = Field(description="of both splits")
     job: str | None = Field(None, description="the ingest job, in the reply that started it")
     canaries: CoinOut | None = Field(description="of a dataset whose canaries this service assigns")
     problem: dict[str, Any] | None
     created_at: Time
+
+
+ShardSplit = Literal["train", "holdout", "test", "val", "validation", "valid"]
+
+
+class ShardOut(BaseModel):
+    number: int
+    content_type: str
+    split: ShardSplit | None = Field(description="of all its samples, where the file names none")
+    size: int = Field(description="bytes that have come")
+    whole: bool = Field(description="whether all of it has come, and was checked")
+    digest: str | None = Field(description="sha256 of the whole file")
+    samples: int | None
+
+
+class Conversion(BaseModel):
+    code: str
+    samples: int
+    detail: str
+
+
+class ClassCount(BaseModel):
+    label: int
+    train: int
+    holdout: int
+
+
+class SizeCount(BaseModel):
+    height: int
+    width: int
+    samples: int
+
+
+class DuplicateCount(BaseModel):
+    samples: int = Field(description="whose picture another sample has, pixel for pixel; none of a single colour")
+    contents: int = Field(description="different pictures among them")
+    across_splits: int = Field(description="samples of the holdout whose picture a training sample has")
+
+
+class IngestReport(BaseModel):
+    """What was taken in, when it was: counts, and no ids. What was erased since is still counted."""
+
+    samples: int
+    form: str
+    splits: dict[str, int]
+    classes: list[ClassCount] = Field(description="the first thousand")
+    modes: dict[str, int] = Field(description="pictures by what their files hold, in Pillow's words")
+    sizes: list[SizeCount] = Field(description="the twenty most frequent")
+    different_sizes: int
+    constant: int = Field(description="pictures of a single colour")
+    duplicates: DuplicateCount
+    conversions: list[Conversion] = Field(description="what was changed on the way in, and what was made up")
+
+
+class PreviewBody(Body):
+    sample_ids: Annotated[list[SampleId], Field(min_length=1, max_length=16)]
+
+
+class PictureOut(BaseModel):
+    label: int
+    split: Literal["train", "holdout"]
+    height: int
+    width: int
+    png: str = Field(description="base64 of a PNG with the pixels that models are given before their input contract")
+
+
+class DatasetErasable(BaseModel):
+    """What deleting a dataset would erase."""
+
+    samples: int
+    bytes: int
+    copies: int = Field(description="copies that input contracts made of its pictures")
+    reference_signals: int = Field(description="signals of reference models on its samples")
+    shards: int = Field(description="files, or parts of files, that were sent and not taken in")
+    needed: list[str] = Field(description="who needs it, in words; while there is anybody, it is refused")
+
+
+class DatasetClose(Body):
+    shards: int = Field(ge=1, le=10_000, description="how many were sent")
 
 
 class SampleOut(BaseModel):
@@ -548,6 +627,11 @@ class DeletionPreview(BaseModel):
     samples: int
     models: list[str] = Field(description="models that would be edited")
     due_at: Time
+    duplicates: int | None = Field(
+        description="other samples whose pictures are the same, pixel for pixel, and which stay; null: not known, of "
+        "data that are not held here, or that an earlier version took in"
+    )
+    duplicate_ids: list[str] = Field(description="the first hundred of them")
 
 
 class ImportLine(BaseModel):
@@ -739,12 +823,12 @@ class JobOut(BaseModel):
 
 # -- keys, webhooks, compliance ------------------------------------------------------------------
 
-Scope = Literal["read", "request", "operate", "audit", "admin"]
+Scope = Literal["read", "request", "operate", "samples", "audit", "admin"]
 
 
 class KeyCreate(Body):
     name: Name
-    scopes: Annotated[list[Scope], Field(min_length=1, max_length=5)]
+    scopes: Annotated[list[Scope], Field(min_length=1, max_length=6)]
     expires_in_days: int | None = Field(None, ge=1, le=3650)
 
 

@@ -11,7 +11,6 @@ import numpy as np
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from app.blobs.open import Blobs
 from app.cases import recall
 from app.core import db
 from app.core.positions import Positions, mask_of
@@ -21,8 +20,6 @@ from app.deletions import batches
 from app.deletions.orders import Impact
 from app.models import versions
 from app.rules.next_steps import SPAN80
-
-PART = 4096  # images that are compared at once
 
 
 @dataclass(frozen=True)
@@ -47,14 +44,12 @@ class Draft:
     due_at: datetime
     models: list[ModelDraft]
     versions: list[recall.Held]
-    images: str | None
-    positions: Positions
-    duplicates: int | None = None
+    duplicates: int | None
     notes: list[str] = field(default_factory=list)
 
 
 def of(session: Session, dataset_id: str, impact: Impact) -> Draft:
-    """What the impact means. `with_duplicates` adds what reads the pixels."""
+    """What the impact means."""
     dataset = session.get_one(Dataset, dataset_id)
     drafts = [_of_model(session, dataset, model, impact.positions) for model in impact.affected]
     made = Draft(
@@ -63,8 +58,7 @@ def of(session: Session, dataset_id: str, impact: Impact) -> Draft:
         due_at=impact.due_at,
         models=drafts,
         versions=recall.holding(session, dataset, impact.positions),
-        images=dataset.images,
-        positions=impact.positions,
+        duplicates=impact.duplicates,
     )
     if not drafts:
         made.notes.append("No model is affected: the samples are erased, and no version changes.")
@@ -72,6 +66,9 @@ def of(session: Session, dataset_id: str, impact: Impact) -> Draft:
         made.notes.append("A forget set of this size will be inconclusive by itself. A batch of requests shows more.")
     if any(each.emptied for each in drafts):
         made.notes.append("A model would lose a class. The request needs `allow_data_loss`.")
+    if made.duplicates:
+        count = "1 other sample has" if made.duplicates == 1 else f"{made.duplicates} other samples have"
+        made.notes.append(f"{count} the same pixels as one of these, and would stay.")
     return made
 
 
@@ -108,28 +105,6 @@ def _emptied(session: Session, dataset: Dataset, trained: np.ndarray[Any, Any], 
     before = np.bincount(labels[open_], minlength=dataset.class_count)
     going = np.bincount(labels[forget], minlength=dataset.class_count)
     return [int(label) for label in np.flatnonzero((before > 0) & (before <= going))]
-
-
-def with_duplicates(draft: Draft, blobs: Blobs, erased: bytes) -> Draft:
-    """Count the samples that have the same pixels as one of these, and would stay. Outside any transaction."""
-    if draft.images is None or not len(draft.positions):
-        return draft
-    images = np.load(blobs.fetch(draft.images), mmap_mode="r", allow_pickle=False)
-    wanted = {images[position].tobytes() for position in draft.positions.tolist()}
-    going = np.zeros(len(images), dtype=bool)
-    going[draft.positions] = True
-    going |= mask_of(erased, len(images))
-    same = 0
-    for start in range(0, len(images), PART):
-        part = np.asarray(images[start : start + PART])
-        same += sum(
-            row.tobytes() in wanted for row, gone in zip(part, going[start : start + PART], strict=True) if not gone
-        )
-    draft.duplicates = same
-    if same:
-        count = "1 other sample has" if same == 1 else f"{same} other samples have"
-        draft.notes.append(f"{count} the same pixels as one of these, and would stay.")
-    return draft
 
 
 def names_of(session: Session, draft: Draft) -> dict[str, str]:

@@ -14,6 +14,7 @@ from app.core.config import Settings
 from app.core.positions import Positions, mask_of, unpack
 from app.core.tables import Dataset, DeletionRequest, Model, Sample, Version
 from app.datasets import suppression
+from app.formats.names import forms, normal, normal_all, other_forms
 from app.rules.states import Decision, VersionState
 
 AT_ONCE = 500
@@ -44,8 +45,9 @@ class Found:
 def find(session: Session, settings: Settings, tenant_id: str, subjects: Sequence[str]) -> Found:
     """What is held of each subject, and which of them had been erased before."""
     places = _positions(session, tenant_id, subjects)
-    marks = suppression.Marker.of(settings, tenant_id).subjects(subjects)
-    known = suppression.known(session, tenant_id, marks)
+    said = list(forms(normal_all(subjects)))
+    marks = [each.subjects(form) for each in suppression.Marker.each(settings, tenant_id) for form in said]
+    known = suppression.known(session, tenant_id, [mark for each in marks for mark in each])
     held: list[Held] = []
     by_dataset: dict[str, list[tuple[int, Positions]]] = defaultdict(list)
     for (number, dataset_id), positions in sorted(places.items()):
@@ -54,16 +56,18 @@ def find(session: Session, settings: Settings, tenant_id: str, subjects: Sequenc
         held += _of_dataset(session, dataset_id, rows)
     return Found(
         sorted(held, key=lambda each: (each.subject, each.dataset)),
-        [number for number, mark in enumerate(marks) if mark in known],
+        [number for number, each in enumerate(zip(*marks, strict=True)) if not known.isdisjoint(each)],
     )
 
 
 def _positions(session: Session, tenant_id: str, subjects: Sequence[str]) -> dict[tuple[int, str], Positions]:
     found: dict[tuple[int, str], list[int]] = defaultdict(list)
-    number = {subject: place for place, subject in reversed(list(enumerate(subjects)))}
+    listed = reversed(list(enumerate(subjects)))
+    number = {form: place for place, name in listed for form in (normal(name), *other_forms(name))}
+    asked = list(number)
     mine = list(session.scalars(select(Dataset.id).where(Dataset.tenant_id == tenant_id)))
-    for start in range(0, len(subjects), AT_ONCE):
-        part = subjects[start : start + AT_ONCE]
+    for start in range(0, len(asked), AT_ONCE):
+        part = asked[start : start + AT_ONCE]
         query = select(Sample.subject, Sample.dataset_id, Sample.position).where(
             Sample.dataset_id.in_(mine), Sample.subject.in_(part)
         )

@@ -20,7 +20,7 @@ from app.core.errors import Forbidden, Unauthorized
 from app.core.ids import new_id
 from app.core.tables import ApiKey, Tenant
 
-SCOPES = ("read", "request", "operate", "audit", "admin")
+SCOPES = ("read", "request", "operate", "samples", "audit", "admin")
 FIRST_TENANT = "ten_first"
 
 

@@ -70,7 +70,8 @@ class Agreement(Base):
 class Dataset(Base):
     """A manifest of samples and where their bytes are.
 
-    `images` is the digest of a .npy blob, uint8 (N, H, W, C), row = position. `requested` marks positions under a
+    `images` is the digest of its pictures as they came (`app.formats.pictures`), or of a .npy blob, uint8 (N, H, W, C),
+    where they came as an array; row = position. `requested` marks positions under a
     deletion request against the whole dataset, `erased` those whose bytes are gone (bitmaps).
     """
 
@@ -87,8 +88,12 @@ class Dataset(Base):
     sample_count: Mapped[int] = mapped_column(Integer, default=0)
     train_count: Mapped[int] = mapped_column(Integer, default=0)
     class_count: Mapped[int] = mapped_column(Integer, default=0)
-    shape: Mapped[list[Any] | None]  # [height, width, channels]
+    shape: Mapped[list[Any] | None]  # [height, width, channels]; no height and width where its pictures differ
     class_names: Mapped[list[Any] | None]  # by label, where the source names them
+    # Packed pairs: the first position of a content that several samples have, and the position of each of them.
+    # None: not known, where it has no pixels or was taken in by an earlier version.
+    duplicates: Mapped[bytes | None] = mapped_column(LargeBinary, deferred=True)
+    report: Mapped[dict[str, Any] | None] = mapped_column(deferred=True)  # what was taken in, without ids
     id_namespace: Mapped[str | None] = mapped_column(String(60))  # datasets that share it share the meaning of an id
     carried_for: Mapped[str | None] = mapped_column(Id)  # the model that is to forget them; they are kept no longer
     requested: Mapped[bytes] = mapped_column(LargeBinary, default=b"", deferred=True)
@@ -113,6 +118,25 @@ class Sample(Base):
         Index("ix_samples_subject", "dataset_id", "subject"),
         {"sqlite_with_rowid": False},  # so that SQLite's indexes hold the position, too
     )
+
+
+class Shard(Base):
+    """One of the files that a dataset comes in, or what has come of it so far: a row for each piece, by its offset.
+
+    blob: the digest of bytes that are held, until they are taken in. digest: of the whole file, once it has come.
+    """
+
+    __tablename__ = "dataset_shards"
+    dataset_id: Mapped[str] = mapped_column(ForeignKey("datasets.id"), primary_key=True)
+    number: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
+    offset: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
+    tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"))
+    content_type: Mapped[str] = mapped_column(String(60))
+    split: Mapped[str | None] = mapped_column(String(20))  # of all samples, where the file names none
+    size: Mapped[int] = mapped_column(BigInteger)
+    blob: Mapped[str | None] = mapped_column(String(71))
+    digest: Mapped[str | None] = mapped_column(String(71), index=True)
+    samples: Mapped[int | None] = mapped_column(Integer)
 
 
 class DatasetCopy(Base):

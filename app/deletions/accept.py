@@ -20,12 +20,15 @@ from app.core.errors import AppError, Conflict, Gone, Unprocessable
 from app.core.ids import new_id
 from app.core.positions import Positions, pack, unpack
 from app.core.tables import CaseDetails, DeletionRequest
+from app.datasets import records as datasets
 from app.datasets import samples
 from app.deletions import batches, carried, erasure, views
 from app.deletions.locking import LockedDataset, LockedDatasets, LockedModel, Mask
 from app.deletions.orders import Accepted, Impact, NewOutcome, NewRequest, Order
 from app.rules.deadlines import clock
 from app.rules.states import Decision, Outcome
+
+MOST_NAMED = 100  # duplicates in a preview
 
 
 def accept_many(
@@ -91,7 +94,7 @@ def _assess(
     received, due = _dates(order, now)
     data = locked.of(order)
     if data.dataset.state == "erased":
-        raise Gone("This dataset was carried for a deletion, and has been erased.", kind="dataset-erased")
+        raise Gone("This dataset has been erased.", kind="dataset-erased")
     if data.dataset.state != "ready":
         raise Conflict("The dataset is not ready yet.", kind="dataset-not-ready")
     named = data.named(order)
@@ -113,7 +116,15 @@ def _assess(
     affected = [s for s in among if s.training or (s.trained is not None and s.trained[positions].any())]
     if not order.allow_data_loss:
         _refuse_data_loss(session, data, affected, positions)
-    return Impact(positions, [model.row for model in affected], received, due)
+    models = [model.row for model in affected]
+    if not order.validate_only:
+        return Impact(positions, models, received, due)
+    left = datasets.duplicates_left(session, data.dataset, positions)
+    if left is None:
+        return Impact(positions, models, received, due)
+    return Impact(
+        positions, models, received, due, len(left), samples.names_at(session, data.dataset, left[:MOST_NAMED])
+    )
 
 
 def _dates(order: Order, now: datetime) -> tuple[datetime, datetime]:

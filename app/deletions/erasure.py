@@ -39,7 +39,7 @@ from app.core.tables import (
     Version,
 )
 from app.datasets import records as datasets
-from app.datasets import suppression
+from app.datasets import shards, suppression
 from app.deletions import compliance_rules, rewriting, views
 from app.evidence import sealing
 from app.jobs import Claim
@@ -250,12 +250,14 @@ def _drop_carried(session: Session, dataset: Dataset, request: DeletionRequest) 
 
 
 def empty(session: Session, dataset: Dataset) -> list[str]:
-    """Release everything that a carried dataset holds; the digests of the bytes to remove."""
+    """Release everything that a dataset holds; the digests of the bytes to remove."""
     digests = [digest for digest in (dataset.images, dataset.upload) if digest]
     copies = delete(DatasetCopy).where(DatasetCopy.dataset_id == dataset.id).returning(DatasetCopy.digest)
     digests += session.scalars(copies).all()
+    digests += shards.drop(session, dataset)
     session.execute(delete(Sample).where(Sample.dataset_id == dataset.id))
-    dataset.images = dataset.upload = dataset.class_names = None
+    dataset.images = dataset.upload = dataset.class_names = dataset.report = None
+    dataset.duplicates = None
     dataset.erased = marked(dataset.erased, dataset.sample_count, np.arange(dataset.sample_count))
     dataset.state = "erased"
     return digests

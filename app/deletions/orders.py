@@ -41,12 +41,18 @@ class Order:
 
 @dataclass(frozen=True)
 class Impact:
-    """What carrying out an order would mean."""
+    """What carrying out an order would mean.
+
+    duplicates: how many other samples have the same content and stay, None where nobody knows; duplicate_ids: the first
+    of them. Both are of a preview.
+    """
 
     positions: Positions
     affected: list[Model]
     received_at: datetime
     due_at: datetime
+    duplicates: int | None = None
+    duplicate_ids: Sequence[str] = ()
 
 
 @dataclass

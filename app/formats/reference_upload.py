@@ -63,14 +63,15 @@ def write(path: str, positions: Sequence[int], labels: Sequence[int], size: int,
 
 def _read(path: Path) -> Arrays:
     with archives.opened(path) as file:
-        members = {info.filename.removesuffix(".npy"): info for _, info in archives.members(file, path.stat().st_size)}
+        found = archives.members(file, path.stat().st_size)
+        members = {member.name.removesuffix(".npy"): member.info for member in found}
         if members.keys() not in ({"ids", "membership", "log_odds"}, {"ids", "membership", "logits"}):
             raise SourceError(FORM)
         heads = {name: archives.header(file, info, name) for name, info in members.items()}
         _check_shapes(heads)
-        found = {name: archives.values(file, head, name) for name, head in heads.items()}
-    _check_values(found)
-    return found
+        read = {name: archives.values(file, head, name) for name, head in heads.items()}
+    _check_values(read)
+    return read
 
 
 def _check_shapes(heads: dict[str, archives.Array]) -> None:

@@ -217,10 +217,15 @@ def _hugging_face(
 
 def _pillow_resizes(geometry: Geometry, shape: list[Any]) -> bool:
     """Whether its resize is Pillow's, as those of the libraries are; or none."""
-    return geometry.antialias or geometry.interpolation == "nearest" or _resized(geometry, shape) == tuple(shape[:2])
+    if geometry.antialias or geometry.interpolation == "nearest" or geometry.resize is None:
+        return True
+    return _resized(geometry, shape) == tuple(shape[:2])
 
 
-def _resized(geometry: Geometry, shape: list[Any]) -> tuple[int, int]:
+def _resized(geometry: Geometry, shape: list[Any]) -> tuple[int, int] | None:
+    """Height and width before the crop; None where they depend on the picture."""
+    if shape[0] is None or shape[1] is None:
+        return geometry.resize if isinstance(geometry.resize, tuple) else None
     return geometry.resized(int(shape[0]), int(shape[1]))
 
 
@@ -246,7 +251,7 @@ def _preprocessor(contract: InputContract, shape: list[Any]) -> dict[str, Any] |
         size = {"height": resize[0], "width": resize[1]} if exact else {"shortest_edge": resize}  # type: ignore[index]
         found |= {"do_resize": True, "size": size, "resample": RESAMPLE.index(geometry.interpolation)}
     if geometry is not None and geometry.crop is not None:
-        height, width = geometry.sides(int(shape[0]), int(shape[1]))
+        height, width, _ = _seen(contract, shape)
         found |= {"do_center_crop": True, "crop_size": {"height": height, "width": width}}
     if "shortest_edge" in found.get("size", {}) or "crop_size" in found:
         kind = "BitImageProcessor"
@@ -258,12 +263,17 @@ def _timm(params: dict[str, Any], names: list[str], contract: InputContract, sha
     channels = _channels(contract, shape)
     mean, std = _normalisation(contract, channels)
     geometry = contract.geometry or Geometry(resize=(int(shape[0]), int(shape[1])), interpolation="bicubic")
-    height, width = geometry.sides(int(shape[0]), int(shape[1]))
+    height, width, _ = _seen(contract, shape)
     large, fraction = _resized(geometry, shape), 1.0
     # A square crop of the shorter side, or both sides alike: timm has the size before the crop as a fraction of it.
     square = geometry.crop is not None and isinstance(geometry.resize, int) and height == width
     if geometry.crop is not None:
-        pairs = [(height, min(large))] if square else [(height, large[0]), (width, large[1])]
+        if square and isinstance(geometry.resize, int):
+            pairs = [(height, geometry.resize)]
+        elif large is None:
+            return None
+        else:
+            pairs = [(height, large[0]), (width, large[1])]
         found = _fraction(pairs)
         if found is None:
             return None

@@ -97,7 +97,7 @@ def make_current(session: Session, model: Model, version: Version) -> None:
 
 
 def _class_counts(session: Session, dataset: Dataset, trained_on: Positions) -> list[int]:
-    labels = np.array([label for label, _ in datasets.manifest(session, dataset.id)], dtype=np.int64)
+    labels = datasets.labels_of(session, dataset)[0].astype(np.int64)
     counts: list[int] = np.bincount(labels[trained_on], minlength=dataset.class_count).tolist()
     return counts
 

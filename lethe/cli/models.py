@@ -87,16 +87,51 @@ def register_dataset(
 @dataset.command("upload")
 def upload_dataset(
     thing: DatasetId,
-    file: Annotated[
-        Path,
-        typer.Argument(metavar="FILE", help="A .parquet file, a .zip of image folders, or an .npz."),
+    files: Annotated[
+        list[Path],
+        typer.Argument(metavar="FILE...", help="A .parquet file, a .zip of image folders, an .npz or a .tar."),
     ],
+    holdout: Annotated[
+        list[Path] | None, typer.Option(help="A file whose samples are never trained on; may be repeated.")
+    ] = None,
     wait: Wait = False,
     as_json: AsJson = False,
 ) -> None:
-    """Send the content of a dataset that waits for it."""
+    """Send the content of a dataset that waits for it.
+
+    Several files are sent one after the other. The same command goes on where an earlier one broke off.
+    """
     with client() as calls:
-        _finish_dataset(calls, _send(calls, thing, file, quiet=as_json), wait=wait, as_json=as_json)
+        if len(files) == 1 and not holdout:
+            made = _send(calls, thing, files[0], quiet=as_json)
+        else:
+            with transfer("files", quiet=as_json) as progress:
+                made = calls.datasets.send(thing, files, holdout or (), progress=progress)
+        _finish_dataset(calls, made, wait=wait, as_json=as_json)
+
+
+@dataset.command("report")
+def show_report(thing: DatasetId, as_json: AsJson = False) -> None:
+    """Show what was taken in, and what was converted on the way."""
+    with client() as calls:
+        show(calls.datasets.report(thing), as_json=as_json)
+
+
+@dataset.command("delete")
+def delete_dataset(
+    thing: DatasetId,
+    yes: Yes = False,
+    as_json: AsJson = False,
+) -> None:
+    """Erase a dataset that nobody needs, once it is shown what that erases."""
+    with client() as calls:
+        found = calls.datasets.erasable(thing)
+        show(found, as_json=as_json)
+        if found["needed"]:
+            die("the dataset is needed: " + "; ".join(found["needed"]))
+        if not yes:
+            typer.confirm("Erase it?", abort=True)
+        calls.datasets.delete(thing)
 
 
 def _send(calls: Client, thing: str, file: Path, *, quiet: bool) -> Dataset:

@@ -21,6 +21,14 @@ NAMES = {
     "Choice": "Choice",
     "Dataset": "DatasetOut",
     "Sample": "SampleOut",
+    "Shard": "ShardOut",
+    "ClassCount": "ClassCount",
+    "SizeCount": "SizeCount",
+    "DuplicateCount": "DuplicateCount",
+    "Conversion": "Conversion",
+    "IngestReport": "IngestReport",
+    "Picture": "PictureOut",
+    "DatasetErasable": "DatasetErasable",
     "Model": "ModelOut",
     "Version": "VersionOut",
     "Audit": "AuditOut",
@@ -146,7 +154,12 @@ def test_the_client_has_a_method_for_every_operation(document: dict[str, Any], t
             names += [
                 name for name in inspect.signature(call).parameters if name == call.__name__ == "audit"
             ]  # of versions
-            files = {"file": tmp_path / "file", "target": tmp_path / "target", "requests": [{}]}
+            files = {
+                "file": tmp_path / "file",
+                "files": [tmp_path / "file"],
+                "target": tmp_path / "target",
+                "requests": [{}],
+            }
             try:
                 found = call(**{name: (GIVEN | files).get(name, "thing") for name in names})
                 if isinstance(found, Iterator):

@@ -57,10 +57,10 @@ class LoadedDataset:
 
         def read() -> LoadedDataset:
             with resources.database.read() as session:
-                rows = datasets.manifest(session, dataset_id)
-            labels = np.array([label for label, _ in rows], dtype=np.int64)
+                found, train = datasets.labels_of(session, session.get_one(Dataset, dataset_id))
+            labels = found.astype(np.int64)
             samples = Samples.open(resources.blobs.fetch(images), labels, resources.device)
-            return cls(samples, labels, np.array([held for _, held in rows], dtype=bool))
+            return cls(samples, labels, ~train)
 
         return resources.cache.get("samples", [images], read, cls.size, owner=dataset_id)
 
@@ -137,7 +137,7 @@ class LoadedModel:
             erased = mask_of(dataset.erased, dataset.sample_count)
             planted = canaries.planted(session, dataset)
         contract = models.input_of(model)
-        shape = dataset.shape or (1, 1, 1)
+        shape = dataset.shape or [1, 1, 1]
         try:
             order = contract.order(dataset.class_names, dataset.class_count)
             if dataset.images is None:

@@ -13,7 +13,7 @@ from sqlalchemy import update
 
 from app.cases import draft, retention
 from app.core import db
-from app.core.tables import Base, DeletionRequest
+from app.core.tables import Base, Dataset, DeletionRequest
 from tests.app.cases.sealed import REQUESTS, case_of, log_of, parts, sweep
 from tests.helpers import as_other, is_problem
 from tests.support import Account, Document
@@ -124,26 +124,24 @@ def test_the_smallest_margin_is_that_of_the_formula() -> None:
     assert draft.smallest_margin(0, 10) is None
 
 
-def test_duplicates_that_would_stay_are_counted(account: Account) -> None:
-    dataset = upload(account, "twice", PEOPLE, 5)
-    images = np.zeros((4, 8, 8, 1), dtype=np.uint8)
-    images[:, 0, 0, 0] = [7, 7, 7, 9]
-    made = draft.Draft(1, *(2 * [None]), [], [], "x", np.array([0]))  # type: ignore[arg-type]
-
-    class Blobs:
-        def fetch(self, digest: str) -> io.BytesIO:
-            file = io.BytesIO()
-            np.save(file, images)
-            file.seek(0)
-            return file
-
-    real, draft.np.load = draft.np.load, lambda file, **_: real(file)
-    try:
-        found = draft.with_duplicates(made, Blobs(), np.packbits([0, 0, 1, 0]).tobytes())  # type: ignore[arg-type]
-    finally:
-        draft.np.load = real
-    assert found.duplicates == 1
-    assert dataset["samples"] == len(PEOPLE)
+def test_a_draft_says_the_duplicates_of_any_source_or_that_nobody_knows(account: Account) -> None:
+    images = np.random.default_rng(3).integers(0, 255, (4, 8, 8, 1), dtype=np.uint8)
+    images[3] = images[0]
+    made = io.BytesIO()
+    np.savez(made, images=images, labels=np.array([0, 1, 0, 1]), ids=np.array(["a", "b", "c", "d"]))
+    dataset = account.post("/v1/datasets", {"name": "twice", "source": {"name": "upload", "params": {}}})["id"]
+    headers = {"Content-Type": "application/x-npz"}
+    account.http.put(f"/v1/datasets/{dataset}/content", content=made.getvalue(), headers=headers)
+    account.work()
+    order = {"dataset": dataset, "sample_ids": ["a"]}
+    found = account.post(f"{REQUESTS}:draft", order)
+    assert found["duplicates"] == 1
+    assert "1 other sample has the same pixels as one of these, and would stay." in found["notes"]
+    with account.database.write() as session:
+        session.get_one(Dataset, dataset).duplicates = None  # as an earlier version took it in
+    assert account.post(f"{REQUESTS}:draft", order)["duplicates"] is None
+    shown = account.post(REQUESTS, order | {"validate_only": True})
+    assert (shown["duplicates"], shown["duplicate_ids"]) == (None, [])
 
 
 # -- recall ----------------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from sqlalchemy import select
 
 from app.core.tables import AuditEvent
@@ -19,6 +20,7 @@ from engine import checkpoints, places, seeding
 from engine.data.samples import Samples
 from engine.recipes import Recipe
 from engine.training import NullProgress
+from tests.app.datasets.test_uploads import parquet, send
 from tests.helpers import is_problem
 from tests.support import Account, Document
 
@@ -82,6 +84,42 @@ def test_the_digest_of_the_coin_is_logged_before_any_sample_is_sent(account: Acc
     built_in = {"name": "d", "source": {"name": "digits"}, "assign_canaries": True}
     refused = account.http.post("/v1/datasets", json=built_in)
     is_problem(refused, 422, "schema")
+
+
+@pytest.mark.parametrize("sizes", [(8,), (8, 9)])
+def test_canaries_that_came_as_pictures_are_handed_out_as_pixels(account: Account, sizes: tuple[int, ...]) -> None:
+    """Grey among colours, and of different sizes. The coin decides, not the file."""
+    random, count = np.random.default_rng(1), 40
+    pixels = {
+        f"c{n}": random.integers(0, 256, (sizes[n % len(sizes)], 8, 3 if n % 2 else 1), dtype=np.uint8)
+        for n in range(count)
+    }
+    images = [png(each) for each in pixels.values()]
+    table = {"id": [*pixels], "image": images, "label": [n % 4 for n in range(count)], "split": ["train"] * count}
+    made = registered(account)["id"]
+    answer = send(account, made, parquet(table | {"subject": [coin.SUBJECT] * count}))
+    assert answer.status_code == 202, answer.text
+    account.work()
+    ready = account.get(f"/v1/datasets/{made}")
+    assert ready["shape"] == ([8, 8, 3] if len(sizes) == 1 else [None, None, 3])
+    trained = [name for name in pixels if not coin.kept_out(ready["canaries"]["coin"], name)]
+    assert account.training_ids(made) == trained
+    assert account.get(f"/v1/datasets/{made}/report")["splits"] == {
+        "train": len(trained),
+        "holdout": count - len(trained),
+    }
+    file = np.load(io.BytesIO(account.http.get(f"/v1/datasets/{made}/canaries").content))
+    assert file["ids"].tolist() == trained
+    assert file["labels"].tolist() == [int(name[1:]) % 4 for name in trained]
+    found = file["images"] if len(sizes) == 1 else [file[f"image_{n}"] for n in range(len(trained))]
+    for name, image in zip(trained, found, strict=True):
+        assert np.array_equal(image, np.broadcast_to(pixels[name], (*pixels[name].shape[:2], 3)))
+
+
+def png(pixels: Any) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels).save(file, "PNG")
+    return file.getvalue()
 
 
 @pytest.mark.parametrize("honest", [True, False])

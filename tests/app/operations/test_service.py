@@ -246,7 +246,7 @@ def test_every_operation_says_how_it_is_refused_and_that_it_needs_a_key(document
 
 
 def test_the_scopes_in_the_document_are_those_that_a_key_needs(shared: Trained, document: dict[str, Any]) -> None:
-    every = {"read", "request", "operate", "audit", "admin"}
+    every = {"read", "request", "operate", "samples", "audit", "admin"}
     prefixes = {"audit": "aud", "request": "del", "dataset": "dst", "job": "job", "api_key": "key", "model": "mdl",
                 "delivery": "msg", "webhook": "whk", "version": "ver", "notice": "ntc", "paper": "pap"}  # fmt: skip
     ids = {noun: f"{prefix}_{'0' * 26}" for noun, prefix in prefixes.items()}

@@ -190,6 +190,13 @@ def test_a_configuration_says_the_geometry_that_it_is_read_as() -> None:
         ({"resize": 40, "antialias": False}, [40, 40, 3], True, True),  # nothing is resized
         ({"resize": 40, "antialias": False, "interpolation": "nearest"}, [96, 96, 3], True, True),
         ({"crop": 30}, [96, 96, 3], True, True),
+        # pictures of different sizes
+        ({"resize": [40, 30]}, [None, None, 3], True, True),
+        ({"resize": 40, "crop": 36}, [None, None, 3], True, True),
+        ({"resize": [40, 40], "crop": [36, 36]}, [None, None, 3], True, True),
+        ({"resize": 40, "crop": [36, 30]}, [None, None, 3], False, True),
+        ({"resize": 40, "crop": 36, "antialias": False}, [None, None, 3], False, False),
+        ({"crop": 30}, [None, None, 3], False, True),
     ],
 )
 def test_a_geometry_that_a_library_cannot_say_is_not_exported_as_another(
