@@ -235,18 +235,21 @@ def get_checkpoint(
     """
     if reason is not None:
         keys.require(who, "admin")
-    has = request.headers.get("if-none-match", "")
-    looks = request.method == "HEAD" or has == "*"
-    with held.database.read() if looks and reason is None else held.database.write(who.key_id) as session:
+    with held.database.read() as session:
         row = models.get(session, who.tenant_id, model)
         version = versions.get(session, row, number)
         versions.require_released(session, row, version, by_admin=reason is not None)
-        if not looks and version.digest not in has:
-            recall.record_download(session, version, who.key_id, "checkpoint")
-        if versions.replaced_by_unlearning(session, version):
-            data = {"key": who.key_id, "reason": reason, "digest": version.digest}
-            events.record(session, who.tenant_id, "version.withheld-download", version.id, **data)
-    return download(request, held.blobs, version.digest, f"{row.id}-v{number}.safetensors", SAFETENSORS)
+        withheld = versions.replaced_by_unlearning(session, version)
+    response = download(request, held.blobs, version.digest, f"{row.id}-v{number}.safetensors", SAFETENSORS)
+    sends = request.method == "GET" and response.status_code in (200, 206)
+    if sends or withheld:  # before the first byte goes, and once the bytes are known to be there
+        with held.database.write(who.key_id) as session:
+            if sends:
+                recall.record_download(session, version, who.key_id, "checkpoint")
+            if withheld:
+                data = {"key": who.key_id, "reason": reason, "digest": version.digest}
+                events.record(session, who.tenant_id, "version.withheld-download", version.id, **data)
+    return response
 
 
 @router.get(

@@ -14,7 +14,7 @@ from pydantic import (
 )
 
 from app.catalog import names
-from app.catalog.base import Entry, Params
+from app.catalog.base import POOLING, Entry, Params
 
 MOST_CONFIG_BYTES = 2**18
 MOST_OF_ANYTHING = 100_000  # a width, say: a worker would build it before it could refuse it
@@ -86,7 +86,7 @@ class TimmParams(Params):
     name: str = Field("resnet18", max_length=100, description="as `timm.list_models()` lists it, without a tag")
     global_pool: str | None = Field(
         None,
-        pattern="^[a-z_]{1,20}$",
+        pattern=POOLING,
         exclude_if=lambda value: value is None,
         description="as its `config.json` says it, such as `avg` or `token`; null: the model's own",
     )

@@ -188,9 +188,15 @@ def show(document: Any, rows: Sequence[tuple[str, Any]] | None = None, *, as_jso
 
 def local(moment: str | None) -> str:
     """A time of the service in the reader's own zone, which is named."""
-    if moment is None:
-        return "-"
-    return f"{datetime.fromisoformat(moment).astimezone():%Y-%m-%d %H:%M %Z}"
+    return "-" if moment is None else _in_zone(moment, "%Y-%m-%d %H:%M %Z")
+
+
+def _in_zone(moment: str, form: str) -> str:
+    """What is no time stays as it is: no answer of a service ends a command."""
+    try:
+        return datetime.fromisoformat(moment).astimezone().strftime(form)
+    except ValueError:
+        return moment
 
 
 def show_list(items: Iterator[Mapping[str, Any]], columns: Sequence[str], *, as_json: bool) -> None:
@@ -210,7 +216,7 @@ def show_list(items: Iterator[Mapping[str, Any]], columns: Sequence[str], *, as_
 def _cell(name: str, value: Any) -> str:
     """Of a list: a time as a day, in the reader's own zone."""
     if name.endswith("_at") and isinstance(value, str):
-        return f"{datetime.fromisoformat(value).astimezone():%Y-%m-%d %Z}"
+        return _in_zone(value, "%Y-%m-%d %Z")
     return _text(value)
 
 

@@ -106,6 +106,7 @@ def test_the_lists_of_this_test_are_all_lists_of_the_api(busy: Trained) -> None:
         "/v1/jobs/{job}/events",
         "/v1/log/entries",
         "/v1/log/keys",
+        "/v1/datasets/{dataset}/canaries",  # one file
         "/metrics",
         f"{of_request}/notices",  # these have a largest number
         f"{of_request}/papers",

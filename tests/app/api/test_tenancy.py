@@ -23,6 +23,7 @@ TYPES = {
     "/v1/datasets/{dataset}/content": "application/vnd.apache.parquet",
     "/v1/datasets/{dataset}/shards/{number}": "application/vnd.apache.parquet",
     "/v1/models/{model}/versions/{number}/checkpoint": SAFETENSORS,
+    "/v1/models/{model}/references": "application/x-npz",
 }
 
 
