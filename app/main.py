@@ -9,13 +9,15 @@ from functools import cache
 from importlib.metadata import version
 
 from fastapi import APIRouter, Depends, FastAPI, Request
-from fastapi.responses import HTMLResponse
+from fastapi.responses import HTMLResponse, RedirectResponse, Response
+from starlette.exceptions import HTTPException
 from starlette.routing import BaseRoute
 
 from app.api import aliases, audits, catalog, compliance, datasets, deletions, health, jobs, models, versions, webhooks
 from app.api import keys as api_keys
 from app.api import log as log_api
 from app.api.http import contract, docs_page, failures
+from app.api.http.audit_replies import prefers
 from app.api.http.admission import Admission, Routes
 from app.api.http.conditional import Conditional
 from app.api.http.connections import Crowd
@@ -24,6 +26,8 @@ from app.api.http.event_stream import Follower
 from app.api.http.fast_path import Shortcut
 from app.api.http.head import Head
 from app.api.http.observe import Observe
+from app.api.http.session_cookie import SessionCookie
+from app.console import router as console
 from app.core import keys
 from app.core.config import Settings, get_settings
 from app.operations import metrics, migrate
@@ -68,12 +72,16 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.add_middleware(Shortcut, parts=parts, routes=usual, handlers=app.exception_handlers)
     app.add_middleware(Admission, parts=parts, routes=_guarded(), handlers=app.exception_handlers)
     app.add_middleware(Conditional, prefix="/v1/")
+    app.add_middleware(SessionCookie, settings=settings)
     app.add_middleware(Head)
     app.add_middleware(Observe, latency=metrics.latency(parts.metrics), unexpected=failures.unexpected)
     app.state.parts = parts
     app.include_router(health.router)
+    for router in console.ROUTERS:
+        app.include_router(router)
     failures.install(app)
 
+    app.get("/", include_in_schema=False)(_first)
     app.get("/docs", include_in_schema=False, response_class=HTMLResponse)(_docs)
     return app
 
@@ -83,6 +91,7 @@ ROUTERS = (
     deletions.router,
     jobs.polled,
     jobs.router,
+    jobs.workers,
     catalog.router,
     datasets.router,
     models.router,
@@ -109,6 +118,13 @@ def _routes() -> Sequence[BaseRoute]:
 @cache
 def _guarded() -> Routes:
     return Routes(ROUTERS, "/v1")
+
+
+def _first(request: Request) -> Response:
+    """A browser is led to the console; to other clients there is nothing here."""
+    if prefers("text/html", request.headers.get("accept", "")):
+        return RedirectResponse("/console", 303)
+    raise HTTPException(404)
 
 
 def _docs(request: Request) -> str:

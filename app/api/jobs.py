@@ -26,6 +26,7 @@ from app.api.http.deps import (
     Read,
     ToRead,
     Write,
+    needs,
     problems,
     token_of,
 )
@@ -33,7 +34,7 @@ from app.api.http.event_stream import Follower
 from app.api.http.paging import Created, Page, matching
 from app.api.http.patterns import id_pattern
 from app.api.http.status_polls import Noun, ObjectName, Poll
-from app.api.schemas import JobOut
+from app.api.schemas import JobOut, WorkerList, WorkerOut
 from app.core import logs
 from app.core.errors import NotFound
 from app.core.tables import Job, JobEvent, Model, OutcomeRow
@@ -43,6 +44,7 @@ from app.rules.states import TERMINAL_JOBS, JobKind, JobState
 
 router = APIRouter(prefix="/jobs", tags=["jobs"], dependencies=[BY_METHOD])
 polled = APIRouter(prefix="/jobs", tags=["jobs"])  # whose callers are known only to the group that they are read in
+workers = APIRouter(prefix="/workers", tags=["jobs"], dependencies=[needs("operate")])
 JobId = Annotated[str, Path(pattern=id_pattern("job"))]
 
 
@@ -209,3 +211,22 @@ async def events(
                 return
             yield ServerSentEvent(data=event.data, event=event.kind, id=str(event.number))
             over = event.data.get("state") in TERMINAL_JOBS  # a job that was tried again goes on after such an event
+
+
+@workers.get("", responses=problems(403))
+def list_workers(session: Read) -> WorkerList:
+    """The workers that gave a sign of life within the last seconds; they serve every tenant."""
+    return WorkerList(
+        workers=[
+            WorkerOut(
+                name=row.name,
+                device=row.device,
+                label=row.label,
+                kinds=row.kinds,
+                offers=row.offers,
+                device_memory=row.device_memory,
+                seen_at=row.seen_at,
+            )
+            for row in sorted(routing.live(session), key=lambda each: (each.device, each.name))
+        ]
+    )

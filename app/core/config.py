@@ -21,6 +21,7 @@ from pydantic_settings import (
 )
 from sqlalchemy import URL, make_url
 
+from app.rules.roles import ROLES
 from app.rules.states import JobKind
 
 log = logging.getLogger("lethe.settings")
@@ -45,6 +46,23 @@ class Settings(BaseSettings):
     broker_url: str = Field("", description="redis://… for Celery hints; empty: workers watch the database")
     host: str = "127.0.0.1"
     port: int = Field(8321, ge=0, le=65535)
+    public_url: str = Field(
+        "",
+        pattern=r"^(https?://[^/\s]+)?$",
+        description="where browsers find the service, such as https://lethe.example; empty: as they ask for it",
+    )
+    oidc_issuer: str = Field(
+        "", pattern=r"^(https?://\S+)?$", description="OpenID Connect provider that users of the console sign in with"
+    )
+    oidc_client_id: str = ""
+    oidc_client_secret: SecretStr = SecretStr("")
+    oidc_scope: str = Field("openid profile email", description="what the provider is asked for")
+    oidc_role_claim: str = Field("groups", description="claim of the ID token that names the user's groups")
+    oidc_roles: Annotated[dict[str, str], NoDecode] = Field(
+        default_factory=dict,
+        description="group=role with commas between, such as privacy=officer,ml=engineer; others may not sign in",
+    )
+    oidc_tenant: str = Field("ten_first", description="whose console users of the provider sign in to")
     secret: SecretStr = Field(SecretStr(""), description="key of fingerprints and suppression; empty: data_dir/secret")
     signing_key: SecretStr = Field(SecretStr(""), description="Ed25519, PKCS #8 PEM; empty: data_dir/signing-key.pem")
     log_name: str = Field(
@@ -171,6 +189,17 @@ class Settings(BaseSettings):
     def _listed(cls, value: Any) -> Any:
         """Environment variables hold lists with commas."""
         return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+
+    @field_validator("oidc_roles", mode="before")
+    @classmethod
+    def _mapped(cls, value: Any) -> Any:
+        """`group=role` with commas between, and no other roles than there are."""
+        if not isinstance(value, str):
+            return value
+        pairs = [part.strip().rpartition("=") for part in value.split(",") if part.strip()]
+        if wrong := [role for group, _, role in pairs if not group or role not in ROLES]:
+            raise ValueError(f"each is group=role, with a role of {', '.join(ROLES)}; not {wrong[0]!r}")
+        return {group: role for group, _, role in pairs}
 
     @property
     def private_receivers(self) -> bool | list[IPvAnyNetwork]:

@@ -16,6 +16,12 @@ from app.rules.states import Decision, JobKind, JobState, Outcome, RequestStatus
 
 GIVEN_UP = (JobState.DEAD, JobState.FAILED, JobState.CANCELLED)
 
+UNANSWERED = (
+    DeletionRequest.fulfilled_at.is_(None),
+    DeletionRequest.decision.not_in((Decision.REFUSED, Decision.CANCELLED)),
+)
+"""The conditions that a request still needs an answer."""
+
 
 @dataclass
 class RequestDetails:

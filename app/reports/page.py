@@ -29,6 +29,17 @@ Situation = Literal[
     "judged-again",
     "several-candidates",
 ]
+HEADLINES: dict[Situation, str] = {
+    "pass": "The forgotten samples look like samples the model never saw, within the margin",
+    "remembered": "The model still remembers the forgotten samples",
+    "over-forgotten": "The forgotten samples stand out as unlike unseen data",
+    "no-test": "No valid test could be made",
+    "too-uncertain": "The measurement is too uncertain to decide",
+    "no-signal": "There was no clear signal to remove, so its absence shows little",
+    "no-longer-comparable": "The model changed too much for its score to count",
+    "several-candidates": "Among several candidates it is too uncertain to decide",
+    "judged-again": "It was judged again after a fail, and that cannot count as a pass",
+}
 SETS = {"forget": "Forgotten", "retain": "Retained", "test": "Test"}
 
 
@@ -76,7 +87,8 @@ def render(
         judgement=report.judgement,
         columns=columns,
         comparison_note=comparison_note,
-        situation=situation(report.judgement, report.gate),
+        situation=(found := situation(report.judgement, report.gate)),
+        headline=HEADLINES[found],
         interval_plot=_interval_plot(report.judgement, columns),
         roc_plot=_roc_plot(columns),
         panels=_panels(columns),
