@@ -16,6 +16,7 @@ from typing import Annotated
 import typer
 
 from app.cli import recovery, tenants
+from app.cli.console import console
 from app.cli.settings import read_settings
 from app.core import logs
 from app.core.config import Settings
@@ -211,6 +212,7 @@ def bench(context: typer.Context) -> None:
     os.execv(sys.executable, [sys.executable, "-m", "experiments", *context.args])  # noqa: S606
 
 
+cli.command("console")(console)
 cli.command("backup")(recovery.backup)
 cli.command("check")(recovery.check)
 cli.add_typer(recovery.erasures, name="erasures")

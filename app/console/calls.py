@@ -104,7 +104,7 @@ class Api:
         }
         scope = {
             "type": "http",
-            "asgi": self._scope["asgi"],
+            "asgi": self._scope.get("asgi", {}),
             "http_version": "1.1",
             "method": method,
             "scheme": self._scope["scheme"],

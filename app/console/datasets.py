@@ -25,7 +25,7 @@ async def show_list(visit: VisitDep) -> Response:
 
 @router.get("/new")
 async def new(visit: VisitDep) -> Response:
-    return await _new(visit, {})
+    return await _new(visit, Form())
 
 
 async def _new(visit: Visit, typed: Form, problem: Document | None = None) -> Response:

@@ -57,7 +57,7 @@ async def show(visit: VisitDep, job_id: JobId) -> Response:
     return visit.page(
         "job.html.j2",
         job=found,
-        parts=parts["items"],
+        parts_=parts["items"],
         audited=(found["result"] or {}).get("verdict") is not None,
     )
 

@@ -31,7 +31,7 @@ async def show_list(visit: VisitDep) -> Response:
 
 @router.get("/new")
 async def new(visit: VisitDep) -> Response:
-    return await _new(visit, {})
+    return await _new(visit, Form())
 
 
 async def _new(visit: Visit, typed: Form, problem: Document | None = None) -> Response:
@@ -96,7 +96,7 @@ async def _show(visit: Visit, model_id: str, typed: Form | None, problem: Docume
         lineage=charts.lineage(rows),
         charts=charts.by_version(rows),
         bars=charts.history(jobs["items"]),
-        typed=typed or {},
+        typed=typed or Form(),
         problem=problem,
         done=visit.request.query_params.get("done", ""),
     )
@@ -180,7 +180,7 @@ async def compare(visit: VisitDep, model_id: ModelId) -> Response:
     if not {*wanted} <= {*numbers}:
         raise NotFound("The model has no such version.")
     found = await asyncio.gather(*(verdicts.of_version(visit.api, model_id, number) for number in wanted))
-    return visit.page("compare.html.j2", model=model, numbers=numbers, wanted=wanted, audits=found)
+    return visit.page("compare.html.j2", model=model, pairs=list(zip(wanted, found, strict=True)))
 
 
 @router.get("/{model_id}/versions/{number}")

@@ -28,6 +28,7 @@ from app.console.calls import Api, Document, Refused
 from app.core import logs, users
 from app.core.errors import AppError, Forbidden, NotFound, TooLarge, Unauthorized
 from app.core.users import Visitor
+from app.reports.numbers import decimal, percent
 
 UNKNOWN_BODY = 2**18  # bytes that are kept of a form whose session has ended
 MOST_FIELDS = 500
@@ -53,13 +54,20 @@ def _environment() -> Environment:
         lstrip_blocks=True,
     )
     named = (words.text, words.plain, words.status, words.state_word, words.kind, words.law, words.number)
-    environment.filters.update({each.__name__: each for each in (*named, words.size, words.duration)})
+    further = (words.size, words.duration, words.tone_mark, decimal, percent)
+    environment.filters.update({each.__name__: each for each in (*named, *further)})
     environment.globals.update(count=words.count, asset=asset, new_once=lambda: secrets.token_hex(16))
     return environment
 
 
 PAGES = _environment()
-Form = dict[str, str]
+
+
+class Form(dict[str, str]):
+    """Fields by name. What was not sent is empty; `in` tells it apart."""
+
+    def __missing__(self, name: str) -> str:
+        return ""
 
 
 class Visit:
@@ -118,7 +126,7 @@ async def read_form(request: Request, most: int) -> Form:
         pairs = parse_qsl(body.decode(), keep_blank_values=True, max_num_fields=MOST_FIELDS)
     except ValueError:
         raise TooLarge("The form has too many fields, or is not UTF-8.") from None
-    return dict(pairs)
+    return Form(pairs)
 
 
 def token_of(request: Request) -> str:

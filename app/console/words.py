@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -78,6 +78,11 @@ def plain(value: Any, most: int = 80) -> str:
 def status(value: str) -> Markup:
     """A state as a word with a mark of its own, so that colour is not needed to tell it."""
     return Markup('<span class="state {}">{}</span>').format(TONES.get(value, "calm"), STATUSES.get(value, value))
+
+
+def tone_mark(tone: str, said: str) -> Markup:
+    """Words with the mark of a good or a bad state."""
+    return Markup('<span class="state {}">{}</span>').format(tone, said)
 
 
 def state_word(value: str) -> str:
@@ -175,11 +180,9 @@ class Clock:
             said, tone = f"{count(days, 'day')} left", "wait" if days <= 7 else "calm"
         return Markup('<span class="left {}">{}</span>').format(tone, said)
 
-    def ago(self, moment: str | datetime) -> str:
-        passed = self.now - parse(moment)
-        return "just now" if passed < timedelta(seconds=60) else f"{duration(passed.total_seconds()).split(' ')[0]} " + (
-            f"{duration(passed.total_seconds()).split(' ')[1]} ago"
-        )
+    @staticmethod
+    def seconds(start: str | datetime, end: str | datetime) -> float:
+        return (parse(end) - parse(start)).total_seconds()
 
 
 def _zone(name: str) -> ZoneInfo:
