@@ -17,8 +17,8 @@ from app.api import aliases, audits, catalog, compliance, datasets, deletions, h
 from app.api import keys as api_keys
 from app.api import log as log_api
 from app.api.http import contract, docs_page, failures
-from app.api.http.audit_replies import prefers
 from app.api.http.admission import Admission, Routes
+from app.api.http.audit_replies import prefers
 from app.api.http.conditional import Conditional
 from app.api.http.connections import Crowd
 from app.api.http.deps import Parts, known_query

@@ -37,12 +37,14 @@ def lineage(versions: Sequence[Document]) -> Markup | None:
         if parent in places:
             start, bend = places[parent], 14.0 + 3.0 * min(3, abs(row["number"] - parent) - 1)
             path = f"M 18 {start:g} C {18 - bend:g} {start + 12:g}, {18 - bend:g} {y - 12:g}, 18 {y:g}"
-            parts.append(tag("path", d=path if row["number"] - parent > 1 else f"M 18 {start:g} V {y:g}", class_="twig"))
+            parts.append(
+                tag("path", d=path if row["number"] - parent > 1 else f"M 18 {start:g} V {y:g}", class_="twig")
+            )
     for row in rows:
         y = places[row["number"]]
         parts.append(tag("circle", cx=18, cy=y, r=7, class_=f"node {row['state']}"))
         parts.append(label(36, y - 2, f"Version {row['number']}", "start", "strong"))
-        said = f"{row['origin']}, {words.STATUSES.get(row['state'], row['state']).lower()}"
+        said = f"{row['origin']}, {words.state_word(row['state']).lower()}"
         parts.append(label(36, y + 12, said, "start"))
     text = "; ".join(
         f"version {row['number']} {row['origin']}" + (f" from version {row['parent']}" if row["parent"] else "")
@@ -102,7 +104,10 @@ def history(jobs: Sequence[Document]) -> Markup | None:
     bars = [
         tag(
             "rect",
-            tag("title", f"{words.kind(row['kind'])}: {words.STATUSES.get(row['state'], row['state'])}, {words.duration(spent)}"),
+            tag(
+                "title",
+                f"{words.kind(row['kind'])}: {words.state_word(row['state'])}, {words.duration(spent)}",
+            ),
             x=index * step,
             y=height - 4 - max(3.0, spent / longest * (height - 8)),
             width=step - 2,

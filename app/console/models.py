@@ -72,13 +72,14 @@ async def show(visit: VisitDep, model_id: ModelId) -> Response:
 
 async def _show(visit: Visit, model_id: str, typed: Form | None, problem: Document | None) -> Response:
     model = await visit.api.get(f"/models/{model_id}")
-    dataset, versions, jobs, aliases, catalog, affected = await asyncio.gather(
+    dataset, versions, jobs, aliases, catalog, *affected = await asyncio.gather(
         visit.api.get(f"/datasets/{model['dataset']}"),
         visit.api.get(f"/models/{model_id}/versions", page_size=MOST_VERSIONS),
         visit.api.get("/jobs", model=model_id, page_size=30),
         visit.api.get(f"/models/{model_id}/aliases"),
         visit.api.get("/catalog"),
         visit.api.get("/deletion-requests", model=model_id, status="accepted", page_size=200),
+        visit.api.get("/deletion-requests", model=model_id, status="processing", page_size=200),
     )
     rows = versions["items"]
     return visit.page(
@@ -92,7 +93,7 @@ async def _show(visit: Visit, model_id: str, typed: Form | None, problem: Docume
         running=[row for row in jobs["items"] if row["state"] == "running"],
         aliases=aliases["items"],
         catalog=catalog,
-        waiting=len(affected["items"]),
+        waiting=sum(len(each["items"]) for each in affected),
         lineage=charts.lineage(rows),
         charts=charts.by_version(rows),
         bars=charts.history(jobs["items"]),

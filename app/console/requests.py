@@ -17,8 +17,8 @@ from app.console import verdicts
 from app.console.calls import Document, Refused
 from app.console.lists import listed
 from app.console.timeline import timeline
-from app.core.errors import NotFound, PreconditionFailed
 from app.console.visit import HEADERS, PAGES, Form, PageRoute, Visit, VisitDep, see_other
+from app.core.errors import NotFound, PreconditionFailed
 
 router = APIRouter(prefix="/console/requests", route_class=PageRoute, include_in_schema=False)
 RequestId = Annotated[str, Path(pattern=id_pattern("del"))]

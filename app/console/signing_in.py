@@ -68,7 +68,7 @@ async def follow(request: Request, held: PartsDep) -> Response:
     try:
         token = await run_in_threadpool(opened)
     except Unauthorized as error:
-        return bare(request, "link.html.j2", 401, token="", action=LINK, problem=error.detail)  # noqa: S106
+        return bare(request, "link.html.j2", 401, token="", action=LINK, problem=error.detail)
     return begin(held, request, token, fields.get("next", ""))
 
 

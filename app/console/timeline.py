@@ -28,7 +28,10 @@ def timeline(request: Document, audits: list[Audit]) -> list[Step]:
     steps = [
         *done("received_at", "Received"),
         *done("extended_at", "Longer period taken"),
-        *done("decided_at", {"refused": "Refused", "cancelled": "Cancelled", "held": "Put on hold"}.get(request["status"], "Decided")),
+        *done(
+            "decided_at",
+            {"refused": "Refused", "cancelled": "Cancelled", "held": "Put on hold"}.get(request["status"], "Decided"),
+        ),
         *done("fulfilled_at", "Samples erased, request fulfilled"),
     ]
     if request["confirm_by"]:

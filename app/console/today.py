@@ -7,11 +7,10 @@ from datetime import timedelta
 
 from fastapi import APIRouter
 from fastapi.responses import Response
+from starlette.concurrency import run_in_threadpool
 
 from app.api.health import ready
-from app.console.visit import PageRoute, VisitDep
-from app.core.errors import Unavailable
-from starlette.concurrency import run_in_threadpool
+from app.console.visit import PageRoute, Visit, VisitDep
 
 router = APIRouter(route_class=PageRoute, include_in_schema=False)
 MOST = 50
@@ -45,10 +44,7 @@ async def today(visit: VisitDep) -> Response:
     )
 
 
-async def _health(visit: VisitDep) -> list[str]:
-    """What is missing, in words; nothing where all is well."""
-    try:
-        found = await run_in_threadpool(ready, visit.held)
-    except Unavailable as error:
-        return [error.detail]
-    return found.degraded
+async def _health(visit: Visit) -> tuple[str, list[str]]:
+    """How the service is, and what is missing, in words."""
+    found = await run_in_threadpool(ready, visit.held)
+    return found.status, found.degraded

@@ -10,6 +10,7 @@ from zoneinfo import ZoneInfo
 from markupsafe import Markup
 
 from app.reports.numbers import MINUS
+from app.reports.svg import tag
 
 STATUSES = {
     "accepted": "Accepted",
@@ -61,12 +62,14 @@ KINDS = {
     "purge": "Erase",
 }
 LAWS = {"gdpr": "GDPR", "uk-gdpr": "UK GDPR", "ccpa": "CCPA"}
+LONG = 240  # letters, above which a text may scroll by itself
 STEERING = re.compile("[\u0000-\u001f\u007f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff]")
 
 
 def text(value: Any) -> Markup:
     """A client's own text: whatever direction its letters have, they do not reach beyond it."""
-    return Markup("<bdi>{}</bdi>").format("" if value is None else value)
+    said = "" if value is None else str(value)
+    return tag("bdi", said, class_="long") if len(said) > LONG else tag("bdi", said)
 
 
 def plain(value: Any, most: int = 80) -> str:
@@ -122,7 +125,8 @@ def duration(seconds: float | None) -> str:
     """The two largest units: `2 h 5 min`."""
     if seconds is None:
         return ""
-    left, parts = round(seconds), []
+    left = round(seconds)
+    parts: list[str] = []
     for length, unit in ((86400, "d"), (3600, "h"), (60, "min"), (1, "s")):
         if left >= length or (unit == "s" and not parts):
             parts.append(f"{left // length} {unit}")
@@ -199,5 +203,3 @@ def problem_lines(problem: dict[str, Any]) -> list[str]:
         where = str(each.get("pointer", "")).strip("/").replace("/", " › ")
         found.append(f"{where}: {each.get('detail', '')}" if where else str(each.get("detail", "")))
     return found
-
-

@@ -176,7 +176,9 @@ class Pager:
         end = found[self.size - 1]
         return found[: self.size], self._seal(f"{getattr(end, time.key).isoformat()} {getattr(end, column.key)}")
 
-    def rows_by_time_rising(self, session: Session, query: Select[Any], time: Any, column: Any) -> tuple[list[Any], str | None]:
+    def rows_by_time_rising(
+        self, session: Session, query: Select[Any], time: Any, column: Any
+    ) -> tuple[list[Any], str | None]:
         """The same, the earliest first."""
         if self.after is not None:
             at, _, last = self.after.partition(" ")

@@ -7,10 +7,10 @@ The cookie alone reads. To change anything through the API it takes the session'
 from __future__ import annotations
 
 import hmac
-from http.cookies import CookieError, SimpleCookie
 from urllib.parse import quote
 
 from starlette.datastructures import Headers
+from starlette.requests import cookie_parser
 from starlette.responses import RedirectResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -80,10 +80,7 @@ class SessionCookie:
 
 
 def read(header: str, name: str) -> str:
-    """The value of a cookie; empty where there is none, or the header is no list of cookies."""
-    try:
-        found = SimpleCookie(header).get(name)
-    except CookieError:
-        return ""
-    value = "" if found is None else found.value
+    """The value of a cookie; empty where there is none. Others, which any service of this host may have set, may be
+    malformed."""
+    value: str = cookie_parser(header).get(name, "")
     return value if value.isascii() and value.isprintable() else ""
