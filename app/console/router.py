@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fastapi import APIRouter
 
-from app.console import assets, datasets, figures, jobs, models, requests, settings, signing_in, today
+from app.console import assets, datasets, figures, jobs, models, oidc, requests, settings, signing_in, today
 from app.console.visit import PageRoute, VisitDep
 from app.core.errors import NotFound
 
@@ -26,5 +26,6 @@ ROUTERS = (
     figures.router,
     settings.router,
     signing_in.router,
+    oidc.router,
     rest,
 )

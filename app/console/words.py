@@ -201,5 +201,9 @@ def problem_lines(problem: dict[str, Any]) -> list[str]:
     found = []
     for each in problem.get("errors", [])[:20]:
         where = str(each.get("pointer", "")).strip("/").replace("/", " › ")
-        found.append(f"{where}: {each.get('detail', '')}" if where else str(each.get("detail", "")))
+        found.append(f"{where}: {_fact(each)}" if where else _fact(each))
     return found
+
+
+def _fact(fault: dict[str, Any]) -> str:
+    return str(fault.get("detail") or fault.get("code", ""))

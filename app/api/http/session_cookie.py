@@ -56,7 +56,7 @@ class SessionCookie:
                 await failures.problem(Forbidden(said, kind="csrf"))(scope, receive, send)
                 return
         if token:
-            scope = {**scope, "headers": [*scope["headers"], (b"authorization", b"Bearer " + token.encode("latin-1"))]}
+            scope["headers"] = [*scope["headers"], (b"authorization", b"Bearer " + token.encode())]
         await self._app(scope, receive, self._leading(scope, headers, receive, send))
 
     def _leading(self, scope: Scope, headers: Headers, receive: Receive, send: Send) -> Send:

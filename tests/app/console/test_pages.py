@@ -17,7 +17,7 @@ from tests.support import Account
 from tests.trained import Trained
 
 VENDOR = Path(assets.__file__).parent / "static" / "vendor"
-HOSTILE = "\"><script>alert(1)</script>=HYPERLINK(1)\u202egnp.exe {{7*7}} javascript:alert(1)"
+HOSTILE = '"><script>alert(1)</script>=HYPERLINK(1)\u202egnp.exe {{7*7}} javascript:alert(1)'
 ROLES = ("officer", "engineer", "auditor", "owner")
 
 
@@ -71,7 +71,7 @@ def test_every_page_opens_for_every_role_and_fetches_and_runs_nothing_else(
     role, found = anybody
     titles = []
     audit = 200 if role != "engineer" else 403
-    wanted = {path: 200 for path in paths(shared, forgotten)}
+    wanted = dict.fromkeys(paths(shared, forgotten), 200)
     for path, status in {**wanted, "/console/register": audit, "/console/evidence": audit}.items():
         page = found.open(path, status)
         titles.append(page.title)
@@ -281,13 +281,20 @@ def inert(page: Page, text: str) -> bool:
 def test_hostile_text_is_inert_wherever_it_is_shown(shared: Trained, request_id: str) -> None:
     account = shared.account
     dataset = account.post("/v1/datasets", {"name": HOSTILE, "source": {"name": "upload"}})["id"]
-    named = account.post("/v1/models", {"name": HOSTILE, "dataset": shared.dataset, "architecture": {"name": "small_cnn"}})["id"]
+    named = account.post(
+        "/v1/models", {"name": HOSTILE, "dataset": shared.dataset, "architecture": {"name": "small_cnn"}}
+    )["id"]
     reason = HOSTILE + "W" * (2000 - len(HOSTILE))
     account.post(f"/v1/deletion-requests/{request_id}:hold", {"reason": reason})
     key = account.post("/v1/api-keys", {"name": HOSTILE, "scopes": ["read"]})
     assert key["name"] == HOSTILE
     with browser(account.http.app, account.database, "owner") as owner:
-        for path in ("/console/datasets", f"/console/datasets/{dataset}", "/console/models", f"/console/models/{named}"):
+        for path in (
+            "/console/datasets",
+            f"/console/datasets/{dataset}",
+            "/console/models",
+            f"/console/models/{named}",
+        ):
             page = owner.open(path)
             assert inert(page, HOSTILE), path
             assert f"<bdi>{'&#34;&gt;&lt;script'}" in page.source, path

@@ -153,7 +153,7 @@ def test_a_user_signs_in_again_as_the_same_key(account: Account) -> None:
     with account.database.read() as session:
         found = session.query(ApiKey).filter(ApiKey.role == "officer").all()
     assert [row.name for row in found] == ["officer"]
-    assert keys.FIRST_TENANT == found[0].tenant_id
+    assert found[0].tenant_id == keys.FIRST_TENANT
 
 
 def test_a_page_for_other_clients_stays_a_problem_document(account: Account) -> None:
