@@ -28,7 +28,7 @@ from app.console.calls import Api, Document, Refused
 from app.core import logs, users
 from app.core.errors import AppError, Forbidden, NotFound, TooLarge, Unauthorized
 from app.core.users import Visitor
-from app.reports.numbers import decimal, percent
+from app.reports.numbers import decimal, percent, true_minus
 
 UNKNOWN_BODY = 2**18  # bytes that are kept of a form whose session has ended
 MOST_FIELDS = 500
@@ -54,7 +54,7 @@ def _environment() -> Environment:
         lstrip_blocks=True,
     )
     named = (words.text, words.plain, words.status, words.state_word, words.kind, words.law, words.number)
-    further = (words.size, words.duration, words.tone_mark, decimal, percent)
+    further = (words.size, words.duration, words.tone_mark, decimal, percent, true_minus)
     environment.filters.update({each.__name__: each for each in (*named, *further)})
     environment.globals.update(count=words.count, asset=asset, new_once=lambda: secrets.token_hex(16))
     return environment
