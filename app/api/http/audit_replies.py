@@ -75,7 +75,7 @@ def _covered(session: Session, made_by: str | None) -> list[CoveredRequest]:
     served = select(OutcomeRow.request_id).where(OutcomeRow.job_id == made_by).order_by(OutcomeRow.request_id)
     ids = list(session.scalars(served))
     sealed = select(CertificateRow.request_id, CertificateRow.digest).where(CertificateRow.request_id.in_(ids))
-    newest = dict(session.execute(sealed.order_by(CertificateRow.issued_at)).tuples().all())
+    newest = dict(session.execute(sealed.order_by(CertificateRow.issued_at)).all())
     return [CoveredRequest(id=each, certificate=newest.get(each)) for each in ids]
 
 
