@@ -16,7 +16,7 @@ from starlette.routing import BaseRoute
 from app.api import aliases, audits, catalog, compliance, datasets, deletions, health, jobs, models, versions, webhooks
 from app.api import keys as api_keys
 from app.api import log as log_api
-from app.api.http import contract, docs_page, failures
+from app.api.http import contract, docs_page, failures, session_cookie
 from app.api.http.admission import Admission, Routes
 from app.api.http.audit_replies import prefers
 from app.api.http.conditional import Conditional
@@ -28,7 +28,8 @@ from app.api.http.head import Head
 from app.api.http.observe import Observe
 from app.api.http.session_cookie import SessionCookie
 from app.console import router as console
-from app.core import keys
+from app.console.assets import asset
+from app.core import keys, users
 from app.core.config import Settings, get_settings
 from app.operations import metrics, migrate
 
@@ -127,5 +128,10 @@ def _first(request: Request) -> Response:
     raise HTTPException(404)
 
 
-def _docs(request: Request) -> str:
-    return docs_page.render(request.app.openapi(), "/v1/openapi.json")
+def _docs(request: Request, response: Response) -> str:
+    """With what calls need beside the cookie, where the browser is in a session of the console."""
+    settings: Settings = request.app.state.parts.settings
+    token = session_cookie.of(settings, request.scope)
+    csrf = users.csrf_token(settings, token) if token else ""
+    response.headers["Cache-Control"] = "no-store" if csrf else "no-cache"
+    return docs_page.render(request.app.openapi(), "/v1/openapi.json", f"/console/assets/{asset('docs').name}", csrf)

@@ -1,4 +1,4 @@
-"""The console's style sheet and script: two files that never change under their address, made at the start.
+"""The console's style sheet and scripts: files that never change under their address, made at the start.
 
 The script is htmx, as its makers ship it, and after it ours.
 """
@@ -19,6 +19,7 @@ from app.core.errors import NotFound
 FOLDER = Path(__file__).parent / "static"
 SOURCES = {
     "css": (("console.css",), "text/css; charset=utf-8"),
+    "docs": (("docs.js",), "text/javascript; charset=utf-8"),
     "js": (("vendor/htmx.min.js", "console.js"), "text/javascript; charset=utf-8"),
 }
 router = APIRouter(prefix="/console/assets", include_in_schema=False)
@@ -33,10 +34,10 @@ class Asset(NamedTuple):
 
 @cache
 def asset(form: str) -> Asset:
-    """Of `css` or `js`, everything in one file, named by its digest."""
+    """Of `css`, `js` or `docs` (the script of the API's page), everything in one file, named by its digest."""
     files, media_type = SOURCES[form]
     body = b"\n".join((FOLDER / file).read_bytes() for file in files)
-    name = f"{hashlib.sha256(body).hexdigest()[:16]}.{form}"
+    name = f"{hashlib.sha256(body).hexdigest()[:16]}.{'css' if form == 'css' else 'js'}"
     return Asset(name, media_type, body, gzip.compress(body, mtime=0))
 
 

@@ -6,10 +6,12 @@ from typing import NamedTuple
 
 from app.console.calls import Document
 from app.console.verdicts import Audit
+from app.console.words import parse
 
 SUBJECTS = {
     "superseded-checkpoint": "an earlier version of the model",
     "reference-pool": "reference models that embed the samples",
+    "database": "earlier forms of erased rows in the database's files",
 }
 
 
@@ -46,4 +48,4 @@ def timeline(request: Document, audits: list[Audit]) -> list[Step]:
         if receipt["done_at"] is None and receipt["due_at"]:
             what = SUBJECTS.get(receipt["subject"], receipt["subject"])
             steps.append(Step(receipt["due_at"], "forecast", f"Goes by then: {what}"))
-    return sorted(dict.fromkeys(steps), key=lambda step: step.at)
+    return sorted(dict.fromkeys(steps), key=lambda step: parse(step.at))

@@ -48,7 +48,7 @@ class SessionCookie:
         if "authorization" in headers:
             await self._app(scope, receive, send)
             return
-        token = read(headers.get("cookie", ""), cookie_name(is_secure(self._settings, scope)))
+        token = of(self._settings, scope)
         if token and scope["method"] not in SAFE and scope["path"].startswith(API):
             sent = headers.get("x-csrf-token", "")
             if not hmac.compare_digest(sent.encode(), csrf_token(self._settings, token).encode()):
@@ -79,8 +79,9 @@ class SessionCookie:
         return leading
 
 
-def read(header: str, name: str) -> str:
-    """The value of a cookie; empty where there is none. Others, which any service of this host may have set, may be
-    malformed."""
-    value: str = cookie_parser(header).get(name, "")
+def of(settings: Settings, scope: Scope) -> str:
+    """The token in the session's cookie; empty where there is none. Other cookies, which any service of this host may
+    have set, may be malformed."""
+    header = Headers(scope=scope).get("cookie", "")
+    value: str = cookie_parser(header).get(cookie_name(is_secure(settings, scope)), "")
     return value if value.isascii() and value.isprintable() else ""

@@ -102,11 +102,15 @@ def sign_in(walk: Walk, account: Account, role: str) -> None:
     walk.page.wait_for_url("**/console")
 
 
-def to(walk: Walk, name: str) -> None:
-    """By the navigation, which is behind a button where there is no room for it."""
+def open_menu(walk: Walk) -> None:
     menu = walk.page.locator("summary", has_text="Menu")
     if menu.is_visible():
         menu.click()
+
+
+def to(walk: Walk, name: str) -> None:
+    """By the navigation, which is behind a button where there is no room for it."""
+    open_menu(walk)
     walk.page.get_by_role("link", name=name, exact=True).locator("visible=true").first.click()
 
 
@@ -146,6 +150,7 @@ def test_an_officers_way(walk: Walk, shared: Trained) -> None:
     for name in ("Requests", "Register", "Evidence", "Settings", "Today"):
         to(walk, name)
         walk.look()
+    open_menu(walk)
     page.get_by_role("button", name="Sign out").locator("visible=true").click()
     page.get_by_role("heading", name="Sign in").wait_for()
 
