@@ -19,6 +19,7 @@ from benchmarks import (
     attack,
     audits,
     canaries,
+    console,
     door,
     download,
     economy,
@@ -53,6 +54,7 @@ ALL: dict[str, Callable[[], dict[str, object]]] = {
     "status_polls": posting.status_polls,
     "accept_100k_ids": posting.accept_100k_ids,
     "pages": lists.pages,
+    "console_pages": console.pages,
     "hostile_connections": door.hostile_connections,
 }
 

@@ -112,9 +112,11 @@ def list_all(
     query = select(Job).where(Job.tenant_id == who.tenant_id, Job.parent_id == parent)
     query = matching(query, {Job.dataset_id: dataset, Job.model_id: model, Job.kind: kind, Job.state: state})
     if request is not None:
-        carried = select(OutcomeRow.job_id).where(OutcomeRow.request_id == request)
-        query = query.where((Job.request_id == request) | Job.id.in_(carried))
-    if created:
+        carried = query.join(OutcomeRow, OutcomeRow.job_id == Job.id).where(OutcomeRow.request_id == request)
+        own = query.where(Job.request_id == request)
+        either = {OutcomeRow.job_id: created.of(carried, Job.created_at), Job.id: created.of(own, Job.created_at)}
+        rows, token = pager.rows_of_either(session, Job.id, either)
+    elif created:
         rows, token = pager.rows_by_time(session, query, Job.created_at, Job.id, created)
     else:
         rows, token = pager.rows(session, query, Job.id)

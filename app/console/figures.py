@@ -8,7 +8,8 @@ from fastapi import APIRouter
 from fastapi.responses import Response
 
 from app.console.lists import listed
-from app.console.visit import PageRoute, VisitDep
+from app.console.visit import PageRoute, Visit, VisitDep
+from app.core.errors import Forbidden
 
 router = APIRouter(prefix="/console", route_class=PageRoute, include_in_schema=False)
 FIRST_YEAR = 2000
@@ -17,11 +18,25 @@ LATEST = 50
 
 @router.get("/register")
 async def register(visit: VisitDep) -> Response:
-    given = visit.request.query_params.get("year", "")
-    year = int(given) if given.isascii() and given.isdigit() and FIRST_YEAR <= int(given) <= 9998 else None
+    """The page comes at once, and its figures when they are counted: of a million requests that takes seconds."""
+    if not visit.can("audit"):
+        raise Forbidden("This needs a role with the scope `audit`.", kind="scope-missing")
     this_year = visit.clock.now.year
-    summary = await visit.api.get("/compliance/summary", year=year)
-    return visit.page("register.html.j2", summary=summary, year=year, years=range(this_year, this_year - 6, -1))
+    counted = "count" in visit.request.query_params
+    summary = await visit.api.get("/compliance/summary", year=_year(visit)) if counted else None
+    return visit.page("register.html.j2", summary=summary, year=_year(visit), years=range(this_year, this_year - 6, -1))
+
+
+@router.get("/register/figures")
+async def figures(visit: VisitDep) -> Response:
+    """The part of the page with the figures."""
+    summary = await visit.api.get("/compliance/summary", year=_year(visit))
+    return visit.page("figures.html.j2", summary=summary)
+
+
+def _year(visit: Visit) -> int | None:
+    given = visit.request.query_params.get("year", "")
+    return int(given) if given.isascii() and given.isdigit() and FIRST_YEAR <= int(given) <= 9998 else None
 
 
 @router.get("/evidence")

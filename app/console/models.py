@@ -19,6 +19,7 @@ router = APIRouter(prefix="/console/models", route_class=PageRoute, include_in_s
 ModelId = Annotated[str, Path(pattern=id_pattern("mdl"))]
 Number = Annotated[int, Path(ge=1, lt=2**31)]
 MOST_VERSIONS = 200
+MOST_WAITING = 20  # that are counted
 DAY = 86400
 STARTED = {"train": "train", "references": "references", "audit": "audit", "precompute": "precompute"}
 
@@ -78,8 +79,8 @@ async def _show(visit: Visit, model_id: str, typed: Form | None, problem: Docume
         visit.api.get("/jobs", model=model_id, page_size=30),
         visit.api.get(f"/models/{model_id}/aliases"),
         visit.api.get("/catalog"),
-        visit.api.get("/deletion-requests", model=model_id, status="accepted", page_size=200),
-        visit.api.get("/deletion-requests", model=model_id, status="processing", page_size=200),
+        visit.api.get("/deletion-requests", model=model_id, status="accepted", page_size=MOST_WAITING),
+        visit.api.get("/deletion-requests", model=model_id, status="processing", page_size=MOST_WAITING),
     )
     rows = versions["items"]
     return visit.page(
@@ -94,6 +95,7 @@ async def _show(visit: Visit, model_id: str, typed: Form | None, problem: Docume
         aliases=aliases["items"],
         catalog=catalog,
         waiting=sum(len(each["items"]) for each in affected),
+        more_wait=any(each["next_page_token"] for each in affected),
         lineage=charts.lineage(rows),
         charts=charts.by_version(rows),
         bars=charts.history(jobs["items"]),

@@ -34,13 +34,13 @@ def timeline(request: Document, audits: list[Audit]) -> list[Step]:
             "decided_at",
             {"refused": "Refused", "cancelled": "Cancelled", "held": "Put on hold"}.get(request["status"], "Decided"),
         ),
+        *(Step(each.report.created_at, "done", f"Audited: {each.verdict}") for each in audits),
         *done("fulfilled_at", "Samples erased, request fulfilled"),
     ]
     if request["confirm_by"]:
         steps.append(Step(request["confirm_by"], "law", "Receipt must be confirmed to the person by"))
     if request["status"] not in ("refused", "cancelled"):
         steps.append(Step(request["due_at"], "law", "Answer due"))
-    steps += [Step(each.report.created_at, "done", f"Audited: {each.verdict}") for each in audits]
     forecasts = [row["forecast_at"] for row in request["outcomes"] if row["forecast_at"]]
     if forecasts:
         steps.append(Step(max(forecasts), "forecast", "Models replaced, by forecast"))
@@ -48,4 +48,4 @@ def timeline(request: Document, audits: list[Audit]) -> list[Step]:
         if receipt["done_at"] is None and receipt["due_at"]:
             what = SUBJECTS.get(receipt["subject"], receipt["subject"])
             steps.append(Step(receipt["due_at"], "forecast", f"Goes by then: {what}"))
-    return sorted(dict.fromkeys(steps), key=lambda step: parse(step.at))
+    return sorted(dict.fromkeys(steps), key=lambda step: parse(step.at).replace(microsecond=0))

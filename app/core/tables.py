@@ -260,6 +260,15 @@ class DeletionRequest(Base):
             postgresql_where=text("fulfilled_at IS NULL"),
             sqlite_where=text("fulfilled_at IS NULL"),
         ),
+        Index(  # what still needs an answer, by its due date
+            "ix_requests_unanswered",
+            "tenant_id",
+            "due_at",
+            "id",
+            "decision",
+            postgresql_where=text("fulfilled_at IS NULL"),
+            sqlite_where=text("fulfilled_at IS NULL"),
+        ),
         # Pages of the list, newest first, whole and by each filter.
         Index("ix_requests_listed", "tenant_id", "received_at", "id", "due_at"),
         Index("ix_requests_dataset", "dataset_id", "received_at", "id"),

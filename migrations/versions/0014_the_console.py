@@ -33,9 +33,17 @@ def upgrade() -> None:
     )
     op.create_index("ix_console_sessions_key_id", "console_sessions", ["key_id"])
     op.create_index("ix_console_sessions_expires_at", "console_sessions", ["expires_at"])
+    op.create_index(
+        "ix_requests_unanswered",
+        "deletion_requests",
+        ["tenant_id", "due_at", "id", "decision"],
+        postgresql_where=sa.text("fulfilled_at IS NULL"),
+        sqlite_where=sa.text("fulfilled_at IS NULL"),
+    )
 
 
 def downgrade() -> None:
+    op.drop_index("ix_requests_unanswered", table_name="deletion_requests")
     op.drop_table("console_sessions")
     op.drop_index("uq_api_keys_identity", table_name="api_keys")
     op.drop_column("api_keys", "identity")

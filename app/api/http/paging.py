@@ -183,7 +183,8 @@ class Pager:
         if self.after is not None:
             at, _, last = self.after.partition(" ")
             query = query.where(tuple_(time, column) > tuple_(literal(datetime.fromisoformat(at)), literal(last)))
-        found = list(session.scalars(query.order_by(time, column).limit(self.size + 1)))
+        with _index_order(session):
+            found = list(session.scalars(query.order_by(time, column).limit(self.size + 1)))
         if len(found) <= self.size:
             return found, None
         end = found[self.size - 1]

@@ -160,3 +160,33 @@ def test_a_page_for_other_clients_stays_a_problem_document(account: Account) -> 
     account.http.headers["Accept"] = "application/json"
     is_problem(account.http.get("/console", headers={"Authorization": ""}), 401, "unauthorized")
     assert Page(account.http.get("/console/sign-in", headers=HTML)).title == "Sign in · Lethe"
+
+
+def test_the_command_prints_a_link_of_this_service(
+    account: Account, stranger: Browser, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from typer.testing import CliRunner
+
+    from app.cli.main import cli
+
+    monkeypatch.setenv("LETHE_DATA_DIR", str(account.settings.data_dir))
+    monkeypatch.setenv("LETHE_DATABASE_URL", account.settings.database_url)
+    monkeypatch.setenv("LETHE_PUBLIC_URL", "https://lethe.example")
+    done = CliRunner().invoke(cli, ["console", "--name", "Ada Byron", "--role", "auditor"])
+    assert done.exit_code == 0, done.output
+    where, _, path = done.output.strip().partition("lethe.example")
+    assert where == "https://"
+    page = stranger.send(stranger.open(path).form("/link"))
+    assert page.has("Ada Byron auditor")
+    for wrong in (["--role", "king"], ["--name", " "], ["--tenant", "ten_none"]):
+        assert CliRunner().invoke(cli, ["console", *wrong]).exit_code != 0
+
+
+def test_over_https_the_cookie_is_of_this_host_alone(account: Account) -> None:
+    with browser(account.http.app, account.database) as found:
+        found.http.base_url = "https://testserver"
+        form = Form("/console/sign-in/link", {"token": link(account.database, "officer")})
+        said = found.http.post(form.action, data=form.fields, follow_redirects=False).headers["set-cookie"]
+        assert said.startswith("__Host-lethe-session=")
+        assert "Secure" in said
+        assert found.open("/console").title == "Today · Lethe"
