@@ -13,7 +13,21 @@ from fastapi.responses import HTMLResponse, RedirectResponse, Response
 from starlette.exceptions import HTTPException
 from starlette.routing import BaseRoute
 
-from app.api import aliases, audits, catalog, compliance, datasets, deletions, health, jobs, models, versions, webhooks
+from app.api import (
+    aliases,
+    audits,
+    cases,
+    catalog,
+    compliance,
+    datasets,
+    deletions,
+    health,
+    jobs,
+    models,
+    shards,
+    versions,
+    webhooks,
+)
 from app.api import keys as api_keys
 from app.api import log as log_api
 from app.api.http import contract, docs_page, failures, session_cookie
@@ -26,12 +40,13 @@ from app.api.http.event_stream import Follower
 from app.api.http.fast_path import Shortcut
 from app.api.http.head import Head
 from app.api.http.observe import Observe
+from app.api.http.prefix import Prefix
 from app.api.http.session_cookie import SessionCookie
 from app.console import router as console
 from app.console.assets import asset
 from app.core import keys, users
 from app.core.config import Settings, get_settings
-from app.operations import metrics, migrate
+from app.operations import agreement, metrics, migrate
 
 
 def create_app(settings: Settings | None = None) -> FastAPI:
@@ -41,6 +56,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[dict[str, Crowd]]:
         migrate.check(parts.database)
+        agreement.check(parts.database, settings)
         keys.bootstrap(parts.database, settings)
         app.state.follower = Follower(parts.database, settings.event_stream_seconds)
         crowd = Crowd(settings)
@@ -76,6 +92,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.add_middleware(SessionCookie, settings=settings)
     app.add_middleware(Head)
     app.add_middleware(Observe, latency=metrics.latency(parts.metrics), unexpected=failures.unexpected)
+    app.add_middleware(Prefix, root_path=settings.root_path)
     app.state.parts = parts
     app.include_router(health.router)
     for router in console.ROUTERS:
@@ -95,11 +112,14 @@ ROUTERS = (
     jobs.workers,
     catalog.router,
     datasets.router,
+    datasets.seeing,
+    shards.router,
     models.router,
     aliases.router,
     versions.router,
     audits.router,
     compliance.router,
+    cases.router,
     webhooks.router,
     api_keys.router,
     log_api.router,
@@ -133,5 +153,8 @@ def _docs(request: Request, response: Response) -> str:
     settings: Settings = request.app.state.parts.settings
     token = session_cookie.of(settings, request.scope)
     csrf = users.csrf_token(settings, token) if token else ""
+    root = request.scope.get("root_path", "")
     response.headers["Cache-Control"] = "no-store" if csrf else "no-cache"
-    return docs_page.render(request.app.openapi(), "/v1/openapi.json", f"/console/assets/{asset('docs').name}", csrf)
+    return docs_page.render(
+        request.app.openapi(), f"{root}/v1/openapi.json", f"/console/assets/{asset('docs').name}", csrf
+    )

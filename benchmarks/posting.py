@@ -20,7 +20,7 @@ from typing import Any
 
 from sqlalchemy import insert, text
 
-from app.api.deletions import _order, _reply
+from app.api.deletions import _reply, order_of
 from app.api.http.intake import Intake, Posted
 from app.api.http.replies import Reply
 from app.api.schemas import DeletionCreate
@@ -343,7 +343,7 @@ def _posted(token: str, raw: bytes) -> tuple[Posted, float]:
     began = time.perf_counter()
     body = DeletionCreate.model_validate_json(raw)
     parse = time.perf_counter() - began
-    return Posted(token, partial(_order, body), "/v1/deletion-requests", None, raw, _reply), parse
+    return Posted(token, partial(order_of, body), "/v1/deletion-requests", None, raw, _reply), parse
 
 
 def _listed(seconds: list[float]) -> str:

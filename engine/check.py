@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,6 @@ from app.formats.preprocessing import InputBody
 from engine import agreement, checkpoints, evaluation, places
 from engine.agreement import Stated
 from engine.architectures import inputs
-from engine.data import geometry
 from engine.data.samples import RawData, Samples, gather
 from engine.data.upload import load_content
 from engine.errors import EngineError
@@ -35,12 +33,11 @@ def check(asked: dict[str, Any]) -> dict[str, Any]:
     Raises:
         CheckpointError, ContractError, EngineError, SourceError: what the service would refuse.
     """
-    raw = load_content(Path(asked["data"]), asked["holdout_fraction"], asked["seed"])
     contract = InputBody.model_validate(asked["input"]).contract()
+    raw = load_content(Path(asked["data"]), asked["holdout_fraction"], asked["seed"], contract=contract)
     classes = len(raw.class_names) if raw.class_names else int(raw.labels.max()) + 1
     order = contract.order(raw.class_names, classes)
-    with tempfile.TemporaryDirectory() as folder:
-        samples = _seen(raw, contract, Path(folder))
+    samples = Samples.from_arrays(raw.images, raw.labels)
     name, params = asked["architecture"]["name"], asked["architecture"]["params"]
     channels, height, width = samples.shape
 
@@ -66,15 +63,6 @@ def check(asked: dict[str, Any]) -> dict[str, Any]:
         images = gather(samples.images, rows[tried.tolist()])
         result["causes"] = agreement.causes(build, contract, images, labels[tried], given.part(tried))
     return result
-
-
-def _seen(raw: RawData, contract: InputContract, folder: Path) -> Samples:
-    """The samples with the pixels that the contract makes."""
-    if contract.copy_of(raw.images.shape[1:]) is None:
-        return Samples.from_arrays(raw.images, raw.labels)
-    np.save(folder / "images.npy", raw.images)
-    geometry.write_copy(folder / "images.npy", folder / "copy.npy", contract)
-    return Samples.open(folder / "copy.npy", raw.labels)
 
 
 def _where(raw: RawData, stated: dict[str, Any]) -> np.ndarray[Any, np.dtype[np.int64]]:

@@ -108,6 +108,20 @@ def load_body(path: Path, model: nn.Module, head: Collection[str]) -> nn.Module:
     return fill(model, state)
 
 
+def file_names(path: Path, model: nn.Module) -> dict[str, str | None]:
+    """By the names of tensors in the file at `path` those that `save` writes, where they differ; None: `model` has no
+    such tensor.
+
+    Raises:
+        CheckpointError: see `check`.
+    """
+    with path.open("rb") as raw:
+        there = read_header(raw).tensors
+    found = check(path, expected_tensors(model)).names
+    own = {file: name for name, file in found.items()}
+    return {file: own.get(file) for file in there if own.get(file) != file}
+
+
 def fill(model: nn.Module, state: Mapping[str, Tensor]) -> nn.Module:
     """Load all tensors of `model` by name, in place. Some modules want the version of theirs beside the tensors."""
     whole = model.state_dict()

@@ -1,8 +1,9 @@
-"""Memory of this machine. Without torch: processes that decode data have none."""
+"""Memory and cores of this machine. Without torch: processes that decode data have none."""
 
 from __future__ import annotations
 
 import ctypes
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,6 +23,11 @@ def keep_large_blocks() -> None:
     if (set_option := getattr(ctypes.CDLL(None), "mallopt", None)) is not None:
         set_option(M_MMAP_THRESHOLD, KEPT_BLOCKS)
         set_option(M_TRIM_THRESHOLD, KEPT_BLOCKS)
+
+
+def cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def free_bytes() -> int:

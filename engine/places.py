@@ -62,6 +62,7 @@ class AuditFunction(Protocol):
         known: Positions | None,
         candidates: int,
         subjects: NDArray[np.int64] | None,
+        assigned: bool,
     ) -> tuple[Measurement, Measurement | None, Balance | None, Judgement]: ...
 
 

@@ -62,6 +62,22 @@ def membership(models: int, samples: int, seed: int) -> NDArray[np.bool_]:
     return design
 
 
+def folds(models: int, samples: int, seed: int) -> NDArray[np.bool_]:
+    """Draw a design in which each sample (columns) is left out by exactly one model (rows), and seen by the others.
+
+    Two are complementary halves, which together cost about one training; k models see (k - 1) / k of the data each, as
+    nearly as the audited model does.
+
+    Raises:
+        ValueError: under two models.
+    """
+    if models < 2:
+        raise ValueError("folds take at least 2 reference models")
+    fold = np.random.default_rng(seed).permutation(samples) % models
+    design: NDArray[np.bool_] = fold != np.arange(models)[:, None]
+    return design
+
+
 def train_reference(
     index: int,
     design: NDArray[np.bool_],
@@ -84,8 +100,12 @@ def train_reference(
     positions = torch.from_numpy(np.flatnonzero(row)).to(device)
     recipe.train(model, samples, positions, seeding.generator(own, device), progress)
     logits = evaluation.logits(model, samples.images).cpu().numpy()
-    odds = log_odds(logits, samples.labels.cpu().numpy()).astype(np.float32)
-    return ReferenceSignal(logits.astype(np.float16), odds, row)
+    return signal_of(logits, samples.labels.cpu().numpy(), row)
+
+
+def signal_of(logits: NDArray[np.float32], labels: NDArray[np.int64], row: NDArray[np.bool_]) -> ReferenceSignal:
+    """What is kept of a model with `logits` (N, classes) that was trained on `row` (N,)."""
+    return ReferenceSignal(logits.astype(np.float16), log_odds(logits, labels).astype(np.float32), row)
 
 
 def stack(signals: Sequence[ReferenceSignal]) -> ReferenceSignals:

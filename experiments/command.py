@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import io
 import multiprocessing
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -56,6 +58,8 @@ def command(options: argparse.Namespace) -> str:
 
 def main(given: list[str] | None = None) -> int:
     """Return 0 when everything was computed that can be had here, 3 when the time limit came first."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a path may have letters that the terminal has not
     options = arguments(given)
     store = Store(options.out, options.budget_seconds)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # which the helpers inherit: a terminal sends it to all of them

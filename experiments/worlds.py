@@ -80,7 +80,10 @@ class World:
         return values
 
     def references(self, random: np.random.Generator, count: int) -> ReferenceSignals:
-        design = references.membership(count, self.size, int(random.integers(2**31)))
+        return self.pool(random, references.membership(count, self.size, int(random.integers(2**31))))
+
+    def pool(self, random: np.random.Generator, design: NDArray[np.bool_]) -> ReferenceSignals:
+        """References that saw what `design` (K, N) says."""
         odds = np.stack([self.log_odds(random, row) for row in design])
         logits = np.stack([self.logits(each) for each in odds])
         return ReferenceSignals(logits.astype(np.float16), odds.astype(np.float32), design)

@@ -32,11 +32,11 @@ class Jobs(Collection[types.Job]):
 
     def audit(self, job: str) -> types.Json:
         """The report that the job made, whether or not its candidate was published."""
-        return cast("types.Json", self._calls.get(f"{self.path}/{job}/audit"))
+        return cast("types.Json", self._calls.get(f"{self._at(job)}/audit"))
 
     def audit_page(self, job: str) -> str:
         """The same as a self-contained HTML page."""
-        return self._calls.call("GET", f"{self.path}/{job}/audit", headers={"Accept": "text/html"}).text
+        return self._calls.call("GET", f"{self._at(job)}/audit", headers={"Accept": "text/html"}).text
 
     def follow(self, job: str, *, timeout: float | None = None) -> Iterator[types.Progress]:
         """Its progress as it comes, taken up where a dropped stream left off; ends with the job.
@@ -48,7 +48,7 @@ class Jobs(Collection[types.Job]):
         seen, attempts = 0, Attempts(self._retries)
         while True:
             try:
-                with self._calls.events(f"{self.path}/{job}/events", seen) as events:
+                with self._calls.events(f"{self._at(job)}/events", seen) as events:
                     for event in events:
                         if event is not None:
                             seen, attempts = event[0], Attempts(self._retries)

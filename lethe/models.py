@@ -8,7 +8,7 @@ import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, cast
-from urllib.parse import urlencode
+from urllib.parse import quote, urlencode
 
 from lethe import types
 from lethe.collection import Collection
@@ -21,7 +21,9 @@ DATASET_TYPES = {
     ".parquet": "application/vnd.apache.parquet",
     ".zip": "application/zip",
     ".npz": "application/x-npz",
+    ".tar": "application/x-tar",
 }
+NPZ = "application/x-npz"
 SAFETENSORS = "application/vnd.safetensors"
 
 
@@ -39,22 +41,32 @@ class Datasets(Collection[types.Dataset]):
         *,
         carried_for: str | None = None,
         id_namespace: str | None = None,
+        assign_canaries: bool = False,
         **params: Any,
     ) -> types.Dataset:
         """A dataset from a source of the catalog; `upload` waits for its content. carried_for: the model that is to
         forget it, whose training data the service does not hold. id_namespace: where its sample ids come from; what was
-        erased under an id is left out of every later dataset of the namespace."""
+        erased under an id is left out of every later dataset of the namespace. assign_canaries: of an upload, let the
+        service's coin decide which canaries are trained on."""
         chosen = {"name": source, "params": params}
-        return self._create(name=name, source=chosen, carried_for=carried_for, id_namespace=id_namespace)
+        more = {"assign_canaries": True} if assign_canaries else {}
+        return self._create(name=name, source=chosen, carried_for=carried_for, id_namespace=id_namespace, **more)
+
+    def canaries(self, dataset: str, target: Path) -> Path:
+        """Fetch the canaries to train on, an npz with `images`, `labels` and `ids`: mix them in before you train a
+        model elsewhere."""
+        target.write_bytes(self._calls.call("GET", f"{self.path}/{dataset}/canaries").content)
+        return target
 
     def upload(
         self, dataset: str, file: Path, *, content_type: str | None = None, progress: Bytes | None = None
     ) -> types.Dataset:
-        """Send the content: Parquet, a zip of image folders, or npz, recognised by its name. `job` takes it in."""
-        form = content_type or DATASET_TYPES.get(file.suffix.lower(), "application/octet-stream")
+        """Send the content in one file: Parquet, a zip of image folders, npz, or a WebDataset, recognised by its name.
+        `job` takes it in."""
+        form = content_type or _form(file)
         try:
             return cast(
-                "types.Dataset", self._calls.upload(f"{self.path}/{dataset}/content", file, form, progress).json()
+                "types.Dataset", self._calls.upload(f"{self._at(dataset)}/content", file, form, progress).json()
             )
         except ProblemError as refused:
             # The reply of the try that was committed had been lost: a dataset takes its content only once.
@@ -64,9 +76,78 @@ class Datasets(Collection[types.Dataset]):
             found["job"] = next((job["id"] for job in self._jobs.list(dataset=dataset, kind="ingest")), None)
             return found
 
+    def send(
+        self,
+        dataset: str,
+        files: Sequence[Path],
+        holdout: Sequence[Path] = (),
+        *,
+        progress: Bytes | None = None,
+    ) -> types.Dataset:
+        """Send the content in several files, one after the other, and close the dataset. `job` takes it in.
+
+        holdout: files whose samples are never trained on. A file that an earlier call has sent is not sent again, and
+        one that it sent in part goes on.
+
+        Raises:
+            TransferError: another file was sent as one of these before; `delete_shard` removes it.
+        """
+        there = {shard["number"]: shard for shard in self.shards(dataset)}
+        for number, file in enumerate([*files, *holdout]):
+            split = "holdout" if number >= len(files) else None
+            digest = file_digest(file)
+            shard = there.get(number)
+            if shard is None or not shard["whole"]:
+                shard = self._send_shard(dataset, number, file, split, shard["size"] if shard else 0, progress)
+            if shard["digest"] != digest:
+                raise TransferError(f"another file than {file.name} was sent as shard {number}")
+        return self.close(dataset, len(files) + len(holdout))
+
+    def close(self, dataset: str, shards: int) -> types.Dataset:
+        """No file follows that number of shards. `job` takes them in."""
+        return cast("types.Dataset", self._verb(dataset, "close", shards=shards))
+
+    def _send_shard(
+        self, dataset: str, number: int, file: Path, split: str | None, offset: int, progress: Bytes | None
+    ) -> types.Shard:
+        path = f"{self.path}/{dataset}/shards/{number}"
+        while True:
+            try:
+                sent = self._calls.upload(path, file, _form(file), progress, offset=offset, split=split)
+                return cast("types.Shard", sent.json())
+            except ProblemError as refused:
+                if refused.kind == "shard-whole" and refused.tried_again:  # the reply was lost
+                    return next(shard for shard in self.shards(dataset) if shard["number"] == number)
+                if refused.kind != "upload-offset" or not offset < refused.problem["offset"] <= file.stat().st_size:
+                    raise
+                offset = refused.problem["offset"]
+
+    def shards(self, dataset: str) -> Iterator[types.Shard]:
+        """What has come of each file that was sent as a shard."""
+        return cast("Iterator[types.Shard]", self._calls.pages(f"{self.path}/{dataset}/shards"))
+
+    def delete_shard(self, dataset: str, number: int) -> None:
+        self._calls.delete(f"{self.path}/{dataset}/shards/{number}")
+
+    def report(self, dataset: str) -> types.IngestReport:
+        """What was taken in, and what was converted on the way."""
+        return cast("types.IngestReport", self._calls.get(f"{self.path}/{dataset}/report"))
+
+    def preview(self, dataset: str, sample_ids: Sequence[str]) -> Sequence[types.Picture]:
+        """The pictures of up to sixteen samples; needs the scope `samples`, and is logged."""
+        return cast("Sequence[types.Picture]", self._verb(dataset, "preview", sample_ids=[*sample_ids]))
+
+    def erasable(self, dataset: str) -> types.DatasetErasable:
+        """What `delete` would erase, and who needs it."""
+        return cast("types.DatasetErasable", self._calls.get(f"{self.path}/{dataset}:erasable"))
+
+    def delete(self, dataset: str) -> None:
+        """Erase a dataset that nobody needs."""
+        self._calls.delete(f"{self.path}/{dataset}")
+
     def samples(self, dataset: str, split: types.Split | None = None) -> Iterator[types.Sample]:
         """The manifest: every sample that is not erased."""
-        where = f"{self.path}/{dataset}/samples"
+        where = f"{self._at(dataset)}/samples"
         return cast("Iterator[types.Sample]", self._calls.pages(where, split=split, page_size=1000))
 
 
@@ -94,7 +175,7 @@ class Models(Collection[types.Model]):
 
     def set_policy(self, model: str, policy: Mapping[str, Any], *, if_match: str | None = None) -> types.Model:
         """Replace the policy; what is left out takes its default. if_match: the ETag of the model."""
-        return cast("types.Model", self._calls.put(f"{self.path}/{model}/policy", dict(policy), if_match=if_match))
+        return cast("types.Model", self._calls.put(f"{self._at(model)}/policy", dict(policy), if_match=if_match))
 
     def train(
         self,
@@ -110,9 +191,36 @@ class Models(Collection[types.Model]):
         compared = {"exclude_request": exclude_request, "compare_only": compare_only}
         return self._job(model, "train", seed=seed, promote=promote, **compared)
 
-    def references(self, model: str, *, count: int = 16, seed: int = 0) -> types.Job:
-        """Build the pool of reference models that audits need."""
-        return self._job(model, "references", count=count, seed=seed)
+    def references(
+        self,
+        model: str,
+        *,
+        count: int = 16,
+        design: Literal["halves", "folds"] = "halves",
+        seed: int = 0,
+        versions: Sequence[str] | None = None,
+    ) -> types.Job:
+        """Build the pool of reference models that audits need. design: `halves` (two are complementary), or `folds`, of
+        which one left each sample out. versions: instead, ids of versions that you trained and imported."""
+        if versions is not None:
+            return self._job(model, "references", versions=list(versions))
+        return self._job(model, "references", count=count, design=design, seed=seed)
+
+    def send_references(
+        self, model: str, file: Path, *, alike: bool = False, progress: Bytes | None = None
+    ) -> types.Pool:
+        """Send what your own reference models say, as an npz: `ids`, `membership`, and `log_odds` or `logits`. alike:
+        your word that they were trained as the model was."""
+        path = f"{self.path}/{model}/references" + ("?alike=true" if alike else "")
+        return cast("types.Pool", self._calls.upload(path, file, NPZ, progress).json())
+
+    def audit_plan(
+        self, model: str, *, samples: int | None = None, people: int | None = None, margin: float | None = None
+    ) -> types.AuditPlan:
+        """What each kind of audit would cost, and which margin it could pass, before anything is trained."""
+        asked = {"samples": samples, "people": people, "margin": margin}
+        query = urlencode({name: value for name, value in asked.items() if value is not None})
+        return cast("types.AuditPlan", self._calls.get(f"{self.path}/{model}:audit-plan{'?' * bool(query)}{query}"))
 
     def precompute(self, model: str, *, seed: int = 0) -> types.Job:
         """Precompute adversarial examples of the whole training set."""
@@ -126,15 +234,17 @@ class Models(Collection[types.Model]):
         audit: Choice | None = None,
         probes: Sequence[Choice] | None = None,
         sample_ids: Sequence[str] | None = None,
+        subjects: Sequence[str] | None = None,
         grouped: bool = False,
         canaries: bool = False,
     ) -> types.Job:
         """Measure a version, the current one if none is named; what was published stays.
 
-        On `sample_ids`, or on the canaries forgotten so far; else on what the version was made to forget.
+        On `sample_ids`, or all samples of `subjects`, or on the canaries forgotten so far; else on what the version
+        was made to forget.
         """
         named = {"sample_ids": None if sample_ids is None else list(sample_ids), "grouped": grouped}
-        named["canaries"] = canaries
+        named |= {"canaries": canaries} | ({} if subjects is None else {"subjects": list(subjects)})
         shown = {"audit": audit, "probes": None if probes is None else list(probes)}
         return self._job(model, "audit", version=version, **shown, **named)
 
@@ -145,14 +255,14 @@ class Models(Collection[types.Model]):
     def erasable(self, model: str, version: int | None = None) -> Json:
         """What purging the model, or deleting a version of it, would erase, and who needs it."""
         query = "" if version is None else f"?version={version}"
-        return cast("Json", self._calls.get(f"{self.path}/{model}:erasable{query}"))
+        return cast("Json", self._calls.get(f"{self._at(model)}:erasable{query}"))
 
     def purge(self, model: str) -> types.Model:
         """Purge every checkpoint of the model. This cannot be undone."""
         return cast("types.Model", self._verb(model, "purge"))
 
     def aliases(self, model: str, **filters: Any) -> Iterator[types.Alias]:
-        return cast("Iterator[types.Alias]", self._calls.pages(f"{self.path}/{model}/aliases", **filters))
+        return cast("Iterator[types.Alias]", self._calls.pages(f"{self._at(model)}/aliases", **filters))
 
     def alias(self, model: str, alias: str) -> types.Alias:
         return self.tagged_alias(model, alias)[0]
@@ -169,7 +279,7 @@ class Models(Collection[types.Model]):
         self._calls.delete(self._alias(model, alias), if_match=if_match)
 
     def _alias(self, model: str, alias: str) -> str:
-        return f"{self.path}/{model}/aliases/{alias}"
+        return f"{self._at(model)}/aliases/{alias}"
 
     def _job(self, model: str, verb: str, **body: Any) -> types.Job:
         return cast("types.Job", self._verb(model, verb, **body))
@@ -193,7 +303,7 @@ class Versions:
         return self._calls.tagged(_version(model, number))
 
     def list(self, model: str, **filters: Any) -> Iterator[types.Version]:
-        return cast("Iterator[types.Version]", self._calls.pages(f"/v1/models/{model}/versions", **filters))
+        return cast("Iterator[types.Version]", self._calls.pages(_versions(model), **filters))
 
     def import_checkpoint(
         self,
@@ -211,7 +321,7 @@ class Versions:
         body: dict[str, Any] = {"digest": file_digest(file), "trained_on": ids}
         if stated is not None:
             body["stated"] = dict(stated)
-        made = cast("types.Version", self._calls.post(f"/v1/models/{model}/versions", body))
+        made = cast("types.Version", self._calls.post(_versions(model), body))
         return self.upload(model, made["number"], file, progress=progress)
 
     def upload(self, model: str, number: int, file: Path, *, progress: Bytes | None = None) -> types.Job:
@@ -255,6 +365,14 @@ class Versions:
                 archive.extract(name, target)
         return target
 
+    def sign(self, model: str, number: int, form: Literal["hugging-face", "plain"] = "plain") -> types.Version:
+        """Have the exported folder signed (OpenSSF Model Signing); `signature` has it within seconds."""
+        return cast("types.Version", self._calls.post(f"{_version(model, number)}:sign", {"form": form}))
+
+    def signature(self, model: str, number: int, form: Literal["hugging-face", "plain"] = "plain") -> Json:
+        """`bundle` (the content of `model.sig`), `public_key` and `files` of the signed folder."""
+        return cast("Json", self._calls.get(f"{_version(model, number)}/signature", form=form))
+
     def delete(self, model: str, number: int) -> types.Version:
         """Erase the checkpoint of a version that nobody needs. This cannot be undone."""
         return cast("types.Version", self._calls.call("DELETE", _version(model, number)).json())
@@ -281,14 +399,22 @@ class Versions:
         return self._calls.call("GET", f"{_version(model, number)}/model_card.md").text
 
 
+def _form(file: Path) -> str:
+    return DATASET_TYPES.get(file.suffix.lower(), "application/octet-stream")
+
+
 def file_digest(path: Path) -> str:
     """`sha256:` and the hex digest of a file's bytes."""
     with path.open("rb") as file:
         return f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
 
 
+def _versions(model: str) -> str:
+    return f"/v1/models/{quote(model, safe='')}/versions"
+
+
 def _version(model: str, number: int) -> str:
-    return f"/v1/models/{model}/versions/{number}"
+    return f"{_versions(model)}/{number}"
 
 
 def _audit(model: str, number: int, audit: str | None) -> str:

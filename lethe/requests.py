@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, cast
-from urllib.parse import quote
+from typing import Any, Literal, cast
 
 from lethe import types
 from lethe.collection import Collection
-from lethe.errors import WaitTimeoutError
+from lethe.errors import ProblemError, WaitTimeoutError
 from lethe.transport import Transport
 from lethe.types import Json
 
@@ -35,7 +35,7 @@ class Requests(Collection[types.DeletionRequest]):
 
         With a key of your own (your ticket's number, say) the request is made once however often it is sent.
         """
-        body = self._named(_order(dataset, sample_ids, subjects, fields))
+        body = _order(dataset, sample_ids, subjects, fields)
         return cast("types.DeletionRequest", self._calls.post(self.path, body, idempotency_key=idempotency_key))
 
     def preview(
@@ -47,16 +47,8 @@ class Requests(Collection[types.DeletionRequest]):
         **fields: Any,
     ) -> types.Preview:
         """Check everything and store nothing: what the request would mean."""
-        body = self._named(_order(dataset, sample_ids, subjects, fields)) | {"validate_only": True}
+        body = _order(dataset, sample_ids, subjects, fields) | {"validate_only": True}
         return cast("types.Preview", self._calls.post(self.path, body))
-
-    def _named(self, body: Json) -> Json:
-        """The same with ids in the place of names: a deletion names things by their ids alone."""
-        for member, prefix in (("dataset", "dst"), ("model", "mdl")):
-            name = body.get(member)
-            if name and not name.startswith(f"{prefix}_"):
-                body[member] = self._calls.get(f"/v1/{member}s/{quote(name, safe='')}")["id"]
-        return body
 
     def import_lines(self, requests: Iterable[Json]) -> Iterator[types.ImportLine]:
         """Many requests, each a body as of `create`; each is accepted or refused by itself. A result for each, in
@@ -84,11 +76,53 @@ class Requests(Collection[types.DeletionRequest]):
         return self._decide(request, "extend", if_match, reason=reason)
 
     def refuse(
-        self, request: str, reason: str, sample_ids: Sequence[str] | None = None, *, if_match: str | None = None
+        self,
+        request: str,
+        reason: str,
+        sample_ids: Sequence[str] | None = None,
+        *,
+        ground: str | None = None,
+        if_match: str | None = None,
     ) -> types.DeletionRequest:
-        """Refuse the request, or only these of its samples."""
+        """Refuse the request, or only these of its samples. Where two people must decide, this proposes it."""
         ids = list(sample_ids) if sample_ids is not None else None
-        return self._decide(request, "refuse", if_match, reason=reason, sample_ids=ids)
+        return self._decide(request, "refuse", if_match, reason=reason, sample_ids=ids, ground=ground)
+
+    def approve(self, request: str, *, if_match: str | None = None) -> types.DeletionRequest:
+        """Agree with a proposed refusal, with another key than the one that proposed it."""
+        return self._decide(request, "approve", if_match)
+
+    def dismiss(self, request: str, reason: str, *, if_match: str | None = None) -> types.DeletionRequest:
+        """A proposed refusal does not happen."""
+        return self._decide(request, "dismiss", if_match, reason=reason)
+
+    def confirm(self, request: str, at: str | None = None, *, if_match: str | None = None) -> types.DeletionRequest:
+        """Its receipt was confirmed to the person."""
+        return self._decide(request, "confirm", if_match, at=at)
+
+    def identity(
+        self,
+        request: str,
+        status: Literal["asked", "confirmed", "refused"],
+        *,
+        until: str | None = None,
+        at: str | None = None,
+        note: str | None = None,
+        if_match: str | None = None,
+    ) -> types.DeletionRequest:
+        """A proof of identity was asked for, up to the day `until`; or was shown, or was not."""
+        return self._decide(request, "identity", if_match, status=status, until=until, at=at, note=note)
+
+    def keep_remains(
+        self, request: str, until: str, reason: str, *, if_match: str | None = None
+    ) -> types.DeletionRequest:
+        """What was made from the samples goes later. Past its due date the request is `incomplete` until then."""
+        return self._decide(request, "keep-remains", if_match, until=until, reason=reason)
+
+    def history(self, request: str) -> list[types.HistoryEntry]:
+        """What happened to it: when, by whom, why, and what changed; oldest first."""
+        found = self._calls.get(f"{self.path}/{request}/history")["entries"]
+        return cast("list[types.HistoryEntry]", found)
 
     def _decide(self, request: str, verb: str, if_match: str | None, **body: Any) -> types.DeletionRequest:
         return cast("types.DeletionRequest", self._verb(request, verb, if_match=if_match, **body))
@@ -120,7 +154,109 @@ class Requests(Collection[types.DeletionRequest]):
             time.sleep(poll_seconds)
             poll_seconds = min(1.3 * poll_seconds, max(5.0, poll_seconds))
 
+    # -- people, drafts, recalls -------------------------------------------------------------------
+
+    def find(self, subjects: Sequence[str]) -> Json:
+        """What is held of some subjects in every dataset, by their place in the list."""
+        return cast("Json", self._calls.post(f"{self.path}:find", {"subjects": list(subjects)}))
+
+    def draft(
+        self,
+        dataset: str,
+        sample_ids: Sequence[str] | None = None,
+        *,
+        subjects: Sequence[str] | None = None,
+        **fields: Any,
+    ) -> Json:
+        """What a request would mean: models, time, what an audit could show, data loss, duplicates that would stay."""
+        body = _order(dataset, sample_ids, subjects, fields)
+        return cast("Json", self._calls.post(f"{self.path}:draft", body))
+
+    def span(
+        self, subjects: Sequence[str], dataset: str, *, idempotency_key: str | None = None, **fields: Any
+    ) -> types.Span:
+        """One letter about everything that is held of some subjects: a request for each dataset, or none at all.
+        `dataset`: one of them, whose request gives the case its name."""
+        body = {"subjects": list(subjects), "like": {"dataset": dataset, **fields}}
+        found = self._calls.post(f"{self.path}:span", body, idempotency_key=idempotency_key)
+        return cast("types.Span", found)
+
+    def blast_radius(self, request: str) -> list[Json]:
+        """Every version that was trained on its samples, with aliases, and who fetched it when."""
+        return cast("list[Json]", self._calls.get(f"{self.path}/{request}/blast-radius")["versions"])
+
+    def recall(self, request: str, language: types.Language | None = None) -> types.Recall:
+        """Recall the fetched versions: a notice to send, and the event `recall.issued`."""
+        return cast("types.Recall", self._verb(request, "recall", language=language))
+
+    # -- notices and papers ------------------------------------------------------------------------
+
+    def make_notice(self, request: str, kind: types.NoticeKind, language: types.Language | None = None) -> types.Notice:
+        """Render a notice to the person and keep it as it is."""
+        body = {"kind": kind, "language": language}
+        return cast("types.Notice", self._calls.post(f"{self.path}/{request}/notices", body))
+
+    def notices(self, request: str) -> list[types.Notice]:
+        return cast("list[types.Notice]", self._calls.get(f"{self.path}/{request}/notices")["notices"])
+
+    def notice(self, request: str, notice: str) -> types.Notice:
+        return cast("types.Notice", self._calls.get(f"{self.path}/{request}/notices/{notice}"))
+
+    def notice_pdf(self, request: str, notice: str) -> bytes:
+        """The notice to print."""
+        headers = {"Accept": "application/pdf"}
+        return self._calls.call("GET", f"{self.path}/{request}/notices/{notice}", headers=headers).content
+
+    def mark_sent(self, request: str, notice: str, how: str, at: str | None = None) -> types.Notice:
+        """It went to the person: as a letter, by e-mail …"""
+        path = f"{self.path}/{request}/notices/{notice}:sent"
+        return cast("types.Notice", self._calls.post(path, {"how": how, "at": at}))
+
+    def attach(
+        self, request: str, name: str, content: bytes, kind: Literal["letter", "identity", "other"] = "letter"
+    ) -> types.Paper:
+        """Attach what came with the case; 4 MiB at most."""
+        body = {"kind": kind, "name": name, "content": base64.b64encode(content).decode()}
+        return cast("types.Paper", self._calls.post(f"{self.path}/{request}/papers", body))
+
+    def papers(self, request: str) -> list[types.Paper]:
+        return cast("list[types.Paper]", self._calls.get(f"{self.path}/{request}/papers")["papers"])
+
+    def paper(self, request: str, paper: str) -> bytes:
+        return self._calls.call("GET", f"{self.path}/{request}/papers/{paper}").content
+
+    def remove_paper(self, request: str, paper: str) -> None:
+        self._calls.delete(f"{self.path}/{request}/papers/{paper}")
+
     # -- evidence ----------------------------------------------------------------------------------
+
+    def case_file(self, request: str, *, with_papers: bool = False, timeout: float = 60.0) -> bytes:
+        """The case file: one zip that `lethe verify` checks. It is put together anew.
+
+        Raises:
+            WaitTimeoutError: it is not ready within `timeout` seconds.
+        """
+        self._verb(request, "case-file", with_papers=with_papers)
+        deadline = time.monotonic() + timeout
+        while True:
+            try:
+                return self._calls.call("GET", f"{self.path}/{request}/case-file").content
+            except ProblemError as refused:
+                if refused.kind != "case-file-not-ready":
+                    raise
+            if time.monotonic() > deadline:
+                raise WaitTimeoutError(f"the case file of {request} is not ready after {timeout:g} s")
+            time.sleep(0.3)
+
+    def certificate_status(self, digest: str) -> types.CertificateStatus:
+        """Whether a certificate is valid, superseded, contested or revoked."""
+        return cast("types.CertificateStatus", self._calls.get(f"/v1/certificates/{digest}/status"))
+
+    def revoke_certificate(self, digest: str, reason: str) -> types.CertificateStatus:
+        """Say in the log that it is not to be relied on any more."""
+        return cast(
+            "types.CertificateStatus", self._calls.post(f"/v1/certificates/{digest}:revoke", {"reason": reason})
+        )
 
     def certificate(self, request: str) -> types.Envelope:
         """The newest signed evidence of a fulfilled request; `lethe.verify` checks it offline."""
@@ -147,7 +283,7 @@ class Requests(Collection[types.DeletionRequest]):
 
 
 class Compliance:
-    """The record of processing."""
+    """The register of requests, its figures, and the tenant's rules."""
 
     def __init__(self, calls: Transport) -> None:
         self._calls = calls
@@ -162,6 +298,33 @@ class Compliance:
     def summary(self, year: int | None = None) -> types.Summary:
         return cast("types.Summary", self._calls.get("/v1/compliance/summary", year=year))
 
+    def figures(self, year: int | None = None) -> types.Figures:
+        """Counts by law, ground, outcome, refusal and verdict, and days to the answer."""
+        return cast("types.Figures", self._calls.get("/v1/compliance/figures", year=year))
+
+    def rules(self) -> types.Rules:
+        return cast("types.Rules", self._calls.get("/v1/compliance/rules"))
+
+    def set_rules(self, rules: types.Rules) -> types.Rules:
+        """Replace the rules."""
+        return cast("types.Rules", self._calls.put("/v1/compliance/rules", dict(rules)))
+
+    def remains(self) -> Json:
+        """What it costs that reference pools go by the due date, and the alternatives."""
+        return cast("Json", self._calls.get("/v1/compliance/remains"))
+
+    def template(self, kind: types.NoticeKind, language: types.Language) -> types.Template:
+        """The text of a notice, and the fields that it may have."""
+        return cast("types.Template", self._calls.get(f"/v1/compliance/templates/{kind}/{language}"))
+
+    def set_template(self, kind: types.NoticeKind, language: types.Language, subject: str, body: str) -> types.Template:
+        path = f"/v1/compliance/templates/{kind}/{language}"
+        return cast("types.Template", self._calls.put(path, {"subject": subject, "body": body}))
+
+    def drop_template(self, kind: types.NoticeKind, language: types.Language) -> None:
+        """The text that comes with the service holds again."""
+        self._calls.delete(f"/v1/compliance/templates/{kind}/{language}")
+
 
 class Log:
     """The transparency log that certificates are entered in."""
@@ -169,9 +332,10 @@ class Log:
     def __init__(self, calls: Transport) -> None:
         self._calls = calls
 
-    def checkpoint(self) -> str:
-        """The signed head."""
-        return self._calls.call("GET", "/v1/log/checkpoint").text
+    def checkpoint(self, *, witnessed: bool = False) -> str:
+        """The signed head; `witnessed`: the newest one that witnesses have countersigned."""
+        params = {"witnessed": True} if witnessed else {}
+        return self._calls.call("GET", "/v1/log/checkpoint", params=params).text
 
     def keys(self) -> types.LogKeys:
         """The public keys that sign: the verifier's trust file."""

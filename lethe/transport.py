@@ -9,7 +9,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import random
+import re
+import ssl
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -18,31 +21,95 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 import httpx
 
 from lethe.errors import LetheError, ProblemError, TransferError, UnreachableError
 from lethe.types import Json
 
+Verify = bool | str | Path | ssl.SSLContext
 AGAIN = frozenset({408, 429, 502, 503, 504})
 LONGEST_PAUSE = 60.0  # seconds
+UNKNOWN = {18, 19, 20, 21}  # OpenSSL: self-signed, or the issuer is not known
 CHUNK = 2**20
 Bytes = Callable[[int, int], None]  # progress of a file: bytes there, bytes in all
+
+
+def cleaned(api_key: str) -> str:
+    """A key without what editors and shells leave around it: line feeds, spaces, a byte order mark.
+
+    Raises:
+        LetheError: it has characters that no key has; they are not repeated.
+    """
+    found = api_key.strip().removeprefix("\N{BOM}").strip()
+    if not re.fullmatch(r"[\x21-\x7e]*", found):
+        raise LetheError("the API key has a space, a line feed or another character that no key has")
+    return found
+
+
+def trusted(verify: Verify) -> ssl.SSLContext | bool:
+    """Which authorities are trusted: those of a file or folder; else of SSL_CERT_FILE and SSL_CERT_DIR; else those of
+    the system, where companies put their own, and the public ones that come with the library.
+
+    Raises:
+        LetheError: the file has no certificates.
+    """
+    if isinstance(verify, ssl.SSLContext) or verify is False:
+        return verify
+    given = "" if verify is True else str(verify)
+    file, folder = os.environ.get("SSL_CERT_FILE"), os.environ.get("SSL_CERT_DIR")
+    if given:
+        file, folder = (None, given) if Path(given).is_dir() else (given, None)
+    try:
+        if file or folder:
+            return ssl.create_default_context(cafile=file or None, capath=folder or None)
+        context = httpx.create_ssl_context(trust_env=False)
+        context.load_default_certs()
+    except OSError as error:
+        name = "`verify`" if given else "SSL_CERT_FILE"
+        raise LetheError(f"{name} names no file with certificates of authorities") from error
+    return context
+
+
+def system_proxy(url: str) -> str | None:
+    """The proxy of HTTPS_PROXY, but for hosts of NO_PROXY and for this machine. None for http: there the proxy would
+    read the key."""
+    parts = urlsplit(url)
+    host = parts.hostname or ""
+    if parts.scheme != "https" or host in ("localhost", "127.0.0.1", "::1") or proxy_bypass(host):
+        return None
+    return getproxies().get("https") or None
 
 
 class Transport:
     """Calls to one service with one API key. `http` is for tests: what carries the requests."""
 
     def __init__(
-        self, url: str, api_key: str, *, timeout: float, retries: int, http: httpx.BaseTransport | None = None
+        self,
+        url: str,
+        api_key: str,
+        *,
+        timeout: float,
+        retries: int,
+        verify: Verify = True,
+        proxy: str | None = None,
+        http: httpx.BaseTransport | None = None,
     ) -> None:
-        self._http = httpx.Client(
-            base_url=url.rstrip("/"),
-            headers={"Authorization": f"Bearer {api_key}"},
-            timeout=timeout,
-            trust_env=False,
-            transport=http,
-        )
+        self.url = url = url.strip().rstrip("/")
+        try:
+            self._http = httpx.Client(
+                base_url=url,
+                headers={"Authorization": f"Bearer {cleaned(api_key)}"},
+                timeout=timeout,
+                trust_env=False,  # a `.netrc` would take the key's place
+                transport=http,
+                verify=trusted(verify) if http is None and url.startswith("https:") else False,
+                proxy=proxy if proxy is not None or http is not None else system_proxy(url),
+            )
+        except (httpx.InvalidURL, ValueError) as error:
+            raise LetheError("the address of the service, or of the proxy, is malformed") from error
         self._retries = retries
 
     def close(self) -> None:
@@ -115,19 +182,31 @@ class Transport:
 
     # -- files -------------------------------------------------------------------------------------
 
-    def upload(self, path: str, file: Path, content_type: str, progress: Bytes | None = None) -> httpx.Response:
-        """PUT a file, streamed; begun again from its start when the connection fails."""
+    def upload(
+        self,
+        path: str,
+        file: Path,
+        content_type: str,
+        progress: Bytes | None = None,
+        *,
+        offset: int = 0,
+        **params: Any,
+    ) -> httpx.Response:
+        """PUT a file from `offset` on, streamed; begun again from there when the connection fails."""
         size = file.stat().st_size
-        headers = {"Content-Type": content_type, "Content-Length": str(size)}
+        headers = {"Content-Type": content_type, "Content-Length": str(size - offset)}
+        if offset:
+            headers["Upload-Offset"] = str(offset)
 
         def pieces() -> Iterator[bytes]:
             with file.open("rb") as body:
+                body.seek(offset)
                 while piece := body.read(CHUNK):
                     yield piece
                     if progress is not None:
                         progress(body.tell(), size)
 
-        return self.call("PUT", path, content=pieces, headers=headers)
+        return self.call("PUT", path, content=pieces, headers=headers, params=_sent(params))
 
     def download(self, path: str, target: Path, digest: str, size: int, progress: Bytes | None = None) -> None:
         """Fetch bytes of a known digest to `target`, which appears whole or not at all.
@@ -202,6 +281,8 @@ class Attempts:
         """Pause after a failed connection, or raise."""
         if isinstance(error, httpx.UnsupportedProtocol):
             raise LetheError("the service's address must begin with http:// or https://") from error
+        if (reason := _tls_fault(error)) is not None:
+            raise LetheError(reason) from error
         if not self.left:
             raise UnreachableError(f"the service does not answer ({type(error).__name__})") from error
         self._pause(None)
@@ -215,6 +296,19 @@ class Attempts:
         backoff = 0.25 * 2**self.count * random.uniform(0.75, 1.25)  # noqa: S311
         self.count += 1
         time.sleep(min(backoff if asked is None else asked, LONGEST_PAUSE))
+
+
+def _tls_fault(error: BaseException) -> str | None:
+    """Why no encrypted connection comes about, where trying again does not help."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, ssl.SSLCertVerificationError):
+            said = f"the service's certificate is not trusted: {cause.verify_message}"
+            return said + ("; SSL_CERT_FILE may name a file with its authority" if cause.verify_code in UNKNOWN else "")
+        if isinstance(cause, ssl.SSLError) and cause.reason == "WRONG_VERSION_NUMBER":
+            return "the service speaks no TLS at this address: it may begin with http://"
+        cause = cause.__cause__ or cause.__context__
+    return None
 
 
 def retry_after(header: str, now: datetime) -> float | None:

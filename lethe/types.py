@@ -9,10 +9,13 @@ Json = dict[str, Any]
 
 JobState = Literal["queued", "running", "succeeded", "rejected", "failed", "cancelled", "dead"]
 Split = Literal["train", "holdout"]
-Scope = Literal["read", "request", "operate", "audit", "admin"]
+Scope = Literal["read", "request", "operate", "samples", "audit", "admin"]
 RequestStatus = Literal[
-    "accepted", "processing", "published", "fulfilled", "needs-attention", "held", "refused", "cancelled"
+    "accepted", "processing", "published", "fulfilled", "incomplete", "needs-attention", "held", "refused", "cancelled"
 ]
+Verdict = Literal["pass", "fail", "inconclusive"]
+NoticeKind = Literal["acknowledgement", "extension", "refusal", "completion", "recall"]
+Language = Literal["en", "de", "fr"]
 
 
 class Choice(TypedDict):
@@ -34,11 +37,83 @@ class Dataset(TypedDict):
     train_samples: int
     classes: int
     class_names: list[str | None] | None
-    shape: list[int] | None
+    shape: list[int | None] | None
     erased_samples: int
     job: str | None
+    canaries: Coin | None
     problem: Json | None
     created_at: str
+
+
+class Coin(TypedDict):
+    """Of a dataset whose canaries the service assigns: the digest that was logged first, and the coin."""
+
+    commitment: str
+    coin: str | None
+
+
+class Shard(TypedDict):
+    number: int
+    content_type: str
+    split: Literal["train", "holdout", "test", "val", "validation", "valid"] | None
+    size: int
+    whole: bool
+    digest: str | None
+    samples: int | None
+
+
+class ClassCount(TypedDict):
+    label: int
+    train: int
+    holdout: int
+
+
+class SizeCount(TypedDict):
+    height: int
+    width: int
+    samples: int
+
+
+class DuplicateCount(TypedDict):
+    samples: int
+    contents: int
+    across_splits: int
+
+
+class Conversion(TypedDict):
+    code: str
+    samples: int
+    detail: str
+
+
+class IngestReport(TypedDict):
+    samples: int
+    form: str
+    splits: dict[str, int]
+    classes: list[ClassCount]
+    modes: dict[str, int]
+    sizes: list[SizeCount]
+    different_sizes: int
+    constant: int
+    duplicates: DuplicateCount
+    conversions: list[Conversion]
+
+
+class Picture(TypedDict):
+    label: int
+    split: Split
+    height: int
+    width: int
+    png: str
+
+
+class DatasetErasable(TypedDict):
+    samples: int
+    bytes: int
+    copies: int
+    reference_signals: int
+    shards: int
+    needed: list[str]
 
 
 class Sample(TypedDict):
@@ -97,6 +172,7 @@ class Alias(TypedDict):
 class Outcome(TypedDict):
     model: str
     state: Literal["pending", "batched", "published", "purged", "attention"]
+    verdict: Verdict | None
     job: str | None
     version: int | None
     reason: str | None
@@ -116,6 +192,39 @@ class ReceiptListed(Receipt):
     model: str | None
 
 
+class Identity(TypedDict):
+    status: Literal["not-needed", "asked", "confirmed", "refused"]
+    asked_at: str | None
+    until: str | None
+    ended_at: str | None
+
+
+class Proposal(TypedDict):
+    """A refusal that waits for its second person."""
+
+    by: str
+    reason: str
+    ground: str | None
+    samples: int | None
+    created_at: str
+
+
+class Remain(TypedDict):
+    subject: str
+    model: str | None
+    until: str | None
+
+
+class HistoryEntry(TypedDict):
+    at: str
+    kind: str
+    actor: str | None
+    actor_name: str | None
+    reason: str | None
+    data: Json
+    leaf: int | None
+
+
 class DeletionRequest(TypedDict):
     id: str
     status: RequestStatus
@@ -127,13 +236,28 @@ class DeletionRequest(TypedDict):
     jurisdiction: str
     rule: str
     basis: str
+    ground: str | None
+    reference: str | None
+    identity: Identity
+    complaint_about: str | None
+    case: str | None
     received_at: str
+    posted_at: str
+    received_reason: str | None
     confirm_by: str | None
+    confirmed_at: str | None
     due_at: str
     extended_at: str | None
     extension_reason: str | None
     decided_at: str | None
+    refusal_ground: str | None
+    proposal: Proposal | None
     fulfilled_at: str | None
+    verdict: Verdict | None
+    model_replaced_at: str | None
+    erasure_complete_at: str | None
+    remains: list[Remain]
+    remains_reason: str | None
     outcomes: list[Outcome]
     receipts: list[Receipt]
 
@@ -144,6 +268,8 @@ class Preview(TypedDict):
     samples: int
     models: list[str]
     due_at: str
+    duplicates: int | None
+    duplicate_ids: list[str]
 
 
 class ImportLine(TypedDict):
@@ -200,6 +326,41 @@ class KeyMade(Key):
     token: str | None
 
 
+class Pool(TypedDict):
+    """Reference models that were sent."""
+
+    pool: str
+    references: int
+    samples: int
+    design: Literal["given", "given-other"]
+
+
+class AuditOffer(TypedDict):
+    kind: Literal["canaries", "own-references", "two-references", "folds", "pool", "retrained-null"]
+    judges: Literal["request", "procedure"]
+    trainings: float
+    seconds: float | None
+    smallest_margin: float | None
+    smallest_margin_alike: float | None
+    possible: bool
+    lacks: list[str]
+    limits: str
+
+
+class AuditPlan(TypedDict):
+    model: str
+    margin: float
+    samples: int
+    people: int | None
+    controls: int
+    control_people: int
+    canaries_trained: int
+    canaries_held_out: int
+    training_seconds: float | None
+    signal: float | None
+    offers: list[AuditOffer]
+
+
 class Webhook(TypedDict):
     id: str
     url: str
@@ -225,21 +386,32 @@ class Delivery(TypedDict):
 class RegisterEntry(TypedDict):
     request: str
     status: str
+    reference: str | None
     dataset: str
     model: str | None
     samples: int
     samples_refused: int
     basis: str
+    ground: str | None
     jurisdiction: str
     rule: str
     received_at: str
+    posted_at: str
+    received_reason: str | None
+    identity: str
+    complaint_about: str | None
     confirm_by: str | None
+    confirmed_at: str | None
     due_at: str
     extended_at: str | None
     extension_reason: str | None
     decided_at: str | None
     reason: str | None
+    refusal_ground: str | None
+    verdict: str | None
+    model_replaced_at: str | None
     fulfilled_at: str | None
+    erasure_complete_at: str | None
     days: float | None
 
 
@@ -263,6 +435,84 @@ class Certificate(TypedDict):
     supersedes: str | None
     receipts_done: int
     issued_at: str
+
+
+class CertificateStatus(TypedDict):
+    digest: str
+    request: str
+    status: Literal["valid", "superseded", "contested", "revoked"]
+    superseded_by: str | None
+    contested_by: list[str]
+    revoked_at: str | None
+
+
+class Notice(TypedDict):
+    id: str
+    kind: NoticeKind
+    language: Language
+    subject: str
+    body: str
+    created_at: str
+    sent_at: str | None
+    sent_how: str | None
+    sent_by: str | None
+
+
+class Template(TypedDict):
+    kind: NoticeKind
+    language: Language
+    subject: str
+    body: str
+    updated_at: str | None
+    fields: list[str]
+
+
+class Paper(TypedDict):
+    id: str
+    kind: Literal["letter", "identity", "other"]
+    name: str
+    size: int
+    digest: str
+    created_at: str
+
+
+class Span(TypedDict):
+    """The requests of one letter about several datasets."""
+
+    case: str
+    requests: list[str]
+    due_at: str
+
+
+class Recall(TypedDict):
+    id: str
+    request: str
+    versions: list[Json]
+    keys: list[str]
+    notice: str
+    created_at: str
+
+
+class Rules(TypedDict):
+    two_people_on_refusal: bool
+    keep_months: int
+    remains: Literal["by-due-date", "by-grace"]
+    controller: str
+    contact: str
+    authority: str
+    language: Language
+
+
+class Figures(TypedDict):
+    year: int | None
+    received: int
+    by_law: dict[str, int]
+    by_ground: dict[str, int]
+    by_outcome: dict[str, int]
+    by_refusal_ground: dict[str, int]
+    by_verdict: dict[str, int]
+    days: Json
+    days_by_law: dict[str, Json]
 
 
 class EnvelopeSignature(TypedDict):

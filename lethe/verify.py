@@ -1,4 +1,4 @@
-"""Verify a deletion certificate offline: `python -m lethe.verify certificate.json --key public.pem`.
+"""Verify a deletion certificate or a case file offline: `python -m lethe.verify certificate.json --key public.pem`.
 
 This file stands alone. It needs Python and `cryptography`, shares no code with the service that issued the
 certificate, and asks no server. Formats: DSSE v1, in-toto Statement v1, RFC 8785 (canonical JSON), RFC 9162
@@ -11,9 +11,12 @@ import argparse
 import base64
 import hashlib
 import hmac
+import io
 import json
 import re
 import sys
+import zipfile
+import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
@@ -31,7 +34,11 @@ PAYLOAD_TYPE = "application/vnd.in-toto+json"
 STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
 PREDICATE_TYPE = "urn:lethe:attestation/deletion/v1"
 PREDICATE_TYPES = (PREDICATE_TYPE, "https://lethe.invalid/attestation/deletion/v1")  # the second: of Lethe 0.1
+CASE_TYPE = "urn:lethe:attestation/case/v1"
+DECISION_TYPE = "urn:lethe:attestation/decision/v1"
+MANIFEST, CERTIFICATE, TRUST = "manifest.json", "certificate.json", "trust.json"
 MAX_BYTES = 64 * 2**20
+MAX_PARTS, MAX_CASE_BYTES = 2000, 512 * 2**20  # of a case file, unpacked
 NOTHING = type(None)
 
 # The exact members of every object of a statement. Objects that are not listed hold figures and are free.
@@ -62,6 +69,10 @@ MEMBERS: dict[str, dict[str, tuple[type, ...]]] = {
         "head": (str,),
     },
     "entry": {"at": (str,), "data": (dict,), "kind": (str,), "object": (str,)},
+    "case": {
+        "wording": (str,), "issued_at": (str,), "request": (str,), "certificate": (str, NOTHING), "not_proved": (list,),
+    },
+    "decision": {"wording": (str,), "issued_at": (str,), "request": (dict,), "log": (dict,)},
 }  # fmt: skip
 
 
@@ -204,7 +215,12 @@ class Certificate:
 
 
 def open_envelope(data: bytes, trusted: Sequence[TrustedKey]) -> Certificate:
-    """Check the envelope's signature before anything in it is believed, then the statement's shape."""
+    """Check a certificate's signature before anything in it is believed, then the statement's shape."""
+    return open_signed(data, trusted, check_statement)
+
+
+def open_signed(data: bytes, trusted: Sequence[TrustedKey], check: Callable[[Any], Object]) -> Certificate:
+    """Check an envelope's signature before anything in it is believed, then what `check` says of its statement."""
     envelope = parse_json(data)
     if not isinstance(envelope, dict) or envelope.keys() != {"payload", "payloadType", "signatures"}:
         refuse("this is not a DSSE envelope")
@@ -215,7 +231,7 @@ def open_envelope(data: bytes, trusted: Sequence[TrustedKey]) -> Certificate:
     ours = [s for s in envelope["signatures"] if s["keyid"] in by_id]
     if not ours:
         refuse("no signature is by a key that you trust")
-    statement = check_statement(parse_json(payload))
+    statement = check(parse_json(payload))
     if canonical_json(statement).encode() != payload:
         refuse("the payload is not in canonical form")
     issued = moment(statement["predicate"]["issued_at"])
@@ -304,6 +320,25 @@ def open_head(note: str, trusted: Sequence[TrustedKey], at: datetime | None) -> 
     return Head(origin, int(found[2]), unbase64(found[3]))
 
 
+def check_witness(note: str, verifier: str) -> str:
+    """That the head is countersigned by a witness (C2SP tlog-cosignature), named as `NAME+HASH+KEY`."""
+    name, _, rest = verifier.partition("+")
+    raw = unbase64(rest.partition("+")[2])
+    if raw[:1] != b"\x04" or len(raw) != 33:
+        refuse("this is not the key of a witness, NAME+HASH+KEY")
+    key_id = hashlib.sha256(name.encode() + b"\n" + raw).digest()[:4]
+    text, _, lines = note.rpartition("\n\n")
+    for line in lines.splitlines():
+        dash, own, signature = line.split(" ")
+        data = unbase64(signature)
+        if dash == "\N{EM DASH}" and own == name and data[:4] == key_id:
+            stamp = int.from_bytes(data[4:12], "big")
+            signed = f"cosignature/v1\ntime {stamp}\n{text}\n".encode()
+            TrustedKey(Ed25519PublicKey.from_public_bytes(raw[1:])).check(data[12:], signed, None)
+            return f"countersigned by {name} on {datetime.fromtimestamp(stamp, UTC):%Y-%m-%d}"
+    refuse(f"{name} has not countersigned this head")
+
+
 def _inner(left: bytes, right: bytes) -> bytes:
     return hashlib.sha256(b"\x01" + left + right).digest()
 
@@ -375,12 +410,17 @@ def check_log(certificate: Certificate, trusted: Sequence[TrustedKey]) -> Head:
         refuse("the log's entry is not of this statement")
     if entry["object"] != certificate.predicate["request"]["id"]:
         refuse("the log's entry is of another request")
-    head = open_head(log["head"], trusted, certificate.issued_at)
+    return check_entry(log, trusted, certificate.issued_at)
+
+
+def check_entry(log: Object, trusted: Sequence[TrustedKey], at: datetime) -> Head:
+    """That the entry is in the tree of the signed head."""
+    head = open_head(log["head"], trusted, at)
     if (head.size, head.root.hex()) != (log["tree_size"], log["root"]):
         refuse("the signed head is of another tree")
     if not 0 <= log["leaf_index"] < head.size:
         refuse("the tree has no such leaf")
-    leaf = hashlib.sha256(b"\0" + canonical_json(entry).encode()).digest()
+    leaf = hashlib.sha256(b"\0" + canonical_json(log["entry"]).encode()).digest()
     path = [unhex(sibling) for sibling in log["inclusion_proof"]]
     if root_by_inclusion(leaf, log["leaf_index"], head.size, path) != head.root:
         refuse("the inclusion proof does not lead to the signed root")
@@ -412,6 +452,7 @@ class Evidence:
     consistency: Any = None
     membership: Any = None
     previous: Sequence[bytes] = ()
+    witnesses: Sequence[str] = ()
 
 
 @dataclass
@@ -421,6 +462,7 @@ class Report:
     checks: list[Check] = field(default_factory=list)
     says: list[str] = field(default_factory=list)
     not_proved: list[str] = field(default_factory=list)
+    of: str = "certificate"
 
     @property
     def verified(self) -> bool:
@@ -515,11 +557,200 @@ def check_chain(certificate: Certificate, previous: Sequence[bytes], trusted: Se
     return f"supersedes {newer.predicate['supersedes']}, which was not given (--previous)"
 
 
+# -- case files ------------------------------------------------------------------------------------
+
+
+def read_case(data: bytes) -> dict[str, bytes]:
+    """The parts of a case file by name. Refused: parts that come twice, odd names, and more than a case can have."""
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            infos = archive.infolist()
+            names = [info.filename for info in infos]
+            if twice := sorted({name for name in names if names.count(name) > 1}):
+                refuse(f"{', '.join(twice)}: this part is in the file twice")
+            if len(infos) > MAX_PARTS or sum(info.file_size for info in infos) > MAX_CASE_BYTES:
+                refuse("the file has more parts, or larger ones, than a case file")
+            if odd := [name for name in names if name.startswith("/") or ".." in name.split("/") or name.endswith("/")]:
+                refuse(f"{len(odd)} names of parts are no names of files")
+            return {info.filename: archive.read(info) for info in infos}
+    except (zipfile.BadZipFile, zlib.error, NotImplementedError, EOFError, RuntimeError):
+        refuse("this is not a zip, or not all of it")
+
+
+def check_manifest(value: Any) -> Object:
+    statement = shaped(value, "statement")
+    if statement["_type"] != STATEMENT_TYPE or statement["predicateType"] != CASE_TYPE:
+        refuse("the manifest is a statement of another type")
+    shaped(statement["predicate"], "case")
+    names = [subject["name"] for subject in subjects(statement)]
+    if len(set(names)) != len(names):
+        refuse("the manifest names a part twice")
+    return statement
+
+
+def check_decision(value: Any) -> Object:
+    statement = shaped(value, "statement")
+    if statement["_type"] != STATEMENT_TYPE or statement["predicateType"] != DECISION_TYPE:
+        refuse("the record is a statement of another type")
+    predicate = shaped(statement["predicate"], "decision")
+    entry = shaped(shaped(predicate["log"], "log")["entry"], "entry")
+    digest = hashlib.sha256(canonical_json(entry).encode()).hexdigest()
+    if [subject["digest"]["sha256"] for subject in subjects(statement)] != [digest]:
+        refuse("the record is not of its entry in the log")
+    if entry["object"] != predicate["request"]["id"]:
+        refuse("the record's entry in the log is of another request")
+    return statement
+
+
+def verify_case(data: bytes, trusted: Sequence[TrustedKey], evidence: Evidence | None = None) -> Report:
+    """Check a case file: its signed manifest, every part against it, and what is signed within. The report names the
+    part that is wrong. Without `trusted` the file's own keys count, and the report says that they are not checked."""
+    report, parts = Report(of="case file"), dict[str, bytes]()
+
+    def unpacked() -> str:
+        parts.update(read_case(data))
+        return f"{len(parts)} parts, none of them twice"
+
+    report.check("zip", unpacked)
+    if not report.verified:
+        return report
+    keys = list(trusted)
+
+    def own_keys() -> str:
+        keys.extend(read_trust(_part(parts, TRUST)))
+        return f"{len(keys)} in the file itself"
+
+    if not keys:
+        report.check(TRUST, own_keys)
+        report.unknown("keys", "--trust, the public keys that you got over another way than this file")
+    opened: list[Certificate] = []
+
+    def manifest() -> str:
+        opened.append(open_signed(_part(parts, MANIFEST), keys, check_manifest))
+        return f"of request {opened[0].predicate['request']}, by {opened[0].key.id}"
+
+    report.check(MANIFEST, manifest)
+    if not opened:
+        return report
+    case = opened[0]
+    _check_parts(report, case, parts)
+    report.says = [f"{case.predicate['wording']} Issued {case.predicate['issued_at']}."]
+    report.not_proved = [*map(str, case.predicate["not_proved"])]
+    if case.predicate["certificate"] is not None and CERTIFICATE in parts:
+        _check_certificate(report, case, parts, keys, evidence or Evidence())
+    for name in (evidence or Evidence()).witnesses:
+        report.check(f"witness {name.partition('+')[0]}", partial(_is_witnessed, parts, name, keys))
+    for name in sorted(name for name in parts if re.fullmatch(r"decision-\d+\.json", name)):
+        report.check(name, partial(_check_record, report, case, parts[name], keys))
+    return report
+
+
+def _part(parts: dict[str, bytes], name: str) -> bytes:
+    return parts[name] if name in parts else refuse(f"{name} is missing")
+
+
+def _check_parts(report: Report, case: Certificate, parts: dict[str, bytes]) -> None:
+    """One check for each part that the manifest names, and for each that it does not."""
+    wanted = {subject["name"]: subject["digest"]["sha256"] for subject in subjects(case.statement)}
+    found = {name: hashlib.sha256(part).hexdigest() for name, part in parts.items() if name != MANIFEST}
+    right = sum(found.get(name) == digest for name, digest in wanted.items())
+    report.check("parts", lambda: f"{right} of {len(wanted)} are as they were signed")
+    for name, digest in wanted.items():
+        if name not in found:
+            moved = [other for other, value in found.items() if value == digest and other not in wanted]
+            words = f"is left out; {moved[0]} has its content: it was renamed" if moved else "is left out of the file"
+            report.checks.append(Check(name, False, words))
+        elif found[name] != digest:
+            other = [known for known, value in wanted.items() if value == found[name]]
+            words = f"has the content of {other[0]}" if other else "is not the part that was signed, or of another case"
+            report.checks.append(Check(name, False, words))
+    for name in found.keys() - wanted.keys():
+        report.checks.append(Check(name, False, "is no part of this case: the manifest does not name it"))
+
+
+def _check_certificate(
+    report: Report, case: Certificate, parts: dict[str, bytes], keys: Sequence[TrustedKey], given: Evidence
+) -> None:
+    previous = sorted((name for name in parts if re.fullmatch(r"superseded-\d+\.json", name)), key=_number)
+    inner = verify(
+        parts[CERTIFICATE],
+        keys,
+        Evidence(
+            given.checkpoints,
+            given.earlier_head,
+            given.consistency,
+            given.membership,
+            [parts[name] for name in previous],
+        ),
+    )
+    report.checks += [Check(f"{CERTIFICATE}, {each.name}", each.verified, each.detail) for each in inner.checks]
+    report.says, report.not_proved = [*report.says, *inner.says], [*report.not_proved, *inner.not_proved]
+    if not inner.verified or not inner.says:
+        return
+    certificate = open_envelope(parts[CERTIFICATE], keys)
+
+    def same_case() -> str:
+        if certificate.digest != case.predicate["certificate"]:
+            refuse("it is not the certificate that the manifest names")
+        if certificate.predicate["request"]["id"] != case.predicate["request"]:
+            refuse("it is of another request than the manifest: of another case")
+        return "is of this request"
+
+    report.check(f"{CERTIFICATE}, case", same_case)
+    for model in certificate.predicate["models"]:
+        if model["audit"]:
+            name = f"audit-{model['model']}.json"
+            report.check(f"{name}, digest", partial(_is_report, parts, name, model["audit"].get("report")))
+    if "head.txt" in parts and "proof.json" in parts:
+        report.check("head.txt, history", lambda: _continues(certificate, parts, keys))
+
+
+def _is_report(parts: dict[str, bytes], name: str, digest: Any) -> str:
+    if "sha256:" + hashlib.sha256(_part(parts, name)).hexdigest() != digest:
+        refuse("it is not the audit report that the certificate names")
+    return "is the audit report that the certificate names"
+
+
+def _continues(certificate: Certificate, parts: dict[str, bytes], keys: Sequence[TrustedKey]) -> str:
+    newer = open_head(parts["head.txt"].decode(), keys, None)
+    older = open_head(certificate.predicate["log"]["head"], keys, certificate.issued_at)
+    return check_consistency(older, newer, parse_json(parts["proof.json"])["hashes"])
+
+
+def _check_record(report: Report, case: Certificate, data: bytes, keys: Sequence[TrustedKey]) -> str:
+    record = open_signed(data, keys, check_decision)
+    log, request = record.predicate["log"], record.predicate["request"]
+    head = check_entry(log, keys, record.issued_at)
+    if request["id"] != case.predicate["request"]:
+        refuse("it is of another request than the manifest: of another case")
+    kind = str(log["entry"]["kind"]).partition(".")[2]
+    ground = f", {request['refusal_ground']}" if kind == "refused" and request.get("refusal_ground") else ""
+    report.says.append(
+        f"request {request['id']} was {kind}{ground} on {log['entry']['at']}: received {request['received_at']}, "
+        f"due {request['due_at']}"
+    )
+    return f"{kind}, leaf {log['leaf_index']} of the signed tree of {head.size} leaves"
+
+
+def _is_witnessed(parts: dict[str, bytes], verifier: str, keys: Sequence[TrustedKey]) -> str:
+    note = _part(parts, "witnessed.txt").decode()
+    head = open_head(note, keys, None)
+    return f"{check_witness(note, verifier)}, {head.size} leaves"
+
+
+def _number(name: str) -> int:
+    return int(re.sub(r"\D", "", name))
+
+
 def summary(certificate: Certificate) -> list[str]:
     """What the statement says, in lines for a person."""
     predicate = certificate.predicate
     request = predicate["request"]
-    late = "in time" if moment(request["fulfilled_at"]) <= moment(request["due_at"]) else "LATE"
+    due = moment(request["due_at"])
+    late = "in time" if moment(request["fulfilled_at"]) <= due else "LATE"
+    left = [moment(r["due_at"]) for r in predicate["receipts"] if not r["done_at"] and r["due_at"] and is_remnant(r)]
+    if left and max(left) > due:
+        late += f", but NOT COMPLETE before {max(left):%Y-%m-%d}, after the due date"
     extended = f" (extended on {request['extended_at']})" if request["extended_at"] else ""
     lines = [
         f"{predicate['wording']} Issued {predicate['issued_at']}.",
@@ -536,6 +767,11 @@ def summary(certificate: Certificate) -> list[str]:
         when = f"done {receipt['done_at']}" if receipt["done_at"] else f"PENDING until {receipt['due_at'] or 'unknown'}"
         lines.append(f"purge of {receipt['subject']} ({receipt['detail']}): {when}")
     return lines
+
+
+def is_remnant(receipt: Object) -> bool:
+    """Whether it is of something that the service holds, as opposed to backups."""
+    return receipt["subject"] in ("superseded-checkpoint", "reference-pool")
 
 
 def limits(certificate: Certificate) -> list[str]:
@@ -570,8 +806,8 @@ def read_trust(data: bytes) -> list[TrustedKey]:
 
 
 def arguments() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="lethe.verify", description="Verify a deletion certificate offline.")
-    parser.add_argument("certificate", type=Path, help="the certificate, a JSON file")
+    parser = argparse.ArgumentParser(prog="lethe.verify", description="Verify a certificate or a case file offline.")
+    parser.add_argument("certificate", type=Path, help="the certificate, a JSON file, or a case file, a zip")
     parser.add_argument("--key", type=Path, action="append", default=[], help="a public key (PEM) that you trust")
     parser.add_argument("--trust", type=Path, help="a file of public keys with their validity")
     parser.add_argument("--checkpoint", type=Path, action="append", default=[], help="a checkpoint file to identify")
@@ -579,6 +815,7 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("--consistency", type=Path, help="the log's proof between that head and the certificate's")
     parser.add_argument("--membership", type=Path, help='{"salt": hex, "ids": [...]}: ids to look for')
     parser.add_argument("--previous", type=Path, action="append", default=[], help="superseded ones, newest first")
+    parser.add_argument("--witness", action="append", default=[], help="NAME+HASH+KEY that must have countersigned")
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
     return parser
 
@@ -596,6 +833,7 @@ def _evidence(options: argparse.Namespace) -> Evidence:
         consistency=parse_json(read(options.consistency))["hashes"] if options.consistency else None,
         membership=parse_json(read(options.membership)) if options.membership else None,
         previous=[read(path) for path in options.previous],
+        witnesses=options.witness,
     )
 
 
@@ -606,15 +844,18 @@ def show(report: Report) -> str:
     for title, part in (("It says:", report.says), ("Not proved:", report.not_proved)):
         if part:
             lines += ["", title, *(f"  - {line}" for line in part)]
-    verdict = "The certificate is verified." if report.verified else "The certificate is NOT VERIFIED."
+    verdict = f"The {report.of} is verified." if report.verified else f"The {report.of} is NOT VERIFIED."
     clean = ["".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in line) for line in lines]
     return "\n".join([*clean, "", verdict])
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit status: 0 if everything that could be checked is verified, 1 if something is not, 2 for wrong usage."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # not every terminal has every letter of a certificate
     options = arguments().parse_args(argv)
-    if not options.key and not options.trust:
+    case = zipfile.is_zipfile(options.certificate) or options.certificate.suffix == ".zip"
+    if not options.key and not options.trust and not case:
         arguments().error("give a public key that you trust: --key or --trust")
     for path in _files(options):
         try:
@@ -624,9 +865,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         trusted = [TrustedKey(read_key(read(path))) for path in options.key]
         trusted += read_trust(read(options.trust)) if options.trust else []
-        report = verify(read(options.certificate), trusted, _evidence(options))
+        check = verify_case if case else verify
+        report = check(read(options.certificate), trusted, _evidence(options))
     except (ValueError, KeyError, TypeError, AttributeError, OSError, UnsupportedAlgorithm) as error:
-        report = Report([Check("input", False, str(error) or type(error).__name__)])
+        report = Report([Check("input", False, str(error) or type(error).__name__)], of="file")
     document = asdict(report) | {"verified": report.verified, "verified_at": datetime.now(UTC).isoformat()}
     sys.stdout.write((json.dumps(document, indent=2) if options.json else show(report)) + "\n")
     return 0 if report.verified else 1

@@ -4,14 +4,17 @@ import os
 import sys
 
 from app.core import logs
-from app.core.config import get_settings
+from app.core.config import StartError, get_settings
 from app.jobs import devices
 from app.operations import parent_watch
 from worker import loop
 
 if __name__ == "__main__":
     parent_watch.watch()
-    settings = get_settings()
+    try:
+        settings = get_settings()
+    except StartError as error:
+        sys.exit(f"lethe: {error}")
     logs.configure("worker", settings.log_format)
     try:
         with devices.held(devices.own(settings)):

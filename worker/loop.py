@@ -13,6 +13,7 @@ from types import FrameType
 from sqlalchemy.exc import SQLAlchemyError
 
 from app import jobs
+from app.core.causes import cause
 from app.core.config import Settings
 from app.core.db import Changes, Database
 from app.jobs import broker, routing, workers
@@ -74,7 +75,7 @@ def watch(settings: Settings, missing: BrokerWatch | None = None) -> bool:
                 if run_one(resources, owner) and missing is None:
                     continue
             except Exception as error:  # the database may be away for a while
-                log.warning("looking for a job failed and will be tried again: %s", type(error).__name__)
+                log.warning("looking for a job failed and will be tried again: %s", cause(error))
             _wait(changes, settings.poll_seconds)
             if missing is not None and (back := missing.is_back()):
                 log.info("the broker takes hints again")

@@ -28,7 +28,7 @@ from app.api.schemas import AuditBody, AuditOut, JobOut
 from app.api.versions import Number
 from app.core.errors import Conflict, NotFound
 from app.core.positions import mask_of, pack
-from app.core.tables import AuditRow, Model, Version
+from app.core.tables import AuditRow, Dataset, Model, Version
 from app.datasets import canaries, samples
 from app.datasets import records as datasets
 from app.jobs import routing
@@ -36,6 +36,7 @@ from app.models import records as models
 from app.models import versions
 from app.reports import audit_rows
 from app.rules import plugins
+from app.rules.audit_plan import least_margin
 from app.rules.states import JobKind
 
 router = APIRouter(tags=["audits"], dependencies=[BY_METHOD])
@@ -81,24 +82,46 @@ def audit(
         raise Conflict("The model has no current version.", kind="no-version")
     version = versions.get(session, row, number)
     versions.require_present(version)
-    if body.canaries and not len(canaries.of_version(session, dataset, version).forgotten):
-        raise Conflict("This version has forgotten no canaries (docs/gate.md).", kind="no-canaries")
+    if body.canaries:
+        _require_enough(session, dataset, version)
     positions = None
     if body.sample_ids is not None:
         erased = mask_of(dataset.erased, dataset.sample_count)
         named = samples.resolve(session, held.settings, dataset, body.sample_ids, "/sample_ids", erased, "erased")
         positions = pack(named).hex()
+    elif body.subjects is not None:
+        erased = mask_of(dataset.erased, dataset.sample_count)
+        positions = pack(samples.of_subjects(session, dataset, body.subjects, erased)).hex()
     params = {
         "version": number,
         "audit": body.audit.model_dump() if body.audit else None,
         "probes": None if body.probes is None else [probe.model_dump() for probe in body.probes],
         "positions": positions,
-        "grouped": body.grouped,
+        "grouped": body.grouped or body.subjects is not None,
         "canaries": body.canaries,
     }
     job = models.start(session, row, JobKind.AUDIT, seed=0, params=params)
     routing.require(session, job.id, plugins.needed(plugins.of_audit(body.audit, body.probes)))
     return started(job, session, once)
+
+
+def _require_enough(session: Session, dataset: Dataset, version: Version) -> None:
+    """Refuse to measure canaries that could pass no margin.
+
+    Raises:
+        Conflict: says how many there are, and how many it takes.
+    """
+    found = canaries.of_version(session, dataset, version)
+    if not len(found.forgotten):
+        raise Conflict("This version has forgotten no canaries (docs/gate.md).", kind="no-canaries")
+    _, trained = datasets.labels_of(session, dataset)
+    controls = len(found.held_out) or int((~trained).sum())
+    if least_margin(len(found.forgotten), controls) is None:
+        raise Conflict(
+            f"{len(found.forgotten)} forgotten canaries beside {controls} never trained on could pass no margin below "
+            "0.5. Let more jobs forget some (`canaries` in the policy), or plant and hold out more.",
+            kind="too-few-canaries",
+        )
 
 
 def _version(session: Session, tenant_id: str, model_id: str, number: int) -> tuple[Model, Version]:

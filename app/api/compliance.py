@@ -1,4 +1,4 @@
-"""The compliance endpoints: the record of processing and its summary."""
+"""The compliance endpoints: the register of requests, its summary, and the tenant's rules."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from fastapi import APIRouter, Query, Request
 from fastapi.responses import Response, StreamingResponse
 
 from app.api.http.audit_replies import prefers
-from app.api.http.deps import CallerDep, PartsDep, needs, problems
-from app.api.schemas import RegisterEntry, Summary
-from app.deletions import compliance
+from app.api.http.deps import CallerDep, PartsDep, Read, Write, needs, problems
+from app.api.schemas import PoolCost, RegisterEntry, RemainsCost, Summary
+from app.deletions import compliance, compliance_rules, costs
+from app.rules.compliance import Rules
 
 router = APIRouter(prefix="/compliance", tags=["compliance"], dependencies=[needs("audit")])
 Year = Annotated[int | None, Query(ge=2000, le=9998, description="of receipt, UTC; absent: all")]
@@ -46,3 +47,32 @@ def read_register(
 def read_summary(who: CallerDep, held: PartsDep, year: Year = None) -> Summary:
     """Counts by status, what is overdue and due within a week, mean and median days to the answer."""
     return Summary.model_validate(compliance.summary(held.database, who.tenant_id, year))
+
+
+@router.get("/rules", responses=problems(403))
+def read_rules(who: CallerDep, session: Read) -> Rules:
+    """Who refuses, how long people are named, when remains go, and what letters say."""
+    return compliance_rules.of(session, who.tenant_id)
+
+
+@router.put("/rules", dependencies=[needs("admin")], responses=problems(403))
+def put_rules(body: Rules, who: CallerDep, session: Write) -> Rules:
+    """Replace the rules. Requests keep the dates that they have."""
+    compliance_rules.replace(session, who.tenant_id, body)
+    return body
+
+
+ALTERNATIVES = (
+    "`by-due-date`: a pool goes by the due date of the first request that erased of its samples, and is built again.",
+    "`by-grace`: a pool stays up to 90 days; requests are `incomplete` past their due date until it has gone.",
+    "`:keep-remains` of a request: a later date for that one, with a reason.",
+    "Fewer references, or canaries alone: less to build, and audits that show less.",
+)
+
+
+@router.get("/remains", responses=problems(403))
+def read_remains(who: CallerDep, session: Read) -> RemainsCost:
+    """What it costs that reference pools go by the due date, and the alternatives."""
+    rule = compliance_rules.of(session, who.tenant_id).remains
+    pools = [PoolCost.model_validate(each) for each in costs.of_pools(session, who.tenant_id)]
+    return RemainsCost(rule=rule, pools=pools, alternatives=list(ALTERNATIVES))

@@ -3,43 +3,61 @@
 from __future__ import annotations
 
 import logging
-from typing import Annotated, Literal
+import tempfile
+from pathlib import Path as FilePath
+from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Path, Query, Request
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, Response
 from sqlalchemy import select
+from sqlalchemy.orm import Session
 from starlette.concurrency import run_in_threadpool
 
+from app import events
 from app.api.http.deps import (
     BY_METHOD,
     ONE_TRANSFER,
     CallerDep,
+    IdempotencyKey,
     IdempotentDep,
     PagerDep,
     PartsDep,
     Read,
     Write,
     accepted,
+    needs,
     problems,
     require_another_job,
 )
 from app.api.http.paging import Created, Page, matching
 from app.api.http.patterns import reference
-from app.api.http.transfer import ANY_SIZE, receive
-from app.api.schemas import DatasetCreate, DatasetOut, DatasetState, SampleOut
+from app.api.http.transfer import ANY_SIZE, FilePart, receive
+from app.api.schemas import (
+    CoinOut,
+    DatasetCreate,
+    DatasetErasable,
+    DatasetOut,
+    DatasetState,
+    IngestReport,
+    PictureOut,
+    PreviewBody,
+    SampleOut,
+)
 from app.blobs import usage
-from app.blobs.folder import Writer
-from app.core.errors import Unavailable, Unprocessable, UnsupportedMedia
+from app.blobs.folder import BlobMissingError, Writer
+from app.core.errors import Conflict, Unavailable, Unprocessable, UnsupportedMedia
 from app.core.positions import members
 from app.core.tables import Dataset, Job, Sample
+from app.datasets import canaries, coin, samples, shards
 from app.datasets import records as datasets
-from app.deletions import carried
-from app.formats import sandbox, uploads
+from app.deletions import carried, unneeded
+from app.formats import previews, sandbox, uploads
 from app.formats.manifest import ERASED_PREFIX, SourceError
 from app.rules.policy import Choice
 
 log = logging.getLogger("lethe.api")
 router = APIRouter(prefix="/datasets", tags=["datasets"], dependencies=[BY_METHOD])
+seeing = APIRouter(prefix="/datasets", tags=["datasets"], dependencies=[needs("samples")])
 DatasetId = Annotated[
     str, Path(pattern=reference("dst"), description="its id, or its name if no other dataset has the name")
 ]
@@ -61,9 +79,51 @@ def show(dataset: Dataset, job: Job | None = None) -> DatasetOut:
         shape=dataset.shape,
         erased_samples=len(members(dataset.erased, dataset.sample_count)),
         job=job.id if job else None,
+        canaries=_coin(dataset),
         problem=dataset.problem,
         created_at=dataset.created_at,
     )
+
+
+def _coin(dataset: Dataset) -> CoinOut | None:
+    if dataset.coin is None:
+        return None
+    return CoinOut(
+        commitment=coin.commitment(dataset.coin), coin=dataset.coin if dataset.state in ("ready", "erased") else None
+    )
+
+
+def checked_form(request: Request) -> tuple[str, tuple[str, ...]]:
+    """The Content-Type of a body, and the forms that such a file may have."""
+    content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    forms = uploads.FORMS.get(content_type)
+    if forms is None:
+        raise UnsupportedMedia(f"Send one of: {', '.join(uploads.FORMS)}.")
+    return content_type, forms
+
+
+def look_at(path: FilePath, params: dict[str, Any], forms: tuple[str, ...], split: str | None, *, alone: bool) -> int:
+    """Check a file in a child, without its pictures; the number of its samples. alone: it is all of the content.
+
+    Raises:
+        Unprocessable: what is wrong with it.
+    """
+    try:
+        samples: int = sandbox.call("app.formats.uploads:refuse_unfit", str(path), params, forms, split, alone)
+        return samples
+    except sandbox.SandboxError as error:
+        log.warning("an upload could not be looked at: %s", error)
+        raise Unavailable("The content could not be looked at just now. Send it again.") from None
+    except SourceError as error:
+        raise Unprocessable(
+            error.detail, kind="dataset-content", errors=[{"detail": line} for line in error.errors]
+        ) from None
+
+
+def _require_alone(session: Session, dataset: Dataset) -> None:
+    datasets.require_awaiting(dataset)
+    if shards.rows(session, dataset.id):
+        raise Conflict("Shards of this dataset have come: send the others, and close it.", kind="shards-present")
 
 
 @router.post("", status_code=202, response_model=DatasetOut, responses=problems(403, 404, 409))
@@ -75,7 +135,14 @@ def create(body: DatasetCreate, who: CallerDep, held: PartsDep, session: Write, 
         dataset = carried.register(session, who.tenant_id, body.name, body.source, body.carried_for)
     else:
         require_another_job(session, held.settings, who.tenant_id)
-        dataset, job = datasets.register(session, who.tenant_id, body.name, body.source, id_namespace=body.id_namespace)
+        dataset, job = datasets.register(
+            session,
+            who.tenant_id,
+            body.name,
+            body.source,
+            id_namespace=body.id_namespace,
+            assign_canaries=body.assign_canaries,
+        )
     return once.reply(202, show(dataset, job), accepted(f"/v1/datasets/{dataset.id}"))
 
 
@@ -93,7 +160,7 @@ def list_all(
     return Page(items=[show(row) for row in rows], next_page_token=token)
 
 
-@router.get("/{dataset}", responses=problems(403, 404))
+@router.get("/{dataset:noun}", responses=problems(403, 404))
 def read(dataset: DatasetId, who: CallerDep, session: Read) -> DatasetOut:
     """One dataset."""
     return show(datasets.get(session, who.tenant_id, dataset))
@@ -110,13 +177,113 @@ def list_samples(
     """The manifest: every sample that is not erased, in the dataset's order."""
     row = datasets.get(session, who.tenant_id, dataset)
     query = select(Sample).where(
-        Sample.dataset_id == row.id, ~Sample.sample_id.startswith(ERASED_PREFIX, autoescape=True)
+        Sample.dataset_id == (row.id if row.state == "ready" else ""),  # not what an ingest has stored so far
+        ~Sample.sample_id.startswith(ERASED_PREFIX, autoescape=True),
     )
     if split is not None:
         query = query.where(Sample.holdout == (split == "holdout"))
     rows, token = pager.rows_by_number(session, query, Sample.position)
     items = [SampleOut(id=s.sample_id, label=s.label, split="holdout" if s.holdout else "train") for s in rows]
     return Page(items=items, next_page_token=token)
+
+
+NPZ = "application/x-npz"
+
+
+@router.get(
+    "/{dataset}/canaries",
+    response_class=Response,
+    responses={
+        200: {
+            "content": {NPZ: {"schema": {"type": "string", "format": "binary"}}},
+            "description": "arrays `images` (N, H, W, C) uint8, `labels` and `ids`. If the dataset's pictures have "
+            "different sizes, `image_0` (H, W, C), `image_1` and so on stand for `images`",
+        },
+        **problems(403, 404, 409),
+    },
+)
+def get_canaries(dataset: DatasetId, who: CallerDep, held: PartsDep) -> Response:
+    """The canaries of the train split as an npz: what to mix into your training data if you train the model elsewhere.
+
+    Those held out are not in it: never train on them.
+    """
+    with held.database.read() as session:
+        row = datasets.get(session, who.tenant_id, dataset)
+        if row.state != "ready" or row.images is None:
+            raise Conflict("The dataset is not ready, or its samples are not held here.", kind="dataset-not-ready")
+        planted = canaries.planted(session, row)
+        trained = session.execute(
+            select(Sample.position, Sample.sample_id, Sample.label)
+            .where(Sample.dataset_id == row.id, Sample.subject == canaries.SUBJECT, ~Sample.holdout)
+            .order_by(Sample.position)
+        ).all()
+        digest, shape = row.images, row.shape or []
+    if not len(planted):
+        raise Conflict("No sample of this dataset has the subject `lethe:canary`.", kind="no-canaries")
+    said = [(position, name, label) for position, name, label in trained]
+    with tempfile.TemporaryDirectory() as folder:
+        target = FilePath(folder) / "canaries.npz"
+        try:
+            previews.as_npz(held.blobs.fetch(digest), target, said, shape)
+        except (BlobMissingError, sandbox.SandboxError, SourceError):
+            raise Unavailable("The pictures could not be looked at just now. Ask again.") from None
+        size, file = target.stat().st_size, target.open("rb")  # which goes with the last who has it open
+    name = f"{row.id}-canaries.npz"
+    headers = {"Content-Disposition": f'attachment; filename="{name}"', "Content-Length": str(size)}
+    return FilePart(file, 0, size, 200, headers, NPZ)
+
+
+@router.get("/{dataset}/report", response_model=IngestReport, responses=problems(403, 404, 409))
+def report(dataset: DatasetId, who: CallerDep, session: Read) -> dict[str, Any]:
+    """What was taken in, and what was converted on the way. It names no sample."""
+    row = datasets.get(session, who.tenant_id, dataset)
+    if row.report is None:
+        raise Conflict("Only a dataset that was uploaded, and is ready, has such a report.", kind="no-report")
+    return row.report
+
+
+@router.get("/{dataset}:erasable", responses=problems(403, 404))
+def erasable(dataset: DatasetId, who: CallerDep, held: PartsDep, session: Read) -> DatasetErasable:
+    """What `DELETE` of the dataset would erase, and who needs it."""
+    row = datasets.get(session, who.tenant_id, dataset)
+    return DatasetErasable.model_validate(unneeded.of_dataset(session, held.blobs, row))
+
+
+@router.delete("/{dataset:noun}", status_code=204, dependencies=[needs("admin")], responses=problems(403, 404, 409))
+def delete(dataset: DatasetId, who: CallerDep, held: PartsDep, session: Write) -> Response:
+    """Erase a dataset that nobody needs: pictures, ids, and what came of an upload that was not finished. Its document
+    stays. `:erasable` says before what goes."""
+    row = datasets.get(session, who.tenant_id, dataset, lock=True)
+    unneeded.delete_dataset(session, held.blobs, row)
+    return Response(status_code=204)
+
+
+@seeing.post("/{dataset}:preview", responses=problems(403, 404, 409))
+def preview(
+    dataset: DatasetId,
+    body: PreviewBody,
+    who: CallerDep,
+    held: PartsDep,
+    _: IdempotencyKey = None,  # nothing to replay: a reply that was kept would be a copy of the pictures
+) -> list[PictureOut]:
+    """The pictures of up to sixteen samples, in the order of their ids. The log keeps that, and how many, were seen."""
+    with held.database.write() as session:
+        row = datasets.get(session, who.tenant_id, dataset)
+        if row.state != "ready" or row.images is None:
+            raise Conflict("The dataset is not ready, or not held here.", kind="dataset-not-ready")
+        positions = samples.resolve(session, held.settings, row, body.sample_ids, "/sample_ids").tolist()
+        labels, train = datasets.labels_of(session, row)
+        digest = row.images
+        events.record(session, who.tenant_id, "dataset.previewed", row.id, samples=len(positions), key=who.key_id)
+    try:
+        size = held.blobs.size(digest)
+        found = previews.pngs(lambda start, stop: b"".join(held.blobs.read(digest, start, stop)), size, positions)
+    except (BlobMissingError, sandbox.SandboxError, SourceError):
+        raise Unavailable("The pictures could not be looked at just now. Ask again.") from None
+    return [
+        PictureOut(label=int(labels[position]), split="train" if train[position] else "holdout", **each)
+        for position, each in zip(positions, found, strict=True)
+    ]
 
 
 @router.put(
@@ -136,47 +303,39 @@ def list_samples(
 async def put_content(dataset: DatasetId, request: Request, who: CallerDep, held: PartsDep) -> JSONResponse:
     """Stream the content in, in the form that the Content-Type names.
 
-    - `application/vnd.apache.parquet`: columns `id`, `image`, `label` and, optionally, `split` and `subject`.
-    - `application/x-npz`: arrays `images` (N, H, W[, C]) uint8, `labels`, `ids` and, optionally, `holdout` (bool) and
-      `subject`; no pickled objects.
-    - `application/zip`: an image folder, `train/<class>/<name>.png` and `holdout/<class>/…` or `test/<class>/…`. A
-      sample's id is its path, its label the place of its class among the folders of train, sorted, or among the
-      source's `class_names`. Where all members end in `.npy` it is an npz.
+    - `application/vnd.apache.parquet`: columns `image` and `label` and, optionally, `id`, `split` and `subject`.
+    - `application/x-npz`: arrays `images` (N, H, W[, C]) or (N, C, H, W), `labels` and, optionally, `ids`, `holdout`
+      (bool) or `split`, and `subject`; no pickled objects.
+    - `application/zip`: an image folder, `<split>/<class>/<name>.png` or `<class>/<name>.png`. A sample's id is its
+      path, its label the place of its class among all, sorted, or among the source's `class_names`. Where all members
+      end in `.npy` it is an npz.
+    - `application/x-tar`: a WebDataset, `<key>.jpg` with `<key>.cls` or `<key>.json`.
 
     The form, ids, labels and an archive's directory are checked before the reply; images are decoded by the ingest
     job.
     """
-    forms = uploads.FORMS.get(request.headers.get("content-type", "").partition(";")[0].strip().lower())
-    if forms is None:
-        raise UnsupportedMedia(f"Send one of: {', '.join(uploads.FORMS)}.")
+    _, forms = checked_form(request)
 
-    def ready() -> list[str] | None:
+    def ready() -> dict[str, Any]:
         with held.database.read() as session:
             row = datasets.get(session, who.tenant_id, dataset)
-            datasets.require_awaiting(row)
-            return row.source_params.get("class_names")
+            _require_alone(session, row)
+            return row.source_params
 
-    def keep(writer: Writer, class_names: list[str] | None) -> DatasetOut:
-        try:
-            sandbox.call("app.formats.uploads:refuse_unfit", str(writer.path), class_names, forms)
-        except sandbox.SandboxError as error:
-            log.warning("an upload could not be looked at: %s", error)
-            raise Unavailable("The content could not be looked at just now. Send it again.") from None
-        except SourceError as error:
-            raise Unprocessable(
-                error.detail, kind="dataset-content", errors=[{"detail": line} for line in error.errors]
-            ) from None
+    def keep(writer: Writer, params: dict[str, Any]) -> DatasetOut:
+        look_at(writer.path, params, forms, None, alone=True)
         stored = writer.commit()
         recorded = usage.kept_only_if_recorded(held.database, held.blobs, stored.digest)
         with recorded, held.database.write() as session:
             row = datasets.get(session, who.tenant_id, dataset, lock=True)
+            _require_alone(session, row)
             usage.pin(session, held.blobs, stored.digest)
             return show(row, datasets.accept_content(session, row, stored))
 
-    class_names = await run_in_threadpool(ready)
+    params = await run_in_threadpool(ready)
     context, writer = await receive(request, held, who.tenant_id)
     try:
-        body = await run_in_threadpool(keep, writer, class_names)
+        body = await run_in_threadpool(keep, writer, params)
     finally:
         await run_in_threadpool(context.__exit__, None, None, None)
     return JSONResponse(body.model_dump(mode="json"), 202, accepted(f"/v1/datasets/{body.id}"))

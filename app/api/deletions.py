@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Collection
-from datetime import datetime, timedelta
+from collections.abc import Collection, Mapping
+from datetime import date, datetime, timedelta
 from functools import partial
 from typing import Annotated, Any
 
@@ -44,22 +44,36 @@ from app.api.http.patterns import id_pattern
 from app.api.http.replies import Reply
 from app.api.http.status_polls import Noun, ObjectName, Poll
 from app.api.schemas import (
+    ID_OR_NAME,
+    ConfirmBody,
     DeletionCreate,
     DeletionOut,
     DeletionPreview,
+    History,
+    HistoryEntry,
+    IdentityBody,
+    IdentityOut,
     ImportLine,
+    Name,
     OutcomeOut,
+    ProposalOut,
     ReasonBody,
     ReceiptOut,
     RefuseBody,
+    RemainOut,
+    RemainsBody,
+    in_place,
 )
 from app.core import db, keys, logs, tracing
 from app.core.errors import AppError, TooLarge, Unprocessable, UnsupportedMedia
 from app.core.keys import Caller
-from app.core.tables import DeletionRequest, Job, Model, OutcomeRow, Receipt
-from app.deletions import batches, decisions, orders, views
+from app.core.positions import unpack
+from app.core.tables import CaseDetails, DeletionRequest, Job, Model, OutcomeRow, Proposal, Receipt
+from app.datasets import records as datasets
+from app.deletions import batches, decisions, history, identity, orders, retention, views
 from app.deletions.orders import Accepted, Impact, NewRequest
 from app.deletions.views import RequestDetails
+from app.models import records as models
 from app.rules.states import Decision, JobKind, RequestStatus
 
 router = APIRouter(prefix="/deletion-requests", tags=["deletion requests"])
@@ -107,15 +121,42 @@ def _show(request: DeletionRequest | NewRequest, details: RequestDetails) -> Del
         jurisdiction=request.jurisdiction,
         rule=request.rule,
         basis=request.basis,
+        ground=request.ground,
+        reference=request.reference if isinstance(request, NewRequest) else details.reference,
+        identity=IdentityOut(
+            status=request.identity,
+            asked_at=request.identity_asked_at,
+            until=request.identity_until,
+            ended_at=request.identity_ended_at,
+        ),
+        complaint_about=request.complaint_about,
+        case=request.case_id,
         received_at=request.received_at,
+        posted_at=request.posted_at or request.received_at,
+        received_reason=request.received_reason,
         confirm_by=request.confirm_by,
+        confirmed_at=request.confirmed_at,
         due_at=request.due_at,
         extended_at=request.extended_at,
         extension_reason=request.extension_reason,
         decided_at=request.decided_at,
+        refusal_ground=request.refusal_ground,
+        proposal=_show_proposal(details.proposal),
         fulfilled_at=request.fulfilled_at,
+        verdict=details.verdict,
+        model_replaced_at=details.replaced_at,
+        erasure_complete_at=details.complete_at(request),
+        remains=[RemainOut(subject=r.subject, model=r.model_id, until=r.due_at) for r in details.remaining],
+        remains_reason=request.remains_reason,
         outcomes=[
-            OutcomeOut(model=o.model_id, state=o.state, job=o.job_id, version=o.version, reason=o.reason)
+            OutcomeOut(
+                model=o.model_id,
+                state=o.state,
+                verdict=details.verdicts.get(o.model_id),
+                job=o.job_id,
+                version=o.version,
+                reason=o.reason,
+            )
             for o in details.outcomes
         ],
         receipts=[
@@ -125,9 +166,28 @@ def _show(request: DeletionRequest | NewRequest, details: RequestDetails) -> Del
     )
 
 
-def _order(body: DeletionCreate, tenant_id: str, traceparent: str | None = None) -> orders.Order:
+def _show_proposal(row: Proposal | None) -> ProposalOut | None:
+    if row is None:
+        return None
+    part = None if row.positions is None else len(unpack(row.positions))
+    return ProposalOut(by=row.key_id, reason=row.reason, ground=row.ground, samples=part, created_at=row.created_at)
+
+
+def order_of(
+    body: DeletionCreate,
+    who: Caller,
+    traceparent: str | None = None,
+    case_id: str | None = None,
+    again: Mapping[str, Any] | None = None,
+) -> orders.Order:
     return orders.Order(
-        tenant_id=tenant_id,
+        tenant_id=who.tenant_id,
+        actor=who.key_id,
+        received_at=in_place(body.received_at, body.jurisdiction),
+        received_reason=body.received_reason,
+        reference=body.reference,
+        ground=body.ground,
+        complaint_about=body.complaint_about,
         sample_ids=body.sample_ids or [],
         subjects=body.subjects or [],
         dataset_id=body.dataset,
@@ -137,6 +197,8 @@ def _order(body: DeletionCreate, tenant_id: str, traceparent: str | None = None)
         allow_data_loss=body.allow_data_loss,
         validate_only=body.validate_only,
         traceparent=traceparent,
+        case_id=case_id,
+        again=again or {},
     )
 
 
@@ -170,7 +232,7 @@ async def create(request: Request, held: PartsDep, sent: ToRequest, key: Idempot
         keys.require(who, "request")
         raise
     posted = Posted(
-        token, partial(_order, body, traceparent=tracing.current()), "/v1/deletion-requests", key, raw, _reply
+        token, partial(order_of, body, traceparent=tracing.current()), "/v1/deletion-requests", key, raw, _reply
     )
     reply = await held.intake.submit(posted, body.dataset)
     logs.note(tenant=reply.tenant)
@@ -180,7 +242,13 @@ async def create(request: Request, held: PartsDep, sent: ToRequest, key: Idempot
 def _reply(session: Session, done: Accepted | Impact, known: Forecasts) -> Reply:
     if isinstance(done, Impact):
         models = [model.id for model in done.affected]
-        preview = DeletionPreview(samples=len(done.positions), models=models, due_at=done.due_at)
+        preview = DeletionPreview(
+            samples=len(done.positions),
+            models=models,
+            due_at=done.due_at,
+            duplicates=done.duplicates,
+            duplicate_ids=list(done.duplicate_ids),
+        )
         return Reply(200, preview.model_dump_json())
     shown = _with_forecasts(session, done.request, RequestDetails(done.outcomes), known)
     where = accepted(f"/v1/deletion-requests/{shown.id}")
@@ -229,7 +297,7 @@ async def _import_line(held: Parts, token: str, number: int, line: bytes, key: s
         body = DeletionCreate.model_validate_json(line)
         show_line = partial(_line_reply, number)
         posted = Posted(
-            token, partial(_order, body, traceparent=tracing.current()), IMPORT_ROUTE, own_key, line, show_line
+            token, partial(order_of, body, traceparent=tracing.current()), IMPORT_ROUTE, own_key, line, show_line
         )
         reply = await held.intake.submit(posted, body.dataset)
         return ImportLine.model_validate_json(reply.text)
@@ -246,27 +314,36 @@ def _line_reply(number: int, _session: Session, done: Accepted | Impact, _known:
     return Reply(status, ImportLine(line=number, status=status, id=made, problem=None).model_dump_json())
 
 
-@router.get("", dependencies=[needs("read")], responses=problems(403))
+@router.get("", dependencies=[needs("read")], responses=problems(403, 404, 409))
 def list_all(
     who: CallerDep,
     session: Read,
     pager: PagerDep,
     received: Created,
-    dataset: Annotated[str | None, Query(pattern=id_pattern("dst"))] = None,
-    model: Annotated[str | None, Query(pattern=id_pattern("mdl"), description="named or affected by it")] = None,
+    dataset: Annotated[Name | None, Query(description=ID_OR_NAME)] = None,
+    model: Annotated[Name | None, Query(description="named or affected by it: its id, or its name")] = None,
     status: Annotated[RequestStatus | None, Query()] = None,
     decision: Annotated[Decision | None, Query()] = None,
     due_before: Moment | None = None,
     unanswered: Annotated[
         bool | None, Query(description="only those that still need an answer, the earliest due date first")
     ] = None,
+    reference: Annotated[str | None, Query(max_length=200, description="exactly this ticket or letter")] = None,
+    complaint_about: Annotated[str | None, Query(pattern=id_pattern("del"))] = None,
+    case: Annotated[str | None, Query(pattern=id_pattern("del"))] = None,
 ) -> Page[DeletionOut]:
     """The requests, newest first."""
     if unanswered and model is not None:
         fault = {"in": "query", "pointer": "/unanswered", "code": "value_error", "detail": "not together with `model`"}
         raise Unprocessable("The request does not fit its schema.", kind="schema", errors=[fault])
     query = select(DeletionRequest).where(DeletionRequest.tenant_id == who.tenant_id)
+    dataset = dataset and datasets.id_of(session, who.tenant_id, dataset)
+    model = model and models.id_of(session, who.tenant_id, model)
     query = matching(query, {DeletionRequest.dataset_id: dataset, DeletionRequest.decision: decision})
+    query = matching(query, {DeletionRequest.complaint_about: complaint_about, DeletionRequest.case_id: case})
+    if reference is not None:
+        these = (CaseDetails.tenant_id == who.tenant_id, CaseDetails.reference == reference)
+        query = query.where(DeletionRequest.id.in_(select(CaseDetails.request_id).where(*these)))
     if status is not None:
         query = query.where(views.having(status))
     if unanswered:
@@ -354,6 +431,8 @@ _FACTS = select(
     *_OF_ROW,
     select(_OUTCOMES).where(OutcomeRow.request_id == DeletionRequest.id).scalar_subquery().label("outcomes"),
     select(_RECEIPTS).where(Receipt.request_id == DeletionRequest.id).scalar_subquery(),
+    select(CaseDetails.reference).where(CaseDetails.request_id == DeletionRequest.id).scalar_subquery(),
+    select(Proposal.created_at).where(Proposal.request_id == DeletionRequest.id).scalar_subquery(),
     select(_PURGES).where(Job.request_id == DeletionRequest.id, Job.kind == JobKind.PURGE).scalar_subquery(),
 ).where(*_THESE)
 POLLED = Noun("deletion request", _facts_of, _read_many)
@@ -394,9 +473,12 @@ def refuse(
     once: IdempotentDep,
     seen: IfMatchDep,
 ) -> JSONResponse:
-    """Refuse the request, or with `sample_ids` that part of it (a partial grant)."""
+    """Refuse the request, or with `sample_ids` that part of it (a partial grant).
+
+    Where the tenant's rules ask for two people, this proposes it: another key approves or dismisses it.
+    """
     row = _begin(session, who, request, seen)
-    decisions.refuse(session, held.settings, row, body.reason, body.sample_ids)
+    decisions.refuse(session, held.settings, row, body.reason, body.sample_ids, body.ground)
     return _verb_reply(session, row, once)
 
 
@@ -426,6 +508,70 @@ def extend(
     row = _begin(session, who, request, seen)
     decisions.extend(session, row, body.reason)
     return _verb_reply(session, row, once)
+
+
+@router.post("/{request}:confirm", **VERB)
+def confirm(
+    request: RequestId, body: ConfirmBody, who: CallerDep, session: Write, once: IdempotentDep, seen: IfMatchDep
+) -> JSONResponse:
+    """Receipt was confirmed to the person (CCPA: within ten business days)."""
+    row = _begin(session, who, request, seen)
+    decisions.confirm(session, row, in_place(body.at, row.jurisdiction))
+    return _verb_reply(session, row, once)
+
+
+@router.post("/{request}:identity", **VERB)
+def prove_identity(
+    request: RequestId, body: IdentityBody, who: CallerDep, session: Write, once: IdempotentDep, seen: IfMatchDep
+) -> JSONResponse:
+    """A proof of identity was asked for, was shown, or was not. While it is waited for, the request is held, and the
+    law's clock stands still where the law lets it."""
+    row = _begin(session, who, request, seen)
+    at = in_place(body.at, row.jurisdiction)
+    if body.status == "asked":
+        until = None if body.until is None else date.fromisoformat(body.until)
+        identity.ask(session, row, at, until, body.note)
+    else:
+        identity.end(session, row, confirmed=body.status == "confirmed", at=at, note=body.note)
+    return _verb_reply(session, row, once)
+
+
+@router.post("/{request}:approve", **VERB)
+def approve(request: RequestId, who: CallerDep, session: Write, once: IdempotentDep, seen: IfMatchDep) -> JSONResponse:
+    """The second person agrees with a proposed refusal."""
+    row = _begin(session, who, request, seen)
+    decisions.approve(session, row)
+    return _verb_reply(session, row, once)
+
+
+@router.post("/{request}:dismiss", **VERB)
+def dismiss(
+    request: RequestId, body: ReasonBody, who: CallerDep, session: Write, once: IdempotentDep, seen: IfMatchDep
+) -> JSONResponse:
+    """A proposed refusal does not happen."""
+    row = _begin(session, who, request, seen)
+    decisions.dismiss(session, row, body.reason)
+    return _verb_reply(session, row, once)
+
+
+@router.post("/{request}:keep-remains", **VERB)
+def keep_remains(
+    request: RequestId, body: RemainsBody, who: CallerDep, session: Write, once: IdempotentDep, seen: IfMatchDep
+) -> JSONResponse:
+    """Superseded checkpoints and reference pools of a fulfilled request go later. Past the due date its status is
+    `incomplete` until they have gone."""
+    row = _begin(session, who, request, seen)
+    until = in_place(body.until, row.jurisdiction)
+    if until is not None:
+        retention.keep_remains(session, row, until, body.reason)
+    return _verb_reply(session, row, once)
+
+
+@router.get("/{request}/history", dependencies=[needs("read")], responses=problems(403, 404))
+def read_history(request: RequestId, who: CallerDep, session: Read) -> History:
+    """What happened to the request: when, by whom, why, and what changed; oldest first."""
+    row = views.get(session, who.tenant_id, request)
+    return History(entries=[HistoryEntry.model_validate(each) for each in history.of(session, row)])
 
 
 def _verb_reply(session: Session, row: DeletionRequest, once: IdempotentDep) -> JSONResponse:

@@ -12,10 +12,14 @@ from app.api.http.deps import Parts, PartsDep
 from app.api.schemas import Readiness
 from app.core.errors import Unavailable
 from app.jobs import routing
-from app.operations import metrics
+from app.operations import metrics, sweepers
 
 router = APIRouter(tags=["health"])
 MOST_NAMED = 5
+WITHOUT = {
+    "worker": "no worker is alive: jobs are accepted and wait",
+    "sweeper": "no sweeper is alive, and its log says why: webhooks, receipts, certificates and hints wait",
+}
 
 
 @router.get("/healthz")
@@ -32,16 +36,17 @@ def ready(held: PartsDep) -> Readiness:
     try:
         with held.database.read() as session:
             workers, unserved = len(routing.live(session)), routing.unserved(session)
+            swept = sweepers.live(session) > 0
     except Exception:
         raise Unavailable("The database does not answer.", kind="database-unavailable") from None
     broker, storage = held.broker(), held.storage()
-    degraded = []
-    starting = workers == 0 and time.monotonic() - held.since < routing.ALIVE.total_seconds()
+    missing = [part for part, is_there in (("worker", workers), ("sweeper", swept)) if not is_there]
+    starting = bool(missing) and time.monotonic() - held.since < routing.ALIVE.total_seconds()
     if starting:
-        degraded.append("no worker has said yet that it is alive: jobs are accepted and wait")
-    elif workers == 0:
-        degraded.append("no worker is alive: jobs are accepted and wait")
+        degraded = [f"no {' and no '.join(missing)} has said yet that it is alive: jobs are accepted and wait"]
     else:
+        degraded = [WITHOUT[part] for part in missing]
+    if workers:
         degraded += [
             f"{count} wait for {routing.wanted(kind, device)}" for kind, device, count in unserved[:MOST_NAMED]
         ]

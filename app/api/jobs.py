@@ -34,11 +34,13 @@ from app.api.http.event_stream import Follower
 from app.api.http.paging import Created, Page, matching
 from app.api.http.patterns import id_pattern
 from app.api.http.status_polls import Noun, ObjectName, Poll
-from app.api.schemas import JobOut, WorkerList, WorkerOut
+from app.api.schemas import ID_OR_NAME, JobOut, Name, WorkerList, WorkerOut
 from app.core import logs
 from app.core.errors import NotFound
 from app.core.tables import Job, JobEvent, Model, OutcomeRow
+from app.datasets import records as datasets
 from app.jobs import routing
+from app.models import records as models
 from app.releases import escalation
 from app.rules.states import TERMINAL_JOBS, JobKind, JobState
 
@@ -68,7 +70,7 @@ def show_all(session: Session, rows: Sequence[Job]) -> list[JobOut]:
 
 def _show(session: Session, job: Job, waiting_for: str | None) -> JobOut:
     eta = None
-    if job.state == JobState.RUNNING and job.started_at and job.fraction > 0.02:
+    if job.state == JobState.RUNNING and job.started_at and job.fraction >= 0.001:
         last = select(JobEvent.at).where(JobEvent.job_id == job.id).order_by(JobEvent.number.desc()).limit(1)
         spent = ((session.scalars(last).first() or job.started_at) - job.started_at).total_seconds()
         eta = round(spent * (1 - job.fraction) / job.fraction, 1)
@@ -95,14 +97,14 @@ def _show(session: Session, job: Job, waiting_for: str | None) -> JobOut:
     )
 
 
-@router.get("", responses=problems(403))
+@router.get("", responses=problems(403, 404, 409))
 def list_all(
     who: CallerDep,
     session: Read,
     pager: PagerDep,
     created: Created,
-    dataset: Annotated[str | None, Query(pattern=id_pattern("dst"))] = None,
-    model: Annotated[str | None, Query(pattern=id_pattern("mdl"))] = None,
+    dataset: Annotated[Name | None, Query(description=ID_OR_NAME)] = None,
+    model: Annotated[Name | None, Query(description=ID_OR_NAME)] = None,
     request: Annotated[str | None, Query(pattern=id_pattern("del"), description="jobs that carry it out")] = None,
     kind: Annotated[JobKind | None, Query()] = None,
     state: Annotated[JobState | None, Query()] = None,
@@ -110,6 +112,8 @@ def list_all(
 ) -> Page[JobOut]:
     """The jobs, newest first. Parts of a job are listed by their `parent` only."""
     query = select(Job).where(Job.tenant_id == who.tenant_id, Job.parent_id == parent)
+    dataset = dataset and datasets.id_of(session, who.tenant_id, dataset)
+    model = model and models.id_of(session, who.tenant_id, model)
     query = matching(query, {Job.dataset_id: dataset, Job.model_id: model, Job.kind: kind, Job.state: state})
     if request is not None:
         carried = query.join(OutcomeRow, OutcomeRow.job_id == Job.id).where(OutcomeRow.request_id == request)

@@ -13,11 +13,23 @@ from app.api.deletions import RequestId
 from app.api.http.deps import CallerDep, IdempotentDep, PagerDep, Read, Write, needs, problems
 from app.api.http.paging import Created, Moment, Page, matching, moment
 from app.api.http.patterns import DIGEST, id_pattern
-from app.api.schemas import CertificateOut, Envelope, LogEntries, LogKeys, LogProof, Opening, ReceiptListed, Shredded
+from app.api.schemas import (
+    ID_OR_NAME,
+    CertificateOut,
+    Envelope,
+    LogEntries,
+    LogKeys,
+    LogProof,
+    Name,
+    Opening,
+    ReceiptListed,
+    Shredded,
+)
 from app.core.errors import Gone, NotFound, Unprocessable
 from app.core.tables import CertificateRow, Commitment, DeletionRequest, Receipt
 from app.deletions import views
-from app.evidence import sealing, signing, transparency_log
+from app.evidence import sealing, signing, transparency_log, witness
+from app.models import records as models
 
 router = APIRouter(tags=["evidence"], dependencies=[needs("audit")])
 Size = Annotated[int, Query(ge=0, lt=2**53)]
@@ -67,19 +79,20 @@ def read_any_certificate(digest: Annotated[str, Path(pattern=DIGEST)], who: Call
     return Envelope.model_validate(json.loads(row.envelope))
 
 
-@router.get("/receipts", responses=problems(403))
+@router.get("/receipts", responses=problems(403, 404, 409))
 def list_receipts(
     who: CallerDep,
     session: Read,
     pager: PagerDep,
     request: Annotated[str | None, Query(pattern=id_pattern("del"))] = None,
-    model: Annotated[str | None, Query(pattern=id_pattern("mdl"))] = None,
+    model: Annotated[Name | None, Query(description=ID_OR_NAME)] = None,
     done: Annotated[bool | None, Query(description="what was purged, or what will be")] = None,
     due_before: Moment | None = None,
 ) -> Page[ReceiptListed]:
     """What was purged for the requests, and what will be at a date, newest first."""
     query = select(Receipt).join(DeletionRequest, DeletionRequest.id == Receipt.request_id)
     query = query.where(DeletionRequest.tenant_id == who.tenant_id)
+    model = model and models.id_of(session, who.tenant_id, model)
     query = matching(query, {Receipt.request_id: request, Receipt.model_id: model})
     if done is not None:
         query = query.where(Receipt.done_at.is_not(None) if done else Receipt.done_at.is_(None))
@@ -132,8 +145,17 @@ def shred(request: RequestId, who: CallerDep, session: Write, once: IdempotentDe
         **problems(403, 404),
     },
 )
-def read_checkpoint(who: CallerDep, session: Read) -> Response:
+def read_checkpoint(
+    who: CallerDep,
+    session: Read,
+    witnessed: Annotated[bool, Query(description="the newest head that witnesses have countersigned")] = False,
+) -> Response:
     """The signed head of the tenant's log (C2SP tlog-checkpoint)."""
+    if witnessed:
+        found = witness.cosigned(session, who.tenant_id)
+        if found is None:
+            raise NotFound("No witness has countersigned a head of this log.")
+        return Response(found, media_type="text/plain; charset=utf-8")
     return Response(_head(session, who.tenant_id).note, media_type="text/plain; charset=utf-8")
 
 

@@ -5,14 +5,26 @@ Sample ids appear in requests and in the listing of a dataset, and in no other r
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, field_validator, model_validator
 
-from app.api.http.patterns import DEVICE_LABEL, DIGEST, EVENT, NAME, SAMPLE_ID, URL, id_pattern, reference
+from app.api.http.paging import moment
+from app.api.http.patterns import (
+    DAY,
+    DAY_OR_MOMENT,
+    DEVICE_LABEL,
+    DIGEST,
+    EVENT,
+    NAME,
+    SAMPLE_ID,
+    URL,
+    id_pattern,
+)
 from app.formats.input_contract import InputContract
 from app.formats.preprocessing import InputBody
+from app.rules import grounds
 from app.rules.deadlines import clock
 from app.rules.policy import Choice, Policy, choose, choose_probes
 
@@ -22,10 +34,33 @@ Time = Annotated[
     Field(json_schema_extra={"format": "date-time"}),
 ]
 Name = Annotated[str, Field(min_length=1, max_length=200, pattern=NAME)]
+ID_OR_NAME = "its id, or its name if no other has the name"
 SampleId = Annotated[str, Field(min_length=1, max_length=256, pattern=SAMPLE_ID)]
 Digest = Annotated[str, Field(pattern=DIGEST)]
 DeviceLabel = Annotated[str, Field(pattern=DEVICE_LABEL)]
+Day = Annotated[str, Field(pattern=DAY)]
+DayOrMoment = Annotated[str, Field(pattern=DAY_OR_MOMENT)]
+CaseReference = Annotated[str, Field(min_length=1, max_length=200, pattern=NAME)]
+RequestStatusName = Literal[
+    "accepted", "processing", "published", "fulfilled", "incomplete", "needs-attention", "held", "refused", "cancelled"
+]
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
+
+
+def real_time(text: str | None) -> str | None:
+    """The text of a day or a moment; ValueError where no calendar has it."""
+    if text is not None and len(text) > 10:
+        moment(text)
+    elif text is not None:
+        date.fromisoformat(text)
+    return text
+
+
+def in_place(text: str | None, jurisdiction: str) -> datetime | None:
+    """UTC without a zone, of a day or a moment; a day begins where the controller acts."""
+    if text is None or len(text) > 10:
+        return None if text is None else moment(text)
+    return clock(jurisdiction).start_of(date.fromisoformat(text))
 
 
 class Body(BaseModel):
@@ -51,10 +86,10 @@ class Problem(BaseModel):
 class DatasetCreate(Body):
     name: Name
     source: Choice = Field(description="a source of the catalog; `upload` waits for `PUT …/content`")
-    carried_for: str | None = Field(
+    carried_for: Name | None = Field(
         None,
-        pattern=id_pattern("mdl"),
-        description="of source `upload`: samples that this model is to forget, whose data are not held here (source "
+        description="of source `upload`: samples that this model, by its id or its name, is to forget, whose data are "
+        "not held here (source "
         "`external`), with never-trained controls as holdout; all of it is erased by the deletion request that names "
         "the dataset, or unused after a day",
     )
@@ -65,6 +100,13 @@ class DatasetCreate(Body):
         "of every later one; without a namespace an id means something in its own dataset only",
     )
 
+    assign_canaries: bool = Field(
+        False,
+        description="of source `upload`: a coin of this service decides which samples of the subject `lethe:canary` "
+        "are in the train split; the split that the content gives them does not count. Its digest is in the log before "
+        "you send them. An audit of such canaries takes no reference model",
+    )
+
     @field_validator("source")
     @classmethod
     def _source(cls, choice: Choice) -> Choice:
@@ -72,9 +114,21 @@ class DatasetCreate(Body):
 
     @model_validator(mode="after")
     def _one_meaning(self) -> DatasetCreate:
+        if self.assign_canaries and (self.source.name != "upload" or self.carried_for is not None):
+            raise ValueError("canaries are assigned in a dataset of source `upload` that is not carried")
         if self.carried_for is not None and self.id_namespace is not None:
             raise ValueError("a carried dataset is erased whole, so that its ids need no namespace")
         return self
+
+
+class CoinOut(BaseModel):
+    commitment: str = Field(
+        description="SHA-256 of the coin's bytes, hex: in the log's event `dataset.registered` as `canary_coin`"
+    )
+    coin: str | None = Field(
+        description="hex, once the dataset is ready: a canary is held out where the lowest bit of the first byte of "
+        "HMAC-SHA-256(coin, id) is 1"
+    )
 
 
 DatasetState = Literal["awaiting-content", "ingesting", "ready", "failed", "erased"]
@@ -94,11 +148,91 @@ class DatasetOut(BaseModel):
     class_names: list[str | None] | None = Field(
         description="by label, where the source names them; null in the place of one whose samples are all erased"
     )
-    shape: list[int] | None
+    shape: list[int | None] | None
     erased_samples: int = Field(description="of both splits")
     job: str | None = Field(None, description="the ingest job, in the reply that started it")
+    canaries: CoinOut | None = Field(description="of a dataset whose canaries this service assigns")
     problem: dict[str, Any] | None
     created_at: Time
+
+
+ShardSplit = Literal["train", "holdout", "test", "val", "validation", "valid"]
+
+
+class ShardOut(BaseModel):
+    number: int
+    content_type: str
+    split: ShardSplit | None = Field(description="of all its samples, where the file names none")
+    size: int = Field(description="bytes that have come")
+    whole: bool = Field(description="whether all of it has come, and was checked")
+    digest: str | None = Field(description="sha256 of the whole file")
+    samples: int | None
+
+
+class Conversion(BaseModel):
+    code: str
+    samples: int
+    detail: str
+
+
+class ClassCount(BaseModel):
+    label: int
+    train: int
+    holdout: int
+
+
+class SizeCount(BaseModel):
+    height: int
+    width: int
+    samples: int
+
+
+class DuplicateCount(BaseModel):
+    samples: int = Field(description="whose picture another sample has, pixel for pixel; none of a single colour")
+    contents: int = Field(description="different pictures among them")
+    across_splits: int = Field(description="samples of the holdout whose picture a training sample has")
+
+
+class IngestReport(BaseModel):
+    """What was taken in, when it was: counts, and no ids. What was erased since is still counted."""
+
+    samples: int
+    form: str
+    splits: dict[str, int]
+    classes: list[ClassCount] = Field(description="the first thousand")
+    modes: dict[str, int] = Field(description="pictures by what their files hold, in Pillow's words")
+    sizes: list[SizeCount] = Field(description="the twenty most frequent")
+    different_sizes: int
+    constant: int = Field(description="pictures of a single colour")
+    duplicates: DuplicateCount
+    conversions: list[Conversion] = Field(description="what was changed on the way in, and what was made up")
+
+
+class PreviewBody(Body):
+    sample_ids: Annotated[list[SampleId], Field(min_length=1, max_length=16)]
+
+
+class PictureOut(BaseModel):
+    label: int
+    split: Literal["train", "holdout"]
+    height: int
+    width: int
+    png: str = Field(description="base64 of a PNG with the pixels that models are given before their input contract")
+
+
+class DatasetErasable(BaseModel):
+    """What deleting a dataset would erase."""
+
+    samples: int
+    bytes: int
+    copies: int = Field(description="copies that input contracts made of its pictures")
+    reference_signals: int = Field(description="signals of reference models on its samples")
+    shards: int = Field(description="files, or parts of files, that were sent and not taken in")
+    needed: list[str] = Field(description="who needs it, in words; while there is anybody, it is refused")
+
+
+class DatasetClose(Body):
+    shards: int = Field(ge=1, le=10_000, description="how many were sent")
 
 
 class SampleOut(BaseModel):
@@ -113,7 +247,7 @@ class SampleOut(BaseModel):
 class BaseBody(Body):
     """A version of another model, of the same architecture, that never saw the dataset."""
 
-    model: str = Field(pattern=reference("mdl"), description="its id, or its name")
+    model: Name = Field(description=ID_OR_NAME)
     version: int | None = Field(None, ge=1, lt=2**31, description="absent: the current one")
     never_saw: str | None = Field(
         None,
@@ -133,7 +267,7 @@ class BaseOut(BaseModel):
 
 class ModelCreate(Body):
     name: Name
-    dataset: str = Field(pattern=reference("dst"), description="its id, or its name")
+    dataset: Name = Field(description=ID_OR_NAME)
     architecture: Choice
     recipe: Choice = Field(default=Choice(name="sgd"), validate_default=True)
     policy: Policy = Field(default_factory=Policy)
@@ -156,6 +290,20 @@ class ModelCreate(Body):
     @classmethod
     def _recipe(cls, choice: Choice) -> Choice:
         return choose("recipes", choice)
+
+    @model_validator(mode="after")
+    def _as_timm_says(self) -> ModelCreate:
+        """The network is the one that timm's file names, with the pooling that it names."""
+        said, params = self.input.timm or {}, self.architecture.params
+        if self.architecture.name != "timm" or "pretrained_cfg" not in said:
+            return self
+        named, pool = said.get("architecture"), said.get("global_pool")
+        if named is not None and named != params["name"]:
+            raise ValueError(f"timm's `config.json` is of {named}, and `architecture` says {params['name']}")
+        if pool and params.setdefault("global_pool", pool) != pool:
+            raise ValueError(f"timm's `config.json` has the pooling {pool}, and `architecture` says another")
+        choose("architectures", self.architecture)
+        return self
 
 
 class ModelOut(BaseModel):
@@ -211,6 +359,9 @@ class AuditBody(Body):
     sample_ids: Annotated[list[SampleId], Field(min_length=1, max_length=100_000)] | None = Field(
         None, description="measure these instead of the forget set of the batch that made the version"
     )
+    subjects: Annotated[list[SampleId], Field(min_length=1, max_length=10_000)] | None = Field(
+        None, description="the same by whose they are: every sample of these people that a version was trained on"
+    )
     grouped: bool = Field(False, description="the samples named were chosen together: 0.5 is not their null")
     canaries: bool = Field(
         False, description="measure the canaries that this version and those before it have forgotten, instead"
@@ -218,8 +369,10 @@ class AuditBody(Body):
 
     @model_validator(mode="after")
     def _one_set(self) -> AuditBody:
-        if self.canaries and (self.sample_ids is not None or self.grouped):
+        if self.canaries and (self.sample_ids is not None or self.subjects is not None or self.grouped):
             raise ValueError("`canaries` takes the place of `sample_ids`")
+        if self.sample_ids is not None and self.subjects is not None:
+            raise ValueError("send either `sample_ids` or `subjects`")
         return self
 
     @field_validator("audit")
@@ -246,8 +399,75 @@ class SeedBody(Body):
 
 
 class ReferencesBody(Body):
-    count: int = Field(16, ge=4, le=256, multiple_of=2, description="reference models; each sample is in half of them")
+    count: int = Field(
+        16, ge=2, le=256, description="reference models; under four give a verdict for these references alone"
+    )
+    design: Literal["halves", "folds"] = Field(
+        "halves",
+        description="halves: each sample is in half of the models, of which there is an even number. folds: each "
+        "sample is left out by one model and seen by the others, so the models are more like the audited one",
+    )
     seed: Seed = 0
+    versions: Annotated[list[Annotated[str, Field(pattern=id_pattern("ver"))]], Field(min_length=2, max_length=256)] | (
+        None
+    ) = Field(
+        None,
+        description="instead of training any: versions of models on the same dataset, imported with what each was "
+        "trained on",
+    )
+
+    @model_validator(mode="after")
+    def _whole(self) -> ReferencesBody:
+        if self.design == "halves" and self.count % 2:
+            raise ValueError("`halves` takes an even number of models; `folds` takes any")
+        if self.versions is not None and self.model_fields_set - {"versions"}:
+            raise ValueError("`versions` takes the place of `count`, `design` and `seed`")
+        if self.versions is not None and len(set(self.versions)) < len(self.versions):
+            raise ValueError("each version may be named once")
+        return self
+
+
+class PoolOut(BaseModel):
+    """Reference models that were sent as log-odds or logits."""
+
+    pool: str
+    references: int
+    samples: int = Field(description="of the dataset that they say something of")
+    design: Literal["given", "given-other"]
+
+
+class AuditOffer(BaseModel):
+    """One kind of audit: what it costs, and what it could say."""
+
+    kind: Literal["canaries", "own-references", "two-references", "folds", "pool", "retrained-null"]
+    judges: Literal["request", "procedure"]
+    trainings: float = Field(description="its price, in trainings of the model")
+    seconds: float | None = Field(description="measured seconds of a training times that; null before one was measured")
+    smallest_margin: float | None = Field(
+        description="that it could pass with 80 % power, by the number of samples; null where none below 0.5"
+    )
+    smallest_margin_alike: float | None = Field(
+        description="of a set requested by person: the same where all samples of a person say one thing"
+    )
+    possible: bool = Field(description="a pass at the margin asked for is possible")
+    lacks: list[str] = Field(description="what it takes besides, in words")
+    limits: str = Field(description="what its verdict would say, and what it would not")
+
+
+class AuditPlan(BaseModel):
+    model: str
+    margin: float
+    samples: int
+    people: int | None
+    controls: int = Field(description="never-trained samples of the holdout")
+    control_people: int
+    canaries_trained: int
+    canaries_held_out: int
+    training_seconds: float | None = Field(description="the median of the model's trainings here")
+    signal: float | None = Field(
+        description="RT-AUC - 0.5 of the current version in its newest report; a pass takes a margin below it"
+    )
+    offers: list[AuditOffer] = Field(description="the cheapest first")
 
 
 class AliasBody(Body):
@@ -307,6 +527,18 @@ class VersionCreate(Body):
     )
 
 
+class SignBody(Body):
+    form: Literal["plain", "hugging-face"] = "plain"
+
+
+class SignatureOut(BaseModel):
+    """An OpenSSF model signature of an exported folder."""
+
+    bundle: dict[str, Any] = Field(description="the content of `model.sig`")
+    public_key: str = Field(description="PEM, P-256")
+    files: dict[str, str] = Field(description="SHA-256 by name, as signed")
+
+
 Origin = Literal["trained", "imported", "unlearned", "comparison"]
 
 
@@ -331,9 +563,9 @@ class VersionOut(BaseModel):
 
 
 class DeletionCreate(Body):
-    dataset: str = Field(pattern=id_pattern("dst"))
-    model: str | None = Field(
-        None, pattern=id_pattern("mdl"), description="this model only: the dataset keeps the samples"
+    dataset: Name = Field(description=ID_OR_NAME)
+    model: Name | None = Field(
+        None, description="this model only, by its id or its name: the dataset keeps the samples"
     )
     sample_ids: Annotated[list[SampleId], Field(min_length=1, max_length=100_000)] | None = Field(
         None, description="neither these nor `subjects` for a dataset that is `carried_for` a model: all of it"
@@ -345,14 +577,44 @@ class DeletionCreate(Body):
         "gdpr", max_length=20, description="`gdpr`, `gdpr:DE`, `gdpr:DE-BY` …, `uk-gdpr`, `ccpa`: whose clock runs"
     )
     basis: Name = Field("erasure-request", max_length=60, description="the ground, in your register's words")
+    ground: str | None = Field(
+        None, max_length=20, description="the statute's: `17(1)(a)` to `17(1)(f)` or `21`; under `ccpa` `1798.105`"
+    )
+    received_at: DayOrMoment | None = Field(
+        None, description="when the law's clock began: a day where the controller acts, or a time; absent: now"
+    )
+    received_reason: str | None = Field(
+        None, min_length=1, max_length=500, description="why it is entered on a later day; name nobody in it"
+    )
+    reference: CaseReference | None = Field(
+        None, description="your ticket or letter; it may name a person, and is erased at the end of its retention"
+    )
+    complaint_about: str | None = Field(
+        None,
+        pattern=id_pattern("del"),
+        description="an answered request that this one reopens; without samples: the same ones again",
+    )
     allow_data_loss: bool = Field(False, description="accept that a model loses its last sample of a class, or all")
     validate_only: bool = Field(False, description="check everything, store nothing, say what it would mean")
+
+    @field_validator("received_at")
+    @classmethod
+    def _is_a_time(cls, text: str | None) -> str | None:
+        return real_time(text)
 
     @field_validator("jurisdiction")
     @classmethod
     def _known(cls, jurisdiction: str) -> str:
         clock(jurisdiction)
         return jurisdiction
+
+    @model_validator(mode="after")
+    def _of_its_law(self) -> DeletionCreate:
+        try:
+            grounds.require(grounds.GROUNDS, self.jurisdiction, self.ground)
+        except ValueError as error:
+            raise ValueError(f"the legal ground: {error}") from None
+        return self
 
     @model_validator(mode="after")
     def _one_of(self) -> DeletionCreate:
@@ -365,6 +627,11 @@ class DeletionPreview(BaseModel):
     samples: int
     models: list[str] = Field(description="models that would be edited")
     due_at: Time
+    duplicates: int | None = Field(
+        description="other samples whose pictures are the same, pixel for pixel, and which stay; null: not known, of "
+        "data that are not held here, or that an earlier version took in"
+    )
+    duplicate_ids: list[str] = Field(description="the first hundred of them")
 
 
 class ImportLine(BaseModel):
@@ -378,7 +645,35 @@ class ReasonBody(Body):
     reason: str = Field(min_length=1, max_length=2000, description="kept with the request; name nobody in it")
 
 
+class ConfirmBody(Body):
+    at: DayOrMoment | None = Field(None, description="absent: now")
+
+    _real = field_validator("at")(real_time)
+
+
+class IdentityBody(Body):
+    status: Literal["asked", "confirmed", "refused"] = Field(
+        description="you asked for a proof, the person has shown one, or has shown none"
+    )
+    at: DayOrMoment | None = Field(None, description="when; absent: now")
+    until: Day | None = Field(None, description="with `asked`: the day up to which you wait")
+    _real = field_validator("at", "until")(real_time)
+
+    note: str | None = Field(
+        None, min_length=1, max_length=1000, description="how; it may name a person, and is erased with the reference"
+    )
+
+
+class RemainsBody(ReasonBody):
+    until: DayOrMoment = Field(description="when what was made from the samples goes")
+
+    _real = field_validator("until")(real_time)
+
+
 class RefuseBody(ReasonBody):
+    ground: str | None = Field(
+        None, max_length=30, description="the statute's, such as `17(3)(e)`, `12(2)` or `1798.105(d)(1)`"
+    )
     sample_ids: Annotated[list[SampleId], Field(min_length=1, max_length=100_000)] | None = Field(
         None, description="refuse only these"
     )
@@ -387,6 +682,9 @@ class RefuseBody(ReasonBody):
 class OutcomeOut(BaseModel):
     model: str
     state: Literal["pending", "batched", "published", "purged", "attention"]
+    verdict: Literal["pass", "fail", "inconclusive"] | None = Field(
+        None, description="of the audit that its version was published with"
+    )
     job: str | None
     version: int | None
     reason: str | None
@@ -406,11 +704,48 @@ class ReceiptListed(ReceiptOut):
     model: str | None
 
 
+class ProposalOut(BaseModel):
+    """A refusal that waits for its second person."""
+
+    by: str = Field(description="the key that proposed it")
+    reason: str
+    ground: str | None
+    samples: int | None = Field(description="null: all of the request")
+    created_at: Time
+
+
+class IdentityOut(BaseModel):
+    status: Literal["not-needed", "asked", "confirmed", "refused"]
+    asked_at: Time | None
+    until: Time | None
+    ended_at: Time | None
+
+
+class RemainOut(BaseModel):
+    """What the service still holds that was made from the samples."""
+
+    subject: str
+    model: str | None
+    until: Time | None
+
+
+class HistoryEntry(BaseModel):
+    at: Time
+    kind: str
+    actor: str | None = Field(description="the API key, or `service`; null: an event of version 0.2 or earlier")
+    actor_name: str | None = Field(description="of the key")
+    reason: str | None = Field(description="in free words; null once it is erased")
+    data: dict[str, Any] = Field(description="what changed, as the log has it")
+    leaf: int | None = Field(description="its place in the log")
+
+
+class History(BaseModel):
+    entries: list[HistoryEntry]
+
+
 class DeletionOut(BaseModel):
     id: str
-    status: Literal[
-        "accepted", "processing", "published", "fulfilled", "needs-attention", "held", "refused", "cancelled"
-    ]
+    status: RequestStatusName
     reason: str | None = Field(description="of a decision, or why its purge needs attention")
     dataset: str
     model: str | None
@@ -419,13 +754,30 @@ class DeletionOut(BaseModel):
     jurisdiction: str
     rule: str = Field(description="which reading of the law set the dates")
     basis: str
+    ground: str | None = Field(description="the statute's")
+    reference: str | None
+    identity: IdentityOut
+    complaint_about: str | None
+    case: str | None = Field(description="of one letter about several datasets: the first request's id")
     received_at: Time
+    posted_at: Time = Field(description="when it was entered here")
+    received_reason: str | None
     confirm_by: Time | None
+    confirmed_at: Time | None
     due_at: Time
     extended_at: Time | None
     extension_reason: str | None
     decided_at: Time | None
+    refusal_ground: str | None
+    proposal: ProposalOut | None
     fulfilled_at: Time | None
+    verdict: Literal["pass", "fail", "inconclusive"] | None = Field(description="of all models the worst")
+    model_replaced_at: Time | None = Field(description="when the last affected model was replaced")
+    erasure_complete_at: Time | None = Field(
+        description="when the last thing that the service holds goes, or went; null until the samples are erased"
+    )
+    remains: list[RemainOut] = Field(description="what is left until then")
+    remains_reason: str | None = Field(description="why it is kept past the due date")
     outcomes: list[OutcomeOut]
     receipts: list[ReceiptOut]
 
@@ -485,12 +837,12 @@ class WorkerList(BaseModel):
 
 # -- keys, webhooks, compliance ------------------------------------------------------------------
 
-Scope = Literal["read", "request", "operate", "audit", "admin"]
+Scope = Literal["read", "request", "operate", "samples", "audit", "admin"]
 
 
 class KeyCreate(Body):
     name: Name
-    scopes: Annotated[list[Scope], Field(min_length=1, max_length=5)]
+    scopes: Annotated[list[Scope], Field(min_length=1, max_length=6)]
     expires_in_days: int | None = Field(None, ge=1, le=3650)
 
 
@@ -547,24 +899,49 @@ class DeliveryOut(BaseModel):
     due_at: Time | None
 
 
+class PoolCost(BaseModel):
+    dataset: str
+    models: list[str] = Field(description="whose audits use it")
+    references: int
+    hours: float | None = Field(description="measured, of building such a pool; null before the first")
+    goes_at: Time | None = Field(description="when it goes because of an erasure; a new one is built seven days before")
+
+
+class RemainsCost(BaseModel):
+    rule: str = Field(description="`remains` of the tenant's rules")
+    pools: list[PoolCost]
+    alternatives: list[str]
+
+
 class RegisterEntry(BaseModel):
     request: str
     status: str
+    reference: str | None
     dataset: str
     model: str | None
     samples: int
     samples_refused: int
     basis: str
+    ground: str | None
     jurisdiction: str
     rule: str
     received_at: str
+    posted_at: str
+    received_reason: str | None
+    identity: str
+    complaint_about: str | None
     confirm_by: str | None
+    confirmed_at: str | None
     due_at: str
     extended_at: str | None
     extension_reason: str | None
     decided_at: str | None
     reason: str | None
+    refusal_ground: str | None
+    verdict: str | None
+    model_replaced_at: str | None
     fulfilled_at: str | None
+    erasure_complete_at: str | None
     days: float | None
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Query, Request
@@ -30,9 +31,10 @@ from app.api.http.paging import Created, Page, matching
 from app.api.http.patterns import id_pattern
 from app.api.http.transfer import ANY_SIZE, download, receive
 from app.api.models import ModelId
-from app.api.schemas import JobOut, Origin, Stated, VersionCreate, VersionOut
+from app.api.schemas import JobOut, Origin, SignatureOut, SignBody, Stated, VersionCreate, VersionOut
 from app.blobs import usage
 from app.blobs.folder import Writer
+from app.cases import recall
 from app.core import keys
 from app.core.errors import Conflict, Unprocessable, UnsupportedMedia
 from app.core.positions import mask_of
@@ -43,7 +45,7 @@ from app.datasets.records import is_held
 from app.formats.checkpoint_header import CheckpointError, read_header
 from app.models import records as models
 from app.models import versions
-from app.releases import export, imports
+from app.releases import export, imports, signatures
 from app.releases.export import Form
 from app.rules.states import VersionState
 
@@ -233,14 +235,21 @@ def get_checkpoint(
     """
     if reason is not None:
         keys.require(who, "admin")
-    with held.database.read() if reason is None else held.database.write() as session:
+    with held.database.read() as session:
         row = models.get(session, who.tenant_id, model)
         version = versions.get(session, row, number)
         versions.require_released(session, row, version, by_admin=reason is not None)
-        if versions.replaced_by_unlearning(session, version):
-            data = {"key": who.key_id, "reason": reason, "digest": version.digest}
-            events.record(session, who.tenant_id, "version.withheld-download", version.id, **data)
-    return download(request, held.blobs, version.digest, f"{row.id}-v{number}.safetensors", SAFETENSORS)
+        withheld = versions.replaced_by_unlearning(session, version)
+    response = download(request, held.blobs, version.digest, f"{row.id}-v{number}.safetensors", SAFETENSORS)
+    sends = request.method == "GET" and response.status_code in (200, 206)
+    if sends or withheld:  # before the first byte goes, and once the bytes are known to be there
+        with held.database.write(who.key_id) as session:
+            if sends:
+                recall.record_download(session, version, who.key_id, "checkpoint")
+            if withheld:
+                data = {"key": who.key_id, "reason": reason, "digest": version.digest}
+                events.record(session, who.tenant_id, "version.withheld-download", version.id, **data)
+    return response
 
 
 @router.get(
@@ -256,14 +265,44 @@ def export_folder(
 ) -> Response:
     """The version as a folder that its library loads: `hugging-face` (models of transformers and timm) has
     `config.json`, weights and preprocessing; `plain` has weights and the code that loads them. A card is in both."""
-    with held.database.read() as session:
+    with held.database.write(who.key_id) as session:
         row = models.get(session, who.tenant_id, model)
         version = versions.get(session, row, number)
         versions.require_released(session, row, version)
+        recall.record_download(session, version, who.key_id, form)
         found = export.folder(session, held.blobs, row, version, form)
+        signatures.put_in(session, version, form, found)
     name = f"{row.id}-v{number}-{form}.zip"
     headers = {"Content-Disposition": f'attachment; filename="{name}"'}
     return StreamingResponse(export.write(found, held.blobs), 200, headers, ZIP)
+
+
+@router.post("/{number}:sign", status_code=202, response_model=VersionOut, responses=problems(403, 404, 409, 410))
+def sign(
+    model: ModelId,
+    number: Number,
+    body: SignBody,
+    who: CallerDep,
+    held: PartsDep,
+    session: Write,
+    once: IdempotentDep,
+) -> JSONResponse:
+    """Have the exported folder signed (OpenSSF Model Signing); `GET …/signature` has it within seconds, and the export
+    brings it along as `model.sig`."""
+    row = models.get(session, who.tenant_id, model)
+    version = versions.get(session, row, number)
+    signatures.ask(session, held.blobs, row, version, body.form)
+    return once.reply(202, show(version), accepted(f"/v1/models/{row.id}/versions/{number}/signature"))
+
+
+@router.get("/{number}/signature", responses=problems(403, 404, 409))
+def read_signature(
+    model: ModelId, number: Number, who: CallerDep, session: Read, form: Annotated[Form, Query()] = "plain"
+) -> SignatureOut:
+    """The signature of the exported folder, and the public key."""
+    version = versions.get(session, models.get(session, who.tenant_id, model), number)
+    row = signatures.get(session, version, form)
+    return SignatureOut(bundle=json.loads(row.bundle or "{}"), public_key=row.public_key or "", files=row.files)
 
 
 @router.get(

@@ -13,7 +13,7 @@ import secrets
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, suppress
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from functools import cached_property
 from pathlib import Path
@@ -52,6 +52,7 @@ class Bucket:
         self._root = settings.data_dir / "copies"
         self._copies = Folder(self._root)
         self._settings = settings
+        self._abilities = s3.Abilities()
         self._probe = f"probe-{secrets.token_hex(8)}"  # one name: where nothing can be removed, one object is left
 
     @cached_property
@@ -111,11 +112,10 @@ class Bucket:
         for orphans leaves it alone until the caller has recorded it.
         """
         size = path.stat().st_size
-        put = s3.put_whole if size <= s3.PART else s3.put_parts
-        condition = {} if self._has(digest) else {"IfNoneMatch": "*"}
         try:
             with path.open("rb") as file:
-                put(self._client, self._at(digest), file, digest, condition)
+                new = not self._has(digest)
+                s3.store(self._client, self._at(digest), file, digest, self._abilities, new=new)
         except s3.BeatenError:
             if not self._has(digest) or self.size(digest) != size:
                 raise
@@ -213,6 +213,15 @@ class Bucket:
 
     def sweep_parts(self, older_than_seconds: float) -> int:
         removed = self._copies.sweep_parts(older_than_seconds)
+        try:
+            return removed + self._sweep_uploads(older_than_seconds)
+        except StorageUnavailableError as error:
+            if error.code in s3.NOT_KNOWN:  # a storage without uploads in parts has none that were left
+                return removed
+            raise
+
+    def _sweep_uploads(self, older_than_seconds: float) -> int:
+        removed = 0
         for page in self._pages("list_multipart_uploads", self._prefix):
             limit = _clock(page) - timedelta(seconds=older_than_seconds)
             for entry in page.get("Uploads", []):
@@ -243,4 +252,5 @@ class Bucket:
 
 def _clock(reply: dict[str, Any]) -> datetime:
     """The storage's own, which dates its objects; this machine's may differ."""
-    return parsedate_to_datetime(reply["ResponseMetadata"]["HTTPHeaders"]["date"])
+    said = reply["ResponseMetadata"]["HTTPHeaders"].get("date")
+    return parsedate_to_datetime(said) if said else datetime.now(UTC)

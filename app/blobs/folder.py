@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from app.core.config import private_folder
+from app.core.config import PlainError, private_folder
 
 CHUNK = 2**20
 SILENT = 600.0  # seconds after which a writer that writes nothing is taken for dead
@@ -34,8 +34,13 @@ class BlobCorruptError(Exception):
     """The stored bytes are not those of the digest."""
 
 
-class StorageUnavailableError(Exception):
-    """The storage does not answer, or refuses: nothing is known of the blob, and a later try may do."""
+class StorageUnavailableError(PlainError):
+    """The storage does not answer, or refuses: nothing is known of the blob, and a later try may do.
+
+    `code`: with which object storage refused.
+    """
+
+    code = ""
 
 
 class StorageRefusedError(StorageUnavailableError):

@@ -5,10 +5,13 @@ from __future__ import annotations
 import base64
 import hashlib
 import logging
+import os
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
-from typing import Any, BinaryIO
+from io import BufferedReader
+from itertools import product
+from typing import Any
 
 from boto3.session import Session
 from botocore.config import Config
@@ -74,9 +77,13 @@ def asking(digest: str | None = None) -> Iterator[None]:
         said = f"the object storage answered {code} to {error.operation_name}"
         if code in ABSENT and error.operation_name == "HeadBucket":
             code = "NoSuchBucket"
+        found = StorageUnavailableError(said)
         if code in TO_MEND:
-            raise StorageRefusedError(f"{said}: {TO_MEND[code]}") from error
-        raise (BeatenError if code in BEATEN else StorageUnavailableError)(said) from error
+            found = StorageRefusedError(f"{said}: {TO_MEND[code]}")
+        elif code in BEATEN:
+            found = BeatenError(said)
+        found.code = code
+        raise found from error
     except (NoCredentialsError, PartialCredentialsError, CredentialRetrievalError) as error:
         raise StorageRefusedError(f"there are no credentials for the object storage: {KEYS}") from error
     except SSLError as error:
@@ -96,41 +103,111 @@ def connect(settings: Settings, attempts: int = ATTEMPTS) -> Any:
         region_name=settings.s3_region,
         aws_access_key_id=settings.s3_access_key or None,
         aws_secret_access_key=settings.s3_secret_key.get_secret_value() or None,
+        verify=settings.authorities,
         config=Config(
             connect_timeout=min(patience, 5.0),
             read_timeout=patience,
             retries={"mode": "standard", "total_max_attempts": attempts},
             max_pool_connections=POOL,
             tcp_keepalive=True,
-            # The checksums are ours: SHA-256, so that the one of an object in one part is its digest.
+            # The checksums are ours: SHA-256, so that the one of an object in one part is its digest. None comes as a
+            # trailer, which few storages but Amazon's know. The signature holds the body's SHA-256, too: a storage
+            # that knows no checksums compares that one.
             request_checksum_calculation="when_required",
             response_checksum_validation="when_required",
-            s3={"addressing_style": "path" if endpoint else "auto"},
+            s3={"addressing_style": "path" if endpoint else "auto", "payload_signing_enabled": True},
         ),
     )
 
 
-def put_whole(client: Any, place: Place, file: BinaryIO, digest: str, condition: dict[str, str]) -> None:
-    """Store a file of at most `PART` bytes.
+NEW = {"IfNoneMatch": "*"}  # the condition of a write
+
+
+class Abilities:
+    """What a storage does that not every one does: taken for granted until it refuses, then done without.
+
+    Without conditions two writers of a blob write the same bytes twice. Without checksums the signature has one.
+    Without parts a blob is sent in one request.
+    """
+
+    def __init__(self) -> None:
+        self.conditions = self.checksums = self.parts = True
+
+    def without(self, name: str) -> None:
+        if getattr(self, name):
+            setattr(self, name, False)
+            log.warning("the object storage refuses %s; blobs are stored without them from now on", WORDS[name])
+
+
+WORDS = {
+    "conditions": "conditions of writes (If-None-Match)",
+    "checksums": "checksums (x-amz-checksum-sha256)",
+    "parts": "uploads in parts",
+}
+# What storages say to a header or a call that they do not know.
+NOT_KNOWN = {
+    *("NotImplemented", "501", "405", "MethodNotAllowed", "400", "BadRequest", "InvalidArgument", "InvalidRequest"),
+    *("MalformedXML", "InvalidHeader", "UnsupportedOperation", "UnsupportedArgument"),
+}
+LARGEST = 5 * 2**30  # bytes of one request, by the protocol
+
+
+def store(client: Any, place: Place, file: BufferedReader, digest: str, abilities: Abilities, *, new: bool) -> None:
+    """Store a file; nothing can be seen of it before it is whole. `new`: there is none yet.
 
     Raises:
         BlobCorruptError: the file is not what was hashed.
-        BeatenError: `condition` does not hold.
+        BeatenError: another writer was first.
+        StorageRefusedError: it is too large for a storage that takes no parts.
     """
-    data = file.read()
-    checksum = hashlib.sha256(data)
+    wanted = {"parts": _size(file) > PART, "checksums": True, "conditions": new}
+    choices = [(True, False) if wanted[name] and getattr(abilities, name) else (False,) for name in wanted]
+    first: StorageUnavailableError | None = None
+    for chosen in product(*choices):
+        parts, checksums, conditions = chosen
+        file.seek(0)
+        try:
+            (_put_parts if parts else _put_whole)(client, place, file, digest, NEW if conditions else {}, checksums)
+        except StorageUnavailableError as error:
+            if error.code not in NOT_KNOWN and not (parts and error.code in ("403", "AccessDenied")):
+                raise
+            first = first or error
+        else:
+            for name, had, used in zip(wanted, choices, chosen, strict=True):
+                if had[0] and not used:
+                    abilities.without(name)
+            return
+    raise first or StorageUnavailableError("the object storage was not asked")
+
+
+def _size(file: BufferedReader) -> int:
+    return os.fstat(file.fileno()).st_size
+
+
+def _put_whole(
+    client: Any, place: Place, file: BufferedReader, digest: str, condition: dict[str, str], checksums: bool
+) -> None:
+    if _size(file) > LARGEST:
+        raise StorageRefusedError("the object storage takes no uploads in parts, so none of over 5 GiB: use another")
+    checksum = hashlib.file_digest(file, "sha256")
     _require(checksum, digest)
+    told = {"ChecksumSHA256": _base64(checksum)} if checksums else {}
+    file.seek(0)
+    body = file.read() if _size(file) <= PART else file
     with asking():
-        client.put_object(**place, Body=data, ChecksumSHA256=_base64(checksum), **condition)
+        client.put_object(**place, Body=body, **told, **condition)
 
 
-def put_parts(client: Any, place: Place, file: BinaryIO, digest: str, condition: dict[str, str]) -> None:
-    """Store a file of any size; nothing can be seen of it before its last request. Raises as `put_whole`."""
+def _put_parts(
+    client: Any, place: Place, file: BufferedReader, digest: str, condition: dict[str, str], checksums: bool
+) -> None:
     whole, parts = hashlib.sha256(), []
-    with _multipart(client, place) as upload:
+    with _multipart(client, place, checksums) as upload:
         for number, data in enumerate(iter(lambda: file.read(PART), b""), 1):
             whole.update(data)
-            part = {"PartNumber": number, "ChecksumSHA256": _base64(hashlib.sha256(data))}
+            part: dict[str, Any] = {"PartNumber": number}
+            if checksums:
+                part["ChecksumSHA256"] = _base64(hashlib.sha256(data))
             with asking():
                 reply = client.upload_part(**upload, **part, Body=data)
             parts.append(part | {"ETag": reply["ETag"]})
@@ -140,9 +217,10 @@ def put_parts(client: Any, place: Place, file: BinaryIO, digest: str, condition:
 
 
 @contextmanager
-def _multipart(client: Any, place: Place) -> Iterator[dict[str, str]]:
+def _multipart(client: Any, place: Place, checksums: bool) -> Iterator[dict[str, str]]:
+    told = {"ChecksumAlgorithm": "SHA256"} if checksums else {}
     with asking():
-        reply = client.create_multipart_upload(**place, ChecksumAlgorithm="SHA256")
+        reply = client.create_multipart_upload(**place, **told)
     upload = place | {"UploadId": reply["UploadId"]}
     try:
         yield upload
@@ -166,13 +244,18 @@ def read(client: Any, place: Place, digest: str, start: int, stop: int, patience
     tries = 0
     while start < stop:
         with asking(digest):
-            body = client.get_object(**place, Range=f"bytes={start}-{stop - 1}")["Body"]
-        tries += 1
+            reply = client.get_object(**place, Range=f"bytes={start}-{stop - 1}")
+        body, tries = reply["Body"], tries + 1
+        before = 0 if "ContentRange" in reply else start  # bytes of a storage that sends the whole
         try:
             with closing(body):
-                for piece in _pieces(body, patience):
+                for whole in _pieces(body, patience):
+                    piece, before = whole[before:][: stop - start], max(0, before - len(whole))
                     start += len(piece)
-                    yield piece
+                    if piece:
+                        yield piece
+                    if start == stop:
+                        break
         except StorageUnavailableError as error:
             log.warning("a read broke off: %s", error)
         if start < stop and tries == ATTEMPTS:

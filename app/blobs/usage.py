@@ -17,12 +17,13 @@ from app.blobs.folder import BlobMissingError
 from app.blobs.open import Blobs
 from app.core.db import Database
 from app.core.errors import SupersededError
-from app.core.tables import AdversarialRow, Dataset, DatasetCopy, Job, JobArtifact, ReferenceRow, Version
+from app.core.tables import AdversarialRow, Dataset, DatasetCopy, Job, JobArtifact, ReferenceRow, Shard, Version
 from app.rules.states import JobKind, JobState, VersionState
 
 HOLDERS = (
     (Dataset.images, Dataset.tenant_id),
     (Dataset.upload, Dataset.tenant_id),
+    (Shard.blob, Shard.tenant_id),
     (DatasetCopy.digest, DatasetCopy.tenant_id),
     (Version.digest, Version.tenant_id),
     (JobArtifact.digest, Job.tenant_id),
@@ -64,6 +65,8 @@ def stored_bytes(session: Session, blobs: Blobs, tenant_id: str) -> int:
     """Of a tenant's datasets and versions. Bytes that several of them share count once."""
     versions = select(Version.digest, Version.size).where(Version.tenant_id == tenant_id)
     sizes: dict[str, int] = dict(session.execute(versions.where(Version.state != VersionState.PURGED)).all())
+    shards = select(Shard.blob, Shard.size).where(Shard.tenant_id == tenant_id)
+    sizes |= {digest: size for digest, size in session.execute(shards) if digest is not None}
     for digests in session.execute(select(Dataset.upload, Dataset.images).where(Dataset.tenant_id == tenant_id)):
         for digest in digests:
             if digest is not None and digest not in sizes:

@@ -14,9 +14,11 @@ from pydantic import (
 )
 
 from app.catalog import names
-from app.catalog.base import Entry, Params
+from app.catalog.base import POOLING, Entry, Params
 
 MOST_CONFIG_BYTES = 2**18
+MOST_OF_ANYTHING = 100_000  # a width, say: a worker would build it before it could refuse it
+MOST_LAYERS = 1000
 
 
 class SmallCnnParams(Params):
@@ -82,6 +84,12 @@ class TimmParams(Params):
     """A classifier of timm by name, from random weights (`pretrained=False`); its checkpoints have timm's own names."""
 
     name: str = Field("resnet18", max_length=100, description="as `timm.list_models()` lists it, without a tag")
+    global_pool: str | None = Field(
+        None,
+        pattern=POOLING,
+        exclude_if=lambda value: value is None,
+        description="as its `config.json` says it, such as `avg` or `token`; null: the model's own",
+    )
 
     @field_validator("name")
     @classmethod
@@ -108,8 +116,19 @@ class HuggingFaceParams(Params):
             raise ValueError("the configuration is no JSON") from None
         if size > MOST_CONFIG_BYTES:
             raise ValueError(f"the configuration has more than {MOST_CONFIG_BYTES // 1024} KiB")
-        if "auto_map" in config or "custom_pipelines" in config:
+        if names_code(config):
             raise ValueError("the configuration names code of its own (`auto_map`); such code never runs here")
+        if config.get("quantization_config") is not None:
+            raise ValueError(
+                "the configuration is of quantized weights (`quantization_config`), which cannot be trained"
+            )
+        if (most := largest(config)) > MOST_OF_ANYTHING:
+            raise ValueError(f"the configuration has the number {most}; at most {MOST_OF_ANYTHING} is taken")
+        layers = [value for name, value in config.items() if "layers" in name and isinstance(value, int)]
+        depths = config.get("depths")
+        layers += [value for value in (depths if isinstance(depths, list) else []) if isinstance(value, int)]
+        if any(value > MOST_LAYERS for value in layers):
+            raise ValueError(f"the configuration has more than {MOST_LAYERS} layers")
         kind = config.get("model_type")
         if not isinstance(kind, str) or kind not in names.HUGGING_FACE:
             raise ValueError("its `model_type` is not one of an image classifier that is known here")
@@ -119,6 +138,23 @@ class HuggingFaceParams(Params):
         ):
             raise ValueError("it is of another task: `architectures` names no image classifier")
         return config
+
+
+def names_code(document: Any) -> bool:
+    """Whether a configuration, or one inside it, names code."""
+    if isinstance(document, dict):
+        return any(document.get(name) for name in ("auto_map", "custom_pipelines")) or any(
+            names_code(value) for value in document.values()
+        )
+    return isinstance(document, list) and any(names_code(value) for value in document)
+
+
+def largest(document: Any) -> float:
+    """The largest number in it, by its size."""
+    if isinstance(document, dict | list):
+        values = document.values() if isinstance(document, dict) else document
+        return max((largest(value) for value in values), default=0)
+    return abs(document) if isinstance(document, int | float) else 0
 
 
 ARCHITECTURES: dict[str, Entry] = {

@@ -23,6 +23,11 @@ class PgdL2Params(Params):
     max_doublings: PositiveInt = Field(12, le=30, description="how often the radius may double")
     batch_size: PositiveInt = Field(512, le=65536)
 
+    @property
+    def passes(self) -> tuple[int, int]:
+        """How often an image goes through the model, usually and at most: searches of two radii, or of all."""
+        return 2 * (self.steps + 1) + 2, (self.max_doublings + 1) * (self.steps + 1) + 2
+
 
 class FastMinNormParams(Params):
     """A linearised jump to the boundary, then steps on a shrinking sphere: the nearest mislabelled image."""
@@ -40,6 +45,12 @@ class FastMinNormParams(Params):
     rounds: PositiveInt = Field(5, le=30, description="each for the rows not found so far, four times as bold")
     batch_size: PositiveInt = Field(512, le=65536)
 
+    @property
+    def passes(self) -> tuple[int, int]:
+        """How often an image goes through the model, usually and at most: one round, or all of them."""
+        one = self.steps + self.finish_steps + 2
+        return one + 1, self.rounds * one + 1
+
 
 class FfgsmParams(Params):
     """Steps along the sign of one gradient with random restarts (AMUN, table 9); defaults are ours."""
@@ -50,6 +61,11 @@ class FfgsmParams(Params):
     starts: PositiveInt = Field(10, le=1000)
     seed: int = Field(0, ge=0, lt=2**31, description="of the noise")
     batch_size: PositiveInt = Field(512, le=65536)
+
+    @property
+    def passes(self) -> tuple[int, int]:
+        """How often an image goes through the model, usually and at most: one start, or all of them."""
+        return self.steps + 3, self.starts * (self.steps + 1) + 2
 
 
 class TransferParams(Params):

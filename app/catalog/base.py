@@ -23,11 +23,15 @@ OPTION_TEXT = r"^[^\x00-\x1f\x7f]*$"
 TORCHVISION_SET = r"^[A-Za-z0-9]{2,40}$"
 
 
+POOLING = r"^[a-z_]{1,20}$"
+
+
 WORDS = {
     CLASS_NAME: "a text without control characters, `/` and `\\`",
     OPTION_NAME: "1 to 40 of `A-Z`, `a-z`, `0-9` and `_`, no digit first",
     OPTION_TEXT: "a text without control characters",
     TORCHVISION_SET: "2 to 40 of `A-Z`, `a-z` and `0-9`",
+    POOLING: "1 to 20 of `a-z` and `_`",
 }
 """Each of these regular expressions in words, for people."""
 
@@ -55,6 +59,7 @@ class Entry:
     label: str = ""  # in tables of experiments; the name where there is none
     variants: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # further rows there: label to parameters
     needs_remain: bool = False
+    needs_holdout: bool = False  # learns from never-trained samples, which are then no controls of an audit
     needs_adversarial: bool = False
     needs_given: bool = False  # an attack that takes another version's adversarial set instead of searching
     held: bool = True  # a source whose samples this service has

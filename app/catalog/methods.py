@@ -140,6 +140,29 @@ class CertifiedNewtonParams(Params):
     cg_tolerance: PositiveFloat = Field(1e-4, lt=1, description="residual, as a fraction of the gradient")
 
 
+class NegGradParams(FineTuneSchedule):
+    """NegGrad+ (Kurmanji et al., NeurIPS 2023), with the order of RUM (Zhao et al., NeurIPS 2024)."""
+
+    learning_rate: PositiveFloat = Field(0.02, le=10)
+    beta: PositiveFloat = Field(
+        0.95, lt=1, description="share of the descent on the remain set; the rest is ascent on the forget set"
+    )
+    ceiling: PositiveFloat = Field(
+        6.0, le=100, description="cross-entropy beyond which a forget sample is pushed no further"
+    )
+    parts: PositiveInt = Field(
+        2, le=16, description="by difficulty: the forget set is cut into as many, and unlearned the easy ones first"
+    )
+
+
+class ReferenceGuidedParams(FineTuneSchedule):
+    """In the style of ReGUn (arXiv 2603.11210): forget samples learn to look like held-out ones of their class."""
+
+    learning_rate: PositiveFloat = Field(0.05, le=10)
+    weight: PositiveFloat = Field(1.0, le=1000, description="of a forget sample's divergence beside a remain sample's")
+    temperature: PositiveFloat = Field(1.0, le=100, description="of the answers to held-out samples")
+
+
 class RetrainParams(Params):
     """Exact retraining on the remain set, with the model's own recipe."""
 
@@ -223,6 +246,21 @@ METHODS: dict[str, Entry] = {
         {"lissa_steps": 20, "lissa_chains": 1, "damping": 10.0},
         "Newton step",
         needs_remain=True,
+    ),
+    "neg_grad_plus": Entry(
+        "NegGrad+: descend on the remain set and ascend on the forget set at once, easy samples first",
+        NegGradParams,
+        "engine.methods.neg_grad:neg_grad_plus",
+        QUICK | {"parts": 1},
+        "NegGrad+",
+    ),
+    "reference_guided": Entry(
+        "In the style of ReGUn: forget samples learn to look like held-out samples of their class",
+        ReferenceGuidedParams,
+        "engine.methods.reference_guided:reference_guided",
+        QUICK,
+        "ReGUn style",
+        needs_holdout=True,
     ),
     "retrain": Entry(
         "Exact retraining without the forget set",

@@ -29,7 +29,7 @@ LIMITS = {
     "maxItems": "max_length",
 }
 PLAIN = {"type", "enum", "default", "description", "title", "items"}
-FACTS = {"needs_remain", "needs_adversarial", "needs_given", "held", "exact"}
+FACTS = {"needs_remain", "needs_holdout", "needs_adversarial", "needs_given", "held", "exact"}
 
 
 def entries(own: Mapping[str, Mapping[str, Entry]]) -> dict[str, dict[str, Entry]]:

@@ -23,6 +23,11 @@ class DigitsSource(Params):
 
     noise: NonNegativeFloat = Field(0.3, le=2, description="standard deviation, pixels in [0, 1], then clipped")
     seed: int = Field(0, ge=0, lt=2**31, description="of the noise and of the train / holdout halves")
+    per_person: PositiveInt | None = Field(
+        None,
+        le=100,
+        description="give the samples to made-up people, this many to each: `train-0`, `train-1` … and `holdout-0` …",
+    )
 
 
 def _distinct(names: tuple[str, ...]) -> tuple[str, ...]:
@@ -68,13 +73,24 @@ class TorchvisionSource(Params):
     )
 
 
-class UploadSource(Params):
-    """Bytes sent by `PUT /v1/datasets/{dataset}/content`, in a form that its Content-Type names.
+CodePage = Literal[
+    "cp437", "cp850", "cp852", "cp866", "cp932", "cp936", "cp949", "cp950", "cp1250", "cp1251", "cp1252", "cp1253",
+    "cp1254", "cp1255", "cp1256", "cp1257", "cp1258", "gb18030", "shift_jis", "euc_jp", "euc_kr", "big5", "koi8_r",
+    "iso8859_1", "iso8859_15",
+]  # fmt: skip
 
-    `application/vnd.apache.parquet`: columns `id`, `image`, `label` and, optionally, `split` (train or holdout) and
-    `subject`. `application/x-npz`: arrays `images`, `labels`, `ids` and, optionally, `holdout` and `subject`, without
-    pickle. `application/zip`: an image folder, `train/<class>/<name>.png` and `holdout/<class>/…`, whose paths are the
-    ids; or an npz: a zip archive is one when all of its members end in `.npy`.
+
+ColumnName = Annotated[str, Field(min_length=1, max_length=200, pattern=CLASS_NAME)]
+
+
+class UploadSource(Params):
+    """Files sent to `PUT /v1/datasets/{dataset}/content`, or one after the other as shards, in forms that their
+    Content-Type names.
+
+    `application/vnd.apache.parquet`: columns `image` and `label` and, optionally, `id`, `split` and `subject`.
+    `application/x-npz`: arrays `images` and `labels` and, optionally, `ids`, `holdout` or `split`, and `subject`,
+    without pickle. `application/zip`: an image folder, `<split>/<class>/<name>` or `<class>/<name>`, whose paths are
+    the ids; or an npz: a zip archive is one when all of its members end in `.npy`. `application/x-tar`: a WebDataset.
     """
 
     holdout_fraction: float = Field(
@@ -85,9 +101,15 @@ class UploadSource(Params):
     )
     seed: int = Field(0, ge=0, lt=2**31)
     class_names: ClassNames | None = Field(
-        None, description="by label; null: of an image folder its folders of train, sorted, and else none"
+        None, description="by label; null: as the files say: names sorted, a `ClassLabel`'s in its order, else numbers"
     )
-    shape: Shape | None = Field(None, description="what the images must have; null: all as the first one")
+    shape: Shape | None = Field(None, description="what the images must have; null: any, also of different sizes")
+    columns: dict[Literal["id", "image", "label", "split", "subject"], ColumnName] = Field(
+        default_factory=dict, description="what Parquet files call these columns, where they call them otherwise"
+    )
+    names_encoding: CodePage | None = Field(
+        None, description="code page of names in zip archives that are not UTF-8; null: such archives are refused"
+    )
 
 
 class ExternalSource(Params):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -15,13 +16,14 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from lethe import Client, JobFailedError, LetheError
+from lethe import Client, JobFailedError, LetheError, verify
 from lethe.cli.common import follow
 from lethe.types import Choice, DeletionRequest, Job
 
 # Chosen beforehand on other splits of the digits by closeness to exact retrains, an oracle that a user lacks.
-AMUN = {"name": "amun", "params": {"learning_rate": 0.15, "decay_every": 5, "batch_size": 64}}
-SHARE = 10  # every tenth training sample is to be forgotten
+AMUN = {"name": "amun", "params": {"learning_rate": 0.25, "decay_every": 5, "batch_size": 64}}
+PEOPLE, EACH = 60, 3  # who ask for deletion, and how many samples each of them has
+MARGIN = 0.1  # that so many samples can pass
 REFERENCES = 16
 console = Console(highlight=False, soft_wrap=True)
 
@@ -55,7 +57,7 @@ def _service(folder: Path) -> Iterator[Client]:
     try:
         while not (folder / "url").exists():
             if process.poll() is not None:
-                raise SystemExit(f"the service did not start; see {log}:\n{log.read_text()}")
+                raise SystemExit(f"the service did not start; see {log}:\n{log.read_text('utf-8', 'replace')}")
             time.sleep(0.05)
         with Client.from_folder(folder) as calls:
             yield calls
@@ -65,19 +67,25 @@ def _service(folder: Path) -> Iterator[Client]:
 
 
 def _main_job(calls: Client, folder: Path) -> None:
-    dataset = calls.datasets.register("digits", "digits", noise=0.3)
+    dataset = calls.datasets.register("digits", "digits", noise=0.3, per_person=EACH)
     _follow(calls, dataset["job"], "load the digits")
     recipe: Choice = {"name": "sgd", "params": {"epochs": 30, "batch_size": 64}}
-    model = calls.models.register("digit reader", dataset["id"], "small_cnn", recipe=recipe, policy={"method": AMUN})[
-        "id"
-    ]
+    audit: Choice = {"name": "rmia", "params": {"margin": MARGIN}}
+    policy = {"method": AMUN, "audit": audit, "on_inconclusive": "retrain"}
+    model = calls.models.register("digit reader", dataset["id"], "small_cnn", recipe=recipe, policy=policy)["id"]
     _follow(calls, calls.models.train(model, seed=1)["id"], "train version 1")
     references = calls.models.references(model, count=REFERENCES, seed=2)
     _follow(calls, references["id"], f"train {REFERENCES} references")
 
-    ids = [sample["id"] for sample in calls.datasets.samples(dataset["id"], "train")][::SHARE]
-    request = calls.requests.create(dataset["id"], ids, jurisdiction="gdpr")
-    console.print(f"asked to forget {len(ids)} samples: {request['id']}, due {request['due_at']}")
+    # The audit must not believe a model that forgot nothing. Version 1 is one, of the samples that will be asked for.
+    people = [f"train-{number}" for number in range(PEOPLE)]
+    untouched = calls.models.audit(model, subjects=people)
+    _follow(calls, untouched["id"], "audit version 1, untouched")
+
+    request = calls.requests.create(dataset["id"], subjects=people, jurisdiction="gdpr")
+    console.print(
+        f"{PEOPLE} people ask for deletion of {request['samples']} samples: {request['id']}, due {request['due_at']}"
+    )
     # Queued now, the comparison runs after the unlearning and before the samples' bytes are erased.
     retrain = calls.models.train(model, seed=3, exclude_request=request["id"], compare_only=True)
     unlearned = _follow(calls, request["outcomes"][0]["job"], "unlearn (AMUN-A)")
@@ -85,14 +93,31 @@ def _main_job(calls: Client, folder: Path) -> None:
 
     number = (unlearned["result"] or {})["version"]
     document = calls.versions.audit(model, number)
+    before = calls.versions.audit(model, 1)
     page = folder / "report.html"
-    page.write_text(calls.versions.audit_page(model, number))
+    page.write_text(calls.versions.audit_page(model, number), "utf-8")
     checkpoint = folder / f"version-{number}.safetensors"
     digest = calls.versions.download(model, number, checkpoint)
     final = calls.requests.wait(request["id"])
-    _print(document, final, checkpoint, digest, page)
+    _print(document, before, final, checkpoint, digest, page)
     if final["status"] != "fulfilled":
         raise LetheError(f"the request ended as {final['status']}")
+    if document["report"]["judgement"]["verdict"] == before["report"]["judgement"]["verdict"]:
+        raise LetheError("the audit says the same of the unlearned and of the untouched model")
+    _hand_over(calls, request["id"], folder)
+
+
+def _hand_over(calls: Client, request: str, folder: Path) -> None:
+    """The case file, and what the offline verifier says of it."""
+    case, trust = folder / "case.zip", folder / "trust.json"
+    case.write_bytes(calls.requests.case_file(request))
+    trust.write_text(json.dumps(calls.log.keys(), indent=2))
+    report = verify.verify_case(case.read_bytes(), verify.read_trust(trust.read_bytes()))
+    if not report.verified:
+        wrong = [f"{check.name}: {check.detail}" for check in report.checks if check.verified is False]
+        raise LetheError(f"the case file does not verify: {'; '.join(wrong)}")
+    done = sum(check.verified is True for check in report.checks)
+    console.print(f"case file   {case}: verified, {done} checks (lethe verify {case} --trust {trust})")
 
 
 def _follow(calls: Client, job: str | None, label: str) -> Job:
@@ -107,7 +132,14 @@ def _follow(calls: Client, job: str | None, label: str) -> Job:
 # -- the table -------------------------------------------------------------------------------------
 
 
-def _print(document: dict[str, Any], final: DeletionRequest, checkpoint: Path, digest: str, page: Path) -> None:
+def _print(
+    document: dict[str, Any],
+    before: dict[str, Any],
+    final: DeletionRequest,
+    checkpoint: Path,
+    digest: str,
+    page: Path,
+) -> None:
     report, retrained = document["report"], document["retrained"]
     columns = [report["parent"], report["candidate"], retrained["measurement"]]
     table = Table(title="What the models know", title_justify="left")
@@ -120,7 +152,9 @@ def _print(document: dict[str, Any], final: DeletionRequest, checkpoint: Path, d
     table.add_row("  95 % interval", *(f"{span['low']:.3f} to {span['high']:.3f}" for span in spans))
     console.print(table)
     judgement = report["judgement"]
+    untouched = before["report"]["judgement"]
     console.print(f"verdict     [bold]{judgement['verdict']}[/]: {judgement['reason']}")
+    console.print(f"untouched   [bold]{untouched['verdict']}[/]: {untouched['reason']}")
     seconds = {**report["stage_seconds"], "retrain": retrained["stage_seconds"]["train"]}
     console.print("seconds     " + ", ".join(f"{stage} {value:.2f}" for stage, value in seconds.items()))
     console.print(f"request     {final['status']}, {len(final['receipts'])} receipts of what was erased or will be")

@@ -6,8 +6,10 @@ import logging
 import os
 import resource
 import signal
+import socket
 import sys
 import threading
+from contextlib import ExitStack, suppress
 from importlib.util import find_spec
 from pathlib import Path
 from types import FrameType
@@ -17,7 +19,7 @@ import typer
 
 from app.cli import recovery, tenants
 from app.cli.console import console
-from app.cli.settings import read_settings
+from app.cli.settings import read_settings, starting
 from app.core import logs
 from app.core.config import Settings
 from app.operations import parent_watch
@@ -25,20 +27,6 @@ from lethe.cli.common import PASSED_ON, die
 
 cli = typer.Typer()
 MOST_FILES = 65_536  # of the API: connections above all
-
-
-def _check_schema() -> None:
-    """Refuse to start a part on a database whose schema is not this program's."""
-    from app.core.db import Database
-    from app.operations import migrate
-
-    database = Database(read_settings())
-    try:
-        migrate.check(database)
-    except migrate.SchemaError as error:
-        die(str(error))
-    finally:
-        database.close()
 
 
 def _stop_event() -> threading.Event:
@@ -66,10 +54,8 @@ def serve(workers: Workers = 0) -> None:
     _require_torch()
     settings = _employing(workers)
     logs.configure("serve", settings.log_format)
-    try:
+    with starting():
         supervisor.serve(settings, _stop_event())
-    except supervisor.StartError as error:
-        die(str(error))
 
 
 @cli.command()
@@ -77,24 +63,28 @@ def api(fd: Annotated[int, typer.Option(hidden=True)] = -1) -> None:
     """Run the HTTP API alone."""
     import uvicorn
 
+    from app.operations import listening, startup
+
     parent_watch.watch()
-    logs.configure("api", read_settings().log_format)
-    _check_schema()
     settings = read_settings()
-    _allow_files()
-    uvicorn.run(
-        "app.main:create_app",
-        factory=True,
-        host=settings.host,
-        port=settings.port,
-        fd=None if fd < 0 else fd,
-        http="app.api.http.connections:Connection",
-        ws="none",
-        log_config=None,
-        access_log=False,
-        timeout_graceful_shutdown=3,
-        server_header=False,
-    )
+    logs.configure("api", settings.log_format)
+    with starting(), ExitStack() as stack:
+        startup.check(settings)
+        place = socket.socket(fileno=fd) if fd >= 0 else stack.enter_context(listening.opened(settings))
+        _allow_files()
+        config = uvicorn.Config(
+            "app.main:create_app",
+            factory=True,
+            http="app.api.http.connections:Connection",
+            ws="none",
+            log_config=None,
+            access_log=False,
+            timeout_graceful_shutdown=3,
+            server_header=False,
+        )
+        logging.getLogger("lethe.api").info("listening on %s", listening.address(place))
+        with suppress(KeyboardInterrupt):
+            uvicorn.Server(config).run(sockets=[place])
 
 
 def _allow_files() -> None:
@@ -112,11 +102,12 @@ def worker(workers: Workers = 0) -> None:
     With LETHE_BROKER_URL the workers use Celery. Otherwise they watch the database.
     """
     from app.jobs import devices
-    from app.operations import supervisor
+    from app.operations import startup, supervisor
 
     _require_torch()
-    _check_schema()
     settings = _employing(workers)
+    with starting():
+        startup.check(settings)
     names = devices.listed(settings)
     if len(names) == 1:
         # The worker watches its parent itself: a thread of this program would not survive the exec.
@@ -141,32 +132,37 @@ def _employing(workers: int) -> Settings:
 @cli.command()
 def sweep() -> None:
     """Run the sweeper: hints, expired leases, due erasures."""
-    from app.operations import sweeper
+    from app.operations import startup, sweeper
 
     parent_watch.watch()
-    logs.configure("sweep", read_settings().log_format)
-    _check_schema()
-    sweeper.run(read_settings(), _stop_event())
+    settings = read_settings()
+    logs.configure("sweep", settings.log_format)
+    with starting(), startup.plain():
+        startup.check(settings)
+        sweeper.run(settings, _stop_event())
 
 
 @cli.command()
-def migrate() -> None:
+def migrate(
+    storage_moved: Annotated[
+        bool, typer.Option("--storage-moved", help="The blobs are now where LETHE_BLOB_URL says.")
+    ] = False,
+) -> None:
     """Bring the database to this program's schema.
 
     The first run also makes the first API key.
     """
     from app.core import keys
-    from app.core.db import Database
-    from app.operations import migrate
+    from app.operations import agreement, migrate, startup
 
-    logs.configure("migrate", read_settings().log_format)
-    database = Database(read_settings())
-    try:
+    settings = read_settings()
+    logs.configure("migrate", settings.log_format)
+    with starting(), startup.plain(), startup.opened(settings) as database:
         migrate.migrate(database)
-    except migrate.SchemaError as error:
-        die(str(error))
-    if keys.bootstrap(database, read_settings()):
-        logging.getLogger("lethe").info("the first API key is in %s", read_settings().key_file)
+        if storage_moved:
+            agreement.move_storage(database, settings)
+        if keys.bootstrap(database, settings):
+            logging.getLogger("lethe").info("the first API key is in %s", settings.key_file)
 
 
 @cli.command()
@@ -195,13 +191,17 @@ def convert(
     averaged: Annotated[
         bool, typer.Option("--averaged", help="Of a file with both, take the averaged weights (EMA).")
     ] = False,
+    member: Annotated[
+        str | None,
+        typer.Option(help="Of a file with several networks, the member, or the first part of the names, of one."),
+    ] = None,
 ) -> None:
     """Turn a PyTorch checkpoint into safetensors.
 
     It runs on this machine. The service accepts safetensors only.
     """
     _require_torch()
-    more = ["--averaged"] if averaged else []
+    more = [*(["--averaged"] if averaged else []), *(["--member", member] if member else [])]
     os.execv(sys.executable, [sys.executable, "-m", "engine.convert", str(source), str(target), *more])  # noqa: S606
 
 
@@ -210,6 +210,13 @@ def bench(context: typer.Context) -> None:
     """Measure every unlearning method under one audit."""
     _require_torch()
     os.execv(sys.executable, [sys.executable, "-m", "experiments", *context.args])  # noqa: S606
+
+
+@cli.command(context_settings=PASSED_ON, add_help_option=False)
+def calibrate(context: typer.Context) -> None:
+    """Measure how often each audit is wrong."""
+    _require_torch()
+    os.execv(sys.executable, [sys.executable, "-m", "experiments.calibrate", *context.args])  # noqa: S606
 
 
 cli.command("console")(console)

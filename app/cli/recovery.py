@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from app.cli.settings import read_settings
+from app.cli.settings import read_settings, starting
 from app.core import logs
 from lethe.cli.common import REFUSED, AsJson, die, group, show
 
@@ -24,12 +24,15 @@ def backup(
 
     It has the database at one moment, its blobs and its keys.
     """
+    from app.operations import startup
     from app.recovery import backup as backups
 
-    try:
-        taken = asdict(backups.take(read_settings(), folder))
-    except backups.BackupError as error:
-        die(str(error))
+    with starting(), startup.plain():
+        startup.check(read_settings())
+        try:
+            taken = asdict(backups.take(read_settings(), folder))
+        except backups.BackupError as error:
+            die(str(error))
     show(taken, [("folder", folder), *taken.items()], as_json=as_json)
 
 
@@ -44,9 +47,12 @@ def check(
 
     It reads the database and the blobs, also while the service runs. Exits 1 if a rule does not hold, and says which.
     """
+    from app.operations import startup
     from app.recovery import checker
 
-    found = checker.check_service(read_settings(), at_rest=at_rest, thorough=not quick)
+    with starting(), startup.plain():
+        startup.check(read_settings())
+        found = checker.check_service(read_settings(), at_rest=at_rest, thorough=not quick)
     lines = [(each.rule, f"{each.object}: {each.detail}") for each in found]
     show([asdict(each) for each in found], lines or [("violations", "none")], as_json=as_json)
     if found:
@@ -59,12 +65,13 @@ def export(path: LedgerFile, as_json: AsJson = False) -> None:
 
     With LETHE_ERASURES_FILE the sweeper does it.
     """
-    from app.core.db import Database
+    from app.operations import startup
     from app.recovery import erasure_ledger
 
-    database = Database(read_settings())
-    written = erasure_ledger.Keeper(database, read_settings(), path).keep()
-    database.close()
+    with starting(), startup.plain():
+        startup.check(read_settings())
+        with startup.opened(read_settings()) as database:
+            written = erasure_ledger.Keeper(database, read_settings(), path).keep()
     show({"written": written}, [("written", written)], as_json=as_json)
 
 
@@ -74,19 +81,19 @@ def replay_(path: LedgerFile, as_json: AsJson = False) -> None:
 
     Run it before any part of the service. Exits 1 while something is left to do, and says what.
     """
-    from app.core.db import Database
+    from app.operations import startup
     from app.recovery import replay
 
     logs.configure("replay", read_settings().log_format)
     if not path.exists():
         die(f"{path} does not exist")
-    database = Database(read_settings())
-    try:
-        done = replay.replay(database, read_settings(), path)
-    except replay.LedgerError as error:
-        die(f"{error}; nothing was done")
-    finally:
-        database.close()
+    with starting(), startup.plain():
+        startup.check(read_settings())
+        with startup.opened(read_settings()) as database:
+            try:
+                done = replay.replay(database, read_settings(), path)
+            except replay.LedgerError as error:
+                die(f"{error}; nothing was done")
     document = asdict(done)
     counts = [(name.replace("_", " "), count) for name, count in document.items() if isinstance(count, int)]
     models = [("withheld", model) for model in done.withheld]

@@ -1,17 +1,24 @@
-"""The settings of the service's commands."""
+"""The settings of the service's commands, and what hinders these from starting."""
 
 from __future__ import annotations
 
-from pydantic import ValidationError
+from collections.abc import Iterator
+from contextlib import contextmanager
 
-from app.core.config import Settings, get_settings
+from app.core.config import Settings, StartError, get_settings
 from lethe.cli.common import die
+
+
+@contextmanager
+def starting() -> Iterator[None]:
+    """What hinders a command from starting ends this program with a sentence."""
+    try:
+        yield
+    except StartError as error:
+        die(str(error))
 
 
 def read_settings() -> Settings:
     """The settings of this process; wrong ones end it with a sentence."""
-    try:
+    with starting():
         return get_settings()
-    except ValidationError as error:
-        faults = [f"LETHE_{str(fault['loc'][0]).upper()}: {fault['msg']}" for fault in error.errors()]
-        die("the settings are wrong: " + "; ".join(faults))

@@ -6,8 +6,8 @@ from typing import Annotated
 
 import typer
 
-from app.cli.settings import read_settings
-from lethe.cli.common import AsJson, die, group, show, show_list
+from app.cli.settings import read_settings, starting
+from lethe.cli.common import AsJson, group, show, show_list
 
 tenants = group("Tenants, on the service's own database.")
 
@@ -22,35 +22,23 @@ def create_tenant(
     It works on the database of LETHE_DATABASE_URL, else of LETHE_DATA_DIR, so it runs where the service runs.
     """
     from app.core import keys
-    from app.core.db import Database
-    from app.operations import migrate
+    from app.operations import migrate, startup
 
-    database = Database(read_settings())
-    try:
+    with starting(), startup.plain(), startup.opened(read_settings()) as database:
         migrate.check(database)
         with database.write() as session:
             tenant, token = keys.new_tenant(session, name)
-        show({"tenant": tenant, "name": name, "token": token}, as_json=as_json)
-    except migrate.SchemaError as error:
-        die(str(error))
-    finally:
-        database.close()
+    show({"tenant": tenant, "name": name, "token": token}, as_json=as_json)
 
 
 @tenants.command("list")
 def list_tenants(as_json: AsJson = False) -> None:
     """List the tenants of this database."""
     from app.core import keys
-    from app.core.db import Database
-    from app.operations import migrate
+    from app.operations import migrate, startup
 
-    database = Database(read_settings())
-    try:
+    with starting(), startup.plain(), startup.opened(read_settings()) as database:
         migrate.check(database)
         with database.read() as session:
             found = keys.tenants(session)
-    except migrate.SchemaError as error:
-        die(str(error))
-    finally:
-        database.close()
     show_list(iter(found), ("id", "name", "created_at"), as_json=as_json)

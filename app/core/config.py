@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import secrets
 import stat
 from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
-from pydantic import Field, IPvAnyNetwork, SecretStr, field_validator
+from pydantic import Field, IPvAnyNetwork, SecretStr, ValidationError, field_validator
 from pydantic_settings import (
     BaseSettings,
     NoDecode,
@@ -20,12 +22,14 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 from sqlalchemy import URL, make_url
+from sqlalchemy.exc import ArgumentError
 
 from app.rules.roles import ROLES
 from app.rules.states import JobKind
 
 log = logging.getLogger("lethe.settings")
 
+DEFAULT_PORT = 8321
 LEASE_BEATS = 4  # a lease is renewed this often within its length
 SECRETS_DIR = Path("/run/secrets")  # where containers find the files of their secrets
 OTHERS = stat.S_IRWXG | stat.S_IRWXO
@@ -36,16 +40,25 @@ OWN_FILES = {
 }
 
 
+class PlainError(Exception):
+    """Its text is a sentence for the operator, and repeats nothing that was sent: it may be logged."""
+
+
+class StartError(PlainError):
+    """A part cannot start. The text says why in a sentence, with the setting to mend, and repeats no secret."""
+
+
 class Settings(BaseSettings):
     """Embedded defaults: everything in `data_dir`, no server needed. Production changes values, not code paths."""
 
-    model_config = SettingsConfigDict(env_prefix="LETHE_", frozen=True, extra="ignore")
+    model_config = SettingsConfigDict(env_prefix="LETHE_", frozen=True, extra="ignore", hide_input_in_errors=True)
 
     data_dir: Path = Field(Path("lethe-data"), description="database, blobs, key and secret of an embedded service")
     database_url: str = Field("", description="postgresql://… ; empty: SQLite in data_dir")
     broker_url: str = Field("", description="redis://… for Celery hints; empty: workers watch the database")
     host: str = "127.0.0.1"
-    port: int = Field(8321, ge=0, le=65535)
+    port: int = Field(DEFAULT_PORT, ge=0, le=65535)
+    root_path: str = Field("", description="the path of a proxy under which the service is, such as /lethe")
     public_url: str = Field(
         "",
         pattern=r"^(https?://[^/\s]+)?$",
@@ -64,6 +77,9 @@ class Settings(BaseSettings):
     )
     oidc_tenant: str = Field("ten_first", description="whose console users of the provider sign in to")
     secret: SecretStr = Field(SecretStr(""), description="key of fingerprints and suppression; empty: data_dir/secret")
+    earlier_secrets: SecretStr = Field(
+        SecretStr(""), description="what LETHE_SECRET was before, with commas between: still recognises what was erased"
+    )
     signing_key: SecretStr = Field(SecretStr(""), description="Ed25519, PKCS #8 PEM; empty: data_dir/signing-key.pem")
     log_name: str = Field(
         "lethe-log",
@@ -78,7 +94,7 @@ class Settings(BaseSettings):
     api_key: SecretStr = Field(SecretStr(""), description="what the command line sends; empty: data_dir/api-key")
     url: str = Field("", description="where the command line finds the service; empty: data_dir/url")
 
-    worker_name: str = Field("", description="who holds a lease; empty: host and process id")
+    worker_name: str = Field("", max_length=100, description="who holds a lease; empty: host and process id")
     devices: Annotated[list[str], NoDecode] = Field(
         ["auto"], description="one worker for each: cpu, cuda:0,cuda:1 …; auto: every CUDA device, else each core"
     )
@@ -101,7 +117,11 @@ class Settings(BaseSettings):
         pattern=r"^(s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/[\w.-]+)*/?)?$",
         description="s3://bucket/prefix; empty: a folder in data_dir",
     )
-    s3_endpoint: str = Field("", description="http(s)://… of S3-compatible storage; empty: Amazon's")
+    s3_endpoint: str = Field(
+        "",
+        pattern=r"^(https?://[^/\s?#@]+/?)?$",
+        description="http(s)://host:port of S3-compatible storage; empty: Amazon's",
+    )
     s3_region: str = "us-east-1"
     s3_access_key: str = Field("", description="empty: what the library finds (AWS_…, an instance's role)")
     s3_secret_key: SecretStr = SecretStr("")
@@ -124,6 +144,12 @@ class Settings(BaseSettings):
         None, ge=0, description="how long you keep PostgreSQL's write-ahead logs, archived ones too: receipts name it"
     )
     backups_kept_days: float | None = Field(None, ge=0, description="how long you keep backups: receipts name it")
+    model_signing_key: SecretStr = Field(
+        SecretStr(""), description="P-256 key (PKCS #8 PEM) of model signatures; empty: the sweeper makes one"
+    )
+    witnesses: Annotated[list[str], NoDecode] = Field(
+        default_factory=list, description="who countersign the log's heads: NAME+HASH+KEY@URL, with commas between"
+    )
     webhooks_to_private: bool = Field(False, description="let webhooks go to http and private addresses: tests only")
     webhook_networks: Annotated[list[IPvAnyNetwork], NoDecode] = Field(
         default_factory=list, description="private networks that webhooks may go to, by http too; with commas between"
@@ -169,22 +195,71 @@ class Settings(BaseSettings):
         folders = [folder for folder in given if folder.is_dir()]
         return init_settings, env_settings, SecretsSettingsSource(settings_cls, secrets_dir=folders)
 
+    @field_validator("database_url", "broker_url", "blob_url", "s3_endpoint", "s3_access_key", "host", mode="before")
+    @classmethod
+    def _trimmed(cls, value: Any) -> Any:
+        """Secrets of Kubernetes and files of variables often end in a line feed."""
+        return value.strip() if isinstance(value, str) else value
+
+    @field_validator("s3_secret_key", "api_key", mode="before")
+    @classmethod
+    def _trimmed_secret(cls, value: Any) -> Any:
+        return value.strip() if isinstance(value, str) else value
+
     @field_validator("database_url")
     @classmethod
     def _driver(cls, url: str) -> str:
         """Both common spellings of a PostgreSQL address mean psycopg 3."""
+        if not url:
+            return url
         for plain in ("postgres://", "postgresql://"):
             if url.startswith(plain):
-                return "postgresql+psycopg://" + url.removeprefix(plain)
+                url = "postgresql+psycopg://" + url.removeprefix(plain)
+        try:
+            parsed = make_url(url)
+        except (ArgumentError, ValueError):
+            parsed = None
+        if parsed is None or parsed.drivername != "postgresql+psycopg":
+            raise ValueError(
+                "must be postgresql://USER:PASSWORD@HOST:PORT/DATABASE, with %40 for @ in a password and so on"
+            )
+        server_options(parsed)
         return url
+
+    @field_validator("broker_url")
+    @classmethod
+    def _redis(cls, url: str) -> str:
+        if not url:
+            return url
+        try:
+            parts = urlsplit(url)
+            fine = parts.scheme in ("redis", "rediss") and re.fullmatch(r"(/\d*)?", parts.path) and parts.port != 0
+        except ValueError:
+            fine = False
+        if not fine:
+            raise ValueError("must be redis://:PASSWORD@HOST:PORT/NUMBER, or rediss:// with TLS")
+        return url
+
+    @field_validator("root_path")
+    @classmethod
+    def _of_a_proxy(cls, path: str) -> str:
+        if path.strip("/") and not (found := proxy_path(path)):
+            raise ValueError("must be a path such as /lethe, and none of the service's own")
+        return found if path.strip("/") else ""
+
+    @field_validator("host")
+    @classmethod
+    def _address(cls, host: str) -> str:
+        """IPv6 may be in brackets, as in URLs."""
+        return host.removeprefix("[").removesuffix("]") or "127.0.0.1"
 
     @field_validator("port", mode="before")
     @classmethod
     def _no_service_link(cls, value: Any) -> Any:
         """Kubernetes sets LETHE_PORT=tcp://… in every container beside a Service called `lethe`: it means no port."""
-        return 8321 if isinstance(value, str) and value.startswith("tcp://") else value
+        return DEFAULT_PORT if isinstance(value, str) and re.match("(tcp|udp|sctp)://|$", value.strip()) else value
 
-    @field_validator("devices", "kinds", "webhook_networks", mode="before")
+    @field_validator("devices", "kinds", "webhook_networks", "witnesses", mode="before")
     @classmethod
     def _listed(cls, value: Any) -> Any:
         """Environment variables hold lists with commas."""
@@ -200,6 +275,14 @@ class Settings(BaseSettings):
         if wrong := [role for group, _, role in pairs if not group or role not in ROLES]:
             raise ValueError(f"each is group=role, with a role of {', '.join(ROLES)}; not {wrong[0]!r}")
         return {group: role for group, _, role in pairs}
+
+    @field_validator("devices", "device")
+    @classmethod
+    def _known_devices(cls, value: Any) -> Any:
+        for name in [value] if isinstance(value, str) else value:
+            if not re.fullmatch(r"(auto|cpu|cuda(:\d+)?)?", name):
+                raise ValueError("must be cpu, cuda, or cuda:0 and so on")
+        return value
 
     @property
     def private_receivers(self) -> bool | list[IPvAnyNetwork]:
@@ -225,19 +308,35 @@ class Settings(BaseSettings):
     def sources_dir(self) -> Path:
         return self.source_cache or self.data_dir / "sources"
 
+    @property
+    def authorities(self) -> str | None:
+        """The file of SSL_CERT_FILE, for a library that does not look there; it knows AWS_CA_BUNDLE itself."""
+        return None if os.environ.get("AWS_CA_BUNDLE") else os.environ.get("SSL_CERT_FILE") or None
+
     def secret_bytes(self) -> bytes:
-        """The service's secret: from the environment, else from a file only its owner can read, made once."""
+        """The service's secret: from the environment, else from a file only its owner can read, made once.
+
+        Raises:
+            StartError: the file is empty: another secret would not recognise what was erased.
+        """
         if given := self.secret.get_secret_value():
             return given.encode()
         path = self.data_dir / "secret"
         return _secret_of(path)
+
+    def every_secret(self) -> list[bytes]:
+        """The service's secret, then those that it replaced. New digests are of the first; any of them recognises."""
+        earlier = self.earlier_secrets.get_secret_value().split(",")
+        return [self.secret_bytes(), *(each.strip().encode() for each in earlier if each.strip())]
 
 
 @lru_cache(maxsize=16)
 def _secret_of(path: Path) -> bytes:
     if not path.exists():
         write_private(path, secrets.token_hex(32), exclusive=True)
-    return path.read_text().strip().encode()
+    if not (found := path.read_text().strip()):
+        raise StartError(f"the file {path} is empty: restore it from a backup, or set LETHE_SECRET")
+    return found.encode()
 
 
 def write_private(path: Path, text: str, *, exclusive: bool = False) -> None:
@@ -303,6 +402,47 @@ def private_file(path: Path) -> None:
 
 @lru_cache
 def get_settings() -> Settings:
-    """The settings of this process, which is one of the service's: no file that it makes is for other users."""
+    """The settings of this process, which is one of the service's: no file that it makes is for other users.
+
+    Raises:
+        StartError: a setting is wrong, or a file of one cannot be read; says which.
+    """
     os.umask(OTHERS)
-    return Settings()
+    try:
+        return Settings()
+    except ValidationError as error:
+        faults = "; ".join(_fault(each["loc"][0], each["type"], each["msg"]) for each in error.errors())
+        raise StartError(f"the settings are wrong: {faults}") from None
+    except (OSError, ValueError) as error:
+        file = getattr(error, "filename", None) or "of /run/secrets or of the credentials folder"
+        raise StartError(f"the settings are wrong: the file {file} cannot be read as UTF-8 text") from None
+
+
+def _fault(name: object, kind: str, message: str) -> str:
+    """In words, without what was given. A pattern says little to people: a field that has one is described instead."""
+    if kind == "string_pattern_mismatch" and (described := Settings.model_fields[str(name)].description):
+        message = f"must be {described.partition(';')[0]}"
+    return f"LETHE_{str(name).upper()}: {message.removeprefix('Value error, ')}"
+
+
+def proxy_path(text: str) -> str:
+    """The path of a proxy before the service's own ones, without a slash at its end; empty where it is none."""
+    found = text.rstrip("/")
+    own = ("/v1", "/docs", "/healthz", "/readyz", "/metrics")
+    return found if re.fullmatch(r"(/[A-Za-z0-9._~-]*[A-Za-z0-9_~-])+", found) and found not in own else ""
+
+
+def server_options(url: URL) -> dict[str, str]:
+    """The settings of PostgreSQL that `?options=-c name=value` of an address asks for.
+
+    Raises:
+        ValueError: it asks for anything else.
+    """
+    given = url.query.get("options", "")
+    words = " ".join([given] if isinstance(given, str) else given)
+    # As libpq has it: words end at spaces, and a backslash takes away a mark's meaning.
+    found = [re.sub(r"\\(.)", r"\1", word) for word in re.findall(r"(?:[^\\\s]|\\.)+", re.sub(r"-c\s+", "-c", words))]
+    parsed = [re.fullmatch(r"(?:-c|--)([A-Za-z_][\w.-]*)=(.*)", word, re.DOTALL) for word in found]
+    if None in parsed:
+        raise ValueError("its `options` may hold -c NAME=VALUE and nothing else")
+    return {match[1].replace("-", "_").lower(): match[2] for match in parsed if match}

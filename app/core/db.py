@@ -25,7 +25,7 @@ from sqlalchemy.engine import Connection
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import DeclarativeBase, Session, sessionmaker
 
-from app.core.config import Settings, private_file, private_folder
+from app.core.config import Settings, private_file, private_folder, server_options
 
 log = logging.getLogger("lethe.db")
 
@@ -35,8 +35,22 @@ SQLITE_AWAY = {sqlite3.SQLITE_READONLY, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_FUL
 POSTGRES_AWAY = {"08", "53", "57", "58"}  # classes: connection, resources, operator's intervention, system
 
 
-# `jit` costs more than any of these statements.
-LIMITS = "-c idle_in_transaction_session_timeout=60s -c lock_timeout=30s -c statement_timeout=120s -c jit=off"
+# Set within each transaction: of a pooler that lends a server's connection for one transaction, the next may come from
+# another, and one that was asked for settings at the start refuses. `jit` costs more than any of these statements.
+LIMITS = {
+    "idle_in_transaction_session_timeout": "60s",
+    "lock_timeout": "30s",
+    "statement_timeout": "120s",
+    "jit": "off",
+}
+
+
+SERVICE = "service"  # the actor of what no API key asked for
+
+
+def acting(session: Session) -> str:
+    """On whose behalf the transaction is: the id of an API key, or `service`."""
+    return str(session.info.get("actor", SERVICE))
 
 
 class Database:
@@ -56,8 +70,10 @@ class Database:
         self._sessions = sessionmaker(self.engine, expire_on_commit=False)
 
     @contextmanager
-    def write(self) -> Iterator[Session]:
+    def write(self, actor: str = SERVICE) -> Iterator[Session]:
+        """actor: on whose behalf, the id of an API key; events name it (`acting`)."""
         with self._sessions() as session:
+            session.info["actor"] = actor
             session.connection(execution_options={"lethe_write": True})
             yield session
             session.commit()
@@ -208,11 +224,11 @@ def set_journal(database: Database) -> str:
 
 
 def _postgres_engine(url: URL) -> Engine:
-    given = url.query.get("options", "")  # what the address asks for, such as a search_path, comes after ours
-    options = " ".join([LIMITS, *([given] if isinstance(given, str) else given)])
-    return create_engine(
+    wanted = LIMITS | server_options(url)  # what the address asks for, such as a search_path, comes before ours
+    begin = f"BEGIN ISOLATION LEVEL READ COMMITTED; {_set_local(wanted)}"
+    engine = create_engine(
         url.difference_update_query(["options"]),
-        isolation_level="READ COMMITTED",
+        isolation_level="AUTOCOMMIT",  # of the driver: BEGIN is ours, and brings the settings in the same message
         hide_parameters=True,
         pool_pre_ping=True,
         pool_size=10,
@@ -220,6 +236,24 @@ def _postgres_engine(url: URL) -> Engine:
         connect_args={
             "application_name": "lethe",
             "client_encoding": "utf8",  # else a SQL_ASCII database answers in bytes, before `schema` can refuse it
-            "options": options,
+            "prepare_threshold": None,  # a pooler may give the next transaction a connection that has them not
         },
     )
+
+    @event.listens_for(engine, "begin")
+    def _begin(connection: Connection) -> None:
+        match connection.get_execution_options().get("isolation_level"):
+            case None:
+                connection.exec_driver_sql(begin)
+            case "AUTOCOMMIT":  # nothing begins
+                pass
+            case _:  # the driver has sent BEGIN
+                connection.exec_driver_sql(_set_local(wanted))
+
+    return engine
+
+
+def _set_local(wanted: Mapping[str, str]) -> str:
+    """Settings of PostgreSQL until the transaction ends. As a function they take lists, as in a search_path."""
+    pairs = (f"set_config('{name}', '{value.replace(chr(39), chr(39) * 2)}', true)" for name, value in wanted.items())
+    return f"SELECT {', '.join(pairs)}".replace("%", "%%")  # the driver looks for places of parameters

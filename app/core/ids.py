@@ -6,6 +6,7 @@ Within one process they never run backwards, so that jobs made in one transactio
 from __future__ import annotations
 
 import base64
+import re
 import secrets
 import threading
 import time
@@ -15,6 +16,11 @@ _DIGITS = bytes.maketrans(b"ABCDEFGHIJKLMNOPQRSTUVWXYZ234567", ALPHABET.encode()
 
 _lock = threading.Lock()
 _last = 0
+
+
+def is_id(prefix: str, text: str) -> bool:
+    """Whether `text` has the form of an id, so that it is none of the names that people give."""
+    return re.fullmatch(rf"{prefix}_[{ALPHABET}]{{26}}", text) is not None
 
 
 def new_id(prefix: str) -> str:

@@ -88,10 +88,21 @@ class ConsoleSession(Base):
     ended_at: Mapped[datetime | None]
 
 
+class Agreement(Base):
+    """Digests of settings that every part must have alike; the highest number of a name is the present one."""
+
+    __tablename__ = "agreements"
+    name: Mapped[str] = mapped_column(String(20), primary_key=True)
+    number: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
+    digest: Mapped[str] = mapped_column(String(64))
+    created_at: Mapped[datetime]
+
+
 class Dataset(Base):
     """A manifest of samples and where their bytes are.
 
-    `images` is the digest of a .npy blob, uint8 (N, H, W, C), row = position. `requested` marks positions under a
+    `images` is the digest of its pictures as they came (`app.formats.pictures`), or of a .npy blob, uint8 (N, H, W, C),
+    where they came as an array; row = position. `requested` marks positions under a
     deletion request against the whole dataset, `erased` those whose bytes are gone (bitmaps).
     """
 
@@ -108,12 +119,17 @@ class Dataset(Base):
     sample_count: Mapped[int] = mapped_column(Integer, default=0)
     train_count: Mapped[int] = mapped_column(Integer, default=0)
     class_count: Mapped[int] = mapped_column(Integer, default=0)
-    shape: Mapped[list[Any] | None]  # [height, width, channels]
+    shape: Mapped[list[Any] | None]  # [height, width, channels]; no height and width where its pictures differ
     class_names: Mapped[list[Any] | None]  # by label, where the source names them
+    # Packed pairs: the first position of a content that several samples have, and the position of each of them.
+    # None: not known, where it has no pixels or was taken in by an earlier version.
+    duplicates: Mapped[bytes | None] = mapped_column(LargeBinary, deferred=True)
+    report: Mapped[dict[str, Any] | None] = mapped_column(deferred=True)  # what was taken in, without ids
     id_namespace: Mapped[str | None] = mapped_column(String(60))  # datasets that share it share the meaning of an id
     carried_for: Mapped[str | None] = mapped_column(Id)  # the model that is to forget them; they are kept no longer
     requested: Mapped[bytes] = mapped_column(LargeBinary, default=b"", deferred=True)
     erased: Mapped[bytes] = mapped_column(LargeBinary, default=b"", deferred=True)
+    coin: Mapped[str | None] = mapped_column(String(64))  # hex; decides which canaries are trained on
     created_at: Mapped[datetime]
 
 
@@ -133,6 +149,25 @@ class Sample(Base):
         Index("ix_samples_subject", "dataset_id", "subject"),
         {"sqlite_with_rowid": False},  # so that SQLite's indexes hold the position, too
     )
+
+
+class Shard(Base):
+    """One of the files that a dataset comes in, or what has come of it so far: a row for each piece, by its offset.
+
+    blob: the digest of bytes that are held, until they are taken in. digest: of the whole file, once it has come.
+    """
+
+    __tablename__ = "dataset_shards"
+    dataset_id: Mapped[str] = mapped_column(ForeignKey("datasets.id"), primary_key=True)
+    number: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
+    offset: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
+    tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"))
+    content_type: Mapped[str] = mapped_column(String(60))
+    split: Mapped[str | None] = mapped_column(String(20))  # of all samples, where the file names none
+    size: Mapped[int] = mapped_column(BigInteger)
+    blob: Mapped[str | None] = mapped_column(String(71))
+    digest: Mapped[str | None] = mapped_column(String(71), index=True)
+    samples: Mapped[int | None] = mapped_column(Integer)
 
 
 class DatasetCopy(Base):
@@ -220,6 +255,8 @@ class Version(Base):
     class_counts: Mapped[list[Any]]  # training samples per class
     metrics: Mapped[dict[str, Any]]
     stated: Mapped[dict[str, Any] | None] = mapped_column(deferred=True)  # of an import: what its owner measured
+    # Of an import: the network's names of the file's tensors, where they differ; null is one that no network has.
+    file_names: Mapped[dict[str, Any] | None] = mapped_column(deferred=True)
     job_id: Mapped[str | None] = mapped_column(ForeignKey("jobs.id"), unique=True)
     created_at: Mapped[datetime]
     purge_after: Mapped[datetime | None]
@@ -253,7 +290,32 @@ class DeletionRequest(Base):
     fulfilled_at: Mapped[datetime | None]
     overdue_at: Mapped[datetime | None]  # when it was noticed that it had not ended in time
     replayed_at: Mapped[datetime | None]  # fulfilled before a backup was restored, so that it must be carried out again
+    posted_at: Mapped[datetime | None]  # when it was entered here, where that was after it was received
+    received_reason: Mapped[str | None] = mapped_column(Text)  # why it was entered later
+    ground: Mapped[str | None] = mapped_column(String(20))  # the statute's, of `app.rules.grounds`
+    refusal_ground: Mapped[str | None] = mapped_column(String(30))
+    identity: Mapped[str] = mapped_column(String(20), server_default="not-needed")  # | asked | confirmed | refused
+    identity_asked_at: Mapped[datetime | None]
+    identity_until: Mapped[datetime | None]  # until when the controller waits for it
+    identity_ended_at: Mapped[datetime | None]
+    confirmed_at: Mapped[datetime | None]  # when its receipt was confirmed to the person
+    complaint_about: Mapped[str | None] = mapped_column(Id)  # the earlier request that this one reopens
+    case_id: Mapped[str | None] = mapped_column(Id)  # of requests of one letter about several datasets: the first's id
+    remains_until: Mapped[datetime | None]  # later than the due date, by a decision of a person
+    remains_reason: Mapped[str | None] = mapped_column(Text)
     __table_args__ = (
+        Index(
+            "ix_requests_complaints",
+            "complaint_about",
+            postgresql_where=text("complaint_about IS NOT NULL"),
+            sqlite_where=text("complaint_about IS NOT NULL"),
+        ),
+        Index(
+            "ix_requests_case",
+            "case_id",
+            postgresql_where=text("case_id IS NOT NULL"),
+            sqlite_where=text("case_id IS NOT NULL"),
+        ),
         Index(
             "ix_requests_open",
             "due_at",
@@ -465,6 +527,7 @@ class ReferenceRow(Base):
     dataset_id: Mapped[str] = mapped_column(ForeignKey("datasets.id"), index=True)
     digest: Mapped[str] = mapped_column(String(71))
     erased_before: Mapped[int] = mapped_column(Integer, server_default="0")  # samples it was never trained on
+    design: Mapped[str] = mapped_column(String(20), server_default="halves")  # halves | folds | given | given-other
     created_at: Mapped[datetime]
 
 
@@ -627,6 +690,174 @@ class CertificateRow(Base):
     receipts_done: Mapped[int] = mapped_column(Integer)  # of the request when it was sealed
     envelope: Mapped[str] = mapped_column(Text, deferred=True)
     issued_at: Mapped[datetime]
+    revoked_at: Mapped[datetime | None]  # its operator no longer vouches for it; the log says so, too
+
+
+class ComplianceRules(Base):
+    """What a tenant has decided about its requests; without a row the defaults of `app.rules.compliance` hold."""
+
+    __tablename__ = "compliance_rules"
+    tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"), primary_key=True)
+    rules: Mapped[dict[str, Any]]
+    updated_at: Mapped[datetime]
+
+
+class Proposal(Base):
+    """A refusal that waits for its second person. `positions`: a part of the request; none: all of it."""
+
+    __tablename__ = "proposals"
+    request_id: Mapped[str] = mapped_column(ForeignKey("deletion_requests.id"), primary_key=True)
+    key_id: Mapped[str] = mapped_column(Id)
+    reason: Mapped[str] = mapped_column(Text)
+    ground: Mapped[str | None] = mapped_column(String(30))
+    positions: Mapped[bytes | None] = mapped_column(LargeBinary)
+    created_at: Mapped[datetime]
+
+
+# -- what may name people: in these tables alone, and erased at the end of its retention (`app.cases.retention`) --
+
+
+class CaseDetails(Base):
+    """Of a request: the ticket or letter by which its controller finds it, and a note on the identity."""
+
+    __tablename__ = "case_details"
+    request_id: Mapped[str] = mapped_column(ForeignKey("deletion_requests.id"), primary_key=True)
+    tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"))
+    reference: Mapped[str | None] = mapped_column(Text)
+    identity_note: Mapped[str | None] = mapped_column(Text)
+    __table_args__ = (Index("ix_case_reference", "tenant_id", "reference"),)
+
+
+class CaseReason(Base):
+    """The reason of an event in free words. The log has the event without it."""
+
+    __tablename__ = "case_reasons"
+    event: Mapped[int] = mapped_column(Serial, primary_key=True, autoincrement=False)
+    request_id: Mapped[str] = mapped_column(ForeignKey("deletion_requests.id"), index=True)
+    reason: Mapped[str] = mapped_column(Text)
+
+
+class CasePaper(Base):
+    """What came with a case: a letter, a proof of identity."""
+
+    __tablename__ = "case_papers"
+    id: Mapped[str] = mapped_column(Id, primary_key=True)
+    tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"))
+    request_id: Mapped[str] = mapped_column(ForeignKey("deletion_requests.id"), index=True)
+    kind: Mapped[str] = mapped_column(String(20))  # letter | identity | other
+    name: Mapped[str] = mapped_column(Text)
+    size: Mapped[int] = mapped_column(Integer)
+    digest: Mapped[str] = mapped_column(String(71))
+    content: Mapped[bytes] = mapped_column(LargeBinary, deferred=True)
+    created_at: Mapped[datetime]
+
+
+class Notice(Base):
+    """A notice to the person, as it was rendered and, once `sent_at` is set, as it was sent."""
+
+    __tablename__ = "notices"
+    id: Mapped[str] = mapped_column(Id, primary_key=True)
+    tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"))
+    request_id: Mapped[str] = mapped_column(ForeignKey("deletion_requests.id"), index=True)
+    kind: Mapped[str] = mapped_column(String(20))
+    language: Mapped[str] = mapped_column(String(8))
+    subject: Mapped[str] = mapped_column(Text)
+    body: Mapped[str] = mapped_column(Text)
+    created_at: Mapped[datetime]
+    sent_at: Mapped[datetime | None]
+    sent_how: Mapped[str | None] = mapped_column(String(40))
+    sent_by: Mapped[str | None] = mapped_column(Id)
+
+
+class NoticeTemplate(Base):
+    """A tenant's own text of a notice, in place of the one that is shipped."""
+
+    __tablename__ = "notice_templates"
+    tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"), primary_key=True)
+    kind: Mapped[str] = mapped_column(String(20), primary_key=True)
+    language: Mapped[str] = mapped_column(String(8), primary_key=True)
+    subject: Mapped[str] = mapped_column(Text)
+    body: Mapped[str] = mapped_column(Text)
+    updated_at: Mapped[datetime]
+
+
+class CaseFile(Base):
+    """The newest case file of a request: asked for by a client, put together and signed by the sweeper."""
+
+    __tablename__ = "case_files"
+    request_id: Mapped[str] = mapped_column(ForeignKey("deletion_requests.id"), primary_key=True)
+    tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"))
+    asked_at: Mapped[datetime]
+    asked_by: Mapped[str] = mapped_column(Id)
+    with_papers: Mapped[bool] = mapped_column(server_default=text("false"))
+    made_at: Mapped[datetime | None]
+    problem: Mapped[str | None] = mapped_column(Text)
+    content: Mapped[bytes | None] = mapped_column(LargeBinary, deferred=True)
+    __table_args__ = (
+        Index(
+            "ix_case_files_asked",
+            "asked_at",
+            postgresql_where=text("made_at IS NULL"),
+            sqlite_where=text("made_at IS NULL"),
+        ),
+    )
+
+
+class Download(Base):
+    """Who has fetched the bytes of a version, so that they can be recalled."""
+
+    __tablename__ = "downloads"
+    number: Mapped[int] = mapped_column(Serial, primary_key=True, autoincrement=True)
+    tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"))
+    version_id: Mapped[str] = mapped_column(ForeignKey("versions.id"), index=True)
+    key_id: Mapped[str] = mapped_column(Id)
+    form: Mapped[str] = mapped_column(String(20))  # checkpoint | plain | hugging-face
+    at: Mapped[datetime]
+
+
+class ModelSignature(Base):
+    """The signature of a version's exported folder (OpenSSF Model Signing). `files`: SHA-256 by name, as signed."""
+
+    __tablename__ = "model_signatures"
+    version_id: Mapped[str] = mapped_column(ForeignKey("versions.id"), primary_key=True)
+    form: Mapped[str] = mapped_column(String(20), primary_key=True)
+    tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"))
+    files: Mapped[dict[str, Any]]
+    bundle: Mapped[str | None] = mapped_column(Text)
+    public_key: Mapped[str | None] = mapped_column(Text)
+    asked_at: Mapped[datetime]
+    made_at: Mapped[datetime | None]
+    __table_args__ = (
+        Index(
+            "ix_model_signatures_asked",
+            "asked_at",
+            postgresql_where=text("made_at IS NULL"),
+            sqlite_where=text("made_at IS NULL"),
+        ),
+    )
+
+
+class Recall(Base):
+    """A notice to those who hold versions that were trained on samples of a request (GDPR Art. 19)."""
+
+    __tablename__ = "recalls"
+    id: Mapped[str] = mapped_column(Id, primary_key=True)
+    tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"))
+    request_id: Mapped[str] = mapped_column(ForeignKey("deletion_requests.id"), index=True)
+    versions: Mapped[list[Any]]
+    keys: Mapped[list[Any]]
+    created_at: Mapped[datetime]
+
+
+class Cosignature(Base):
+    """A witness's line under a signed head of a log (C2SP tlog-witness)."""
+
+    __tablename__ = "cosignatures"
+    tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"), primary_key=True)
+    witness: Mapped[str] = mapped_column(Text, primary_key=True)
+    size: Mapped[int] = mapped_column(BigInteger)
+    note: Mapped[str] = mapped_column(Text)  # the head with the service's signature and the witness's
+    at: Mapped[datetime]
 
 
 class SigningKeyRow(Base):
@@ -649,6 +880,14 @@ class Worker(Base):
     kinds: Mapped[list[Any]] = mapped_column(Json, server_default=text("'[]'"))  # none: every kind
     offers: Mapped[list[Any]] = mapped_column(Json, server_default=text("'[]'"))  # of what not every worker has
     device_memory: Mapped[int] = mapped_column(BigInteger, server_default="0")  # peak, bytes
+    seen_at: Mapped[datetime]
+
+
+class Sweeper(Base):
+    """A sweeper's last sign of life."""
+
+    __tablename__ = "sweepers"
+    name: Mapped[str] = mapped_column(String(255), primary_key=True)
     seen_at: Mapped[datetime]
 
 

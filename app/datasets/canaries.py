@@ -16,9 +16,10 @@ from sqlalchemy.orm import Session
 
 from app.core.positions import Positions, mask_of
 from app.core.tables import Dataset, Model, Sample, Version
+from app.datasets import coin
 from app.datasets import records as datasets
 
-SUBJECT = "lethe:canary"
+SUBJECT = coin.SUBJECT
 
 
 @dataclass(frozen=True)
@@ -26,11 +27,13 @@ class Canaries:
     """The canaries of a dataset, as one version has seen them.
 
     forgotten: an ancestor was trained on them and the version was not. known: it was. held_out: never trained on.
+    assigned: our coin decided which of them were held out.
     """
 
     forgotten: Positions
     known: Positions
     held_out: Positions
+    assigned: bool = False
 
 
 def planted(session: Session, dataset: Dataset) -> Positions:
@@ -72,7 +75,8 @@ def of_version(session: Session, dataset: Dataset, version: Version) -> Canaries
     size, there = dataset.sample_count, planted(session, dataset)
     known, taught = mask_of(version.trained_on, size)[there], mask_of(_taught(session, version), size)[there]
     held_out = np.isin(there, list(session.scalars(_canaries(dataset).where(Sample.holdout))))
-    return Canaries(there[taught & ~known], there[known], there[held_out])
+    assigned = dataset.coin is not None and bool(held_out.any())
+    return Canaries(there[taught & ~known], there[known], there[held_out], assigned)
 
 
 def _taught(session: Session, version: Version) -> bytes:

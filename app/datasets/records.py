@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import delete, insert, select, text
+from sqlalchemy import delete, select, text
 from sqlalchemy.orm import Session
 
 from app import catalog, events, jobs
@@ -17,9 +17,10 @@ from app.blobs.folder import Stored
 from app.core import db
 from app.core.config import Settings
 from app.core.errors import Conflict, Gone, NotFound
-from app.core.ids import new_id
+from app.core.ids import is_id, new_id
 from app.core.positions import Positions, bitmap, mask_of
 from app.core.tables import Dataset, Job, Sample
+from app.datasets import coin as toss
 from app.formats.manifest import ERASED_PREFIX
 from app.jobs import Claim, routing
 from app.rules import plugins
@@ -44,6 +45,15 @@ def get(session: Session, tenant_id: str, dataset_id: str, *, lock: bool = False
     return dataset
 
 
+def id_of(session: Session, tenant_id: str, dataset: str) -> str:
+    """The id that an id or a name stands for. An id is not looked up.
+
+    Raises:
+        NotFound, Conflict: no dataset has the name, or several have it.
+    """
+    return dataset if is_id("dst", dataset) else get(session, tenant_id, dataset).id
+
+
 def register(
     session: Session,
     tenant_id: str,
@@ -51,12 +61,15 @@ def register(
     source: Choice,
     carried_for: str | None = None,
     id_namespace: str | None = None,
+    assign_canaries: bool = False,
 ) -> tuple[Dataset, Job | None]:
     """A dataset from a built-in source starts its ingest job at once; an upload waits for its content; data that are
     not held here are ready as they are.
 
-    carried_for: the model that is to forget what will be uploaded (`app.deletions.carried`).
+    carried_for: the model that is to forget what will be uploaded (`app.deletions.carried`). assign_canaries: a coin of
+    the service's decides which canaries of an upload are trained on; its digest is in the event.
     """
+    coin = toss.new_coin() if assign_canaries else None
     dataset = Dataset(
         id=new_id("dst"),
         tenant_id=tenant_id,
@@ -66,6 +79,7 @@ def register(
         carried_for=carried_for,
         id_namespace=id_namespace,
         state="awaiting-content" if source.name == "upload" else "ingesting",
+        coin=coin,
         created_at=db.now(session),
     )
     if not is_held(dataset):
@@ -73,7 +87,8 @@ def register(
     session.add(dataset)
     session.flush()
     routing.require(session, dataset.id, plugins.needed([("sources", source.name)]))
-    events.record(session, tenant_id, "dataset.registered", dataset.id, source=source.name)
+    logged = {"canary_coin": toss.commitment(coin)} if coin else {}
+    events.record(session, tenant_id, "dataset.registered", dataset.id, source=source.name, **logged)
     return dataset, _ingest(session, dataset) if dataset.state == "ingesting" else None
 
 
@@ -97,7 +112,12 @@ def accept_content(session: Session, dataset: Dataset, stored: Stored) -> Job:
         Conflict: the dataset has content already, or is not of source `upload`.
     """
     require_awaiting(dataset)
-    dataset.upload, dataset.state, dataset.problem = stored.digest, "ingesting", None
+    dataset.upload = stored.digest
+    return start_ingest(session, dataset)
+
+
+def start_ingest(session: Session, dataset: Dataset) -> Job:
+    dataset.state, dataset.problem = "ingesting", None
     return _ingest(session, dataset)
 
 
@@ -105,7 +125,7 @@ def require_awaiting(dataset: Dataset) -> None:
     if dataset.source != "upload":
         raise Conflict("This dataset has a built-in source; content is not uploaded to it.", kind="not-an-upload")
     if dataset.state == "erased":
-        raise Gone("This dataset was carried for a deletion, and has been erased.", kind="dataset-erased")
+        raise Gone("This dataset has been erased.", kind="dataset-erased")
     if dataset.state not in ("awaiting-content", "failed"):
         raise Conflict("This dataset has its content; datasets are immutable.", kind="content-present")
 
@@ -120,52 +140,61 @@ def _ingest(session: Session, dataset: Dataset) -> Job:
     )
 
 
+Row = tuple[str, str | None, int, bool]
+"""(id, subject, label, holdout) of one sample."""
+
+
+def write_samples(session: Session, claim: Claim, start: int, rows: Sequence[Row]) -> None:
+    """Store samples from position `start` on, in a transaction of their own, so that others write meanwhile.
+
+    The first also removes what an attempt before has left. The dataset is not ready before `write_manifest`.
+    """
+    jobs.fenced(session, claim)
+    if start == 0:
+        session.execute(delete(Sample).where(Sample.dataset_id == claim.dataset_id))
+    values = [
+        {"dataset_id": claim.dataset_id, "position": p, "sample_id": i, "subject": s, "label": y, "holdout": h}
+        for p, (i, s, y, h) in enumerate(rows, start)
+    ]
+    db.insert_many(session, Sample, values)
+
+
 def write_manifest(
     session: Session,
     claim: Claim,
     *,
-    ids: Sequence[str],
-    labels: Sequence[int],
-    holdout: Sequence[bool],
-    subjects: Sequence[str | None] | None,
+    labels: NDArray[np.int32],
+    holdout: NDArray[np.bool_],
     class_names: Sequence[str] | None,
-    shape: Sequence[int],
+    shape: Sequence[int | None],
     images: Stored,
     erased: Positions,
+    duplicates: NDArray[np.int64],
+    report: dict[str, Any] | None = None,
 ) -> None:
-    """Store the manifest and mark the dataset ready: the end of an ingest job, in one fenced transaction."""
+    """Mark the dataset ready, once its samples are stored: the end of an ingest job, in one fenced transaction."""
     jobs.fenced(session, claim)
     dataset = session.get_one(Dataset, claim.dataset_id, with_for_update=True)
-    session.execute(delete(Sample).where(Sample.dataset_id == dataset.id))
-    whose = subjects or [None] * len(ids)
-    rows = [
-        {"dataset_id": dataset.id, "position": p, "sample_id": i, "subject": s, "label": y, "holdout": h}
-        for p, (i, s, y, h) in enumerate(zip(ids, whose, labels, holdout, strict=True))
-    ]
-    session.execute(insert(Sample), rows)
-    dataset.images, dataset.shape, dataset.sample_count = images.digest, list(shape), len(rows)
-    dataset.train_count = sum(not h for h in holdout)
+    size = len(labels)
+    dataset.images, dataset.shape, dataset.sample_count = images.digest, list(shape), size
+    dataset.train_count = int((~holdout).sum())
     # A class may be called after a person: its name goes with the last of its samples.
-    left = set(np.delete(np.asarray(labels), erased).tolist())
-    gone = {labels[position] for position in erased.tolist()} - left
+    left = set(np.delete(labels, erased).tolist())
+    gone = set(labels[erased].tolist()) - left
     names = [None if label in gone else name for label, name in enumerate(class_names or [])]
     dataset.class_names = names or None
-    dataset.class_count = len(class_names) if class_names else max(labels) + 1
-    dataset.erased = bitmap(erased, len(rows)) if len(erased) else b""
+    dataset.class_count = len(class_names) if class_names else int(labels.max()) + 1
+    dataset.erased = bitmap(erased, size) if len(erased) else b""
+    dataset.report = report
+    dataset.duplicates = duplicates.astype("<u4").tobytes()
     dataset.state, dataset.upload = "ready", None
-    events.record(session, claim.tenant_id, "dataset.ready", dataset.id, samples=len(rows))
+    events.record(session, claim.tenant_id, "dataset.ready", dataset.id, samples=size)
 
 
 def fail(session: Session, claim: Claim, problem: dict[str, Any]) -> None:
     """The content could not be taken in: say why; new content may be sent."""
     dataset = session.get_one(Dataset, claim.dataset_id, with_for_update=True)
     dataset.state, dataset.problem, dataset.upload = "failed", problem, None
-
-
-def manifest(session: Session, dataset_id: str) -> list[tuple[int, bool]]:
-    """(label, holdout) of every sample, by position."""
-    query = select(Sample.label, Sample.holdout).where(Sample.dataset_id == dataset_id).order_by(Sample.position)
-    return [(label, holdout) for label, holdout in session.execute(query)]
 
 
 _SQLITE_LABELS = text(
@@ -181,6 +210,8 @@ MOST_LABELS = 4  # datasets whose labels a process keeps: once a dataset is read
 
 def labels_of(session: Session, dataset: Dataset) -> tuple[NDArray[np.int32], NDArray[np.bool_]]:
     """Labels and train split of a dataset that is ready, by position, read as one value and kept."""
+    if not dataset.sample_count:  # of data that are not held here
+        return np.empty(0, dtype=np.int32), np.empty(0, dtype=np.bool_)
     packed = _labels.pop(dataset.id, None)
     if packed is None or len(packed) != dataset.sample_count:
         if session.get_bind().dialect.name == "sqlite":
@@ -197,8 +228,14 @@ def labels_of(session: Session, dataset: Dataset) -> tuple[NDArray[np.int32], ND
 
 def suppression(settings: Settings, dataset_id: str, sample_id: str) -> str:
     """The text in place of an erased id: a keyed digest, so that the service knows the id when it is sent again."""
-    key = hmac.new(settings.secret_bytes(), f"suppression:{dataset_id}".encode(), hashlib.sha256).digest()
-    return ERASED_PREFIX + hmac.new(key, sample_id.encode(), hashlib.sha256).hexdigest()
+    return next(suppressions(settings, dataset_id, sample_id))
+
+
+def suppressions(settings: Settings, dataset_id: str, sample_id: str) -> Iterator[str]:
+    """`suppression` under each of the service's secrets, the present one first."""
+    for secret in settings.every_secret():
+        key = hmac.new(secret, f"suppression:{dataset_id}".encode(), hashlib.sha256).digest()
+        yield ERASED_PREFIX + hmac.new(key, sample_id.encode(), hashlib.sha256).hexdigest()
 
 
 def suppress(session: Session, dataset: Dataset, digests: Sequence[str]) -> None:
@@ -214,7 +251,23 @@ def suppress(session: Session, dataset: Dataset, digests: Sequence[str]) -> None
 
 def suppressed(session: Session, dataset_id: str) -> set[str]:
     """What `suppress` has left for the ingest."""
-    return set(session.scalars(select(Sample.sample_id).where(Sample.dataset_id == dataset_id)))
+    erased = Sample.sample_id.startswith(ERASED_PREFIX, autoescape=True)
+    return set(session.scalars(select(Sample.sample_id).where(Sample.dataset_id == dataset_id, erased)))
+
+
+def duplicates_left(session: Session, dataset: Dataset, positions: Positions) -> Positions | None:
+    """Other samples of the content of those at `positions`, which are neither among them nor erased.
+
+    None where nobody knows: pixels are not held here, or were taken in before duplicates were looked for.
+    """
+    packed = session.scalars(select(Dataset.duplicates).where(Dataset.id == dataset.id)).one()
+    if packed is None:
+        return None
+    pairs = np.frombuffer(packed, dtype="<u4").astype(np.int64).reshape(-1, 2)
+    going = np.isin(pairs[:, 1], positions)
+    left = pairs[np.isin(pairs[:, 0], pairs[going, 0]) & ~going, 1]
+    there: Positions = np.sort(left[~mask_of(dataset.erased, dataset.sample_count)[left]])
+    return there
 
 
 def unavailable(dataset: Dataset) -> Positions:

@@ -19,6 +19,7 @@ from app.core.positions import Positions, distinct
 from app.core.tables import Dataset, Sample
 from app.datasets import canaries
 from app.datasets import records as datasets
+from app.formats.names import normal, normal_all, other_forms
 
 SHOWN_FAULTS = 100
 
@@ -60,13 +61,17 @@ def require_fit(
         return
     found = look_up(session, dataset, ids)
     first: dict[str, int] = {}
-    faults = [(place, "duplicate") for place, name in enumerate(ids) if first.setdefault(name, place) != place]
+    faults = [
+        (place, "duplicate") for place, name in enumerate(normal_all(ids)) if first.setdefault(name, place) != place
+    ]
     distinct = sorted(first.values())
     unknown = [place for place in distinct if found[place] < 0]
     if unknown:
-        marks = [datasets.suppression(settings, dataset.id, ids[place]) for place in unknown]
-        erased = look_up(session, dataset, marks) >= 0
-        faults += [(place, "erased" if gone else "unknown") for place, gone in zip(unknown, erased, strict=True)]
+        names = [(place, form) for place in unknown for form in (normal(ids[place]), *other_forms(ids[place]))]
+        marks = [(place, mark) for place, form in names for mark in datasets.suppressions(settings, dataset.id, form)]
+        there = look_up(session, dataset, [mark for _, mark in marks]) >= 0
+        erased = {place for (place, _), is_there in zip(marks, there.tolist(), strict=True) if is_there}
+        faults += [(place, "erased" if place in erased else "unknown") for place in unknown]
     known = [place for place in distinct if found[place] >= 0]
     faults += [(place, code) for place in known if any(mask[found[place]] for mask in refused)]
     raise _id_problem(sorted(faults), pointer)
@@ -94,7 +99,20 @@ _POSTGRES_LOOK_UP = text(
 
 
 def look_up(session: Session, dataset: Dataset, ids: Sequence[str]) -> Positions:
-    """int64, a position for each id in their order, -1 where there is none: one statement for any number of ids."""
+    """int64, a position for each id in their order, -1 where there is none: one statement for any number of ids.
+
+    Ids are asked for in the form in which they are stored; such as were stored before there was one form, in any.
+    """
+    found = _look_up(session, dataset, normal_all(ids))
+    missing = [(place, form) for place in np.flatnonzero(found < 0).tolist() for form in other_forms(ids[place])]
+    if missing:
+        again = _look_up(session, dataset, [form for _, form in missing])
+        for (place, _), position in zip(missing, again.tolist(), strict=True):
+            found[place] = max(found[place], position)
+    return found
+
+
+def _look_up(session: Session, dataset: Dataset, ids: Sequence[str]) -> Positions:
     if not ids:
         return np.empty(0, dtype=np.int64)
     if session.get_bind().dialect.name == "sqlite":
@@ -135,7 +153,7 @@ def find(session: Session, dataset: Dataset, ids: Sequence[str]) -> Positions:
     if not is_large(session, dataset, ids):
         return look_up(session, dataset, ids)
     session.execute(_PLAN_ANEW)
-    found: bytes | None = session.execute(_POSTGRES_FIND, _marked(dataset, ids)).scalar_one()
+    found: bytes | None = session.execute(_POSTGRES_FIND, _marked(dataset, normal_all(ids))).scalar_one()
     return np.frombuffer(found or b"", dtype=">u4").astype(np.int64)
 
 
@@ -177,19 +195,22 @@ def of_subjects(session: Session, dataset: Dataset, subjects: Sequence[str], req
     Raises:
         Unprocessable: a subject that has no sample (left); says which place of the list.
     """
+    asked = [(place, form) for place, name in enumerate(subjects) for form in (normal(name), *other_forms(name))]
+    places, names = [place for place, _ in asked], [name for _, name in asked]
     if session.get_bind().dialect.name == "sqlite":
         sql = (
             "SELECT j.key, s.position FROM json_each(:names) j "
             "CROSS JOIN samples s ON s.dataset_id = :d AND s.subject = j.value"
         )
-        given: Any = json.dumps(list(subjects))
+        given: Any = json.dumps(list(names))
     else:
         sql = (
             "SELECT n.place - 1, s.position FROM unnest(CAST(:names AS text[])) WITH ORDINALITY AS n (name, place) "
             "JOIN samples s ON s.dataset_id = :d AND s.subject = n.name"
         )
-        given = list(subjects)
-    rows = session.execute(text(sql), {"names": given, "d": dataset.id}).all()
+        given = list(names)
+    found = session.execute(text(sql), {"names": given, "d": dataset.id}).all()
+    rows = [(places[place], position) for place, position in found]
     left = [(place, position) for place, position in rows if not requested[position]]
     missing = sorted(set(range(len(subjects))) - {place for place, _ in left})
     if missing:
@@ -199,6 +220,12 @@ def of_subjects(session: Session, dataset: Dataset, subjects: Sequence[str], req
             errors=[{"pointer": f"/subjects/{place}", "code": "unknown"} for place in missing[:SHOWN_FAULTS]],
         )
     return distinct(np.array([position for _, position in left], dtype=np.int64))
+
+
+def names_at(session: Session, dataset: Dataset, positions: Positions) -> list[str]:
+    """The ids of the samples at these positions, which are few, in their order."""
+    query = select(Sample.sample_id).where(Sample.dataset_id == dataset.id, Sample.position.in_(positions.tolist()))
+    return list(session.scalars(query.order_by(Sample.position)))
 
 
 def people(session: Session, dataset_id: str, size: int) -> NDArray[np.int64]:

@@ -22,6 +22,8 @@ from app.core.config import Settings
 from app.core.db import Database
 from app.core.tables import Dataset, Suppression
 from app.datasets.canaries import SUBJECT as CANARY
+from app.formats import marks
+from app.formats.names import forms
 
 AT_ONCE = 10_000  # digests of one look-up
 
@@ -34,22 +36,21 @@ class Marker:
 
     @classmethod
     def of(cls, settings: Settings, tenant_id: str) -> Marker:
-        return cls(hmac.new(settings.secret_bytes(), f"suppressions:{tenant_id}".encode(), hashlib.sha256).digest())
+        return cls.each(settings, tenant_id)[0]
+
+    @classmethod
+    def each(cls, settings: Settings, tenant_id: str) -> list[Marker]:
+        """One for each of the service's secrets; new digests are of the first."""
+        name = f"suppressions:{tenant_id}".encode()
+        return [cls(hmac.new(secret, name, hashlib.sha256).digest()) for secret in settings.every_secret()]
 
     def _digest(self, kind: str, *parts: bytes) -> str:
-        mark = hashlib.blake2b(key=self.key, person=kind.encode(), digest_size=32)
-        for part in parts:
-            mark.update(len(part).to_bytes(8, "little"))
-            mark.update(part)
-        return mark.hexdigest()
+        return marks.digest(self.key, kind, *parts).hex()
 
-    def contents(self, images: NDArray[np.uint8]) -> list[str | None]:
+    def contents(self, images: Iterable[NDArray[np.uint8]]) -> list[str | None]:
         """Of each of `images` (n, H, W, C) by its pixels; None for one of a single colour, which is nobody's."""
-        shape = repr(images.shape[1:]).encode()
-        flat = images.reshape(len(images), -1)
-        plain = flat.min(axis=1) == flat.max(axis=1)
-        rows = zip(flat, plain, strict=True)
-        return [None if dull else self._digest("content", shape, row.tobytes()) for row, dull in rows]
+        found = (marks.of_pixels(self.key, image) for image in images)
+        return [mark.hex() if mark else None for mark in found]
 
     def subjects(self, subjects: Iterable[str | None]) -> list[str | None]:
         """Of each subject; canaries are nobody's."""
@@ -88,33 +89,33 @@ def known(session: Session, tenant_id: str, digests: Collection[str | None]) -> 
     return found
 
 
-def left_out(
-    database: Database,
-    settings: Settings,
-    dataset: Dataset,
-    ids: Sequence[str],
-    subjects: Sequence[str | None] | None,
-    images: NDArray[np.uint8],
-) -> NDArray[np.bool_]:
-    """Which of the samples of a dataset that is being taken in were erased before, (n,).
+class Known:
+    """Says which samples of a dataset that is being taken in were erased before.
 
     None of a carried dataset: it comes to be unlearned, perhaps by a second model, and is erased with its request.
     No transaction is open while digests are made: on SQLite it would keep every writer waiting.
     """
-    gone = np.zeros(len(ids), dtype=np.bool_)
-    with database.read() as session:
-        if dataset.carried_for is not None or not any_kept(session, dataset.tenant_id):
-            return gone
-    marker = Marker.of(settings, dataset.tenant_id)
-    for start in range(0, len(ids), AT_ONCE):
-        part = slice(start, start + AT_ONCE)
-        marks = [
-            marker.contents(images[part]),
-            marker.ids(dataset.id_namespace, ids[part]),
-            marker.subjects(subjects[part] if subjects else []),
-        ]
+
+    def __init__(self, database: Database, settings: Settings, dataset: Dataset) -> None:
+        self._database, self._tenant_id = database, dataset.tenant_id
+        self._namespace = dataset.id_namespace
+        self._markers = Marker.each(settings, dataset.tenant_id)
         with database.read() as session:
-            erased = known(session, dataset.tenant_id, [mark for each in marks for mark in each])
-        for each in marks:
-            gone[start : start + len(each)] |= np.array([mark in erased for mark in each], dtype=np.bool_)
-    return gone
+            self.any = dataset.carried_for is None and any_kept(session, dataset.tenant_id)
+
+    def among(
+        self, ids: Sequence[str], subjects: Sequence[str | None], contents: Iterable[Sequence[str | None]]
+    ) -> NDArray[np.bool_]:
+        """(n,). contents: the marks of their pixels, of each secret (`Marker.contents`)."""
+        gone = np.zeros(len(ids), dtype=np.bool_)
+        if not self.any:
+            return gone
+        found = [*contents]
+        for marker in self._markers:
+            found += [marker.ids(self._namespace, form) for form in forms(ids)]
+            found += [marker.subjects(form) for form in forms(subjects)]
+        with self._database.read() as session:
+            erased = known(session, self._tenant_id, [mark for each in found for mark in each])
+        for each in found:
+            gone |= np.array([mark in erased for mark in each], dtype=np.bool_)
+        return gone

@@ -18,14 +18,17 @@ from app.core import db
 from app.core.config import Settings
 from app.core.errors import AppError, Conflict, Gone, Unprocessable
 from app.core.ids import new_id
-from app.core.positions import Positions, pack
-from app.core.tables import DeletionRequest
+from app.core.positions import Positions, pack, unpack
+from app.core.tables import CaseDetails, DeletionRequest
+from app.datasets import records as datasets
 from app.datasets import samples
-from app.deletions import batches, carried, erasure
-from app.deletions.locking import LockedDataset, LockedDatasets, LockedModel
+from app.deletions import batches, carried, erasure, views
+from app.deletions.locking import LockedDataset, LockedDatasets, LockedModel, Mask
 from app.deletions.orders import Accepted, Impact, NewOutcome, NewRequest, Order
 from app.rules.deadlines import clock
 from app.rules.states import Decision, Outcome
+
+MOST_NAMED = 100  # duplicates in a preview
 
 
 def accept_many(
@@ -88,15 +91,19 @@ def _assess(
     Raises:
         AppError: the order is refused.
     """
+    received, due = _dates(order, now)
     data = locked.of(order)
     if data.dataset.state == "erased":
-        raise Gone("This dataset was carried for a deletion, and has been erased.", kind="dataset-erased")
+        raise Gone("This dataset has been erased.", kind="dataset-erased")
     if data.dataset.state != "ready":
         raise Conflict("The dataset is not ready yet.", kind="dataset-not-ready")
     named = data.named(order)
     refused = [data.requested] if named is None else [data.requested, named.requested]
+    before = _complained_about(session, order)
     if data.dataset.carried_for is not None:
         positions = _whole(session, data, order)
+    elif known is None and before is not None and not order.subjects:
+        positions = _again(before, refused)
     elif known is None:
         if not order.subjects:
             raise Unprocessable("Send either `sample_ids` or `subjects`.", kind="samples-missing")
@@ -109,8 +116,69 @@ def _assess(
     affected = [s for s in among if s.training or (s.trained is not None and s.trained[positions].any())]
     if not order.allow_data_loss:
         _refuse_data_loss(session, data, affected, positions)
-    due = clock(order.jurisdiction).due(now)
-    return Impact(positions, [model.row for model in affected], due)
+    models = [model.row for model in affected]
+    if not order.validate_only:
+        return Impact(positions, models, received, due)
+    left = datasets.duplicates_left(session, data.dataset, positions)
+    if left is None:
+        return Impact(positions, models, received, due)
+    return Impact(
+        positions, models, received, due, len(left), samples.names_at(session, data.dataset, left[:MOST_NAMED])
+    )
+
+
+def _dates(order: Order, now: datetime) -> tuple[datetime, datetime]:
+    """When the request was received and is due.
+
+    Raises:
+        Unprocessable: it cannot have been received then, or an earlier day has no reason.
+    """
+    law, received = clock(order.jurisdiction), order.received_at or now
+    if "received_at" in order.again:  # of a restored backup: its dates are what they were
+        received = order.again["received_at"]
+        return received, law.due(received)
+    if (refused := law.refused_receipt(received, now)) is not None:
+        kind, words = refused
+        raise Unprocessable(words, kind=kind, errors=[{"pointer": "/received_at", "code": kind}])
+    if law.day(received) < law.day(now) and not order.received_reason:
+        raise Unprocessable(
+            "A request that was received on an earlier day needs `received_reason`: why it is entered only now.",
+            kind="received-reason-missing",
+            errors=[{"pointer": "/received_reason", "code": "missing"}],
+        )
+    return received, law.due(received)
+
+
+ANSWERED = (Decision.REFUSED, Decision.CANCELLED)
+
+
+def _complained_about(session: Session, order: Order) -> DeletionRequest | None:
+    """The answered request that a complaint reopens.
+
+    Raises:
+        NotFound: there is none.
+        Conflict: it is open, so that its own verbs are the way; or it is about another dataset or model.
+    """
+    if order.complaint_about is None:
+        return None
+    before = views.get(session, order.tenant_id, order.complaint_about)
+    if before.fulfilled_at is None and before.decision not in ANSWERED and not before.refused_count:
+        raise Conflict("The request that the complaint names has not been answered yet.", kind="complaint-about-open")
+    if (before.dataset_id, before.model_id) != (order.dataset_id, order.model_id):
+        raise Conflict("The request that the complaint names is about another dataset or model.", kind="another-case")
+    return before
+
+
+def _again(before: DeletionRequest, refused: Sequence[Mask]) -> Positions:
+    """The samples of the request that a complaint names: erased ones are looked for once more.
+
+    Raises:
+        Conflict: another request has taken them meanwhile.
+    """
+    positions = unpack(before.positions)
+    if before.fulfilled_at is None and any(mask[positions].any() for mask in refused):
+        raise Conflict("Another request has taken samples of the earlier one meanwhile.", kind="sample-requested")
+    return positions
 
 
 def _whole(session: Session, data: LockedDataset, order: Order) -> Positions:
@@ -171,23 +239,50 @@ def _write(
         return []
     rows = [_row(order, impact, now) for order, impact, _ in taken]
     db.insert_many(session, DeletionRequest, rows)
-    new = [(row["tenant_id"], "request.accepted", row["id"], {"samples": row["sample_count"]}) for row in rows]
+    _keep_references(session, taken, rows)
+    new = [
+        (row["tenant_id"], "request.accepted", row["id"], _what_changed(order, row))
+        for row, (order, _, _) in zip(rows, taken, strict=True)
+    ]
     for data in locked.each():
         data.keep_marks(session)
     entries = [(row["id"], model) for row, (_, impact, _) in zip(rows, taken, strict=True) for model in impact.affected]
     traces = {row["id"]: order.traceparent for row, (order, _, _) in zip(rows, taken, strict=True)}
     entered = batches.enter(session, entries, {row["id"]: row["dataset_id"] for row in rows}, new, now, traces)
     found = []
-    for row, (_, impact, _) in zip(rows, taken, strict=True):
+    for row, (order, impact, _) in zip(rows, taken, strict=True):
         if not impact.affected:
             erasure.start_if_published(session, row["id"])
-        found.append(Accepted(NewRequest(**row), [_outcome(m.id, entered[row["id"], m.id]) for m in impact.affected]))
+        written = NewRequest(**row, reference=order.reference)
+        found.append(Accepted(written, [_outcome(m.id, entered[row["id"], m.id]) for m in impact.affected]))
     return found
 
 
 def _outcome(model_id: str, job_id: str | None) -> NewOutcome:
     state = Outcome.PENDING if job_id is None else Outcome.BATCHED
     return NewOutcome(model_id, state.value, job_id)
+
+
+def _what_changed(order: Order, row: dict[str, Any]) -> dict[str, Any]:
+    """What the log says of an accepted request besides its id: who entered it, and dates; nobody's name."""
+    said = {"actor": order.actor, "samples": row["sample_count"]}
+    if row["posted_at"] is not None:
+        said["received_at"] = f"{row['received_at']:%Y-%m-%dT%H:%M:%SZ}"
+    if order.complaint_about is not None:
+        said["complaint_about"] = order.complaint_about
+    return said
+
+
+def _keep_references(
+    session: Session, taken: Sequence[tuple[Order, Impact, int]], rows: Sequence[dict[str, Any]]
+) -> None:
+    """What may name a person is kept apart."""
+    kept = [
+        {"request_id": row["id"], "tenant_id": row["tenant_id"], "reference": order.reference, "identity_note": None}
+        for row, (order, _, _) in zip(rows, taken, strict=True)
+        if order.reference is not None
+    ]
+    db.insert_many(session, CaseDetails, kept)
 
 
 def _row(order: Order, impact: Impact, now: datetime) -> dict[str, Any]:
@@ -205,8 +300,13 @@ def _row(order: Order, impact: Impact, now: datetime) -> dict[str, Any]:
         "sample_count": len(impact.positions),
         "refused_count": 0,
         "positions": pack(impact.positions),
-        "received_at": now,
+        "received_at": impact.received_at,
+        "posted_at": None if order.received_at is None else now,
+        "received_reason": order.received_reason,
+        "ground": order.ground,
+        "complaint_about": order.complaint_about,
+        "case_id": order.case_id,
         "due_at": impact.due_at,
-        "confirm_by": law.confirm_by(now),
+        "confirm_by": law.confirm_by(impact.received_at),
         **order.again,
     }

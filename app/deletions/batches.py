@@ -125,7 +125,7 @@ def pending_of(session: Session, model_id: str) -> Pending | None:
         select(
             func.count(),
             func.sum(DeletionRequest.sample_count),
-            func.min(DeletionRequest.received_at),
+            func.min(func.coalesce(DeletionRequest.posted_at, DeletionRequest.received_at)),
             func.min(DeletionRequest.due_at),
         )
         .join(OutcomeRow, OutcomeRow.request_id == DeletionRequest.id)

@@ -69,8 +69,7 @@ def _taken(dataset: Dataset) -> bool:
 
 def forget_set(session: Session, dataset: Dataset) -> Positions:
     """The forget set: all samples that are not held out."""
-    holdout = [held for _, held in datasets.manifest(session, dataset.id)]
-    return np.flatnonzero(~np.array(holdout, dtype=bool)).astype(np.int64)
+    return np.flatnonzero(datasets.labels_of(session, dataset)[1]).astype(np.int64)
 
 
 def expire(database: Database) -> int:

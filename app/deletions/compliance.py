@@ -1,4 +1,4 @@
-"""The record of processing, and what an officer asks first: what is overdue, what is due soon, how long it takes."""
+"""The register of requests, and what an officer asks first: what is overdue, what is due soon, how long it takes."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from app.core import db
 from app.core.db import Database
 from app.core.tables import DeletionRequest
 from app.deletions import views
+from app.deletions.views import RequestDetails
 from app.rules.states import Decision, RequestStatus
 
 PAGE = 1000
@@ -31,9 +32,10 @@ OPEN = (
     RequestStatus.HELD,
 )
 COLUMNS = (
-    "request", "status", "dataset", "model", "samples", "samples_refused", "basis", "jurisdiction", "rule",
-    "received_at", "confirm_by", "due_at", "extended_at", "extension_reason", "decided_at", "reason",
-    "fulfilled_at", "days",
+    "request", "status", "reference", "dataset", "model", "samples", "samples_refused", "basis", "ground",
+    "jurisdiction", "rule", "received_at", "posted_at", "received_reason", "identity", "complaint_about", "confirm_by",
+    "confirmed_at", "due_at", "extended_at", "extension_reason", "decided_at", "reason", "refusal_ground", "verdict",
+    "model_replaced_at", "fulfilled_at", "erasure_complete_at", "days",
 )  # fmt: skip
 
 
@@ -49,7 +51,7 @@ def register(database: Database, tenant_id: str, year: int | None = None) -> Ite
         with database.read() as session:
             rows = session.scalars(page).all()
             details = views.details(session, rows)
-        yield [_entry(row, details[row.id].status(row)) for row in rows]
+        yield [_entry(row, details[row.id]) for row in rows]
         if len(rows) < PAGE:
             return
         page = query.where(tuple_(*order) > tuple_(literal(rows[-1].received_at), literal(rows[-1].id)))
@@ -64,26 +66,37 @@ def _received(tenant_id: str, year: int | None) -> list[ColumnElement[bool]]:
     return found
 
 
-def _entry(row: DeletionRequest, status: RequestStatus) -> dict[str, Any]:
+def _entry(row: DeletionRequest, details: RequestDetails) -> dict[str, Any]:
     end = row.fulfilled_at or row.decided_at
     return {
         "request": row.id,
-        "status": status.value,
+        "status": details.status(row).value,
+        "reference": details.reference,
         "dataset": row.dataset_id,
         "model": row.model_id,
         "samples": row.sample_count,
         "samples_refused": row.refused_count,
         "basis": row.basis,
+        "ground": row.ground,
         "jurisdiction": row.jurisdiction,
         "rule": row.rule,
         "received_at": _time(row.received_at),
+        "posted_at": _time(row.posted_at or row.received_at),
+        "received_reason": row.received_reason,
+        "identity": row.identity,
+        "complaint_about": row.complaint_about,
         "confirm_by": _time(row.confirm_by),
+        "confirmed_at": _time(row.confirmed_at),
         "due_at": _time(row.due_at),
         "extended_at": _time(row.extended_at),
         "extension_reason": row.extension_reason,
         "decided_at": _time(row.decided_at),
         "reason": row.reason,
+        "refusal_ground": row.refusal_ground,
+        "verdict": details.verdict,
+        "model_replaced_at": _time(details.replaced_at),
         "fulfilled_at": _time(row.fulfilled_at),
+        "erasure_complete_at": _time(details.complete_at(row)),
         "days": round((end - row.received_at).total_seconds() / 86400, 2) if end else None,
     }
 
@@ -116,12 +129,19 @@ def as_json(pages: Iterator[list[dict[str, Any]]]) -> Iterator[bytes]:
     yield b"[]" if mark == b"[" else b"]"
 
 
-# What programs skip before they look for a formula, and what a formula begins with, in full width too.
-_FORMULA = re.compile(r"[\s;,|\"'\x00-\x1f\u200b\ufeff]*[=+\-@\uff1d\uff0b\uff0d\uff20]|[\t\r\n]")
+# What programs skip before they look for a formula (spaces, marks that nobody sees), and what a formula begins with, in
+# full width and small forms, too.
+_SKIPPED = r"[\s\"'\x00-\x1f\x7f\u00ad\u180e\u200b-\u200f\u202a-\u202e\u2060-\u2064\u2066-\u206f\ufe00-\ufe0f\ufeff]*"
+_BEGINS = r"[=+\-@\u2212\ufe62\ufe63\ufe66\ufe6b\uff0b\uff0d\uff1d\uff20]"
+_FORMULA = re.compile(rf"{_SKIPPED}[;,|]*{_SKIPPED}{_BEGINS}|[\t\r\n]")
+# In some countries programs end a cell at a semicolon, and do not know our quotation marks in the middle of one.
+_WITHIN = re.compile(rf"([;|\t\r\n])(?={_SKIPPED}{_BEGINS})")
 
 
 def _harmless(value: Any) -> Any:
-    return f"'{value}" if isinstance(value, str) and _FORMULA.match(value) else value
+    if not isinstance(value, str):
+        return value
+    return ("'" if _FORMULA.match(value) else "") + _WITHIN.sub(r"\1'", value)
 
 
 def summary(database: Database, tenant_id: str, year: int | None = None) -> dict[str, Any]:

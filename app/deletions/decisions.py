@@ -1,4 +1,7 @@
-"""The legal verbs on a request: cancel, refuse (in whole or in part), hold, release, extend. Each has a reason.
+"""The legal verbs on a request: cancel, refuse (in whole or in part), hold, release, extend, confirm. Decisions have
+a reason.
+
+Where the tenant's rules ask for two people on a refusal, the first proposes it, and the key of another carries it out.
 
 A request whose job is running can no longer be stopped: its verbs answer 409 until the job has ended.
 """
@@ -6,6 +9,7 @@ A request whose job is running can no longer be stopped: its verbs answer 409 un
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import datetime
 
 import numpy as np
 from sqlalchemy import func, select
@@ -14,14 +18,15 @@ from sqlalchemy.orm import Session
 from app import events, jobs
 from app.core import db
 from app.core.config import Settings
-from app.core.errors import Conflict
+from app.core.errors import Conflict, Unprocessable
 from app.core.positions import Positions, marked, mask_of, pack, unpack
-from app.core.tables import Dataset, DeletionRequest, Job, Model, OutcomeRow
+from app.core.tables import Dataset, DeletionRequest, Job, Model, OutcomeRow, Proposal
 from app.datasets import samples
-from app.deletions import batches, erasure
+from app.deletions import batches, compliance_rules, erasure
 from app.evidence import sealing
-from app.rules.deadlines import clock
-from app.rules.states import Decision, JobKind, JobState, Outcome, move_decision, move_outcome
+from app.rules import grounds
+from app.rules.deadlines import Pause, clock
+from app.rules.states import Decision, Identity, JobKind, JobState, Outcome, move_decision, move_outcome
 
 
 def begin(session: Session, request: DeletionRequest) -> DeletionRequest:
@@ -36,31 +41,110 @@ def begin(session: Session, request: DeletionRequest) -> DeletionRequest:
 
 def cancel(session: Session, request: DeletionRequest, reason: str) -> None:
     """The person changed their mind: the samples stay."""
+    require_unproposed(session, request)
     _end(session, request, Decision.CANCELLED, reason)
-    events.record(session, request.tenant_id, "request.cancelled", request.id)
+    events.record_decision(session, request.tenant_id, "request.cancelled", request.id, reason)
 
 
 def refuse(
-    session: Session, settings: Settings, request: DeletionRequest, reason: str, sample_ids: Sequence[str] | None
+    session: Session,
+    settings: Settings,
+    request: DeletionRequest,
+    reason: str,
+    sample_ids: Sequence[str] | None,
+    ground: str | None = None,
 ) -> None:
-    """Refuse the request, or with `sample_ids` that part of it.
+    """Refuse the request, or with `sample_ids` that part of it; or propose that, where two people must decide.
 
     Raises:
-        Conflict: too late by the law's clock, or being carried out.
-        Unprocessable: an id that is not of this request.
+        Conflict: too late by the law's clock, being carried out, or another refusal waits for its second person.
+        Unprocessable: an id that is not of this request, or a ground that its law does not have.
     """
-    now = db.now(session)
-    extended = request.extended_at is not None
-    if not clock(request.jurisdiction).may_refuse(request.received_at, now, extended=extended):
-        raise Conflict("The time in which a refusal must be given has passed.", kind="refusal-too-late")
+    require_unproposed(session, request)
+    try:
+        grounds.require(grounds.REFUSALS, request.jurisdiction, ground)
+    except ValueError as error:
+        fault = {"pointer": "/ground", "code": "ground-unknown", "detail": str(error)}
+        raise Unprocessable(f"The ground of a refusal: {error}.", kind="ground-unknown", errors=[fault]) from None
     own = unpack(request.positions)
     part = own if sample_ids is None else _own(session, settings, request, own, sample_ids)
+    _require_refusable(session, request, part)
+    if not compliance_rules.of(session, request.tenant_id).two_people_on_refusal:
+        _refuse(session, request, part, reason, ground)
+        return
+    session.add(
+        Proposal(
+            request_id=request.id,
+            key_id=db.acting(session),
+            reason=reason,
+            ground=ground,
+            positions=None if sample_ids is None else pack(part),
+            created_at=db.now(session),
+        )
+    )
+    events.record_decision(
+        session, request.tenant_id, "request.refusal-proposed", request.id, reason, samples=len(part), ground=ground
+    )
+
+
+def approve(session: Session, request: DeletionRequest) -> None:
+    """The second person agrees with the proposed refusal, which happens.
+
+    Raises:
+        Conflict: nothing is proposed, the same key proposed it, or it cannot happen any more.
+    """
+    proposal = _proposal(session, request)
+    if proposal.key_id == db.acting(session):
+        raise Conflict("Another person must approve it: this key has proposed the refusal.", kind="same-person")
+    own = unpack(request.positions)
+    part = own if proposal.positions is None else np.intersect1d(own, unpack(proposal.positions))
+    _require_refusable(session, request, part)
+    session.delete(proposal)
+    session.flush()
+    _refuse(session, request, part, proposal.reason, proposal.ground, proposed_by=proposal.key_id)
+
+
+def dismiss(session: Session, request: DeletionRequest, reason: str) -> None:
+    """The proposed refusal does not happen. Raises Conflict: nothing is proposed."""
+    session.delete(_proposal(session, request))
+    events.record_decision(session, request.tenant_id, "request.refusal-dismissed", request.id, reason)
+
+
+def _proposal(session: Session, request: DeletionRequest) -> Proposal:
+    found = session.get(Proposal, request.id)
+    if found is None:
+        raise Conflict("No refusal waits for a second person.", kind="nothing-proposed")
+    return found
+
+
+def require_unproposed(session: Session, request: DeletionRequest) -> None:
+    """Raises Conflict: a refusal waits for its second person, and another decision would pass that person over."""
+    if session.get(Proposal, request.id) is not None:
+        raise Conflict("A refusal waits for its second person. Approve or dismiss it first.", kind="decision-waits")
+
+
+def _require_refusable(session: Session, request: DeletionRequest, part: Positions) -> None:
+    law, now, extended = clock(request.jurisdiction), db.now(session), request.extended_at is not None
+    if not law.may_refuse(request.received_at, now, extended=extended, pause=pause_of(request)):
+        raise Conflict("The time in which a refusal must be given has passed.", kind="refusal-too-late")
+    move_decision(Decision(request.decision), Decision.REFUSED)
+    _require_stoppable(session, request)
+    if not len(part):
+        raise Conflict("The request no longer has these samples.", kind="illegal-move")
+
+
+def _refuse(
+    session: Session, request: DeletionRequest, part: Positions, reason: str, ground: str | None, **said: str
+) -> None:
     request.refused_count += len(part)
-    if len(part) == len(own):
+    request.refusal_ground = ground
+    if len(part) == len(unpack(request.positions)):
         _end(session, request, Decision.REFUSED, reason)
     else:
         _leave_out(session, request, part, reason)
-    events.record(session, request.tenant_id, "request.refused", request.id, samples=len(part))
+    events.record_decision(
+        session, request.tenant_id, "request.refused", request.id, reason, samples=len(part), ground=ground, **said
+    )
 
 
 def give_up(session: Session, request: DeletionRequest, positions: Positions, reason: str) -> None:
@@ -76,7 +160,7 @@ def give_up(session: Session, request: DeletionRequest, positions: Positions, re
         return
     request.refused_count += len(part)
     _leave_out(session, request, part, reason)
-    events.record(session, request.tenant_id, "request.refused", request.id, samples=len(part))
+    events.record_decision(session, request.tenant_id, "request.refused", request.id, reason, samples=len(part))
 
 
 def _leave_out(session: Session, request: DeletionRequest, part: Positions, reason: str) -> None:
@@ -98,25 +182,39 @@ def _own(
 
 def hold(session: Session, request: DeletionRequest, reason: str) -> None:
     """A legal hold: nothing happens to the samples until it is released."""
+    require_unproposed(session, request)
+    suspend(session, request, reason)
+    events.record_decision(session, request.tenant_id, "request.held", request.id, reason)
+
+
+def suspend(session: Session, request: DeletionRequest, reason: str) -> None:
+    """Nothing happens to the samples until `resume`."""
     request.decision = move_decision(Decision(request.decision), Decision.HELD)
     for row in _detach(session, request):
         if row.state != Outcome.PENDING:  # one that waits for its batch goes on waiting
             row.state, row.job_id = move_outcome(Outcome(row.state), Outcome.PENDING), None
     request.reason = reason
-    events.record(session, request.tenant_id, "request.held", request.id)
 
 
 def release(session: Session, request: DeletionRequest) -> None:
     """The hold is over; the request joins its models' next batches."""
     if request.decision != Decision.HELD:
         raise Conflict("The request is not held.", kind="illegal-move")
+    if request.identity in (Identity.ASKED, Identity.REFUSED):
+        raise Conflict("The identity is not confirmed: `:identity` ends this hold.", kind="identity-open")
+    require_unproposed(session, request)
+    resume(session, request)
+    events.record_decision(session, request.tenant_id, "request.released", request.id, None)
+
+
+def resume(session: Session, request: DeletionRequest) -> None:
+    """A held request joins its models' next batches."""
     request.decision, request.reason = move_decision(Decision.HELD, Decision.ACCEPTED), None
     session.flush()
     rows = session.scalars(select(OutcomeRow).where(OutcomeRow.request_id == request.id)).all()
     for row in rows:
         batches.close_if_due(session, session.get_one(Model, row.model_id))
     erasure.start_if_published(session, request.id)  # no model is affected, or all were purged meanwhile
-    events.record(session, request.tenant_id, "request.released", request.id)
 
 
 def extend(session: Session, request: DeletionRequest, reason: str) -> None:
@@ -130,11 +228,55 @@ def extend(session: Session, request: DeletionRequest, reason: str) -> None:
         raise Conflict("The request has been extended already.", kind="extended-already")
     if request.fulfilled_at or request.decision in (Decision.REFUSED, Decision.CANCELLED):
         raise Conflict("The request has been answered.", kind="illegal-move")
-    if not law.may_extend(request.received_at, now):
+    if not law.may_extend(request.received_at, now, pause_of(request)):
         raise Conflict("The time in which an extension must be announced has passed.", kind="extension-too-late")
     request.extended_at, request.extension_reason = now, reason
-    request.due_at = law.extended(request.received_at)
-    events.record(session, request.tenant_id, "request.extended", request.id)
+    was, request.due_at = request.due_at, law.extended(request.received_at, pause_of(request))
+    events.record_decision(
+        session, request.tenant_id, "request.extended", request.id, reason, **moved(was, request.due_at)
+    )
+
+
+def moved(was: datetime, now: datetime) -> dict[str, str]:
+    """What the log says of a due date that changed."""
+    return {"due_at": f"{now:%Y-%m-%dT%H:%M:%SZ}", "was_due_at": f"{was:%Y-%m-%dT%H:%M:%SZ}"}
+
+
+def confirm(session: Session, request: DeletionRequest, at: datetime | None) -> None:
+    """Receipt was confirmed to the person, by default now.
+
+    Raises:
+        Conflict: it was confirmed before.
+        Unprocessable: that is later than now, or before the request was received.
+    """
+    if request.confirmed_at is not None:
+        raise Conflict("The receipt has been confirmed already.", kind="confirmed-already")
+    request.confirmed_at = within(session, request, at)
+    confirmed = f"{request.confirmed_at:%Y-%m-%dT%H:%M:%SZ}"
+    events.record(session, request.tenant_id, "request.confirmed", request.id, at=confirmed)
+
+
+def within(session: Session, request: DeletionRequest, at: datetime | None) -> datetime:
+    """A moment between receipt and now; by default now. Raises Unprocessable where it is not."""
+    now = db.now(session)
+    if at is None:
+        return now
+    law = clock(request.jurisdiction)
+    if at > now or law.day(at) < law.day(request.received_at):
+        raise Unprocessable(
+            "The moment must lie between the receipt of the request and now.",
+            kind="outside-the-request",
+            errors=[{"pointer": "/at", "code": "outside-the-request"}],
+        )
+    return at
+
+
+def pause_of(request: DeletionRequest) -> Pause | None:
+    """The time for which the law's clock may stand still: until the answer, or the end of the wait for it."""
+    if request.identity_asked_at is None or request.identity_until is None:
+        return None
+    ended = request.identity_ended_at or request.identity_until
+    return Pause(request.identity_asked_at, min(ended, request.identity_until))
 
 
 # -- stopping what has not begun -------------------------------------------------------------------

@@ -39,15 +39,15 @@ from app.core.tables import (
     Version,
 )
 from app.datasets import records as datasets
-from app.datasets import suppression
-from app.deletions import rewriting
+from app.datasets import shards, suppression
+from app.deletions import compliance_rules, rewriting, views
 from app.evidence import sealing
 from app.jobs import Claim
 from app.models import versions
 from app.rules.states import Decision, JobKind, JobState, Outcome, VersionState, move_outcome
 
 MOST_TOGETHER = 1000  # requests that one rewriting of a dataset serves
-POOL_LIFE = timedelta(days=90)  # how long a pool outlives the first erasure of a sample it was built on
+POOL_LIFE = timedelta(days=90)  # how long a pool outlives, at most, the first erasure of a sample it was built on
 
 
 def start_if_published(session: Session, request_id: str) -> None:
@@ -58,7 +58,9 @@ def start_if_published(session: Session, request_id: str) -> None:
     left = select(func.count()).where(OutcomeRow.request_id == request_id, OutcomeRow.state != Outcome.PUBLISHED)
     if session.scalars(left).one():
         return
-    events.record(session, request.tenant_id, "request.published", request_id)
+    session.flush()
+    about = {"verdict": views.details(session, [request])[request_id].verdict}
+    events.record_about(session, request.tenant_id, "request.published", request_id, about)
     jobs.enqueue(
         session,
         tenant_id=request.tenant_id,
@@ -248,12 +250,14 @@ def _drop_carried(session: Session, dataset: Dataset, request: DeletionRequest) 
 
 
 def empty(session: Session, dataset: Dataset) -> list[str]:
-    """Release everything that a carried dataset holds; the digests of the bytes to remove."""
+    """Release everything that a dataset holds; the digests of the bytes to remove."""
     digests = [digest for digest in (dataset.images, dataset.upload) if digest]
     copies = delete(DatasetCopy).where(DatasetCopy.dataset_id == dataset.id).returning(DatasetCopy.digest)
     digests += session.scalars(copies).all()
+    digests += shards.drop(session, dataset)
     session.execute(delete(Sample).where(Sample.dataset_id == dataset.id))
-    dataset.images = dataset.upload = dataset.class_names = None
+    dataset.images = dataset.upload = dataset.class_names = dataset.report = None
+    dataset.duplicates = None
     dataset.erased = marked(dataset.erased, dataset.sample_count, np.arange(dataset.sample_count))
     dataset.state = "erased"
     return digests
@@ -337,8 +341,18 @@ def _date_superseded(session: Session, request: DeletionRequest) -> None:
         if version.state == VersionState.CANDIDATE:
             grace = versions.grace(session.get_one(Model, version.model_id))
             version.state, version.purge_after = VersionState.SUPERSEDED, db.now(session) + grace
+        if version.purged_at is None and version.purge_after is not None:
+            version.purge_after = _latest(session, request, version.purge_after)
         detail = f"version {version.number}, trained on the samples"
         _owe(session, request, "superseded-checkpoint", detail, version.digest, version)
+
+
+def _latest(session: Session, request: DeletionRequest, date: datetime) -> datetime:
+    """The date on which a remnant goes: by default no later than the request's due date, or at once where that has
+    passed."""
+    if compliance_rules.of(session, request.tenant_id).remains != "by-due-date":
+        return date
+    return min(date, max(request.due_at, db.now(session)))
 
 
 def _date_pools(session: Session, request: DeletionRequest, pools: set[str]) -> None:
@@ -352,7 +366,7 @@ def _date_pools(session: Session, request: DeletionRequest, pools: set[str]) -> 
                 subject="reference-pool",
                 detail=f"pool {pool}: models that saw the samples made its other columns; it is retired",
                 digest=None,
-                due_at=db.now(session) + POOL_LIFE,
+                due_at=_latest(session, request, db.now(session) + POOL_LIFE),
                 done_at=None,
             )
         )
@@ -379,7 +393,10 @@ def complete(session: Session, claim: Claim, request_id: str) -> None:
     request = session.get_one(DeletionRequest, request_id)
     request.fulfilled_at = now
     rewriting.owe(session, request_id, now)
-    events.record(session, claim.tenant_id, "request.fulfilled", request_id)
+    session.flush()
+    details = views.details(session, [request])[request_id]
+    about = {"status": details.status(request).value, "verdict": details.verdict}
+    events.record_about(session, claim.tenant_id, "request.fulfilled", request_id, about)
     jobs.finish(session, job, JobState.SUCCEEDED, result={"request": request_id})
 
 

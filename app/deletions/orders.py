@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
+from app.core import db
 from app.core.positions import Positions
 from app.core.tables import Model, OutcomeRow
 
@@ -29,15 +30,29 @@ class Order:
     validate_only: bool = False
     traceparent: str | None = None  # of the call, which its jobs and events continue
     again: Mapping[str, Any] = field(default_factory=dict)  # columns of a request that a restored backup has lost
+    actor: str = db.SERVICE  # id of the key that asks
+    received_at: datetime | None = None  # UTC; none: now
+    received_reason: str | None = None
+    reference: str | None = None
+    ground: str | None = None
+    complaint_about: str | None = None
+    case_id: str | None = None
 
 
 @dataclass(frozen=True)
 class Impact:
-    """What carrying out an order would mean."""
+    """What carrying out an order would mean.
+
+    duplicates: how many other samples have the same content and stay, None where nobody knows; duplicate_ids: the first
+    of them. Both are of a preview.
+    """
 
     positions: Positions
     affected: list[Model]
+    received_at: datetime
     due_at: datetime
+    duplicates: int | None = None
+    duplicate_ids: Sequence[str] = ()
 
 
 @dataclass
@@ -59,12 +74,26 @@ class NewRequest:
     received_at: datetime
     due_at: datetime
     confirm_by: datetime | None
+    posted_at: datetime | None
+    received_reason: str | None
+    ground: str | None
+    complaint_about: str | None
+    case_id: str | None
+    reference: str | None = None
     replayed_at: datetime | None = None
     reason: str | None = None
     extended_at: datetime | None = None
     extension_reason: str | None = None
     decided_at: datetime | None = None
     fulfilled_at: datetime | None = None
+    refusal_ground: str | None = None
+    identity: str = "not-needed"
+    identity_asked_at: datetime | None = None
+    identity_until: datetime | None = None
+    identity_ended_at: datetime | None = None
+    confirmed_at: datetime | None = None
+    remains_until: datetime | None = None
+    remains_reason: str | None = None
 
 
 @dataclass

@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
-from sqlalchemy import delete, select
+from datetime import datetime
+
+from sqlalchemy import delete, func, select
+from sqlalchemy.orm import Session
 
 from app import events
 from app.blobs import usage
 from app.blobs.open import Blobs
 from app.core import db
 from app.core.db import Database
+from app.core.errors import Conflict, Unprocessable
 from app.core.tables import (
+    DeletionRequest,
     JobArtifact,
     Receipt,
     ReferenceRow,
     Version,
 )
+from app.deletions import erasure, views
 from app.deletions.erasure import _tick
+from app.deletions.views import REMAINS
 from app.jobs import outbox
 from app.rules.states import VersionState
 
@@ -43,17 +50,63 @@ def purge_due_versions(database: Database, blobs: Blobs) -> int:
         return len(due)
 
 
+def keep_remains(session: Session, request: DeletionRequest, until: datetime, reason: str) -> None:
+    """What was made from the samples stays up to `until`, after the due date: said in the status and the log.
+
+    Raises:
+        Conflict: nothing is left, or the request is not that far.
+        Unprocessable: the date is no later than what is there, or later than that of any grace.
+    """
+    details = views.details(session, [request])[request.id]
+    if not (left := details.remaining):
+        raise Conflict("Nothing that was made from the samples is left, or it has no date yet.", kind="nothing-left")
+    latest, now = max(row.due_at for row in left if row.due_at), db.now(session)
+    if not latest < until <= now + erasure.POOL_LIFE:
+        raise Unprocessable(
+            f"The date must be later than the one that holds, and within {erasure.POOL_LIFE.days} days.",
+            kind="date-outside",
+            errors=[{"pointer": "/until", "code": "date-outside"}],
+        )
+    request.remains_until, request.remains_reason = until, reason
+    for row in left:
+        row.due_at = until
+        if row.subject == "superseded-checkpoint":
+            kept = (Version.model_id == row.model_id, Version.digest == row.digest, Version.purged_at.is_(None))
+            for version in session.scalars(select(Version).where(*kept).with_for_update()):
+                version.purge_after = _earliest(session, version)
+    events.record_decision(
+        session, request.tenant_id, "request.remains-kept", request.id, reason, until=f"{until:%Y-%m-%dT%H:%M:%SZ}"
+    )
+
+
+def _earliest(session: Session, version: Version) -> datetime | None:
+    """No request keeps what another one erases earlier."""
+    session.flush()
+    owed = (Receipt.model_id == version.model_id, Receipt.digest == version.digest, Receipt.done_at.is_(None))
+    return session.scalars(select(func.min(Receipt.due_at)).where(Receipt.subject == REMAINS[0], *owed)).one()
+
+
 def retire_due_pools(database: Database) -> int:
-    """Retire reference pools whose date has come; how many signals. A new pool is built by `:references`."""
+    """Retire reference pools whose date has come; how many signals. A new pool was queued before (`app.models.pools`).
+
+    A pool goes on the earliest date that any request has for it.
+    """
     with database.write() as session:
         now = db.now(session)
-        due = (Receipt.subject == "reference-pool", Receipt.due_at <= now, Receipt.done_at.is_(None))
-        receipts = session.scalars(select(Receipt).where(*due).with_for_update(skip_locked=True)).all()
-        pools = {receipt.detail.removeprefix("pool ").partition(":")[0] for receipt in receipts}
+        pending = select(Receipt).where(Receipt.subject == "reference-pool", Receipt.done_at.is_(None))
+        due = session.scalars(pending.where(Receipt.due_at <= now).with_for_update(skip_locked=True)).all()
+        if not due:
+            return 0
+        pools = {_pool_of(receipt) for receipt in due}
         rows = session.scalars(select(ReferenceRow).where(ReferenceRow.pool.in_(pools))).all()
         for row in rows:
             outbox.remove_blob(session, row.digest)
             session.delete(row)
-        for receipt in receipts:
-            receipt.done_at = now
+        for receipt in session.scalars(pending).all():
+            if _pool_of(receipt) in pools:
+                receipt.done_at = now
         return len(rows)
+
+
+def _pool_of(receipt: Receipt) -> str:
+    return receipt.detail.removeprefix("pool ").partition(":")[0]

@@ -16,6 +16,7 @@ from __future__ import annotations
 import logging
 import re
 import sqlite3
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -38,7 +39,10 @@ SUBJECT = "database"
 WITHIN = timedelta(days=2)  # the quiet hour comes once a day
 WAITING = "the database's files may keep earlier forms of erased rows until its tables are rewritten"
 IDS = "samples"
-OTHERS = ("datasets", "job_artifacts", "adversarial_sets", "reference_models", "outbox")  # digests, names of classes
+OTHERS = (
+    "datasets", "job_artifacts", "adversarial_sets", "reference_models", "outbox",  # digests, names of classes
+    "case_details", "case_reasons", "notices",  # whose retention is over
+)  # fmt: skip
 STATISTICS = "pg_statistic"  # the planner's: they quote ids
 LOCK_SECONDS = 1.0  # who comes after us waits as long as we do
 REST = 50  # times as long as a rewriting took, before the next: it takes two hundredths of the time at the most
@@ -120,17 +124,14 @@ def rewrite(database: Database) -> str:
         with database.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
             if database.is_sqlite:
                 return _rewrite_file(connection.connection.driver_connection)
-            with _unhurried(connection):
-                _vacuum(connection, "ANALYZE samples (sample_id, subject)")
-                _vacuum(connection, f"VACUUM (FULL, VERBOSE) {IDS}", strict=True)
-                for (
-                    table
-                ) in OTHERS:  # of these too nobody reads any more what went with the ids; newer changes may stay
-                    _vacuum(connection, f"VACUUM (FULL, VERBOSE) {table}")
-                _vacuum(connection, f"VACUUM (FULL, VERBOSE) {STATISTICS}", strict=True)
+            _vacuum(database, connection, "ANALYZE samples (sample_id, subject)")
+            _vacuum(database, connection, f"VACUUM (FULL, VERBOSE) {IDS}", strict=True)
+            for table in OTHERS:  # of these too nobody reads any more what went with the ids; newer changes may stay
+                _vacuum(database, connection, f"VACUUM (FULL, VERBOSE) {table}")
+            _vacuum(database, connection, f"VACUUM (FULL, VERBOSE) {STATISTICS}", strict=True)
     except DBAPIError as error:
         state = getattr(error.orig, "sqlstate", None)
-        if state == "55P03" or "locked" in str(error.orig):
+        if state in ("55P03", "57014") or "locked" in str(error.orig):
             raise NotRewrittenError("others were using the tables, so it is tried again") from None
         raise NotRewrittenError(f"the database refused ({state or type(error.orig).__name__})") from None
     return f"rewritten with VACUUM FULL: {', '.join((IDS, *OTHERS))} and the planner's statistics"
@@ -152,19 +153,36 @@ def _rewrite_file(raw: Any) -> str:
     return "rewritten with VACUUM" + ("; the write-ahead log was emptied" if mode == "wal" else "")
 
 
+_STOP_WAITING = text(
+    "SELECT pg_cancel_backend(pid) FROM pg_stat_activity "
+    "WHERE query = :statement AND state = 'active' AND wait_event_type = 'Lock' AND datname = current_database()"
+)
+
+
 @contextmanager
-def _unhurried(connection: Connection) -> Iterator[None]:
-    """Without a limit of a statement's time, and with a short one for locks."""
-    connection.execute(text("SET statement_timeout = 0"))
-    connection.execute(text(f"SET lock_timeout = '{LOCK_SECONDS:.3f}s'"))
+def _impatient(database: Database, statement: str) -> Iterator[None]:
+    """Cancel the statement if it still waits for a lock after LOCK_SECONDS: all others would wait behind it.
+
+    `lock_timeout` cannot say so. A VACUUM runs outside of transactions, and behind a pooler what was set outside of one
+    is another connection's.
+    """
+
+    def look() -> None:
+        try:
+            with database.read() as session:
+                session.execute(_STOP_WAITING, {"statement": statement})
+        except DBAPIError as error:
+            log.warning("a rewrite that waits for a lock could not be stopped: %s", type(error.orig).__name__)
+
+    timer = threading.Timer(LOCK_SECONDS, look)
+    timer.start()
     try:
         yield
     finally:
-        connection.execute(text("RESET statement_timeout"))
-        connection.execute(text("RESET lock_timeout"))
+        timer.cancel()
 
 
-def _vacuum(connection: Connection, statement: str, *, strict: bool = False) -> None:
+def _vacuum(database: Database, connection: Connection, statement: str, *, strict: bool = False) -> None:
     """Run a VACUUM, which says in notices what it left. strict: it may leave no earlier form of any row.
 
     Raises:
@@ -178,7 +196,8 @@ def _vacuum(connection: Connection, statement: str, *, strict: bool = False) -> 
 
     raw.add_notice_handler(note)
     try:
-        connection.execute(text(statement))
+        with _impatient(database, statement):
+            connection.execute(text(statement))
     finally:
         raw.remove_notice_handler(note)
     for severity, message, detail in notices:

@@ -1,4 +1,4 @@
-"""Deleting models and versions that nobody needs, and what that would erase, said before."""
+"""Deleting datasets, models and versions that nobody needs, and what that would erase, said before."""
 
 from __future__ import annotations
 
@@ -8,12 +8,31 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from app import events
+from app.blobs.folder import BlobMissingError
+from app.blobs.open import Blobs
 from app.core import db
 from app.core.errors import Conflict
-from app.core.tables import AdversarialRow, Alias, Job, Model, OutcomeRow, Version
+from app.core.positions import mask_of
+from app.core.tables import (
+    AdversarialRow,
+    Alias,
+    Dataset,
+    DatasetCopy,
+    DeletionRequest,
+    Job,
+    Model,
+    OutcomeRow,
+    ReferenceRow,
+    Shard,
+    Version,
+)
+from app.deletions import erasure
+from app.jobs import outbox
 from app.models import bases
 from app.models import records as models
-from app.rules.states import JobState, Outcome, VersionState
+from app.rules.states import Decision, JobState, Outcome, VersionState
+
+MOST_NAMED = 20  # of each kind that needs a dataset
 
 
 def of_version(session: Session, model: Model, version: Version) -> dict[str, Any]:
@@ -73,3 +92,55 @@ def of_model(session: Session, model: Model) -> dict[str, Any]:
         "requests_settled": session.scalars(open_).one(),
         "needed": needed,
     }
+
+
+def of_dataset(session: Session, blobs: Blobs, dataset: Dataset) -> dict[str, Any]:
+    """What deleting the dataset would erase, and what keeps it from being deleted (`needed`)."""
+    needed = ["it is erased already"] if dataset.state == "erased" else []
+    live = select(Model.id).where(Model.dataset_id == dataset.id, Model.purged_at.is_(None)).order_by(Model.id)
+    needed += [f"the model {model} is of it; purge the model first" for model in session.scalars(live)]
+    open_ = select(DeletionRequest.id).where(
+        DeletionRequest.dataset_id == dataset.id,
+        DeletionRequest.fulfilled_at.is_(None),
+        DeletionRequest.decision.in_([Decision.RECEIVED, Decision.ACCEPTED, Decision.HELD]),
+    )
+    needed += [f"the deletion request {request} is open" for request in session.scalars(open_.limit(MOST_NAMED))]
+    busy = select(Job.id).where(Job.dataset_id == dataset.id, Job.state.in_([JobState.QUEUED, JobState.RUNNING]))
+    needed += [f"the job {job} works on it" for job in session.scalars(busy.limit(MOST_NAMED))]
+    copies = session.scalars(select(DatasetCopy.digest).where(DatasetCopy.dataset_id == dataset.id)).all()
+    signals = session.scalars(select(ReferenceRow.digest).where(ReferenceRow.dataset_id == dataset.id)).all()
+    sent = session.scalars(select(Shard.blob).where(Shard.dataset_id == dataset.id, Shard.blob.is_not(None))).all()
+    held = {digest for digest in (dataset.images, dataset.upload, *copies, *signals, *sent) if digest}
+    there = len(mask_of(dataset.erased, dataset.sample_count).nonzero()[0])
+    return {
+        "samples": dataset.sample_count - there,
+        "bytes": sum(_size(blobs, digest) for digest in held),
+        "copies": len(copies),
+        "reference_signals": len(signals),
+        "shards": len(sent),
+        "needed": needed,
+    }
+
+
+def _size(blobs: Blobs, digest: str) -> int:
+    try:
+        return blobs.size(digest)
+    except BlobMissingError:
+        return 0
+
+
+def delete_dataset(session: Session, blobs: Blobs, dataset: Dataset) -> None:
+    """Erase all that a dataset holds, its ids too; its row stays as the record of what was there.
+
+    Raises:
+        Conflict: somebody needs it; says who.
+    """
+    if needed := of_dataset(session, blobs, dataset)["needed"]:
+        raise Conflict(f"This dataset is needed: {'; '.join(needed)}.", kind="dataset-needed")
+    digests = erasure.empty(session, dataset)
+    for row in session.scalars(select(ReferenceRow).where(ReferenceRow.dataset_id == dataset.id)).all():
+        digests.append(row.digest)
+        session.delete(row)
+    for digest in digests:
+        outbox.remove_blob(session, digest)
+    events.record(session, dataset.tenant_id, "dataset.deleted", dataset.id)

@@ -5,16 +5,19 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 
 from sqlalchemy import ColumnElement, and_, or_, select
 from sqlalchemy.orm import Session, aliased
 
 from app.core.errors import NotFound
-from app.core.tables import DeletionRequest, Job, OutcomeRow, Receipt
+from app.core.tables import AuditRow, CaseDetails, DeletionRequest, Job, OutcomeRow, Proposal, Receipt, Version
 from app.deletions.orders import NewOutcome, NewRequest
 from app.rules.states import Decision, JobKind, JobState, Outcome, RequestStatus, request_status
 
 GIVEN_UP = (JobState.DEAD, JobState.FAILED, JobState.CANCELLED)
+REMAINS = ("superseded-checkpoint", "reference-pool")  # subjects of receipts with a date, of what the service holds
+WORST_FIRST = ("fail", "inconclusive", "pass")
 
 UNANSWERED = (
     DeletionRequest.fulfilled_at.is_(None),
@@ -25,16 +28,45 @@ UNANSWERED = (
 
 @dataclass
 class RequestDetails:
-    """Outcomes, receipts and purge problem of one request."""
+    """Outcomes, receipts and purge problem of one request; of its outcomes, by model, the verdict of the audit that the
+    version was published with, and when it was."""
 
     outcomes: list[OutcomeRow | NewOutcome] = field(default_factory=list)
     receipts: list[Receipt] = field(default_factory=list)
     purge_problem: str | None = None
+    verdicts: dict[str, str] = field(default_factory=dict)
+    replaced: dict[str, datetime] = field(default_factory=dict)
+    reference: str | None = None
+    proposal: Proposal | None = None
 
     def status(self, request: DeletionRequest | NewRequest) -> RequestStatus:
         states = [Outcome(row.state) for row in self.outcomes]
         failed = self.purge_problem is not None
-        return request_status(Decision(request.decision), states, bool(request.fulfilled_at), failed)
+        late = any(row.due_at and row.due_at > request.due_at for row in self.remaining)
+        return request_status(Decision(request.decision), states, bool(request.fulfilled_at), failed, late)
+
+    @property
+    def remaining(self) -> list[Receipt]:
+        """What the service still holds that was made from the samples: each goes at a date."""
+        return [row for row in self.receipts if row.done_at is None and row.subject in REMAINS]
+
+    @property
+    def verdict(self) -> str | None:
+        """Of all models the worst; None before a version was published with an audit."""
+        return next((verdict for verdict in WORST_FIRST if verdict in self.verdicts.values()), None)
+
+    @property
+    def replaced_at(self) -> datetime | None:
+        """When the last affected model was replaced; None before, and where none was."""
+        done = all(row.state in (Outcome.PUBLISHED, Outcome.PURGED) for row in self.outcomes)
+        return max(self.replaced.values(), default=None) if done else None
+
+    def complete_at(self, request: DeletionRequest | NewRequest) -> datetime | None:
+        """When the last thing that the service holds was erased, or will be; None while that has no date."""
+        if request.fulfilled_at is None:
+            return None
+        dates = [row.done_at or row.due_at for row in self.receipts if row.subject in REMAINS]
+        return max([request.fulfilled_at, *(date for date in dates if date)])
 
 
 def details(session: Session, requests: Sequence[DeletionRequest]) -> dict[str, RequestDetails]:
@@ -44,6 +76,7 @@ def details(session: Session, requests: Sequence[DeletionRequest]) -> dict[str, 
     outcomes = select(OutcomeRow).where(OutcomeRow.request_id.in_(ids)).order_by(OutcomeRow.model_id)
     for outcome in session.scalars(outcomes):
         found[outcome.request_id].outcomes.append(outcome)
+    _published(session, found)
     receipts = select(Receipt).where(Receipt.request_id.in_(ids)).order_by(Receipt.id)
     for receipt in session.scalars(receipts):
         found[receipt.request_id].receipts.append(receipt)
@@ -52,7 +85,29 @@ def details(session: Session, requests: Sequence[DeletionRequest]) -> dict[str, 
         reason = (job.problem or {}).get("detail", "")
         ended = f"the purge job {job.id} ended as {job.state}: {reason}"
         found[str(job.request_id)].purge_problem = ended if job.state in GIVEN_UP else None
+    for detail in session.scalars(select(CaseDetails).where(CaseDetails.request_id.in_(ids))):
+        found[detail.request_id].reference = detail.reference
+    for proposal in session.scalars(select(Proposal).where(Proposal.request_id.in_(ids))):
+        found[proposal.request_id].proposal = proposal
     return found
+
+
+def _published(session: Session, found: dict[str, RequestDetails]) -> None:
+    """Verdicts and dates of the versions that outcomes were published with."""
+    done = {row.job_id for each in found.values() for row in each.outcomes if row.job_id and row.version is not None}
+    if not done:
+        return
+    audits = select(AuditRow.job_id, AuditRow.verdict).where(
+        AuditRow.job_id.in_(done), AuditRow.compares_request.is_(None), AuditRow.version.is_not(None)
+    )
+    verdicts = dict(session.execute(audits.order_by(AuditRow.id)).all())
+    made = dict(session.execute(select(Version.job_id, Version.created_at).where(Version.job_id.in_(done))).all())
+    for each in found.values():
+        for row in each.outcomes:
+            if row.job_id in verdicts:
+                each.verdicts[row.model_id] = verdicts[row.job_id]
+            if row.job_id is not None and (at := made.get(row.job_id)) is not None:
+                each.replaced[row.model_id] = at
 
 
 def having(status: RequestStatus) -> ColumnElement[bool]:
@@ -85,9 +140,17 @@ def having(status: RequestStatus) -> ColumnElement[bool]:
     left = DeletionRequest.fulfilled_at.is_(None)
     waiting, begun = some(Outcome.PENDING), some(Outcome.BATCHED, Outcome.PUBLISHED, Outcome.PURGED)
     under_way = some(Outcome.PENDING, Outcome.BATCHED)
+    kept = select(Receipt.id).where(
+        Receipt.request_id == DeletionRequest.id,
+        Receipt.done_at.is_(None),
+        Receipt.subject.in_(REMAINS),
+        Receipt.due_at > DeletionRequest.due_at,
+    )
+    late = kept.correlate(DeletionRequest).limit(1).scalar_subquery().is_not(None)
     condition = {
         RequestStatus.ATTENTION: and_(left, attention),
-        RequestStatus.FULFILLED: ~left,
+        RequestStatus.FULFILLED: and_(~left, ~late),
+        RequestStatus.INCOMPLETE: and_(~left, late),
         RequestStatus.PUBLISHED: and_(left, ~attention, ~under_way),
         RequestStatus.ACCEPTED: and_(left, ~attention, waiting, ~begun),
         RequestStatus.PROCESSING: and_(left, ~attention, under_way, begun),

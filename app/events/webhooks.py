@@ -246,6 +246,8 @@ def send(
         answer = connection.getresponse()
         answer.read(MOST_REPLY_BYTES)
         return Reply(answer.status, None if 200 <= answer.status < 300 else f"answered {answer.status}")
+    except ssl.SSLCertVerificationError as error:
+        return Reply(None, f"its certificate is not trusted: {error.verify_message}")
     except (OSError, ValueError, TimeoutError) as error:
         return Reply(None, type(error).__name__)
     except Exception as error:  # http.client's own errors do not share a base with these

@@ -11,6 +11,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import hmac
+import json
 import secrets
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -225,6 +226,12 @@ def sign(statement: Statement, key: SigningKey) -> dict[str, Any]:
         "payloadType": PAYLOAD_TYPE,
         "signatures": [signature],
     }
+
+
+def opened(envelope: str) -> Statement:
+    """The statement in an envelope of the service's own."""
+    statement: Statement = json.loads(base64.b64decode(json.loads(envelope)["payload"]))
+    return statement
 
 
 # -- from and to the database ----------------------------------------------------------------------

@@ -40,7 +40,7 @@ def open_key(database: Database, settings: Settings) -> SigningKey:
     """The service's signing key, its public half known from now on.
 
     Raises:
-        ValueError: it was replaced by another and may not sign any more.
+        StartError: it is no Ed25519 key, or was replaced by another and may not sign any more.
     """
     given = settings.signing_key.get_secret_value()
     if given and (settings.data_dir / signing.KEY_FILE).exists():
@@ -66,10 +66,22 @@ def commit_ids(session: Session, request: DeletionRequest) -> None:
     """Keep salted tags of the request's ids, while the ids are still there. Once; harmless to repeat."""
     if session.get(Commitment, request.id) is not None:
         return
+    if (before := _erased_before(session, request)) is not None:
+        session.add(Commitment(request_id=request.id, salt=before.salt, tags=before.tags))
+        return
     ids = _ids(session, request.dataset_id, unpack(request.positions))
     salt = certificate.new_salt()
     tags = b"".join(certificate.id_tags(salt, ids))
     session.add(Commitment(request_id=request.id, salt=salt, tags=tags))
+
+
+def _erased_before(session: Session, request: DeletionRequest) -> Commitment | None:
+    """Of a complaint about an erasure: the ids are gone, so their tags are what they were."""
+    if request.complaint_about is None:
+        return None
+    earlier = session.get_one(DeletionRequest, request.complaint_about)
+    same = earlier.fulfilled_at is not None and earlier.positions == request.positions
+    return session.get(Commitment, earlier.id) if same else None
 
 
 def leave_out(session: Session, request: DeletionRequest, positions: Positions) -> None:

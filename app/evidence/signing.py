@@ -16,14 +16,16 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization as form
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from app.core.config import write_private
+from app.core.config import StartError, write_private
 
 OVERLAP = timedelta(days=1)  # how long a replaced key may still sign, so that a rolling restart refuses nothing
 LARGEST = 2**53 - 1
 KEY_FILE = "signing-key.pem"
+MAKE = "`openssl genpkey -algorithm ed25519` makes one"
 NOTE_ED25519 = b"\x01"  # signature type of a C2SP signed note
 
 
@@ -57,14 +59,14 @@ def load(configured: str, folder: Path) -> SigningKey:
     """The key of `configured` (PKCS #8 PEM), else of `folder`/signing-key.pem, which is made once.
 
     Raises:
-        ValueError: the PEM is unreadable or of another algorithm; the text is not repeated.
+        StartError: the PEM is unreadable or of another algorithm; the text is not repeated.
     """
     if configured:
-        return _parse(configured)
+        return _parse(configured, "LETHE_SIGNING_KEY")
     path = folder / KEY_FILE
     if not path.exists():
         write_private(path, _new_pem(), exclusive=True)
-    return _parse(path.read_text())
+    return _parse(path.read_text(), f"the file {path}")
 
 
 def _new_pem() -> str:
@@ -73,13 +75,14 @@ def _new_pem() -> str:
     return pem.decode().strip()
 
 
-def _parse(pem: str) -> SigningKey:
+def _parse(pem: str, place: str) -> SigningKey:
+    """Files of variables cannot hold a line feed: there it is written as a backslash and an n."""
     try:
-        key = form.load_pem_private_key(pem.encode(), password=None)
-    except (ValueError, TypeError):
-        raise ValueError("the signing key is not an unencrypted PKCS #8 PEM") from None
+        key = form.load_pem_private_key(pem.replace("\\n", "\n").encode(), password=None)
+    except (ValueError, TypeError, UnsupportedAlgorithm):
+        raise StartError(f"{place} is no private key as unencrypted PKCS #8 PEM: {MAKE}") from None
     if not isinstance(key, Ed25519PrivateKey):
-        raise ValueError("the signing key is not an Ed25519 key")
+        raise StartError(f"{place} is a key of another kind than Ed25519: {MAKE}")
     return SigningKey(key)
 
 
@@ -170,13 +173,15 @@ def rotate(known: Iterable[KnownKey], key: SigningKey, now: datetime) -> list[Kn
     A key that was replaced and is still within its overlap changes nothing: it is a process not yet restarted.
 
     Raises:
-        ValueError: `key` was replaced longer ago, so that what it signs would not be believed.
+        StartError: `key` was replaced longer ago, so that what it signs would not be believed.
     """
     keys = list(known)
     mine = next((k for k in keys if k.id == key.id), None)
     if mine is not None:
         if mine.not_after is not None and mine.not_after <= now:
-            raise ValueError("the signing key was replaced by another and may not sign any more")
+            raise StartError(
+                "the key of LETHE_SIGNING_KEY was replaced by another and may not sign any more: set the newer one"
+            )
         return keys
     ended = [replace(k, not_after=now + OVERLAP) if k.not_after is None else k for k in keys]
     return [*ended, KnownKey(key.id, key.public_pem, now, None)]

@@ -11,11 +11,12 @@ import io
 import os
 import re
 import stat
-import unicodedata
+import struct
 import zipfile
+import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -26,15 +27,18 @@ from numpy.typing import NDArray
 from app.formats.manifest import (
     HOLDOUT,
     MAX_BYTES,
-    MAX_CLASSES,
     MAX_ID_LENGTH,
     MAX_ROWS,
     MAX_SIDE,
-    Manifest,
+    MULTI_LABEL,
+    SPLITS,
+    Columns,
     SourceError,
     check_columns,
     require_form,
 )
+from app.formats.names import normal
+from app.formats.options import Options
 
 MAX_MEMBERS = 500_000
 MAX_DIRECTORY = 64 * 2**20  # bytes; it is read whole
@@ -44,12 +48,23 @@ MAX_IMAGE_BYTES = 16 * 2**20
 MAX_COLUMN_BYTES = 512 * 2**20  # of an array other than images
 MAX_ARRAY_HEADER = 10_000
 CHUNK = 2**20
-SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
-LAYOUT = f"an image lies at train/<class>/<name> or holdout/<class>/<name> and ends in {', '.join(SUFFIXES)}"
+SUFFIXES = (".png", ".jpg", ".jpeg", ".jfif", ".bmp", ".webp", ".gif", ".ppm", ".pgm", ".pbm", ".tif", ".tiff")
+LAYOUT = f"an image lies at <split>/<class>/<name>, or <class>/<name> in all of the archive, with a split of {SPLITS}"
+NO_IMAGE = f"it is no image by its name, which ends in {', '.join(SUFFIXES)}"
+UNICODE_PATH = 0x7075  # the extra field of Info-ZIP with a member's name in UTF-8
+UTF8 = 0x800  # flag: the name is UTF-8
 ENCRYPTED = 0x1 | 0x40 | 0x2000  # flags: encrypted, strongly so, directory too
 PLAIN_KINDS = (0, stat.S_IFREG, stat.S_IFDIR)
-COLUMNS = {"labels": "integers", "ids": "strings or integers", "holdout": "booleans", "subject": "strings"}
-KINDS = {"labels": "iu", "ids": "Uiu", "holdout": "b", "subject": "U"}
+COLUMNS = {
+    "labels": "integers, strings or booleans",
+    "ids": "strings or integers",
+    "holdout": "booleans",
+    "split": "strings",
+    "subject": "strings",
+}
+KINDS = {"labels": "iuUb", "ids": "Uiu", "holdout": "b", "split": "U", "subject": "U"}
+PIXELS = {"uint8": "", "uint16": "16-bit", "float16": "floats", "float32": "floats", "float64": "floats"}
+"""Types of pixels that are taken, with what is told of them."""
 
 
 class _Bounded(io.BufferedReader):
@@ -75,26 +90,37 @@ def opened(path: Path) -> Iterator[zipfile.ZipFile]:
         raise SourceError("the archive is damaged or cut off") from error
 
 
-def check(path: Path, class_names: Sequence[str] | None, forms: Sequence[str]) -> Manifest:
+def read(path: Path, options: Options, forms: Sequence[str]) -> Columns:
     """Check an npz or an image folder, whichever it is.
 
     Raises:
         SourceError: what is wrong with it.
     """
     with opened(path) as file:
-        found = members(file, path.stat().st_size)
-        if all(info.filename.endswith(".npy") for _, info in found):
+        found = members(file, path.stat().st_size, options.names_encoding)
+        if all(member.name.endswith(".npy") for member in found):
             require_form("npz", forms)
-            return _check_npz(file, found)
+            return _read_npz(file, found)
         require_form("image folder", forms)
-        return _check_image_folder(found, class_names)
+        return _read_image_folder(found)
 
 
 # -- the directory ---------------------------------------------------------------------------------
 
 
-def members(file: zipfile.ZipFile, size: int) -> list[tuple[int, zipfile.ZipInfo]]:
-    """(place in the listing, member) of all but folders and what file managers leave. `size`: the archive's, bytes.
+@dataclass(frozen=True)
+class Member:
+    """One member of an archive. number: its place in the listing. name: its path in one form (NFC)."""
+
+    number: int
+    name: str
+    info: zipfile.ZipInfo
+    composed: bool  # whether the name was written in another form
+
+
+def members(file: zipfile.ZipFile, size: int, encoding: str | None = None) -> list[Member]:
+    """All members but folders and what file managers leave. size: the archive's, bytes. encoding: the code page of
+    names that are not UTF-8.
 
     Raises:
         SourceError: names, kinds or sizes that no archive of samples has.
@@ -104,33 +130,70 @@ def members(file: zipfile.ZipFile, size: int) -> list[tuple[int, zipfile.ZipInfo
         raise SourceError(f"the archive has {len(infos):,} members; at most {MAX_MEMBERS:,} are taken")
     errors: list[str] = []
     seen: dict[str, int] = {}
+    found: list[Member] = []
     for number, info in enumerate(infos):
-        if fault := _fault(info):
+        name = _name(info, encoding)
+        if fault := _fault(info, name):
             errors.append(f"entry {number}: {fault}")
-        folded = unicodedata.normalize("NFC", info.filename).casefold().rstrip("/")
+            continue
+        folded = normal(name).casefold().rstrip("/")
         if seen.setdefault(folded, number) != number:
             errors.append(f"entry {number}: the name of entry {seen[folded]}, but for its case at most")
+        elif not (name.endswith("/") or is_clutter(name)):
+            found.append(Member(number, normal(name), info, normal(name) != name))
     if errors:
-        raise SourceError(f"{len(errors)} problem{'s' * (len(errors) > 1)} with the archive's members", errors)
+        raise SourceError(lines_of(errors, "with the archive's members"), errors)
     total = sum(info.file_size for info in infos)
     if total > MAX_BYTES:
         raise SourceError(f"the archive unpacks to more than {MAX_BYTES // 2**30} GiB")
     if total > max(FREE_OF_RATIO, MAX_RATIO * size):
         raise SourceError(f"the archive unpacks to more than {MAX_RATIO} times its size")
-    found = [pair for pair in enumerate(infos) if not (pair[1].is_dir() or _is_clutter(pair[1].filename))]
     if not found:
         raise SourceError("the archive is empty")
     return found
 
 
-def _fault(info: zipfile.ZipInfo) -> str:
+def lines_of(errors: Sequence[str], where: str) -> str:
+    return f"{len(errors)} problem{'s' * (len(errors) > 1)} {where}"
+
+
+def _name(info: zipfile.ZipInfo, encoding: str | None) -> str:
+    """The name that was meant; with U+FFFD where it is in a code page that nobody has named.
+
+    Python reads a name without the flag of UTF-8 in the code page 437, which loses nothing. Many programs, those of a
+    Mac among them, write UTF-8 there and set no flag.
+    """
     name = info.orig_filename  # with what follows a NUL
-    if re.search(r"[\x00-\x1f\x7f\\]", name) or re.match(r"/|[A-Za-z]:", name):
-        return "the name is not a plain relative path"
-    if {"", ".", ".."} & set(name.removesuffix("/").split("/")):
-        return "the name is not a plain relative path"
-    if len(name) > MAX_ID_LENGTH:
-        return f"the name has more than {MAX_ID_LENGTH} characters"
+    if info.flag_bits & UTF8 or name.isascii():
+        return name
+    written = name.encode("cp437")
+    if (meant := _unicode_path(info.extra, written)) is not None:
+        return meant
+    try:
+        return written.decode()
+    except UnicodeDecodeError:
+        pass
+    try:
+        return written.decode(encoding) if encoding else "\ufffd"
+    except UnicodeDecodeError:
+        return "\ufffd"
+
+
+def _unicode_path(extra: bytes, written: bytes) -> str | None:
+    """The name in Info-ZIP's extra field, if that is of the name that is written."""
+    while len(extra) >= 4:
+        kind, size = struct.unpack_from("<HH", extra)
+        field, extra = extra[4 : 4 + size], extra[4 + size :]
+        if kind == UNICODE_PATH and field[:5] == struct.pack("<BI", 1, zlib.crc32(written)):
+            return field[5:].decode(errors="replace")
+    return None
+
+
+def _fault(info: zipfile.ZipInfo, name: str) -> str:
+    if "\ufffd" in name:
+        return "the name is in a code page that it does not state; state it as the source's `names_encoding`"
+    if fault := fault_of_name(name):
+        return fault
     if info.flag_bits & ENCRYPTED:
         return "it is encrypted"
     if stat.S_IFMT(info.external_attr >> 16) not in PLAIN_KINDS:
@@ -140,8 +203,21 @@ def _fault(info: zipfile.ZipInfo) -> str:
     return ""
 
 
-def _is_clutter(name: str) -> bool:
-    return name.startswith("__MACOSX/") or name.rpartition("/")[2].startswith(".")
+def fault_of_name(name: str) -> str:
+    """What is wrong with a member's name; nothing where it is a plain relative path."""
+    if re.search(r"[\x00-\x1f\x7f\\]", name) or re.match(r"/|[A-Za-z]:", name):
+        return "the name is not a plain relative path"
+    if {"", ".", ".."} & set(name.removesuffix("/").split("/")):
+        return "the name is not a plain relative path"
+    if len(name) > MAX_ID_LENGTH:
+        return f"the name has more than {MAX_ID_LENGTH} characters"
+    return ""
+
+
+def is_clutter(name: str) -> bool:
+    """Whether a file manager left it."""
+    last = name.rpartition("/")[2]
+    return name.startswith("__MACOSX/") or last.startswith(".") or last.lower() in ("thumbs.db", "desktop.ini")
 
 
 def pieces(file: zipfile.ZipFile, info: zipfile.ZipInfo) -> Iterator[bytes]:
@@ -172,32 +248,70 @@ class Array:
     offset: int
 
 
-def arrays(file: zipfile.ZipFile, found: Sequence[tuple[int, zipfile.ZipInfo]]) -> dict[str, Array]:
-    """The arrays of an npz by name: their headers, held against their sizes.
+@dataclass(frozen=True)
+class Images:
+    """The pixels of an npz. channels_first: (N, C, H, W), else (N, H, W) or (N, H, W, C)."""
+
+    array: Array
+    channels_first: bool
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(H, W, C) of one image as it is kept."""
+        sides = self.array.shape[1:]
+        if len(sides) == 2:
+            return sides[0], sides[1], 1
+        return (sides[1], sides[2], sides[0]) if self.channels_first else (sides[0], sides[1], sides[2])
+
+
+def arrays(file: zipfile.ZipFile, found: Sequence[Member]) -> tuple[Images, dict[str, Array]]:
+    """The images of an npz and its other arrays by name: their headers, held against their sizes.
 
     Raises:
-        SourceError: another array than the five, one that is missing, or one of another shape or type.
+        SourceError: another array than the six, one that is missing, or one of another shape or type.
     """
-    by_name = {info.filename.removesuffix(".npy"): info for _, info in found}
-    if not {"images", "labels", "ids"} <= by_name.keys() <= {"images", *COLUMNS}:
-        raise SourceError("an npz has the arrays images, labels and ids and, optionally, holdout and subject")
-    read = {name: _header(file, info, name) for name, info in by_name.items()}
-    images = read["images"]
-    if images.dtype != np.uint8 or len(images.shape) not in (3, 4) or images.shape[3:] not in ((), (1,), (3,)):
-        raise SourceError("images must be uint8 of the shape (N, H, W), (N, H, W, 1) or (N, H, W, 3)")
-    if not 0 < images.shape[0] <= MAX_ROWS:
-        raise SourceError(f"there are {images.shape[0]} images; there must be 1 to {MAX_ROWS:,}")
-    if not 0 < min(images.shape[1:3]) <= max(images.shape[1:3]) <= MAX_SIDE:
-        raise SourceError(f"images must have sides of 1 to {MAX_SIDE} pixels")
-    for name in by_name.keys() - {"images"}:
-        if read[name].dtype.kind not in KINDS[name] or read[name].shape != images.shape[:1]:
+    by_name = {member.name.removesuffix(".npy"): member.info for member in found}
+    if not {"images", "labels"} <= by_name.keys() <= {"images", *COLUMNS} or {"holdout", "split"} <= by_name.keys():
+        raise SourceError(
+            "an npz has the arrays images and labels and, optionally, ids, subject and one of holdout and split"
+        )
+    read = {name: header(file, info, name) for name, info in by_name.items()}
+    images = _images(read.pop("images"))
+    rows = images.array.shape[0]
+    for name, array in read.items():
+        if name == "labels" and len(array.shape) == 2 and array.shape[1] > 1:
+            raise SourceError(f"labels is of the shape {list(array.shape)}: {MULTI_LABEL}")
+        shapes = [(rows,), (rows, 1)] if name == "labels" else [(rows,)]
+        if array.dtype.kind not in KINDS[name] or array.shape not in shapes:
             raise SourceError(f"{name} must hold {COLUMNS[name]}, one for each image")
-        if read[name].info.file_size > MAX_COLUMN_BYTES:
+        if array.info.file_size > MAX_COLUMN_BYTES:
             raise SourceError(f"{name} is over {MAX_COLUMN_BYTES // 2**20} MiB")
-    return read
+    return images, read
 
 
-def _header(file: zipfile.ZipFile, info: zipfile.ZipInfo, name: str) -> Array:
+def _images(array: Array) -> Images:
+    shape = array.shape
+    last = len(shape) == 3 or (len(shape) == 4 and shape[3] in (1, 3))
+    first = len(shape) == 4 and not last and shape[1] in (1, 3)
+    if array.dtype.name not in PIXELS or not (last or first):
+        raise SourceError(
+            "images must be uint8, uint16 or floats in [0, 1], of the shape (N, H, W), (N, H, W, C) or (N, C, H, W), "
+            "with 1 or 3 channels"
+        )
+    found = Images(array, first)
+    if not 0 < shape[0] <= MAX_ROWS:
+        raise SourceError(f"there are {shape[0]} images; there must be 1 to {MAX_ROWS:,}")
+    if not 0 < min(found.shape[:2]) <= max(found.shape[:2]) <= MAX_SIDE:
+        raise SourceError(f"images must have sides of 1 to {MAX_SIDE} pixels")
+    return found
+
+
+def header(file: zipfile.ZipFile, info: zipfile.ZipInfo, name: str) -> Array:
+    """Of the member `info`, which holds the array `name`.
+
+    Raises:
+        SourceError: it is no plain array, or not as long as its shape says.
+    """
     with file.open(info) as member:
         start = io.BytesIO(member.read(MAX_ARRAY_HEADER))
     try:
@@ -217,24 +331,77 @@ def _header(file: zipfile.ZipFile, info: zipfile.ZipInfo, name: str) -> Array:
     return Array(info, shape, dtype, start.tell())
 
 
-def _check_npz(file: zipfile.ZipFile, found: Sequence[tuple[int, zipfile.ZipInfo]]) -> Manifest:
-    read = arrays(file, found)
-    columns = {name: _values(file, array, name).tolist() for name, array in read.items() if name != "images"}
-    splits = columns.get("holdout") and ["holdout" if held else "train" for held in columns["holdout"]]
+def _read_npz(file: zipfile.ZipFile, found: Sequence[Member]) -> Columns:
+    images, others = arrays(file, found)
+    rows = images.array.shape[0]
+    columns = {name: values(file, array, name).reshape(-1).tolist() for name, array in others.items()}
+    labels, names = columns["labels"], None
+    if others["labels"].dtype.kind == "b":
+        labels, names = [int(label) for label in labels], ["false", "true"]
+    splits = columns.get("split")
+    if "holdout" in columns:
+        splits = ["holdout" if held else "train" for held in columns["holdout"]]
     subjects = columns.get("subject") and [name or None for name in columns["subject"]]
-    checked = check_columns(columns["ids"], columns["labels"], splits, subjects)
-    return replace(checked, form="npz")
+    notes = {PIXELS[images.array.dtype.name]: rows, "channels-first": rows * images.channels_first}
+    notes |= {"ids-made": rows * ("ids" not in columns)}
+    notes = {code: count for code, count in notes.items() if code and count}
+    return check_columns(columns.get("ids"), labels, splits, subjects, form="npz", label_names=names, notes=notes)
 
 
-def _values(file: zipfile.ZipFile, array: Array, name: str) -> NDArray[Any]:
+def values(file: zipfile.ZipFile, array: Array, name: str) -> NDArray[Any]:
+    """Of the array `name`.
+
+    Raises:
+        SourceError: they are cut off, or texts that are none.
+    """
     data = b"".join(pieces(file, array.info))
     values = np.frombuffer(data, array.dtype, offset=array.offset).reshape(array.shape)
     if array.dtype.kind == "U":
         try:
-            "".join(values.tolist()).encode()
+            "".join(values.reshape(-1).tolist()).encode()
         except (ValueError, UnicodeError) as error:
             raise SourceError(f"{name} holds what is no text") from error
     return values
+
+
+def shape_of(path: Path) -> tuple[int, int, int]:
+    """(H, W, C) of the images of an npz that was read."""
+    with opened(path) as file:
+        return arrays(file, members(file, path.stat().st_size))[0].shape
+
+
+def pixels(path: Path) -> Iterator[NDArray[np.uint8]]:
+    """The images of an npz that was read, in blocks (n, H, W, C) of its order.
+
+    Raises:
+        SourceError: it is damaged, or holds floats outside [0, 1].
+    """
+    with opened(path) as file:
+        images, _ = arrays(file, members(file, path.stat().st_size))
+        array = images.array
+        row = array.dtype.itemsize * prod(array.shape[1:])
+        rest, skip = bytearray(), array.offset  # the header comes first
+        for piece in pieces(file, array.info):
+            rest += piece[skip:]
+            skip = max(0, skip - len(piece))
+            whole = len(rest) // row * row
+            if whole:
+                block = np.frombuffer(bytes(rest[:whole]), array.dtype).reshape(-1, *array.shape[1:])
+                del rest[:whole]
+                yield _kept(block, images)
+
+
+def _kept(block: NDArray[Any], images: Images) -> NDArray[np.uint8]:
+    if block.dtype.kind == "f":
+        with np.errstate(invalid="ignore"):
+            if not ((block >= 0) & (block <= 1)).all():  # nor is any that is not a number
+                raise SourceError("images holds floats outside [0, 1]; send them as uint8, or divide them")
+        block = np.rint(block.astype(np.float64) * 255)
+    elif block.dtype.itemsize == 2:
+        block = (block.astype(np.uint32) * 255 + 32767) // 65535
+    if images.channels_first:
+        block = np.moveaxis(block, 1, 3)
+    return np.ascontiguousarray(block, dtype=np.uint8).reshape(-1, *images.shape)
 
 
 # -- image folder ----------------------------------------------------------------------------------
@@ -242,53 +409,82 @@ def _values(file: zipfile.ZipFile, array: Array, name: str) -> NDArray[Any]:
 
 @dataclass(frozen=True)
 class Picture:
-    """One image of a folder: train/<class>/<name>. number: its place in the listing."""
+    """One image of a folder. path: its id, without a root folder. split: None where classes lie at the top."""
 
-    number: int
-    info: zipfile.ZipInfo
-    split: str
+    member: Member
+    path: str
+    split: str | None
     class_name: str
 
 
-def pictures(found: Sequence[tuple[int, zipfile.ZipInfo]]) -> list[Picture]:
+def images_of(found: Sequence[Member]) -> list[Picture]:
     """The images in the order of the listing.
+
+    Either all lie at <split>/<class>/…, or all at <class>/…; a folder around all of them is left out.
 
     Raises:
         SourceError: something lies elsewhere, is no image by its name, or is too large.
     """
+    root = _root([member.name.split("/") for member in found])
+    by_split = any(_split(member.name.split("/")[root:]) for member in found)
     errors: list[str] = []
     images: list[Picture] = []
-    for number, info in found:
-        parts = info.filename.split("/")
-        if len(parts) != 3 or parts[0] not in HOLDOUT or not parts[2].lower().endswith(SUFFIXES):
-            errors.append(f"entry {number}: {LAYOUT}")
-        elif info.file_size > MAX_IMAGE_BYTES:
-            errors.append(f"entry {number}: the file is over {MAX_IMAGE_BYTES // 2**20} MiB")
+    for member in found:
+        parts = member.name.split("/")[root:]
+        split = _split(parts)
+        if not parts[-1].lower().endswith(SUFFIXES):
+            errors.append(f"entry {member.number}: {NO_IMAGE}")
+        elif (by_split and split is None) or len(parts) < (3 if by_split else 2):
+            errors.append(f"entry {member.number}: {LAYOUT}")
+        elif member.info.file_size > MAX_IMAGE_BYTES:
+            errors.append(f"entry {member.number}: the file is over {MAX_IMAGE_BYTES // 2**20} MiB")
         else:
-            images.append(Picture(number, info, parts[0], parts[1]))
+            images.append(Picture(member, "/".join(parts), split, parts[1 if by_split else 0]))
     if errors:
         raise SourceError(f"{len(errors)} members are no images of an image folder", errors)
     return images
 
 
-def _check_image_folder(found: Sequence[tuple[int, zipfile.ZipInfo]], class_names: Sequence[str] | None) -> Manifest:
-    images = pictures(found)
-    names = list(class_names or sorted({image.class_name for image in images if not HOLDOUT[image.split]}))
-    label_of = {name: label for label, name in enumerate(names)}
-    unknown = [image.number for image in images if image.class_name not in label_of]
-    if unknown:
-        whose = "the dataset's class names" if class_names else "the folders of train"
-        raise SourceError(
-            f"{len(unknown)} images are of a class that is not among {whose}",
-            [f"entry {number}: the class is not among {whose}" for number in unknown],
-        )
-    if len(names) > MAX_CLASSES:
-        raise SourceError(f"there are more than {MAX_CLASSES:,} classes")
-    splits = [image.split for image in images]
-    checked = check_columns(
-        [image.info.filename for image in images],
-        [label_of[image.class_name] for image in images],
+def _split(parts: Sequence[str]) -> str | None:
+    return parts[0].lower() if len(parts) > 1 and parts[0].lower() in HOLDOUT else None
+
+
+def _root(paths: Sequence[Sequence[str]]) -> int:
+    """How many folders lie around all classes or splits."""
+    depth = 0
+    while True:
+        shared = {parts[depth] if len(parts) > depth + 2 else "" for parts in paths}
+        if len(shared) > 1 or "" in shared or next(iter(shared)).lower() in HOLDOUT:
+            return depth
+        depth += 1
+
+
+def _read_image_folder(found: Sequence[Member]) -> Columns:
+    images = images_of(found)
+    splits = [image.split for image in images if image.split is not None]
+    notes = {
+        "root-folder": sum(image.path != image.member.name for image in images),
+        "ids-composed": sum(image.member.composed for image in images),
+    }
+    return check_columns(
+        [image.path for image in images],
+        [image.class_name for image in images],
         splits if any(HOLDOUT[split] for split in splits) else None,
         None,
+        form="image folder",
+        notes={code: count for code, count in notes.items() if count},
+        entries=[image.member.number for image in images],
     )
-    return replace(checked, class_names=names, form="image folder")
+
+
+def pictures(path: Path, options: Options) -> Iterator[tuple[str, bytes | SourceError]]:
+    """(entry, encoded picture) of each image of a folder that was read, one at a time."""
+    with opened(path) as file:
+        for picture in images_of(members(file, path.stat().st_size, options.names_encoding)):
+            try:
+                data: bytes | SourceError = b"".join(pieces(file, picture.member.info))
+            except MemoryError:
+                raise
+            except Exception:  # a wrong checksum, a stream that breaks off
+                data = SourceError("the member is damaged")
+            yield f"entry {picture.member.number}", data

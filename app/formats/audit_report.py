@@ -165,7 +165,9 @@ class Judgement(Part):
     reason: str
     margin: float
     null: float | None
-    null_source: Literal["exchangeable", "same_classes", "people", "retrained", "none"]
+    null_source: Literal["exchangeable", "same_classes", "people", "retrained", "assigned", "none"] = Field(
+        description="assigned: canaries that the service's coin kept out are the controls"
+    )
     null_bound: float | None = Field(
         None,
         description="of a set that differs a little: the null lies within `null` ± `null_bound`, half of the shift in "
@@ -178,6 +180,11 @@ class Judgement(Part):
         None,
         description="models behind the null: exact retrains with `retrained`, else references, each for the samples "
         "that it left out; absent in `lethe.audit/1` where the null is 0.5",
+    )
+    given_references: bool = Field(
+        False,
+        description="no reference was left out to measure their part of the error, because there are few or none: null "
+        "and interval hold for these references and this attack. The null is then 0.5 by exchangeability",
     )
     difference: float | None = Field(
         None, description="d = FT-AUC - null; with `same_classes` the FT-AUC is the matched one"
@@ -214,6 +221,11 @@ class Judgement(Part):
 class References(Part):
     models: int
     signal: str
+    design: Literal["halves", "folds", "given", "given-other"] = Field(
+        "halves",
+        description="halves: each sample is in half of them. folds: one left it out. given: the client's own, trained "
+        "as the model was; given-other: the client's own, of another architecture or recipe as far as is known",
+    )
     pool_models: int | None = Field(
         None, description="`lethe.audit/1`: of the whole pool, where these are one half of it"
     )
@@ -305,6 +317,10 @@ class AuditReport(Part):
     remain_access: str
     of: Literal["forget-set", "canaries"] = Field(
         "forget-set", description="canaries: all that this version and those before it have forgotten stand for it"
+    )
+    sham: bool = Field(
+        False,
+        description="nothing was unlearned: half of the canaries still known stand for it, and the audit must fail",
     )
     canaries: int = Field(0, description="forgotten along by the same job; they are in no figure of the forget set")
     forget_samples: int

@@ -9,22 +9,15 @@ from dataclasses import dataclass
 
 from app.formats.checkpoint_header import CheckpointError, TensorSpec
 
-PREFIXES = (
-    "module.",
-    "model.",
-    "_orig_mod.",
-    "net.",
-    "network.",
-    "ema.",
-    "model_ema.",
-    "ema_model.",
-    "averaged_model.",
-)
-"""What DataParallel, Lightning and other trainers, `torch.compile` and averaged weights put before a name."""
-COMPILED = "_orig_mod."
+AVERAGED_PREFIXES = ("ema_model.", "model_ema.", "ema.", "averaged_model.", "swa_model.")
+"""What averaged weights have before their names."""
+PREFIXES = ("module.", "model.", "net.", "network.", "online_model.", *AVERAGED_PREFIXES)
+"""What DataParallel, Lightning and other trainers and averaged weights put before a name."""
+WRAPPERS = ("_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.")
+"""What `torch.compile` and the wrappers of FSDP and of activation checkpoints put before a name or into it."""
 COUNTERS = "num_batches_tracked"
-DROPPED = ("n_averaged",)
-"""The counter of `torch.optim.swa_utils.AveragedModel`, which no network has."""
+DROPPED = ("n_averaged", "initted", "step")
+"""Counters of averaged weights (`torch.optim.swa_utils.AveragedModel`, ema-pytorch), which no network has."""
 CAST = {"F32": ("F16", "BF16")}
 """Dtypes of a file that stand for one of a network, without loss."""
 POSITIONS = ("pos_embed", "position_embedding", "pos_embedding", "relative_position", "relative_coords", "attn_mask")
@@ -84,10 +77,17 @@ def match(
     return Match(found)
 
 
+def unwrapped(name: str) -> str:
+    """`name` without what wrappers put into it."""
+    for wrapper in WRAPPERS:
+        name = name.replace(wrapper, "")
+    return name
+
+
 def _bare(name: str) -> Iterator[str]:
-    """`name` without one prefix after the other, and without what compiling puts inside."""
-    if COMPILED in name:
-        name = name.replace(COMPILED, "")
+    """`name` without what wrappers put into it, and without one prefix after the other."""
+    if (bare := unwrapped(name)) != name:
+        name = bare
         yield name
     while prefix := next((prefix for prefix in PREFIXES if name.startswith(prefix)), None):
         name = name.removeprefix(prefix)

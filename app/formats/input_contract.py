@@ -13,7 +13,8 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-Side = Annotated[int, Field(ge=1, le=1024)]
+MAX_SIDE = 1024  # pixels that a network sees
+Side = Annotated[int, Field(ge=1, le=MAX_SIDE)]
 Sides = Annotated[tuple[Side, Side], Field(strict=False)]
 Interpolation = Literal["nearest", "box", "bilinear", "hamming", "bicubic", "lanczos"]
 ClassName = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]+$")]
@@ -60,6 +61,12 @@ class Geometry(BaseModel):
         if height <= width:
             return self.resize, int(self.resize * width / height)
         return int(self.resize * height / width), self.resize
+
+    def one_size(self) -> tuple[int, int] | None:
+        """Height and width that every image gets, whatever its own; None where they depend on that."""
+        if self.crop is None and (self.resize is None or isinstance(self.resize, int)):
+            return None
+        return self.sides(1, 1)
 
     def sides(self, height: int, width: int) -> tuple[int, int]:
         """Height and width of what the network sees of an image of this size."""
@@ -118,18 +125,32 @@ class InputContract(BaseModel):
             raise ContractError(f"the dataset's images have {channels} channels and the network takes {wanted}")
         return wanted
 
-    def pixels_of(self, shape: Sequence[int]) -> tuple[int, int, int]:
-        """(H, W, C) of the pixels that it makes of images of `shape` (H, W, C).
+    def pixels_of(self, shape: Sequence[int | None]) -> tuple[int, int, int]:
+        """(H, W, C) of the pixels that it makes of images of `shape` (H, W, C); H and W None: of different sizes.
 
         Raises:
-            ContractError: see `channels_of`.
+            ContractError: see `channels_of`; or what it makes of them is not of one size, or too large.
         """
         height, width, channels = shape
-        if self.channels_of(channels) == 1:
+        if self.channels_of(channels or 1) == 1:
             channels = 1
-        return *(self.geometry.sides(height, width) if self.geometry else (height, width)), channels
+        if height is None or width is None:
+            made = self.geometry.one_size() if self.geometry else None
+            if made is None:
+                raise ContractError(
+                    "the dataset's pictures are of different sizes: give the model an `input` whose geometry makes "
+                    "them one size, by a crop or by a resize to [height, width]"
+                )
+        else:
+            made = self.geometry.sides(height, width) if self.geometry else (height, width)
+        if max(made) > MAX_SIDE:
+            raise ContractError(
+                f"the network would see {made[0]} x {made[1]} pixels, and at most {MAX_SIDE} a side are taken: give "
+                "the model an `input` with a geometry"
+            )
+        return *made, channels or 1
 
-    def copy_of(self, shape: Sequence[int]) -> str | None:
+    def copy_of(self, shape: Sequence[int | None]) -> str | None:
         """Names the copy that it makes of a dataset with images of `shape` (H, W, C); None: it takes them as they are.
 
         Contracts that make the same pixels share the copy.
@@ -141,8 +162,10 @@ class InputContract(BaseModel):
         made = {"geometry": geometry.model_dump(mode="json") if geometry else None, "grey": grey, "by": 1}
         return hashlib.sha256(json.dumps(made, sort_keys=True).encode()).hexdigest()
 
-    def _keeps(self, shape: Sequence[int]) -> bool:
+    def _keeps(self, shape: Sequence[int | None]) -> bool:
         geometry, (height, width, _) = self.geometry, shape
+        if height is None or width is None:
+            return False
         return geometry is None or (geometry.resized(height, width) == geometry.sides(height, width) == (height, width))
 
     def order(self, labels: Sequence[str | None] | None, classes: int) -> list[int] | None:

@@ -26,12 +26,23 @@ MOST_ANSWER = 2**30  # bytes of JSON
 UNREADABLE = "the file cannot be read"
 # Children are forked from a small process that has the parsers loaded: in milliseconds, and without the threads and
 # connections of the service. They run as its user and can read its files; they cannot send anything anywhere.
+_LOADED = [
+    "app.formats.uploads", "app.formats.pictures", "pyarrow.parquet", "pyarrow.compute", "PIL.Image",
+    "PIL.JpegImagePlugin", "PIL.PngImagePlugin", "simplejpeg",
+]  # fmt: skip
 _FORKS = multiprocessing.get_context("forkserver")
-_FORKS.set_forkserver_preload(["app.formats.uploads", "pyarrow.parquet", "pyarrow.compute"])
+_FORKS.set_forkserver_preload(_LOADED)
 
 CRASHES = {signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGILL, signal.SIGFPE, signal.SIGSYS, signal.SIGXCPU}
 _starting = threading.Lock()
 _told: set[str] = set()  # what this process has said of the walls
+
+
+def preload(module: str) -> None:
+    """Have children forked with this module loaded, from the first one on."""
+    if module not in _LOADED:
+        _LOADED.append(module)
+        _FORKS.set_forkserver_preload(_LOADED)
 
 
 class SandboxError(Exception):

@@ -1,133 +1,93 @@
-"""The cheap checks of uploaded content, in any form: the file, ids, labels and splits, without its images.
+"""Uploaded content in any form: the cheap checks of file, ids, labels and splits, and its pictures as they came.
 
-Parquet is checked here, the two kinds of zip archive (npz, image folder) in `app.formats.archives`.
+A file is known by its first bytes. `app.formats.parquet`, `archives` (npz and image folders) and `tars` read them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from app.formats import archives
-from app.formats.archives import MAX_COLUMN_BYTES
-from app.formats.manifest import MAX_ID_LENGTH, MAX_ROWS, Manifest, SourceError, check_columns, require_form
+import numpy as np
+from numpy.typing import NDArray
+
+from app.formats import archives, parquet, tars
+from app.formats.manifest import HOLDOUT, Columns, Manifest, SourceError, join, require_form
+from app.formats.options import AS_THEY_ARE, Options
 
 # By Content-Type, what the file may be. A zip archive is an npz when all of its members are `.npy`.
 FORMS: Mapping[str, tuple[str, ...]] = {
     "application/vnd.apache.parquet": ("parquet",),
     "application/x-npz": ("npz",),
     "application/zip": ("image folder", "npz"),
+    "application/x-tar": ("webdataset",),
 }
-ALL_FORMS = ("parquet", "npz", "image folder")
+ALL_FORMS = ("parquet", "npz", "image folder", "webdataset")
+
+
+def read(path: Path, options: Options = AS_THEY_ARE, forms: Sequence[str] = ALL_FORMS) -> Columns:
+    """Check one file of any form; decode no image. forms: those that are taken.
+
+    Raises:
+        SourceError: what is wrong with it.
+    """
+    magic = _magic(path)
+    if magic.startswith(b"PAR1"):
+        require_form("parquet", forms)
+        found = parquet.read(path, options)
+    elif magic.startswith(b"PK\x03\x04"):
+        found = archives.read(path, options, forms)
+    elif magic[257:262] == b"ustar":
+        require_form("webdataset", forms)
+        found = tars.read(path)
+    else:
+        raise SourceError("the file is neither Parquet nor a zip archive nor a tar archive")
+    if found.holdout is None and options.split is not None:
+        return replace(found, holdout=[HOLDOUT[options.split]] * found.rows)
+    return found
+
+
+def pictures(path: Path, form: str, options: Options = AS_THEY_ARE) -> Iterator[tuple[str, Any]]:
+    """(what it is, picture) of each sample of a file that was read, in its order.
+
+    A picture is its encoded bytes, None where there is none, a SourceError where its member is damaged, or an array
+    (H, W, C) of pixels. What it is names the row or the entry of the archive.
+    """
+    if form == "parquet":
+        return ((f"row {row}", data) for row, data in enumerate(parquet.pictures(path, options)))
+    if form == "webdataset":
+        return tars.pictures(path)
+    if form == "npz":
+        return ((f"row {row}", pixels) for row, pixels in enumerate(_rows(path)))
+    return archives.pictures(path, options)
+
+
+def _rows(path: Path) -> Iterator[NDArray[np.uint8]]:
+    for block in archives.pixels(path):
+        yield from block
 
 
 def check(path: Path, class_names: Sequence[str] | None = None, forms: Sequence[str] = ALL_FORMS) -> Manifest:
-    """Check content of any form; decode no image.
+    """Check content that is one file of any form; decode no image.
 
-    class_names: by label; None: of an image folder its own, sorted. forms: those that are taken.
+    class_names: by label; None: of an image folder its own, sorted.
 
     Raises:
         SourceError: what is wrong with it.
     """
+    return join([read(path, forms=forms)], class_names)
+
+
+def refuse_unfit(path: str, params: Mapping[str, Any], forms: Sequence[str], split: str | None, alone: bool) -> int:
+    """`read` for `app.formats.sandbox`: the number of samples. params: of the source. alone: it is all content."""
+    columns = read(Path(path), Options.of(params, split), forms)
+    if alone:
+        join([columns], params.get("class_names"))
+    return columns.rows
+
+
+def _magic(path: Path) -> bytes:
     with path.open("rb") as file:
-        magic = file.read(4)
-    if magic == b"PAR1":
-        require_form("parquet", forms)
-        found = check_parquet(path)
-    elif magic == b"PK\x03\x04":
-        found = archives.check(path, class_names, forms)
-    else:
-        raise SourceError("the file is neither Parquet nor a zip archive")
-    if class_names and max(found.labels) >= len(class_names):
-        raise SourceError(f"a label is beyond the {len(class_names)} classes that the dataset has names for")
-    return found if class_names is None else replace(found, class_names=list(class_names))
-
-
-def refuse_unfit(path: str, class_names: Sequence[str] | None, forms: Sequence[str]) -> None:
-    """`check` for `app.formats.sandbox`: raises SourceError, or says nothing."""
-    check(Path(path), class_names, forms)
-
-
-def check_parquet(path: Path) -> Manifest:
-    """Check a file with columns `id`, `image`, `label` and, optionally, `split`, `subject`; decode no image.
-
-    id: string or integer. image: binary, or a struct with a binary `bytes`. label: integer in [0, 10000).
-    split: `train`, `holdout` or `test` (the same as holdout). subject: whose the sample is, or null.
-
-    Raises:
-        SourceError: what is wrong with it.
-    """
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    columns: dict[str, list[Any]] = {}
-    try:
-        with pq.ParquetFile(path) as file:
-            _check_schema(file.schema_arrow)
-            if not 0 < file.metadata.num_rows <= MAX_ROWS:
-                raise SourceError(f"the file has {file.metadata.num_rows} rows; it must have 1 to {MAX_ROWS:,}")
-            wanted = [name for name in ("id", "label", "split", "subject") if name in file.schema_arrow.names]
-            _check_sizes(file.metadata, wanted)
-        # As the file has them, each value once: a file of a few bytes may repeat a long one in millions of rows.
-        with pq.ParquetFile(path, read_dictionary=wanted) as file:
-            for group in range(file.num_row_groups):
-                table = file.read_row_group(group, columns=wanted)
-                for name in wanted:
-                    column = table.column(name)
-                    if longest(column) > 4 * MAX_ID_LENGTH:  # bytes of UTF-8
-                        raise SourceError(f"column {name} has a value of more than {MAX_ID_LENGTH} characters")
-                    plain = column.cast(column.type.value_type) if pa.types.is_dictionary(column.type) else column
-                    columns.setdefault(name, []).extend(plain.to_pylist())
-    except MemoryError:  # pyarrow's own is an ArrowException, too
-        raise
-    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-        raise SourceError("the file is not a readable Parquet file") from error
-    return check_columns(columns["id"], columns["label"], columns.get("split"), columns.get("subject"))
-
-
-def longest(column: Any) -> int:
-    """Bytes of the longest value of a column that was read as a dictionary; 0 of any other."""
-    import pyarrow.compute as pc
-
-    chunks = [chunk.dictionary for chunk in getattr(column, "chunks", [column]) if hasattr(chunk, "dictionary")]
-    return max((pc.max(pc.binary_length(values)).as_py() or 0 for values in chunks), default=0)
-
-
-def _check_sizes(metadata: Any, names: Sequence[str]) -> None:
-    sizes = dict.fromkeys(names, 0)
-    for group in map(metadata.row_group, range(metadata.num_row_groups)):
-        for column in map(group.column, range(group.num_columns)):
-            if column.path_in_schema in sizes:
-                sizes[column.path_in_schema] += column.total_uncompressed_size
-    for name, size in sizes.items():
-        if size > MAX_COLUMN_BYTES:
-            raise SourceError(f"column {name} is over {MAX_COLUMN_BYTES // 2**20} MiB")
-
-
-def _check_schema(schema: Any) -> None:
-    import pyarrow.types as is_type
-
-    errors = []
-    if missing := [name for name in ("id", "image", "label") if schema.names.count(name) != 1]:
-        raise SourceError(f"the file must have one column each of: {', '.join(missing)}")
-    for name in ("split", "subject"):
-        if schema.names.count(name) > 1:
-            raise SourceError(f"the file has more than one column {name}")
-    kind = schema.field("id").type
-    if not (is_type.is_string(kind) or is_type.is_large_string(kind) or is_type.is_integer(kind)):
-        errors.append("column id must hold strings or integers")
-    kind = schema.field("image").type
-    if is_type.is_struct(kind) and kind.get_field_index("bytes") >= 0:
-        kind = kind.field("bytes").type
-    if not (is_type.is_binary(kind) or is_type.is_large_binary(kind)):
-        errors.append("column image must hold binary, or a struct with a binary field bytes")
-    if not is_type.is_integer(schema.field("label").type):
-        errors.append("column label must hold integers")
-    for name in {"split", "subject"} & set(schema.names):
-        kind = schema.field(name).type
-        if not (is_type.is_string(kind) or is_type.is_large_string(kind)):
-            errors.append(f"column {name} must hold strings")
-    if errors:
-        raise SourceError("the columns are not of the right types", errors)
+        return file.read(512)

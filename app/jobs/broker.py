@@ -11,6 +11,8 @@ import secrets
 from dataclasses import dataclass
 from typing import Literal
 
+from app.core.config import PlainError
+
 SECONDS = 1.0  # for a connection, and for a reply
 KEPT_SECONDS = 60  # of what a probe that died left in the broker
 MEANWHILE = "workers watch the database until it does"
@@ -34,6 +36,10 @@ class Fault:
 
     kind: Literal["unreachable", "refuses"]
     words: str
+
+
+class BrokerError(PlainError):
+    """A hint could not be sent."""
 
 
 def fault(url: str) -> Fault | None:

@@ -1,20 +1,32 @@
-"""Pools of reference models: what names one, which one audits use, and when one is built again."""
+"""Pools of reference models: what names one, which one audits use, and when one is built again.
+
+Of a pool in `halves` each sample is in half of the models; in `folds` exactly one left it out. A pool that is `given`
+is the client's own models, trained as the model was, as the client says; of one that is `given-other` nobody says so.
+"""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import timedelta
+from itertools import groupby
 
-from sqlalchemy import func, select
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from app import events
+from app.core import db
 from app.core.db import Database
+from app.core.errors import Conflict, Unprocessable
 from app.core.positions import mask_of
-from app.core.tables import Dataset, Job, Model, ReferenceRow
+from app.core.tables import Dataset, DeletionRequest, Job, Model, Receipt, ReferenceRow, Version
+from app.datasets import records as datasets
 from app.models import records as models
 from app.rules.states import JobKind
 
+HALVES, FOLDS, GIVEN, GIVEN_OTHER = "halves", "folds", "given", "given-other"
+REBUILT_BEFORE = timedelta(days=7)  # a pool that is to go is built again this long before, so that audits go on
 STALE_SHARE = 0.1  # of its samples erased: then a pool is built again
 
 
@@ -28,39 +40,100 @@ class Pool:
     size: int
     erased_before: int
     digests: tuple[str, ...]
+    design: str = HALVES
+
+    @property
+    def strength(self) -> float:
+        """How many models stand for what a sample is to a model that has not seen it."""
+        return 1.0 if self.design == FOLDS else self.size / 2
 
 
-def named(family: str, size: int, seed: int) -> str:
+def named(family: str, size: int, seed: int, design: str = HALVES) -> str:
     """The name of the pool of `size` models of a family that `seed` makes."""
-    return hashlib.sha256(f"{family}:{size}:{seed}".encode()).hexdigest()
+    parts = f"{family}:{size}:{seed}" + ("" if design == HALVES else f":{design}")
+    return hashlib.sha256(parts.encode()).hexdigest()
+
+
+def given(session: Session, model: Model, digests: Sequence[str], design: str) -> str:
+    """Record the client's own references of the model, by the digests of their signals; the name of their pool. One
+    that is there already stays.
+    """
+    kin = models.family(model)
+    name = hashlib.sha256(":".join([kin, design, *digests]).encode()).hexdigest()
+    if session.get(ReferenceRow, (name, 0)) is None:
+        dataset = session.get_one(Dataset, model.dataset_id)
+        erased = int(mask_of(dataset.erased, dataset.sample_count).sum())
+        session.add_all(
+            ReferenceRow(
+                pool=name,
+                number=number,
+                family=kin,
+                pool_size=len(digests),
+                tenant_id=model.tenant_id,
+                dataset_id=model.dataset_id,
+                digest=digest,
+                erased_before=erased,
+                design=design,
+                created_at=db.now(session),
+            )
+            for number, digest in enumerate(digests)
+        )
+        data = {"pool": name, "references": len(digests), "design": design}
+        events.record(session, model.tenant_id, "references.given", model.id, **data)
+    return name
+
+
+def require_ready(session: Session, model: Model) -> None:
+    """Refuse signals of references for a model that has no samples to hold them against.
+
+    Raises:
+        Conflict: says why.
+    """
+    models.refuse_purged(model)
+    dataset = session.get_one(Dataset, model.dataset_id)
+    if not datasets.is_held(dataset):
+        raise Conflict("This service does not hold the model's training data.", kind="data-not-held")
+    if dataset.state != "ready":
+        raise Conflict("The model's dataset is not ready yet.", kind="dataset-not-ready")
+
+
+def require_reference(session: Session, model: Model, version: Version) -> None:
+    """Refuse a version that cannot be a reference of the model.
+
+    Raises:
+        Unprocessable: it is of another dataset, saw everything or nothing of it, or is what is to be audited.
+    """
+    of = session.get_one(Model, version.model_id)
+    dataset = session.get_one(Dataset, model.dataset_id)
+    if of.dataset_id != model.dataset_id:
+        raise Unprocessable("A reference must be a version of a model on the same dataset.", kind="references-refused")
+    if of.id == model.id and version.origin != "comparison":
+        raise Unprocessable(
+            "A version of the model itself is what is audited, and no reference.", kind="references-refused"
+        )
+    seen = mask_of(version.trained_on, dataset.sample_count).sum()
+    if not 0 < seen < dataset.sample_count:
+        raise Unprocessable(
+            "A reference must have been trained on some of the samples and not on others.", kind="references-refused"
+        )
 
 
 def in_use(session: Session, families: Sequence[str]) -> dict[str, Pool]:
-    """By family, the complete pool that audits use: the largest. Of equal ones it is the pool that saw the fewest
-    samples that are erased now."""
-    wanted = (
-        select(ReferenceRow.pool, func.min(ReferenceRow.erased_before))
-        .where(ReferenceRow.family.in_(families))
-        .group_by(ReferenceRow.pool, ReferenceRow.family, ReferenceRow.pool_size)
-        .having(func.count() == ReferenceRow.pool_size)
-        .order_by(
-            ReferenceRow.family,
-            ReferenceRow.pool_size.desc(),
-            func.min(ReferenceRow.erased_before).desc(),
-            ReferenceRow.pool,
-        )
-        .add_columns(ReferenceRow.family)
+    """By family, the complete pool that audits use: the strongest, then the largest. Of equal ones it is the pool that
+    saw the fewest samples that are erased now."""
+    rows = session.scalars(
+        select(ReferenceRow).where(ReferenceRow.family.in_(families)).order_by(ReferenceRow.pool, ReferenceRow.number)
     )
-    chosen: dict[str, tuple[str, int]] = {}
-    for name, erased_before, kin in session.execute(wanted):
-        chosen.setdefault(kin, (name, erased_before))
-    found = {}
-    for kin, (name, erased_before) in chosen.items():
-        members = select(ReferenceRow).where(ReferenceRow.pool == name).order_by(ReferenceRow.number)
-        rows = session.scalars(members).all()
-        digests = tuple(row.digest for row in rows)
-        found[kin] = Pool(name, kin, rows[0].dataset_id, len(rows), erased_before, digests)
-    return found
+    complete = []
+    for name, each in groupby(rows, key=lambda row: row.pool):
+        members = list(each)
+        first = members[0]
+        if len(members) == first.pool_size:
+            erased = min(row.erased_before for row in members)
+            digests = tuple(row.digest for row in members)
+            complete.append(Pool(name, first.family, first.dataset_id, len(members), erased, digests, first.design))
+    complete.sort(key=lambda pool: (pool.strength, pool.size, pool.erased_before))
+    return {pool.family: pool for pool in complete}
 
 
 def share_erased(pool: Pool, dataset: Dataset) -> float:
@@ -89,9 +162,20 @@ def _rebuild(database: Database, dataset_id: str) -> int:
         stale = _stale(session, dataset_id)
         for pool, model in stale:
             # Another seed, so that it is another pool; made from the old one's name, so that it is always the same.
-            seed, params = int(pool.name[:7], 16), {"count": pool.size, "replaces": pool.name}
+            seed, params = int(pool.name[:7], 16), {"count": pool.size, "design": pool.design, "replaces": pool.name}
             models.start(session, model, JobKind.REFERENCES, seed=seed, params=params)
         return len(stale)
+
+
+def _going(session: Session, dataset_id: str) -> set[str]:
+    """Pools that are retired soon, because they were made from samples that are erased."""
+    soon = (
+        select(Receipt.detail)
+        .join(DeletionRequest, DeletionRequest.id == Receipt.request_id)
+        .where(Receipt.subject == "reference-pool", Receipt.done_at.is_(None), DeletionRequest.dataset_id == dataset_id)
+        .where(Receipt.due_at < db.now(session) + REBUILT_BEFORE)
+    )
+    return {detail.removeprefix("pool ").partition(":")[0] for detail in session.scalars(soon)}
 
 
 def _stale(session: Session, dataset_id: str) -> list[tuple[Pool, Model]]:
@@ -103,7 +187,12 @@ def _stale(session: Session, dataset_id: str) -> list[tuple[Pool, Model]]:
     owners: dict[str, Model] = {}
     for model in session.scalars(live.order_by(Model.id)):
         owners.setdefault(models.family(model), model)
-    pools = [pool for pool in in_use(session, list(owners)).values() if share_erased(pool, dataset) > STALE_SHARE]
+    going = _going(session, dataset_id)
+    pools = [
+        pool
+        for pool in in_use(session, list(owners)).values()
+        if pool.design in (HALVES, FOLDS) and (pool.name in going or share_erased(pool, dataset) > STALE_SHARE)
+    ]
     if not pools:
         return []
     started = select(Job.params).where(Job.dataset_id == dataset_id, Job.kind == JobKind.REFERENCES)

@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 from app import catalog, events, jobs
 from app.core import db
 from app.core.errors import Conflict, NotFound, Unprocessable
-from app.core.ids import new_id
+from app.core.ids import is_id, new_id
 from app.core.tables import Dataset, DeletionRequest, Job, Model
 from app.datasets import canaries
 from app.datasets import records as datasets
@@ -49,6 +49,15 @@ def _named(session: Session, tenant_id: str, name: str) -> Model | None:
     if len(found) > 1:
         raise Conflict(f"Several models have this name: {', '.join(model.id for model in found)}.", kind="name-shared")
     return found[0] if found else None
+
+
+def id_of(session: Session, tenant_id: str, model: str) -> str:
+    """The id that an id or a name stands for. An id is not looked up.
+
+    Raises:
+        NotFound, Conflict: no model has the name, or several have it.
+    """
+    return model if is_id("mdl", model) else get(session, tenant_id, model).id
 
 
 def register(

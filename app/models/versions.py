@@ -100,7 +100,12 @@ def forgets_again(session: Session, model: Model) -> int | None:
         .join(DeletionRequest, DeletionRequest.id == OutcomeRow.request_id)
         .join(Dataset, Dataset.id == DeletionRequest.dataset_id)
         .where(OutcomeRow.model_id == model.id, Dataset.carried_for == model.id)
-        .where(or_(DeletionRequest.received_at > since, DeletionRequest.replayed_at > since))
+        .where(
+            or_(
+                func.coalesce(DeletionRequest.posted_at, DeletionRequest.received_at) > since,
+                DeletionRequest.replayed_at > since,
+            )
+        )
     )
     return session.scalars(query).one()
 
@@ -156,7 +161,7 @@ def require_released(session: Session, model: Model, version: Version, *, by_adm
 
 def train_split(session: Session, dataset: Dataset) -> Positions:
     """The training positions as the dataset was taken in, erased ones among them."""
-    return np.flatnonzero([not holdout for _, holdout in datasets.manifest(session, dataset.id)]).astype(np.int64)
+    return np.flatnonzero(datasets.labels_of(session, dataset)[1]).astype(np.int64)
 
 
 def trainable(session: Session, dataset: Dataset, model: Model) -> Positions:

@@ -34,6 +34,7 @@ from app.core.tables import (
     Tenant,
 )
 from app.jobs import routing
+from app.operations import sweepers
 from app.rules.states import Decision, JobState, Outcome
 
 DUE_SOON = timedelta(days=7)
@@ -99,6 +100,7 @@ class FromDatabase(Collector):
             yield from _sending(session, now)
             yield from _log(session, now)
             yield from _workers(session)
+            yield GaugeMetricFamily("lethe_sweepers", "Live sweepers.", value=sweepers.live(session))
 
 
 # -- jobs ------------------------------------------------------------------------------------------
@@ -141,6 +143,9 @@ def _gate(session: Session) -> Iterator[Metric]:
     yield escalations
     alerts = CounterMetricFamily("lethe_gate_deadline_alerts", "Times that a deadline overruled the gate, or will.")
     alerts.add_metric([], found.get("gate.deadline", 0))
+    missed = CounterMetricFamily("lethe_audit_shams_missed", "Shams that an audit did not fail.")
+    missed.add_metric([], found.get("gate.sham-missed", 0))
+    yield missed
     yield alerts
 
 

@@ -12,10 +12,11 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, text
 
 import migrations
+from app.core.config import StartError
 from app.core.db import Database, set_journal
 
 
-class SchemaError(Exception):
+class SchemaError(StartError):
     """The database's schema and this program do not fit; says which is newer."""
 
 

@@ -25,21 +25,19 @@ from typing import NoReturn
 
 from app import jobs
 from app.core import keys
-from app.core.config import Settings, private_folder, write_private
+from app.core.causes import cause
+from app.core.config import Settings, StartError, write_private
 from app.core.db import Database
+from app.evidence import sealing
 from app.jobs import devices
 from app.jobs.workers import own_name
-from app.operations import migrate, parent_watch
+from app.operations import agreement, listening, migrate, parent_watch, startup
 
 log = logging.getLogger("lethe.serve")
 
 STOP_SECONDS = 8.0
 RESTART_SECONDS = (0.0, 0.5, 2.0, 5.0)  # waits before a child that keeps dying is started again
 STEADY_SECONDS = 30.0  # a child that lived this long starts again without a wait
-
-
-class StartError(Exception):
-    """The service cannot start; the text says why and what to do."""
 
 
 @dataclass
@@ -69,21 +67,21 @@ def serve(settings: Settings, stop: threading.Event) -> None:
     Raises:
         StartError: the folder cannot be written or is in use, the port is taken, or the schema is newer.
     """
-    with _folder(settings), _listen(settings) as listening:
-        database = Database(settings)
-        try:
+    with _folder(settings), listening.opened(settings) as socket_:
+        with startup.plain():
+            database = Database(settings)
             migrate.migrate(database)
-        except migrate.SchemaError as error:
-            raise StartError(str(error)) from None
-        keys.bootstrap(database, settings)
-        host, port = listening.getsockname()[:2]
+            agreement.check(database, settings)
+            sealing.open_key(database, settings)
+            keys.bootstrap(database, settings)
+        address = listening.address(socket_)
         name = _name(settings)
         jobs.release(database, f"{name}:*", "its service was killed")
-        write_private(settings.url_file, f"http://{host}:{port}")
-        log.info("serving on http://%s:%d from %s", host, port, settings.data_dir.absolute())
+        write_private(settings.url_file, address)
+        log.info("serving on %s from %s", address, settings.data_dir.absolute())
         environment = {"LETHE_DATA_DIR": str(settings.data_dir.absolute()), "LETHE_BROKER_URL": ""}
         with _parent_pipe() as reading:
-            tree = Tree(database, environment, reading, listening)
+            tree = Tree(database, environment, reading, socket_)
             _supervise(tree, [Child("api"), Child("sweep")], lambda: workers(settings, name), stop)
         settings.url_file.unlink(missing_ok=True)
         database.close()
@@ -128,32 +126,13 @@ def _parent_pipe() -> Iterator[int]:
 @contextmanager
 def _folder(settings: Settings) -> Iterator[None]:
     """The data folder, made, writable, and ours alone."""
-    lock = settings.data_dir / "serve.lock"
-    try:
-        private_folder(settings.data_dir)
-        file = lock.open("w")
-    except OSError as error:
-        reason = f"the data folder {settings.data_dir.absolute()} cannot be written: {error.strerror}"
-        raise StartError(f"{reason}; set LETHE_DATA_DIR to one that can") from None
-    with file:
+    startup.writable(settings.data_dir)
+    with (settings.data_dir / "serve.lock").open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise StartError(f"another `lethe serve` runs on {settings.data_dir.absolute()}") from None
         yield
-
-
-@contextmanager
-def _listen(settings: Settings) -> Iterator[socket.socket]:
-    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as listening:
-        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            listening.bind((settings.host, settings.port))
-        except OSError as error:
-            where = f"{settings.host}:{settings.port}"
-            raise StartError(f"cannot listen on {where}: {error.strerror}; set LETHE_PORT to another port") from None
-        listening.listen(1024)
-        yield listening
 
 
 def _supervise(tree: Tree, children: list[Child], more: Callable[[], list[Child]], stop: threading.Event) -> None:
@@ -176,7 +155,7 @@ def _tend_all(tree: Tree, children: list[Child], stop: threading.Event) -> None:
         try:
             _tend(tree, child)
         except Exception as error:  # the database or the machine's memory may be away for a while
-            log.warning("tending the %s failed and will be tried again: %r", child.part, error)
+            log.warning("tending the %s failed and will be tried again: %s", child.part, cause(error))
             stop.wait(1.0)
 
 

@@ -14,18 +14,25 @@ from sqlalchemy import delete
 from app import jobs
 from app.blobs import usage
 from app.blobs.open import open_blobs
+from app.cases import file
+from app.cases import retention as cases_retention
 from app.core import db
-from app.core.config import LEASE_BEATS, Settings
+from app.core.causes import cause
+from app.core.config import LEASE_BEATS, PlainError, Settings
 from app.core.db import Changes, Database
 from app.core.tables import Idempotency
-from app.deletions import batches, carried, compliance, retention
+from app.deletions import batches, carried, compliance, retention, shams
 from app.deletions.rewriting import Rewriter
 from app.events import deliveries
-from app.evidence import sealing
-from app.jobs import outbox
+from app.evidence import model_signing, sealing, witness
+from app.evidence.witness import Witness
+from app.jobs import broker, outbox
+from app.jobs.broker import BrokerError
 from app.jobs.outbox import SendHint
 from app.models import pools
+from app.operations import sweepers
 from app.recovery import erasure_ledger
+from app.releases import signatures
 
 log = logging.getLogger("lethe.sweep")
 
@@ -43,14 +50,18 @@ def hint_sender(settings: Settings) -> SendHint:
         return outbox.discard
     from celery import Celery  # sending a task by its name needs none of the worker's code
 
-    broker = Celery("lethe", broker=settings.broker_url, set_as_current=False)
-    broker.conf.update(
+    client = Celery("lethe", broker=settings.broker_url, set_as_current=False)
+    client.conf.update(
         task_ignore_result=True,
         broker_transport_options={"socket_connect_timeout": 2, "socket_timeout": 5, "max_retries": 0},
     )
 
     def send(job_id: str, queue: str) -> None:
-        broker.send_task("lethe.run", args=[job_id], queue=queue, retry=False)
+        try:
+            client.send_task("lethe.run", args=[job_id], queue=queue, retry=False)
+        except Exception as error:
+            found = broker.fault(settings.broker_url)
+            raise BrokerError(found.words if found else f"a hint was not sent ({type(error).__name__})") from error
 
     return send
 
@@ -70,26 +81,39 @@ def run(settings: Settings, stop: threading.Event) -> None:
             outbox.relay_blobs(database, partial(usage.remove, database, blobs))
 
     duties: list[tuple[float, Callable[[], object]]] = [
+        (sweepers.SECONDS, lambda: sweepers.say(database, settings)),
         (settings.poll_seconds, relay),
         (min(lease_check, 5.0), lambda: jobs.sweep(database, settings.rehint_seconds)),
         (0.5, lambda: batches.close_due(database)),
         (60.0, lambda: compliance.notice_overdue(database)),
         (1.0, lambda: retention.purge_due_versions(database, blobs)),
         (60.0, lambda: retention.retire_due_pools(database)),
+        (HOUSEKEEPING_SECONDS, lambda: rewriter.owe(cases_retention.erase_due(database))),
         (10.0, lambda: pools.rebuild_stale(database)),
+        (600.0, lambda: shams.start_due(database)),
         (60.0, lambda: rewriter.owe(carried.expire(database))),
         (5.0, lambda: usage.remove_leftovers(database, blobs)),
         (DAY_SECONDS, lambda: forget_replies(database)),  # it reads the whole table
         (HOUSEKEEPING_SECONDS, lambda: usage.remove_orphans(database, blobs, DAY_SECONDS)),
     ]
     if (kept := settings.erasures_file) is not None:
-        duties.append((10.0, erasure_ledger.Keeper(database, settings, kept).keep))
+        ledger = erasure_ledger.Keeper(database, settings, kept)
+        duties.append((10.0, lambda: _keep(ledger)))
     key = sealing.open_key(database, settings)
     duties += [
         (1.0, rewriter.round),  # before certificates: they then say that it is done
         (1.0, lambda: sealing.seal_due(database, key, settings.log_name)),
         (1.0, lambda: sealing.sequence_waiting(database, key, settings.log_name)),
+        (1.0, lambda: file.make_due(database, key)),
     ]
+    model_key = model_signing.load(settings.model_signing_key.get_secret_value(), settings.data_dir)
+    duties.append((1.0, lambda: signatures.sign_due(database, blobs, model_key)))
+    if settings.witnesses:
+        import httpx
+
+        asked = [Witness.parse(text) for text in settings.witnesses]
+        http = httpx.Client(trust_env=False, follow_redirects=False)
+        duties.append((10.0, lambda: witness.cosign(database, asked, http)))
     log.info("sweeping; heads and certificates are signed with key %s", key.id)
     receivers = threading.Thread(target=_deliver, args=(settings, stop), name="webhooks", daemon=True)
     receivers.start()
@@ -101,6 +125,7 @@ def run(settings: Settings, stop: threading.Event) -> None:
                 _try(duty)
         stop.wait(settings.poll_seconds)
     receivers.join(STOP_SECONDS)
+    _try(lambda: sweepers.leave(database, settings))
     timer.close()
     database.close()
 
@@ -128,6 +153,13 @@ class Timer:
         return True
 
 
+def _keep(ledger: erasure_ledger.Keeper) -> None:
+    try:
+        ledger.keep()
+    except OSError as error:
+        raise PlainError(f"the file of LETHE_ERASURES_FILE cannot be written: {error.strerror}") from None
+
+
 def forget_replies(database: Database) -> None:
     """Remove replies that were kept under their Idempotency-Key long enough."""
     with database.write() as session:
@@ -138,7 +170,7 @@ def _try(duty: Callable[[], object]) -> None:
     try:
         duty()
     except Exception as error:
-        log.warning("a round of the sweeper failed and will be tried again: %s", type(error).__name__)
+        log.warning("a round of the sweeper failed and will be tried again: %s", cause(error))
         log.debug("the failure", exc_info=error)
 
 

@@ -118,14 +118,18 @@ def _facts(session: Session, kind: str) -> dict[str, Any]:
 def _dump(database: Database, path: Path, snapshot: str) -> None:
     """`pg_dump` of the same moment. The password goes by the environment: arguments are seen in process lists."""
     url = database.engine.url
-    named = {"PGHOST": url.host, "PGPORT": url.port, "PGUSER": url.username, "PGPASSWORD": url.password}
-    named |= {f"PG{name.upper()}": str(value) for name, value in url.query.items() if name in ("sslmode", "host")}
-    command = ["pg_dump", "--format=custom", f"--snapshot={snapshot}", f"--file={path}", str(url.database)]
-    environment = os.environ | {name: str(value) for name, value in named.items() if value is not None}
+    address = url.set(drivername="postgresql", password=None).render_as_string()
+    command = ["pg_dump", "--format=custom", f"--snapshot={snapshot}", f"--file={path}", f"--dbname={address}"]
+    # A pooler refuses the option: it would give what pg_dump sets for its session to the next one that is served.
+    environment = os.environ | {"PGOPTIONS": "-c statement_timeout=0"}
+    if url.password:
+        environment["PGPASSWORD"] = str(url.password)
     try:
         done = subprocess.run(command, env=environment, capture_output=True, text=True)  # noqa: S603
     except FileNotFoundError:
         raise BackupError("pg_dump is not on the PATH: install PostgreSQL's client programs") from None
+    if "unsupported startup parameter" in done.stderr:
+        raise BackupError("LETHE_DATABASE_URL names a pooler: give `lethe backup` the address of the server itself")
     if done.returncode:
         raise BackupError(f"pg_dump failed: {done.stderr.strip()}")
 

@@ -42,6 +42,7 @@ from app.core.tables import (
 from app.evidence import transparency_log
 from app.evidence.signing import canonical
 from app.formats.manifest import ERASED_PREFIX
+from app.formats.pictures import PictureFile, is_pictures
 from app.rules.states import MAX_ATTEMPTS, TERMINAL_JOBS, Decision, JobKind, JobState, Outcome, VersionState
 
 STUCK = timedelta(minutes=10)  # a message that has not left for so long, or a lease that has been over for so long
@@ -306,10 +307,16 @@ def erased_samples(view: View) -> Found:
             yield dataset.id, f"{named} erased samples have their subject"
         if view.thorough and dataset.images and erased.any():
             try:
-                images = np.load(view.blobs.fetch(dataset.images), mmap_mode="r", allow_pickle=False)
+                path = view.blobs.fetch(dataset.images)
             except (BlobMissingError, BlobCorruptError):
                 continue  # said elsewhere
-            if count := sum(bool(images[position].any()) for position in np.flatnonzero(erased)):
+            if is_pictures(path):
+                held = np.diff(PictureFile(path).ends.astype(np.int64)) > 0
+                count = int((held & erased).sum())
+            else:
+                images = np.load(path, mmap_mode="r", allow_pickle=False)
+                count = sum(bool(images[position].any()) for position in np.flatnonzero(erased))
+            if count:
                 yield dataset.id, f"{count} erased samples have their pixels"
 
 

@@ -11,6 +11,7 @@ import hashlib
 import hmac
 import logging
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -161,7 +162,7 @@ def _line(session: Session, settings: Settings, request: DeletionRequest) -> Lin
     names = names_at(session, request.dataset_id, unpack(request.positions)).values()
     return Line(
         request=request.id,
-        check=check_of(settings, request.id),
+        check=_check(settings.secret_bytes(), request.id),
         tenant=request.tenant_id,
         dataset=request.dataset_id,
         model=request.model_id,
@@ -179,8 +180,18 @@ def _line(session: Session, settings: Settings, request: DeletionRequest) -> Lin
     )
 
 
-def check_of(settings: Settings, request_id: str) -> str:
-    return hmac.new(settings.secret_bytes(), f"erasure-ledger:{request_id}".encode(), hashlib.sha256).hexdigest()
+def is_ours(settings: Settings, line: Line) -> bool:
+    """Whether one of the service's secrets wrote the line."""
+    return any(hmac.compare_digest(line.check, _check(secret, line.request)) for secret in settings.every_secret())
+
+
+def _check(secret: bytes, request_id: str) -> str:
+    return hmac.new(secret, f"erasure-ledger:{request_id}".encode(), hashlib.sha256).hexdigest()
+
+
+def digests_of(settings: Settings, dataset_id: str, name: str) -> Iterator[str]:
+    """What lines may call a sample that this database calls `name`."""
+    return iter([name]) if name.startswith(ERASED_PREFIX) else datasets.suppressions(settings, dataset_id, name)
 
 
 def digest_of(settings: Settings, dataset_id: str, name: str) -> str:

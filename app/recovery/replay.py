@@ -26,7 +26,7 @@ from app.deletions import accept, batches, carried, decisions, locking
 from app.deletions.orders import Order
 from app.evidence import transparency_log
 from app.models import versions
-from app.recovery.erasure_ledger import Line, check_of, digest_of, names_at, read
+from app.recovery.erasure_ledger import Line, digests_of, is_ours, names_at, read
 from app.rules.states import Decision, Outcome
 
 log = logging.getLogger("lethe.replay")
@@ -77,8 +77,11 @@ def replay(database: Database, settings: Settings, path: Path) -> Replayed:
     """
     contents = read(path)
     for number, line in contents.lines:
-        if line.check != check_of(settings, line.request):
-            raise LedgerError(f"line {number} was written under another LETHE_SECRET: restore that one, then replay")
+        if not is_ours(settings, line):
+            raise LedgerError(
+                f"line {number} was written under another LETHE_SECRET: restore that one, or name it in "
+                "LETHE_EARLIER_SECRETS, then replay"
+            )
     done = Replayed()
     for number in contents.damaged:
         done.add("damaged", f"line {number} cannot be read")
@@ -127,7 +130,9 @@ class _Places:
             return carried.forget_set(session, dataset)
         if self._dataset != dataset.id:
             rows = session.execute(select(Sample.position, Sample.sample_id).where(Sample.dataset_id == dataset.id))
-            self._places = {digest_of(self._settings, dataset.id, name): position for position, name in rows}
+            self._places = {
+                digest: position for position, name in rows for digest in digests_of(self._settings, dataset.id, name)
+            }
             self._dataset = dataset.id
         found = [self._places[digest] for digest in line.samples if digest in self._places]
         return np.array(sorted(found), dtype=np.int64)

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import zipfile
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -25,20 +27,28 @@ from app.reports import model_card
 
 Form = Literal["hugging-face", "plain"]
 LIBRARIES = ("hugging_face", "timm")
-PREFIXES = ("module.", "model.", "_orig_mod.")
+FLOATS = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 DATE = (1980, 1, 1, 0, 0, 0)
 PIECE = 2**20
 
 
 @dataclass(frozen=True)
 class Folder:
-    """Small files by name, and the weights: their header as it is written, and where their bytes are."""
+    """Small files by name, and the weights."""
 
     files: dict[str, bytes]
+    weights: Weights
+
+
+@dataclass(frozen=True)
+class Weights:
+    """A safetensors file: its header as it is written, where in the checkpoint the bytes after it are, and the dtype of
+    most of its numbers."""
+
     header: bytes
     digest: str
-    start: int
-    stop: int
+    spans: list[tuple[int, int]]
+    dtype: str
 
 
 def folder(session: Session, blobs: Blobs, model: Model, version: Version, form: Form) -> Folder:
@@ -56,12 +66,20 @@ def folder(session: Session, blobs: Blobs, model: Model, version: Version, form:
     contract = models.input_of(model)
     names = _class_names(contract, dataset)
     shape = dataset.shape or [1, 1, 3]
+    weights = _weights(blobs, version)
     files = {"README.md": _readme(session, model, version, contract, names, form)}
     if model.architecture == "hugging_face":
-        files["config.json"] = _json(_hugging_face(model.architecture_params["config"], names, contract, shape))
-        files["preprocessor_config.json"] = _json(_preprocessor(contract, shape))
+        config = _hugging_face(model.architecture_params["config"], names, contract, shape)
+        files["config.json"] = _json({**config, "dtype": weights.dtype})
+        if (processor := _preprocessor(contract, shape)) is not None:
+            files["preprocessor_config.json"] = _json(processor)
+        elif form == "hugging-face":
+            raise _unsaid("preprocessor_config.json")
     elif model.architecture == "timm":
-        files["config.json"] = _json(_timm(model.architecture_params["name"], names, contract, shape))
+        if (made := _timm(model.architecture_params, names, contract, shape)) is not None:
+            files["config.json"] = _json(made)
+        elif form == "hugging-face":
+            raise _unsaid("config.json")
     if form == "plain":
         about = {"architecture": model.architecture, "params": model.architecture_params}
         files["lethe.json"] = _json(
@@ -73,8 +91,14 @@ def folder(session: Session, blobs: Blobs, model: Model, version: Version, form:
             }
         )
         files["load.py"] = _code(model, len(names)).encode()
-    header, start = _header(blobs, version)
-    return Folder(files, header, version.digest, start, version.size)
+    return Folder(files, weights)
+
+
+def _unsaid(file: str) -> Unprocessable:
+    return Unprocessable(
+        f"The library's `{file}` cannot say the geometry of this model's input; ask for the form `plain`.",
+        kind="export-form",
+    )
 
 
 def write(found: Folder, blobs: Blobs) -> Iterator[bytes]:
@@ -85,10 +109,11 @@ def write(found: Folder, blobs: Blobs) -> Iterator[bytes]:
             archive.writestr(zipfile.ZipInfo(name, DATE), found.files[name])
             yield room.taken()
         with archive.open(zipfile.ZipInfo("model.safetensors", DATE), "w", force_zip64=True) as file:
-            file.write(found.header)
-            for piece in blobs.read(found.digest, found.start, found.stop):
-                file.write(piece)
-                yield room.taken()
+            file.write(found.weights.header)
+            for start, stop in found.weights.spans:
+                for piece in blobs.read(found.weights.digest, start, stop):
+                    file.write(piece)
+                    yield room.taken()
     yield room.taken()
 
 
@@ -110,19 +135,37 @@ class _Room(io.RawIOBase):
         return found
 
 
-def _header(blobs: Blobs, version: Version) -> tuple[bytes, int]:
-    """The weights' header with the library's names and `format` pt, and where the tensors' bytes begin."""
+def _weights(blobs: Blobs, version: Version) -> Weights:
+    """The checkpoint under the names of its network, without what no network has.
+
+    An imported one keeps its own names, so those of the network are kept beside it.
+    """
     length = int.from_bytes(b"".join(blobs.read(version.digest, 0, 8)), "little")
     entries = json.loads(b"".join(blobs.read(version.digest, 8, 8 + length)))
     entries.pop("__metadata__", None)
-    bare = {name: name.replace("_orig_mod.", "") for name in entries if name != "n_averaged"}
-    while prefix := next((each for each in PREFIXES if all(name.startswith(each) for name in bare.values())), None):
-        bare = {name: own.removeprefix(prefix) for name, own in bare.items()}
-    # A tensor that is left out would leave a hole: the counter of averaged weights keeps its name.
-    made = {"__metadata__": {"format": "pt"}, **{bare.get(name, name): entry for name, entry in entries.items()}}
+    own: dict[str, str | None] = version.file_names or {}
+    made: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    spans: list[tuple[int, int]] = []
+    numbers: Counter[str] = Counter()
+    at = 0
+    for name, entry in sorted(entries.items(), key=lambda item: item[1]["data_offsets"]):
+        written = own.get(name, name)
+        if written is None:
+            continue
+        start, stop = entry["data_offsets"]
+        made[written] = {**entry, "data_offsets": [at, at + stop - start]}
+        at += stop - start
+        numbers[entry["dtype"]] += stop - start
+        if spans and spans[-1][1] == 8 + length + start:
+            start, _ = spans.pop()
+        else:
+            start += 8 + length
+        spans.append((start, 8 + length + stop))
     text = json.dumps(made, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
-    return len(text).to_bytes(8, "little") + text, 8 + length
+    kinds = [FLOATS[kind] for kind, _ in numbers.most_common() if kind in FLOATS]
+    header = len(text).to_bytes(8, "little") + text
+    return Weights(header, version.digest, [span for span in spans if span[0] < span[1]], [*kinds, "float32"][0])
 
 
 def _class_names(contract: InputContract, dataset: Dataset) -> list[str]:
@@ -158,17 +201,36 @@ def _channels(contract: InputContract, shape: list[Any]) -> int:
         return int(shape[2])
 
 
+GENERAL = ("id2label", "label2id", "num_labels", "dtype", "torch_dtype")
+"""Members of a `config.json` that are those of the exported version, not of the file that it came with."""
+
+
 def _hugging_face(
     config: dict[str, Any], names: list[str], contract: InputContract, shape: list[Any]
 ) -> dict[str, Any]:
-    own = {name: value for name, value in config.items() if name not in ("id2label", "label2id", "num_labels")}
+    own = {name: value for name, value in config.items() if name not in GENERAL}
     own["num_channels"] = _channels(contract, shape)
     own["id2label"] = {str(number): name for number, name in enumerate(names)}
     own["label2id"] = {name: number for number, name in enumerate(names)}
     return own
 
 
-def _preprocessor(contract: InputContract, shape: list[Any]) -> dict[str, Any]:
+def _pillow_resizes(geometry: Geometry, shape: list[Any]) -> bool:
+    """Whether its resize is Pillow's, as those of the libraries are; or none."""
+    if geometry.antialias or geometry.interpolation == "nearest" or geometry.resize is None:
+        return True
+    return _resized(geometry, shape) == tuple(shape[:2])
+
+
+def _resized(geometry: Geometry, shape: list[Any]) -> tuple[int, int] | None:
+    """Height and width before the crop; None where they depend on the picture."""
+    if shape[0] is None or shape[1] is None:
+        return geometry.resize if isinstance(geometry.resize, tuple) else None
+    return geometry.resized(int(shape[0]), int(shape[1]))
+
+
+def _preprocessor(contract: InputContract, shape: list[Any]) -> dict[str, Any] | None:
+    """The contract as `preprocessor_config.json`; None: the library has no such resize."""
     mean, std = _normalisation(contract, _channels(contract, shape))
     found: dict[str, Any] = {
         "do_rescale": True,
@@ -177,44 +239,72 @@ def _preprocessor(contract: InputContract, shape: list[Any]) -> dict[str, Any]:
         "image_mean": mean,
         "image_std": std,
         "do_convert_rgb": len(mean) == 3,
+        "do_resize": False,
+        "do_center_crop": False,
     }
     geometry, kind = contract.geometry, "ViTImageProcessor"
-    found["do_resize"] = geometry is not None and geometry.resize is not None
+    if geometry is not None and not _pillow_resizes(geometry, shape):
+        return None
     if geometry is not None and geometry.resize is not None:
         resize = geometry.resize
         exact = not isinstance(resize, int)
-        found["size"] = {"height": resize[0], "width": resize[1]} if exact else {"shortest_edge": resize}  # type: ignore[index]
-        found["resample"] = RESAMPLE.index(geometry.interpolation)
+        size = {"height": resize[0], "width": resize[1]} if exact else {"shortest_edge": resize}  # type: ignore[index]
+        found |= {"do_resize": True, "size": size, "resample": RESAMPLE.index(geometry.interpolation)}
     if geometry is not None and geometry.crop is not None:
-        height, width = geometry.sides(int(shape[0]), int(shape[1]))
+        height, width, _ = _seen(contract, shape)
         found |= {"do_center_crop": True, "crop_size": {"height": height, "width": width}}
     if "shortest_edge" in found.get("size", {}) or "crop_size" in found:
         kind = "BitImageProcessor"
     return {"image_processor_type": kind, **found}
 
 
-def _timm(name: str, names: list[str], contract: InputContract, shape: list[Any]) -> dict[str, Any]:
+def _timm(params: dict[str, Any], names: list[str], contract: InputContract, shape: list[Any]) -> dict[str, Any] | None:
+    """The contract as timm's `config.json`; None: timm has no such resize or crop."""
     channels = _channels(contract, shape)
     mean, std = _normalisation(contract, channels)
     geometry = contract.geometry or Geometry(resize=(int(shape[0]), int(shape[1])), interpolation="bicubic")
-    height, width = geometry.sides(int(shape[0]), int(shape[1]))
-    large = geometry.resized(int(shape[0]), int(shape[1]))
-    crop_pct = min(1.0, height / min(large)) if geometry.crop is not None else 1.0
-    exact = geometry.resize is not None and not isinstance(geometry.resize, int)
+    height, width, _ = _seen(contract, shape)
+    large, fraction = _resized(geometry, shape), 1.0
+    # A square crop of the shorter side, or both sides alike: timm has the size before the crop as a fraction of it.
+    square = geometry.crop is not None and isinstance(geometry.resize, int) and height == width
+    if geometry.crop is not None:
+        if square and isinstance(geometry.resize, int):
+            pairs = [(height, geometry.resize)]
+        elif large is None:
+            return None
+        else:
+            pairs = [(height, large[0]), (width, large[1])]
+        found = _fraction(pairs)
+        if found is None:
+            return None
+        fraction = found
+    if not _pillow_resizes(geometry, shape):
+        return None
+    pool = {"global_pool": params["global_pool"]} if params.get("global_pool") else {}
     return {
-        "architecture": name,
+        "architecture": params["name"],
         "num_classes": len(names),
+        **pool,
         "label_names": names,
         "pretrained_cfg": {
             "input_size": [channels, height, width],
             "interpolation": geometry.interpolation,
-            "crop_pct": crop_pct,
-            "crop_mode": "squash" if exact else "center",
+            "crop_pct": fraction,
+            "crop_mode": "center" if square else "squash",
             "mean": mean,
             "std": std,
             "num_classes": len(names),
         },
     }
+
+
+def _fraction(pairs: list[tuple[int, int]]) -> float | None:
+    """What divides each (side after the crop, side before it) as timm divides them: it cuts to whole pixels."""
+    for within in (0.0, 0.5):
+        fraction = pairs[0][0] / (pairs[0][1] + within)
+        if all(math.floor(after / fraction) == before for after, before in pairs):
+            return fraction
+    return None
 
 
 # -- the card and the code -------------------------------------------------------------------------
@@ -274,7 +364,10 @@ def load():
 {network}
     state = model.state_dict()
     kept = load_file(FOLDER / "model.safetensors")
-    state.update({{name: tensor.to(state[name].dtype) for name, tensor in kept.items() if name in state}})
+    lacking = [name for name in state if name not in kept and not name.endswith("num_batches_tracked")]
+    if lacking or kept.keys() - state.keys():
+        raise ValueError(f"the weights are of another network: {{[*lacking, *(kept.keys() - state.keys())][:5]}}")
+    state.update({{name: tensor.to(state[name].dtype) for name, tensor in kept.items()}})
     model.load_state_dict(state)
     return model.eval()
 
@@ -306,6 +399,7 @@ def _code(model: Model, classes: int) -> str:
             'name, (height, width, channels) = ABOUT["params"]["name"], ABOUT["shape"]',
             "sized = timm.get_pretrained_cfg(name, allow_unregistered=True).fixed_input_size",
             'more = {"img_size": (height, width)} if sized else {}',
+            'more |= {"global_pool": ABOUT["params"]["global_pool"]} if ABOUT["params"].get("global_pool") else {}',
             "model = timm.create_model(name, pretrained=False, num_classes=classes, in_chans=channels, **more)",
         ]
     elif model.architecture == "hugging_face":

@@ -96,13 +96,23 @@ def accept_checkpoint(session: Session, model: Model, version: Version, stored: 
     return models.start(session, model, JobKind.IMPORT, seed=0, params={"version": version.number})
 
 
-def publish_imported(session: Session, claim: Claim, metrics: dict[str, Any], warnings: list[str]) -> None:
-    """End an import job: the announced version becomes current."""
+def publish_imported(
+    session: Session,
+    claim: Claim,
+    metrics: dict[str, Any],
+    warnings: list[str],
+    file_names: dict[str, str | None] | None = None,
+) -> None:
+    """End an import job: the announced version becomes current.
+
+    file_names: the network's names of the file's tensors, where they differ; None as a name: no network has it.
+    """
     job, _, model = locked(session, claim)
     version = versions.get(session, model, claim.params["version"])
     _require_first(model)
     _refuse_unavailable(session, model, version.digest, members(version.trained_on, len(version.trained_on) * 8))
     version.metrics, version.job_id, version.stated = metrics, claim.id, None
+    version.file_names = file_names or None
     make_current(session, model, version)
     result = {"version": version.number, "digest": version.digest}
     if warnings:

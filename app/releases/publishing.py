@@ -97,7 +97,7 @@ def make_current(session: Session, model: Model, version: Version) -> None:
 
 
 def _class_counts(session: Session, dataset: Dataset, trained_on: Positions) -> list[int]:
-    labels = np.array([label for label, _ in datasets.manifest(session, dataset.id)], dtype=np.int64)
+    labels = datasets.labels_of(session, dataset)[0].astype(np.int64)
     counts: list[int] = np.bincount(labels[trained_on], minlength=dataset.class_count).tolist()
     return counts
 
@@ -116,9 +116,11 @@ def publish_trained(
     trained_on: Positions,
     metrics: dict[str, Any],
     comparison: dict[str, Any] | None = None,
+    compares: str | None = None,
     images: str | None = None,
 ) -> Version:
-    """End a train job: the new version, or with `comparison` (its report) an exact retrain kept to compare with.
+    """End a train job: the new version, or with `comparison` (its report) an exact retrain kept to compare with, which
+    left out the request `compares`.
 
     A version beside a current one stays a candidate, unless the job says to promote it.
 
@@ -143,7 +145,7 @@ def publish_trained(
         job_id=claim.id,
     )
     if comparison is not None:
-        audit_rows.add(session, claim, model, version.number, comparison, claim.params["exclude_request"])
+        audit_rows.add(session, claim, model, version.number, comparison, compares)
     elif model.current_version is None or claim.params.get("promote", True):  # True: a job queued by version 0.2
         make_current(session, model, version)
     jobs.finish(session, job, JobState.SUCCEEDED, result={"version": version.number, "digest": stored.digest})
@@ -207,6 +209,8 @@ def publish_audit(session: Session, claim: Claim, number: int, images: str | Non
     if (dataset.images or "") != images:
         raise SupersededError("samples were erased while the version was audited")
     row = audit_rows.add(session, claim, model, number, report, None)
+    if report["sham"] and row.verdict != "fail":
+        events.record(session, model.tenant_id, "gate.sham-missed", row.id, version=number, verdict=row.verdict)
     result = {"version": number, "audit": row.id, "verdict": row.verdict}
     jobs.finish(session, job, JobState.SUCCEEDED, result=result)
     return row

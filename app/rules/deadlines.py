@@ -5,6 +5,9 @@ A jurisdiction is a statute and, after a colon, where the controller acts, by IS
 zone in which the day of receipt is a day; bare `gdpr` has no holidays but week-ends, and its days are UTC's.
 
 Times may be aware, or naive and then UTC as in the database; results are naive UTC, the last second in time.
+
+A pause is the time in which the controller waits for what confirms the person's identity. It always has an end: the
+answer, or the day until which the controller waits. What it does to the periods is the law's (`Law.pause`).
 """
 
 from __future__ import annotations
@@ -16,6 +19,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, time, timedelta
 from functools import lru_cache, partial
 from importlib.metadata import version
+from typing import Literal
 from zoneinfo import ZoneInfo
 
 import holidays
@@ -46,29 +50,31 @@ def is_working_day(day: date, region: str) -> bool:
 
 # -- periods: the day of receipt and a region give the last day ---------------------------------------
 
-Period = Callable[[date, str], date]
+Period = Callable[[date, str, int], date]
+"""The last day, of the day of receipt, the region and the days for which the clock stood still."""
 
 
-def months(count: int, received: date, region: str) -> date:
-    """The same-numbered day `count` months on, or that month's last day; then the next working day.
+def months(count: int, received: date, region: str, paused: int = 0) -> date:
+    """The same-numbered day `count` months on, or that month's last day; then the next working day. A pause comes
+    before the roll-over, so that there is never more than one.
 
     Regulation (EEC, Euratom) 1182/71 Art. 3(1), 3(2)(c) and 3(4). The period runs from the day of receipt,
     which is not counted in it (Court of Justice, C-171/03 Toeters, paragraphs 33 and 36). Art. 3(5), at least
     two working days in a period, holds in any month by itself.
     """
     year, month = divmod(received.year * 12 + received.month - 1 + count, 12)
-    last = date(year, month + 1, min(received.day, calendar.monthrange(year, month + 1)[1]))
+    last = date(year, month + 1, min(received.day, calendar.monthrange(year, month + 1)[1])) + paused * DAY
     while not is_working_day(last, region):
         last += DAY
     return last
 
 
-def calendar_days(count: int, received: date, region: str) -> date:  # noqa: ARG001
+def calendar_days(count: int, received: date, region: str, paused: int = 0) -> date:  # noqa: ARG001
     """`count` days on, working days or not."""
-    return received + count * DAY
+    return received + (count + paused) * DAY
 
 
-def business_days(count: int, received: date, region: str) -> date:
+def business_days(count: int, received: date, region: str, paused: int = 0) -> date:  # noqa: ARG001
     """The `count`-th working day after the day of receipt."""
     day = received
     while count:
@@ -82,8 +88,15 @@ def business_days(count: int, received: date, region: str) -> date:
 
 @dataclass(frozen=True)
 class Law:
-    """The periods of one statute, all from receipt. `zones`: its places; the empty one stands for `home`."""
+    """The periods of one statute, all from receipt. `zones`: its places; the empty one stands for `home`.
 
+    since: the day from which it applies. pause: while identity is in doubt the clock `stops` (days are not counted),
+    `restarts` (the periods begin on the day on which the information came), or `runs`.
+    """
+
+    name: str
+    since: date
+    pause: Literal["stops", "restarts", "runs"]
     rule: str
     answer: Period
     extended: Period
@@ -112,6 +125,9 @@ ZONES = {
 }  # fmt: skip
 
 GDPR = Law(
+    name="the GDPR",
+    since=date(2018, 5, 25),
+    pause="stops",  # EDPB Guidelines 01/2022, paragraph 159, of Art. 12(6): suspended until the information has come
     rule="gdpr/1182-71/2026-11",
     answer=partial(months, 1),  # Art. 12(3)
     extended=partial(months, 3),  # two further months, and never two roll-overs
@@ -122,12 +138,21 @@ GDPR = Law(
 )
 LAWS = {
     "gdpr": GDPR,
-    # the Commissioner's guidance counts alike; a pause for identity or clarification (Art. 12A) is not counted
+    # the Commissioner's guidance counts alike; Art. 12A(2): the period begins when the information asked for has come
     "uk-gdpr": replace(
-        GDPR, rule="uk-gdpr/1182-71/2026-11", home="GB", zones=dict.fromkeys(("", "GB"), "Europe/London")
+        GDPR,
+        name="the UK GDPR",
+        since=date(2021, 1, 1),
+        pause="restarts",
+        rule="uk-gdpr/1182-71/2026-11",
+        home="GB",
+        zones=dict.fromkeys(("", "GB"), "Europe/London"),
     ),
     # California Code of Regulations, title 11, § 7021
     "ccpa": Law(
+        name="the CCPA",
+        since=date(2020, 1, 1),
+        pause="runs",  # 7021(b): whatever time it takes to verify the request
         rule="ccpa/7021/2026-11",
         answer=partial(calendar_days, 45),
         extended=partial(calendar_days, 90),
@@ -147,6 +172,14 @@ def utc(moment: datetime) -> datetime:
 
 
 @dataclass(frozen=True)
+class Pause:
+    """The wait for what confirms an identity: from the moment of asking to the answer, or to the end of the wait."""
+
+    asked: datetime
+    ended: datetime
+
+
+@dataclass(frozen=True)
 class Clock:
     """One law in one place. A `now` before `received`, of a clock set back, is merely early."""
 
@@ -159,30 +192,57 @@ class Clock:
         """What computed a date, to be stored with it: the rule's version and the table of holidays."""
         return f"{self.law.rule}/{HOLIDAYS}" if self.region else self.law.rule
 
-    def due(self, received: datetime) -> datetime:
+    def due(self, received: datetime, pause: Pause | None = None) -> datetime:
         """The answer, and the notice with reasons of an extension, are in time up to here."""
-        return self._end(self.law.answer, received)
+        return self._end(self.law.answer, received, pause)
 
-    def extended(self, received: datetime) -> datetime:
+    def extended(self, received: datetime, pause: Pause | None = None) -> datetime:
         """The due moment once extended, counted from receipt."""
-        return self._end(self.law.extended, received)
+        return self._end(self.law.extended, received, pause)
 
     def confirm_by(self, received: datetime) -> datetime | None:
-        """Until when receipt must be confirmed; None where the law asks no confirmation."""
-        return self._end(self.law.confirmation, received) if self.law.confirmation else None
+        """Until when receipt must be confirmed; None where the law asks no confirmation. No pause moves it."""
+        return self._end(self.law.confirmation, received, None) if self.law.confirmation else None
 
-    def may_extend(self, received: datetime, now: datetime) -> bool:
+    def may_extend(self, received: datetime, now: datetime, pause: Pause | None = None) -> bool:
         """Whether a notice of extension is still in time. That it is the first one is the caller's to know."""
-        return utc(now) <= utc(self.due(received))
+        return utc(now) <= utc(self.due(received, pause))
 
-    def may_refuse(self, received: datetime, now: datetime, *, extended: bool = False) -> bool:
+    def may_refuse(
+        self, received: datetime, now: datetime, *, extended: bool = False, pause: Pause | None = None
+    ) -> bool:
         """Whether a refusal is still in time. `extended`: the request's due moment has been extended."""
         period = self.law.refusal_once_extended if extended else self.law.answer
-        return utc(now) <= utc(self._end(period, received))
+        return utc(now) <= utc(self._end(period, received, pause))
 
-    def _end(self, period: Period, received: datetime) -> datetime:
-        last = period(utc(received).astimezone(self.zone).date(), self.region)
-        return datetime.combine(last, LAST_SECOND, self.zone).astimezone(UTC).replace(tzinfo=None)
+    def day(self, moment: datetime) -> date:
+        """The local day of a moment."""
+        return utc(moment).astimezone(self.zone).date()
+
+    def start_of(self, day: date) -> datetime:
+        """The first moment of a local day."""
+        return datetime.combine(day, time(), self.zone).astimezone(UTC).replace(tzinfo=None)
+
+    def end_of(self, day: date) -> datetime:
+        """The last second of a local day."""
+        return datetime.combine(day, LAST_SECOND, self.zone).astimezone(UTC).replace(tzinfo=None)
+
+    def refused_receipt(self, received: datetime, now: datetime) -> tuple[str, str] | None:
+        """Why a request cannot have been received then: the kind of the problem, and words; None where it can."""
+        if utc(received) > utc(now):
+            return "received-in-future", "A request cannot be received in the future."
+        if self.day(received) < self.law.since:
+            since = f"{self.law.since:%Y-%m-%d}"
+            return "received-before-law", f"Nothing can be requested under {self.law.name} before {since}."
+        return None
+
+    def _end(self, period: Period, received: datetime, pause: Pause | None) -> datetime:
+        start, paused = self.day(received), 0
+        if pause is not None and self.law.pause == "stops":
+            paused = max(0, (self.day(pause.ended) - self.day(pause.asked)).days)
+        elif pause is not None and self.law.pause == "restarts":
+            start = max(start, self.day(pause.ended))
+        return self.end_of(period(start, self.region, paused))
 
 
 JURISDICTION = re.compile(r"([a-z-]+)(?::([A-Z]{2})(?:-(\w+))?)?", re.ASCII)

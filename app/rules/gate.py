@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Literal
 
+from app.rules.audit_plan import ONE_MORE_RETRAIN, RETRAINS, least_margin
+
 LATE_FACTOR = 1.5  # a step can end in time if this many of its measured durations fit before the deadline
 
 Action = Literal["publish", "escalate", "attention"]
@@ -48,7 +50,11 @@ class Clock:
     needed: Sequence[timedelta]
 
     def allows(self, step: int) -> bool:
-        return self.left is None or self.needed[step] * LATE_FACTOR <= self.left
+        return self.has(self.needed[step])
+
+    def has(self, needed: timedelta) -> bool:
+        """Whether that much more can end in time."""
+        return self.left is None or needed * LATE_FACTOR <= self.left
 
 
 @dataclass(frozen=True)
@@ -64,6 +70,20 @@ class GateAction:
 def candidates(steps: Sequence[EscalationStep]) -> int:
     """How many approximate candidates may be tried on one batch: the audit's levels are adjusted for them all."""
     return max(1, sum(not step.exact for step in steps))
+
+
+def retrains_null(
+    null_source: str, samples: int, controls: int, training: timedelta | None, most_seconds: float, clock: Clock
+) -> bool:
+    """Whether a batch waits for exact retrains as its null: there is no other, so many samples could get a verdict by
+    them, and they are affordable and can end in time.
+
+    training: the measured duration of one; None before one was measured, and then nothing is known to be affordable.
+    """
+    if null_source != "none" or training is None or least_margin(samples, controls, ONE_MORE_RETRAIN) is None:
+        return False
+    needed = training * RETRAINS
+    return needed.total_seconds() <= most_seconds and clock.has(needed)
 
 
 def decide(

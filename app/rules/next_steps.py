@@ -45,10 +45,12 @@ def next_steps(found: Finding) -> list[str]:
     retraining = f"Retrain exactly, as the last step of the escalation does: {_price(found, 1)}."
     if found.verdict == "fail":
         return [retraining]
-    if found.references < 4:
+    if not found.references and found.null_source == "none":
         count = ENOUGH_REFERENCES
         return [
-            f"Train {count} reference models, each on half of the data: {_price(found, count / 2)}. Then audit again."
+            f"Train 2 reference models, each on one half of the data: {_price(found, 1)}. Then audit again; the "
+            f"verdict holds for these two. With {count} their error is measured as well: {_price(found, count / 2)}.",
+            "Or send what your own reference models say (`PUT …/references`). `:audit-plan` compares the prices.",
         ]
     if not found.controls:
         return ["Keep a holdout: samples that no version is trained on. Without them nothing can be compared."]

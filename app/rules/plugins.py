@@ -20,7 +20,7 @@ def needed(choices: Iterable[tuple[str, str]]) -> set[str]:
 
 def of_policy(policy: Policy) -> list[tuple[str, str]]:
     """Every choice of a policy, as (kind, name)."""
-    choices = [("methods", method.name) for method in policy.methods]
+    choices = [("methods", method.name) for method in policy.named_methods]
     choices += [("attacks", policy.attack.name), ("audits", policy.audit.name)]
     return choices + [("probes", probe.name) for probe in policy.probes]
 

@@ -3,6 +3,7 @@ show."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any, Literal
 
@@ -67,6 +68,7 @@ class EscalationChoice(Choice):
 
 
 MOST_FURTHER_STEPS = 8
+MOST_OF_A_CLASS = 0.8
 
 
 def _default_escalation(data: dict[str, Any]) -> tuple[EscalationChoice, ...]:
@@ -109,6 +111,11 @@ class Policy(BaseModel):
         description="batches also close in time for the earliest legal deadline",
     )
     method: Choice = Field(default=Choice(name="amun"), validate_default=True)
+    class_method: Choice | None = Field(
+        None,
+        description="in the place of `method` for a forget set that is most of a class; absent: `neg_grad_plus` where "
+        "`method` is absent too, else none",
+    )
     attack: Choice = Field(default=Choice(name="pgd_l2"), validate_default=True)
     adversarial: Literal["recompute", "precomputed"] = Field(
         "recompute",
@@ -151,6 +158,21 @@ class Policy(BaseModel):
         description="number of samples of the subject `lethe:canary` that each job unlearns beside the forget set; "
         "they are not erased, so `:audit` with `canaries` can measure at any time how well the model forgot them",
     )
+    null_seconds: float = Field(
+        600.0,
+        ge=0,
+        le=90 * 86400,
+        description="most seconds of training for the null of a batch that has no other: where five exact retrains are "
+        "within it, by their measured duration, and the legal deadline allows, the job trains them before it judges; "
+        "0: never",
+    )
+    sham_seconds: float = Field(
+        30 * 86400.0,
+        ge=0,
+        le=10 * 366 * 86400,
+        description="with `canaries`: how often the service audits a sham, canaries that nothing has unlearned, which "
+        "must fail; 0: never",
+    )
     grace_seconds: int = Field(7 * 86400, ge=0, le=90 * 86400, description="how long a superseded checkpoint is kept")
 
     @model_validator(mode="before")
@@ -161,10 +183,23 @@ class Policy(BaseModel):
             return {("escalation" if name == "ladder" else name): value for name, value in data.items()}
         return data
 
+    @model_validator(mode="before")
+    @classmethod
+    def _by_shape(cls, data: Any) -> Any:
+        """A policy that names no method leaves it to the shape of the request."""
+        if isinstance(data, dict) and "method" not in data and "class_method" not in data:
+            return {**data, "class_method": {"name": "neg_grad_plus"}}
+        return data
+
     @field_validator("method")
     @classmethod
     def _method(cls, choice: Choice) -> Choice:
         return choose("methods", choice)
+
+    @field_validator("class_method")
+    @classmethod
+    def _class_method(cls, choice: Choice | None) -> Choice | None:
+        return None if choice is None else choose("methods", choice)
 
     @field_validator("attack")
     @classmethod
@@ -192,7 +227,7 @@ class Policy(BaseModel):
 
     @model_validator(mode="after")
     def _remain_needed(self) -> Policy:
-        for choice in self.methods:
+        for choice in self.named_methods:
             entry = catalog.METHODS[choice.name]
             if (self.remain == "none" and entry.needs_remain) or (self.remain != "full" and entry.exact):
                 raise ValueError(f"method {choice.name} needs the whole remain set, which this policy does not give")
@@ -214,12 +249,24 @@ class Policy(BaseModel):
                 raise ValueError("a step can be stronger only than one of the same method, right before it")
         return self
 
+    def for_shape(self, forgotten: Sequence[int], trained: Sequence[int]) -> Policy:
+        """The policy for a forget set with that many samples of each class, of so many that were trained on."""
+        most = any(gone and gone >= MOST_OF_A_CLASS * all_ for gone, all_ in zip(forgotten, trained, strict=True))
+        if self.class_method is None or not most:
+            return self
+        return self.model_copy(update={"method": self.class_method, "class_method": None})
+
     # -- the steps as the gate takes them ----------------------------------------------------------
 
     @property
     def methods(self) -> tuple[Choice, ...]:
         """The policy's own method, then those of the further steps."""
         return (self.method, *self.escalation)
+
+    @property
+    def named_methods(self) -> tuple[Choice, ...]:
+        """`methods` and the one for class-shaped sets."""
+        return self.methods if self.class_method is None else (*self.methods, self.class_method)
 
     @property
     def steps(self) -> tuple[EscalationStep, ...]:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-SCOPES = ("read", "request", "operate", "audit", "admin")
+SCOPES = ("read", "request", "operate", "samples", "audit", "admin")
 ROLES: dict[str, tuple[str, ...]] = {
     "officer": ("read", "request", "audit"),
-    "engineer": ("read", "operate"),
+    "engineer": ("read", "operate", "samples"),
     "auditor": ("read", "audit"),
     "owner": SCOPES,
 }

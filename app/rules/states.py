@@ -50,6 +50,15 @@ class Decision(StrEnum):
         return cls.CANCELLED if value == "withdrawn" else None
 
 
+class Identity(StrEnum):
+    """Whether the person has shown who they are."""
+
+    NOT_NEEDED = "not-needed"
+    ASKED = "asked"
+    CONFIRMED = "confirmed"
+    REFUSED = "refused"
+
+
 class Outcome(StrEnum):
     PENDING = "pending"
     BATCHED = "batched"
@@ -72,6 +81,7 @@ class RequestStatus(StrEnum):
     PROCESSING = "processing"
     PUBLISHED = "published"  # every affected model has a new version; what was derived is being purged
     FULFILLED = "fulfilled"
+    INCOMPLETE = "incomplete"  # the samples are erased, and something made from them is kept past the due date
     ATTENTION = "needs-attention"
     HELD = "held"
     REFUSED = "refused"
@@ -143,11 +153,16 @@ def move_outcome(now: Outcome, to: Outcome) -> Outcome:
 
 
 def request_status(
-    decision: Decision, outcomes: Iterable[Outcome], purge_done: bool, purge_failed: bool = False
+    decision: Decision,
+    outcomes: Iterable[Outcome],
+    purge_done: bool,
+    purge_failed: bool = False,
+    remains_late: bool = False,
 ) -> RequestStatus:
     """The one status of a request.
 
     `purge_done`: nothing derived from its samples is left unaccounted. `purge_failed`: its purge job has given up.
+    `remains_late`: something that has a receipt with a date goes only after the request's due date.
     """
     match decision:
         case Decision.REFUSED:
@@ -160,5 +175,7 @@ def request_status(
     if Outcome.ATTENTION in states or purge_failed:
         return RequestStatus.ATTENTION
     if states <= {Outcome.PUBLISHED, Outcome.PURGED}:
-        return RequestStatus.FULFILLED if purge_done else RequestStatus.PUBLISHED
+        if not purge_done:
+            return RequestStatus.PUBLISHED
+        return RequestStatus.INCOMPLETE if remains_late else RequestStatus.FULFILLED
     return RequestStatus.ACCEPTED if states == {Outcome.PENDING} else RequestStatus.PROCESSING

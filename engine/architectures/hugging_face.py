@@ -15,8 +15,14 @@ from engine.checkpoints import FILE_NAMES
 from engine.data.torchvision_ops import import_torchvision
 from engine.errors import ArchitectureError
 
-OWN = ("id2label", "label2id", "num_labels", "auto_map", "architectures", "_name_or_path", "transformers_version")
-"""Members of a configuration that the dataset's classes take the place of, or that say nothing of the network."""
+OWN = (
+    "id2label", "label2id", "num_labels", "auto_map", "architectures", "_name_or_path", "transformers_version",
+    "dtype", "torch_dtype", "return_dict", "output_attentions", "output_hidden_states", "torchscript",
+    "attn_implementation", "_attn_implementation", "_attn_implementation_internal", "gradient_checkpointing",
+    "use_return_dict",
+)  # fmt: skip
+"""Members of a configuration that the dataset's classes take the place of, or that say how the network is stored and
+run, not what it is: here it is trained in float32 and answers with logits."""
 
 
 def build(params: HuggingFaceParams, channels: int, num_classes: int, size: Size = (32, 32)) -> nn.Module:
@@ -38,11 +44,13 @@ def build(params: HuggingFaceParams, channels: int, num_classes: int, size: Size
         return model.train()
 
     try:
-        key = ("hugging_face", json.dumps(params.config, sort_keys=True), channels, num_classes, size)
-        fitting.require(key, f"{kind} of this configuration", make, channels, num_classes, size)
-        model = make()
-    except (KeyError, AttributeError, TypeError) as error:
-        raise ArchitectureError(f"transformers cannot build {kind} of this configuration: {error}") from None
+        _config(transformers, params.config, channels, num_classes)
+    except Exception as error:  # the library's own checks have many types
+        reason = " ".join(str(error).split())[:300]
+        raise ArchitectureError(f"transformers cannot build {kind} of this configuration: {reason}") from None
+    key = ("hugging_face", json.dumps(params.config, sort_keys=True), channels, num_classes, size)
+    fitting.require(key, f"{kind} of this configuration", make, channels, num_classes, size)
+    model = make()
     setattr(model, FILE_NAMES, _written_names(model))
     return model
 

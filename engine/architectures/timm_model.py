@@ -28,10 +28,12 @@ def build(params: TimmParams, channels: int, num_classes: int, size: Size = (32,
         own: dict[str, Any] = {"pretrained": False, "num_classes": num_classes, "in_chans": channels}
         if _sized(timm, params.name):
             own["img_size"] = size
+        if params.global_pool is not None:
+            own["global_pool"] = params.global_pool
         model: nn.Module = timm.create_model(params.name, **own)
         return model
 
-    key = ("timm", params.name, channels, num_classes, size)
+    key = ("timm", params.name, params.global_pool, channels, num_classes, size)
     fitting.require(key, params.name, make, channels, num_classes, size)
     return make()
 

@@ -94,5 +94,6 @@ def over_references(scored: Scores, parts: Sequence[Part]) -> float:
 
 
 def jackknife_variance(left_out: Sequence[float]) -> float:
-    """Return the jackknife variance over K references of a figure, from its K values without each of them."""
-    return float((len(left_out) - 1) * np.var(left_out))
+    """Return the jackknife variance over K references of a figure, from its K values without each of them; none where
+    none is left out."""
+    return float((len(left_out) - 1) * np.var(left_out)) if len(left_out) else 0.0

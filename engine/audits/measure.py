@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -14,15 +14,38 @@ from app.formats.audit_report import Balance, Curve, Histogram, Interval, Judgem
 from engine.audits import Floats, Positions, mis, roc
 from engine.audits.aucs import auc_of, matched_auc
 from engine.audits.groups import Groups, whole
-from engine.audits.nulls import NullModel
+from engine.audits.nulls import NullModel, indifferent
 from engine.audits.persons import People
 from engine.audits.rule import Estimate
-from engine.audits.scoring import PoolSignal, Scores, convergence, null_models, plain_scores, pool_of, scores
-from engine.audits.verdict import Choice, balance, choose_null, comparison, estimate, judgement, with_left_out
+from engine.audits.scoring import (
+    PoolSignal,
+    Scores,
+    convergence,
+    null_models,
+    plain_scores,
+    pool_of,
+    readable,
+    scores,
+)
+from engine.audits.verdict import (
+    FEWEST_RETRAINS,
+    Choice,
+    balance,
+    choose_null,
+    comparison,
+    estimate,
+    judgement,
+    with_left_out,
+)
 from engine.references import ReferenceSignals
 
 FEWEST_REFERENCES = 4  # a jackknife leaves one out, and an IN and an OUT model must remain of each sample
 FEWEST_OF_A_KIND = 2  # IN and OUT models of a sample, for the same reason
+MOST_LOST = 0.1  # of the samples that some reference can judge: so many may lack one of a kind
+FEW_FOR_LIRA = (
+    f"LiRA takes at least {FEWEST_REFERENCES} reference models, of each sample two that saw it and two that did not; "
+    "the audit rmia takes fewer"
+)
 NO_FORGET_SET = "no forget set: the version's own membership signal and its accuracies alone"
 FALSE_POSITIVE_RATES = (0.01, 0.001)
 BINS = 20
@@ -47,6 +70,7 @@ def audit(
     known: Positions | None = None,
     candidates: int = 1,
     subjects: NDArray[np.int64] | None = None,
+    assigned: bool = False,
 ) -> tuple[Measurement, Measurement | None, Balance | None, Judgement]:
     """Measure candidate and parent and judge the candidate, by the audit that `params` belong to.
 
@@ -69,6 +93,9 @@ def audit(
         candidates: of approximate methods that the policy may try on this forget set.
         subjects: (N,), the number of the person whom a sample belongs to, -1 where none is known. A grouped set is then
             compared with people of the holdout of whom nothing was trained on; without such people it has no control.
+        assigned: a fair coin of ours, which nobody could foresee, decided of each sample of `forget`, `known` and
+            `holdout` whether it was trained on. After an exact forget they are exchangeable for any score, so a verdict
+            takes no reference.
 
     Returns:
         The candidate's measurement, the parent's (None without its logits) or the one on `known`, the balance of the
@@ -83,7 +110,9 @@ def audit(
             eligible[np.setdiff1d(holdout, controls)] = False
         else:
             people = None
-    usable, scorable, problem = _usable(groups, references, eligible)
+    lens = _lens(groups, references, eligible, params)
+    references = lens.references
+    usable, scorable, problem = _usable(groups, lens, assigned or len(retrained_logits) >= FEWEST_RETRAINS)
     looks = [(candidate_logits, groups)]
     if known is not None:
         looks.append((candidate_logits, replace(groups, forget=known)))
@@ -94,59 +123,130 @@ def audit(
     choice: Choice | None = None
     models: Sequence[NullModel] = ()
     estimates: list[Estimate | None] = []
-    if references is not None and scorable:
-        pool = pool_of(references, labels, params)
-        checks = [
-            (name, other, pool_of(references, labels, other))
-            for name, other in CROSS_CHECKS.items()
-            if type(other) is not type(params)
-        ]
-        looked = [(logits, _usable(each, references, eligible)[0]) for logits, each in looks]
-        scored = [scores(logits, labels, each, pool, params) for logits, each in looked]
+    if scorable:
+        pool, checks = None, list[tuple[str, Params, PoolSignal]]()
+        if references is not None:
+            pool = replace(pool_of(references, labels, lens.params), fixed=lens.fixed or assigned)
+        if references is not None and not lens.fixed:
+            for name, other in CROSS_CHECKS.items():
+                if type(other) is not type(params):
+                    read = readable(references, other)
+                    checks.append((name, read, pool_of(references, labels, read)))
+        looked = [(logits, _usable(each, lens, True)[0]) for logits, each in looks]
+        scored = [scores(logits, labels, each, pool, lens.params) for logits, each in looked]
         measurements = [
-            measurement.model_copy(update=_attacked(logits, labels, each, own, pool, params, checks))
+            measurement.model_copy(update=_attacked(logits, labels, each, own, pool, lens.params, checks))
             for measurement, own, (logits, each) in zip(measurements, scored, looked, strict=True)
         ]
-        if not problem:
+        nobody = indifferent(len(labels))
+        if not problem and references is not None:
             balanced = balance(references.log_odds, references.membership, labels, usable, grouped, people)
-            models = null_models(usable, pool, params)
-            balanced = with_left_out(balanced, models, comparison(balanced, labels, usable), people)
+            if pool is not None and not pool.fixed:
+                models = null_models(usable, pool, lens.params)
+                balanced = with_left_out(balanced, models, comparison(balanced, labels, usable), people)
+            else:
+                models = [nobody]
             choice = choose_null(balanced, len(retrained_logits))
-        if balanced is not None and choice is not None:
-            left_out = models
+        elif not problem and len(retrained_logits) >= FEWEST_RETRAINS:
+            choice = Choice("retrained")
+        if not problem and assigned:
+            choice, models = Choice("assigned"), [nobody]
+        if choice is not None:
+            unseeing = models or [nobody]
             if choice.source == "retrained":
                 everyone = np.ones(len(labels), dtype=bool)
-                values = (plain_scores(each, labels, usable, pool, params) for each in retrained_logits)
+                values = (plain_scores(each, labels, usable, pool, lens.params) for each in retrained_logits)
                 models = [NullModel(each, everyone) for each in values]
-            parts = comparison(balanced, labels, usable) if choice.source == "same_classes" else whole(usable)
+            by_classes = balanced is not None and choice.source == "same_classes"
+            parts = comparison(balanced, labels, usable) if balanced is not None and by_classes else whole(usable)
             estimates = [estimate(each, models, parts, choice, people) for each in scored]
             if known is not None:  # a retrain has seen these: the references that left them out say what is unseen
-                estimates[1] = estimate(scored[1], left_out, whole(looked[1][1]), Choice("exchangeable", choice.bound))
+                estimates[1] = estimate(scored[1], unseeing, whole(looked[1][1]), Choice("exchangeable", choice.bound))
     parent = measurements[1] if len(measurements) > 1 else None
     before = "parent" if known is None else "control"
     ruling = judgement(
-        measurements[0], balanced, choice, estimates, models, problem, params.margin, utility_floor, before, candidates
+        measurements[0],
+        balanced,
+        choice,
+        estimates,
+        models,
+        problem,
+        params.margin,
+        utility_floor,
+        before,
+        candidates,
+        fixed=references is None or lens.fixed or assigned,
     )
     return measurements[0], parent, balanced, ruling
 
 
-def _usable(
-    groups: Groups, references: ReferenceSignals | None, eligible: NDArray[np.bool_]
-) -> tuple[Groups, bool, str]:
-    """Return the samples whose membership can be audited, whether any can, and where that gives no verdict, why.
+@dataclass(frozen=True)
+class Lens:
+    """Through what membership is seen: references, or None; the parameters that they are read by; which samples (N,)
+    they can judge. fixed: of too few to leave one out. problem: why they give no verdict."""
 
-    A jackknife leaves a reference out, and an IN and an OUT model must remain of each sample: a part of a pool has
-    samples for which that is not so.
+    references: ReferenceSignals | None
+    params: RmiaParams | LiraParams | MisParams
+    known: NDArray[np.bool_]
+    fixed: bool = False
+    problem: str = ""
+
+
+def _lens(
+    groups: Groups,
+    references: ReferenceSignals | None,
+    eligible: NDArray[np.bool_],
+    params: RmiaParams | LiraParams | MisParams,
+) -> Lens:
+    """A jackknife leaves a reference out, and an IN and an OUT model must remain of each sample.
+
+    Where that is not so, in two complementary halves or folds, or where the client's own references saw no holdout,
+    RMIA's offline form needs one OUT model of a sample. Given these references a forgotten sample and a control are
+    exchangeable under exact retraining, so DeLong's variance holds without a jackknife.
     """
     if references is None:
-        return groups, False, "no references"
+        return Lens(None, params, eligible)
+    params = readable(references, params)
     models = len(references.membership)
     inside = references.membership.sum(axis=0)
-    enough = (inside >= FEWEST_OF_A_KIND) & (models - inside >= FEWEST_OF_A_KIND)
-    known = np.logical_and.reduce(np.isfinite(references.log_odds), axis=0) & enough & eligible
-    usable = Groups(*(each[known[each]] for each in (groups.forget, groups.retain, groups.test)))
-    if models < FEWEST_REFERENCES:
-        return usable, False, f"fewer than {FEWEST_REFERENCES} reference models"
+    finite = np.isfinite(references.log_odds).all(axis=0) & eligible
+    several = finite & (inside >= FEWEST_OF_A_KIND) & (models - inside >= FEWEST_OF_A_KIND)
+    one = finite & (inside < models)
+    sets = [each[one[each]] for each in (groups.forget, groups.test)]
+    if models >= FEWEST_REFERENCES and all(several[each].mean() > 1 - MOST_LOST for each in sets if len(each)):
+        return Lens(references, params, several)
+    if isinstance(params, LiraParams):
+        return Lens(references, params, several, problem=FEW_FOR_LIRA)
+    if isinstance(params, RmiaParams):
+        params = params.model_copy(update={"mode": "offline"})
+    return Lens(_matched(references, *sets), params, one, fixed=True)
+
+
+def _matched(references: ReferenceSignals, forget: Positions, test: Positions) -> ReferenceSignals:
+    """Let controls that no reference saw be judged by as many of them as forgotten samples are.
+
+    The mean of more OUT models has less noise, which would tell controls from forgotten samples by itself. Each such
+    control takes the membership of a forgotten sample at random.
+    """
+    unseen = test[~references.membership[:, test].any(axis=0)]
+    if not len(forget) or not len(unseen):
+        return references
+    taken = np.random.default_rng(0).choice(forget, len(unseen))
+    membership = references.membership.copy()
+    membership[:, unseen] = references.membership[:, taken]
+    return replace(references, membership=membership)
+
+
+def _usable(groups: Groups, lens: Lens, alone: bool) -> tuple[Groups, bool, str]:
+    """Return the samples whose membership can be audited, whether any can, and where that gives no verdict, why.
+
+    alone: whether a verdict is possible without references.
+    """
+    usable = Groups(*(each[lens.known[each]] for each in (groups.forget, groups.retain, groups.test)))
+    if lens.references is None and not alone:
+        return groups, False, "no references"
+    if lens.problem:
+        return usable, False, lens.problem
     if not len(usable.test):
         return usable, False, "no never-trained controls"
     if not len(groups.forget):
@@ -180,14 +280,14 @@ def _attacked(
     labels: NDArray[np.int64],
     usable: Groups,
     scored: Scores,
-    pool: PoolSignal,
+    pool: PoolSignal | None,
     params: Params,
     checks: Sequence[tuple[str, Params, PoolSignal]],
 ) -> dict[str, object]:
     """The fields of a measurement that rest on membership scores."""
     found: dict[str, object] = {
         "rt_auc": auc_of(scored, usable.retain, usable.test) if len(usable.retain) else None,
-        "convergence": convergence(logits, labels, usable, pool, params),
+        "convergence": [] if pool is None else convergence(logits, labels, usable, pool, params),
     }
     if not len(usable.forget):
         return found

@@ -31,6 +31,15 @@ class NullModel:
     unseen: NDArray[np.bool_]
 
 
+def indifferent(samples: int) -> NullModel:
+    """A model that says the same of every sample: its AUC is 0.5 on any sets, without error.
+
+    It is the null where forgotten samples and controls are exchangeable given all that scores them: an exact retrain
+    then ranks neither above the other.
+    """
+    return NullModel(np.zeros(samples), np.ones(samples, dtype=bool))
+
+
 @dataclass(frozen=True)
 class Paired:
     """AUC less null over the same samples, each with its standard error over samples.

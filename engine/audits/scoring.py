@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import special
 
 from app.catalog import LiraParams, MisParams, Params, RmiaParams
 from app.formats.audit_report import ConvergencePoint
@@ -19,26 +20,41 @@ from engine.references import ReferenceSignals
 
 Logits = NDArray[Any]
 Labels = NDArray[np.int64]
+ReadBy = TypeVar("ReadBy", bound=Params)
 
 
 @dataclass(frozen=True)
 class PoolSignal:
-    """A pool of K references as one audit reads it: signal and membership, (K, N) each."""
+    """A pool of K references as one audit reads it: signal and membership, (K, N) each.
+
+    fixed: there are too few to leave one out. Then all that is said holds for these references.
+    """
 
     signal: Floats
     membership: NDArray[np.bool_]
+    fixed: bool = False
 
 
 @dataclass(frozen=True)
 class Scores:
-    """Scores of N samples: with all K references (N,), and without each of them in turn (K, N)."""
+    """Scores of N samples: with all K references (N,), and without each of them in turn (K, N), or (0, N) where none is
+    left out."""
 
     full: Floats
     left_out: Floats
 
 
+def readable(references: ReferenceSignals | None, params: ReadBy) -> ReadBy:
+    """`params` as far as the pool can be read: of one that has log-odds alone, the confidence itself."""
+    if references is None or references.logits.shape[2] or not isinstance(params, RmiaParams):
+        return params
+    return cast(ReadBy, params.model_copy(update={"signal": "softmax", "temperature": 1.0}))
+
+
 def pool_of(references: ReferenceSignals, labels: Labels, params: Params) -> PoolSignal:
-    """What the audit of `params` reads off the pool."""
+    """What the audit of `params`, made `readable`, reads off the pool."""
+    if isinstance(params, RmiaParams) and not references.logits.shape[2]:
+        return PoolSignal(special.expit(references.log_odds.astype(np.float64)), references.membership)
     if isinstance(params, RmiaParams):
         signal = np.stack([rmia.signals(each, labels, params) for each in references.logits])
         return PoolSignal(signal, references.membership)
@@ -110,14 +126,22 @@ SCORERS: Mapping[type[Params], Callable[[Logits, Labels, Groups, PoolSignal, Any
 }
 
 
-def scores(logits: Logits, labels: Labels, groups: Groups, pool: PoolSignal, params: Params) -> Scores:
-    """Score all N samples of a model with `logits` (N, classes) by the audit that `params` belong to."""
+def scores(logits: Logits, labels: Labels, groups: Groups, pool: PoolSignal | None, params: Params) -> Scores:
+    """Score all N samples of a model with `logits` (N, classes) by the audit that `params` belong to.
+
+    pool: None where there are no references. Then the scores are the model's own: of `mis` its signal, else the
+    log-odds of the true class.
+    """
+    if pool is None or pool.fixed:
+        return Scores(plain_scores(logits, labels, groups, pool, params), np.empty((0, len(labels))))
     each = SCORERS[type(params)](logits, labels, groups, pool, params)
     return Scores(next(each), np.stack(list(each)))
 
 
-def plain_scores(logits: Logits, labels: Labels, groups: Groups, pool: PoolSignal, params: Params) -> Floats:
+def plain_scores(logits: Logits, labels: Labels, groups: Groups, pool: PoolSignal | None, params: Params) -> Floats:
     """`scores` with all references alone."""
+    if pool is None:
+        return mis.signals(logits, labels, params) if isinstance(params, MisParams) else rmia.log_odds(logits, labels)
     return next(SCORERS[type(params)](logits, labels, groups, pool, params))
 
 
@@ -134,6 +158,8 @@ def convergence(
     A subset leaves some samples without an IN or an OUT model; they are left out at that size and counted.
     """
     count = len(pool.membership)
+    if pool.fixed:
+        return [_point(logits, labels, groups, pool, np.arange(count), params)]
     order = np.random.default_rng(seed).permutation(count)
     sizes = [2**power for power in range(1, 32) if 2**power < count] + [count]
     return [_point(logits, labels, groups, pool, order[:size], params) for size in sizes]
@@ -142,9 +168,9 @@ def convergence(
 def _point(
     logits: Logits, labels: Labels, groups: Groups, pool: PoolSignal, chosen: NDArray[np.int64], params: Params
 ) -> ConvergencePoint:
-    part = PoolSignal(pool.signal[chosen], pool.membership[chosen])
+    part = PoolSignal(pool.signal[chosen], pool.membership[chosen], pool.fixed)
     inside = part.membership.sum(axis=0)
-    known = np.isfinite(part.signal).all(axis=0) & (inside > 0) & (inside < len(chosen))
+    known = np.isfinite(part.signal).all(axis=0) & ((inside > 0) | pool.fixed) & (inside < len(chosen))
     kept = Groups(*(each[known[each]] for each in (groups.forget, groups.retain, groups.test)))
     if not len(kept.test) or not (len(kept.forget) or len(kept.retain)):
         return ConvergencePoint(models=len(chosen), samples=len(kept.forget), ft_auc=None, rt_auc=None)

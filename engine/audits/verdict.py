@@ -83,7 +83,7 @@ class Choice:
     bound: by how much the null of half-trained references may be off, where the set is a little unlike the controls.
     """
 
-    source: Literal["exchangeable", "same_classes", "people", "retrained"]
+    source: Literal["exchangeable", "same_classes", "people", "retrained", "assigned"]
     bound: float = 0.0
 
 
@@ -196,13 +196,15 @@ def judgement(
     utility_floor: float | None,
     before: str = "parent",
     candidates: int = 1,
+    fixed: bool = False,
 ) -> Judgement:
     """Apply the verdict rule. A set without a valid null is inconclusive.
 
     estimates: of the candidate and, where there is one, of the parent or what stands in its place, called `before`.
-    models: those that gave the null.
+    models: those that gave the null. fixed: no reference was left out, so the interval holds for these references.
     """
     own, parent = (*estimates, None, None)[:2]
+    own_models = choice is not None and choice.source == "retrained"
     signal = Estimate(candidate.rt_auc.value - NULL, candidate.rt_auc.standard_error) if candidate.rt_auc else None
     utility_kept = utility_floor is None or (candidate.accuracy_test or 0.0) >= utility_floor
     ruling = judge(
@@ -222,7 +224,8 @@ def judgement(
         null=own.null if own else None,
         null_source=choice.source if own and choice else "none",
         null_bound=own.bound if own and own.bound else None,
-        null_models=len(models) if own else None,
+        null_models=len(models) if own and (not fixed or own_models) else None,
+        given_references=fixed and own is not None,
         difference=own.difference if own else None,
         standard_error=own.standard_error if own else None,
         interval=Interval(low=own.low, high=own.high) if own else None,

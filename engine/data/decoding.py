@@ -1,51 +1,282 @@
-"""Decoding a file in any of the forms of `app.formats.uploads`: in a child of the worker, and without torch."""
+"""Reading uploaded files and decoding their pictures: in children of the worker, behind walls, and without torch.
+
+Taking content in has two parts. `unpack` brings files of any form into one file of pictures as they came (or one array
+of pixels, where they came as an array) and one of what is said of the samples. `look` decodes a part of the pictures
+once, and says what they are. `copy_rows` decodes a part into the copy that an input contract makes.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from app.formats.manifest import Manifest, SourceError
-from app.formats.uploads import check
-from engine.data import archives, parquet
-from engine.data.images import Stack
+from app.formats import archives, marks, pictures, uploads
+from app.formats.input_contract import InputContract
+from app.formats.manifest import MAX_ERRORS, Columns, Manifest, SourceError, join
+from app.formats.options import Options
+from app.formats.pictures import Decoded, PictureFile, PictureWriter
+from engine.data import geometry
+
+IMAGES, ROWS = "images", "rows"
+"""Files of `unpack`: pictures or array, and a line of JSON for each sample."""
 
 
-def decode(
-    content: Path, class_names: Sequence[str] | None = None, shape: Sequence[int] | None = None
-) -> tuple[Manifest, NDArray[np.uint8]]:
-    """Check and decode a file: what it says of its samples, and their images (N, H, W, C).
+# -- unpacking -------------------------------------------------------------------------------------
 
-    class_names: by label. shape: (H, W, C) that the images must have; grey ones fit three channels.
+
+def unpack(folder: str, files: Sequence[Mapping[str, Any]], params: Mapping[str, Any]) -> dict[str, Any]:
+    """Write the pictures and the samples of `files` into `folder`; the rest is the answer.
+
+    files: each with `path` and, optionally, the `split` of its samples. params: of the source `upload`.
 
     Raises:
-        SourceError: what is wrong with it, naming rows or entries (counted from 0, at most 20), never ids.
+        SourceError: what is wrong with them, naming files, rows or entries (counted from 0, at most 20), never ids.
     """
-    manifest = check(content, class_names)
-    wanted = None if shape is None else (shape[0], shape[1], shape[2])
-    n = len(manifest.ids)
-    match manifest.form:
-        case "npz":
-            images = archives.decode_npz(content)
-        case "image folder":
-            images = archives.decode_image_folder(content, Stack(n, wanted))
-        case _:
-            images = parquet.decode(content, Stack(n, wanted))
-    if wanted is not None and images.shape[1:] != wanted:
-        raise SourceError(f"the images are of the shape {list(images.shape[1:])}, not {list(wanted)}")
-    return manifest, images
+    options = [Options.of(params, file.get("split")) for file in files]
+    paths = [Path(file["path"]) for file in files]
+    parts = [uploads.read(path, option) for path, option in zip(paths, options, strict=True)]
+    manifest = join(parts, params.get("class_names"))
+    held = holdout(manifest, params)
+    target = Path(folder)
+    shape = _one_array(paths, parts)
+    with ExitStack() as stack:
+        rows = stack.enter_context((target / ROWS).open("w", encoding="utf-8"))
+        keep = _Array(target / IMAGES, len(held), shape) if shape else _Encoded(PictureWriter(target / IMAGES))
+        stack.enter_context(keep)
+        made: Counter[str] = Counter()
+        line = json.JSONEncoder(ensure_ascii=False).encode
+        row = 0
+        for path, part, option in zip(paths, parts, options, strict=True):
+            found = uploads.pictures(path, part.form, option)
+            left = max(archives.FREE_OF_RATIO, archives.MAX_RATIO * path.stat().st_size)
+            for own in range(part.rows):
+                _, picture = next(found, ("", SourceError("the file has fewer pictures than samples")))
+                # A file of a few bytes may repeat a long picture in millions of rows.
+                left -= len(picture) if isinstance(picture, bytes) else 0
+                if left < 0:
+                    raise SourceError(f"the pictures unpack to more than {archives.MAX_RATIO} times the file's size")
+                digest = keep.put(picture, part.ids is None)
+                sample = part.ids[own] if part.ids is not None else _made(digest, made)
+                subject = manifest.subjects[row] if manifest.subjects else None
+                rows.write(line([sample, subject, manifest.labels[row], held[row]]) + "\n")
+                row += 1
+    answer = {"samples": row, "class_names": manifest.class_names, "form": manifest.form, "notes": manifest.notes}
+    places = {"entries": [part.entries for part in parts], "rows": [part.rows for part in parts]}
+    return answer | places | {"damaged": keep.damaged}
 
 
-def decode_to(
-    target: str, content: str, class_names: Sequence[str] | None, shape: Sequence[int] | None
-) -> dict[str, Any]:
-    """`decode` for `app.formats.sandbox`: the images go to the file `target` as .npy, and the rest is the answer."""
-    manifest, images = decode(Path(content), class_names, shape)
+def holdout(manifest: Manifest, params: Mapping[str, Any]) -> list[bool]:
+    """Where files say nothing of splits, a share of the samples, drawn from the seed, is kept out of training."""
+    if manifest.holdout is not None:
+        return manifest.holdout
+    n = len(manifest.labels)
+    held = np.zeros(n, dtype=np.bool_)
+    fraction = params.get("holdout_fraction", 0.0)
+    held[np.random.default_rng(params.get("seed", 0)).permutation(n)[: int(n * fraction)]] = True
+    drawn: list[bool] = held.tolist()
+    return drawn
+
+
+def _made(digest: str, made: Counter[str]) -> str:
+    """An id from a picture's content; the second picture of the same content is `#2`."""
+    made[digest] += 1
+    return f"sha256:{digest}" + (f"#{made[digest]}" if made[digest] > 1 else "")
+
+
+def _one_array(paths: Sequence[Path], parts: Sequence[Columns]) -> tuple[int, int, int] | None:
+    """(H, W, C) of all, where all came as arrays of that shape."""
+    if any(part.form != "npz" for part in parts):
+        return None
+    shapes = {archives.shape_of(path) for path in paths}
+    return shapes.pop() if len(shapes) == 1 else None
+
+
+class _Encoded:
+    """Keeps pictures as they came; pixels of an array become pictures that lose nothing."""
+
+    def __init__(self, writer: PictureWriter) -> None:
+        self._writer = writer
+        self.damaged: dict[int, str] = {}
+
+    def put(self, picture: Any, wanted: bool) -> str:
+        """Keep one; its digest, if wanted. One that is damaged is kept as nothing, and what is wrong with it."""
+        if isinstance(picture, SourceError):
+            self.damaged[len(self._writer)] = picture.detail
+            picture = None
+        pixels = isinstance(picture, np.ndarray)
+        self._writer.put(pictures.encode(picture) if pixels else picture or b"")
+        return hashlib.sha256(picture.tobytes() if pixels else picture or b"").hexdigest() if wanted else ""
+
+    def __enter__(self) -> _Encoded:
+        self._writer.__enter__()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._writer.__exit__(*error)
+
+
+class _Array:
+    """Keeps arrays of one shape as one, .npy. It is whole, or refused."""
+
+    damaged: Mapping[int, str] = {}
+
+    def __init__(self, path: Path, n: int, shape: tuple[int, int, int]) -> None:
+        self._file = path.open("wb")
+        header = {"descr": "|u1", "fortran_order": False, "shape": (n, *shape)}
+        np.lib.format.write_array_header_1_0(self._file, header)
+
+    def put(self, picture: Any, wanted: bool) -> str:
+        if isinstance(picture, SourceError):
+            raise picture
+        data = picture.tobytes()
+        self._file.write(data)
+        return hashlib.sha256(data).hexdigest() if wanted else ""
+
+    def __enter__(self) -> _Array:
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self._file.close()
+
+
+# -- looking ---------------------------------------------------------------------------------------
+
+
+def look(images: str, start: int, stop: int, keys: Sequence[str], target: str) -> dict[str, Any]:
+    """Decode the pictures from `start` to `stop` once, and say what they are.
+
+    keys: of `app.formats.marks`, hexadecimal. The file `target` gets, for each picture, height, width, channels,
+    whether it is of one colour, its mark with each key, and that of a grey one among colours; zeros where it has none.
+
+    Returns:
+        `errors` ([row, text]), `modes` and `did`, counted.
+    """
+    found = np.zeros(stop - start, dtype=looked_at(len(keys)))
+    errors: list[tuple[int, str]] = []
+    modes: Counter[str] = Counter()
+    did: Counter[str] = Counter()
+    secrets = [bytes.fromhex(key) for key in keys]
+    for row, picture in enumerate(_decoded(Path(images), range(start, stop))):
+        if isinstance(picture, ValueError):
+            errors.append((start + row, str(picture)))
+            if len(errors) >= MAX_ERRORS:
+                break
+            continue
+        pixels = picture.pixels if picture.pixels.ndim == 3 else picture.pixels[..., None]
+        made = [marks.of_pixels(secret, pixels) for secret in secrets]
+        colours = [marks.as_colour(secret, pixels) for secret in secrets]
+        found[row] = (*pixels.shape, made[0] is None, _rows_of(made), _rows_of(colours))
+        modes[picture.mode] += 1
+        did.update(picture.did)
     with Path(target).open("wb") as file:
-        np.save(file, images, allow_pickle=False)
-    return asdict(manifest)
+        np.save(file, found, allow_pickle=False)
+    return {"errors": errors, "modes": modes, "did": did}
+
+
+def looked_at(keys: int) -> np.dtype[np.void]:
+    """What `look` says of one picture; `mark` and `colour` have a row for each key."""
+    mark = ("u1", (keys, marks.SIZE))
+    return np.dtype(
+        [("height", "<u4"), ("width", "<u4"), ("channels", "u1"), ("constant", "?"), ("mark", *mark), ("colour", *mark)]
+    )
+
+
+def _rows_of(made: Sequence[bytes | None]) -> NDArray[np.uint8]:
+    return np.frombuffer(b"".join(mark or bytes(marks.SIZE) for mark in made), np.uint8).reshape(len(made), marks.SIZE)
+
+
+def marks_of(images: str, positions: Sequence[int], key: str) -> list[str]:
+    """The marks of these pictures' pixels, hexadecimal; none of a single colour, nor of what is erased."""
+    secret = bytes.fromhex(key)
+    found: list[str] = []
+    for picture in _decoded(Path(images), positions):
+        if isinstance(picture, Decoded):
+            pixels = picture.pixels if picture.pixels.ndim == 3 else picture.pixels[..., None]
+            both = (marks.of_pixels(secret, pixels), marks.as_colour(secret, pixels))
+            found += [mark.hex() for mark in both if mark]
+    return found
+
+
+def _decoded(images: Path, rows: Sequence[int]) -> Iterator[Decoded | ValueError]:
+    """The pictures of a file of pictures or of an array."""
+    if not pictures.is_pictures(images):
+        array = np.load(images, mmap_mode="r", allow_pickle=False)
+        mode = "L" if array.shape[3] == 1 else "RGB"
+        yield from (Decoded(np.asarray(array[row]), mode) for row in rows)
+        return
+    there = PictureFile(images)
+    for row in rows:
+        try:
+            yield pictures.decode(there[row])
+        except ValueError as error:
+            yield error
+
+
+# -- copies ----------------------------------------------------------------------------------------
+
+
+def copy_rows(images: str, target: str, start: int, stop: int, contract: str, channels: int) -> None:
+    """Write what `contract` (as JSON) makes of the pictures from `start` to `stop` into the array .npy at `target`.
+
+    channels: of the dataset: where some of its pictures have colour, grey ones get three. What is erased is black.
+    """
+    made = np.load(target, mmap_mode="r+", allow_pickle=False)
+    seen = InputContract.model_validate_json(contract)
+    there = PictureFile(Path(images))
+    for row in range(start, stop):
+        if data := there[row]:
+            made[row] = geometry.prepared(_with_channels(pictures.decode(data).pixels, channels), seen)
+    made.flush()
+
+
+def _with_channels(pixels: NDArray[np.uint8], channels: int) -> NDArray[np.uint8]:
+    if pixels.ndim == 3:
+        return pixels
+    return np.repeat(pixels[..., None], channels, axis=2)
+
+
+# -- in this process -------------------------------------------------------------------------------
+
+
+def decode(content: Path, class_names: Sequence[str] | None = None) -> tuple[Manifest, list[NDArray[np.uint8]]]:
+    """A file that is trusted: what it says of its samples, and their images, each (H, W, C).
+
+    Raises:
+        SourceError: what is wrong with it.
+    """
+    columns = uploads.read(content)
+    manifest = join([columns], class_names)
+    found: list[NDArray[np.uint8]] = []
+    errors: list[str] = []
+    ids: list[str] = []
+    made: Counter[str] = Counter()
+    for what, picture in uploads.pictures(content, columns.form):
+        try:
+            if isinstance(picture, SourceError):
+                raise ValueError(picture.detail)
+            pixels = picture if isinstance(picture, np.ndarray) else pictures.decode(picture).pixels
+        except ValueError as error:
+            errors.append(f"{what}: {error}")
+            if len(errors) >= MAX_ERRORS:
+                break
+            continue
+        found.append(pixels if pixels.ndim == 3 else pixels[..., None])
+        if columns.ids is None:
+            data = picture.tobytes() if isinstance(picture, np.ndarray) else picture
+            ids.append(_made(hashlib.sha256(data).hexdigest(), made))
+    if errors:
+        raise SourceError("some images cannot be taken", errors)
+    channels = max(image.shape[2] for image in found)
+    found = [np.repeat(image, channels, axis=2) if image.shape[2] < channels else image for image in found]
+    if columns.ids is None:
+        manifest = replace(manifest, ids=ids)
+    return manifest, found

@@ -10,10 +10,8 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from PIL import Image
-from torch.nn import functional
 
 from app.formats.input_contract import Geometry, InputContract
 
@@ -42,6 +40,9 @@ def _resized(image: NDArray[np.uint8], geometry: Geometry, height: int, width: i
     if image.shape[:2] == (height, width):
         return image
     if not geometry.antialias and geometry.interpolation != "nearest":
+        import torch  # children that decode load it for this alone
+        from torch.nn import functional
+
         rows = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)[None].float()
         made = functional.interpolate(rows, (height, width), mode=geometry.interpolation, align_corners=False)
         return made[0].permute(1, 2, 0).round().clamp(0, 255).to(torch.uint8).numpy()

@@ -114,7 +114,7 @@ class Split:
     """Positions (int64, on the device of `samples`) of the three sets of one unlearning job.
 
     forget: what is unlearned now. remain: what a method may still train on; empty without access.
-    holdout: never trained on, the audit's controls.
+    holdout: never trained on, and no controls of an audit: for methods that look at unseen samples.
     """
 
     samples: Samples

@@ -34,12 +34,23 @@ def digits(params: DigitsSource, cache: Path | None = None, content: Path | None
     n = len(pixels)
     holdout = np.ones(n, dtype=np.bool_)
     holdout[random.permutation(n)[: n // 2]] = False
+    people = None if params.per_person is None else _made_up(random, holdout, params.per_person)
     return RawData(
         [f"digit-{row:05d}" for row in range(n)],
         np.rint(pixels * 255).astype(np.uint8)[..., None],
         bunch.target.astype(np.int64),
         holdout,
+        people,
     )
+
+
+def _made_up(random: np.random.Generator, holdout: NDArray[np.bool_], each: int) -> list[str | None]:
+    """Names of people with so many samples each, drawn at random: the digits are in the order of those who wrote them.
+    Nobody has samples on both sides."""
+    place = np.empty(len(holdout), dtype=np.int64)
+    for side in (False, True):
+        place[holdout == side] = random.permutation(int((holdout == side).sum()))
+    return [f"{'holdout' if held else 'train'}-{at // each}" for held, at in zip(holdout, place, strict=True)]
 
 
 def external(params: ExternalSource, cache: Path | None = None, content: Path | None = None) -> RawData:  # noqa: ARG001

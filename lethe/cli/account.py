@@ -9,7 +9,7 @@ import typer
 
 from lethe import Client
 from lethe.cli.common import AsJson, Timeout, client, follow, group, show, show_job, show_list
-from lethe.cli.requests import follow_request, show_request
+from lethe.cli.requests import follow_request, names_of, show_request
 from lethe.types import Scope
 
 key = group("API keys: make, rotate, revoke.")
@@ -24,7 +24,7 @@ LISTS: dict[str, Lister] = {
         ("number", "state", "origin", "parent", "trained_samples", "digest", "created_at"),
     ),
     "aliases": (lambda c, of, f: c.models.aliases(of, **f), ("name", "version", "updated_at")),
-    "requests": (lambda c, _, f: c.requests.list(**f), ("id", "status", "samples", "dataset", "due_at")),
+    "requests": (lambda c, _, f: c.requests.list(**f), ("id", "status", "verdict", "due_at")),
     "certificates": (lambda c, _, f: c.requests.certificates(**f), ("digest", "request", "issued_at", "supersedes")),
     "receipts": (lambda c, _, f: c.requests.receipts(**f), ("request", "model", "subject", "due_at", "done_at")),
     "jobs": (lambda c, _, f: c.jobs.list(**f), ("id", "kind", "state", "stage", "fraction", "model", "created_at")),
@@ -40,9 +40,7 @@ OF = {"versions": "model", "aliases": "model", "deliveries": "webhook"}
 
 def list_things(
     noun: Annotated[str, typer.Argument(metavar="NOUN", help=", ".join(LISTS))],
-    of: Annotated[
-        str, typer.Argument(metavar="ID", help="Id of the model (versions, aliases) or webhook (deliveries).")
-    ] = "",
+    of: Annotated[str, typer.Argument(metavar="ID", help="Model (versions, aliases) or webhook (deliveries).")] = "",
     where: Annotated[
         list[str] | None, typer.Option("--where", "-w", help="A filter of the API, such as state=failed; repeatable.")
     ] = None,
@@ -80,7 +78,8 @@ def status(
         if not thing:
             show(calls.ready(), as_json=as_json)
         elif prefix == "del":
-            show_request(calls.requests.get(thing), as_json=as_json)
+            request = calls.requests.get(thing)
+            show_request(request, as_json=as_json, names=None if as_json else names_of(calls, request))
         elif prefix == "job":
             show_job(calls.jobs.get(thing), as_json=as_json, judge=False)
         elif prefix in nouns:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import codecs
+import io
 import json
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -40,6 +42,34 @@ Output = Annotated[Path | None, typer.Option("--output", "-o", help="File to wri
 Yes = Annotated[bool, typer.Option("--yes", help="Do not ask.")]
 
 
+PLAIN = {"…": "...", "·": "-", "−": "-", "–": "-", "—": "-", "×": "x", "━": "-", "≥": ">=", "≤": "<="}
+
+
+def bear_every_letter() -> None:
+    """Not every terminal has every letter: such a one is shown by a plain one, or by its number."""
+
+    def plain(error: UnicodeError) -> tuple[str, int]:
+        if not isinstance(error, UnicodeEncodeError):
+            raise error
+        found = error.object[error.start : error.end]
+        return "".join(PLAIN.get(c) or c.encode("ascii", "backslashreplace").decode() for c in found), error.end
+
+    codecs.register_error("lethe.plain", plain)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="lethe.plain")
+
+
+def write_exactly(text: str) -> None:
+    """Text that programs read, to standard output: in UTF-8 where it is no terminal, whatever the locale says."""
+    if sys.stdout.isatty():
+        sys.stdout.write(text)
+        return
+    sys.stdout.flush()
+    sys.stdout.buffer.write(text.encode())
+    sys.stdout.buffer.flush()
+
+
 def group(text: str) -> typer.Typer:
     return typer.Typer(no_args_is_help=True, help=text, rich_markup_mode=None)
 
@@ -60,7 +90,7 @@ def client() -> Client:
     if url.rstrip("/") != own and not settings.api_key:
         die("LETHE_URL is not the service of the data folder, whose key is not sent to others: set LETHE_API_KEY, too")
     try:
-        key = settings.api_key or settings.key_file.read_text().strip()
+        key = settings.api_key or settings.key_file.read_text("utf-8-sig").strip()
     except OSError:
         die(f"no API key: set LETHE_API_KEY, or LETHE_DATA_DIR to the service's folder ({settings.data_dir})")
     return Client(url, key)
@@ -84,7 +114,9 @@ def read_lines(path: Path) -> list[str]:
 
 def read_json(path: Path) -> Any:
     try:
-        return json.loads(path.read_text())
+        return json.loads(path.read_text("utf-8-sig"))
+    except UnicodeDecodeError as error:
+        raise typer.BadParameter(f"{path} is not UTF-8 text (byte {error.start}): save it as UTF-8") from None
     except json.JSONDecodeError as error:
         raise typer.BadParameter(f"{path} is not JSON: {error}") from None
 
@@ -154,6 +186,19 @@ def show(document: Any, rows: Sequence[tuple[str, Any]] | None = None, *, as_jso
     _out().print(table, markup=False, highlight=False)
 
 
+def local(moment: str | None) -> str:
+    """A time of the service in the reader's own zone, which is named."""
+    return "-" if moment is None else _in_zone(moment, "%Y-%m-%d %H:%M %Z")
+
+
+def _in_zone(moment: str, form: str) -> str:
+    """What is no time stays as it is: no answer of a service ends a command."""
+    try:
+        return datetime.fromisoformat(moment).astimezone().strftime(form)
+    except ValueError:
+        return moment
+
+
 def show_list(items: Iterator[Mapping[str, Any]], columns: Sequence[str], *, as_json: bool) -> None:
     """Items as a table of these columns, or as JSON, an item a line, as they come."""
     if as_json:
@@ -164,8 +209,15 @@ def show_list(items: Iterator[Mapping[str, Any]], columns: Sequence[str], *, as_
     for name in columns:
         table.add_column(name, overflow="fold", no_wrap=name in ("id", "request", "model", "dataset"))
     for item in items:
-        table.add_row(*(_text(item[name]) for name in columns))
+        table.add_row(*(_cell(name, item[name]) for name in columns))
     _out().print(table, markup=False, highlight=False)
+
+
+def _cell(name: str, value: Any) -> str:
+    """Of a list: a time as a day, in the reader's own zone."""
+    if name.endswith("_at") and isinstance(value, str):
+        return _in_zone(value, "%Y-%m-%d %Z")
+    return _text(value)
 
 
 def show_job(job: Mapping[str, Any], *, as_json: bool, judge: bool = True) -> None:

@@ -14,8 +14,8 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from lethe.cli import account, models, requests
-from lethe.cli.common import PASSED_ON, UNDER_WAY, UNREACHABLE, die
+from lethe.cli import account, mlflow, models, requests
+from lethe.cli.common import PASSED_ON, UNDER_WAY, UNREACHABLE, bear_every_letter, die
 from lethe.errors import LetheError, UnreachableError, WaitTimeoutError
 
 DISTRIBUTION = "lethe-unlearning"
@@ -37,6 +37,7 @@ for name, sub in {
     "key": account.key,
     "webhook": account.webhook,
     "log": requests.log,
+    "mlflow": mlflow.mlflow,
 }.items():
     client.add_typer(sub, name=name)
 VERBS: dict[str, Callable[..., None]] = {
@@ -49,6 +50,13 @@ VERBS: dict[str, Callable[..., None]] = {
     "request": requests.request,
     "requests-import": requests.import_requests,
     "decide": requests.decide,
+    "identity": requests.prove_identity,
+    "history": requests.history,
+    "find": requests.find,
+    "notice": requests.notice,
+    "case-file": requests.case_file,
+    "recall": requests.recall,
+    "figures": requests.figures,
     "register": requests.register,
     "summary": requests.summary,
     "certificate": requests.certificate,
@@ -121,6 +129,7 @@ def _options(
 
 
 def main() -> None:
+    bear_every_letter()
     try:
         commands()()
     except UnreachableError as error:

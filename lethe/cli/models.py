@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
+from rich.table import Table
 
 from lethe import Client, LetheError
 from lethe.cli.common import (
@@ -30,6 +31,7 @@ from lethe.cli.common import (
     read_lines,
     show,
     transfer,
+    write_exactly,
 )
 from lethe.types import Choice, Dataset
 
@@ -38,8 +40,8 @@ model = group("Models: register, import or train, audit, aliases.")
 job = group("Jobs: cancel, try again.")
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="Your name for it.")]
-DatasetId = Annotated[str, typer.Argument(metavar="DATASET", help="Id of the dataset.")]
-ModelId = Annotated[str, typer.Argument(metavar="MODEL", help="Id of the model.")]
+DatasetId = Annotated[str, typer.Argument(metavar="DATASET", help="Id or name of the dataset.")]
+ModelId = Annotated[str, typer.Argument(metavar="MODEL", help="Id or name of the model.")]
 JobId = Annotated[str, typer.Argument(metavar="JOB", help="Id of the job.")]
 Number = Annotated[int, typer.Argument(metavar="VERSION", help="Number of the version.")]
 Current = Annotated[
@@ -62,12 +64,17 @@ def register_dataset(
     file: Annotated[
         Path | None, typer.Option(exists=True, dir_okay=False, help="Send this file as its content.")
     ] = None,
+    assign_canaries: Annotated[
+        bool, typer.Option("--assign-canaries", help="The service's coin decides which canaries are trained on.")
+    ] = False,
     wait: Wait = False,
     as_json: AsJson = False,
 ) -> None:
     """Register a dataset; with --file, send its content as well."""
     with client() as calls:
-        made = calls.datasets.register(name, source, carried_for=carried_for, **parse_json(params))
+        made = calls.datasets.register(
+            name, source, carried_for=carried_for, assign_canaries=assign_canaries, **parse_json(params)
+        )
         if file is not None:
             try:
                 made = _send(calls, made["id"], file, quiet=as_json)
@@ -80,16 +87,51 @@ def register_dataset(
 @dataset.command("upload")
 def upload_dataset(
     thing: DatasetId,
-    file: Annotated[
-        Path,
-        typer.Argument(metavar="FILE", help="A .parquet file, a .zip of image folders, or an .npz."),
+    files: Annotated[
+        list[Path],
+        typer.Argument(metavar="FILE...", help="A .parquet file, a .zip of image folders, an .npz or a .tar."),
     ],
+    holdout: Annotated[
+        list[Path] | None, typer.Option(help="A file whose samples are never trained on; may be repeated.")
+    ] = None,
     wait: Wait = False,
     as_json: AsJson = False,
 ) -> None:
-    """Send the content of a dataset that waits for it."""
+    """Send the content of a dataset that waits for it.
+
+    Several files are sent one after the other. The same command goes on where an earlier one broke off.
+    """
     with client() as calls:
-        _finish_dataset(calls, _send(calls, thing, file, quiet=as_json), wait=wait, as_json=as_json)
+        if len(files) == 1 and not holdout:
+            made = _send(calls, thing, files[0], quiet=as_json)
+        else:
+            with transfer("files", quiet=as_json) as progress:
+                made = calls.datasets.send(thing, files, holdout or (), progress=progress)
+        _finish_dataset(calls, made, wait=wait, as_json=as_json)
+
+
+@dataset.command("report")
+def show_report(thing: DatasetId, as_json: AsJson = False) -> None:
+    """Show what was taken in, and what was converted on the way."""
+    with client() as calls:
+        show(calls.datasets.report(thing), as_json=as_json)
+
+
+@dataset.command("delete")
+def delete_dataset(
+    thing: DatasetId,
+    yes: Yes = False,
+    as_json: AsJson = False,
+) -> None:
+    """Erase a dataset that nobody needs, once it is shown what that erases."""
+    with client() as calls:
+        found = calls.datasets.erasable(thing)
+        show(found, as_json=as_json)
+        if found["needed"]:
+            die("the dataset is needed: " + "; ".join(found["needed"]))
+        if not yes:
+            typer.confirm("Erase it?", abort=True)
+        calls.datasets.delete(thing)
 
 
 def _send(calls: Client, thing: str, file: Path, *, quiet: bool) -> Dataset:
@@ -125,7 +167,20 @@ def list_samples(
     """
     with client() as calls:
         for sample in calls.datasets.samples(thing, split):
-            typer.echo(json.dumps(sample) if as_json else sample["id"])
+            write_exactly((json.dumps(sample) if as_json else sample["id"]) + "\n")
+
+
+@dataset.command("canaries")
+def fetch_canaries(
+    thing: DatasetId,
+    output: Annotated[Path, typer.Option("--output", "-o", help="File to write, an npz.")] = Path("canaries.npz"),
+) -> None:
+    """Fetch the canaries to mix into the training data of a model trained elsewhere.
+
+    Those that are held out are not among them.
+    """
+    with client() as calls:
+        typer.echo(calls.datasets.canaries(thing, output))
 
 
 # -- models ----------------------------------------------------------------------------------------
@@ -222,16 +277,62 @@ def train(
 @model.command("references")
 def references(
     thing: ModelId,
-    count: Annotated[int, typer.Option(help="Number of models; each sample is in half of them.")] = 16,
+    count: Annotated[int, typer.Option(help="Number of models; two are complementary halves.")] = 16,
+    design: Annotated[
+        Literal["halves", "folds"], typer.Option(help="Each sample in half of the models, or left out by one.")
+    ] = "halves",
     seed: Seed = 0,
+    file: Annotated[
+        Path | None,
+        typer.Option(exists=True, dir_okay=False, help="Send what your own models say, an npz, and train none."),
+    ] = None,
+    alike: Annotated[
+        bool, typer.Option("--alike", help="With --file: your word that they were trained as the model was.")
+    ] = False,
     wait: Wait = False,
     timeout: Timeout = None,
     as_json: AsJson = False,
 ) -> None:
-    """Train the reference models that audits compare with."""
+    """Train the reference models that audits compare with, or send your own.
+
+    The file has the arrays ids, membership, and log_odds or logits.
+    """
     with client() as calls:
-        made = calls.models.references(thing, count=count, seed=seed)
+        if file is not None:
+            with transfer(file.name, quiet=as_json) as progress:
+                sent = calls.models.send_references(thing, file, alike=alike, progress=progress)
+            show(sent, as_json=as_json)
+            return
+        made = calls.models.references(thing, count=count, design=design, seed=seed)
         finish(calls, made, f"train {count} references", wait=wait, timeout=timeout, as_json=as_json)
+
+
+@model.command("audit-plan")
+def audit_plan(
+    thing: ModelId,
+    samples: Annotated[int | None, typer.Option(min=1, help="To be forgotten; what waits if absent.")] = None,
+    people: Annotated[int | None, typer.Option(min=1, help="Whose they are, if requested by person.")] = None,
+    margin: Annotated[float | None, typer.Option(help="Absent: the policy's.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Compare what each kind of audit costs, and what it could say.
+
+    Nothing is trained.
+    """
+    with client() as calls:
+        found = calls.models.audit_plan(thing, samples=samples, people=people, margin=margin)
+    if as_json:
+        typer.echo(json.dumps(found))
+        return
+    table = Table("audit", "price", "smallest margin", f"at {found['margin']:g}", box=None)
+    for offer in found["offers"]:
+        seconds, least = offer["seconds"], offer["smallest_margin"]
+        price = "nothing" if not offer["trainings"] else f"{offer['trainings']:g} trainings"
+        if seconds:
+            price += f", {seconds:.0f} s"
+        says = "possible" if offer["possible"] else "lacks " + "; ".join(offer["lacks"])
+        table.add_row(offer["kind"], price, "none" if least is None else f"{least:.3f}", says)
+    console.print(table)
 
 
 @model.command("precompute")
@@ -413,7 +514,7 @@ def set_alias(
 def card(thing: ModelId, version: Current = None) -> None:
     """Print the model card of a version, in Markdown."""
     with client() as calls:
-        typer.echo(calls.versions.model_card(thing, version or _current(calls, thing)))
+        write_exactly(calls.versions.model_card(thing, version or _current(calls, thing)) + "\n")
 
 
 @model.command("purge")
@@ -486,7 +587,7 @@ def download(
 
 def report(
     thing: Annotated[
-        str, typer.Argument(metavar="MODEL|JOB", help="Id of the model, or of the job that made the report.")
+        str, typer.Argument(metavar="MODEL|JOB", help="Id or name of the model, or id of the job that made the report.")
     ],
     version: Current = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Save the HTML page here.")] = None,
@@ -503,7 +604,7 @@ def report(
             number = version or _current(calls, thing)
             document, page = calls.versions.audit(thing, number), partial(calls.versions.audit_page, thing, number)
         if output is not None:
-            output.write_text(page())
+            output.write_text(page(), "utf-8")
     judgement = document["report"]["judgement"]
     rows = [("verdict", judgement["verdict"]), ("reason", judgement["reason"])]
     show(document, rows + ([("page", output)] if output else []), as_json=as_json)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
@@ -23,8 +22,11 @@ from lethe.cli.common import (
     die,
     follow,
     group,
+    local,
     read_lines,
     show,
+    show_list,
+    write_exactly,
 )
 from lethe.requests import UNDER_WAY
 from lethe.types import DeletionRequest
@@ -36,7 +38,7 @@ Year = Annotated[int | None, typer.Option(help="Year of receipt, UTC.")]
 
 
 def request(
-    dataset: Annotated[str, typer.Argument(metavar="DATASET", help="Id of the dataset.")],
+    dataset: Annotated[str, typer.Argument(metavar="DATASET", help="Id or name of the dataset.")],
     ids_file: IdsFile = None,
     subjects_file: Annotated[
         Path | None, typer.Option(help="Instead of ids: all samples of these subjects, one in each line.")
@@ -46,10 +48,21 @@ def request(
         str, typer.Option(help="Whose deadline counts: gdpr, gdpr:DE, gdpr:DE-BY, uk-gdpr, ccpa …")
     ] = "gdpr",
     basis: Annotated[str, typer.Option(help="The ground, in the words of your register.")] = "erasure-request",
+    ground: Annotated[str | None, typer.Option(help="The legal ground: 17(1)(a) to 17(1)(f), 21, or 1798.105.")] = None,
+    received: Annotated[
+        str | None, typer.Option(help="Day on which it was received, such as 2026-03-01; without it: now.")
+    ] = None,
+    received_reason: Annotated[str | None, typer.Option(help="Why it is entered on a later day.")] = None,
+    reference: Annotated[str | None, typer.Option(help="Your ticket or letter.")] = None,
+    complaint_about: Annotated[
+        str | None, typer.Option(help="The answered request that this one reopens; then samples may be left out.")
+    ] = None,
     allow_data_loss: Annotated[
         bool, typer.Option("--allow-data-loss", help="Accept that a class or all training data are lost.")
     ] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything and store nothing.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Store nothing, and say what the request would mean.")
+    ] = False,
     key: Annotated[
         str | None, typer.Option(help="Your own key, such as a ticket number: sent twice, it is made once.")
     ] = None,
@@ -72,16 +85,32 @@ def request(
         "model": model,
         "jurisdiction": jurisdiction,
         "basis": basis,
+        "ground": ground,
+        "received_at": received,
+        "received_reason": received_reason,
+        "reference": reference,
+        "complaint_about": complaint_about,
         "allow_data_loss": allow_data_loss,
     }
     with client() as calls:
         if dry_run:
-            show(calls.requests.preview(dataset, **whom, **fields), as_json=as_json)
+            _show_draft(calls.requests.draft(dataset, **whom, **fields), as_json=as_json)
             return
         found = calls.requests.create(dataset, **whom, idempotency_key=key, **fields)
         if wait:
             found = follow_request(calls, found, quiet=as_json, timeout=timeout)
     show_request(found, as_json=as_json, judge=wait)
+
+
+def _show_draft(found: dict[str, Any], *, as_json: bool) -> None:
+    rows = [("samples", found["samples"]), ("received", local(found["received_at"])), ("due", local(found["due_at"]))]
+    for model in found["models"]:
+        time = "not measured" if model["seconds"] is None else f"about {model['seconds']:.0f} s"
+        margin = "-" if model["smallest_margin"] is None else f"{model['smallest_margin']:.3f}"
+        words = f"{model['samples']} of its training samples, {time}, smallest margin {margin}"
+        rows.append((f"{model['name']} ({model['model']})", words))
+    rows += [("versions", len(found["versions"])), ("duplicates that would stay", found["duplicates"])]
+    show(found, [*rows, *(("", note) for note in found["notes"])], as_json=as_json)
 
 
 def import_requests(
@@ -98,7 +127,7 @@ def import_requests(
     """
     refused = sent = 0
     with client() as calls:
-        for result in calls.requests.import_lines([json.loads(line) for line in read_lines(file)]):
+        for result in calls.requests.import_lines([_parsed(line, n) for n, line in enumerate(read_lines(file), 1)]):
             sent += 1
             refused += result["problem"] is not None
             words = result["id"] or f"refused: {(result['problem'] or {}).get('detail')}"
@@ -113,33 +142,164 @@ class Verb(StrEnum):
     RELEASE = "release"
     EXTEND = "extend"
     REFUSE = "refuse"
+    APPROVE = "approve"
+    DISMISS = "dismiss"
+    CONFIRM = "confirm"
+
+
+WITHOUT_REASON = (Verb.RELEASE, Verb.APPROVE, Verb.CONFIRM)
 
 
 def decide(
     thing: RequestId,
     verb: Annotated[Verb, typer.Argument(metavar="VERB", help="The decision.")],
     reason: Annotated[str | None, typer.Option(help="Kept with the request; it must name nobody.")] = None,
+    ground: Annotated[
+        str | None, typer.Option(help="Of a refusal: the statute's, such as 17(3)(e), 12(2) or 1798.105(d)(1).")
+    ] = None,
     ids_file: Annotated[
         Path | None, typer.Option(help="Refuse only these samples, one id in each line; - for stdin.")
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Cancel, hold, release, extend or refuse a request.
+    """Decide about a request.
 
-    Every decision except `release` needs a reason.
+    Every decision except `release`, `approve` and `confirm` needs a reason.
     """
-    if (reason is None) != (verb is Verb.RELEASE):
-        raise typer.BadParameter("give --reason; only `release` takes none")
-    if ids_file is not None and verb is not Verb.REFUSE:
-        raise typer.BadParameter("--ids-file goes with `refuse`")
+    if (reason is None) != (verb in WITHOUT_REASON):
+        raise typer.BadParameter(f"give --reason; only {', '.join(WITHOUT_REASON)} take none")
+    if (ids_file is not None or ground is not None) and verb is not Verb.REFUSE:
+        raise typer.BadParameter("--ids-file and --ground go with `refuse`")
     with client() as calls:
         if reason is None:
-            found = calls.requests.release(thing)
+            found = getattr(calls.requests, verb.value)(thing)
         elif verb is Verb.REFUSE:
-            found = calls.requests.refuse(thing, reason, None if ids_file is None else read_lines(ids_file))
+            ids = None if ids_file is None else read_lines(ids_file)
+            found = calls.requests.refuse(thing, reason, ids, ground=ground)
         else:
             found = getattr(calls.requests, verb.value)(thing, reason)
     show_request(found, as_json=as_json)
+
+
+class IdentityState(StrEnum):
+    ASKED = "asked"
+    CONFIRMED = "confirmed"
+    REFUSED = "refused"
+
+
+def prove_identity(
+    thing: RequestId,
+    status: Annotated[IdentityState, typer.Argument(metavar="STATUS", help="asked, confirmed or refused.")],
+    until: Annotated[str | None, typer.Option(help="With `asked`: the day up to which you wait.")] = None,
+    at: Annotated[str | None, typer.Option(help="The day on which it happened; without it: now.")] = None,
+    note: Annotated[str | None, typer.Option(help="How. Erased at the end of the retention.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Say how it is with the proof of identity.
+
+    While it is waited for, nothing is erased, and the clock stands still where the law lets it.
+    """
+    with client() as calls:
+        found = calls.requests.identity(thing, status.value, until=until, at=at, note=note)
+    show_request(found, as_json=as_json)
+
+
+def history(thing: RequestId, as_json: AsJson = False) -> None:
+    """Show what happened to a request: when, by whom, and why."""
+    with client() as calls:
+        entries = calls.requests.history(thing)
+    if as_json:
+        write_json({"entries": entries}, None)
+        return
+    lines = [
+        {
+            "at": local(entry["at"]),
+            "what": entry["kind"].partition(".")[2],
+            "by": entry["actor_name"] or entry["actor"],
+            "reason": entry["reason"],
+        }
+        for entry in entries
+    ]
+    show_list(iter(lines), ("at", "what", "by", "reason"), as_json=False)
+
+
+def find(
+    subjects_file: Annotated[Path, typer.Argument(metavar="FILE", help="Subjects, one in each line; - for stdin.")],
+    as_json: AsJson = False,
+) -> None:
+    """Look people up in every dataset.
+
+    They are named by their place in the file.
+    """
+    with client() as calls:
+        found = calls.requests.find(read_lines(subjects_file))
+    if as_json:
+        write_json(found, None)
+        return
+    lines = [
+        {
+            "line": each["subject"] + 1,
+            "dataset": each["name"],
+            "samples": each["samples"],
+            "requested": f"{each['requested']} of {each['samples']}"
+            + "".join(f"; {count} in {request}" for request, count in each["requests"].items()),
+            "models": len(each["models"]),
+        }
+        for each in found["held"]
+    ]
+    show_list(iter(lines), ("line", "dataset", "samples", "requested", "models"), as_json=False)
+    for place in found["erased"]:
+        typer.echo(f"line {place + 1}: samples were erased before")
+
+
+def notice(
+    thing: RequestId,
+    kind: Annotated[str, typer.Argument(metavar="KIND", help="acknowledgement, extension, refusal or completion.")],
+    language: Annotated[str | None, typer.Option(help="en, de or fr; without it: that of your rules.")] = None,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="PDF to write; else the text is shown.")] = None,
+    sent: Annotated[str | None, typer.Option(help="Mark it as sent: letter, e-mail …")] = None,
+) -> None:
+    """Make a notice to the person."""
+    with client() as calls:
+        made = calls.requests.make_notice(thing, kind, language)  # type: ignore[arg-type]  # the service says which
+        if output is not None:
+            output.write_bytes(calls.requests.notice_pdf(thing, made["id"]))
+        else:
+            typer.echo(f"{made['subject']}\n\n{made['body']}")
+        if sent is not None:
+            calls.requests.mark_sent(thing, made["id"], sent)
+
+
+def case_file(
+    thing: RequestId,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Zip to write.")] = Path("case.zip"),
+    with_papers: Annotated[bool, typer.Option("--with-papers", help="Put in what came with the case, too.")] = False,
+) -> None:
+    """Fetch the case file of a request."""
+    with client() as calls:
+        output.write_bytes(calls.requests.case_file(thing, with_papers=with_papers))
+
+
+def recall(
+    thing: RequestId,
+    language: Annotated[str | None, typer.Option(help="Of the notice: en, de or fr.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Recall fetched versions of a request."""
+    with client() as calls:
+        show(calls.requests.recall(thing, language), as_json=as_json)  # type: ignore[arg-type]
+
+
+def figures(year: Year = None, as_json: AsJson = False) -> None:
+    """Show yearly counts, and days to the answer."""
+    with client() as calls:
+        found: dict[str, Any] = dict(calls.compliance.figures(year))
+    rows = [("received", found["received"])]
+    for name in ("by_law", "by_ground", "by_outcome", "by_refusal_ground", "by_verdict"):
+        rows += [(f"{name.replace('_', ' ')}: {key}", count) for key, count in found[name].items()]
+    days = found["days"]
+    rows.append(("days to the answer", f"mean {days['mean']}, median {days['median']}, late {days['late']}"))
+    show(found, rows, as_json=as_json)
 
 
 def follow_request(calls: Client, found: DeletionRequest, *, quiet: bool, timeout: float | None) -> DeletionRequest:
@@ -150,18 +310,47 @@ def follow_request(calls: Client, found: DeletionRequest, *, quiet: bool, timeou
     return calls.requests.wait(found["id"], timeout=timeout)
 
 
-def show_request(found: DeletionRequest, *, as_json: bool, judge: bool = False) -> None:
-    """A request in words; with `judge`, exit 1 unless it is fulfilled."""
+def names_of(calls: Client, found: DeletionRequest) -> dict[str, str]:
+    """Names of the models that a request concerns."""
+    return {outcome["model"]: calls.models.get(outcome["model"])["name"] for outcome in found["outcomes"]}
+
+
+def show_request(
+    found: DeletionRequest, *, as_json: bool, judge: bool = False, names: Mapping[str, str] | None = None
+) -> None:
+    """A request in words, its models by name where these are given; with `judge`, exit 1 unless it is fulfilled."""
     document: dict[str, Any] = dict(found)
-    names = ("id", "status", "reason", "samples", "jurisdiction", "received_at", "due_at", "fulfilled_at")
-    rows = [(name, document[name]) for name in names]
+    rows: list[tuple[str, Any]] = [(name, document[name]) for name in ("id", "status")]
+    rows += [
+        (name.replace("_", " "), document[name])
+        for name in (
+            "reason", "reference", "refusal_ground", "extension_reason", "samples", "jurisdiction", "basis", "ground",
+            "complaint_about", "verdict",
+        )
+        if document[name] is not None
+    ]  # fmt: skip
+    if found["samples_refused"]:
+        rows.append(("samples refused", found["samples_refused"]))
+    if found["identity"]["status"] != "not-needed":
+        until = f", wait until {local(found['identity']['until'])}" if found["identity"]["status"] == "asked" else ""
+        rows.append(("identity", found["identity"]["status"] + until))
+    if found["proposal"] is not None:
+        rows.append(("waits", f"a refusal by {found['proposal']['by']} waits for a second person"))
+    rows += [
+        (name.removesuffix("_at").replace("_", " "), local(document[name]))
+        for name in (
+            "received_at", "confirm_by", "confirmed_at", "due_at", "extended_at", "decided_at", "fulfilled_at",
+            "model_replaced_at", "erasure_complete_at",
+        )
+        if document[name] is not None
+    ]  # fmt: skip
     gone = sum(receipt["done_at"] is not None for receipt in found["receipts"])
     rows.append(("receipts", f"{gone} done, {len(found['receipts']) - gone} with a date"))
     for outcome in found["outcomes"]:
         published = f"version {outcome['version']}" if outcome["version"] else ""
         done = "and its remains are erased" if outcome["state"] == "purged" else outcome["state"]
-        words = [published, done, outcome["reason"] or ""]
-        rows.append((outcome["model"], " · ".join(word for word in words if word)))
+        words = [published, done, outcome["verdict"] or "", outcome["reason"] or ""]
+        rows.append(((names or {}).get(outcome["model"], outcome["model"]), " · ".join(word for word in words if word)))
     show(document, rows, as_json=as_json)
     if judge and found["status"] != "fulfilled":
         raise typer.Exit(REFUSED)
@@ -170,11 +359,18 @@ def show_request(found: DeletionRequest, *, as_json: bool, judge: bool = False) 
 # -- register and evidence -------------------------------------------------------------------------
 
 
+def _parsed(line: str, number: int) -> Any:
+    try:
+        return json.loads(line)
+    except ValueError:
+        raise typer.BadParameter(f"line {number} is not JSON; nothing was sent") from None
+
+
 def write(text: str, output: Path | None) -> None:
     if output is None:
-        sys.stdout.write(text)
+        write_exactly(text)
     else:
-        output.write_text(text)
+        output.write_bytes(text.encode())
 
 
 def write_json(document: Mapping[str, Any], output: Path | None) -> None:
@@ -193,7 +389,14 @@ def register(year: Year = None, output: Output = None, as_json: AsJson = False) 
 def summary(year: Year = None, as_json: AsJson = False) -> None:
     """Show what is overdue or due within a week, and counts."""
     with client() as calls:
-        show(calls.compliance.summary(year), as_json=as_json)
+        found = calls.compliance.summary(year)
+    rows: list[tuple[str, Any]] = [("as of", local(found["as_of"])), ("received", found["received"])]
+    rows += [(status, count) for status, count in found["by_status"].items() if count]
+    rows += [(name.replace("_", " "), found[name]) for name in ("samples", "extended", "answered_late")]
+    rows += [("mean days", found["mean_days"]), ("median days", found["median_days"])]
+    for name, ids in (("overdue", found["overdue"]), ("due soon", found["due_soon"])):
+        rows += [(name, ", ".join(ids[:20]) + (f" and {len(ids) - 20} more" if len(ids) > 20 else "") or "none")]
+    show(found, rows, as_json=as_json)
 
 
 def certificate(thing: RequestId, output: Output = None) -> None:
@@ -283,7 +486,7 @@ def consistency(
 
 
 def verify(context: typer.Context) -> None:
-    """Verify a certificate offline, without a service."""
+    """Verify a certificate or a case file offline."""
     from lethe import verify as verifier
 
     raise typer.Exit(verifier.main(context.args))

@@ -63,5 +63,12 @@ def test_what_a_deletion_carried_is_nowhere_afterwards(service: Client, folder: 
     assert len(list((folder / "lethe-data" / "blobs").glob("??/*"))) == 2, "version 2, and 1 until its grace is over"
 
 
-def test_an_image_folder_is_uploaded(service: Client, folder: Path) -> None:
-    assert run(example("image folder"), folder) == "ready 40 ['ant', 'bee']"
+def test_each_layout_is_uploaded(service: Client, folder: Path) -> None:
+    assert run(example("layouts"), folder).splitlines() == [
+        "splits.zip 16 ['ant', 'bee'] [8, 8, 1] root-folder",
+        "classes.zip 16 ['ant', 'bee'] [8, 8, 1]",
+        "table.parquet 16 ['ant', 'bee'] [8, 8, 1] ids-made",
+        "array.npz 16 ['ant', 'bee'] [8, 8, 3] channels-first floats",
+        "shard.tar 16 ['ant', 'bee'] [None, None, 1]",
+    ]
+    assert run(example("shards"), folder) == "60 40 3"

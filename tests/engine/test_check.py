@@ -26,7 +26,7 @@ def network():
 
 LOGITS = evaluation.logits(network(), Samples.from_arrays(IMAGES, np.zeros(40, dtype=np.int64)).images).numpy()
 LABELS = LOGITS.argmax(axis=1)
-LABELS[:2] = [0, 2]
+LABELS[:3] = [0, 2, 1]
 ACCURACY = float((LOGITS.argmax(axis=1) == LABELS).mean())
 
 

@@ -12,9 +12,9 @@ import pytest
 
 from app.core import db
 from app.core.tables import JobEvent
-from lethe import Client, JobFailedError, ProblemError
+from lethe import Client, JobFailedError, ProblemError, TransferError
 from tests.app.datasets.test_uploads import columns, parquet
-from tests.helpers import counts, incoming
+from tests.helpers import PARQUET, counts, incoming
 from tests.support import Account
 from tests.trained import Trained
 
@@ -145,9 +145,14 @@ def test_every_conditional_call_carries_its_condition(trained: Trained, connect:
         "DELETE /v1/api-keys/{api_key}": lambda: lethe.keys.revoke(key, if_match=NEVER),
     }
     place = "POST /v1/deletion-requests/{request}"
-    for verb in ("cancel", "hold", "extend", "refuse"):
+    for verb in ("cancel", "hold", "extend", "refuse", "dismiss"):
         calls[f"{place}:{verb}"] = partial(getattr(lethe.requests, verb), request["id"], "a reason", if_match=NEVER)
-    calls[f"{place}:release"] = lambda: lethe.requests.release(request["id"], if_match=NEVER)
+    for verb in ("release", "approve", "confirm"):
+        calls[f"{place}:{verb}"] = partial(getattr(lethe.requests, verb), request["id"], if_match=NEVER)
+    calls[f"{place}:identity"] = lambda: lethe.requests.identity(request["id"], "confirmed", if_match=NEVER)
+    calls[f"{place}:keep-remains"] = lambda: lethe.requests.keep_remains(
+        request["id"], "2027-01-01", "a reason", if_match=NEVER
+    )
 
     conditional = {
         f"{method.upper()} {path}"
@@ -184,3 +189,46 @@ def test_a_job_that_fails_is_told_with_its_problem(account: Account, connect: Co
     with pytest.raises(JobFailedError) as failed:
         lethe.jobs.wait(dataset["job"] or "")
     assert failed.value.job["state"] == "cancelled"
+
+
+def parquet_of(path: Path, ids: list[str]) -> Path:
+    path.write_bytes(parquet(columns(len(ids), id=ids)))
+    return path
+
+
+def test_files_are_sent_as_shards_and_what_was_sent_is_not_sent_again(
+    account: Account, connect: Connect, tmp_path: Path
+) -> None:
+    files = [parquet_of(tmp_path / f"{n}.parquet", [f"{n}-{row}" for row in range(20)]) for n in range(3)]
+    lethe, line = connect(account, lambda r: r.method == "PUT", 1)  # the first reply is lost
+    made = lethe.datasets.register("people")["id"]
+    data = files[1].read_bytes()
+    half = len(data) // 2
+    headers = {"Content-Type": PARQUET, "Upload-Complete": "?0"}
+    account.http.put(f"/v1/datasets/{made}/shards/1", content=data[:half], headers=headers)
+    assert line.lost == 1
+    sent = lethe.datasets.send(made, files[:2], files[2:])
+    assert (sent["state"], line.lost) == ("ingesting", 0)
+    shards = list(lethe.datasets.shards(made))
+    assert [(shard["size"], shard["split"]) for shard in shards] == [
+        (files[0].stat().st_size, None), (len(data), None), (files[2].stat().st_size, "holdout")
+    ]  # fmt: skip
+    account.work()
+    found = lethe.datasets.get(made)
+    assert (found["samples"], found["train_samples"]) == (60, 40)
+    assert lethe.datasets.report(made)["splits"] == {"train": 40, "holdout": 20}
+    assert len(lethe.datasets.preview(made, ["0-3"])) == 1
+    assert lethe.datasets.erasable(made)["needed"] == []
+    lethe.datasets.delete(made)
+    assert lethe.datasets.get(made)["state"] == "erased"
+
+
+def test_another_file_in_the_place_of_a_shard_is_seen(account: Account, connect: Connect, tmp_path: Path) -> None:
+    lethe, _ = connect(account)
+    made = lethe.datasets.register("people")["id"]
+    first, other = (parquet_of(tmp_path / f"{name}.parquet", [f"{name}-{row}" for row in range(9)]) for name in "ab")
+    account.http.put(f"/v1/datasets/{made}/shards/0", content=other.read_bytes(), headers={"Content-Type": PARQUET})
+    with pytest.raises(TransferError, match="sent as shard 0"):
+        lethe.datasets.send(made, [first, other])
+    lethe.datasets.delete_shard(made, 0)
+    assert lethe.datasets.send(made, [first, other])["state"] == "ingesting"

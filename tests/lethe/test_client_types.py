@@ -21,6 +21,14 @@ NAMES = {
     "Choice": "Choice",
     "Dataset": "DatasetOut",
     "Sample": "SampleOut",
+    "Shard": "ShardOut",
+    "ClassCount": "ClassCount",
+    "SizeCount": "SizeCount",
+    "DuplicateCount": "DuplicateCount",
+    "Conversion": "Conversion",
+    "IngestReport": "IngestReport",
+    "Picture": "PictureOut",
+    "DatasetErasable": "DatasetErasable",
     "Model": "ModelOut",
     "Version": "VersionOut",
     "Audit": "AuditOut",
@@ -44,6 +52,22 @@ NAMES = {
     "Envelope": "Envelope",
     "LogKey": "LogKey",
     "LogKeys": "LogKeys",
+    "Coin": "CoinOut",
+    "Pool": "PoolOut",
+    "AuditOffer": "AuditOffer",
+    "AuditPlan": "AuditPlan",
+    "Identity": "IdentityOut",
+    "Proposal": "ProposalOut",
+    "Remain": "RemainOut",
+    "HistoryEntry": "HistoryEntry",
+    "CertificateStatus": "StatusOut",
+    "Notice": "NoticeOut",
+    "Template": "TemplateOut",
+    "Paper": "PaperOut",
+    "Span": "SpanOut",
+    "Recall": "RecallOut",
+    "Rules": "Rules",
+    "Figures": "Figures",
 }
 NOT_IN_JSON = {"Progress", "ImportLine"}  # data of an event; a line of NDJSON
 
@@ -101,11 +125,13 @@ GIVEN = {
     "scopes": ["read"],
     "policy": {},
     "trained_on": "x",
+    "rules": {},
+    "content": b"x",
 }
 ANSWER = {"items": [], "next_page_token": None, "number": 7, "state": "succeeded", "status": "fulfilled"}
-ANSWER |= dict.fromkeys(("id", "digest", "job", "problem", "salt", "deleted", "entries", "hashes"), "thing") | {
-    "size": 1
-}
+ANSWER |= dict.fromkeys(
+    ("id", "digest", "job", "problem", "salt", "deleted", "entries", "hashes", "versions", "notices", "papers"), "thing"
+) | {"size": 1}
 
 
 def test_the_client_has_a_method_for_every_operation(document: dict[str, Any], tmp_path: Path) -> None:
@@ -128,7 +154,12 @@ def test_the_client_has_a_method_for_every_operation(document: dict[str, Any], t
             names += [
                 name for name in inspect.signature(call).parameters if name == call.__name__ == "audit"
             ]  # of versions
-            files = {"file": tmp_path / "file", "target": tmp_path / "target", "requests": [{}]}
+            files = {
+                "file": tmp_path / "file",
+                "files": [tmp_path / "file"],
+                "target": tmp_path / "target",
+                "requests": [{}],
+            }
             try:
                 found = call(**{name: (GIVEN | files).get(name, "thing") for name in names})
                 if isinstance(found, Iterator):

@@ -174,6 +174,7 @@ def test_five_retrains_are_the_null_of_a_grouped_set(trained: Trained, count: in
     """They are trained while the request waits for its batch, so that its own audit has them."""
     account = trained.account
     policy = {"when": {"mode": "batch", "max_requests": 2}, "method": {"name": "amun", "params": {"epochs": 1}}}
+    policy |= {"null_seconds": 0}
     assert account.http.put(f"{trained.where}/policy", json=policy).status_code == 200
     request = trained.delete(trained.ids[:40])
     with account.database.write() as session:
@@ -194,6 +195,37 @@ def test_five_retrains_are_the_null_of_a_grouped_set(trained: Trained, count: in
     else:
         assert (judgement["null_source"], judgement["null_models"]) == ("retrained", 5)
         assert judgement["standard_error"] > 0
+
+
+@pytest.mark.parametrize("trained", ["sqlite"], indirect=True)
+def test_a_batch_without_another_null_waits_for_its_five_retrains(trained: Trained) -> None:
+    account = trained.account
+    policy = {"method": {"name": "amun", "params": {"epochs": 1}}, "utility_floor": 1.0}
+    assert account.http.put(f"{trained.where}/policy", json=policy).status_code == 200
+    with account.database.write() as session:
+        first = select(Sample.position).where(~Sample.holdout).order_by(Sample.position).limit(40)
+        session.execute(update(Sample).where(Sample.position.in_(session.scalars(first).all())).values(subject="ann"))
+    body = {"dataset": trained.dataset, "subjects": ["ann"]}
+    request = account.post("/v1/deletion-requests", body)
+    account.work()
+    assert trained.request(request)["status"] == "fulfilled"
+    number = trained.request(request)["outcomes"][0]["version"]
+    document = account.get(f"{trained.where}/versions/{number}/audit")
+    judgement = document["report"]["judgement"]
+    assert (judgement["null_source"], judgement["null_models"]) == ("retrained", 5)
+    assert judgement["interval"] is not None
+    assert document["report"]["stage_seconds"]["null"] > 0
+    assert document["retrained"] is not None, "one of them stands beside it"
+    with account.database.read() as session:
+        own = trained.request(request)["outcomes"][0]["job"]
+        assert len(session.scalars(select(Job.id).where(Job.parent_id == own, Job.kind == "train")).all()) == 5
+    versions = account.get(f"{trained.where}/versions", origin="comparison")["items"]
+    assert len({version["digest"] for version in versions}) == 5, "each from a seed of its own"
+
+    few = account.post("/v1/deletion-requests", {"dataset": trained.dataset, "sample_ids": trained.ids[50:53]})
+    account.work()
+    assert trained.request(few)["status"] == "fulfilled"
+    assert len(account.get(f"{trained.where}/versions", origin="comparison")["items"]) == 5, "no retrain could decide"
 
 
 # -- people ----------------------------------------------------------------------------------------

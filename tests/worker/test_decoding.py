@@ -70,7 +70,7 @@ def test_what_a_decoder_says_of_the_file_refuses_the_file(account: Account) -> N
     made = sent(account, damaged())
     job = ingest_of(account)
     assert (job["state"], job["attempts"]) == ("failed", 1)
-    assert job["problem"]["detail"].startswith("the file cannot be read: the program that looked at it failed (")
+    assert job["problem"]["detail"] == "the file is not a readable Parquet file"
     assert account.get(f"/v1/datasets/{made}")["state"] == "failed"
 
 

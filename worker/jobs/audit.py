@@ -9,15 +9,16 @@ import numpy as np
 
 from app.blobs import usage
 from app.core.positions import Positions, mask_of, unpack
-from app.core.tables import Dataset, DeletionRequest, Model, OutcomeRow, Version
+from app.core.tables import Dataset, DeletionRequest, Job, Model, OutcomeRow, Version
 from app.datasets import canaries
 from app.datasets.canaries import Canaries
+from app.deletions import shams
 from app.formats.audit_report import ProbeRun
 from app.models import versions
-from app.releases import publishing
+from app.releases import escalation, publishing
 from app.reports import audit_rows
 from app.rules.policy import Choice
-from worker.jobs.unlearn import metrics_of
+from engine import seeding
 from worker.runtime.run import JobError, Run
 from worker.stages import auditing
 from worker.stages.auditing import Auditor, Subject
@@ -79,6 +80,7 @@ def audit(run: Run) -> None:
         made_by=asked.made_by,
         version=asked.version.number,
         probes=done,
+        sham=bool(params.get("sham")),
     )
     with run.resources.database.write() as session:
         publishing.publish_audit(
@@ -100,6 +102,8 @@ def _asked(run: Run, loaded: LoadedModel) -> AuditRequest:
         published = audit_rows.publication(session, version)
         grouped = bool(params["grouped"])
         planted = canaries.of_version(session, dataset, version) if params.get("canaries") else None
+        if params.get("sham"):
+            planted = shams.of_version(session, dataset, version)
         if planted is not None:
             forget = planted.forgotten
         elif params["positions"] is not None:
@@ -175,9 +179,55 @@ def compare(run: Run, loaded: LoadedModel) -> None:
         with run.resources.database.write() as session:
             document = report.model_dump(mode="json")
             usage.pin(session, run.resources.blobs, stored.digest)
-            metrics = metrics_of(measured.candidate)
+            metrics = auditing.metrics_of(measured.candidate)
             publishing.publish_trained(
-                session, run.claim, stored, remain, metrics, comparison=document, images=loaded.images_digest
+                session,
+                run.claim,
+                stored,
+                remain,
+                metrics,
+                comparison=document,
+                compares=request.id,
+                images=loaded.images_digest,
+            )
+
+
+def train_null(run: Run, loaded: LoadedModel) -> None:
+    """Retrain exactly on what the candidate of another job keeps: one of the models that give its batch a null."""
+    job_id, number = run.claim.params["null_of"], run.claim.params["number"]
+    with run.resources.database.read() as session:
+        model, dataset = session.get_one(Model, loaded.model_id), session.get_one(Dataset, loaded.dataset_id)
+        parent = versions.current(session, model)
+        if parent is None:
+            raise JobError("no-version", "the model has no current version")
+        policy = escalation.policy_of(session.get_one(Job, job_id).params, loaded.policy)
+        batch = versions.batch(session, job_id, dataset, parent, policy.canaries)
+    stored = train_on(run, loaded, batch.remain, seeding.derive(run.claim.seed, "null", number))
+    subject = Subject(
+        candidate=stored.digest,
+        parent=None,
+        forget=batch.forget,
+        remain=batch.remain,
+        audit=policy.audit,
+        method=Choice(name="retrain"),
+        grouped=batch.grouped,
+    )
+    with run.stage("audit", 0.95, 1.0):
+        measured = Auditor(loaded, subject).measure()
+        report = auditing.report_of(
+            loaded, subject, measured, seed=run.claim.seed, stage_seconds=run.stage_seconds
+        ).model_dump(mode="json")
+        with run.resources.database.write() as session:
+            usage.pin(session, run.resources.blobs, stored.digest)
+            publishing.publish_trained(
+                session,
+                run.claim,
+                stored,
+                batch.remain,
+                auditing.metrics_of(measured.candidate),
+                comparison=report,
+                compares=batch.requests[0],
+                images=loaded.images_digest,
             )
 
 

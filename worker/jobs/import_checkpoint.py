@@ -13,7 +13,7 @@ from app.core.tables import Model
 from app.formats.checkpoint_header import CheckpointError
 from app.models import versions
 from app.releases import imports
-from engine import agreement
+from engine import agreement, checkpoints
 from engine.agreement import Stated
 from engine.data.samples import gather
 from worker.runtime.run import JobError, Run
@@ -32,10 +32,11 @@ def import_checkpoint(run: Run) -> None:
     with run.stage("check", 0.0, 1.0):
         try:
             metrics, warnings = _measured(loaded, version.digest, trained_on, stated)
+            file_names = checkpoints.file_names(run.resources.blobs.fetch(version.digest), loaded.build())
         except CheckpointError as error:
             raise JobError("checkpoint-refused", str(error)) from None
         with run.resources.database.write() as session:
-            imports.publish_imported(session, run.claim, metrics, warnings)
+            imports.publish_imported(session, run.claim, metrics, warnings, file_names)
 
 
 def _measured(

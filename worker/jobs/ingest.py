@@ -1,83 +1,207 @@
-"""The job *ingest*: data are decoded into one array of pixels and a manifest."""
+"""The job *ingest*: data become a file of pictures, or of pixels, and a manifest."""
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from app import jobs
 from app.blobs import usage
+from app.catalog import UploadSource
 from app.core.positions import Positions
 from app.core.tables import Dataset
+from app.datasets import coin, shards, suppression
 from app.datasets import records as datasets
-from app.datasets import suppression
+from app.datasets.records import Row
 from app.formats.manifest import SourceError
+from app.formats.pictures import is_pictures, write_without
 from app.rules.states import JobState
 from engine import places
+from engine.data import decoding, ingest_report
+from engine.data.ingest_report import Counts
 from engine.data.samples import RawData
+from engine.data.upload import Taken, take_in
 from worker.runtime.run import Run
+
+ROWS_AT_ONCE = 10_000
+Marks = list[str | None]
+
+
+class Found(Protocol):
+    """What a source gave: a file of images, what was seen of each (`decoding.looked_at`), and what is said of the
+    samples, in parts."""
+
+    @property
+    def class_names(self) -> list[str] | None: ...
+    @property
+    def images(self) -> Path: ...
+    @property
+    def shape(self) -> list[int | None]: ...
+    @property
+    def looked(self) -> NDArray[np.void]: ...
+    def parts(self) -> Iterator[list[Row]]: ...
 
 
 def ingest(run: Run) -> None:
-    """Decode a source into one array of pixels and a manifest; the uploaded bytes are removed afterwards."""
+    """Take a source in; the uploaded bytes are removed afterwards."""
     with run.resources.database.read() as session:
         dataset = session.get_one(Dataset, run.claim.dataset_id)
-    with run.stage("decode", 0.0, 0.8):
-        params = places.parse("sources", dataset.source, dataset.source_params)
-        content = run.resources.blobs.fetch(dataset.upload) if dataset.upload else None
-        try:
-            # What a source downloads goes with this block: it holds the samples that may have to be erased.
-            with _folder(run) as cache:
-                raw = places.source(dataset.source)(params, cache, content)
-        except SourceError as error:
-            _refuse_source(run, dataset.upload, error)
-            return
-    with run.stage("store", 0.8, 1.0):
-        raw, erased = _suppressed(run, raw)
-        images = run.put(partial(_write_array, raw.images))
-        with run.resources.database.write() as session:
-            usage.pin(session, run.resources.blobs, images.digest)
-            datasets.write_manifest(
-                session,
-                run.claim,
-                ids=raw.ids,
-                labels=raw.labels.tolist(),
-                holdout=raw.holdout.tolist(),
-                subjects=raw.subjects,
-                class_names=raw.class_names,
-                shape=raw.images.shape[1:],
-                images=images,
-                erased=erased,
-            )
-            job = jobs.fenced(session, run.claim)
-            jobs.finish(session, job, JobState.SUCCEEDED, result={"samples": len(raw.ids), "left_out": len(erased)})
-    _remove_upload(run, dataset.upload)
+    # What a source downloads or is unpacked goes with this block: it holds the samples that may have to be erased.
+    with _folder(run) as folder:
+        with run.stage("decode", 0.0, 0.8) as progress:
+            try:
+                found = _found(run, dataset, folder, progress.update)
+            except SourceError as error:
+                _refuse_source(run, dataset.upload, error)
+                return
+        with run.stage("store", 0.8, 1.0) as progress:
+            sent = _store(run, dataset, found)
+    _remove_uploads(run, [dataset.upload, *sent])
 
 
-def _suppressed(run: Run, raw: RawData) -> tuple[RawData, Positions]:
-    """The data without what was erased before: in this dataset, before a backup was restored, or in another one of the
-    tenant; its positions."""
-    settings, dataset_id = run.resources.settings, run.claim.dataset_id or ""
-    with run.resources.database.read() as session:
-        known = datasets.suppressed(session, dataset_id)
-        dataset = session.get_one(Dataset, dataset_id)
-    lost = suppression.left_out(run.resources.database, settings, dataset, raw.ids, raw.subjects, raw.images)
-    if known:
-        lost |= np.array([datasets.suppression(settings, dataset_id, name) in known for name in raw.ids])
-    gone: Positions = np.flatnonzero(lost).astype(np.int64)
-    if not len(gone):
-        return raw, gone
-    images, ids, subjects = raw.images.copy(), list(raw.ids), list(raw.subjects or [None] * len(raw.ids))
-    images[gone] = 0
-    for position in gone.tolist():
-        ids[position], subjects[position] = datasets.suppression(settings, dataset_id, ids[position]), None
-    return replace(raw, images=images, ids=ids, subjects=subjects), gone
+def _found(run: Run, dataset: Dataset, folder: Path, progress: ingest_report.Progress) -> Found:
+    params = places.parse("sources", dataset.source, dataset.source_params)
+    keys = [marker.key for marker in suppression.Marker.each(run.resources.settings, dataset.tenant_id)]
+    if isinstance(params, UploadSource):
+        with run.resources.database.read() as session:
+            sent = [(row.blob, row.split) for row in shards.rows(session, dataset.id)]
+        sent = sent or [(dataset.upload, None)]
+        files = [{"path": str(run.resources.blobs.fetch(blob)), "split": split} for blob, split in sent if blob]
+        return _Uploaded(take_in(folder, files, params, keys, progress))
+    cache = folder / "cache"
+    cache.mkdir()
+    return _Built(places.source(dataset.source)(params, cache, None), keys, folder)
+
+
+@dataclass
+class _Uploaded:
+    taken: Taken
+
+    @property
+    def class_names(self) -> list[str] | None:
+        return self.taken.class_names
+
+    @property
+    def images(self) -> Path:
+        return self.taken.images
+
+    @property
+    def shape(self) -> list[int | None]:
+        return self.taken.shape
+
+    @property
+    def looked(self) -> NDArray[np.void]:
+        return self.taken.looked
+
+    def parts(self) -> Iterator[list[Row]]:
+        return self.taken.rows(ROWS_AT_ONCE)
+
+
+def _marks(part: NDArray[np.void]) -> list[Marks]:
+    """The marks of the contents of some rows: of each secret, and of a grey picture among colours, too."""
+    return [_hex(made) for kind in ("mark", "colour") for made in part[kind].swapaxes(0, 1)]
+
+
+def _hex(marks: NDArray[np.uint8]) -> list[str | None]:
+    return [mark.tobytes().hex() if mark.any() else None for mark in marks]
+
+
+class _Built:
+    """A built-in source, whose pixels are an array."""
+
+    def __init__(self, raw: RawData, keys: Sequence[bytes], folder: Path) -> None:
+        self._raw = raw
+        self.class_names = raw.class_names
+        self.images, beside = folder / "images", folder / "looked"
+        _write_array(raw.images, self.images)
+        decoding.look(str(self.images), 0, len(raw.ids), [key.hex() for key in keys], str(beside))
+        self.looked: NDArray[np.void] = np.load(beside, allow_pickle=False)
+
+    @property
+    def shape(self) -> list[int | None]:
+        return list(self._raw.images.shape[1:])
+
+    def parts(self) -> Iterator[list[Row]]:
+        raw = self._raw
+        subjects = raw.subjects or [None] * len(raw.ids)
+        for start in range(0, len(raw.ids), ROWS_AT_ONCE):
+            yield [
+                (raw.ids[row], subjects[row], int(raw.labels[row]), bool(raw.holdout[row]))
+                for row in range(start, min(len(raw.ids), start + ROWS_AT_ONCE))
+            ]
+
+
+def _store(run: Run, dataset: Dataset, found: Found) -> list[str]:
+    """Store samples and images without what was erased before: in this dataset, before a backup was restored, or in
+    another one of the tenant. Digests of uploaded bytes that are needed no more."""
+    settings, database = run.resources.settings, run.resources.database
+    with database.read() as session:
+        restored = datasets.suppressed(session, dataset.id)
+    known = suppression.Known(database, settings, dataset)
+    kept: list[list[Row]] = []
+    counts, gone = Counts(), []
+    for given in found.parts():
+        start, rows = counts.samples, _with_coin(dataset.coin, given)
+        ids, subjects = [row[0] for row in rows], [row[1] for row in rows]
+        contents = _marks(found.looked[start : start + len(rows)]) if known.any else []
+        lost = known.among(ids, subjects, contents)
+        if restored:
+            marks = ({*datasets.suppressions(settings, dataset.id, name)} for name in ids)
+            lost |= np.array([not restored.isdisjoint(each) for each in marks])
+        for place in np.flatnonzero(lost).tolist():
+            name, _, label, held = rows[place]
+            rows[place] = datasets.suppression(settings, dataset.id, name), None, label, held
+        counts.add(rows)
+        gone += (start + np.flatnonzero(lost)).tolist()
+        # What a restored backup has left stands for the samples until all of them are stored at once.
+        if restored:
+            kept.append(rows)
+            continue
+        with database.write() as session:
+            datasets.write_samples(session, run.claim, start, rows)
+        run.heartbeat.moved()
+    erased: Positions = np.array(gone, dtype=np.int64)
+    report = ingest_report.of(found.taken, counts, erased) if isinstance(found, _Uploaded) else None
+    images = run.put(partial(_write_images, found.images, erased))
+    with database.write() as session:
+        start = 0
+        for rows in kept:
+            datasets.write_samples(session, run.claim, start, rows)
+            start += len(rows)
+        usage.pin(session, run.resources.blobs, images.digest)
+        datasets.write_manifest(
+            session,
+            run.claim,
+            labels=counts.labels,
+            holdout=counts.holdout,
+            class_names=found.class_names,
+            shape=found.shape,
+            images=images,
+            erased=erased,
+            report=report,
+            duplicates=ingest_report.duplicates(found.looked, erased),
+        )
+        sent = shards.taken_in(session, dataset.id)
+        job = jobs.fenced(session, run.claim)
+        result = {"samples": counts.samples, "left_out": len(erased)}
+        jobs.finish(session, job, JobState.SUCCEEDED, result=result)
+    return sent
+
+
+def _with_coin(drawn: str | None, rows: list[Row]) -> list[Row]:
+    """The rows with the canaries among them in the split that the dataset's coin, if it has one, decides."""
+    if drawn is None:
+        return rows
+    ids, subjects, labels, held = zip(*rows, strict=True)
+    return list(zip(ids, subjects, labels, coin.assign(drawn, ids, subjects, held), strict=True))
 
 
 @contextmanager
@@ -98,13 +222,24 @@ def _refuse_source(run: Run, upload: str | None, error: SourceError) -> None:
         job = jobs.fenced(session, run.claim)
         datasets.fail(session, run.claim, problem)
         jobs.finish(session, job, JobState.FAILED, problem=problem)
-    _remove_upload(run, upload)
+    _remove_uploads(run, [upload])  # shards stay: one of them may be sent anew
 
 
-def _remove_upload(run: Run, digest: str | None) -> None:
-    if digest is None:
-        return
-    usage.remove(run.resources.database, run.resources.blobs, digest)
+def _remove_uploads(run: Run, digests: Sequence[str | None]) -> None:
+    for digest in filter(None, digests):
+        usage.remove(run.resources.database, run.resources.blobs, digest)
+
+
+def _write_images(source: Path, erased: Positions, target: Path) -> None:
+    if not len(erased):
+        shutil.move(source, target)
+    elif is_pictures(source):
+        write_without(source, target, erased)
+    else:
+        shutil.move(source, target)
+        images = np.load(target, mmap_mode="r+", allow_pickle=False)
+        images[erased] = 0
+        images.flush()
 
 
 def _write_array(array: np.ndarray, path: Path) -> None:

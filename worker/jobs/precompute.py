@@ -23,8 +23,8 @@ def precompute(run: Run) -> None:
         if base is None:
             raise JobError("no-version", "the model has no current version")
         trained_on = mask_of(session.get_one(Version, base.id).trained_on, len(loaded.labels)).nonzero()[0]
-    with run.stage("attack", 0.0, 1.0):
-        result = unlearn.attack_positions(loaded, base, trained_on)
+    with run.stage("attack", 0.0, 1.0) as progress:
+        result = unlearn.attack_positions(loaded, base, trained_on, progress)
         stored = run.put_tensors(vars(result))
     choice = loaded.policy.attack
     with run.resources.database.write() as session:

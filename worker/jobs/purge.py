@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -14,7 +15,9 @@ from app.core import crash_points
 from app.core.positions import Positions, pack, unpack
 from app.datasets.suppression import Marker
 from app.deletions import erasure
+from app.formats.pictures import is_pictures, write_without
 from engine import references
+from engine.data import upload
 from worker.runtime.run import Run
 
 ROWS_AT_ONCE = 1000
@@ -45,11 +48,15 @@ def purge(run: Run) -> None:
             crash_points.point("purge.complete.uncommitted")
 
 
-def _marks(run: Run, work: erasure.Plan) -> list[str | None]:
+def _marks(run: Run, work: erasure.Plan) -> Sequence[str | None]:
     """Marks of the pixels that are erased, so that they are known when they come again."""
     if work.images is None or not len(work.positions):
         return []
-    images = np.load(run.resources.blobs.fetch(work.images), mmap_mode="r", allow_pickle=False)
+    path = run.resources.blobs.fetch(work.images)
+    if is_pictures(path):
+        key = Marker.of(run.resources.settings, run.claim.tenant_id).key
+        return upload.marks_of(path, work.positions, key)
+    images = np.load(path, mmap_mode="r", allow_pickle=False)
     marker = Marker.of(run.resources.settings, run.claim.tenant_id)
     # In parts: the array need not fit into memory.
     parts = np.array_split(work.positions, -(-len(work.positions) // ROWS_AT_ONCE))
@@ -57,8 +64,13 @@ def _marks(run: Run, work: erasure.Plan) -> list[str | None]:
 
 
 def _without_pixels(run: Run, digest: str | None, positions: Positions) -> str | None:
-    """The dataset's array with those rows zeroed, as a new blob."""
-    return _zeroed(run, digest, positions) if digest is not None and len(positions) else digest
+    """The dataset's images without those, as a new blob: their pictures left out, or their rows of an array zeroed."""
+    if digest is None or not len(positions):
+        return digest
+    source = run.resources.blobs.fetch(digest)
+    if is_pictures(source):
+        return run.put(partial(write_without, source, positions=positions)).digest
+    return _zeroed(run, digest, positions)
 
 
 def _zeroed(run: Run, digest: str, positions: Positions) -> str:

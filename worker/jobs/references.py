@@ -6,8 +6,7 @@ model depends on the pool's seed and its number only, so that it makes no differ
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Collection
+from dataclasses import replace
 from functools import partial
 
 from sqlalchemy import func, select
@@ -16,73 +15,38 @@ from app import jobs
 from app.blobs import usage
 from app.core import crash_points
 from app.core.errors import SupersededError
-from app.core.tables import Dataset, Job, Model, ReferenceRow
-from app.models import pools
+from app.core.positions import mask_of
+from app.core.tables import Dataset, Model, ReferenceRow
+from app.models import pools, versions
 from app.models import records as models
 from app.rules.states import JobKind, JobState
 from engine import references
 from engine.references import ReferenceSignal
-from worker.runtime.attempt import attempt
-from worker.runtime.run import CancelledError, JobError, Run
+from worker.runtime.run import Run
 from worker.stages.loaded import LoadedModel
-
-SECONDS_BETWEEN_LOOKS = 0.2
+from worker.stages.parts import together
 
 
 def build(run: Run) -> None:
     """Have every missing model of the pool trained, by whichever workers are free."""
-    count = int(run.claim.params["count"])
+    if run.claim.params.get("versions"):
+        _of_versions(run)
+        return
+    count, design = int(run.claim.params["count"]), run.claim.params.get("design", pools.HALVES)
     with run.resources.database.read() as session:
         model = session.get_one(Model, run.claim.model_id)
-        pool = pools.named(models.family(model), count, run.claim.seed)
+        pool = pools.named(models.family(model), count, run.claim.seed, design)
         there = set(session.scalars(select(ReferenceRow.number).where(ReferenceRow.pool == pool)))
     lanes = {number: f"reference:{pool[:40]}:{number}" for number in range(count) if number not in there}
     with run.stage("references", 0.0, 1.0) as progress:
-        with run.resources.database.write() as session:
-            jobs.start_parts(session, run.claim, JobKind.REFERENCE, lanes, pool=pool, count=count)
-            crash_points.point("references.parts.uncommitted")
-        crash_points.point("references.parts.queued")
-        while (left := _left(run, lanes)) > 0:
-            progress.update(1 - left / count)
-            run.give_way()
-            if not _take_one(run):
-                threading.Event().wait(SECONDS_BETWEEN_LOOKS)
+        each = {"pool": pool, "count": count, "design": design}
+        together(run, progress, JobKind.REFERENCE, lanes, train_one, "reference model", **each)
     with run.resources.database.write() as session:
         job = jobs.fenced(session, run.claim)
         if session.scalars(select(func.count()).where(ReferenceRow.pool == pool)).one() < count:
             raise SupersededError("models of the pool were retired while it was built")
         jobs.finish(session, job, JobState.SUCCEEDED, result={"pool": pool, "references": count})
         crash_points.point("references.uncommitted")
-
-
-def _left(run: Run, numbers: Collection[int]) -> float:
-    """Parts that are not done, running ones by the share that is left of them.
-
-    Raises:
-        CancelledError: the job was cancelled, and its parts with it.
-        JobError: a part has failed, and says why.
-    """
-    with run.resources.database.read() as session:
-        parts = {number: part for number, part in jobs.parts_of(session, run.claim.id).items() if number in numbers}
-        # Asked after the parts: a cancelled part is then never seen without the wish that cancelled it.
-        if session.scalars(select(Job.cancel_requested).where(Job.id == run.claim.id)).one():
-            raise CancelledError(run.claim.id)
-    for number, part in sorted(parts.items()):
-        if part.state in (JobState.FAILED, JobState.DEAD, JobState.CANCELLED):
-            reason = (part.problem or {}).get("detail", part.state)
-            raise JobError("reference-failed", f"reference model {number}: {reason}")
-    return sum(1 - 0.99 * part.fraction for part in parts.values() if part.state != JobState.SUCCEEDED)
-
-
-def _take_one(run: Run) -> bool:
-    """Train one of the parts that wait here; whether there was one."""
-    resources = run.resources
-    lease_seconds = resources.settings.lease_seconds
-    claim = jobs.claim(resources.database, run.claim.owner, lease_seconds, part_of=run.claim.id)
-    if claim is None:
-        return False
-    attempt(resources, claim, train_one)
-    return True
 
 
 # -- one model -------------------------------------------------------------------------------------
@@ -100,7 +64,8 @@ def train_one(run: Run) -> None:
         return
     loaded = LoadedModel.load(run.resources, run.claim)
     with run.stage("reference", 0.0, 1.0) as progress:
-        design = references.membership(count, loaded.samples.n, run.claim.seed)
+        draw = references.folds if params.get("design") == pools.FOLDS else references.membership
+        design = draw(count, loaded.samples.n, run.claim.seed)
         design[:, loaded.erased] = False
         resumable = progress.part(0.0, 1.0, f"reference:{pool}:{number}:{loaded.images_digest}")
         signal = references.train_reference(
@@ -130,8 +95,45 @@ def _keep(run: Run, loaded: LoadedModel, signal: ReferenceSignal) -> None:
                 dataset_id=loaded.dataset_id,
                 digest=stored.digest,
                 erased_before=len(loaded.erased),
+                design=params.get("design", pools.HALVES),
                 created_at=job.created_at,
             )
         )
         jobs.finish(session, job, JobState.SUCCEEDED)
         crash_points.point("reference.uncommitted")
+
+
+# -- the client's own ------------------------------------------------------------------------------
+
+
+def _of_versions(run: Run) -> None:
+    """A pool of checkpoints that the client trained, imported as versions of models on the same dataset."""
+    with run.resources.database.read() as session:
+        model = session.get_one(Model, run.claim.model_id)
+        taken = [versions.by_id(session, model.tenant_id, version) for version in run.claim.params["versions"]]
+        for version in taken:
+            versions.require_present(version)
+        size = session.get_one(Dataset, run.claim.dataset_id).sample_count
+        seen = [mask_of(version.trained_on, size) for version in taken]
+        kin = {models.family(session.get_one(Model, version.model_id)) for version in taken}
+        design = pools.GIVEN if kin == {models.family(model)} else pools.GIVEN_OTHER
+    stored = []
+    images = LoadedModel.load(run.resources, run.claim).images_digest
+    with run.stage("references", 0.0, 1.0) as progress:
+        for number, (version, row) in enumerate(zip(taken, seen, strict=True)):
+            progress.update(number / len(taken))
+            own = LoadedModel.load(run.resources, replace(run.claim, model_id=version.model_id))
+            logits = own.logits(version.digest)
+            row[own.erased] = False
+            signal = references.erase(references.signal_of(logits, own.labels, row), own.erased)
+            stored.append(run.put(partial(references.to_file, signal)))
+    with run.resources.database.write() as session:
+        job = jobs.fenced(session, run.claim)
+        dataset = session.get_one(Dataset, run.claim.dataset_id, with_for_update=True)
+        if dataset.images != images:
+            raise SupersededError("samples were erased while the references were measured")
+        for each in stored:
+            usage.pin(session, run.resources.blobs, each.digest)
+        model = session.get_one(Model, run.claim.model_id)
+        pool = pools.given(session, model, [each.digest for each in stored], design)
+        jobs.finish(session, job, JobState.SUCCEEDED, result={"pool": pool, "references": len(stored)})

@@ -15,6 +15,9 @@ from worker.stages.unlearning import train_on
 def train(run: Run) -> None:
     """Train a version on everything that may be trained on; or an exact retrain to compare with."""
     loaded = LoadedModel.load(run.resources, run.claim)
+    if "null_of" in run.claim.params:
+        audit.train_null(run, loaded)
+        return
     if run.claim.params["compare_only"]:
         audit.compare(run, loaded)
         return

@@ -12,10 +12,10 @@ two take them along with the forget set; what is audited and decided on are the 
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
 
 import numpy as np
 import torch
@@ -28,20 +28,27 @@ from app.core import crash_points
 from app.core.positions import Positions, pack, unpack
 from app.core.tables import AdversarialRow, Dataset, Model, Version
 from app.deletions import batches
-from app.formats.audit_report import Adversarial, AuditReport, GateDecision, Measurement, ProbeRun
+from app.formats.audit_report import Adversarial, AuditReport, GateDecision, ProbeRun
 from app.models import versions
 from app.models.versions import ForgetBatch
 from app.releases import escalation, publishing
 from app.rules import gate
+from app.rules.audit_plan import RETRAINS
 from app.rules.gate import Finding, GateAction
 from app.rules.policy import Choice
+from app.rules.states import JobKind
 from engine.attacks import AttackResult
 from engine.attacks.transfer import transfer_rate
 from engine.errors import DeviceMemoryError, DivergedError, MethodError
+from engine.training import Progress
+from worker.jobs import train
 from worker.runtime.run import JobError, Run
 from worker.stages import auditing, unlearning
 from worker.stages.auditing import Auditor, Measurements, Subject
 from worker.stages.loaded import LoadedModel
+from worker.stages.parts import together
+
+log = logging.getLogger("lethe.worker")
 
 
 @dataclass(frozen=True)
@@ -113,6 +120,12 @@ def _load(run: Run) -> Work | None:
             return None
         dataset = session.get_one(Dataset, loaded.dataset_id)
         batch = versions.batch(session, run.claim.id, dataset, parent, loaded.policy.canaries)
+    gone, all_ = (
+        np.bincount(loaded.labels[each], minlength=loaded.classes).tolist()
+        for each in (batch.forget, np.union1d(batch.gone, batch.remain))
+    )
+    if batches.step_of(run.claim.params) == 0:
+        loaded = replace(loaded, policy=loaded.policy.for_shape(gone, all_))
     return Work(loaded, parent, batch, batches.step_of(run.claim.params))
 
 
@@ -133,7 +146,7 @@ def attack(run: Run, work: Work) -> AdversarialSet | None:
     policy = work.loaded.policy
     if not catalog.METHODS[work.method.name].needs_adversarial:
         return None
-    with run.stage("attack", 0.0, 0.4):
+    with run.stage("attack", 0.0, 0.4) as progress:
         if kept := run.stored("adversarial", work.base):
             digest, facts = kept
             return AdversarialSet(AttackResult(**run.resources.tensors(digest)), facts["source"], facts["transfer"])
@@ -141,7 +154,7 @@ def attack(run: Run, work: Work) -> AdversarialSet | None:
         result = precomputed(work) if source == "precomputed" else None
         if result is None:
             source = "recompute"
-            result = attack_positions(work.loaded, work.parent, work.batch.gone)
+            result = attack_positions(work.loaded, work.parent, work.batch.gone, progress)
         transfer = _transfer(work, result)
         run.keep("adversarial", work.base, run.put_tensors(vars(result)), source=source, transfer=transfer)
     return AdversarialSet(result, source, transfer)
@@ -156,7 +169,7 @@ def _transfer(work: Work, result: AttackResult) -> dict[str, float | None]:
     return {"fooled": rate.fooled, "agreed": rate.agreed}
 
 
-def attack_positions(loaded: LoadedModel, base: Version, positions: Positions) -> AttackResult:
+def attack_positions(loaded: LoadedModel, base: Version, positions: Positions, progress: Progress) -> AttackResult:
     """Run the policy's attack on the samples at `positions` against version `base`."""
     choice = loaded.policy.attack
 
@@ -168,7 +181,8 @@ def attack_positions(loaded: LoadedModel, base: Version, positions: Positions) -
         return found
 
     needs = catalog.ATTACKS[choice.name].needs_given
-    return unlearning.attacked(loaded, loaded.restore(base.digest), positions, choice, given if needs else None)
+    model = loaded.restore(base.digest)
+    return unlearning.attacked(loaded, model, positions, choice, given if needs else None, progress)
 
 
 def precomputed(work: Work) -> AttackResult | None:
@@ -263,9 +277,15 @@ def decide(run: Run, work: Work, auditor: Auditor) -> tuple[Measurements, GateAc
     policy, steps = work.loaded.policy, work.loaded.policy.steps
     with run.resources.database.read() as session:
         history = escalation.history(session, run.claim, policy, work.batch.due_at)
+        training = batches.step_duration(session, work.loaded.model_id, "retrain")
     exact = steps[work.step].exact
     rejudged = 0 if exact else history.rejudged
-    measured = auditor.measure(1 if exact else gate.candidates(steps))
+    count = 1 if exact else gate.candidates(steps)
+    measured = auditor.measure(count)
+    sizes = len(work.batch.forget), len(auditor.controls)
+    null, most = measured.judgement.null_source, policy.null_seconds if policy.remain == "full" and not exact else 0.0
+    if gate.retrains_null(null, *sizes, training, most, history.clock) and retrained_null(run):
+        measured = auditor.again().measure(count)
     judgement = escalation.judged_again(measured.judgement, rejudged)
     measured = replace(measured, judgement=judgement)
     finding = Finding(
@@ -287,6 +307,19 @@ def decide(run: Run, work: Work, auditor: Auditor) -> tuple[Measurements, GateAc
         rejudged=rejudged,
     )
     return measured, action, decision
+
+
+def retrained_null(run: Run) -> bool:
+    """Train exact retrains on what the candidate keeps, as the null of a batch that has no other; whether they are
+    there. Where one fails the batch is judged without them."""
+    lanes = {number: f"null:{run.claim.id}:{number}" for number in range(RETRAINS)}
+    with run.stage("null", 0.85, 0.9) as progress:
+        try:
+            together(run, progress, JobKind.TRAIN, lanes, train.train, "exact retrain", null_of=run.claim.id)
+        except JobError as error:
+            log.warning("no null by retrains: %s", error.detail)
+            return False
+    return True
 
 
 def _describe(attack: str, found: AdversarialSet, batch: ForgetBatch) -> Adversarial:
@@ -322,7 +355,7 @@ def publish(run: Run, work: Work, stored: Stored, report: AuditReport, action: G
                 publishing.reject(session, run.claim, document, facts)
             case _:
                 usage.pin(session, run.resources.blobs, stored.digest)
-                metrics = metrics_of(report.candidate)
+                metrics = auditing.metrics_of(report.candidate)
                 reason = _how(work, report, action)
                 publishing.publish_unlearned(
                     session, run.claim, work.batch, work.parent, stored, metrics, document, facts, reason
@@ -339,9 +372,3 @@ def _how(work: Work, report: AuditReport, action: GateAction) -> str | None:
     return (
         f"published by step {work.step + 1} of {len(work.loaded.policy.methods)}, {work.method.name}: {action.reason}"
     )
-
-
-def metrics_of(measured: Measurement) -> dict[str, Any]:
-    """The figures that a version shows in lists."""
-    figures = measured.model_dump(include={"accuracy_forget", "accuracy_retain", "accuracy_test"})
-    return figures | {"ft_auc": measured.ft_auc.value if measured.ft_auc else None}

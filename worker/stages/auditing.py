@@ -50,6 +50,16 @@ NOT_SHOWN = [
     "that backups, logs or copies outside this service are gone",
     "anything about one forgotten sample by itself: the figures are averages, but for the worst p-value",
 ]
+FEW_REFERENCES = (
+    "what another draw of reference models would say: with {count} of them null and interval hold for these alone"
+)
+NO_REFERENCES = (
+    "what an attacker with reference models would see: the attack knows the audited model alone, and is weaker"
+)
+OTHER_REFERENCES = (
+    "what references like the model would say: these are the client's own, of another architecture or recipe as far as "
+    "is known, so this is evidence of the attack that has them"
+)
 MOST_RETRAINS = 20
 
 
@@ -92,7 +102,8 @@ class Auditor:
         self._candidate = loaded.logits(subject.candidate)
         self._parent = loaded.logits(subject.parent) if subject.parent else None
         self._holdout, self._retain = controls(loaded, subject), retained(loaded, subject)
-        self._references = loaded.pool_signals()
+        self._pool = loaded.pool()
+        self._references = loaded.pool_signals(self._pool) if self._pool else None
         with loaded.resources.database.read() as session:
             found = audit_rows.retrains(session, loaded.model_id, subject.remain, len(loaded.labels))
             digests = [version.digest for version in found if version.digest != subject.candidate]
@@ -100,6 +111,14 @@ class Auditor:
         self._subjects = people
         enough = len(digests) >= FEWEST_RETRAINS and len(subject.forget)
         self._retrained = [loaded.logits(digest) for digest in digests[-MOST_RETRAINS:]] if enough else []
+
+    @property
+    def controls(self) -> Positions:
+        return self._holdout
+
+    def again(self) -> Auditor:
+        """The same with the retrains that are there now."""
+        return Auditor(self._loaded, self._subject)
 
     @property
     def _floor(self) -> float | None:
@@ -129,14 +148,23 @@ class Auditor:
             known=subject.canaries.known if subject.canaries else None,
             candidates=candidates,
             subjects=self._subjects,
+            assigned=subject.canaries is not None and subject.canaries.assigned,
         )
         return Measurements(*result, references=self._described())
 
     def _described(self) -> References | None:
-        if self._references is None:
+        if self._references is None or self._pool is None:
             return None
         signal = str(self._subject.audit.params.get("signal", self._subject.audit.name))
-        return References(models=len(self._references.membership), signal=signal)
+        if not self._references.logits.shape[2]:
+            signal = "softmax"
+        return References(models=self._pool.size, signal=signal, design=self._pool.design)
+
+
+def metrics_of(measured: Measurement) -> dict[str, Any]:
+    """The figures that a version shows in lists."""
+    figures = measured.model_dump(include={"accuracy_forget", "accuracy_retain", "accuracy_test"})
+    return figures | {"ft_auc": measured.ft_auc.value if measured.ft_auc else None}
 
 
 def retained(loaded: LoadedModel, subject: Subject) -> Positions:
@@ -148,7 +176,9 @@ def controls(loaded: LoadedModel, subject: Subject) -> Positions:
     """Never trained on, and likewise; of canaries of which none was held out, people's."""
     if subject.canaries is not None and len(subject.canaries.held_out):
         return subject.canaries.held_out
-    return np.setdiff1d(loaded.holdout, subject.forget)
+    seen = [subject.method, *loaded.policy.named_methods]
+    learned = any(choice is not None and catalog.METHODS[choice.name].needs_holdout for choice in seen)
+    return np.setdiff1d(loaded.holdout, np.union1d(subject.forget, loaded.reserved) if learned else subject.forget)
 
 
 # -- probes ----------------------------------------------------------------------------------------
@@ -270,8 +300,10 @@ class Shadows:
         return self._odds(model)
 
 
-def _next_steps(loaded: LoadedModel, subject: Subject, measured: Measurements) -> list[str]:
+def _next_steps(loaded: LoadedModel, subject: Subject, measured: Measurements, *, sham: bool) -> list[str]:
     judgement, balance, own = measured.judgement, measured.balance, measured.candidate.ft_auc
+    if sham:
+        return []
     with loaded.resources.database.read() as session:
         training = batches.step_duration(session, loaded.model_id, "retrain")
     interval = judgement.interval
@@ -303,6 +335,11 @@ def _not_shown(loaded: LoadedModel, subject: Subject, measured: Measurements) ->
             f"that the base {loaded.base}, from which this model and all that it is compared with start, never saw "
             f"the dataset; what is known of it: {loaded.base_word}"
         )
+    if measured.judgement.given_references:
+        count = measured.references.models if measured.references else 0
+        found.append(FEW_REFERENCES.format(count=count) if count else NO_REFERENCES)
+    if measured.references and measured.references.design == "given-other":
+        found.append(OTHER_REFERENCES)
     return found if len(subject.remain) or measured.references else [*found, NOTHING_HELD]
 
 
@@ -319,6 +356,7 @@ def report_of(
     gate: GateDecision | None = None,
     probes: Sequence[ProbeRun] = (),
     canaries: int = 0,
+    sham: bool = False,
 ) -> AuditReport:
     """made_by: what made the candidate, where that was no method of the catalog. canaries: unlearned along."""
     return AuditReport(
@@ -331,6 +369,7 @@ def report_of(
         method_params=dict(subject.method.params) if subject.method else {},
         remain_access=loaded.policy.remain,
         of="canaries" if subject.canaries else "forget-set",
+        sham=sham,
         canaries=canaries,
         forget_samples=len(subject.forget),
         retain_samples=len(retained(loaded, subject)),
@@ -349,6 +388,6 @@ def report_of(
         seed=seed,
         stage_seconds=dict(stage_seconds),
         environment=seeding.environment(loaded.resources.device, loaded.recipe.precision),
-        next_steps=_next_steps(loaded, subject, measured),
+        next_steps=_next_steps(loaded, subject, measured, sham=sham),
         not_shown=_not_shown(loaded, subject, measured),
     )

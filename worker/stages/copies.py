@@ -2,37 +2,54 @@
 
 from __future__ import annotations
 
-import numpy as np
+from collections.abc import Callable
 
 from app.blobs import usage
 from app.core import db
 from app.core.errors import SupersededError
 from app.core.tables import Dataset, DatasetCopy
 from app.formats.input_contract import InputContract
+from app.formats.pictures import MAGIC
 from app.jobs import Claim
-from engine.data import geometry
+from engine.data import geometry, upload
 from worker.runtime.run import Resources
 
+_AS_THEY_ARE = "as-they-are"
+"""The copy with the pixels of pictures that a contract changes nothing of."""
 
-def digest_of(resources: Resources, claim: Claim, dataset: Dataset, images: str, contract: InputContract) -> str:
+
+def digest_of(
+    resources: Resources,
+    claim: Claim,
+    dataset: Dataset,
+    images: str,
+    contract: InputContract,
+    moved: Callable[[float], None] = lambda _: None,
+) -> str:
     """The digest of the pixels that the network of `contract` sees of `dataset`; its own, `images`, where they are.
+
+    moved: called as the work goes on.
 
     Raises:
         SupersededError: samples were erased while the copy was made.
         ContractError: the contract does not fit such images.
     """
     shape = dataset.shape or []
-    name = contract.copy_of(shape)
-    if name is None:
-        return images
+    made = list(contract.pixels_of(shape))
+    name = contract.copy_of(shape) or _AS_THEY_ARE
     with resources.database.read() as session:
         there = session.get(DatasetCopy, (dataset.id, name))
     if there is not None:
         return there.digest
+    beginning = b"".join(resources.blobs.read(images, 0, len(MAGIC)))
+    if name == _AS_THEY_ARE and beginning != MAGIC:
+        return images
     source = resources.blobs.fetch(images)
     with resources.blobs.scratch(claim.id) as path:
-        geometry.write_copy(source, path, contract, resources.settings.torch_threads)
-        made = list(np.load(path, mmap_mode="r", allow_pickle=False).shape[1:])
+        if beginning == MAGIC:
+            upload.write_copy(source, path, contract, (made[0], made[1], made[2]), shape[2], moved)
+        else:
+            geometry.write_copy(source, path, contract, resources.settings.torch_threads)
         stored = resources.blobs.adopt(path)
     with resources.database.write() as session:
         now = session.get_one(Dataset, dataset.id, with_for_update=True)

@@ -25,6 +25,7 @@ from app.formats.input_contract import ContractError, InputContract
 from app.jobs import Claim
 from app.models import pools, versions
 from app.models import records as models
+from app.models.pools import Pool
 from app.rules.policy import Policy
 from engine import checkpoints, evaluation, places, references, seeding
 from engine.architectures import heads, inputs
@@ -34,6 +35,9 @@ from engine.recipes import Recipe
 from engine.references import ReferenceSignals
 from worker.runtime.run import JobError, Resources
 from worker.stages import copies
+
+RESERVED = 0.2  # of the holdout
+RESERVE_SEED = 0x1E7E
 
 
 @dataclass(frozen=True)
@@ -53,10 +57,10 @@ class LoadedDataset:
 
         def read() -> LoadedDataset:
             with resources.database.read() as session:
-                rows = datasets.manifest(session, dataset_id)
-            labels = np.array([label for label, _ in rows], dtype=np.int64)
+                found, train = datasets.labels_of(session, session.get_one(Dataset, dataset_id))
+            labels = found.astype(np.int64)
             samples = Samples.open(resources.blobs.fetch(images), labels, resources.device)
-            return cls(samples, labels, np.array([held for _, held in rows], dtype=bool))
+            return cls(samples, labels, ~train)
 
         return resources.cache.get("samples", [images], read, cls.size, owner=dataset_id)
 
@@ -100,6 +104,15 @@ class LoadedModel:
     family: str  # of the reference pools that its audits may use
 
     @property
+    def reserved(self) -> Positions:
+        """The part of the holdout that methods may learn from: no control of an audit of theirs.
+
+        It follows from the positions alone, so that it is the same in every job, whatever was erased.
+        """
+        chosen = np.random.default_rng(RESERVE_SEED).random(len(self.labels)) < RESERVED
+        return self.holdout[chosen[self.holdout]]
+
+    @property
     def blessed_accuracy(self) -> float | None:
         """On the holdout, of the version that the owner last trained, imported or promoted, when it was made."""
         with self.resources.database.read() as session:
@@ -124,7 +137,7 @@ class LoadedModel:
             erased = mask_of(dataset.erased, dataset.sample_count)
             planted = canaries.planted(session, dataset)
         contract = models.input_of(model)
-        shape = dataset.shape or (1, 1, 1)
+        shape = dataset.shape or [1, 1, 1]
         try:
             order = contract.order(dataset.class_names, dataset.class_count)
             if dataset.images is None:
@@ -242,13 +255,14 @@ class LoadedModel:
 
     # -- references --------------------------------------------------------------------------------
 
-    def pool_signals(self) -> ReferenceSignals | None:
-        """The signals of the pool that audits use; None where there is none. They must not be changed."""
+    def pool(self) -> Pool | None:
+        """The pool that audits use; None where there is none."""
+        with self.resources.database.read() as session:
+            return pools.in_use(session, [self.family]).get(self.family)
+
+    def pool_signals(self, pool: Pool) -> ReferenceSignals:
+        """The signals of the pool. They must not be changed."""
         resources = self.resources
-        with resources.database.read() as session:
-            pool = pools.in_use(session, [self.family]).get(self.family)
-        if pool is None:
-            return None
 
         def read() -> ReferenceSignals:
             return references.stack([references.from_file(resources.blobs.fetch(digest)) for digest in pool.digests])

@@ -16,24 +16,30 @@ from app.core.positions import Positions, pack
 from app.rules.policy import Choice, Policy
 from engine import places, seeding
 from engine.attacks import AttackResult, held_in
+from engine.attacks.watching import watched
 from engine.data.samples import Split, gather, to_float
 from engine.memory import within_memory
 from engine.methods import MethodContext
-from engine.training import Progress
+from engine.training import NullProgress, Progress
 from worker.runtime.run import JobError, Run
 from worker.stages.loaded import LoadedModel
 
+CPU_VALUES = 2**21
+"""Of a batch of images under attack on a CPU, which has no end of memory that it would say before it ends the process:
+all 512 of 32 pixels, 13 of 224."""
 
-def train_on(run: Run, loaded: LoadedModel, positions: Positions) -> Stored:
-    """Train from random weights on `positions`, with the model's recipe, and store the result."""
+
+def train_on(run: Run, loaded: LoadedModel, positions: Positions, seed: int | None = None) -> Stored:
+    """Train from random weights on `positions`, with the model's recipe, and store it. seed: the job's if None."""
+    seed = run.claim.seed if seed is None else seed
     if not len(positions):
         raise JobError("no-training-data", "no sample is left to train on")
     base = hashlib.sha256(pack(positions)).hexdigest()
     with run.stage("train", 0.0, 0.95) as progress:
         if kept := run.stored("candidate", base):
             return Stored(kept[0], kept[1]["size"])
-        model = loaded.fresh(seeding.derive(run.claim.seed, "weights"))
-        generator = seeding.generator(seeding.derive(run.claim.seed, "order"), run.resources.device)
+        model = loaded.fresh(seeding.derive(seed, "weights"))
+        generator = seeding.generator(seeding.derive(seed, "order"), run.resources.device)
         resumable = progress.part(0.0, 1.0, f"train:{base}")
         loaded.recipe.train(model, loaded.samples, loaded.on_device(positions), generator, resumable)
         stored = run.put(partial(loaded.save, model))
@@ -47,6 +53,7 @@ def attacked(
     positions: Positions,
     choice: Choice,
     given: Callable[[catalog.Params], AttackResult] | None = None,
+    progress: Progress | None = None,
 ) -> AttackResult:
     """Run an attack on the samples at `positions`. given: finds another version's set, for attacks that need one."""
     params = places.parse("attacks", choice.name, choice.params)
@@ -60,7 +67,11 @@ def attacked(
         # Another version's examples need not fool this model.
         return found if more else held_in(model, images, labels, found, loaded.recipe.precision, size)
 
-    return within_memory(in_batches, params.model_dump()["batch_size"])[0]
+    size = params.model_dump()["batch_size"]
+    if loaded.resources.device.type == "cpu":
+        size = min(size, max(1, CPU_VALUES // images.shape[1:].numel()))
+    with watched(model, len(positions), getattr(params, "passes", None), (progress or NullProgress()).update):
+        return within_memory(in_batches, size)[0]
 
 
 def unlearned(
@@ -78,7 +89,7 @@ def unlearned(
         loaded.samples,
         forget=loaded.on_device(forget),
         remain=loaded.on_device(remain),
-        holdout=loaded.on_device(loaded.holdout),
+        holdout=loaded.on_device(loaded.reserved),
     )
     device = loaded.samples.labels.device
     context = MethodContext(

@@ -38,7 +38,10 @@ class AuditDocument(Part):
 
 def find(session: Session, version: Version) -> AuditDocument:
     """The report that the version was published with; of one that was not audited then, the newest."""
-    row = audit_rows.publication(session, version) or session.scalars(audit_rows.reports_of(version).limit(1)).first()
+    row = audit_rows.publication(session, version)
+    if row is None:  # a sham says nothing of the version
+        reports = session.scalars(audit_rows.reports_of(version))
+        row = next((each for each in reports if not each.report.get("sham")), None)
     if row is None:
         raise NotFound("This version has no audit report; versions that were unlearned have one.")
     return document(session, row, version.job_id)

@@ -25,7 +25,7 @@ from app.api.http.intake import Intake, Posted
 from app.api.http.known_keys import KnownKeys
 from app.api.http.paging import Pager
 from app.api.http.patterns import IDEMPOTENCY_KEY
-from app.api.http.replies import Reply, fingerprint, replayed, require_same_body
+from app.api.http.replies import Reply, fingerprints, replayed, require_same_body
 from app.api.http.rooms import Rates, Room
 from app.api.http.status_polls import Poll, Polls
 from app.blobs.open import open_blobs
@@ -189,8 +189,8 @@ def _read(held: PartsDep, _: CallerDep) -> Iterator[Session]:
         yield session
 
 
-async def _write(held: PartsDep, _: CallerDep) -> AsyncIterator[Session]:
-    async with held.writers, contextmanager_in_threadpool(held.database.write()) as session:
+async def _write(held: PartsDep, who: CallerDep) -> AsyncIterator[Session]:
+    async with held.writers, contextmanager_in_threadpool(held.database.write(who.key_id)) as session:
         yield session
 
 
@@ -272,12 +272,12 @@ def open_idempotent(held: Parts, who: Caller, session: Session, route: str, key:
     """
     if key is None:
         return Idempotent(session, None)
-    mac = fingerprint(held.settings, body)
+    marks = fingerprints(held.settings, body)
     where = {"tenant_id": who.tenant_id, "route": route, "key": key}
-    fresh = upsert(IdempotencyRow).values(**where, fingerprint=mac, created_at=db.now(session))
+    fresh = upsert(IdempotencyRow).values(**where, fingerprint=marks[0], created_at=db.now(session))
     session.execute(fresh.on_conflict_do_nothing())  # waits for a twin in flight, then sees its row
     row = session.get_one(IdempotencyRow, tuple(where.values()))
-    require_same_body(row, mac)
+    require_same_body(row, marks)
     if row.status is not None:
         raise Replay(replayed(row).response())
     return Idempotent(session, row)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
@@ -11,28 +11,28 @@ from sqlalchemy import delete, select, tuple_
 from sqlalchemy.exc import DataError, DBAPIError, IntegrityError
 from sqlalchemy.orm import Session
 
-from app.api.http.replies import Reply, fingerprint, replayed, require_same_body
+from app.api.http.replies import Reply, fingerprints, replayed, require_same_body
 from app.core import crash_points, db, keys
 from app.core.config import Settings
 from app.core.db import Database
 from app.core.errors import AppError, Unprocessable
 from app.core.keys import Caller
 from app.core.tables import Idempotency
-from app.deletions import accept, locking
+from app.deletions import accept, locking, naming
 from app.deletions.locking import LockedDatasets
 from app.deletions.orders import Accepted, Impact, Order
 
 
 @dataclass(frozen=True)
 class Posted:
-    """One order as it came: the caller's token, the order without its tenant, and its idempotency key.
+    """One order as it came: the caller's token, the order without its caller, and its idempotency key.
 
     `show` makes the reply, in the transaction that accepted or assessed the order. The dictionary that it is given is
     its cache for the rest of the group.
     """
 
     token: str
-    order: Callable[[str], Order]
+    order: Callable[[Caller], Order]
     route: str
     key: str | None
     body: bytes
@@ -51,7 +51,8 @@ class _Entry:
     posted: Posted
     order: Order
     name: IdempotencyName | None
-    fingerprint: str
+    fingerprints: Sequence[str]
+    refusal: AppError | None = None  # its dataset or its model has no such name
 
 
 class Intake:
@@ -92,7 +93,8 @@ class Intake:
                 waiting.append(self._entry(number, posted, callers[posted.token]))
             except AppError as error:
                 found[number] = error
-        locked = locking.lock(session, [entry.order for entry in waiting])
+        self._resolve(session, waiting)
+        locked = locking.lock(session, [entry.order for entry in waiting if entry.refusal is None])
         known = _known(session, [entry.name for entry in waiting if entry.name])
         now = db.now(session)
         while waiting:  # twice only where an order shares its key with one of its group
@@ -104,8 +106,24 @@ class Intake:
             raise keys.refusal()
         keys.require(who, "request")
         name = (who.tenant_id, posted.route, posted.key) if posted.key else None
-        mark = fingerprint(self._settings, posted.body) if name else ""
-        return _Entry(number, posted, posted.order(who.tenant_id), name, mark)
+        marks = fingerprints(self._settings, posted.body) if name else ()
+        return _Entry(number, posted, posted.order(who), name, marks)
+
+    def _resolve(self, session: Session, waiting: Sequence[_Entry]) -> None:
+        """Put ids in the place of the names of datasets and models; each name is looked up once."""
+        known: dict[tuple[str, str, str | None], Order | AppError] = {}
+        for entry in waiting:
+            order = entry.order
+            named = (order.tenant_id, order.dataset_id, order.model_id)
+            try:
+                found = known.get(named) or naming.with_ids(session, order)
+            except AppError as error:
+                found = error
+            known[named] = found
+            if isinstance(found, AppError):
+                entry.refusal = found
+            else:
+                entry.order = replace(order, dataset_id=found.dataset_id, model_id=found.model_id)
 
     def _round(
         self,
@@ -123,9 +141,11 @@ class Intake:
         for entry in waiting:
             before = known.get(entry.name) if entry.name else None
             if before is not None:
-                found[entry.number] = _again(before, entry.fingerprint)
+                found[entry.number] = _again(before, entry.fingerprints)
             elif entry.name in taken:
                 left.append(entry)
+            elif entry.refusal is not None:
+                found[entry.number] = entry.refusal
             else:
                 fresh.append(entry)
                 if entry.name:
@@ -139,7 +159,7 @@ class Intake:
                 continue
             reply = found[entry.number] = entry.posted.show(session, result, shared)
             if entry.name and isinstance(result, Accepted):
-                known[entry.name] = _record(entry.name, entry.fingerprint, reply, now)
+                known[entry.name] = _record(entry.name, entry.fingerprints[0], reply, now)
                 made.append(known[entry.name])
         _keep(session, made)
         return left
@@ -157,10 +177,10 @@ def _known(session: Session, names: Sequence[IdempotencyName]) -> dict[Idempoten
     return {name: row for name, row in rows.items() if row.status is not None}
 
 
-def _again(before: Idempotency, mark: str) -> Reply | AppError:
+def _again(before: Idempotency, marks: Sequence[str]) -> Reply | AppError:
     """The stored reply; a refusal where the key stands for another body."""
     try:
-        require_same_body(before, mark)
+        require_same_body(before, marks)
     except Unprocessable as refusal:
         return refusal
     return replayed(before)

@@ -12,9 +12,14 @@ NOUNS = {
     "key": "an API key",
     "mdl": "a model",
     "msg": "a delivery",
+    "ntc": "a notice",
+    "pap": "a paper of a case",
     "ver": "a version",
     "whk": "a webhook",
 }
+
+NAMED = ("dst", "mdl")
+"""Those whose names stand for their ids."""
 
 
 def id_pattern(prefix: str) -> str:
@@ -23,7 +28,7 @@ def id_pattern(prefix: str) -> str:
 
 def reference(prefix: str) -> str:
     """An id, or a name that a path can hold."""
-    return rf"^({prefix}_[{ALPHABET}]{{26}}|[^\x00-\x1f\x7f/:?#%]{{1,200}})$"
+    return rf"^({prefix}_[{ALPHABET}]{{26}}|[^\x00-\x1f\x7f/:]{{1,200}})$"
 
 
 NAME = r"^[^\x00-\x1f\x7f]+$"
@@ -35,14 +40,17 @@ ALIAS = r"^[a-z][a-z0-9-]{0,59}$"
 EVENT = r"^[a-z-]{1,30}\.([a-z-]{1,30}|\*)$"
 URL = r"^[\x21-\x7e]+$"
 IDEMPOTENCY_KEY = r"^[\x21-\x7e]{1,255}$"
+DAY = r"^\d{4}-\d\d-\d\d$"
+DAY_OR_MOMENT = r"^\d{4}-\d\d-\d\d([Tt]\d\d:\d\d:\d\d(\.\d{1,6})?([Zz]|[+-]\d\d:\d\d))?$"
 MOMENT = r"^\d{4}-\d\d-\d\d[Tt]\d\d:\d\d:\d\d(\.\d{1,6})?([Zz]|[+-]\d\d:\d\d)$"
 
 WORDS = (
-    {id_pattern(prefix): f"the id of {noun}: `{prefix}_` and 26 characters" for prefix, noun in NOUNS.items()}
-    | {
-        reference(prefix): f"the id of {NOUNS[prefix]} (`{prefix}_` and 26 characters), or its name"
-        for prefix in ("dst", "mdl")
+    {
+        id_pattern(prefix): f"the id of {noun}: `{prefix}_` and 26 characters"
+        for prefix, noun in NOUNS.items()
+        if prefix not in NAMED
     }
+    | {reference(prefix): f"the id of {NOUNS[prefix]} (`{prefix}_` and 26 characters), or its name" for prefix in NAMED}
     | {
         NAME: "a text without control characters",
         SAMPLE_ID: "a text without the NUL character",
@@ -53,6 +61,8 @@ WORDS = (
         EVENT: "a kind such as `version.unlearned`, or `version.*`",
         URL: "visible ASCII without spaces",
         IDEMPOTENCY_KEY: "1 to 255 visible ASCII characters without spaces",
+        DAY: "a day, such as `2026-03-01`",
+        DAY_OR_MOMENT: "a day, such as `2026-03-01`, or an RFC 3339 time with a zone",
         MOMENT: "an RFC 3339 time with a zone, such as `2026-03-01T00:00:00Z`",
     }
 )

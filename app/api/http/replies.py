@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from fastapi.responses import Response
@@ -31,14 +31,18 @@ class Reply:
         return Response(self.text, self.status, dict(self.headers), "application/json")
 
 
-def fingerprint(settings: Settings, body: bytes) -> str:
-    """Tells bodies apart under one Idempotency-Key. Keyed: a digest of guessable ids is as good as the ids."""
-    return hmac.new(settings.secret_bytes(), b"idempotency\x00" + body, hashlib.sha256).hexdigest()
+def fingerprints(settings: Settings, body: bytes) -> list[str]:
+    """Tell bodies apart under one Idempotency-Key. Keyed: a digest of guessable ids is as good as the ids.
+
+    One for each of the service's secrets, the present one, which is stored, first.
+    """
+    named = b"idempotency\x00" + body
+    return [hmac.new(secret, named, hashlib.sha256).hexdigest() for secret in settings.every_secret()]
 
 
-def require_same_body(row: Idempotency, mark: str) -> None:
-    """Raise Unprocessable where the key of `row` stands for a body of another fingerprint than `mark`."""
-    if row.fingerprint != mark:
+def require_same_body(row: Idempotency, marks: Sequence[str]) -> None:
+    """Raise Unprocessable where the key of `row` stands for a body of other `fingerprints`."""
+    if row.fingerprint not in marks:
         raise Unprocessable("This Idempotency-Key was used with another body.", kind="idempotency-key-reused")
 
 

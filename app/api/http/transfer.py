@@ -13,6 +13,7 @@ from typing import BinaryIO
 from fastapi import Request
 from fastapi.responses import Response, StreamingResponse
 from starlette.concurrency import run_in_threadpool
+from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope, Send
 
 from app.api.http.conditional import matches
@@ -27,8 +28,12 @@ TENANT_SHARE = 0.75  # of the free room, so that one upload does not take all of
 AHEAD = 2**26  # bytes that are reserved at a time for a body of undeclared length
 
 
-async def receive(request: Request, held: Parts, tenant_id: str) -> tuple[AbstractContextManager[Writer], Writer]:
+async def receive(
+    request: Request, held: Parts, tenant_id: str, *, whole: bool = True
+) -> tuple[AbstractContextManager[Writer], Writer]:
     """Stream the body into a writer, 1 MiB at a time in the thread pool; memory stays flat.
+
+    whole: all of it or nothing; else what came before the connection broke is there, and `request.state.broken_off`.
 
     The room for a body is reserved before it is read. The caller holds the returned context until the bytes are
     committed or refused.
@@ -49,15 +54,20 @@ async def receive(request: Request, held: Parts, tenant_id: str) -> tuple[Abstra
     try:
         await run_in_threadpool(_require_room, blobs, settings, tenant_id)
         pending = bytearray()
-        async for piece in request.stream():
-            pending += piece
-            _require_within(limit, writer.size + len(pending))
-            if len(pending) >= CHUNK:
-                if writer.size + len(pending) > writer.expected:
-                    await run_in_threadpool(writer.expect, writer.expected + AHEAD)
-                    await run_in_threadpool(_require_room, blobs, settings, tenant_id)
-                await run_in_threadpool(writer.write, bytes(pending))
-                pending.clear()
+        try:
+            async for piece in request.stream():
+                pending += piece
+                _require_within(limit, writer.size + len(pending))
+                if len(pending) >= CHUNK:
+                    if writer.size + len(pending) > writer.expected:
+                        await run_in_threadpool(writer.expect, writer.expected + AHEAD)
+                        await run_in_threadpool(_require_room, blobs, settings, tenant_id)
+                    await run_in_threadpool(writer.write, bytes(pending))
+                    pending.clear()
+        except ClientDisconnect:
+            if whole:
+                raise
+            request.state.broken_off = True
         await run_in_threadpool(writer.write, bytes(pending))
         if writer.size == 0:
             raise Unprocessable("The body is empty.", kind="empty-body")

@@ -113,7 +113,9 @@ def test_every_kind_of_the_catalog_refuses_unknown_names_and_keys_without_repeat
         ("/v1/datasets", [SECRET]),
         ("/v1/datasets", SECRET),
         ("/v1/datasets", None),
-        ("/v1/deletion-requests", {"dataset": SECRET, "sample_ids": ["a"]}),
+        ("/v1/deletion-requests", {"dataset": f"{SECRET}\n", "sample_ids": ["a"]}),
+        ("/v1/deletion-requests", {"dataset": "x" * 201, "sample_ids": ["a"]}),
+        ("/v1/deletion-requests", {"dataset": NOWHERE, "model": "", "sample_ids": ["a"]}),
         ("/v1/deletion-requests", {"dataset": NOWHERE, "sample_ids": SECRET}),
         ("/v1/deletion-requests", {"dataset": NOWHERE, "sample_ids": [{SECRET: 1}]}),
         ("/v1/deletion-requests", {"dataset": NOWHERE, "sample_ids": [SECRET, None]}),
@@ -181,7 +183,7 @@ def test_pointers_lead_into_the_body_that_was_sent(shared: Trained) -> None:
         ("/v1/jobs", {"page_token": "x" * 401}),
         ("/v1/jobs", {"state": "sleeping"}),
         ("/v1/jobs", {"kind": "\x00"}),
-        ("/v1/jobs", {"model": "mdl_%"}),
+        ("/v1/jobs", {"model": "mdl_\n"}),
         ("/v1/jobs", {"stat": "failed"}),
         ("/v1/models", {"page_size": 5, "foo": "1"}),
         ("/v1/deletion-requests/del_" + "0" * 26, {"verbose": "1"}),
@@ -299,8 +301,9 @@ def test_values_of_another_type_are_not_taken_for_what_they_resemble(
     [
         ("GET", "/v1/webhooks/whk_1", "path", "must be the id of a webhook: `whk_` and 26 characters"),
         ("GET", "/v1/jobs/del_", "path", "must be the id of a job: `job_` and 26 characters"),
-        ("GET", "/v1/jobs?model=mdl_1", "query", "must be the id of a model: `mdl_` and 26 characters"),
-        ("POST", "/v1/models", "body", "must be the id of a dataset (`dst_` and 26 characters), or its name"),
+        ("GET", "/v1/jobs?model=%0A", "query", "must be a text without control characters"),
+        ("POST", "/v1/models", "body", "must be a text without control characters"),
+        ("GET", "/v1/models/a%0A", "path", "must be the id of a model (`mdl_` and 26 characters), or its name"),
         (
             "GET",
             "/v1/jobs?created_after=today",
@@ -313,7 +316,7 @@ def test_values_of_another_type_are_not_taken_for_what_they_resemble(
 def test_what_a_text_must_look_like_is_said_in_words(
     account: Account, method: str, path: str, place: str, detail: str
 ) -> None:
-    body = {"name": "n", **QUICK_MODEL, "dataset": "a/b"} if method == "POST" else None
+    body = {"name": "n", **QUICK_MODEL, "dataset": "a\nb"} if method == "POST" else None
     document = is_problem(account.http.request(method, path, json=body), 422, "schema")
     (fault,) = document["errors"]
     assert (fault["in"], fault["code"], fault["detail"]) == (place, "string_pattern_mismatch", detail)

@@ -128,7 +128,7 @@ def test_it_fetches_nothing_and_runs_nothing(document: dict[str, Any], page: Rea
 
 def test_patterns_are_said_in_words(page: Reader) -> None:
     text = plain(page.texts["schema-DeletionCreate"])
-    assert "dataset required string the id of a dataset: dst_ and 26 characters" in text
+    assert "its id, or its name if no other has the name" in text
     assert "its id, or its name" in plain(page.texts["schema-ModelCreate"])
     assert not any("0-9a-f" in each or "^" in each for each in page.texts.values())
 

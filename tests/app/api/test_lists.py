@@ -19,6 +19,7 @@ from app.core.tables import (
     Job,
     Model,
     OutcomeRow,
+    Receipt,
     Version,
     Webhook,
     Worker,
@@ -101,12 +102,21 @@ def test_the_lists_of_this_test_are_all_lists_of_the_api(busy: Trained) -> None:
         ours.add(path)
     assert paged == ours
     collections = {path for path, item in paths.items() if "get" in item and path.endswith("s")}
+    of_request = "/v1/deletion-requests/{request}"
     assert collections - paged == {
         "/v1/jobs/{job}/events",
         "/v1/log/entries",
         "/v1/log/keys",
         "/v1/workers",
+        "/v1/datasets/{dataset}/canaries",  # one file
         "/metrics",
+        f"{of_request}/notices",  # these have a largest number
+        f"{of_request}/papers",
+        f"{of_request}/blast-radius",
+        "/v1/certificates/{digest}/status",
+        "/v1/compliance/figures",
+        "/v1/compliance/rules",
+        "/v1/compliance/remains",
     }
 
 
@@ -296,9 +306,14 @@ def test_the_filter_by_status_finds_what_has_that_status(account: Account) -> No
                         available_at=now,
                     )
                 )
+            late = done is not None and number // 2 % 2 == 0
+            for due in (now + timedelta(days=1), now) if late else (now,):
+                session.add(
+                    Receipt(id=new_id("rcp"), request_id=request.id, subject="reference-pool", detail="d", due_at=due)
+                )
             affecting |= {request.id} if states else set()
             failed = bool(purge) and purge[-1] in views.GIVEN_UP
-            expected[request.id] = request_status(decision, states, done is not None, failed)
+            expected[request.id] = request_status(decision, states, done is not None, failed, late)
     assert set(expected.values()) == set(RequestStatus)
     seen = 0
     for status in RequestStatus:

@@ -21,7 +21,9 @@ BODIES: dict[str, dict[str, Any]] = {
 }
 TYPES = {
     "/v1/datasets/{dataset}/content": "application/vnd.apache.parquet",
+    "/v1/datasets/{dataset}/shards/{number}": "application/vnd.apache.parquet",
     "/v1/models/{model}/versions/{number}/checkpoint": SAFETENSORS,
+    "/v1/models/{model}/references": "application/x-npz",
 }
 
 

@@ -154,6 +154,126 @@ def test_a_put_carries_its_digest_and_its_condition(blobs: Bucket, shim: Proxy) 
     assert headers[0]["if-none-match"] == "*"
 
 
+def refuses(header: str, code: str, status: int = 501) -> Fault:
+    """A storage that does not know a header."""
+
+    def fault(exchange: Exchange) -> None:
+        body = exchange.receive()
+        named = header in exchange.headers or (header.encode() in body and exchange.command == "POST")
+        exchange.answer(*(error(status, code) if named else exchange.forward(body)))
+
+    return fault
+
+
+OTHERS = {
+    "no conditions": [("PUT", refuses("if-none-match", "NotImplemented"), ""),
+                      ("POST", refuses("if-none-match", "NotImplemented"), "")],
+    "no checksums": [("PUT", refuses("x-amz-checksum-sha256", "InvalidRequest", 400), ""),
+                     ("POST", refuses("x-amz-checksum-algorithm", "InvalidArgument", 400), "")],
+    "no checksums of parts": [("PUT", refuses("x-amz-checksum-sha256", "InvalidArgument", 400), ""),
+                              ("POST", refuses("ChecksumSHA256", "MalformedXML", 400), "")],
+    "neither": [("PUT", refuses("x-amz-checksum-sha256", "NotImplemented"), ""),
+                ("PUT", refuses("if-none-match", "InvalidHeader", 400), ""),
+                ("POST", refuses("if-none-match", "InvalidHeader", 400), ""),
+                ("POST", refuses("x-amz-checksum-algorithm", "NotImplemented"), "")],
+    "no parts": [("POST", answers(501, "NotImplemented"), "uploads")],
+    "parts forbidden": [("POST", answers(403, "AccessDenied"), "uploads")],
+    "parts of another method": [("POST", answers(405, "MethodNotAllowed"), "uploads")],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("lacking", OTHERS.values(), ids=OTHERS.keys())
+def test_a_storage_that_is_not_amazons_is_done_with_without_what_it_lacks(
+    blobs: Bucket, shim: Proxy, lacking: list[tuple[str, Fault, str]], caplog: pytest.LogCaptureFixture
+) -> None:
+    for method, fault, path in lacking:
+        shim.spoil(method, fault, path=path)
+    assert blobs.put(SMALL).digest == DIGEST
+    assert blobs.put(LARGE).digest == LARGE_DIGEST
+    for digest, data in ((DIGEST, SMALL), (LARGE_DIGEST, LARGE)):
+        assert blobs.fetch(digest).read_bytes() == data
+    assert uploads(blobs) == []
+    said = [record.getMessage() for record in caplog.records if "refuses" in record.getMessage()]
+    assert 1 <= len(said) == len(set(said)) <= 2
+    shim.seen.clear()
+    blobs.put(b"found out once")
+    blobs.put(LARGE[::-1])
+    spoiled = count(shim, "PUT"), count(shim, "POST")
+    assert spoiled in {(1 + 3, 2), (1 + 1, 0)}, "nothing is tried again"
+    blobs.check()
+
+
+def test_what_is_damaged_is_refused_without_checksums_too(blobs: Bucket, shim: Proxy) -> None:
+    """The signature holds the body's digest, which every storage compares; the one behind the proxy does not."""
+
+    def compares(exchange: Exchange) -> None:
+        if "x-amz-checksum-sha256" in exchange.headers:
+            exchange.receive()
+            exchange.answer(*error(501, "NotImplemented"))
+            return
+        body = bytearray(exchange.receive())
+        body[1000] ^= 1
+        signed = exchange.headers["x-amz-content-sha256"] == hashlib.sha256(body).hexdigest()
+        exchange.answer(*(exchange.forward(bytes(body)) if signed else error(400, "XAmzContentSHA256Mismatch")))
+
+    shim.spoil("PUT", compares)
+    with pytest.raises(StorageUnavailableError, match="Mismatch"):
+        blobs.put(SMALL)
+    assert kept(blobs) == []
+
+
+def test_no_request_has_a_trailer(blobs: Bucket, shim: Proxy) -> None:
+    headers: list[Any] = []
+
+    def looks(exchange: Exchange) -> None:
+        headers.append(exchange.headers)
+        exchange.answer(*exchange.forward(exchange.receive()))
+
+    shim.spoil("PUT", looks)
+    shim.spoil("POST", looks)
+    blobs.put(LARGE)
+    blobs.check()
+    for each in headers:
+        assert "x-amz-trailer" not in each
+        assert "aws-chunked" not in each.get("content-encoding", "")
+        assert "STREAMING" not in each["x-amz-content-sha256"]
+
+
+def test_a_blob_that_is_too_large_for_one_request_is_refused_with_words(
+    blobs: Bucket, shim: Proxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(s3, "LARGEST", PART)
+    shim.spoil("POST", answers(501, "NotImplemented"), path="uploads")
+    with pytest.raises(StorageUnavailableError, match=r"uploads in parts|NotImplemented"):
+        blobs.put(LARGE)
+    assert kept(blobs) == []
+
+
+@pytest.mark.parametrize(("start", "stop"), [(0, 9), (100_000, 600_000), (len(SMALL) - 3, len(SMALL))])
+def test_a_storage_that_sends_the_whole_for_a_range_is_read_rightly(
+    blobs: Bucket, shim: Proxy, start: int, stop: int
+) -> None:
+    def ignores_the_range(exchange: Exchange) -> None:
+        del exchange.headers["range"]
+        exchange.answer(*exchange.forward(b""))
+
+    blobs.put(SMALL)
+    shim.spoil("GET", ignores_the_range, path="prefix")
+    assert b"".join(blobs.read(DIGEST, start, stop)) == SMALL[start:stop]
+
+
+def test_a_storage_that_lists_no_uploads_and_says_no_time_is_swept(blobs: Bucket, shim: Proxy) -> None:
+    def says_no_time(exchange: Exchange) -> None:
+        status, headers, body = exchange.forward(b"")
+        exchange.answer(status, {k: v for k, v in headers.items() if k.lower() != "date"}, body)
+
+    blobs.put(SMALL)
+    shim.spoil("GET", answers(501, "NotImplemented"), path="uploads")
+    shim.spoil("GET", says_no_time)
+    assert blobs.sweep_parts(3600) == 0
+    assert kept(blobs) == [DIGEST]
+
+
 @broken
 def test_a_put_outlives_one_failure(blobs: Bucket, shim: Proxy, fault: Fault) -> None:
     shim.spoil("PUT", fault, times=1)

@@ -23,7 +23,7 @@ from app.core import db
 from app.core.config import Settings
 from app.core.tables import Job
 from app.main import create_app
-from app.operations import probes
+from app.operations import agreement, probes
 from tests.app.blobs.s3_server import Exchange, Fault, Proxy, patience, proxy, s3_server
 from tests.helpers import SAFETENSORS, blobs, counts, incoming, is_problem
 from tests.support import Account
@@ -341,6 +341,7 @@ def in_bucket(
     folder = Folder(trained.account.settings.data_dir / "blobs")
     for digest in folder.older_than(-60):
         bucket.put(folder.place(digest).read_bytes())
+    agreement.move_storage(trained.account.database, settings)
     with TestClient(create_app(settings), raise_server_exceptions=False) as http:
         http.headers.update(trained.account.http.headers)
         account = Account(settings, trained.account.database, http)

@@ -86,7 +86,7 @@ def test_a_session_ends_by_itself_and_with_its_user(account: Account) -> None:
         assert one.open("/console").title == "Sign in · Lethe"
     with browser(account.http.app, account.database, "engineer") as two:
         (user,) = (row for row in account.get("/v1/api-keys")["items"] if row["role"] == "engineer")
-        assert (user["name"], user["scopes"]) == ("engineer", ["read", "operate"])
+        assert (user["name"], user["scopes"]) == ("engineer", ["read", "operate", "samples"])
         is_problem(account.http.post(f"/v1/api-keys/{user['id']}:rotate", json={}), 409, "user-key")
         assert account.http.delete(f"/v1/api-keys/{user['id']}").status_code == 204
         assert two.open("/console").title == "Sign in · Lethe"

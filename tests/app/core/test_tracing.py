@@ -97,7 +97,7 @@ def test_what_is_no_trace_is_ignored(trained: Trained, given: str) -> None:
 
 
 def test_requests_that_share_a_transaction_keep_their_own_traces(trained: Trained) -> None:
-    from app.api.deletions import DeletionCreate, _order, _reply
+    from app.api.deletions import DeletionCreate, _reply, order_of
     from app.api.http.intake import Intake, Posted
 
     token = trained.account.http.headers["authorization"].partition(" ")[2]
@@ -105,7 +105,7 @@ def test_requests_that_share_a_transaction_keep_their_own_traces(trained: Traine
 
     def posted(sample: str, traceparent: str | None) -> Posted:
         body = DeletionCreate(dataset=trained.dataset, sample_ids=[sample])
-        return Posted(token, lambda tenant: _order(body, tenant, traceparent), "/r", None, b"", _reply)
+        return Posted(token, lambda who: order_of(body, who, traceparent), "/r", None, b"", _reply)
 
     group = [posted(sample, trace) for sample, trace in zip(trained.ids[:3], (GIVEN, None, other), strict=True)]
     Intake(trained.account.database, trained.account.settings)(group)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import Any
 
 import numpy as np
@@ -12,9 +13,9 @@ from sqlalchemy import select, update
 
 from app.core import crash_points
 from app.core.positions import members
-from app.core.tables import AuditRow, Dataset, Model, Sample, Version
+from app.core.tables import AuditEvent, AuditRow, Dataset, Job, Model, Sample, Version
 from app.datasets import canaries
-from app.deletions import batches
+from app.deletions import batches, shams
 from app.models import versions
 from tests.helpers import is_problem
 from tests.support import QUICK_POLICY
@@ -108,6 +109,14 @@ def test_all_that_were_forgotten_so_far_are_measured_against_those_held_out(plan
     page = planted.account.http.get(where, headers={"Accept": "text/html"}).text
     assert "40 forgotten canary samples" in page
     assert "the canaries that this version still knows" in page
+
+
+def test_canaries_too_few_for_any_margin_are_not_measured(planted: Trained) -> None:
+    set_policy(planted, canaries=2)
+    planted.forget(plain(planted)[:1])
+    refused = planted.account.http.post(f"{planted.where}:audit", json={"canaries": True})
+    is_problem(refused, 409, "too-few-canaries")
+    assert "2 forgotten canaries beside 450" in refused.json()["detail"]
 
 
 def test_without_held_out_canaries_the_whole_holdout_is_their_control(planted: Trained) -> None:
@@ -290,3 +299,53 @@ def test_what_cannot_be_measured_is_refused_with_words(planted: Trained) -> None
     transfer = {**QUICK_POLICY, "canaries": 5, "attack": {"name": "transfer"}}
     refused = is_problem(planted.account.http.put(f"{planted.where}/policy", json=transfer), 422, "schema")
     assert "knows no example of canaries" in refused["errors"][0]["detail"]
+
+
+# -- shams -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("trained", ["sqlite"], indirect=True)
+def test_a_sham_is_audited_from_time_to_time_and_must_fail(planted: Trained) -> None:
+    database = planted.account.database
+    assert shams.start_due(database) == 1
+    assert shams.start_due(database) == 0, "once in a while"
+    planted.account.work()
+    (job,) = planted.account.get("/v1/jobs", kind="audit")["items"]
+    report = planted.account.get(f"/v1/jobs/{job['id']}/audit")["report"]
+    assert (report["sham"], report["of"], report["next_steps"]) == (True, "canaries", [])
+    known = len(of(planted, Sample.subject == canaries.SUBJECT) & trained_on(planted, 1))
+    assert report["forget_samples"] == known // 2
+    assert report["candidate"]["accuracy_forget"] == pytest.approx(report["control"]["accuracy_forget"], abs=0.15)
+    answer = planted.account.http.get(f"{planted.where}/versions/1/audit")
+    assert answer.status_code == 404, "it says nothing of the version"
+    missed = report["judgement"]["verdict"] != "fail"
+    with database.read() as session:
+        found = session.scalars(select(AuditEvent.kind).where(AuditEvent.kind == shams.MISSED)).all()
+    assert bool(found) == missed
+    metrics = planted.account.http.get("/metrics").text
+    assert f"lethe_audit_shams_missed_total {float(missed)}" in metrics
+    page = planted.account.http.get(f"/v1/jobs/{job['id']}/audit", headers={"Accept": "text/html"}).text
+    assert "nothing was unlearned" in page
+    assert ("It did not" in page) == missed
+    _age(planted, 31)
+    assert shams.start_due(database) == 1
+    set_policy(planted, canaries=20, sham_seconds=0)
+    _age(planted, 99)
+    assert shams.start_due(database) == 0
+
+
+def _age(planted: Trained, days: int) -> None:
+    with planted.account.database.write() as session:
+        for job in session.scalars(select(Job)):
+            job.created_at -= timedelta(days=days)
+
+
+@pytest.mark.parametrize("trained", ["sqlite"], indirect=True)
+def test_a_sham_that_the_audit_does_not_fail_is_an_alert(planted: Trained) -> None:
+    policy = {"canaries": 20, "audit": {"name": "rmia", "params": {"margin": 0.49}}}
+    set_policy(planted, **policy)
+    assert shams.start_due(planted.account.database) == 1
+    planted.account.work()
+    with planted.account.database.read() as session:
+        (event,) = session.scalars(select(AuditEvent).where(AuditEvent.kind == shams.MISSED)).all()
+        assert event.data["verdict"] == "inconclusive"

@@ -7,12 +7,17 @@ from typing import Any
 
 import numpy as np
 import pytest
+from fastapi.testclient import TestClient
+from PIL import Image
 from sqlalchemy import select
 
 from app.core.config import Settings
 from app.core.keys import FIRST_TENANT
 from app.core.tables import AuditEvent, Dataset, Model
-from app.datasets.suppression import Marker, left_out
+from app.datasets import suppression
+from app.datasets.suppression import Known, Marker
+from app.main import create_app
+from tests.app.datasets.test_uploads import parquet
 from tests.helpers import SAFETENSORS, is_problem
 from tests.support import Account, Document
 from tests.trained import Trained
@@ -111,8 +116,77 @@ def test_what_is_carried_to_be_unlearned_is_taken_in(account: Account) -> None:
     """A second model may have to forget the same samples."""
     erased(account)
     rows = [Dataset(id="dst_x", tenant_id=FIRST_TENANT, carried_for=model) for model in (None, "mdl_1")]
-    found = [left_out(account.database, account.settings, row, IDS, None, IMAGES).tolist() for row in rows]
+    contents = Marker.of(account.settings, FIRST_TENANT).contents(IMAGES)
+    known = [Known(account.database, account.settings, row) for row in rows]
+    found = [each.among(IDS, [None] * 12, [contents]).tolist() for each in known]
     assert found == [[True, True, *[False] * 10], [False] * 12]
+
+
+def test_what_was_erased_under_an_earlier_secret_stays_out(account: Account) -> None:
+    """As the pages said: the secret could not be changed, or what was erased came back."""
+    dataset = erased(account, id_namespace="customers")
+    row = Dataset(id="dst_x", tenant_id=FIRST_TENANT, id_namespace="customers")
+    fresh = RNG.integers(0, 256, IMAGES.shape, dtype=np.uint8)
+    body, key = {"dataset": dataset, "sample_ids": IDS[3:4], "jurisdiction": "gdpr"}, {"Idempotency-Key": "one"}
+    first = account.http.post("/v1/deletion-requests", json=body, headers=key)
+    earlier = account.settings.secret_bytes().decode()
+    given = Settings(secret="the new one", earlier_secrets=f"older, {earlier}")
+    changed = account.settings.model_copy(
+        update={"secret": given.secret, "earlier_secrets": given.earlier_secrets, "data_dir": account.settings.data_dir}
+    )
+    for images, names_ in ((IMAGES, [f"o{n}" for n in range(12)]), (fresh, IDS)):
+        contents = [marker.contents(images) for marker in Marker.each(changed, FIRST_TENANT)]
+        found = Known(account.database, changed, row).among(names_, [None] * 12, contents).tolist()
+        assert found == [True, True, *[False] * 10]
+    with TestClient(create_app(changed)) as http:
+        http.headers.update(account.http.headers)
+        again = http.post("/v1/deletion-requests", json=body, headers=key)
+        assert (again.status_code, again.json()) == (202, first.json()), "a retry over the change is the same request"
+        gone = http.post("/v1/deletion-requests", json=body | {"sample_ids": IDS[:1]})
+        assert [fault["code"] for fault in is_problem(gone, 409, "sample-erased")["errors"]] == ["erased"]
+
+
+def under_a_new_secret(account: Account) -> Account:
+    """The same service, restarted with another secret and the one it had among the earlier ones."""
+    given = Settings(secret="the new one", earlier_secrets=account.settings.secret_bytes().decode())
+    changed = account.settings.model_copy(
+        update={"secret": given.secret, "earlier_secrets": given.earlier_secrets, "data_dir": account.settings.data_dir}
+    )
+    return Account(changed, account.database, account.http)
+
+
+@pytest.mark.parametrize("form", ["array", "pictures"])
+def test_an_ingest_knows_pixels_that_were_erased_under_an_earlier_secret(account: Account, form: str) -> None:
+    """And as a picture what was erased as an array."""
+    erased(account)
+    changed = under_a_new_secret(account)
+    others = [f"o{number}" for number in range(12)]
+    source = {"name": "upload", "params": {"holdout_fraction": 0.0}}
+    made = account.post("/v1/datasets", {"name": "again", "source": source})["id"]
+    pictures = parquet({"id": others, "image": [as_png(image) for image in IMAGES], "label": [0, 1] * 6})
+    data, kind = (packed(IMAGES, others), NPZ) if form == "array" else (pictures, "application/vnd.apache.parquet")
+    account.http.put(f"/v1/datasets/{made}/content", content=data, headers={"Content-Type": kind})
+    try:
+        changed.work()
+    finally:
+        changed.close()
+    assert names(account, made) == others[2:]
+
+
+def as_png(image: np.ndarray) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(image[..., 0]).save(file, "PNG")
+    return file.getvalue()
+
+
+def test_what_a_mac_called_a_person_before_there_was_one_form_stays_out(account: Account) -> None:
+    decomposed = "Rene\u0301"
+    with account.database.write() as session:
+        suppression.add(session, FIRST_TENANT, Marker.of(account.settings, FIRST_TENANT).subjects([decomposed]))
+    again = taken_in(account, packed(IMAGES, IDS, [decomposed, *["x"] * 11]))
+    assert names(account, again["id"]) == IDS[1:]
+    found = account.post("/v1/deletion-requests:find", {"subjects": ["nobody", "Ren\u00e9"]})
+    assert found["erased"] == [1]
 
 
 def test_a_picture_of_one_colour_is_nobodys(tmp_path: Any) -> None:

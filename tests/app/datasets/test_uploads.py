@@ -89,9 +89,9 @@ def test_a_split_of_its_own_is_kept(account: Account) -> None:
 
 BAD = {
     "no image": columns(image=None),
-    "no id": columns(id=None),
     "no label": columns(label=None),
-    "labels that are text": columns(label=["a"] * 20),
+    "labels with a point": columns(label=[0.5] * 20),
+    "several labels": columns(label=[[0, 1]] * 20),
     "a label below 0": columns(label=[-1] + [0] * 19),
     "a label that is missing": columns(label=[None] + [0] * 19),
     "a label beyond every class": columns(label=pa.array([2**63] + [0] * 19, pa.uint64())),
@@ -102,7 +102,7 @@ BAD = {
     "an id too long": columns(id=["secret-person" * 20] + [f"p{row}" for row in range(19)]),
     "an id with NUL": columns(id=["secret-person\x00"] + [f"p{row}" for row in range(19)]),
     "an id like an erased one": columns(id=["erased:secret-person"] + [f"p{row}" for row in range(19)]),
-    "an unknown split": columns(split=["validation"] + ["train"] * 19),
+    "an unknown split": columns(split=["trial"] + ["train"] * 19),
     "nothing to train on": columns(split=["test"] * 20),
     "no row": {
         "id": pa.array([], pa.string()), "image": pa.array([], pa.binary()), "label": pa.array([], pa.int64())
@@ -159,7 +159,7 @@ def test_bytes_that_are_no_parquet_are_refused(account: Account) -> None:
 def test_images_that_cannot_be_decoded_fail_the_ingest_by_row_and_new_content_may_be_sent(account: Account) -> None:
     made = dataset(account)
     images = [png(row) for row in range(20)]
-    images[3], images[7], images[11], images[12] = b"no image", png(1)[:-40], png(1, size=9), b""
+    images[3], images[7], images[11], images[12] = b"no image", png(1)[:-40], png(1)[:20], b""
     assert send(account, made, parquet(columns(image=images))).status_code == 202
     account.work()
     found = account.get(f"/v1/datasets/{made}")

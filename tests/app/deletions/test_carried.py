@@ -312,7 +312,8 @@ def test_other_classes_or_another_shape_than_the_model_knows(account: Account, c
     account.work()
     found = account.get(f"/v1/datasets/{dataset}")
     assert found["state"] == "failed"
-    assert "[8, 9, 1], not [8, 8, 1]" in found["problem"]["detail"]
+    assert found["problem"]["detail"] == "70 images are not of the dataset's shape [8, 8, 1]"
+    assert found["problem"]["errors"][0]["detail"] == "row 0: the image has 8 x 9 pixels"
 
 
 @pytest.mark.validation

@@ -13,6 +13,7 @@ from random import Random
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from app.core.config import StartError
 from app.core.tables import AuditRow, Dataset, DeletionRequest, Job, Model, OutcomeRow, Receipt, Tenant, Version
 from app.evidence import certificate, signing, transparency_log
 from app.evidence.certificate import CertificateFacts, ModelFacts, ReceiptFacts, RequestFacts
@@ -168,7 +169,7 @@ def test_the_key_is_made_once_and_only_its_owner_can_read_it(tmp_path):
 
 @pytest.mark.parametrize("pem", ["nonsense", KEY.public_pem])
 def test_an_unreadable_key_is_refused_without_repeating_it(pem, tmp_path):
-    with pytest.raises(ValueError, match="not an unencrypted PKCS #8 PEM") as caught:
+    with pytest.raises(StartError, match="no private key as unencrypted PKCS #8 PEM") as caught:
         signing.load(pem, tmp_path)
     assert pem not in str(caught.value)
 
@@ -181,7 +182,7 @@ def test_rotation_ends_the_old_key_after_the_overlap():
     known = signing.rotate(known, new, T + timedelta(days=10))
     assert [k.not_after for k in known] == [T + timedelta(days=11), None]
     assert signing.rotate(known, KEY, T + timedelta(days=10, hours=23)) == known  # a process not restarted yet
-    with pytest.raises(ValueError, match="replaced"):
+    with pytest.raises(StartError, match="replaced"):
         signing.rotate(known, KEY, T + timedelta(days=11))
     document = signing.trust_document(known)
     assert [k["not_after"] for k in document["keys"]] == ["2026-03-13T09:30:00.000000Z", None]

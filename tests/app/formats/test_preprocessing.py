@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
+import importlib
+import itertools
+import json
+from typing import Any
+
+import numpy as np
 import pytest
+from PIL import Image
 
 from app.formats import preprocessing
 from app.formats.input_contract import ContractError, Geometry
 from app.formats.torchvision_weights import SIZES
+from engine.data import geometry
 from engine.data.torchvision_ops import import_torchvision
 
-TIMM = {
+TIMM: dict[str, Any] = {
     "architecture": "resnet18",
     "num_classes": 2,
     "label_names": ["cat", "dog"],
@@ -103,7 +112,7 @@ def test_hugging_face_scales_other_than_to_one():
         ({"input_size": "224"}, "must have 3 whole numbers"),
         ({"mean": [0.5, 0.5]}, "mean"),
         ({"interpolation": "random"}, "interpolation"),
-        ({"crop_pct": 0}, "over 0 and at most 1"),
+        ({"crop_pct": 0}, "over 0 and at most 2"),
         ({"surprise": 1}, "not known here: `surprise`"),
         ({"label_offset": 1}, "shifts the classes"),
     ],
@@ -123,7 +132,8 @@ def test_a_configuration_of_timm_that_says_too_little_or_too_much(change, reason
         ({}, {"size": {"longest_edge": 224}}, "`height` and `width`, or `shortest_edge`"),
         ({}, {"resample": 9}, "from 0 to 5"),
         ({}, {"do_pad": True}, "`do_pad` .* is not done here"),
-        ({}, {"crop_pct": 0.9}, "ConvNeXt's processor alone"),
+        ({}, {"crop_pct": 0.9}, "ConvNeXt and PoolFormer alone"),
+        ({}, {"image_processor_type": "ConvNextImageProcessor", "do_center_crop": True}, "after the crop of ConvNeXt"),
         ({}, {"tokenizer": "x"}, "not known here: `tokenizer`"),
         ({"id2label": {"0": "a", "2": "b"}}, {}, "from 0"),
         ({"id2label": {"0": "a", "1": "b"}, "num_labels": 3}, {}, "has 2 classes, and `num_labels` says 3"),
@@ -139,3 +149,125 @@ def test_a_configuration_of_hugging_face_that_does_not_fit(config, processor, re
 def test_unknown_weights():
     with pytest.raises(ContractError, match="no such weights"):
         preprocessing.from_torchvision("ResNet18_Weights.DEFAULT")
+
+
+# -- held against the libraries --------------------------------------------------------------------
+
+# Sides whose difference to every crop is even: libraries round half a pixel differently, Hugging Face both ways.
+PICTURE = np.asarray(
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (10, 7, 3), dtype=np.uint8)).resize((54, 72))
+)
+SIZES_OF_FILES = [{"shortest_edge": 42}, {"height": 36, "width": 44}, 42]
+CHANGES: list[dict[str, Any]] = [
+    {},
+    {"do_center_crop": False},
+    {"do_center_crop": True, "crop_size": {"height": 30, "width": 32}},
+    {"do_center_crop": True, "crop_size": {"height": 80, "width": 80}},  # more than there is
+    {"do_resize": False},
+    {"do_rescale": False},
+    {"do_normalize": False},
+    {"rescale_factor": 1 / 127.5, "image_mean": [0.1, 0.2, 0.3]},
+    {"resample": 0},
+    {"resample": 1},
+]
+
+
+@pytest.mark.libraries
+@pytest.mark.parametrize("kind", [kind for kind in preprocessing.KINDS if kind != "MobileViT"])
+def test_a_processor_makes_the_pixels_that_the_library_makes_with_it(kind):
+    """Of files of today and of before 2022, whose sizes are numbers; what the library itself refuses is left out."""
+    import_torchvision()
+    own = getattr(importlib.import_module("transformers"), f"{kind}ImageProcessorPil")
+    compared = 0
+    for size, change in itertools.product(SIZES_OF_FILES, CHANGES):
+        if kind == "ConvNext" and change.get("do_center_crop"):
+            continue  # refused
+        try:
+            processor = own(
+                size=size, crop_size=32, **({"crop_pct": 0.75} if kind in ("ConvNext", "PoolFormer") else {})
+            )
+            for name, value in change.items():
+                setattr(processor, name, value)
+            theirs = processor(images=PICTURE, return_tensors="np", input_data_format="channels_last", **change)[
+                "pixel_values"
+            ][0]
+        except (ValueError, TypeError, AttributeError):
+            continue
+        document = json.loads(processor.to_json_string()) | change | {"size": size}
+        contract = preprocessing.from_hugging_face({}, document)
+        made = geometry.prepared(PICTURE, contract).astype(np.float64) / 255
+        mean, std = np.array(contract.mean or 0.0), np.array(contract.std or 1.0)
+        assert np.allclose(((made - mean) / std).transpose(2, 0, 1), theirs, atol=1e-4), (size, change)
+        compared += 1
+    assert compared >= 10
+
+
+@pytest.mark.libraries
+def test_every_configuration_that_timm_has_for_published_weights_is_known():
+    import_torchvision()
+    timm = importlib.import_module("timm")
+    refused = set()
+    for name in timm.list_pretrained():
+        own = json.loads(json.dumps(timm.get_pretrained_cfg(name).to_dict()))
+        try:
+            preprocessing.from_timm({"architecture": name, "pretrained_cfg": own})
+        except ContractError as error:
+            refused.add(str(error))
+    assert refused <= {"timm's `crop_mode` border is not done here; use center or squash"}
+
+
+@pytest.mark.libraries
+def test_a_configuration_of_timm_makes_the_pixels_that_timm_makes():
+    import_torchvision()
+    data = importlib.import_module("timm.data")
+    for change in ({}, {"crop_pct": 1.0}, {"crop_pct": 1.15}, {"crop_mode": "squash"}, {"interpolation": "bilinear"}):
+        own = {**TIMM["pretrained_cfg"], "input_size": [3, 40, 40], **change}
+        made = {name: own[name] for name in ("input_size", "interpolation", "crop_pct", "crop_mode", "mean", "std")}
+        theirs = data.create_transform(**made)(Image.fromarray(PICTURE)).numpy()
+        contract = preprocessing.from_timm(own)
+        pixels = geometry.prepared(PICTURE, contract).astype(np.float64) / 255
+        pixels = (pixels - np.array(contract.mean)) / np.array(contract.std)
+        assert np.allclose(pixels.transpose(2, 0, 1), theirs, atol=1e-4), change
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"surprise": 1}, "members that are not known here: `surprise`"),
+        ({"model_args": {"depth": 3}}, "make another network than its name does, .*`depth`"),
+        ({"model_args": [1]}, "make another network"),
+    ],
+)
+def test_a_config_of_timm_that_makes_another_network(change, reason):
+    with pytest.raises(ContractError, match=reason):
+        preprocessing.from_timm({**TIMM, **change})
+
+
+def test_a_processor_without_a_name_is_that_of_the_model():
+    old = {"size": 40, "resample": 2, "image_mean": [0.5] * 3, "image_std": [0.5] * 3, "rescale_factor": 1 / 255}
+    found = preprocessing.from_hugging_face({"model_type": "swin"}, old)
+    assert found.geometry == Geometry(resize=(40, 40))
+    with pytest.raises(ContractError, match="lacks `image_processor_type`; `AutoImageProcessor"):
+        preprocessing.from_hugging_face({"model_type": "own"}, old)
+    with pytest.raises(ContractError, match="the image processor DonutImageProcessor is not done here"):
+        preprocessing.from_hugging_face({}, {**old, "image_processor_type": "DonutImageProcessor"})
+
+
+ODD = [None, True, "x", 0, -1, 1.5, 10**9, [], {}, ["x"], [0.5], {"height": "x", "width": 1}, [[1]], float("nan")]
+
+
+def test_odd_values_are_refused_and_never_fail():
+    """A file is the client's: whatever it holds, the answer is a contract or a reason."""
+    for name, value in itertools.product(sorted(preprocessing.PROCESSOR | {"image_processor_type"}), ODD):
+        for change in ({}, {"do_center_crop": True}, {"image_processor_type": "ConvNextImageProcessor"}):
+            with contextlib.suppress(ContractError):
+                preprocessing.from_hugging_face(CONFIG, {**VIT, **change, name: value})
+    for name, value in itertools.product(("id2label", "num_labels", "num_channels", "auto_map"), ODD):
+        with contextlib.suppress(ContractError):
+            preprocessing.from_hugging_face({**CONFIG, name: value}, VIT)
+    for name, value in itertools.product((*TIMM["pretrained_cfg"], "label_offset", "label_names"), ODD):
+        with contextlib.suppress(ContractError):
+            preprocessing.from_timm({**TIMM, "pretrained_cfg": {**TIMM["pretrained_cfg"], name: value}})
+    for name, value in itertools.product((*TIMM, "model_args"), ODD):
+        with contextlib.suppress(ContractError):
+            preprocessing.from_timm({**TIMM, name: value})

@@ -16,10 +16,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from app.formats import parquet as parquets
 from app.formats.archives import MAX_IMAGE_BYTES
 from app.formats.checkpoint_header import MAX_HEADER_BYTES, MAX_TENSORS, CheckpointError, read_header
 from app.formats.manifest import MAX_ERRORS, SourceError
-from app.formats.uploads import check_parquet
+from app.formats.options import AS_THEY_ARE
+from app.formats.uploads import read
 
 
 def file(header: Any, data: bytes = b"", length: int | None = None) -> io.BytesIO:
@@ -126,15 +128,15 @@ def parquet(tmp_path: Path, **columns: Any) -> Path:
 
 def test_a_manifest_is_read_in_order(tmp_path: Path) -> None:
     path = parquet(tmp_path, id=[3, 1, 2], image=[b"x"] * 3, label=[0, 1, 0], split=["train", "test", "holdout"])
-    found = check_parquet(path)
+    found = read(path)
     assert (found.ids, found.labels, found.holdout) == (["3", "1", "2"], [0, 1, 0], [False, True, True])
-    assert check_parquet(parquet(tmp_path, id=["a"], image=[{"bytes": b"x", "path": None}], label=[5])).holdout is None
+    assert read(parquet(tmp_path, id=["a"], image=[{"bytes": b"x", "path": None}], label=[5])).holdout is None
 
 
 def test_rows_are_named_and_ids_are_not(tmp_path: Path) -> None:
-    path = parquet(tmp_path, id=["secret", "secret", "erased:secret"], image=[b"x"] * 3, label=[0, -1, 10_000])
+    path = parquet(tmp_path, id=["secret", "secret", "erased:secret"], image=[b"x"] * 3, label=[0, -1, 2**60])
     with pytest.raises(SourceError) as refused:
-        check_parquet(path)
+        read(path)
     rows = [line.partition(":")[0] for line in refused.value.errors]
     assert rows == ["row 1", "row 2", "row 1", "row 2"]
     assert "secret" not in str(refused.value) + str(refused.value.errors)
@@ -158,7 +160,7 @@ def test_a_long_value_in_every_row_is_not_unpacked(tmp_path: Path, name: str) ->
     assert path.stat().st_size < 2**17
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     with pytest.raises(SourceError, match=name) as refused:
-        check_parquet(path)
+        read(path)
     assert "aaa" not in str(refused.value) + str(refused.value.errors)
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 2**19  # KiB
 
@@ -166,14 +168,14 @@ def test_a_long_value_in_every_row_is_not_unpacked(tmp_path: Path, name: str) ->
 def test_a_column_that_unpacks_to_too_much_is_refused_by_what_the_file_says(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("app.formats.uploads.MAX_COLUMN_BYTES", 2**20)
+    monkeypatch.setattr("app.formats.parquet.MAX_COLUMN_BYTES", 2**20)
     with pytest.raises(SourceError, match="column subject"):
-        check_parquet(bomb(tmp_path, 1, subject="a" * 2**21))
+        read(bomb(tmp_path, 1, subject="a" * 2**21))
 
 
 def test_at_most_so_many_errors_are_kept(tmp_path: Path) -> None:
     with pytest.raises(SourceError) as refused:
-        check_parquet(parquet(tmp_path, id=["a"] * 500, image=[b"x"] * 500, label=[0] * 500))
+        read(parquet(tmp_path, id=["a"] * 500, image=[b"x"] * 500, label=[0] * 500))
     assert "499" in refused.value.detail
     assert len(refused.value.errors) == MAX_ERRORS
 
@@ -188,14 +190,11 @@ def test_damaged_files_are_read_or_refused(junk: bytes, place: int, length: int)
         file.write(data[:place] + junk + data[place + length :])
         file.flush()
         with suppress(SourceError):
-            check_parquet(Path(file.name))
+            read(Path(file.name))
 
 
 @pytest.mark.parametrize("nested", [False, True])
 def test_an_image_that_is_too_long_is_not_unpacked_row_by_row(tmp_path: Path, nested: bool) -> None:
-    from engine.data.images import Stack
-    from engine.data.parquet import decode
-
     rows = 200
     path = bomb(tmp_path, rows, image=bytes(MAX_IMAGE_BYTES + 1))
     if nested:
@@ -206,4 +205,4 @@ def test_an_image_that_is_too_long_is_not_unpacked_row_by_row(tmp_path: Path, ne
             pa.table({"image": coded}), path, compression="zstd", store_schema=False, dictionary_pagesize_limit=2**30
         )
     with pytest.raises(SourceError, match="16 MiB"):
-        decode(path, Stack(rows))
+        list(parquets.pictures(path, AS_THEY_ARE))

@@ -13,6 +13,7 @@ from app.core import db
 from app.core.tables import Worker
 from app.jobs import outbox
 from app.main import create_app
+from app.operations import agreement, sweepers
 from tests.helpers import is_problem
 from tests.support import QUICK_MODEL, QUICK_POLICY
 from tests.trained import Trained
@@ -114,6 +115,7 @@ def test_hints_ring_in_the_queue_of_kind_and_device(trained: Trained) -> None:
 def test_a_device_that_nobody_serves_does_not_wait_silently(trained: Trained) -> None:
     account = trained.account
     job = train(trained, model_on(trained, "h200"))
+    sweepers.say(account.database, account.settings)
 
     def waiting_for() -> str | None:
         (listed,) = account.get("/v1/jobs", state="queued")["items"]
@@ -161,6 +163,7 @@ def test_a_storage_that_is_away_is_degraded(trained: Trained, s3_gone: str) -> N
             "s3_secret_key": SecretStr("x"),
         }
     )
+    agreement.move_storage(trained.account.database, settings)
     with TestClient(create_app(settings)) as http:
         found = http.get("/readyz").json()
     assert (found["status"], found["storage"]) == ("degraded", "unreachable")

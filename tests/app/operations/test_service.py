@@ -28,7 +28,7 @@ from app.core.db import Database
 from app.core.tables import ApiKey, AuditEvent, Base, Tenant, Webhook
 from app.jobs import workers
 from app.main import create_app
-from app.operations import migrate
+from app.operations import migrate, sweepers
 from tests.conftest import POSTGRES
 from tests.helpers import is_problem
 from tests.support import Account, environment, eventually, scratch_database
@@ -51,6 +51,7 @@ def test_without_a_worker_jobs_are_accepted_and_wait_and_run_when_one_comes(trai
     assert made["status"] == "processing"
     assert account.get(f"/v1/jobs/{made['outcomes'][0]['job']}")["state"] == "queued"
     workers.start(account.settings)
+    sweepers.say(account.database, account.settings)
     try:
         ready = eventually(lambda: (r := without.get("/readyz").json())["workers"] and r, "the sign of life")
         assert (ready["status"], ready["degraded"], ready["broker"]) == ("ready", [], "none")
@@ -245,11 +246,11 @@ def test_every_operation_says_how_it_is_refused_and_that_it_needs_a_key(document
 
 
 def test_the_scopes_in_the_document_are_those_that_a_key_needs(shared: Trained, document: dict[str, Any]) -> None:
-    every = {"read", "request", "operate", "audit", "admin"}
+    every = {"read", "request", "operate", "samples", "audit", "admin"}
     prefixes = {"audit": "aud", "request": "del", "dataset": "dst", "job": "job", "api_key": "key", "model": "mdl",
-                "delivery": "msg", "webhook": "whk", "version": "ver"}  # fmt: skip
+                "delivery": "msg", "webhook": "whk", "version": "ver", "notice": "ntc", "paper": "pap"}  # fmt: skip
     ids = {noun: f"{prefix}_{'0' * 26}" for noun, prefix in prefixes.items()}
-    ids |= {"number": "1", "alias": "a", "digest": "sha256:" + "0" * 64}
+    ids |= {"number": "1", "alias": "a", "digest": "sha256:" + "0" * 64, "kind": "refusal", "language": "en"}
     keys: dict[str, str] = {}
     for left_out in every:
         made = shared.account.post("/v1/api-keys", {"name": left_out, "scopes": sorted(every - {left_out})})

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from pydantic import SecretStr
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 from typer.testing import CliRunner
@@ -303,8 +304,11 @@ def test_under_another_secret_nothing_is_done_and_it_is_told(
     trained.forget(trained.ids[:3])
     keep(trained.account, kept)
     other = Settings(data_dir=snapshot, secret="another " * 4)
-    with open_account(other) as account, pytest.raises(replay.LedgerError, match=r"line 1 .* another LETHE_SECRET"):
-        replayed(account, kept)
+    with open_account(Settings(data_dir=snapshot)) as account:
+        with pytest.raises(replay.LedgerError, match=r"line 1 .* another LETHE_SECRET"):
+            replay.replay(account.database, other, kept)
+        renewed = other.model_copy(update={"earlier_secrets": SecretStr(account.settings.secret_bytes().decode())})
+        assert replay.replay(account.database, renewed, kept).asked_again == 1, "an earlier secret wrote it"
     env = {"LETHE_DATA_DIR": str(snapshot), "LETHE_SECRET": "another " * 4}
     get_settings.cache_clear()
     ran = CliRunner().invoke(cli, ["erasures", "replay", str(kept)], env=env)

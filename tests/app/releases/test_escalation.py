@@ -242,12 +242,13 @@ def test_under_the_floor_with_the_deadline_upon_it_it_is_published(trained: Trai
     trained.account.work()
     (job,) = unlearn_jobs(trained)
     found = trained.request(made)
-    assert (found["status"], found["outcomes"][0]["version"]) == ("fulfilled", 2)
+    assert found["fulfilled_at"] is not None
+    assert (found["status"], found["outcomes"][0]["version"]) == ("incomplete", 2)  # version 1 is still kept
     assert "the samples must go" in found["outcomes"][0]["reason"]
     gate = report_of(trained, job)["gate"]
     assert (gate["action"], gate["alert"]) == ("publish", True)
     (alert,) = events(trained, "gate.deadline")
-    assert (alert.object_id, alert.data) == (job["id"], {"action": "published"})
+    assert (alert.object_id, alert.data) == (job["id"], {"action": "published", "actor": "service"})
     metrics = trained.account.http.get("/metrics").text
     assert "lethe_gate_deadline_alerts_total 1.0" in metrics
 

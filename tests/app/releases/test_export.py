@@ -12,15 +12,21 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from app.core.tables import Model as ModelRow
+from app.formats import preprocessing
+from app.formats.input_contract import Geometry, InputContract
+from app.releases import export
 from engine import evaluation
 from engine.data.samples import to_float
-from tests.helpers import is_problem
+from tests.app.releases.test_imports import announce, good, send
+from tests.helpers import digest_of, is_problem, make_safetensors, read_safetensors
 from tests.support import QUICK_MODEL, QUICK_POLICY
 from tests.trained import Trained
 from worker.stages.loaded import LoadedModel
 
+pytestmark = pytest.mark.validation
 NORMALISED = {"channels": 3, "mean": [0.4, 0.5, 0.6], "std": [0.2, 0.3, 0.4]}
 CONFIG = {
     "model_type": "resnet", "embedding_size": 8, "hidden_sizes": [8, 16], "depths": [1, 1], "layer_type": "basic",
@@ -78,7 +84,7 @@ def agrees(theirs: torch.Tensor, wanted: torch.Tensor) -> None:
         ({"name": "torchvision", "params": {"name": "resnet18"}}, {**NORMALISED, "geometry": {"resize": 32}}),
         pytest.param(
             {"name": "timm", "params": {"name": "test_vit"}},
-            {**NORMALISED, "geometry": {"resize": 160}},
+            {**NORMALISED, "geometry": {"resize": 32}},
             marks=pytest.mark.libraries,
         ),
         (QUICK_MODEL["architecture"], {"geometry": {"resize": 12}, "mean": [0.3]}),
@@ -150,3 +156,90 @@ def test_what_may_not_leave_is_not_exported(trained: Trained) -> None:
     response = trained.account.http.get(f"{trained.where}/versions/1/export")
     is_problem(response, 409, "version-withheld")
     assert trained.account.http.get(f"{trained.where}/versions/2/export").status_code == 200
+
+
+# -- configurations --------------------------------------------------------------------------------
+
+
+def test_a_configuration_says_the_geometry_that_it_is_read_as() -> None:
+    """Through the file and back, for every size before a crop, which timm has as a fraction of the crop."""
+    for shape in ([96, 96, 3], [70, 90, 3]):
+        for resize in range(20, 300):
+            for crop in (resize, int(resize * 0.875), int(0.95 * resize), 17, resize + 3):
+                given = InputContract(geometry=Geometry(resize=resize, crop=crop), channels=3)
+                written = export._timm({"name": "resnet18"}, ["a", "b"], given, shape)
+                assert written is not None, (resize, crop)
+                found = preprocessing.from_timm(written).geometry
+                assert found is not None
+                assert found.resized(70, 90) == given.geometry.resized(70, 90), (resize, crop)  # type: ignore[union-attr]
+                assert found.sides(70, 90) == given.geometry.sides(70, 90)  # type: ignore[union-attr]
+                document = export._preprocessor(given, shape)
+                assert document is not None
+                again = preprocessing.from_hugging_face({}, document)
+                assert again.geometry == Geometry(resize=resize, crop=(crop, crop))
+
+
+@pytest.mark.parametrize(
+    ("geometry", "shape", "timm", "hugging_face"),
+    [
+        ({"resize": [40, 30]}, [96, 96, 3], True, True),
+        ({"resize": 40}, [60, 90, 3], True, True),  # one size of images: as both sides
+        ({"resize": [40, 40], "crop": [36, 36]}, [96, 96, 3], True, True),
+        ({"resize": [40, 60], "crop": [36, 36]}, [96, 96, 3], False, True),
+        ({"resize": 40, "antialias": False}, [96, 96, 3], False, False),
+        ({"resize": 40, "antialias": False}, [40, 40, 3], True, True),  # nothing is resized
+        ({"resize": 40, "antialias": False, "interpolation": "nearest"}, [96, 96, 3], True, True),
+        ({"crop": 30}, [96, 96, 3], True, True),
+        # pictures of different sizes
+        ({"resize": [40, 30]}, [None, None, 3], True, True),
+        ({"resize": 40, "crop": 36}, [None, None, 3], True, True),
+        ({"resize": [40, 40], "crop": [36, 36]}, [None, None, 3], True, True),
+        ({"resize": 40, "crop": [36, 30]}, [None, None, 3], False, True),
+        ({"resize": 40, "crop": 36, "antialias": False}, [None, None, 3], False, False),
+        ({"crop": 30}, [None, None, 3], False, True),
+    ],
+)
+def test_a_geometry_that_a_library_cannot_say_is_not_exported_as_another(
+    geometry: Any, shape: Any, timm: bool, hugging_face: bool
+) -> None:
+    contract = InputContract(geometry=Geometry.model_validate(geometry), channels=3)
+    wanted = contract.pixels_of(shape)
+    written = export._timm({"name": "resnet18"}, ["a", "b"], contract, shape)
+    assert (written is not None) == timm
+    assert written is None or preprocessing.from_timm(written).pixels_of(shape) == wanted
+    document = export._preprocessor(contract, shape)
+    assert (document is not None) == hugging_face
+    assert document is None or preprocessing.from_hugging_face({}, document).pixels_of(shape) == wanted
+
+
+# -- imported checkpoints --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "named",
+    [
+        lambda name: f"net.{name}",
+        lambda name: f"module._orig_mod.{name}",
+        lambda name: f"ema_model.module.{name}",
+    ],
+)
+def test_an_imported_checkpoint_leaves_under_the_names_of_its_network(
+    shared: Trained, tmp_path: Path, named: Any
+) -> None:
+    own = read_safetensors(good(shared))
+    sent = {named(name): array for name, array in own.items() if not name.endswith("num_batches_tracked")}
+    data = make_safetensors({"n_averaged": np.array(3, dtype=np.int64), **sent})
+    made = shared.account.post("/v1/models", {"name": "own", "dataset": shared.dataset, **QUICK_MODEL})["id"]
+    where = f"/v1/models/{made}/versions"
+    announce(shared, where, digest_of(data))
+    job = send(shared, where, data).json()["id"]
+    shared.account.work()
+    assert shared.account.get(f"/v1/jobs/{job}")["state"] == "succeeded", shared.account.get(f"/v1/jobs/{job}")
+    folder = exported(shared, made, "plain", tmp_path / "out")
+    kept = load_file(folder / "model.safetensors")
+    assert kept.keys() == {name for name in own if not name.endswith("num_batches_tracked")}
+    assert all(np.array_equal(kept[name].numpy(), own[name]) for name in kept)
+    module, (images, wanted) = loader(folder), ours(shared, made)
+    agrees(module.load()(module.prepare(images)), wanted)
+    checkpoint = shared.account.http.get(f"{where}/1/checkpoint").content
+    assert checkpoint == data, "the bytes, and so the digest, stay the owner's"

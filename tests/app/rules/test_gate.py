@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from app.rules.gate import LATE_FACTOR, Clock, EscalationStep, Finding, GateAction, candidates, decide
+from app.rules.gate import LATE_FACTOR, Clock, EscalationStep, Finding, GateAction, candidates, decide, retrains_null
 
 A, A2, A3 = EscalationStep("a"), EscalationStep("a", stronger=True), EscalationStep("a", stronger=True)
 B, B2, EXACT = EscalationStep("b"), EscalationStep("b", stronger=True), EscalationStep("exact", exact=True)
@@ -133,3 +133,31 @@ def test_an_inconclusive_candidate_is_retrained_where_the_policy_asks_and_time_a
 
 def test_the_candidates_are_the_approximate_steps() -> None:
     assert [candidates(steps) for steps in ESCALATIONS[:5]] == [1, 1, 1, 2, 2]
+
+
+@pytest.mark.parametrize(
+    ("change", "waits"),
+    [
+        ({}, True),
+        ({"null_source": "exchangeable"}, False),
+        ({"training": None}, False),
+        ({"most": 299}, False),
+        ({"most": 300}, True),
+        ({"samples": 3}, False),
+        ({"controls": 0}, False),
+        ({"left": timedelta(seconds=449)}, False),
+        ({"left": timedelta(seconds=450)}, True),
+    ],
+)
+def test_a_batch_without_a_null_waits_for_retrains_in_budget_and_in_time(change: dict[str, Any], waits: bool) -> None:
+    given: dict[str, Any] = {
+        "null_source": "none",
+        "training": timedelta(seconds=60),
+        "most": 600,
+        "samples": 40,
+        "controls": 900,
+    }
+    given |= {"left": None} | change
+    clock = Clock(given["left"], [])
+    sizes = given["samples"], given["controls"]
+    assert retrains_null(given["null_source"], *sizes, given["training"], given["most"], clock) is waits

@@ -31,7 +31,10 @@ def test_a_pass_and_an_exact_retrain_need_nothing() -> None:
     [
         ({"verdict": "fail"}, ["Retrain exactly", "about 10 minutes (one training)"]),
         ({"verdict": "fail", "training": None}, ["the time of one training"]),
-        ({"references": 0}, ["Train 16 reference models", "about 80 minutes (8 trainings)"]),
+        (
+            {"references": 0, "null_source": "none"},
+            ["Train 2 reference models", "about 10 minutes (one training)", "about 80 minutes (8 trainings)"],
+        ),
         ({"controls": 0}, ["Keep a holdout"]),
         ({"null_source": "none"}, ["5 exact retrains", "50 minutes"]),
         ({"null_source": "none", "by_person": True}, ["never-trained people", "5 exact retrains"]),

@@ -178,11 +178,57 @@ def test_a_transformer_on_images_of_another_size_is_refused():
         ({"model_type": "vit", "auto_map": {"AutoModel": "a.py"}}, "code of its own"),
         ({"model_type": "vit", "architectures": ["ViTForMaskedImageModeling"]}, "of another task"),
         ({"model_type": "vit", "x": "y" * 2**19}, "more than 256 KiB"),
+        ({"model_type": "vit", "backbone_config": {"auto_map": {"AutoModel": "a.py"}}}, "code of its own"),
+        ({"model_type": "vit", "quantization_config": {"quant_method": "gptq"}}, "of quantized weights"),
+        ({"model_type": "vit", "hidden_size": 10**9}, "has the number 1000000000"),
+        ({"model_type": "vit", "num_hidden_layers": 10**4}, "more than 1000 layers"),
+        ({"model_type": "resnet", "depths": [3, 10**4]}, "more than 1000 layers"),
+        ({"model_type": "vit", "x": float("nan")}, "no JSON"),
     ],
 )
 def test_a_configuration_that_is_none_of_an_image_classifier(config, reason):
     with pytest.raises(ValueError, match=reason):
         catalog.parse("architectures", "hugging_face", {"config": config})
+
+
+@pytest.mark.libraries
+@pytest.mark.parametrize(
+    "stored",
+    [
+        {"dtype": "bfloat16"},
+        {"torch_dtype": "float16"},
+        {"return_dict": False},
+        {"output_hidden_states": True},
+        {"attn_implementation": "flash_attention_2"},
+        {"architectures": ["ViTForImageClassification"], "transformers_version": "4.9.0", "_name_or_path": "x/y"},
+    ],
+)
+def test_how_a_network_was_stored_and_run_is_none_of_what_it_is(stored):
+    params = HuggingFaceParams(config={"model_type": "vit", "num_channels": 3, **HUGGING_FACE["vit"], **stored})
+    model = hugging_face.build(params, 3, 5, (32, 32))
+    assert {tensor.dtype for tensor in model.parameters()} == {torch.float32}
+    assert model(IMAGES[..., :32, :32]).dtype == torch.float32
+
+
+@pytest.mark.libraries
+@pytest.mark.parametrize("change", [{"hidden_size": "a"}, {"hidden_act": "os.system"}, {"hidden_act": ["gelu"]}])
+def test_what_the_library_refuses_is_refused_with_its_reason(change):
+    config = {"model_type": "vit", "num_channels": 3, **HUGGING_FACE["vit"], **change}
+    with pytest.raises(ArchitectureError, match=r"of this configuration.*(hidden_size|os\.system|hidden_act)"):
+        hugging_face.build(HuggingFaceParams(config=config), 3, 5, (32, 32))
+
+
+@pytest.mark.libraries
+def test_the_pooling_of_timm_is_the_one_that_is_named():
+    pixels = torch.rand(2, 3, 32, 32)
+    models = [
+        seeding.seeded_model(lambda pool=pool: timm_model.build(TimmParams(name="test_vit", global_pool=pool), 3, 5), 1)
+        for pool in (None, "token", "avg")
+    ]
+    answers = [model.eval()(pixels) for model in models]
+    assert not torch.allclose(answers[1], answers[2])
+    with pytest.raises(ArchitectureError, match="cannot take images"):
+        timm_model.build(TimmParams(name="test_vit", global_pool="nothing"), 3, 5)
 
 
 # -- names and workers -----------------------------------------------------------------------------

@@ -8,8 +8,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from app.catalog import RmiaParams
+from app.catalog import LiraParams, RmiaParams
+from engine import references
 from engine.audits import measure
+from engine.audits.groups import Groups
 from engine.audits.rule import Estimate, fails, leans, passes
 from experiments.worlds import World
 
@@ -176,3 +178,160 @@ def test_people_of_whom_samples_stay_and_a_holdout_without_people_are_no_control
     known = world.people % 40  # everybody in the holdout has samples in the training data as well
     judgement = audited(world, pool, parent, parent, forget, grouped=True, subjects=known)[3]
     assert (judgement.verdict, judgement.null_source) == ("inconclusive", "none")
+
+
+def test_a_person_who_is_half_of_the_data_is_no_crowd():
+    """Many names, and one of them has most of the samples: by their samples they count as few."""
+    random = np.random.default_rng(7)
+    sizes = np.r_[300, np.full(60, 5), np.full(100, 5)]
+    world, pool, forget = by_person(random, sizes, 61, alike=0.3, trained=61)
+    forget = forget[world.people[forget] < 40]
+    retrained, parent = (world.log_odds(random, world.without(each)) for each in (forget, forget[:0]))
+    *_, balance, judgement = audited(world, pool, retrained, parent, forget, grouped=True, subjects=world.people)
+    assert balance.persons == 40
+    assert balance.effective_persons < 5
+    assert (judgement.verdict, judgement.null_source) == ("inconclusive", "none")
+    assert "40 forgotten and 100 never-trained people count as" in judgement.reason
+
+
+# -- few references, or none ---------------------------------------------------------------------------
+
+
+def halves(world, random, count=2):
+    """Two complementary halves, or so many folds: each sample was left out by exactly one reference."""
+    return world.pool(random, references.folds(count, world.size, int(random.integers(2**31))))
+
+
+def only_train(world, random, count=2):
+    """The client's own: no reference saw the holdout, and of the rest each left out one half or less."""
+    design = references.folds(count, world.size, int(random.integers(2**31)))
+    design[:, world.train :] = False
+    return world.pool(random, design)
+
+
+@pytest.mark.parametrize("pool_of", [halves, only_train])
+@pytest.mark.parametrize("memorised", [1, 2])
+def test_two_references_judge_and_sets_memorised_better_are_no_fault(pool_of, memorised):
+    """Only models that left a sample out stand for its average, so how well it is memorised does not enter."""
+    retrains, untouched = [], []
+    for random, drawn, _ in worlds(40, 11, gap=1.2, train=900, holdout=900, references=2):
+        forget = np.sort(random.choice(drawn.train, 350, replace=False))
+        gap = drawn.gap.copy()
+        gap[forget] *= memorised
+        world = replace(drawn, gap=gap)
+        pool = pool_of(world, random)
+        retrained, parent = (world.log_odds(random, world.without(each)) for each in (forget, forget[:0]))
+        retrains.append(audited(world, pool, retrained, parent, forget)[3])
+        untouched.append(audited(world, pool, parent, parent, forget)[3])
+    assert all(each.given_references and each.null == 0.5 for each in retrains if each.interval)
+    assert sum(each.verdict == "fail" for each in retrains) <= 2
+    inside = [abs(each.difference) <= 1.96 * each.standard_error for each in retrains if each.interval]
+    assert len(inside) > 30
+    assert np.mean(inside) > 0.85
+    assert np.mean([each.difference for each in retrains if each.interval]) == pytest.approx(0, abs=0.012)
+    assert np.mean([each.verdict == "fail" for each in untouched]) > 0.9
+
+
+def test_controls_that_no_reference_saw_are_judged_by_as_many_as_forgotten_samples(monkeypatch):
+    """Four folds of the training data alone: a control would have the mean of four OUT models, a forgotten sample one.
+    Its ratio is then less spread out, and the tails of both sets differ."""
+    random = np.random.default_rng(12)
+    world = World.draw(random, 3000, 3000, gap=1.2)
+    pool = only_train(world, random, 4)
+    forget = np.sort(random.choice(world.train, 1000, replace=False))
+    lens = measure._lens(Groups(forget, forget[:0], world.holdout), pool, np.ones(world.size, dtype=bool), PARAMS)
+    assert (lens.references.membership[:, world.holdout].sum(axis=0) == 3).all()
+    assert (pool.membership[:, world.holdout].sum(axis=0) == 0).all(), "the pool itself is left alone"
+    odds = [np.where(each.membership, np.nan, each.log_odds) for each in (pool, lens.references)]
+    spread = [np.nanmean(each[:, world.holdout], axis=0).std() for each in odds]
+    assert spread[0] < spread[1] == pytest.approx(np.nanmean(odds[0][:, forget], axis=0).std(), rel=0.1)
+
+
+def test_lira_says_that_it_takes_more_references():
+    random = np.random.default_rng(13)
+    world = World.draw(random, 400, 400, gap=1.2)
+    forget = np.arange(100)
+    logits = world.logits(world.log_odds(random, world.without(forget)))
+    remain = np.arange(100, 400)
+    judgement = measure.audit(
+        logits, logits, world.labels, forget, remain, world.holdout, halves(world, random), LiraParams()
+    )[3]
+    assert judgement.verdict == "inconclusive"
+    assert "at least 4 reference models" in judgement.reason
+
+
+@pytest.mark.parametrize("count", [0, 2, 8])
+def test_canaries_that_a_coin_assigned_need_no_reference(count):
+    random, verdicts = np.random.default_rng(14), {"retrained": [], "untouched": []}
+    for _ in range(30):
+        world = World.draw(random, 1500, 1100, gap=2.5)
+        pool = world.pool(random, references.folds(count, world.size, 1)) if count == 2 else None
+        pool = world.references(random, count) if count == 8 else pool
+        forgotten, known = np.arange(800), np.arange(800, 1500)
+        for name, left in (("retrained", forgotten), ("untouched", forgotten[:0])):
+            logits = world.logits(world.log_odds(random, world.without(left)))
+            verdicts[name].append(
+                measure.audit(
+                    logits,
+                    None,
+                    world.labels,
+                    forgotten,
+                    known,
+                    world.holdout,
+                    pool,
+                    replace_margin(0.08),
+                    known=known,
+                    assigned=True,
+                )[3]
+            )
+    assert {each.null_source for each in verdicts["retrained"]} == {"assigned"}
+    assert sum(each.verdict == "fail" for each in verdicts["retrained"]) == 0
+    assert np.mean([each.verdict == "pass" for each in verdicts["retrained"]]) > 0.75
+    assert all(each.verdict == "fail" for each in verdicts["untouched"])
+
+
+def replace_margin(margin):
+    return RmiaParams(margin=margin)
+
+
+def test_five_retrains_judge_without_any_reference():
+    random, found = np.random.default_rng(15), []
+    for _ in range(20):
+        world = World.draw(random, 900, 900, gap=2.0)
+        forget = np.flatnonzero(world.ease[:900] > 1.3)  # the easiest: nothing but retrains is a null
+        retrains = [world.log_odds(random, world.without(forget)) for _ in range(6)]
+        others = [world.logits(each) for each in retrains[1:]]
+        parent = world.log_odds(random, world.without(forget[:0]))
+        found.append(
+            [
+                audited(world, None, each, parent, forget, grouped=True, retrained_logits=others)[3]
+                for each in (retrains[0], parent)
+            ]
+        )
+        assert audited(world, None, parent, parent, forget, retrained_logits=others[:4])[3].reason == "no references"
+    assert {each.null_source for pair in found for each in pair} == {"retrained"}
+    assert sum(pair[0].verdict == "fail" for pair in found) <= 1
+    assert all(pair[1].verdict == "fail" for pair in found)
+    assert found[0][0].null > 0.7
+
+
+def test_log_odds_alone_are_read_as_confidences():
+    random = np.random.default_rng(16)
+    world = World.draw(random, 900, 900, gap=1.2)
+    forget = np.sort(random.choice(world.train, 300, replace=False))
+    pool = world.references(random, 8)
+    alone = replace(pool, logits=pool.logits[:, :, :0])
+    retrained, parent = (world.log_odds(random, world.without(each)) for each in (forget, forget[:0]))
+    whole = measure.audit(
+        *(world.logits(each) for each in (retrained, parent)),
+        world.labels,
+        forget,
+        np.setdiff1d(np.arange(world.train), forget),
+        world.holdout,
+        pool,
+        RmiaParams(signal="softmax", temperature=1.0),
+    )
+    read = audited(world, alone, retrained, parent, forget)
+    assert read[0].ft_auc.value == pytest.approx(whole[0].ft_auc.value, abs=2e-3)
+    assert read[3].null == pytest.approx(whole[3].null, abs=2e-3)
+    assert set(read[0].cross_checks) == {"lira", "confidence"}

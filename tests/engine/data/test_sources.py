@@ -7,8 +7,9 @@ import pytest
 from PIL import Image
 
 from app.catalog import DigitsSource, TorchvisionSource, UploadSource
+from app.formats.input_contract import Geometry, InputContract
 from app.formats.manifest import SourceError
-from app.formats.uploads import check_parquet
+from app.formats.uploads import check, read
 from engine.data.samples import Samples
 from engine.data.sources import digits, torchvision_set
 from engine.data.upload import load_content, upload
@@ -29,6 +30,16 @@ def test_digits_are_fixed_by_their_seed_and_halved():
     other = digits(DigitsSource(seed=1))
     assert not np.array_equal(raw.images, other.images)
     assert not np.array_equal(raw.holdout, other.holdout)
+
+
+def test_digits_may_belong_to_made_up_people():
+    raw = digits(DigitsSource(per_person=3))
+    names, counts = np.unique(raw.subjects, return_counts=True)
+    assert (len(names), set(counts.tolist())) == (600, {1, 3, 2} & set(counts.tolist()))
+    for name in ("train", "holdout"):
+        sides = raw.holdout[[subject.startswith(name) for subject in raw.subjects]]
+        assert set(sides.tolist()) == {name == "holdout"}
+    assert digits(DigitsSource()).subjects is None
 
 
 def test_the_noise_of_digits_is_clipped_gaussian():
@@ -129,7 +140,7 @@ def test_a_file_is_decoded_in_its_order(write):
 def test_structs_integer_ids_and_splits_are_taken(write):
     images = [{"bytes": encoded(each), "path": None} for each in pictures(3)]
     path = write(table(3, id=[7, 8, 9], image=images, split=["test", "train", "holdout"]))
-    raw = upload(UploadSource(), None, path)
+    raw = load_content(path, 0.2, 0)
     assert raw.ids == ["7", "8", "9"]
     assert raw.holdout.tolist() == [True, False, True]
     assert np.array_equal(raw.images, pictures(3))
@@ -166,24 +177,24 @@ def test_the_holdout_is_drawn_from_the_seed(write):
             ["row 1: the id must", "row 2: the id must", "row 5: the id must"],
         ),
         (
-            {"label": [0, 1, -1, 2, None, 10_000]},
+            {"label": [0, 1, -1, 2, None, 2**60]},
             "3 problems",
             ["row 2: the label", "row 4: the label", "row 5: the label"],
         ),
         (
-            {"split": ["train", "test", "valid", None, "train", "train"]},
+            {"split": ["train", "test", "trial", None, "train", "train"]},
             "2 problems",
             ["row 2: the split", "row 3: the split"],
         ),
-        ({"split": ["test"] * 6}, "no training sample", []),
-        ({"label": ["a"] * 6}, "right types", ["column label"]),
+        ({"label": [0.5] * 6}, "right types", ["column label"]),
+        ({"label": [[0, 1]] * 6}, "right types", ["column label holds lists: each sample must have one label"]),
         ({"id": [0.5] * 6, "image": ["text"] * 6}, "right types", ["column id", "column image"]),
         ({"split": [1] * 6}, "right types", ["column split"]),
     ],
 )
 def test_the_cheap_check_names_rows_and_never_ids(write, columns, detail, errors):
     with pytest.raises(SourceError, match=detail) as caught:
-        check_parquet(write(table(**columns)))
+        read(write(table(**columns)))
     assert len(caught.value.errors) == len(errors)
     assert all(got.startswith(start) for got, start in zip(caught.value.errors, errors, strict=True))
     assert "person" not in str(caught.value.errors)
@@ -191,38 +202,43 @@ def test_the_cheap_check_names_rows_and_never_ids(write, columns, detail, errors
 
 def test_at_most_twenty_rows_are_named(write):
     with pytest.raises(SourceError, match="49 problems") as caught:
-        check_parquet(write(table(50, id=["same"] * 50)))
+        read(write(table(50, id=["same"] * 50)))
     assert len(caught.value.errors) == 20
 
 
-@pytest.mark.parametrize("missing", ["id", "image", "label"])
+def test_a_file_without_training_samples_is_refused(write):
+    with pytest.raises(SourceError, match="no training sample"):
+        check(write(table(split=["test"] * 6)))
+
+
+@pytest.mark.parametrize("missing", ["image", "label"])
 def test_a_missing_column_is_refused(write, missing):
     columns = table()
     del columns[missing]
     with pytest.raises(SourceError, match=f"one column each of: {missing}"):
-        check_parquet(write(columns))
+        read(write(columns))
 
 
 def test_an_empty_file_and_one_that_is_not_parquet_are_refused(write, tmp_path):
     schema = pa.schema([("id", pa.string()), ("image", pa.binary()), ("label", pa.int64())])
     with pytest.raises(SourceError, match="0 rows"):
-        check_parquet(write({"id": [], "image": [], "label": []}, schema))
+        read(write({"id": [], "image": [], "label": []}, schema))
     for content in (b"", b"PAR1 nothing PAR1", b"id,image,label\n"):
         (tmp_path / "other").write_bytes(content)
-        with pytest.raises(SourceError, match="not a readable Parquet file"):
-            check_parquet(tmp_path / "other")
+        with pytest.raises(SourceError, match=r"not a readable Parquet file|neither Parquet"):
+            read(tmp_path / "other")
 
 
 def test_a_truncated_file_is_refused(write):
     path = write(table())
     path.write_bytes(path.read_bytes()[:-30])
     with pytest.raises(SourceError, match="not a readable Parquet file"):
-        check_parquet(path)
+        read(path)
 
 
 def bomb():
-    """A PNG of a few kilobytes that unfolds to 3,000 x 3,000 pixels."""
-    return encoded(np.zeros((3000, 3000), dtype=np.uint8))
+    """A PNG of a few kilobytes that unfolds to 12,000 x 12,000 pixels."""
+    return encoded(np.zeros((12_000, 12_000), dtype=np.uint8))
 
 
 @pytest.mark.parametrize(
@@ -232,8 +248,7 @@ def bomb():
         (b"", "there is no image"),
         (None, "there is no image"),
         (encoded(pictures(1)[0])[:40], "cannot be decoded"),
-        (encoded(pictures(1, (5, 6, 3))[0]), "5 x 6 pixels, the first one 6 x 5"),
-        (bomb(), "more than 1024 pixels"),
+        (bomb(), "12000 x 12000 pixels; at most"),
     ],
 )
 def test_an_image_that_cannot_be_taken_names_its_row(write, image, reason):
@@ -244,6 +259,15 @@ def test_an_image_that_cannot_be_taken_names_its_row(write, image, reason):
     assert len(caught.value.errors) == 1
     assert caught.value.errors[0].startswith("row 4: ")
     assert reason in caught.value.errors[0]
+
+
+def test_images_of_different_sizes_need_a_contract(write):
+    images = [encoded(pictures(1, (6, width, 3))[0]) for width in (5, 7)]
+    path = write(table(2, image=images))
+    with pytest.raises(SourceError, match="different sizes"):
+        load_content(path, 0, 0)
+    contract = InputContract(geometry=Geometry(resize=(4, 4)))
+    assert load_content(path, 0, 0, contract=contract).images.shape == (2, 4, 4, 3)
 
 
 def test_nothing_uploaded_is_said():

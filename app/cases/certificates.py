@@ -1,0 +1,67 @@
+"""The status of a certificate: valid, superseded by a later one, contested by a complaint, or revoked."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Literal
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from app import events
+from app.core import db
+from app.core.errors import Conflict, NotFound
+from app.core.tables import CertificateRow, DeletionRequest
+from app.rules.states import Decision
+
+Status = Literal["valid", "superseded", "contested", "revoked"]
+
+
+@dataclass(frozen=True)
+class Standing:
+    """The status, and what made it that: a later certificate, or requests by which it is contested."""
+
+    digest: str
+    request: str
+    status: Status
+    superseded_by: str | None
+    contested_by: list[str]
+    revoked_at: datetime | None
+
+
+def get(session: Session, tenant_id: str, digest: str, *, lock: bool = False) -> CertificateRow:
+    query = select(CertificateRow).where(CertificateRow.digest == digest, CertificateRow.tenant_id == tenant_id)
+    row = session.scalars(query.with_for_update() if lock else query).first()
+    if row is None:
+        raise NotFound("There is no such certificate.")
+    return row
+
+
+def standing(session: Session, row: CertificateRow) -> Standing:
+    """Revoked comes first, then superseded, then contested: while the complaint about it is open."""
+    later = session.scalars(select(CertificateRow.digest).where(CertificateRow.supersedes == row.digest)).first()
+    complaints = select(DeletionRequest.id).where(
+        DeletionRequest.complaint_about == row.request_id,
+        DeletionRequest.fulfilled_at.is_(None),
+        DeletionRequest.decision.in_([Decision.ACCEPTED, Decision.HELD]),
+    )
+    contested = list(session.scalars(complaints.order_by(DeletionRequest.id)))
+    status: Status = "contested" if contested else "valid"
+    status = "superseded" if later is not None else status
+    status = "revoked" if row.revoked_at is not None else status
+    return Standing(row.digest, row.request_id, status, later, contested, row.revoked_at)
+
+
+def revoke(session: Session, row: CertificateRow, reason: str) -> None:
+    """The controller no longer stands behind it; the log says so.
+
+    Raises:
+        Conflict: it is revoked already.
+    """
+    if row.revoked_at is not None:
+        raise Conflict("The certificate is revoked already.", kind="revoked-already")
+    row.revoked_at = db.now(session)
+    events.record_decision(
+        session, row.tenant_id, "certificate.revoked", row.request_id, reason, certificate=row.digest
+    )

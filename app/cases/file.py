@@ -1,0 +1,396 @@
+"""The case file: one zip that a regulator gets, with every part named by its digest in a signed manifest.
+
+A client asks for it; the sweeper, which has the signing key, puts it together. `lethe verify case.zip` checks all of
+it. Refusals, extensions, holds and cancellations have no certificate: of each there is a signed record, which is its
+entry in the log with the proof.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import logging
+import zipfile
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import select
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.orm import Session
+
+from app import events
+from app.cases import notices, papers
+from app.core import db
+from app.core.db import Database
+from app.core.errors import Conflict, NotFound
+from app.core.tables import (
+    AuditEvent,
+    AuditRow,
+    CaseFile,
+    CertificateRow,
+    DeletionRequest,
+    Job,
+    Model,
+    OutcomeRow,
+    Version,
+)
+from app.deletions import history, views
+from app.deletions.views import RequestDetails
+from app.evidence import certificate, sealing, signing, transparency_log, witness
+from app.evidence.signing import SigningKey, canonical
+from app.evidence.transparency_log import Head
+from app.formats.audit_report import AuditReport
+from app.reports import page
+
+log = logging.getLogger("lethe.cases")
+
+VERIFIER = Path(__file__).parents[2] / "lethe" / "verify.py"
+CASE_TYPE = "urn:lethe:attestation/case/v1"
+DECISION_TYPE = "urn:lethe:attestation/decision/v1"
+DECISIONS = ("request.refused", "request.extended", "request.held", "request.released", "request.cancelled")
+AT_ONCE = 5
+WORDING = "These are the parts of this case, as the service had them at this time."
+NOT_PROVED = (
+    "that the case had no other part: the service put in what it had",
+    "that letters and notices are true: they are what people wrote and sent",
+    "that the times are right: they are the clock of the service, and the dates of receipt are what a person entered",
+)
+README = """How to check this case file
+
+You need Python 3.11 or later and one library:
+
+    pip install cryptography
+    python verify.py case.zip --trust trust.json
+
+Take verify.py and trust.json from a place that you trust, not from this file: from the package lethe-unlearning, and
+from the operator over another channel. Inside this zip they are copies for your convenience.
+
+Every line says which part was checked. "NOT VERIFIED" names the part that is wrong.
+
+case.pdf              the case, to print
+case.json             the same, for a program
+manifest.json         every part with its digest, signed
+certificate.json      the signed statement of the erasure, if there was one
+superseded-N.json     earlier certificates, newest first
+decision-N.json       signed records of refusals, extensions, legal holds and cancellations
+audit-MODEL.json      the audit report whose digest the certificate has; audit-MODEL.html shows it
+policy-MODEL.json     the policy as it was
+notices/, papers/     what was sent, and what came
+head.txt, proof.json  the log's signed head, and the proof that it continues the certificate's
+witnessed.txt         the newest head that witnesses have countersigned
+trust.json            the public keys
+"""
+
+
+def ask(session: Session, request: DeletionRequest, *, with_papers: bool) -> CaseFile:
+    """Have the case file put together anew; it replaces the one before."""
+    now = db.now(session)
+    row = session.get(CaseFile, request.id, with_for_update=True)
+    if row is None:
+        row = CaseFile(request_id=request.id, tenant_id=request.tenant_id, asked_at=now, asked_by=db.acting(session))
+        session.add(row)
+    row.asked_at, row.asked_by, row.with_papers = now, db.acting(session), with_papers
+    row.made_at = row.problem = row.content = None
+    events.record(session, request.tenant_id, "request.case-file-asked", request.id, with_papers=with_papers)
+    return row
+
+
+def get(session: Session, request: DeletionRequest) -> bytes:
+    """The zip.
+
+    Raises:
+        NotFound: nobody asked for it.
+        Conflict: it is not ready, or could not be made.
+    """
+    row = session.get(CaseFile, request.id)
+    if row is None:
+        raise NotFound("Ask for the case file first: `:case-file`.")
+    if row.problem:
+        raise Conflict(f"The case file could not be made: {row.problem}", kind="case-file-failed")
+    if row.content is None:
+        raise Conflict(
+            "The case file is being made. Ask again.", kind="case-file-not-ready", headers={"Retry-After": "1"}
+        )
+    return row.content
+
+
+def make_due(database: Database, key: SigningKey) -> int:
+    """Make the case files that were asked for; how many. The sweeper's duty."""
+    with database.read() as session:
+        asked = select(CaseFile.request_id).where(CaseFile.made_at.is_(None)).order_by(CaseFile.asked_at)
+        ids = list(session.scalars(asked.limit(AT_ONCE)))
+    made = 0
+    for request_id in ids:
+        try:
+            with database.write() as session:
+                made += _make(session, request_id, key)
+        except DBAPIError:
+            raise
+        except Exception as error:
+            log.error("the case file of %s could not be made", request_id, exc_info=error)
+            with database.write() as session:
+                row = session.get_one(CaseFile, request_id)
+                row.made_at, row.problem = db.now(session), "an error of the service; its log has it"
+    return made
+
+
+def _make(session: Session, request_id: str, key: SigningKey) -> bool:
+    row = session.get_one(CaseFile, request_id, with_for_update=True)
+    request = session.get_one(DeletionRequest, request_id)
+    if row.made_at is not None:
+        return False
+    waits = request.fulfilled_at is not None and sealing.latest(session, request_id) is None
+    unplaced = select(AuditEvent.number).where(AuditEvent.object_id == request_id, AuditEvent.leaf.is_(None))
+    if waits or session.scalars(unplaced.limit(1)).first() is not None:
+        return False  # the log and the certificate come first, within seconds
+    row.content = build(session, request, key, with_papers=row.with_papers)
+    row.made_at = db.now(session)
+    return True
+
+
+# -- the parts -------------------------------------------------------------------------------------
+
+
+@dataclass
+class Case:
+    """What the case file of one request is made of, at one moment."""
+
+    request: DeletionRequest
+    details: RequestDetails
+    history: list[dict[str, Any]]
+    head: Head
+    at: datetime
+    models: dict[str, str]
+    certificates: Sequence[CertificateRow] = ()
+    parts: dict[str, bytes] = field(default_factory=dict)
+
+
+def build(session: Session, request: DeletionRequest, key: SigningKey, *, with_papers: bool) -> bytes:
+    """The zip. Its parts are read in one transaction, so that they belong together.
+
+    Raises:
+        ValueError: the log has no head yet.
+    """
+    head = transparency_log.head(session, request.tenant_id)
+    if head is None:
+        raise ValueError("the log is empty")
+    details = views.details(session, [request])[request.id]
+    named = select(Model.id, Model.name).where(Model.id.in_([row.model_id for row in details.outcomes]))
+    sealed = select(CertificateRow).where(CertificateRow.request_id == request.id)
+    case = Case(
+        request=request,
+        details=details,
+        history=history.of(session, request),
+        head=head,
+        at=db.now(session),
+        models=dict(session.execute(named).all()),
+        certificates=session.scalars(sealed.order_by(CertificateRow.receipts_done.desc())).all(),
+    )
+    _add_evidence(session, case, key)
+    _add_audits(session, case)
+    for notice in notices.of(session, request):
+        case.parts[f"notices/{notice.kind}-{notice.id}.pdf"] = notices.print_pdf(notice)
+    for paper in papers.of(session, request) if with_papers else ():
+        case.parts[f"papers/{paper.id}.bin"] = paper.content
+    case.parts["case.json"] = json.dumps(_document(case), indent=2, ensure_ascii=False).encode()
+    case.parts["case.pdf"] = _printed(case)
+    case.parts["README.txt"] = README.encode()
+    case.parts["verify.py"] = VERIFIER.read_bytes()
+    case.parts["manifest.json"] = json.dumps(_manifest(case, key)).encode()
+    return _zipped(case)
+
+
+def _add_evidence(session: Session, case: Case, key: SigningKey) -> None:
+    tenant = case.request.tenant_id
+    case.parts["trust.json"] = json.dumps(signing.trust_document(sealing.known_keys(session)), indent=2).encode()
+    case.parts["head.txt"] = case.head.note.encode()
+    if (witnessed := witness.cosigned(session, tenant)) is not None:
+        case.parts["witnessed.txt"] = witnessed.encode()
+    for number, row in enumerate(case.certificates):
+        name = "certificate.json" if not number else f"superseded-{number}.json"
+        case.parts[name] = row.envelope.encode()
+    if case.certificates:
+        size = certificate.opened(case.certificates[0].envelope)["predicate"]["log"]["tree_size"]
+        hashes = transparency_log.prove_consistency(session, tenant, size, case.head.size)
+        case.parts["proof.json"] = json.dumps({"hashes": [value.hex() for value in hashes]}).encode()
+    decided = select(AuditEvent).where(AuditEvent.object_id == case.request.id, AuditEvent.kind.in_(DECISIONS))
+    for number, event in enumerate(session.scalars(decided.order_by(AuditEvent.number)), 1):
+        case.parts[f"decision-{number}.json"] = json.dumps(_record(session, case, event, key)).encode()
+
+
+def _record(session: Session, case: Case, event: AuditEvent, key: SigningKey) -> dict[str, Any]:
+    """The signed record of one decision."""
+    entry, leaf = transparency_log.entry(event), event.leaf or 0
+    path = transparency_log.prove_inclusion(session, case.request.tenant_id, leaf, case.head.size)
+    statement = {
+        "_type": certificate.STATEMENT_TYPE,
+        "subject": [{"name": case.request.id, "digest": {"sha256": _sha256(canonical(entry))}}],
+        "predicateType": DECISION_TYPE,
+        "predicate": {
+            "wording": "The service recorded this decision about this request.",
+            "issued_at": _time(case.at),
+            "request": _facts(case.request),
+            "log": {
+                "entry": entry,
+                "leaf_index": leaf,
+                "tree_size": case.head.size,
+                "root": case.head.root.hex(),
+                "inclusion_proof": [value.hex() for value in path],
+                "head": case.head.note,
+            },
+        },
+    }
+    return certificate.sign(statement, key)
+
+
+def _add_audits(session: Session, case: Case) -> None:
+    """The reports in the bytes whose digest the certificate has, and each model's policy as its job had it."""
+    for outcome in case.details.outcomes:
+        if not isinstance(outcome, OutcomeRow) or outcome.version is None or outcome.job_id is None:
+            continue
+        query = select(AuditRow).join(Version, Version.job_id == AuditRow.job_id)
+        these = (AuditRow.job_id == outcome.job_id, Version.number == outcome.version)
+        row = session.scalars(query.where(*these).order_by(AuditRow.id.desc()).limit(1)).first()
+        if row is not None:
+            case.parts[f"audit-{outcome.model_id}.json"] = canonical(row.report)
+            shown = page.render(AuditReport.model_validate(row.report), name=case.models.get(outcome.model_id, ""))
+            case.parts[f"audit-{outcome.model_id}.html"] = shown.encode()
+        job, model = session.get_one(Job, outcome.job_id), session.get_one(Model, outcome.model_id)
+        policy = job.params.get("policy", model.policy)
+        case.parts[f"policy-{outcome.model_id}.json"] = json.dumps(policy, indent=2).encode()
+
+
+def _facts(request: DeletionRequest) -> dict[str, Any]:
+    """Of the request, what names nobody."""
+    return {
+        "id": request.id,
+        "received_at": _time(request.received_at),
+        "due_at": _time(request.due_at),
+        "extended_at": _time(request.extended_at),
+        "fulfilled_at": _time(request.fulfilled_at),
+        "jurisdiction": request.jurisdiction,
+        "rule": request.rule,
+        "ground": request.ground or request.basis,
+        "refusal_ground": request.refusal_ground,
+        "decision": request.decision,
+    }
+
+
+def _document(case: Case) -> dict[str, Any]:
+    request, details = case.request, case.details
+    return {
+        "made_at": _time(case.at),
+        "request": _facts(request)
+        | {
+            "status": details.status(request).value,
+            "reference": details.reference,
+            "samples": request.sample_count,
+            "samples_refused": request.refused_count,
+            "posted_at": _time(request.posted_at or request.received_at),
+            "received_reason": request.received_reason,
+            "identity": request.identity,
+            "identity_asked_at": _time(request.identity_asked_at),
+            "identity_ended_at": _time(request.identity_ended_at),
+            "confirm_by": _time(request.confirm_by),
+            "confirmed_at": _time(request.confirmed_at),
+            "reason": request.reason,
+            "extension_reason": request.extension_reason,
+            "complaint_about": request.complaint_about,
+            "verdict": details.verdict,
+            "model_replaced_at": _time(details.replaced_at),
+            "erasure_complete_at": _time(details.complete_at(request)),
+        },
+        "models": [
+            {
+                "id": row.model_id,
+                "name": case.models.get(row.model_id),
+                "version": row.version,
+                "state": row.state,
+                "verdict": details.verdicts.get(row.model_id),
+            }
+            for row in details.outcomes
+        ],
+        "receipts": [
+            {
+                "subject": row.subject,
+                "detail": row.detail,
+                "due_at": _time(row.due_at),
+                "done_at": _time(row.done_at),
+            }
+            for row in details.receipts
+        ],
+        "history": [entry | {"at": _time(entry["at"])} for entry in case.history],
+    }
+
+
+def _printed(case: Case) -> bytes:
+    from app.cases import pdf  # as in `notices.print_pdf`
+
+    document = _document(case)
+    request = {name: value for name, value in document["request"].items() if value is not None}
+    blocks: list[pdf.Block] = [
+        [(name.replace("_", " "), str(value)) for name, value in request.items()],
+        "# Models",
+        [
+            (f"{row['name'] or row['id']}", f"version {row['version'] or '—'}, {row['state']}, {row['verdict'] or '—'}")
+            for row in document["models"]
+        ]
+        or "No model is affected.",
+        "# Erased, or to be erased",
+        [
+            (row["subject"], f"{row['detail']}: {row['done_at'] or 'until ' + str(row['due_at'] or 'unknown')}")
+            for row in document["receipts"]
+        ]
+        or "Nothing.",
+        "# What happened",
+        [
+            (
+                str(entry["at"]),
+                f"{entry['kind']} · {entry['actor_name'] or entry['actor'] or '—'}"
+                + (f" · {entry['reason']}" if entry["reason"] else ""),
+            )
+            for entry in document["history"]
+        ],
+        "Times are UTC. The signed parts of this case file are beside this page; README.txt says how to check them.",
+    ]
+    return pdf.pages(f"Case {case.request.id}", blocks, foot=case.request.id, at=case.at)
+
+
+def _manifest(case: Case, key: SigningKey) -> dict[str, Any]:
+    newest = case.certificates[0].digest if case.certificates else None
+    statement = {
+        "_type": certificate.STATEMENT_TYPE,
+        "subject": [
+            {"name": name, "digest": {"sha256": _sha256(content)}} for name, content in sorted(case.parts.items())
+        ],
+        "predicateType": CASE_TYPE,
+        "predicate": {
+            "wording": WORDING,
+            "issued_at": _time(case.at),
+            "request": case.request.id,
+            "certificate": newest,
+            "not_proved": list(NOT_PROVED),
+        },
+    }
+    return certificate.sign(statement, key)
+
+
+def _zipped(case: Case) -> bytes:
+    made = io.BytesIO()
+    at = case.at.timetuple()[:6]
+    with zipfile.ZipFile(made, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in sorted(case.parts.items()):
+            archive.writestr(zipfile.ZipInfo(name, at), content, zipfile.ZIP_DEFLATED)
+    return made.getvalue()
+
+
+def _sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def _time(moment: datetime | None) -> str | None:
+    return None if moment is None else moment.isoformat(timespec="microseconds") + "Z"

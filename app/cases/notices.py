@@ -1,0 +1,212 @@
+"""Notices to a person: rendered from a template, kept as they are, printed as PDF, and marked as sent.
+
+A template is plain text with fields in double braces; its first line is the subject. Nothing in it is evaluated.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from functools import cache
+from pathlib import Path
+from typing import Literal, get_args
+
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+
+from app import events
+from app.core import db
+from app.core.errors import Conflict, NotFound, Unprocessable
+from app.core.ids import new_id
+from app.core.tables import DeletionRequest, Notice, NoticeTemplate
+from app.deletions import compliance_rules, decisions, views
+from app.rules import grounds
+from app.rules.compliance import Language
+from app.rules.deadlines import clock
+from app.rules.states import Decision
+
+Kind = Literal["acknowledgement", "extension", "refusal", "completion", "recall"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
+LANGUAGES: tuple[Language, ...] = get_args(Language)
+FIELDS = (
+    "authority", "complete_on", "contact", "controller", "due_on", "files", "ground", "reason", "received_on",
+    "reference", "replaced_on", "request", "samples", "samples_refused", "today",
+)  # fmt: skip
+MOST = 100  # notices of one request
+LONGEST = 20_000  # characters of a template
+TEMPLATES = Path(__file__).parent / "templates"
+_FIELD = re.compile(r"\{\{\s*(.*?)\s*\}\}", re.DOTALL)
+_MARKUP = re.compile(r"<\s*[A-Za-z/!?]|\{%|\{#|\$\{|javascript:", re.IGNORECASE)
+NONE = "—"
+
+
+# -- templates -------------------------------------------------------------------------------------
+
+
+def check(text: str) -> None:
+    """Raises ValueError: it is no plain text, or has a field that no notice has; says which fields there are."""
+    if _MARKUP.search(text):
+        raise ValueError("a template is plain text with fields such as {{due_on}}: it takes no markup and no script")
+    if unknown := [name for name in _FIELD.findall(text) if name not in FIELDS]:
+        count = "1 field is" if len(unknown) == 1 else f"{len(unknown)} fields are"
+        raise ValueError(f"{count} unknown; the fields are {', '.join(FIELDS)}")
+    left = _FIELD.sub("", text)
+    if "{{" in left or "}}" in left:
+        raise ValueError("a field begins with {{ and ends with }}")
+
+
+@cache
+def shipped(kind: Kind, language: Language) -> tuple[str, str]:
+    """Subject and body of the text that comes with the service."""
+    subject, _, body = (TEMPLATES / f"{kind}.{language}.txt").read_text("utf-8").partition("\n")
+    return subject, body
+
+
+def template(session: Session, tenant_id: str, kind: Kind, language: Language) -> tuple[str, str, datetime | None]:
+    """Subject and body of the tenant's own text, and when it was set; else what is shipped."""
+    row = session.get(NoticeTemplate, (tenant_id, kind, language))
+    return (*shipped(kind, language), None) if row is None else (row.subject, row.body, row.updated_at)
+
+
+def set_template(session: Session, tenant_id: str, kind: Kind, language: Language, subject: str, body: str) -> None:
+    """Replace the text of the notice.
+
+    Raises:
+        Unprocessable: it is not one.
+    """
+    for pointer, text in (("/subject", subject), ("/body", body)):
+        try:
+            check(text)
+        except ValueError as error:
+            fault = {"pointer": pointer, "code": "template", "detail": str(error)}
+            raise Unprocessable(f"The template cannot be used: {error}.", kind="template", errors=[fault]) from None
+    row = NoticeTemplate(
+        tenant_id=tenant_id, kind=kind, language=language, subject=subject, body=body, updated_at=db.now(session)
+    )
+    session.merge(row)
+    events.record(session, tenant_id, "compliance.template-changed", tenant_id, notice=kind, language=language)
+
+
+def drop_template(session: Session, tenant_id: str, kind: Kind, language: Language) -> None:
+    """The shipped text holds again."""
+    row = session.get(NoticeTemplate, (tenant_id, kind, language))
+    if row is not None:
+        session.delete(row)
+        events.record(session, tenant_id, "compliance.template-changed", tenant_id, notice=kind, language=language)
+
+
+def render(text: str, fields: Mapping[str, str]) -> str:
+    """The text with its fields; once, so that a field's value is never taken for a field."""
+    return _FIELD.sub(lambda found: fields[found[1]], text)
+
+
+# -- notices ---------------------------------------------------------------------------------------
+
+
+def make(session: Session, request: DeletionRequest, kind: Kind, language: Language | None) -> Notice:
+    """Render a notice and keep it.
+
+    Raises:
+        Conflict: the request is not that far.
+    """
+    details = views.details(session, [request])[request.id]
+    missing = {
+        "extension": request.extended_at is None and "it has not been extended",
+        "refusal": request.decision != Decision.REFUSED and not request.refused_count and "nothing of it is refused",
+        "completion": request.fulfilled_at is None and "it is not fulfilled",
+    }.get(kind)
+    if missing:
+        raise Conflict(f"There is nothing to say yet: {missing}.", kind="notice-too-early")
+    rules = compliance_rules.of(session, request.tenant_id)
+    chosen = language or rules.language
+    fields = _fields(session, request, details) | {
+        "controller": rules.controller or NONE,
+        "contact": rules.contact or NONE,
+        "authority": rules.authority or NONE,
+        "reason": (request.extension_reason if kind == "extension" else request.reason) or NONE,
+    }
+    return keep(session, request, kind, chosen, fields)
+
+
+def keep(
+    session: Session, request: DeletionRequest, kind: Kind, language: Language, fields: Mapping[str, str]
+) -> Notice:
+    """The rendered notice as a row, with an event that does not repeat it."""
+    if session.scalars(select(func.count()).where(Notice.request_id == request.id)).one() >= MOST:
+        raise Conflict(f"A request may have {MOST} notices.", kind="too-many-notices")
+    subject, body, _ = template(session, request.tenant_id, kind, language)
+    row = Notice(
+        id=new_id("ntc"),
+        tenant_id=request.tenant_id,
+        request_id=request.id,
+        kind=kind,
+        language=language,
+        subject=render(subject, fields),
+        body=render(body, fields),
+        created_at=db.now(session),
+    )
+    session.add(row)
+    session.flush()
+    events.record(session, request.tenant_id, "request.notice-made", request.id, notice=row.id, kind_of_notice=kind)
+    return row
+
+
+def _fields(session: Session, request: DeletionRequest, details: views.RequestDetails) -> dict[str, str]:
+    law = clock(request.jurisdiction)
+
+    def day(moment: datetime | None) -> str:
+        return NONE if moment is None else law.day(moment).isoformat()
+
+    refused = grounds.REFUSALS[grounds.law_of(request.jurisdiction)]
+    ground = request.refusal_ground
+    return {
+        "request": request.id,
+        "reference": details.reference or NONE,
+        "received_on": day(request.received_at),
+        "due_on": day(request.due_at),
+        "today": day(db.now(session)),
+        "ground": f"{ground}: {refused[ground]}" if ground else "",
+        "samples": str(request.sample_count),
+        "samples_refused": str(request.refused_count),
+        "replaced_on": day(details.replaced_at),
+        "complete_on": day(details.complete_at(request)),
+        "files": NONE,
+    }
+
+
+def get(session: Session, request: DeletionRequest, notice_id: str, *, lock: bool = False) -> Notice:
+    query = select(Notice).where(Notice.id == notice_id, Notice.request_id == request.id)
+    row = session.scalars(query.with_for_update() if lock else query).first()
+    if row is None:
+        raise NotFound("There is no such notice.")
+    return row
+
+
+def of(session: Session, request: DeletionRequest) -> Sequence[Notice]:
+    """Oldest first."""
+    return session.scalars(select(Notice).where(Notice.request_id == request.id).order_by(Notice.id)).all()
+
+
+def mark_sent(session: Session, request: DeletionRequest, row: Notice, how: str, at: datetime | None) -> None:
+    """It went to the person. An acknowledgement confirms the receipt.
+
+    Raises:
+        Conflict: it was marked before.
+        Unprocessable: that is no time of the request.
+    """
+    if row.sent_at is not None:
+        raise Conflict("The notice has been sent already.", kind="sent-already")
+    row.sent_at = decisions.within(session, request, at)
+    row.sent_how, row.sent_by = how, db.acting(session)
+    data = {"notice": row.id, "kind_of_notice": row.kind, "at": f"{row.sent_at:%Y-%m-%dT%H:%M:%SZ}"}
+    events.record(session, request.tenant_id, "request.notice-sent", request.id, **data)
+    if row.kind == "acknowledgement" and request.confirmed_at is None:
+        decisions.confirm(session, request, row.sent_at)
+
+
+def print_pdf(row: Notice) -> bytes:
+    """The notice on paper."""
+    from app.cases import pdf  # its library takes a fifth of a second to load, and most calls print nothing
+
+    return pdf.pages(row.subject, [row.body], foot=row.request_id, at=row.created_at, language=row.language)

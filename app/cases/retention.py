@@ -1,0 +1,102 @@
+"""The retention of what names people: references, letters, notices, identity notes and reasons.
+
+They go a number of months after the request has ended: the tenant's choice, under the CCPA never less than the 24 that
+its regulations ask for (section 7101). Each has a receipt, and the request stays in the register without them.
+"""
+
+from __future__ import annotations
+
+import calendar
+from datetime import datetime, timedelta
+
+from sqlalchemy import delete, func, or_, select, union
+from sqlalchemy.orm import Session
+
+from app import events
+from app.core import db
+from app.core.db import Database
+from app.core.ids import new_id
+from app.core.tables import CaseDetails, CaseFile, CasePaper, CaseReason, DeletionRequest, Notice, Receipt, Tenant
+from app.deletions import compliance_rules
+from app.rules.compliance import Rules
+from app.rules.grounds import law_of
+
+AT_ONCE = 500
+CCPA_MONTHS = 24
+PERSONAL = (CaseDetails, CaseReason, CasePaper, Notice, CaseFile)
+ERASED = "[erased at the end of its retention]"
+
+
+def months(rules: Rules, jurisdiction: str) -> int:
+    return max(rules.keep_months, CCPA_MONTHS) if law_of(jurisdiction) == "ccpa" else rules.keep_months
+
+
+def later(moment: datetime, count: int) -> datetime:
+    """The same-numbered day `count` months on, or that month's last."""
+    year, month = divmod(moment.year * 12 + moment.month - 1 + count, 12)
+    return moment.replace(year=year, month=month + 1, day=min(moment.day, calendar.monthrange(year, month + 1)[1]))
+
+
+def ended_at(request: DeletionRequest) -> datetime | None:
+    return request.fulfilled_at or request.decided_at
+
+
+def erase_on(rules: Rules, request: DeletionRequest) -> datetime | None:
+    """When the people of an ended request are no longer named; None while it is open."""
+    ended = ended_at(request)
+    return None if ended is None else later(ended, months(rules, request.jurisdiction))
+
+
+def erase_due(database: Database) -> int:
+    """Erase what names people of requests whose retention is over; how many requests. The sweeper's duty."""
+    with database.read() as session:
+        tenants = list(session.scalars(select(Tenant.id)))
+    return sum(_erase_of(database, tenant) for tenant in tenants)
+
+
+def _erase_of(database: Database, tenant_id: str) -> int:
+    with database.write() as session:
+        rules, now = compliance_rules.of(session, tenant_id), db.now(session)
+        named = union(*(select(table.request_id) for table in PERSONAL))
+        end = func.coalesce(DeletionRequest.fulfilled_at, DeletionRequest.decided_at)
+        query = (
+            select(DeletionRequest)
+            .where(DeletionRequest.tenant_id == tenant_id, end < now - timedelta(days=28 * rules.keep_months))
+            .where(or_(DeletionRequest.id.in_(named), DeletionRequest.received_reason.is_not(None)))
+            .where(func.coalesce(DeletionRequest.received_reason, "") != ERASED)
+            .order_by(DeletionRequest.id)
+            .limit(AT_ONCE)
+        )
+        due = [
+            row
+            for row in session.scalars(query.with_for_update(skip_locked=True))
+            if (at := erase_on(rules, row)) is not None and at <= now
+        ]
+        for row in due:
+            _erase(session, row, now)
+        return len(due)
+
+
+def _erase(session: Session, request: DeletionRequest, now: datetime) -> None:
+    gone = 0
+    for table in PERSONAL:
+        done = session.execute(delete(table).where(table.request_id == request.id))
+        gone += done.rowcount  # type: ignore[attr-defined]
+    for name in ("reason", "received_reason", "extension_reason", "remains_reason"):
+        if getattr(request, name) is not None:
+            setattr(request, name, ERASED)
+            gone += 1
+    request.received_reason = ERASED  # so that it is not looked at again
+    session.add(
+        Receipt(
+            id=new_id("rcp"),
+            request_id=request.id,
+            model_id=None,
+            subject="case-details",
+            detail="references, papers, notices and free words of the case were erased at the end of their retention",
+            digest=None,
+            due_at=None,
+            done_at=now,
+        )
+    )
+    events.record(session, request.tenant_id, "request.details-erased", request.id, entries=gone)

@@ -1,0 +1,24 @@
+"""A tenant's compliance rules in the database."""
+
+from __future__ import annotations
+
+from sqlalchemy.orm import Session
+
+from app import events
+from app.core import db
+from app.core.tables import ComplianceRules
+from app.rules.compliance import Rules
+
+
+def of(session: Session, tenant_id: str) -> Rules:
+    """The rules that hold; the defaults where the tenant has none of its own."""
+    row = session.get(ComplianceRules, tenant_id)
+    return Rules() if row is None else Rules.model_validate(row.rules)
+
+
+def replace(session: Session, tenant_id: str, rules: Rules) -> None:
+    """Set the rules. Requests keep the dates that they have."""
+    was = of(session, tenant_id).model_dump()
+    session.merge(ComplianceRules(tenant_id=tenant_id, rules=rules.model_dump(), updated_at=db.now(session)))
+    changed = sorted(name for name, value in rules.model_dump().items() if value != was[name])
+    events.record(session, tenant_id, "compliance.rules-changed", tenant_id, changed=changed)

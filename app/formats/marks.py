@@ -1,0 +1,33 @@
+"""The keyed digest of a picture's pixels, by which a picture is known again: erased before, or there twice."""
+
+from __future__ import annotations
+
+import hashlib
+
+import numpy as np
+from numpy.typing import NDArray
+
+SIZE = 32  # bytes
+
+
+def digest(key: bytes, kind: str, *parts: bytes | memoryview) -> bytes:
+    mark = hashlib.blake2b(key=key, person=kind.encode(), digest_size=SIZE)
+    for part in parts:
+        mark.update(len(part).to_bytes(8, "little"))
+        mark.update(part)
+    return mark.digest()
+
+
+def of_pixels(key: bytes, pixels: NDArray[np.uint8]) -> bytes | None:
+    """Of (H, W, C) by its shape and pixels; None for a single colour, which is nobody's."""
+    flat = pixels.reshape(-1)
+    if not len(flat):
+        return None
+    if flat[0] == flat[-1] and (flat == flat[0]).all():
+        return None
+    return digest(key, "content", repr(pixels.shape).encode(), flat.tobytes())
+
+
+def as_colour(key: bytes, pixels: NDArray[np.uint8]) -> bytes | None:
+    """Of a grey picture (H, W, 1) as it stands among colours, or was saved in colour; None of any other."""
+    return of_pixels(key, np.repeat(pixels, 3, axis=2)) if pixels.shape[2] == 1 else None

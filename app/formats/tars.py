@@ -1,0 +1,168 @@
+"""WebDataset archives: a tar whose members of one name but for their endings are one sample."""
+
+from __future__ import annotations
+
+import json
+import tarfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from app.formats.archives import MAX_IMAGE_BYTES, SUFFIXES, fault_of_name, is_clutter, lines_of
+from app.formats.manifest import HOLDOUT, MAX_ROWS, MULTI_LABEL, Columns, SourceError, check_columns
+from app.formats.names import normal
+
+MAX_LABEL_BYTES = 2**16
+BLOCK = 512
+LAYOUT = f"a sample is a picture (.{', .'.join(end[1:] for end in SUFFIXES)}) with a .cls or a .json of its name"
+
+
+@dataclass
+class _Sample:
+    key: str
+    number: int
+    picture: tuple[int, int] | None = None  # where its bytes lie, and how many
+    said: dict[str, Any] = field(default_factory=dict)
+
+
+def read(path: Path) -> Columns:
+    """The samples of an archive, in its order: ids are their keys, labels what `.cls` or `.json` say.
+
+    Raises:
+        SourceError: members that no such archive has, samples without picture or label.
+    """
+    samples, passed_over = _samples(path)
+    errors = [f"entry {each.number}: {_lack(each)}" for each in samples if _lack(each)]
+    if errors:
+        raise SourceError(f"{len(errors)} samples of the archive are not whole", errors)
+    kinds = {isinstance(each.said["label"], str) for each in samples}
+    labels = [str(each.said["label"]) if len(kinds) > 1 else each.said["label"] for each in samples]
+    splits = [each.said.get("split") for each in samples]
+    if any(splits) and not all(splits):
+        raise SourceError("some samples of the archive name a split and others do not")
+    subjects = [each.said.get("subject") for each in samples]
+    return check_columns(
+        [each.said.get("id", each.key) for each in samples],
+        labels,
+        splits if any(splits) else None,
+        subjects if any(subject is not None for subject in subjects) else None,
+        form="webdataset",
+        notes={"passed-over": passed_over} if passed_over else {},
+        entries=[each.number for each in samples],
+    )
+
+
+def pictures(path: Path) -> Iterator[tuple[str, bytes]]:
+    samples, _ = _samples(path)
+    with path.open("rb") as file:
+        for each in samples:
+            start, size = each.picture or (0, 0)
+            file.seek(start)
+            yield f"entry {each.number}", file.read(size)
+
+
+def _lack(sample: _Sample) -> str:
+    if sample.picture is None or "label" not in sample.said:
+        return LAYOUT
+    if isinstance(sample.said["label"], list):
+        return MULTI_LABEL
+    if not isinstance(sample.said["label"], str | int):
+        return "the label must be an integer or a name"
+    wrong = [name for name in ("id", "split", "subject") if not isinstance(sample.said.get(name, ""), str)]
+    return f"{wrong[0]} must be a string" if wrong else ""
+
+
+def _samples(path: Path) -> tuple[list[_Sample], int]:
+    found: dict[str, _Sample] = {}
+    errors: list[str] = []
+    passed_over = 0
+    with _opened(path) as archive:
+        for number, member in enumerate(archive):
+            if number > 4 * MAX_ROWS:
+                raise SourceError(f"the archive has more than {4 * MAX_ROWS:,} members")
+            if member.isdir() or is_clutter(member.name):
+                continue
+            if fault := _fault(member):
+                errors.append(f"entry {number}: {fault}")
+                continue
+            folder, _, name = member.name.rpartition("/")
+            stem, _, ending = name.partition(".")
+            key = normal(f"{folder}/{stem}" if folder else stem)
+            sample = found.setdefault(key, _Sample(key, number))
+            last = ending.lower().rpartition(".")[2]
+            if f".{last}" in SUFFIXES:
+                if sample.picture is not None:
+                    errors.append(f"entry {number}: a second picture of the sample of entry {sample.number}")
+                elif member.size > MAX_IMAGE_BYTES:
+                    errors.append(f"entry {number}: the file is over {MAX_IMAGE_BYTES // 2**20} MiB")
+                sample.picture = (member.offset_data, member.size)
+            elif last in ("cls", "json") and member.size <= MAX_LABEL_BYTES:
+                file = archive.extractfile(member)
+                fault = _say(sample, last, file.read() if file else b"")
+                if fault:
+                    errors.append(f"entry {number}: {fault}")
+            else:
+                passed_over += 1
+    if errors:
+        raise SourceError(lines_of(errors, "with the archive's members"), errors)
+    if not found:
+        raise SourceError("the archive is empty")
+    if len(found) > MAX_ROWS:
+        raise SourceError(f"the archive has {len(found):,} samples; at most {MAX_ROWS:,} are taken")
+    return list(found.values()), passed_over
+
+
+def _fault(member: tarfile.TarInfo) -> str:
+    if not member.isreg() or member.issparse():
+        return "it is a link or a special file"
+    try:
+        member.name.encode()
+    except UnicodeEncodeError:
+        return "the name is not UTF-8"
+    return fault_of_name(member.name.removeprefix("./"))
+
+
+def _say(sample: _Sample, ending: str, data: bytes) -> str:
+    try:
+        text = data.decode().strip()
+        if ending == "cls":
+            sample.said["label"] = int(text) if text.isdecimal() else text
+            return ""
+        said = json.loads(text)
+    except (ValueError, RecursionError):
+        return f"the {ending} is not readable"
+    if not isinstance(said, dict):
+        return "the json is not an object"
+    if "label" not in said and "cls" in said:
+        said["label"] = said["cls"]
+    for name in ("id", "label", "split", "subject"):
+        if said.get(name) is not None:
+            sample.said.setdefault(name, said[name])
+    if sample.said.get("split") not in (None, *HOLDOUT):
+        return f"the split must be one of {', '.join(HOLDOUT)}"
+    return ""
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[tarfile.TarFile]:
+    try:
+        with tarfile.open(path, "r:") as archive:
+            yield archive
+            # tarfile takes a header that is cut off, or broken behind the first, for the end.
+            end = max((member.offset_data + -(-member.size // BLOCK) * BLOCK for member in archive), default=0)
+            if not _ends(path, end):
+                raise SourceError("the archive is damaged or cut off")
+    except (SourceError, MemoryError):
+        raise
+    except Exception as error:
+        raise SourceError("the archive is damaged or cut off") from error
+
+
+def _ends(path: Path, offset: int) -> bool:
+    """Whether a block of zeros, or more, and nothing else follows."""
+    with path.open("rb") as file:
+        file.seek(offset)
+        left = path.stat().st_size - offset
+        return left >= BLOCK and not any(piece.strip(b"\0") for piece in iter(lambda: file.read(2**20), b""))

@@ -1,0 +1,123 @@
+"""Notices, templates, papers: what is rendered, kept, printed and refused."""
+
+from __future__ import annotations
+
+import base64
+import logging
+from datetime import UTC, datetime
+
+import pytest
+
+from app.cases import notices, pdf
+from tests.app.cases.sealed import REQUESTS, log_of, sweep
+from tests.helpers import as_other, is_problem
+from tests.trained import Trained
+
+RULES = {"controller": "Beispiel GmbH\nHauptstraße 1", "contact": "privacy@example.org", "authority": "LfDI"}
+
+
+@pytest.mark.parametrize("kind", notices.KINDS)
+@pytest.mark.parametrize("language", notices.LANGUAGES)
+def test_every_shipped_text_has_known_fields_alone(kind: notices.Kind, language: notices.Language) -> None:
+    subject, body = notices.shipped(kind, language)
+    notices.check(subject)
+    notices.check(body)
+    rendered = notices.render(body, dict.fromkeys(notices.FIELDS, "X"))
+    assert "{{" not in rendered
+    assert subject
+    if kind in ("extension", "refusal"):  # Art. 12(4): the complaint and the court
+        assert "{{authority}}" in body
+        assert any(word in body for word in ("court", "Gericht", "tribunal"))
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("Dear {{name}}", "fields are authority"),
+        ("{{request.__class__}}", "unknown"),
+        ("<script>alert(1)</script>", "no script"),
+        ("<img src=x>", "markup"),
+        ("{% for x in y %}", "markup"),
+        ("javascript:alert(1)", "script"),
+        ("{{request", "ends with"),
+    ],
+)
+def test_a_template_is_plain_text(text: str, words: str) -> None:
+    with pytest.raises(ValueError, match=words.replace("(", r"\(")):
+        notices.check(text)
+
+
+def test_a_value_is_never_taken_for_a_field() -> None:
+    assert notices.render("{{reason}} {{due_on}}", {"reason": "{{due_on}}", "due_on": "x"}) == "{{due_on}} x"
+
+
+def test_the_font_has_greek_cyrillic_and_arabic(caplog: pytest.LogCaptureFixture) -> None:
+    at = datetime.now(UTC).replace(tzinfo=None)
+    with caplog.at_level(logging.WARNING):
+        made = pdf.pages("Größe", ["Ελληνικά, Кириллица, العربية", [("née", "žluťoučký kůň")]], foot="f", at=at)
+    assert made.startswith(b"%PDF-")
+    assert not [each for each in caplog.messages if "glyph" in each.lower()]
+    assert made == pdf.pages("Größe", ["Ελληνικά, Кириллица, العربية", [("née", "žluťoučký kůň")]], foot="f", at=at)
+
+
+def test_a_notice_is_rendered_kept_printed_and_marked_as_sent(trained: Trained) -> None:
+    account = trained.account
+    account.http.put("/v1/compliance/rules", json=RULES).raise_for_status()
+    made = trained.delete(trained.ids[:2], reference="Zeichen Ä-7")
+    where = f"{REQUESTS}/{made['id']}"
+    for kind in ("extension", "refusal", "completion"):
+        is_problem(account.http.post(f"{where}/notices", json={"kind": kind}), 409, "notice-too-early")
+    notice = account.post(f"{where}/notices", {"kind": "acknowledgement", "language": "de"})
+    assert "Hauptstraße 1" in notice["body"]
+    assert "Zeichen Ä-7" in notice["body"]
+    assert made["due_at"][:10] in notice["body"]
+    printed = account.http.get(f"{where}/notices/{notice['id']}", headers={"Accept": "application/pdf"})
+    assert printed.content.startswith(b"%PDF-")
+    assert printed.headers["content-disposition"].startswith("attachment")
+    sent = account.post(f"{where}/notices/{notice['id']}:sent", {"how": "letter"})
+    assert (sent["sent_how"], sent["sent_by"] is not None) == ("letter", True)
+    assert account.get(where)["confirmed_at"] is not None
+    is_problem(account.http.post(f"{where}/notices/{notice['id']}:sent", json={"how": "fax"}), 409, "sent-already")
+    account.http.put("/v1/compliance/rules", json=RULES | {"controller": "Other"}).raise_for_status()
+    assert account.get(f"{where}/notices")["notices"] == [sent]
+    kinds = [each["kind"] for each in account.get(f"{where}/history")["entries"]]
+    assert kinds[-3:] == ["request.notice-made", "request.notice-sent", "request.confirmed"]
+    sweep(account)
+    assert "Zeichen" not in str(log_of(account))
+    is_problem(account.http.get(f"{where}/notices", headers=as_other(account)), 404, "not-found")
+
+
+def test_a_tenant_has_its_own_words(trained: Trained) -> None:
+    account, where = trained.account, "/v1/compliance/templates/refusal/en"
+    for fault in ("Dear {{name}}", "<script>x</script>"):
+        refused = is_problem(account.http.put(where, json={"subject": "No", "body": fault}), 422, "template")
+        assert refused["errors"][0]["pointer"] == "/body"
+    account.http.put(where, json={"subject": "No: {{request}}", "body": "{{reason}} / {{ground}}"}).raise_for_status()
+    made = trained.delete(trained.ids[:2])
+    account.post(f"{REQUESTS}/{made['id']}:refuse", {"reason": "<b>{{due_on}}</b>", "ground": "17(3)(e)"})
+    notice = account.post(f"{REQUESTS}/{made['id']}/notices", {"kind": "refusal"})
+    assert notice["subject"] == f"No: {made['id']}"
+    assert notice["body"] == "<b>{{due_on}}</b> / 17(3)(e): legal claims"
+    assert account.http.delete(where).status_code == 204
+    assert account.get(where)["updated_at"] is None
+
+
+def test_papers_are_bounded_and_never_shown(trained: Trained) -> None:
+    account = trained.account
+    made = trained.delete(trained.ids[:2])
+    where = f"{REQUESTS}/{made['id']}/papers"
+    page = base64.b64encode(b"<html><script>alert(1)</script>").decode()
+    paper = account.post(where, {"kind": "letter", "name": "Brief von Anna.html", "content": page})
+    got = account.http.get(f"{where}/{paper['id']}")
+    assert got.content.startswith(b"<html>")
+    assert got.headers["content-type"] == "application/octet-stream"
+    assert got.headers["content-disposition"].startswith("attachment")
+    assert got.headers["x-content-type-options"] == "nosniff"
+    assert "Anna" not in got.headers["content-disposition"]
+    large = base64.b64encode(bytes(10 * 2**20)).decode()
+    refused = account.http.post(where, json={"kind": "letter", "name": "x", "content": large})
+    assert "4 MiB" in is_problem(refused, 413, "too-large")["detail"]
+    is_problem(account.http.post(where, json={"kind": "letter", "name": "x", "content": "?"}), 422, "not-base64")
+    is_problem(account.http.get(f"{where}/{paper['id']}", headers=as_other(account)), 404, "not-found")
+    assert account.http.delete(f"{where}/{paper['id']}").status_code == 204
+    assert account.get(where)["papers"] == []

@@ -1,0 +1,271 @@
+"""Looking people up, drafts, one letter about several datasets, recalls, and the retention of what names people."""
+
+from __future__ import annotations
+
+import io
+import json
+from datetime import timedelta
+from typing import Any
+
+import numpy as np
+import pytest
+from sqlalchemy import update
+
+from app.cases import draft, retention
+from app.core import db
+from app.core.tables import Base, Dataset, DeletionRequest
+from tests.app.cases.sealed import REQUESTS, case_of, log_of, parts, sweep
+from tests.helpers import as_other, is_problem
+from tests.support import Account, Document
+from tests.trained import Trained
+
+
+def upload(account: Account, name: str, subjects: list[str], seed: int) -> Document:
+    """A dataset of small images with subjects; every third sample is held out."""
+    draw = np.random.default_rng(seed)
+    count = len(subjects)
+    made = io.BytesIO()
+    np.savez(
+        made,
+        images=draw.integers(0, 255, (count, 8, 8, 1), dtype=np.uint8),
+        labels=np.arange(count) % 2,
+        ids=np.array([f"{name}-{n}" for n in range(count)]),
+        holdout=np.arange(count) % 3 == 2,
+        subject=np.array(subjects),
+    )
+    source = {"name": "upload", "params": {"class_names": ["a", "b"]}}
+    dataset = account.post("/v1/datasets", {"name": name, "source": source})
+    headers = {"Content-Type": "application/x-npz"}
+    sent = account.http.put(f"/v1/datasets/{dataset['id']}/content", content=made.getvalue(), headers=headers)
+    assert sent.status_code == 202, sent.text
+    account.work()
+    return account.get(f"/v1/datasets/{dataset['id']}")
+
+
+PEOPLE = ["anna", "ben", "carla", "anna", "anna", "ben"] * 4
+
+
+def test_people_are_found_across_datasets(account: Account) -> None:
+    one, two = upload(account, "clinic", PEOPLE, 1), upload(account, "archive", [*PEOPLE[1:], "dora"], 2)
+    account.delete(one["id"], ["clinic-0", "clinic-3"])
+    found = account.post(f"{REQUESTS}:find", {"subjects": ["anna", "dora", "nobody"]})
+    by_place = {(each["subject"], each["name"]): each for each in found["held"]}
+    assert set(by_place) == {(0, "clinic"), (0, "archive"), (1, "archive")}
+    anna = by_place[0, "clinic"]
+    assert (anna["samples"], anna["requested"], list(anna["requests"].values())) == (12, 2, [2])
+    assert found["erased"] == []
+    spread = account.post(
+        f"{REQUESTS}:span",
+        {"subjects": ["anna"], "like": {"dataset": "archive", "jurisdiction": "gdpr:DE", "reference": "letter 9"}},
+    )
+    made = [account.get(f"{REQUESTS}/{name}") for name in spread["requests"]]
+    assert [each["dataset"] for each in made] == [two["id"], one["id"]]
+    assert {each["case"] for each in made} == {spread["case"]} == {made[0]["id"]}
+    assert {each["due_at"] for each in made} == {spread["due_at"]}
+    assert [each["samples"] for each in made] == [11, 10]
+    assert len(account.get(REQUESTS, case=spread["case"])["items"]) == 2
+    account.work()
+    gone = account.post(f"{REQUESTS}:find", {"subjects": ["anna", "ben"]})
+    assert gone["erased"] == [0]
+    assert {each["subject"] for each in gone["held"]} == {1}
+    is_problem(
+        account.http.post(f"{REQUESTS}:span", json={"subjects": ["anna"], "like": {"dataset": two["id"]}}),
+        404,
+        "not-found",
+    )
+    other = account.http.post(f"{REQUESTS}:find", json={"subjects": ["ben"]}, headers=as_other(account)).json()
+    assert other == {"held": [], "erased": []}
+
+
+def test_a_span_is_all_or_nothing(account: Account) -> None:
+    one, two = upload(account, "clinic", PEOPLE, 1), upload(account, "archive", PEOPLE, 2)
+    bad = {"dataset": one["id"], "received_at": "2001-01-01", "received_reason": "old"}
+    is_problem(
+        account.http.post(f"{REQUESTS}:span", json={"subjects": ["anna"], "like": bad}), 422, "received-before-law"
+    )
+    assert account.get(REQUESTS)["items"] == []
+    assert two["erased_samples"] == 0
+
+
+def test_a_draft_says_what_a_request_would_mean(trained: Trained) -> None:
+    account = trained.account
+    before = account.get(REQUESTS)
+    made = account.post(f"{REQUESTS}:draft", {"dataset": trained.dataset, "sample_ids": trained.ids[:3]})
+    [model] = made["models"]
+    assert (made["samples"], model["model"], model["samples"]) == (3, trained.model, 3)
+    assert model["smallest_margin"] > model["margin"]
+    assert any("inconclusive" in note for note in made["notes"])
+    assert [(each["number"], each["state"]) for each in made["versions"]] == [(1, "current")]
+    assert made["duplicates"] == 0
+    by_name = account.post(f"{REQUESTS}:draft", {"dataset": "digits", "sample_ids": trained.ids[:3]})
+    assert by_name["models"] == made["models"]
+    assert account.get(REQUESTS) == before
+    labels = {each["id"]: each["label"] for each in samples(account, trained.dataset)}
+    zeros = [name for name in trained.ids if labels[name] == 0]
+    lost = account.post(f"{REQUESTS}:draft", {"dataset": trained.dataset, "sample_ids": zeros})
+    assert lost["models"][0]["emptied"] == [0]
+    is_problem(
+        account.http.post(f"{REQUESTS}:draft", json={"dataset": trained.dataset, "sample_ids": ["x"]}),
+        422,
+        "sample-unknown",
+    )
+
+
+def samples(account: Account, dataset: str) -> list[Document]:
+    found: list[Document] = account.get(f"/v1/datasets/{dataset}/samples", page_size=1000)["items"]
+    more = account.get(f"/v1/datasets/{dataset}/samples", page_size=1000, split="train")["items"]
+    return [*found, *more]
+
+
+def test_the_smallest_margin_is_that_of_the_formula() -> None:
+    # Mann and Whitney: the variance of an AUC without difference is (n + m + 1) / 12nm
+    found = draft.smallest_margin(350, 100_000)
+    assert found == pytest.approx(3.24 * (100_351 / (12 * 350 * 100_000)) ** 0.5)
+    assert draft.smallest_margin(0, 10) is None
+
+
+def test_a_draft_says_the_duplicates_of_any_source_or_that_nobody_knows(account: Account) -> None:
+    images = np.random.default_rng(3).integers(0, 255, (4, 8, 8, 1), dtype=np.uint8)
+    images[3] = images[0]
+    made = io.BytesIO()
+    np.savez(made, images=images, labels=np.array([0, 1, 0, 1]), ids=np.array(["a", "b", "c", "d"]))
+    dataset = account.post("/v1/datasets", {"name": "twice", "source": {"name": "upload", "params": {}}})["id"]
+    headers = {"Content-Type": "application/x-npz"}
+    account.http.put(f"/v1/datasets/{dataset}/content", content=made.getvalue(), headers=headers)
+    account.work()
+    order = {"dataset": dataset, "sample_ids": ["a"]}
+    found = account.post(f"{REQUESTS}:draft", order)
+    assert found["duplicates"] == 1
+    assert "1 other sample has the same pixels as one of these, and would stay." in found["notes"]
+    with account.database.write() as session:
+        session.get_one(Dataset, dataset).duplicates = None  # as an earlier version took it in
+    assert account.post(f"{REQUESTS}:draft", order)["duplicates"] is None
+    shown = account.post(REQUESTS, order | {"validate_only": True})
+    assert (shown["duplicates"], shown["duplicate_ids"]) == (None, [])
+
+
+# -- recall ----------------------------------------------------------------------------------------
+
+
+def test_a_recall_names_who_fetched_what(trained: Trained) -> None:
+    account = trained.account
+    account.http.put(f"{trained.where}/aliases/production", json={"version": 1}).raise_for_status()
+    account.http.get(f"{trained.where}/versions/1/checkpoint").raise_for_status()
+    account.http.head(f"{trained.where}/versions/1/checkpoint").raise_for_status()
+    made = trained.delete(trained.ids[:2])
+    where = f"{REQUESTS}/{made['id']}"
+    is_problem(account.http.post(f"{where}:recall", json={}), 409, "recall-too-early")
+    account.work()
+    [version] = account.get(f"{where}/blast-radius")["versions"]
+    assert (version["number"], version["aliases"], version["samples"]) == (1, ["production"], 2)
+    [fetched] = version["downloads"]
+    assert (fetched["name"], fetched["form"]) == ("first key", "checkpoint")
+    recalled = account.post(f"{where}:recall", {"language": "fr"})
+    assert [each["number"] for each in recalled["versions"]] == [1]
+    assert recalled["keys"] == [fetched["key"]]
+    notice = account.get(f"{where}/notices/{recalled['notice']}")
+    assert version["digest"] in notice["body"]
+    assert notice["language"] == "fr"
+    sweep(account)
+    kinds = [each["kind"] for each in log_of(account)]
+    assert "recall.issued" in kinds
+
+
+def test_nothing_is_recalled_that_nobody_has(trained: Trained) -> None:
+    made = trained.forget(trained.ids[:2])
+    refused = trained.account.http.post(f"{REQUESTS}/{made['id']}:recall", json={})
+    is_problem(refused, 409, "nothing-to-recall")
+
+
+# -- retention -------------------------------------------------------------------------------------
+
+PLANTED = "Wilhelmina-von-Plantagenet"
+
+
+def test_what_names_people_is_in_its_own_tables_and_goes_with_a_receipt(trained: Trained) -> None:
+    account = trained.account
+    account.http.put("/v1/compliance/rules", json={"keep_months": 1}).raise_for_status()
+    made = trained.forget(trained.ids[:2], reference=f"letter of {PLANTED}")
+    where = f"{REQUESTS}/{made['id']}"
+    refused = trained.delete(trained.ids[4:6], reference=PLANTED, jurisdiction="ccpa")
+    account.post(f"{REQUESTS}/{refused['id']}:identity", {"status": "confirmed", "note": f"saw {PLANTED}'s passport"})
+    account.post(f"{REQUESTS}/{refused['id']}:refuse", {"reason": f"{PLANTED} wrote 300 letters"})
+    account.post(f"{where}/notices", {"kind": "completion"})
+    account.post(f"{where}/papers", {"kind": "letter", "name": f"{PLANTED}.pdf", "content": "aGk="})
+    case = case_of(account, made["id"], with_papers=True)
+    assert PLANTED.encode() in parts(case)["case.json"]
+    sweep(account)
+    personal = {table.__tablename__ for table in retention.PERSONAL} | {"deletion_requests", "idempotency"}
+    assert holders(account) <= personal
+    assert PLANTED not in str(log_of(account))
+    assert PLANTED not in account.http.get("/metrics").text
+    assert PLANTED not in json.dumps(account.get("/v1/certificates", request=made["id"]))
+    assert retention.erase_due(account.database) == 0
+    move(account, -timedelta(days=40))
+    assert retention.erase_due(account.database) == 1  # the other is under the CCPA, which asks for 24 months
+    assert retention.erase_due(account.database) == 0
+    move(account, -timedelta(days=24 * 31))
+    assert retention.erase_due(account.database) == 1
+    assert holders(account) <= {"idempotency"}  # replies, for 30 days
+    shown = account.get(where)
+    assert shown["reference"] is None
+    assert [each for each in shown["receipts"] if each["subject"] == "case-details" and each["done_at"]]
+    assert account.get(f"{REQUESTS}/{refused['id']}")["reason"] == retention.ERASED
+    assert account.get(where)["status"] == "fulfilled"
+    assert len(account.get("/v1/compliance/register")) == 2
+
+
+def move(account: Account, by: timedelta) -> None:
+    with account.database.write() as session:
+        for name in ("fulfilled_at", "decided_at"):
+            column = getattr(DeletionRequest, name)
+            for row in session.query(DeletionRequest).filter(column.is_not(None)):
+                setattr(row, name, getattr(row, name) + by)
+
+
+def holders(account: Account) -> set[str]:
+    """Tables with a row that has the planted name, in any column."""
+    found = set()
+    with account.database.read() as session:
+        for name, table in Base.metadata.tables.items():
+            for row in session.execute(table.select()):
+                if any(PLANTED in str(value) or PLANTED.encode() in _bytes(value) for value in row):
+                    found.add(name)
+    return found
+
+
+def _bytes(value: Any) -> bytes:
+    return value if isinstance(value, bytes) else b""
+
+
+# -- figures ---------------------------------------------------------------------------------------
+
+
+def test_figures_agree_with_a_count_by_hand(trained: Trained) -> None:
+    account = trained.account
+    ids = trained.ids
+    trained.forget(ids[:2], ground="17(1)(a)")
+    two = trained.delete(ids[2:4], jurisdiction="ccpa", ground="1798.105")
+    account.post(f"{REQUESTS}/{two['id']}:refuse", {"reason": "needed", "ground": "1798.105(d)(1)"})
+    three = trained.delete(ids[4:6])
+    account.post(f"{REQUESTS}/{three['id']}:cancel", {"reason": "mind changed"})
+    trained.delete(ids[6:8], jurisdiction="uk-gdpr")
+    found = account.get("/v1/compliance/figures")
+    assert found["received"] == 4
+    assert found["by_law"] == {"ccpa": 1, "gdpr": 2, "uk-gdpr": 1}
+    assert found["by_ground"] == {"17(1)(a)": 1, "1798.105": 1, "none": 2}
+    assert found["by_outcome"] == {"cancelled": 1, "granted": 1, "open": 1, "refused": 1}
+    assert found["by_refusal_ground"] == {"1798.105(d)(1)": 1}
+    assert found["by_verdict"] == {"inconclusive": 1}
+    assert found["days"] == {"answered": 3, "mean": 0.0, "median": 0.0, "late": 0}
+    with account.database.write() as session:
+        session.execute(
+            update(DeletionRequest)
+            .where(DeletionRequest.id == two["id"])
+            .values(
+                received_at=db.now(session) - timedelta(days=50, hours=2), due_at=db.now(session) - timedelta(days=5)
+            )
+        )
+    days = account.get("/v1/compliance/figures")["days_by_law"]["ccpa"]
+    assert days == {"answered": 1, "mean": 50.0, "median": 50.0, "late": 1}
+    assert account.get("/v1/compliance/figures", year=2001)["received"] == 0

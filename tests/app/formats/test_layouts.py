@@ -1,0 +1,309 @@
+"""Files as people have them: folders with and without splits, tables of every encoding, arrays, WebDatasets, names."""
+
+from __future__ import annotations
+
+import io
+import json
+import struct
+import tarfile
+import unicodedata
+import zipfile
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from app.formats import archives, uploads
+from app.formats.manifest import SourceError
+from app.formats.options import Options
+from app.formats.uploads import check, read
+from engine.data.upload import load_content
+from tests.app.formats.archive_cases import folder, npz, png, zipped
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Any:
+    def put(data: bytes) -> Path:
+        path = tmp_path / "upload"
+        path.write_bytes(data)
+        return path
+
+    return put
+
+
+# -- image folders ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("split", ["holdout", "test", "val", "validation", "valid", "Val"])
+def test_every_name_of_a_split_is_known(write: Any, split: str) -> None:
+    found = check(write(zipped({"train/a/1.png": png(1), f"{split}/a/1.png": png(2)})))
+    assert found.holdout == [False, True]
+    assert found.ids == ["train/a/1.png", f"{split}/a/1.png"]
+
+
+@pytest.mark.parametrize("root", ["pets", "data/pets v2"])
+def test_folders_around_it_all_are_left_out_of_the_ids(write: Any, root: str) -> None:
+    found = check(write(zipped({f"{root}/{name}": data for name, data in folder().items()})))
+    assert found.ids == list(folder())
+    assert found.notes == {"root-folder": 6}
+
+
+def test_flat_class_folders_keep_a_fraction_out(write: Any) -> None:
+    members = {f"{root}{name}/{row}.png": png(row) for root in ("",) for name in ("ant", "bee") for row in range(10)}
+    path = write(zipped(members))
+    found = check(path)
+    assert (found.ids, found.class_names, found.holdout) == (list(members), ["ant", "bee"], None)
+    assert load_content(path, 0.25, 0).holdout.sum() == 5
+    wrapped = check(write(zipped({f"insects/{name}": data for name, data in members.items()})))
+    assert (wrapped.ids, wrapped.class_names) == (list(members), ["ant", "bee"])
+
+
+def test_folders_within_a_class_belong_to_it(write: Any) -> None:
+    found = check(write(zipped({"ant/2024/1.png": png(1), "bee/1.png": png(2)})))
+    assert (found.labels, found.ids) == ([0, 1], ["ant/2024/1.png", "bee/1.png"])
+
+
+# -- names -----------------------------------------------------------------------------------------
+
+NAME = "train/a/Jos\u00e9 \u00d1.png"
+
+
+def unflagged(written: bytes, extra: bytes = b"") -> bytes:
+    """An archive whose member has this name without the flag that it is UTF-8, as many programs write it."""
+    placeholder = "x" * len(written)
+    info = zipfile.ZipInfo(placeholder)
+    info.extra = extra
+    return zipped([(info, png(1))]).replace(placeholder.encode(), written)
+
+
+@pytest.mark.parametrize("form", ["NFC", "NFD"])
+def test_a_macs_names_are_what_they_are_called(write: Any, form: Any) -> None:
+    """As seen: they became other names, so that the person could not be found."""
+    found = check(write(unflagged(unicodedata.normalize(form, NAME).encode())))
+    assert found.ids == [NAME]
+    assert found.notes == ({"ids-composed": 1} if form == "NFD" else {})
+    assert load_content(write(unflagged(NAME.encode())), 0, 0).ids == [NAME]
+
+
+def test_a_code_page_is_named_or_refused(write: Any) -> None:
+    path = write(unflagged(NAME.encode("cp1252")))
+    with pytest.raises(SourceError) as refused:
+        check(path)
+    assert refused.value.errors == [
+        "entry 0: the name is in a code page that it does not state; state it as the source's `names_encoding`"
+    ]
+    assert read(path, Options({}, "cp1252")).ids == [NAME]
+    with pytest.raises(SourceError):
+        read(path, Options({}, "cp932"))
+    [(_, data)] = archives.pictures(path, Options({}, "cp1252"))
+    assert data == png(1)
+
+
+def test_info_zips_field_names_a_member(write: Any) -> None:
+    written = NAME.encode("cp1252")
+    field = struct.pack("<BI", 1, zlib.crc32(written)) + NAME.encode()
+    extra = struct.pack("<HH", 0x7075, len(field)) + field
+    assert check(write(unflagged(written, extra))).ids == [NAME]
+    other = struct.pack("<HH", 0x7075, len(field)) + field[:1] + b"\0\0\0\0" + field[5:]
+    with pytest.raises(SourceError):
+        check(write(unflagged(written, other)))  # of another name
+
+
+def test_what_file_managers_leave_is_passed_over(write: Any) -> None:
+    more = {"train/ant/Thumbs.db": b"x", "train/desktop.ini": b"x", "__MACOSX/train/ant/._a.png": b"x"}
+    assert check(write(zipped(folder() | more))).ids == list(folder())
+
+
+# -- Parquet ---------------------------------------------------------------------------------------
+
+N = 40
+IDS = [f"person-{row}" for row in range(N)]
+IMAGES = [png(row) for row in range(N)]
+
+
+def table(tmp_path: Path, ids: Any, images: Any, **options: Any) -> Path:
+    columns = {"image": images, "label": [row % 2 for row in range(N)]} | ({} if ids is None else {"id": ids})
+    pq.write_table(pa.table(columns), tmp_path / "a.parquet", row_group_size=16, **options)
+    return tmp_path / "a.parquet"
+
+
+LARGE = [bytes([row]) * 60_000 for row in range(N)]
+STRUCT = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+BOTH = [{"bytes": data, "path": f"{row}.png"} for row, data in enumerate(IMAGES)]
+TABLES: dict[str, tuple[Any, Any, dict[str, Any]]] = {
+    "plain": (IDS, IMAGES, {}),
+    "more than a dictionary holds": (IDS, LARGE, {}),
+    "a struct with more than that": (IDS, pa.array([{"bytes": data} for data in LARGE]), {}),
+    "large": (pa.array(IDS, pa.large_string()), pa.array(IMAGES, pa.large_binary()), {}),
+    "views": (pa.array(IDS, pa.string_view()), pa.array(IMAGES, pa.binary_view()), {}),
+    "dictionaries": (pa.array(IDS).dictionary_encode(), pa.array(IMAGES).dictionary_encode(), {}),
+    "a struct": (IDS, pa.array(BOTH, STRUCT), {}),
+    "a struct, delta": (
+        IDS, pa.array(BOTH, STRUCT),
+        {"use_dictionary": False, "column_encoding": {"id": "DELTA_BYTE_ARRAY", "image.bytes": "DELTA_BYTE_ARRAY"}},
+    ),
+    "delta": (
+        IDS, IMAGES,
+        {"use_dictionary": False, "column_encoding": {"id": "DELTA_BYTE_ARRAY", "image": "DELTA_BYTE_ARRAY"}},
+    ),
+    "delta lengths": (
+        pa.array(IDS, pa.string_view()), IMAGES,
+        {"use_dictionary": False, "column_encoding": {
+            "id": "DELTA_LENGTH_BYTE_ARRAY", "image": "DELTA_LENGTH_BYTE_ARRAY", "label": "DELTA_BINARY_PACKED"}},
+    ),
+} | {f"codec {codec}": (IDS, IMAGES, {"compression": codec}) for codec in
+     ("none", "snappy", "gzip", "brotli", "zstd", "lz4")}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_every_way_to_store_a_table_is_read(tmp_path: Path, name: str) -> None:
+    ids, images, options = TABLES[name]
+    path = table(tmp_path, ids, images, **options)
+    assert check(path).ids == IDS
+    given = [each["bytes"] if isinstance(each, dict) else each for each in pa.array(images).to_pylist()]
+    assert [data for _, data in uploads.pictures(path, "parquet")] == given
+
+
+def test_missing_ids_are_made_from_contents_and_told(tmp_path: Path) -> None:
+    path = table(tmp_path, None, [*IMAGES[:-1], IMAGES[0]])
+    assert check(path).notes == {"ids-made": N}
+    ids = load_content(path, 0, 0).ids
+    import hashlib
+
+    assert ids[0] == "sha256:" + hashlib.sha256(IMAGES[0]).hexdigest()
+    assert ids[-1] == ids[0] + "#2"
+    assert len(set(ids)) == N
+
+
+# -- npz -------------------------------------------------------------------------------------------
+
+
+def test_channels_first_are_kept_last_and_told(write: Any) -> None:
+    images = np.arange(6 * 3 * 8 * 7).astype(np.uint8).reshape(6, 3, 8, 7)
+    path = write(npz(images=images))
+    assert check(path).notes == {"channels-first": 6}
+    assert np.array_equal(load_content(path, 0, 0).images, np.moveaxis(images, 1, 3))
+    three = np.zeros((6, 3, 8, 3), np.uint8)
+    assert load_content(write(npz(images=three)), 0, 0).images.shape == (6, 3, 8, 3), "channels last, where both may be"
+
+
+@pytest.mark.parametrize("kind", [np.float16, np.float32, np.float64, ">f4"])
+def test_floats_are_kept_as_8_bits_and_told(write: Any, kind: Any) -> None:
+    whole = np.arange(6 * 8 * 8).astype(np.uint8).reshape(6, 8, 8)
+    path = write(npz(images=(whole / 255).astype(kind)))
+    assert check(path).notes == {"floats": 6}
+    assert np.array_equal(load_content(path, 0, 0).images[..., 0], whole)
+
+
+def test_16_bits_are_kept_as_8(write: Any) -> None:
+    images = np.full((6, 8, 8), 49152, np.uint16)
+    path = write(npz(images=images))
+    assert check(path).notes == {"16-bit": 6}
+    assert set(load_content(path, 0, 0).images.flat) == {191}
+
+
+@pytest.mark.parametrize("value", [1.5, -0.1, 255.0, np.nan, np.inf])
+def test_floats_outside_0_and_1_are_refused(write: Any, value: float) -> None:
+    images = np.zeros((6, 8, 8))
+    images[3, 3, 3] = value
+    with pytest.raises(SourceError, match=r"floats outside \[0, 1\]"):
+        load_content(write(npz(images=images)), 0, 0)
+
+
+def test_an_npz_may_name_splits_and_lack_ids(write: Any) -> None:
+    path = write(npz(ids=None, split=np.array(["train", "val", "test", "train", "train", "train"])))
+    found = check(path)
+    assert found.holdout == [False, True, True, False, False, False]
+    assert found.notes == {"ids-made": 6}
+    assert len(set(load_content(path, 0, 0).ids)) == 6
+
+
+# -- WebDataset ------------------------------------------------------------------------------------
+
+
+def tar(
+    members: dict[str, bytes], kind: int = tarfile.USTAR_FORMAT, more: list[tarfile.TarInfo] | None = None
+) -> bytes:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w", format=kind) as archive:
+        for name, data in members.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            archive.addfile(info, io.BytesIO(data))
+        for info in more or []:
+            archive.addfile(info)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("kind", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
+def test_a_webdataset_is_read_by_its_keys(write: Any, kind: int) -> None:
+    members = {}
+    for row in range(4):
+        members |= {f"a/person{row}.seg.png": png(row), f"a/person{row}.cls": b"%d\n" % (row % 2)}
+    path = write(tar(members, kind))
+    found = check(path)
+    assert (found.form, found.ids) == ("webdataset", [f"a/person{row}" for row in range(4)])
+    assert (found.labels, found.class_names, found.holdout) == ([0, 1, 0, 1], None, None)
+    assert load_content(path, 0, 0).images[:, 0, 0, 0].tolist() == [0, 1, 2, 3]
+
+
+def test_a_webdatasets_json_says_label_split_subject_and_id(write: Any) -> None:
+    said = [
+        {"label": "bee", "split": "train", "subject": "eve", "id": "one", "width": 8},
+        {"label": "ant", "split": "val"},
+    ]
+    members = {"1.txt": b"a caption", "./2.jpg": png(2)}
+    members |= {f"{row}.json": json.dumps(each).encode() for row, each in enumerate(said, 1)} | {"1.jpg": png(1)}
+    found = check(write(tar({name.removeprefix("./"): data for name, data in members.items()})))
+    assert (found.ids, found.labels, found.class_names) == (["one", "2"], [1, 0], ["ant", "bee"])
+    assert (found.holdout, found.subjects, found.notes) == (
+        [False, True],
+        ["eve", None],
+        {"passed-over": 1, "untrained": 1},
+    )
+
+
+def link(name: str) -> tarfile.TarInfo:
+    info = tarfile.TarInfo(name)
+    info.type, info.linkname = tarfile.SYMTYPE, "/etc/passwd"
+    return info
+
+
+GOOD = {"secret.png": png(1), "secret.cls": b"0"}
+BAD_TARS: dict[str, tuple[bytes, str]] = {
+    "no label": (tar({"secret.png": png(1)}), "entry 0: a sample is a picture"),
+    "no picture": (tar({"secret.cls": b"0"}), "entry 0: a sample is a picture"),
+    "two pictures": (tar(GOOD | {"secret.jpg": png(1)}), "entry 2: a second picture"),
+    "several labels": (tar({"secret.png": png(1), "secret.json": b'{"label": [0, 1]}'}), "must have one label"),
+    "a json that is none": (tar({"secret.png": png(1), "secret.json": b"{"}), "entry 1: the json is not readable"),
+    "an unknown split": (tar({"a.png": png(1), "a.json": b'{"label": 0, "split": "x"}'}), "entry 1: the split"),
+    "a link": (tar(GOOD, more=[link("x.png")]), "entry 2: it is a link"),
+    "a path upwards": (tar(GOOD | {"../secret2.png": png(1)}), "entry 2: the name is not"),
+    "an absolute path": (tar({"/etc/secret.png": png(1)}), "entry 0: the name is not"),
+    "empty": (tar({}), ""),
+    "cut off in a header": (tar(GOOD | {"b.png": png(2), "b.cls": b"0"})[:2400], "cut off"),
+    "cut off in a picture": (tar(GOOD)[:560], "cut off"),
+    "compressed": (b"\x1f\x8b" + tar(GOOD)[2:], ""),
+    "broken in the middle": (tar(GOOD)[:1024] + b"\x01" * 512 + tar(GOOD)[1536:], "cut off"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_TARS)
+def test_bad_tars_are_refused_with_words(write: Any, name: str) -> None:
+    data, line = BAD_TARS[name]
+    with pytest.raises(SourceError) as refused:
+        check(write(data))
+    said = refused.value.detail + " ".join(refused.value.errors)
+    assert line in said
+    assert "secret" not in said
+
+
+def test_the_split_of_a_whole_file_is_said_beside_it(write: Any) -> None:
+    assert read(write(tar(GOOD)), Options({}, split="val")).holdout == [True]
+    assert read(write(npz()), Options({}, split="train")).holdout == [False] * 6
+    held = np.array([False, True] * 3)
+    assert read(write(npz(holdout=held)), Options({}, split="train")).holdout == held.tolist(), "the file's own first"
