@@ -49,10 +49,10 @@ class Api:
         """
         return json.loads((await self.fetch(path, **query))[1])
 
-    async def fetch(self, path: str, /, **query: Any) -> tuple[str, bytes]:
-        """The ETag of a document, and its bytes. Raises as `get`."""
+    async def fetch(self, path: str, /, *, accept: str = "", **query: Any) -> tuple[str, bytes]:
+        """The ETag of a document, and its bytes in the form that is accepted. Raises as `get`."""
         given = {name: _said(value) for name, value in query.items() if value is not None}
-        headers, body = await self._call("GET", path, urlencode(given), b"", {})
+        headers, body = await self._call("GET", path, urlencode(given), b"", {"accept": accept} if accept else {})
         return headers.get("etag", ""), body
 
     async def find_text(self, path: str, /) -> str:
@@ -73,9 +73,7 @@ class Api:
                 raise
             return None
 
-    async def send(
-        self, method: str, path: str, body: Any = None, *, once: str = "", seen: str = "", accept: str = ""
-    ) -> Any:
+    async def send(self, method: str, path: str, body: Any = None, *, once: str = "", seen: str = "") -> Any:
         """Change something.
 
         Args:
@@ -87,8 +85,6 @@ class Api:
             headers["idempotency-key"] = once or secrets.token_hex(16)
         if seen:
             headers["if-match"] = seen
-        if accept:
-            headers["accept"] = accept
         _, text = await self._call(method, path, "", b"" if body is None else json.dumps(body).encode(), headers)
         return json.loads(text) if text else None
 

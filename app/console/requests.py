@@ -6,12 +6,13 @@ import asyncio
 import hashlib
 import hmac
 import json
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 from urllib.parse import parse_qsl, urlencode
 
 from fastapi import APIRouter, Path
 from fastapi.responses import HTMLResponse, Response
 
+from app.api.case_schemas import NoticeCreate
 from app.api.http.patterns import id_pattern
 from app.console import verdicts
 from app.console.calls import Document, Refused
@@ -19,6 +20,7 @@ from app.console.lists import listed
 from app.console.timeline import timeline
 from app.console.visit import HEADERS, PAGES, Form, PageRoute, Visit, VisitDep, see_other
 from app.core.errors import NotFound, PreconditionFailed
+from app.rules.grounds import GROUNDS, REFUSALS, law_of
 
 router = APIRouter(prefix="/console/requests", route_class=PageRoute, include_in_schema=False)
 RequestId = Annotated[str, Path(pattern=id_pattern("del"))]
@@ -28,6 +30,7 @@ SHOWN = {
     "needs-attention": "Needs attention",
     "held": "On hold",
     "fulfilled": "Fulfilled",
+    "incomplete": "Incomplete",
     "refused": "Refused",
     "cancelled": "Cancelled",
     "all": "All",
@@ -35,12 +38,17 @@ SHOWN = {
 LAWS = ("gdpr", "uk-gdpr", "ccpa")
 MOST_NAMED = 200
 CHANGED = "The request has changed since you opened it, perhaps in another tab. Look at it again, and then decide."
+NOTICES = get_args(NoticeCreate.model_fields["kind"].annotation)
 VERBS = {
     "extend": "The law's longer period is taken.",
     "hold": "The request is on hold.",
     "release": "The hold has ended.",
     "refuse": "The request is refused.",
     "cancel": "The request is cancelled.",
+    "approve": "The refusal is approved.",
+    "dismiss": "The proposed refusal does not happen.",
+    "confirm": "The receipt is confirmed.",
+    "identity": "The proof of identity is noted.",
 }
 
 
@@ -83,6 +91,7 @@ async def _new(visit: Visit, typed: Form, problem: Document | None = None) -> HT
         datasets=datasets["items"],
         models=models["items"],
         laws=LAWS,
+        grounds=GROUNDS,
         typed=typed,
         problem=problem,
     )
@@ -95,7 +104,7 @@ async def preview(visit: VisitDep) -> Response:
     found = problem = None
     if body["dataset"] and (body.get("sample_ids") or body.get("subjects")):
         try:
-            found = await visit.api.send("POST", "/deletion-requests", {**body, "validate_only": True})
+            found = await visit.api.send("POST", "/deletion-requests:draft", body)
         except Refused as error:
             problem = error.problem
     made = PAGES.get_template("preview.html.j2").render(clock=visit.clock, found=found, problem=problem)
@@ -124,8 +133,9 @@ def _body(form: Form) -> Document:
     }
     if lines:
         body["subjects" if form.get("by") == "subjects" else "sample_ids"] = lines
-    if form.get("model"):
-        body["model"] = form["model"]
+    for name in ("model", "reference", "received_at", "received_reason", "ground"):
+        if form[name].strip():
+            body[name] = form[name].strip()
     return body
 
 
@@ -133,9 +143,11 @@ def _body(form: Form) -> Document:
 async def show(visit: VisitDep, request_id: RequestId) -> Response:
     found = await visit.api.get(f"/deletion-requests/{request_id}")
     models = {row["model"] for row in found["outcomes"]}
-    jobs, certificates, dataset, *named = await asyncio.gather(
+    jobs, certificates, history, notices, dataset, *named = await asyncio.gather(
         visit.api.get("/jobs", request=request_id, page_size=50),
         visit.api.find("/certificates", request=request_id, page_size=10),
+        visit.api.get(f"/deletion-requests/{request_id}/history"),
+        visit.api.get(f"/deletion-requests/{request_id}/notices"),
         visit.api.find(f"/datasets/{found['dataset']}"),
         *(visit.api.find(f"/models/{model}") for model in models),
     )
@@ -147,6 +159,11 @@ async def show(visit: VisitDep, request_id: RequestId) -> Response:
         jobs=jobs["items"],
         certificates=certificates["items"] if certificates else None,
         dataset=dataset,
+        history=history["entries"],
+        notices=notices["notices"],
+        kinds=NOTICES,
+        refusals=REFUSALS[law_of(found["jurisdiction"])],
+        grounds=GROUNDS[law_of(found["jurisdiction"])],
         models={each["id"]: each for each in named if each},
         audits=audits,
         sentence=verdicts.sentence(found, audits),
@@ -161,12 +178,17 @@ async def show(visit: VisitDep, request_id: RequestId) -> Response:
 
 def _possible(request: Document) -> tuple[str, ...]:
     """What may be decided in this state; the API has the last word."""
+    if request["proposal"]:
+        return ("approve", "dismiss")
+    confirm = ("confirm",) if request["confirm_by"] and not request["confirmed_at"] else ()
     match request["status"]:
+        case "held" if request["identity"]["status"] == "asked":
+            return (*confirm, "identity", "refuse", "cancel")
         case "held":
-            return ("release", "refuse", "cancel")
+            return (*confirm, "release", "refuse", "cancel")
         case "accepted" | "processing" | "published" | "needs-attention":
             extend = () if request["extended_at"] else ("extend",)
-            return (*extend, "hold", "refuse", "cancel")
+            return (*confirm, *extend, "identity", "hold", "refuse", "cancel")
     return ()
 
 
@@ -177,7 +199,7 @@ async def decide(visit: VisitDep, request_id: RequestId, verb: str) -> Response:
     if verb not in VERBS:
         raise NotFound("There is no such decision.")
     path = f"/deletion-requests/{request_id}"
-    body = None if verb == "release" else {"reason": form.get("reason", "").strip()}
+    body = _said(verb, form)
     for last in (False, True):
         etag, text = await visit.api.fetch(path)
         if not hmac.compare_digest(form.get("seen", "").encode(), _facts(json.loads(text)).encode()):
@@ -189,6 +211,16 @@ async def decide(visit: VisitDep, request_id: RequestId, verb: str) -> Response:
             if error.status != PreconditionFailed.status or last:  # once more: a forecast changes by the minute
                 raise
     return see_other(f"/console/requests/{request_id}?done={verb}")
+
+
+def _said(verb: str, form: Form) -> Document | None:
+    """What the API wants to hear of a decision."""
+    if verb in ("release", "approve"):
+        return None
+    if verb in ("confirm", "identity"):
+        return {name: form[name].strip() for name in ("status", "until", "note") if form[name].strip()}
+    ground = {"ground": form["ground"]} if verb == "refuse" and form["ground"] else {}
+    return {"reason": form["reason"].strip(), **ground}
 
 
 def _facts(request: Document) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fastapi import APIRouter
 
-from app.console import assets, datasets, figures, jobs, models, oidc, requests, settings, signing_in, today
+from app.console import assets, cases, datasets, figures, jobs, models, oidc, requests, settings, signing_in, today
 from app.console.visit import PageRoute, VisitDep
 from app.core.errors import NotFound
 
@@ -19,6 +19,7 @@ async def nothing(visit: VisitDep, path: str) -> None:  # noqa: ARG001
 ROUTERS = (
     assets.router,
     today.router,
+    cases.router,
     requests.router,
     jobs.router,
     models.router,

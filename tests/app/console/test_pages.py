@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from itertools import count
 from pathlib import Path
 
@@ -190,7 +191,8 @@ def test_decisions_are_made_once_on_what_was_seen(account: Account, officer: Bro
     assert officer.send(late.form("/cancel"), 412).has("has changed")  # it is still not decided on what is there now
     assert officer.send(officer.open(path).form("/release")).has("The hold has ended.")
     assert officer.send(officer.open(path).form("/cancel"), reason="They took it back.").has("Cancelled")
-    assert {form.action for form in officer.open(path).forms} == {"/console/sign-out"}
+    left = {form.action.rpartition("/")[2] for form in officer.open(path).forms}
+    assert left == {"sign-out", "notices", "case-file"}
 
 
 def test_a_session_that_ends_in_the_middle_of_a_form_loses_nothing(
@@ -340,3 +342,59 @@ def test_an_owner_makes_rotates_and_revokes_keys(account: Account) -> None:
         newest = account.get("/v1/api-keys")["items"][0]["id"]
         owner.send(owner.open("/console/settings").form(f"{newest}/revoke"))
         assert account.http.get("/v1/models", headers={"Authorization": f"Bearer {new[0]}"}).status_code == 401
+
+
+# -- the legal life --------------------------------------------------------------------------------
+
+
+def test_an_officers_case_from_the_letter_to_the_notice(shared: Trained, officer: Browser) -> None:
+    at = next(unused)
+    form = officer.open("/console/requests/new").form("/console/requests")
+    typed = {"dataset": shared.dataset, "by": "ids", "who": shared.ids[at], "law": "gdpr", "ground": "17(1)(b)"}
+    made = officer.send(form, **typed, reference="T-17 <b>")
+    for words in ("17(1)(b): consent taken back", "T-17 <b>", "History"):
+        assert made.has(words), words
+    path = next(form.action for form in made.forms if form.action.endswith("/notices"))
+    listed = officer.send(made.form("/notices"), kind="acknowledgement", language="de")
+    assert listed.has("not yet")
+    notice = re.findall(rf'href="({path}/ntc_\w+)"', listed.source)[0]
+    letter = officer.open(notice)
+    assert officer.http.get(f"{notice}/pdf").content.startswith(b"%PDF")
+    officer.send(letter.form("/sent"), how="post")
+    request = path.removesuffix("/notices")
+    (sent,) = shared.account.get(f"/v1/deletion-requests/{request.rpartition('/')[2]}/notices")["notices"]
+    assert (sent["language"], sent["sent_how"]) == ("de", "post")
+    until = f"{datetime.now(UTC) + timedelta(days=20):%Y-%m-%d}"
+    assert officer.send(officer.open(request).form("/identity"), until=until).has("The proof of identity is noted.")
+    assert officer.open(request).has("Identity asked, waited for until")
+    shown = officer.send(officer.open(request).form("/identity"), note="passport")
+    assert shown.has("Identity confirmed")
+    refused = officer.send(officer.open(request).form("/refuse"), reason="A claim.", ground="17(3)(e)")
+    assert refused.has("17(3)(e): legal claims")
+    assert refused.has("officer")  # who decided
+    assert officer.open("/console/requests?show=refused").has("T-17 <b>")
+
+
+def test_a_refusal_waits_for_a_second_person(shared: Trained, officer: Browser, request_id: str) -> None:
+    account = shared.account
+    rules = account.get("/v1/compliance/rules")
+    account.http.put("/v1/compliance/rules", json=rules | {"two_people_on_refusal": True})
+    try:
+        path = f"/console/requests/{request_id}"
+        proposed = officer.send(officer.open(path).form("/refuse"), reason="A claim.", ground="")
+        assert proposed.has("A refusal waits for its second person")
+        own = officer.http.post(
+            proposed.form("/approve").action, data=proposed.form("/approve").fields, follow_redirects=False
+        )
+        assert own.status_code in (403, 409)  # the same person, in this session or in another
+        with browser(account.http.app, account.database, "owner") as other:
+            assert other.send(other.open(path).form("/approve")).has("The refusal is approved.")
+        assert account.get(f"/v1/deletion-requests/{request_id}")["status"] == "refused"
+    finally:
+        account.http.put("/v1/compliance/rules", json=rules)
+
+
+def test_people_are_found_over_all_datasets(shared: Trained, officer: Browser) -> None:
+    page = officer.send(officer.open("/console/requests/find").form("/find"), subjects="nobody <i>\n")
+    assert page.has("Nothing.")
+    assert page.form("/find").fields["subjects"].strip() == "nobody <i>"
