@@ -90,6 +90,7 @@ def large_jpegs() -> dict[str, object]:
 def _large(count: int, kind: str, side: int, files: int) -> dict[str, object]:
     with tempfile.TemporaryDirectory() as folder:
         paths = [_table(Path(folder), kind, count // files, side, number)[0] for number in range(files)]
+        sent = sum(path.stat().st_size for path in paths)
         with _serving(HERE, Path(folder) / "data") as service, _watched(service.process.pid) as peak:
             made = service.call("POST", "/v1/datasets", json={"name": "d", "source": {"name": "upload"}})["id"]
             for number, path in enumerate(paths):
@@ -106,7 +107,7 @@ def _large(count: int, kind: str, side: int, files: int) -> dict[str, object]:
                 pages.append(1000 * (time.perf_counter() - began))
     return {
         "samples": count,
-        "bytes_sent": sum(path.stat().st_size for path in paths if path.exists()),
+        "bytes_sent": sent,
         "job_s": seconds,
         "page_of_1000_ms": " / ".join(f"{value:.1f}" for value in pages),
         **{f"peak_{name}_gib": value / 2**30 for name, value in peak.items()},

@@ -29,7 +29,7 @@ from app.core import keys, logs
 from app.core.errors import RequestTimeout, TooLarge
 from app.core.keys import Caller
 
-FILES = re.compile(r"/v1/(datasets/[^/]+/content|models/[^/]+/versions/[^/]+/checkpoint)")
+FILES = re.compile(r"/v1/(datasets/[^/]+/(content|shards/\d+)|models/[^/]+/versions/[^/]+/checkpoint)")
 LEAST_HELD = 2**16  # bytes that the server may hold of any body
 SLOWEST = 2**14  # bytes a second that a body must bring on average, once the patience of the settings is used up
 UNDECLARED = -1

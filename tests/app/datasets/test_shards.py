@@ -181,3 +181,11 @@ def test_what_is_no_shard_is_refused(account: Account) -> None:
     is_problem(close(account, made, 0), 422, "schema")
     is_problem(close(account, made, 1), 409, "shards-differ")
     assert account.get(f"/v1/datasets/{made}")["state"] == "awaiting-content"
+
+
+def test_a_shard_may_be_larger_than_a_json_body(account: Account) -> None:
+    """As seen: 413 beyond 32 MiB, because the path was not known as one of files."""
+    account.settings.__dict__["max_json_bytes"] = 1024
+    made = dataset(account)
+    assert len(part(0)) > 1024
+    assert put(account, made, 0, part(0)).status_code == 200
