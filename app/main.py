@@ -9,7 +9,8 @@ from functools import cache
 from importlib.metadata import version
 
 from fastapi import APIRouter, Depends, FastAPI, Request
-from fastapi.responses import HTMLResponse
+from fastapi.responses import HTMLResponse, RedirectResponse, Response
+from starlette.exceptions import HTTPException
 from starlette.routing import BaseRoute
 
 from app.api import (
@@ -29,8 +30,9 @@ from app.api import (
 )
 from app.api import keys as api_keys
 from app.api import log as log_api
-from app.api.http import contract, docs_page, failures
+from app.api.http import contract, docs_page, failures, session_cookie
 from app.api.http.admission import Admission, Routes
+from app.api.http.audit_replies import prefers
 from app.api.http.conditional import Conditional
 from app.api.http.connections import Crowd
 from app.api.http.deps import Parts, known_query
@@ -39,7 +41,10 @@ from app.api.http.fast_path import Shortcut
 from app.api.http.head import Head
 from app.api.http.observe import Observe
 from app.api.http.prefix import Prefix
-from app.core import keys
+from app.api.http.session_cookie import SessionCookie
+from app.console import router as console
+from app.console.assets import asset
+from app.core import keys, users
 from app.core.config import Settings, get_settings
 from app.operations import agreement, metrics, migrate
 
@@ -84,13 +89,17 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.add_middleware(Shortcut, parts=parts, routes=usual, handlers=app.exception_handlers)
     app.add_middleware(Admission, parts=parts, routes=_guarded(), handlers=app.exception_handlers)
     app.add_middleware(Conditional, prefix="/v1/")
+    app.add_middleware(SessionCookie, settings=settings)
     app.add_middleware(Head)
     app.add_middleware(Observe, latency=metrics.latency(parts.metrics), unexpected=failures.unexpected)
     app.add_middleware(Prefix, root_path=settings.root_path)
     app.state.parts = parts
     app.include_router(health.router)
+    for router in console.ROUTERS:
+        app.include_router(router)
     failures.install(app)
 
+    app.get("/", include_in_schema=False)(_first)
     app.get("/docs", include_in_schema=False, response_class=HTMLResponse)(_docs)
     return app
 
@@ -100,6 +109,7 @@ ROUTERS = (
     deletions.router,
     jobs.polled,
     jobs.router,
+    jobs.workers,
     catalog.router,
     datasets.router,
     datasets.seeing,
@@ -131,5 +141,20 @@ def _guarded() -> Routes:
     return Routes(ROUTERS, "/v1")
 
 
-def _docs(request: Request) -> str:
-    return docs_page.render(request.app.openapi(), f"{request.scope.get('root_path', '')}/v1/openapi.json")
+def _first(request: Request) -> Response:
+    """A browser is led to the console; to other clients there is nothing here."""
+    if prefers("text/html", request.headers.get("accept", "")):
+        return RedirectResponse("/console", 303)
+    raise HTTPException(404)
+
+
+def _docs(request: Request, response: Response) -> str:
+    """With what calls need beside the cookie, where the browser is in a session of the console."""
+    settings: Settings = request.app.state.parts.settings
+    token = session_cookie.of(settings, request.scope)
+    csrf = users.csrf_token(settings, token) if token else ""
+    root = request.scope.get("root_path", "")
+    response.headers["Cache-Control"] = "no-store" if csrf else "no-cache"
+    return docs_page.render(
+        request.app.openapi(), f"{root}/v1/openapi.json", f"/console/assets/{asset('docs').name}", csrf
+    )

@@ -316,6 +316,7 @@ class Key(TypedDict):
     id: str
     name: str
     scopes: list[Scope]
+    role: str | None
     created_at: str
     expires_at: str | None
     revoked_at: str | None

@@ -47,6 +47,7 @@ os.environ["OMP_NUM_THREADS"] = "1"  # whatever ran before in this process, what
 
 POSTGRES = os.environ.get("LETHE_TEST_DATABASE_URL", "")
 REDIS = own_redis(os.environ.get("LETHE_TEST_REDIS_URL", ""), os.environ.get("PYTEST_XDIST_WORKER", "gw0"))
+CHROMIUM = "/usr/bin/chromium"  # Debian's
 REQUIRED = os.environ.get("LETHE_TEST_SERVICES") == "required"
 left_out: dict[str, int] = {}  # how many tests, by what would run them
 
@@ -58,6 +59,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     if REQUIRED and not (POSTGRES and REDIS):
         raise pytest.UsageError("LETHE_TEST_SERVICES=required needs LETHE_TEST_DATABASE_URL and LETHE_TEST_REDIS_URL")
+    if REQUIRED and not Path(CHROMIUM).exists():
+        raise pytest.UsageError(f"LETHE_TEST_SERVICES=required needs {CHROMIUM}")
     for name in [name for name in os.environ if name.startswith("LETHE_") and not name.startswith("LETHE_TEST_")]:
         del os.environ[name]
     if not hasattr(config, "workerinput"):  # not one of the processes of `pytest -n`
@@ -72,6 +75,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     items[:] = [item for item in items if not (item.get_closest_marker("validation") and on_postgres(item))]
     libraries = all(find_spec(name) is not None for name in ("timm", "transformers"))
     wanted = {
+        "browser": Path(CHROMIUM).exists(),
         "services": bool(POSTGRES and REDIS),
         "slow": bool(config.getoption("slow")),
         "libraries": libraries,
@@ -99,6 +103,7 @@ def pytest_testnodedown(node: Any) -> None:
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     how = {
+        "browser": f"need {CHROMIUM}; apt-get install chromium brings it",
         "services": "need PostgreSQL and Redis; set LETHE_TEST_DATABASE_URL and LETHE_TEST_REDIS_URL to run them",
         "libraries": "need timm and transformers; make libraries installs them",
         "slow": "take long; --slow runs them (make test ARGS=--slow)",

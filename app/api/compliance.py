@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import Response, StreamingResponse
@@ -22,14 +22,24 @@ Year = Annotated[int | None, Query(ge=2000, le=9998, description="of receipt, UT
     response_model=list[RegisterEntry],
     responses={200: {"content": {"text/csv": {"schema": {"type": "string"}}}}, **problems(403)},
 )
-def read_register(request: Request, who: CallerDep, held: PartsDep, year: Year = None) -> Response:
+def read_register(
+    request: Request,
+    who: CallerDep,
+    held: PartsDep,
+    year: Year = None,
+    form: Annotated[
+        Literal["csv", "json"] | None, Query(description="instead of `Accept`, where nobody sets it, as in a link")
+    ] = None,
+) -> Response:
     """One entry per request, oldest first: JSON, or CSV by `Accept: text/csv`. No sample is named."""
     headers = {"Vary": "Accept"}
     pages = compliance.register(held.database, who.tenant_id, year)
-    if prefers("text/csv", request.headers.get("accept", "")):
+    if form == "csv" or (form is None and prefers("text/csv", request.headers.get("accept", ""))):
         lines = compliance.as_csv(pages)
         headers["Content-Disposition"] = 'attachment; filename="register.csv"'
         return StreamingResponse(lines, media_type="text/csv; charset=utf-8", headers=headers)
+    if form is not None:
+        headers["Content-Disposition"] = 'attachment; filename="register.json"'
     return StreamingResponse(compliance.as_json(pages), media_type="application/json", headers=headers)
 
 

@@ -325,11 +325,17 @@ def list_all(
     status: Annotated[RequestStatus | None, Query()] = None,
     decision: Annotated[Decision | None, Query()] = None,
     due_before: Moment | None = None,
+    unanswered: Annotated[
+        bool | None, Query(description="only those that still need an answer, the earliest due date first")
+    ] = None,
     reference: Annotated[str | None, Query(max_length=200, description="exactly this ticket or letter")] = None,
     complaint_about: Annotated[str | None, Query(pattern=id_pattern("del"))] = None,
     case: Annotated[str | None, Query(pattern=id_pattern("del"))] = None,
 ) -> Page[DeletionOut]:
     """The requests, newest first."""
+    if unanswered and model is not None:
+        fault = {"in": "query", "pointer": "/unanswered", "code": "value_error", "detail": "not together with `model`"}
+        raise Unprocessable("The request does not fit its schema.", kind="schema", errors=[fault])
     query = select(DeletionRequest).where(DeletionRequest.tenant_id == who.tenant_id)
     dataset = dataset and datasets.id_of(session, who.tenant_id, dataset)
     model = model and models.id_of(session, who.tenant_id, model)
@@ -340,6 +346,13 @@ def list_all(
         query = query.where(DeletionRequest.id.in_(select(CaseDetails.request_id).where(*these)))
     if status is not None:
         query = query.where(views.having(status))
+    if unanswered:
+        query = received.of(query.where(*views.UNANSWERED), DeletionRequest.received_at)
+        if due_before is not None:
+            query = query.where(DeletionRequest.due_at < moment(due_before))
+        rows, token = pager.rows_by_time_rising(session, query, DeletionRequest.due_at, DeletionRequest.id)
+        details = views.details(session, rows)
+        return Page(items=[_show(row, details[row.id]) for row in rows], next_page_token=token)
     if due_before is not None:
         due = max(moment(due_before), FIRST_DUE)  # and so received some time before: there the index is entered
         query, received = query.where(DeletionRequest.due_at < due), received.ending(due - LEAST_PERIOD)

@@ -26,6 +26,7 @@ from app.api.http.deps import (
     Read,
     ToRead,
     Write,
+    needs,
     problems,
     token_of,
 )
@@ -33,7 +34,7 @@ from app.api.http.event_stream import Follower
 from app.api.http.paging import Created, Page, matching
 from app.api.http.patterns import id_pattern
 from app.api.http.status_polls import Noun, ObjectName, Poll
-from app.api.schemas import ID_OR_NAME, JobOut, Name
+from app.api.schemas import ID_OR_NAME, JobOut, Name, WorkerList, WorkerOut
 from app.core import logs
 from app.core.errors import NotFound
 from app.core.tables import Job, JobEvent, Model, OutcomeRow
@@ -45,6 +46,7 @@ from app.rules.states import TERMINAL_JOBS, JobKind, JobState
 
 router = APIRouter(prefix="/jobs", tags=["jobs"], dependencies=[BY_METHOD])
 polled = APIRouter(prefix="/jobs", tags=["jobs"])  # whose callers are known only to the group that they are read in
+workers = APIRouter(prefix="/workers", tags=["jobs"], dependencies=[needs("operate")])
 JobId = Annotated[str, Path(pattern=id_pattern("job"))]
 
 
@@ -114,9 +116,11 @@ def list_all(
     model = model and models.id_of(session, who.tenant_id, model)
     query = matching(query, {Job.dataset_id: dataset, Job.model_id: model, Job.kind: kind, Job.state: state})
     if request is not None:
-        carried = select(OutcomeRow.job_id).where(OutcomeRow.request_id == request)
-        query = query.where((Job.request_id == request) | Job.id.in_(carried))
-    if created:
+        carried = query.join(OutcomeRow, OutcomeRow.job_id == Job.id).where(OutcomeRow.request_id == request)
+        own = query.where(Job.request_id == request)
+        either = {OutcomeRow.job_id: created.of(carried, Job.created_at), Job.id: created.of(own, Job.created_at)}
+        rows, token = pager.rows_of_either(session, Job.id, either)
+    elif created:
         rows, token = pager.rows_by_time(session, query, Job.created_at, Job.id, created)
     else:
         rows, token = pager.rows(session, query, Job.id)
@@ -213,3 +217,22 @@ async def events(
                 return
             yield ServerSentEvent(data=event.data, event=event.kind, id=str(event.number))
             over = event.data.get("state") in TERMINAL_JOBS  # a job that was tried again goes on after such an event
+
+
+@workers.get("", responses=problems(403))
+def list_workers(session: Read) -> WorkerList:
+    """The workers that gave a sign of life within the last seconds; they serve every tenant."""
+    return WorkerList(
+        workers=[
+            WorkerOut(
+                name=row.name,
+                device=row.device,
+                label=row.label,
+                kinds=row.kinds,
+                offers=row.offers,
+                device_memory=row.device_memory,
+                seen_at=row.seen_at,
+            )
+            for row in sorted(routing.live(session), key=lambda each: (each.device, each.name))
+        ]
+    )

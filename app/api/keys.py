@@ -37,6 +37,7 @@ def show(row: ApiKey) -> KeyOut:
         id=row.id,
         name=row.name,
         scopes=row.scopes,
+        role=row.role,
         created_at=row.created_at,
         expires_at=row.expires_at,
         revoked_at=row.revoked_at,
@@ -83,6 +84,8 @@ def read(api_key: KeyId, who: CallerDep, session: Read) -> KeyOut:
 def rotate(api_key: KeyId, body: KeyRotate, who: CallerDep, session: Write, once: IdempotentDep) -> JSONResponse:
     """A new key with the same name, scopes and lifetime; the old one ends after the overlap, or when it would have."""
     old, now = find(session, who.tenant_id, api_key, lock=True), db.now(session)
+    if old.role is not None:
+        raise Conflict("A user of the console has no token that could be rotated.", kind="user-key")
     if old.revoked_at or (old.expires_at and old.expires_at <= now):
         raise Conflict("This key has ended: make a new one.", kind="key-ended")
     row, token = keys.create(session, who.tenant_id, old.name, tuple(old.scopes), old.lifetime_days)

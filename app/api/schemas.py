@@ -821,6 +821,20 @@ class JobOut(BaseModel):
     finished_at: Time | None
 
 
+class WorkerOut(BaseModel):
+    name: str
+    device: str
+    label: str = Field(description="device label that models may name")
+    kinds: list[str] = Field(description="kinds of jobs that it takes; none: every kind")
+    offers: list[str] = Field(description="plug-ins and libraries that not every worker has")
+    device_memory: int = Field(description="peak, bytes")
+    seen_at: Time
+
+
+class WorkerList(BaseModel):
+    workers: list[WorkerOut]
+
+
 # -- keys, webhooks, compliance ------------------------------------------------------------------
 
 Scope = Literal["read", "request", "operate", "samples", "audit", "admin"]
@@ -840,6 +854,7 @@ class KeyOut(BaseModel):
     id: str
     name: str
     scopes: list[Scope]
+    role: str | None = Field(description="of a user of the console, who signs in and has no token; null: a key")
     created_at: Time
     expires_at: Time | None
     revoked_at: Time | None

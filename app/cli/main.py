@@ -18,6 +18,7 @@ from typing import Annotated
 import typer
 
 from app.cli import recovery, tenants
+from app.cli.console import console
 from app.cli.settings import read_settings, starting
 from app.core import logs
 from app.core.config import Settings
@@ -218,6 +219,7 @@ def calibrate(context: typer.Context) -> None:
     os.execv(sys.executable, [sys.executable, "-m", "experiments.calibrate", *context.args])  # noqa: S606
 
 
+cli.command("console")(console)
 cli.command("backup")(recovery.backup)
 cli.command("check")(recovery.check)
 cli.add_typer(recovery.erasures, name="erasures")

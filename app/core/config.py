@@ -24,6 +24,7 @@ from pydantic_settings import (
 from sqlalchemy import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
+from app.rules.roles import ROLES
 from app.rules.states import JobKind
 
 log = logging.getLogger("lethe.settings")
@@ -58,6 +59,23 @@ class Settings(BaseSettings):
     host: str = "127.0.0.1"
     port: int = Field(DEFAULT_PORT, ge=0, le=65535)
     root_path: str = Field("", description="the path of a proxy under which the service is, such as /lethe")
+    public_url: str = Field(
+        "",
+        pattern=r"^(https?://[^/\s]+)?$",
+        description="where browsers find the service, such as https://lethe.example; empty: as they ask for it",
+    )
+    oidc_issuer: str = Field(
+        "", pattern=r"^(https?://\S+)?$", description="OpenID Connect provider that users of the console sign in with"
+    )
+    oidc_client_id: str = ""
+    oidc_client_secret: SecretStr = SecretStr("")
+    oidc_scope: str = Field("openid profile email", description="what the provider is asked for")
+    oidc_role_claim: str = Field("groups", description="claim of the ID token that names the user's groups")
+    oidc_roles: Annotated[dict[str, str], NoDecode] = Field(
+        default_factory=dict,
+        description="group=role with commas between, such as privacy=officer,ml=engineer; others may not sign in",
+    )
+    oidc_tenant: str = Field("ten_first", description="whose console users of the provider sign in to")
     secret: SecretStr = Field(SecretStr(""), description="key of fingerprints and suppression; empty: data_dir/secret")
     earlier_secrets: SecretStr = Field(
         SecretStr(""), description="what LETHE_SECRET was before, with commas between: still recognises what was erased"
@@ -246,6 +264,17 @@ class Settings(BaseSettings):
     def _listed(cls, value: Any) -> Any:
         """Environment variables hold lists with commas."""
         return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+
+    @field_validator("oidc_roles", mode="before")
+    @classmethod
+    def _mapped(cls, value: Any) -> Any:
+        """`group=role` with commas between, and no other roles than there are."""
+        if not isinstance(value, str):
+            return value
+        pairs = [part.strip().rpartition("=") for part in value.split(",") if part.strip()]
+        if wrong := [role for group, _, role in pairs if not group or role not in ROLES]:
+            raise ValueError(f"each is group=role, with a role of {', '.join(ROLES)}; not {wrong[0]!r}")
+        return {group: role for group, _, role in pairs}
 
     @field_validator("devices", "device")
     @classmethod

@@ -1,4 +1,5 @@
-"""API keys: `lethe_<key id>_<secret>`; only a SHA-256 of the 256-bit secret is stored."""
+"""API keys: `lethe_<key id>_<secret>`; only a SHA-256 of the 256-bit secret is stored. A session of the console
+(`app.core.users`) has a token of its own, `lethe-session_<session id>_<secret>`, and acts as its user's key."""
 
 from __future__ import annotations
 
@@ -9,7 +10,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import timedelta
 
-from sqlalchemy import bindparam, select
+from sqlalchemy import bindparam, func, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
@@ -18,9 +19,9 @@ from app.core.config import Settings, write_private
 from app.core.db import Database
 from app.core.errors import Forbidden, Unauthorized
 from app.core.ids import new_id
-from app.core.tables import ApiKey, Tenant
+from app.core.tables import ApiKey, ConsoleSession, Tenant
+from app.rules.roles import SCOPES
 
-SCOPES = ("read", "request", "operate", "samples", "audit", "admin")
 FIRST_TENANT = "ten_first"
 
 
@@ -33,7 +34,7 @@ class Caller:
     scopes: frozenset[str]
 
 
-def _digest(secret: str) -> str:
+def digest_of(secret: str) -> str:
     return hashlib.sha256(secret.encode()).hexdigest()
 
 
@@ -50,7 +51,7 @@ def create(
         id=new_id("key"),
         tenant_id=tenant_id,
         name=name,
-        digest=_digest(secret),
+        digest=digest_of(secret),
         scopes=list(scopes),
         lifetime_days=lifetime_days,
         created_at=now,
@@ -77,33 +78,55 @@ def refusal() -> Unauthorized:
     return Unauthorized("The API key is missing or not valid.")
 
 
-_KEYS = select(ApiKey.id, ApiKey.tenant_id, ApiKey.digest, ApiKey.scopes, ApiKey.revoked_at, ApiKey.expires_at).where(
-    ApiKey.id.in_(bindparam("ids", expanding=True))
+_KEYS = select(
+    ApiKey.id,
+    ApiKey.id.label("key_id"),
+    ApiKey.tenant_id,
+    ApiKey.digest,
+    ApiKey.scopes,
+    ApiKey.revoked_at,
+    ApiKey.expires_at,
+).where(ApiKey.id.in_(bindparam("ids", expanding=True)))
+_SESSIONS = (
+    select(
+        ConsoleSession.id,
+        ConsoleSession.key_id,
+        ApiKey.tenant_id,
+        ConsoleSession.digest,
+        ApiKey.scopes,
+        func.coalesce(ConsoleSession.ended_at, ApiKey.revoked_at).label("revoked_at"),
+        ConsoleSession.expires_at,
+    )
+    .join(ApiKey, ApiKey.id == ConsoleSession.key_id)
+    .where(ConsoleSession.id.in_(bindparam("ids", expanding=True)), ConsoleSession.is_link.is_(False))
 )
+_FORMS = {"lethe": "key", "lethe-session": "ses"}  # by what a token begins with: the noun of the id in it
 
 
 def authenticate_many(session: Session, tokens: Collection[str]) -> dict[str, Caller | None]:
     """The callers behind bearer tokens, by token; None as `authenticate` refuses."""
-    claimed = {token: _split(token) for token in tokens}
-    ids = {f"key_{key_id}" for key_id, _ in claimed.values()}
+    claimed = {token: split(token) for token in tokens}
+    ids = {name for name, _ in claimed.values()}
     rows = {row.id: row for row in session.execute(_KEYS, {"ids": ids})}
+    if any(name.startswith("ses_") for name in ids):
+        rows |= {row.id: row for row in session.execute(_SESSIONS, {"ids": ids})}
     now = db.now(session) if any(row.expires_at for row in rows.values()) else None
     found: dict[str, Caller | None] = {}
-    for token, (key_id, secret) in claimed.items():
-        row = rows.get(f"key_{key_id}")
-        known = hmac.compare_digest(row.digest if row else "", _digest(secret))
+    for token, (name, secret) in claimed.items():
+        row = rows.get(name)
+        known = hmac.compare_digest(row.digest if row else "", digest_of(secret))
         over = row is None or row.revoked_at or (row.expires_at and now and row.expires_at <= now)
         found[token] = (
-            None if row is None or not known or over else Caller(row.tenant_id, row.id, frozenset(row.scopes))
+            None if row is None or not known or over else Caller(row.tenant_id, row.key_id, frozenset(row.scopes))
         )
     return found
 
 
-def _split(token: str) -> tuple[str, str]:
-    """The id and the secret of a token; an id that is no key's where it is malformed."""
-    prefix, _, rest = token.partition("_")
-    key_id, _, secret = rest.partition("_")
-    return (key_id, secret) if prefix == "lethe" and key_id.isalnum() else ("", secret)
+def split(token: str) -> tuple[str, str]:
+    """The id and the secret of a token; an id that nothing has where it is malformed."""
+    form, _, rest = token.partition("_")
+    name, _, secret = rest.partition("_")
+    return (f"{_FORMS[form]}_{name}", secret) if form in _FORMS and name.isalnum() else ("", secret)
 
 
 def require(who: Caller, scope: str) -> None:

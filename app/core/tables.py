@@ -43,7 +43,11 @@ class Tenant(Base):
 
 
 class ApiKey(Base):
-    """`lifetime_days` is what its successor is given, too; `expires_at` comes sooner once there is one."""
+    """`lifetime_days` is what its successor is given, too; `expires_at` comes sooner once there is one.
+
+    With a `role` it is a user of the console, who has no token but signs in; `identity` is who that is to the identity
+    provider.
+    """
 
     __tablename__ = "api_keys"
     id: Mapped[str] = mapped_column(Id, primary_key=True)
@@ -55,6 +59,33 @@ class ApiKey(Base):
     created_at: Mapped[datetime]
     expires_at: Mapped[datetime | None]
     revoked_at: Mapped[datetime | None]
+    role: Mapped[str | None] = mapped_column(String(20))
+    identity: Mapped[str | None] = mapped_column(Text)
+    __table_args__ = (
+        Index(
+            "uq_api_keys_identity",
+            "identity",
+            unique=True,
+            postgresql_where=text("identity IS NOT NULL"),
+            sqlite_where=text("identity IS NOT NULL"),
+        ),
+    )
+
+
+class ConsoleSession(Base):
+    """A user's session in the console, or the link that opens one (`is_link`), once. Its token acts as the user's key.
+
+    Only a digest of the token's secret is stored.
+    """
+
+    __tablename__ = "console_sessions"
+    id: Mapped[str] = mapped_column(Id, primary_key=True)
+    key_id: Mapped[str] = mapped_column(ForeignKey("api_keys.id"), index=True)
+    digest: Mapped[str] = mapped_column(String(64))
+    is_link: Mapped[bool]
+    created_at: Mapped[datetime]
+    expires_at: Mapped[datetime] = mapped_column(index=True)
+    ended_at: Mapped[datetime | None]
 
 
 class Agreement(Base):
@@ -288,6 +319,15 @@ class DeletionRequest(Base):
         Index(
             "ix_requests_open",
             "due_at",
+            postgresql_where=text("fulfilled_at IS NULL"),
+            sqlite_where=text("fulfilled_at IS NULL"),
+        ),
+        Index(  # what still needs an answer, by its due date
+            "ix_requests_unanswered",
+            "tenant_id",
+            "due_at",
+            "id",
+            "decision",
             postgresql_where=text("fulfilled_at IS NULL"),
             sqlite_where=text("fulfilled_at IS NULL"),
         ),

@@ -19,6 +19,12 @@ GIVEN_UP = (JobState.DEAD, JobState.FAILED, JobState.CANCELLED)
 REMAINS = ("superseded-checkpoint", "reference-pool")  # subjects of receipts with a date, of what the service holds
 WORST_FIRST = ("fail", "inconclusive", "pass")
 
+UNANSWERED = (
+    DeletionRequest.fulfilled_at.is_(None),
+    DeletionRequest.decision.not_in((Decision.REFUSED, Decision.CANCELLED)),
+)
+"""The conditions that a request still needs an answer."""
+
 
 @dataclass
 class RequestDetails:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 from markupsafe import Markup
 
@@ -10,7 +11,13 @@ from app.formats.audit_report import Interval
 
 NOT_MEASURED = Markup('<span class="none">not measured</span>')
 MINUS = "\u2212"
+_HYPHEN = re.compile(r"(?<![\w.)\]/+-])-(?=\.?\d)")
 SUPERSCRIPT = str.maketrans("-0123456789", "\u207b\u2070\u00b9\u00b2\u00b3\u2074\u2075\u2076\u2077\u2078\u2079")
+
+
+def true_minus(text: str) -> str:
+    """A text with a minus sign where a hyphen stands for one: before a figure, and after no letter, figure or dash."""
+    return _HYPHEN.sub(MINUS, text)
 
 
 def percent(value: float | None) -> str:

@@ -6,7 +6,7 @@ The page shows what `app.formats.audit_report.AuditReport` holds and nothing els
 from __future__ import annotations
 
 from base64 import b64encode
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from hashlib import sha256
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -16,7 +16,7 @@ from markupsafe import Markup
 
 from app.formats.audit_report import Adversarial, Auc, AuditReport, GateDecision, Judgement, Measurement
 from app.reports import plots
-from app.reports.numbers import NOT_MEASURED, decimal, p_value, percent, setting, signed, span
+from app.reports.numbers import NOT_MEASURED, decimal, p_value, percent, setting, signed, span, true_minus
 
 Situation = Literal[
     "pass",
@@ -29,6 +29,17 @@ Situation = Literal[
     "judged-again",
     "several-candidates",
 ]
+HEADLINES: dict[Situation, str] = {
+    "pass": "The forgotten samples look like samples the model never saw, within the margin",
+    "remembered": "The model still remembers the forgotten samples",
+    "over-forgotten": "The forgotten samples stand out as unlike unseen data",
+    "no-test": "No valid test could be made",
+    "too-uncertain": "The measurement is too uncertain to decide",
+    "no-signal": "There was no clear signal to remove, so its absence shows little",
+    "no-longer-comparable": "The model changed too much for its score to count",
+    "several-candidates": "Among several candidates it is too uncertain to decide",
+    "judged-again": "It was judged again after a fail, and that cannot count as a pass",
+}
 SETS = {"forget": "Forgotten", "retain": "Retained", "test": "Test"}
 
 
@@ -40,6 +51,13 @@ class Column(NamedTuple):
     measured: Measurement | None
 
 
+class Covered(NamedTuple):
+    """A request that the version carries out, and the digest of its newest certificate."""
+
+    request: str
+    certificate: str | None
+
+
 class Panel(NamedTuple):
     """One set of the confidence histograms: its plot, and per model the counts behind it."""
 
@@ -49,7 +67,11 @@ class Panel(NamedTuple):
 
 
 def render(
-    report: AuditReport, comparison: Measurement | None = None, comparison_note: str = "", name: str = ""
+    report: AuditReport,
+    comparison: Measurement | None = None,
+    comparison_note: str = "",
+    name: str = "",
+    covered: Sequence[Covered] = (),
 ) -> str:
     """The report as an HTML page.
 
@@ -58,6 +80,7 @@ def render(
         comparison: an exact retrain measured on the same forget set, shown as a third column.
         comparison_note: what the comparison is and where it comes from, one sentence.
         name: what the model is called; its id alone where that is not known.
+        covered: the requests that it carries out.
 
     Raises:
         ValueError: the two lists of a ROC curve differ in length.
@@ -73,10 +96,12 @@ def render(
     return ENVIRONMENT.get_template("report.html.j2").render(
         report=report,
         name=name,
+        covered=covered,
         judgement=report.judgement,
         columns=columns,
         comparison_note=comparison_note,
-        situation=situation(report.judgement, report.gate),
+        situation=(found := situation(report.judgement, report.gate)),
+        headline=HEADLINES[found],
         interval_plot=_interval_plot(report.judgement, columns),
         roc_plot=_roc_plot(columns),
         panels=_panels(columns),
@@ -183,11 +208,17 @@ def csp_hash(style: str) -> str:
     return "sha256-" + b64encode(sha256(style.encode()).digest()).decode()
 
 
+def _shown(value: object) -> object:
+    """Whatever the page writes, with true minus signs; the markup of plots has its own."""
+    return true_minus(str(value)) if isinstance(value, str | int | float) and not isinstance(value, Markup) else value
+
+
 def _environment() -> Environment:
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent / "templates"),
         autoescape=True,
         undefined=StrictUndefined,
+        finalize=_shown,
         trim_blocks=True,
         lstrip_blocks=True,
     )

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from fastapi.responses import HTMLResponse, JSONResponse, Response
+from pydantic import Field
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from app.core.errors import NotFound
-from app.core.tables import AuditRow, Job, OutcomeRow, Version
+from app.core.tables import AuditRow, CertificateRow, Job, OutcomeRow, Version
 from app.formats.audit_report import AuditReport, Measurement, Part
 from app.reports import audit_rows
-from app.reports.page import render
+from app.reports.page import Covered, render
 
 
 class Comparison(Part):
@@ -22,9 +23,17 @@ class Comparison(Part):
     stage_seconds: dict[str, float]
 
 
+class CoveredRequest(Part):
+    """A request that the audited job carries out."""
+
+    id: str
+    certificate: str | None = Field(description="digest of its newest certificate; null before it is sealed")
+
+
 class AuditDocument(Part):
     report: AuditReport
     retrained: Comparison | None
+    requests: list[CoveredRequest] = Field(description="that the job carries out: empty for an audit made afterwards")
 
 
 def find(session: Session, version: Version) -> AuditDocument:
@@ -62,7 +71,15 @@ def document(session: Session, row: AuditRow, made_by: str | None) -> AuditDocum
             seed=retrain.seed,
             stage_seconds=retrain.stage_seconds,
         )
-    return AuditDocument(report=report, retrained=comparison)
+    return AuditDocument(report=report, retrained=comparison, requests=_covered(session, made_by))
+
+
+def _covered(session: Session, made_by: str | None) -> list[CoveredRequest]:
+    served = select(OutcomeRow.request_id).where(OutcomeRow.job_id == made_by).order_by(OutcomeRow.request_id)
+    ids = list(session.scalars(served))
+    sealed = select(CertificateRow.request_id, CertificateRow.digest).where(CertificateRow.request_id.in_(ids))
+    newest = dict(session.execute(sealed.order_by(CertificateRow.issued_at)).all())
+    return [CoveredRequest(id=each, certificate=newest.get(each)) for each in ids]
 
 
 def answer(accept: str, found: AuditDocument, name: str) -> Response:
@@ -73,10 +90,11 @@ def answer(accept: str, found: AuditDocument, name: str) -> Response:
 
 
 def page(found: AuditDocument, name: str) -> str:
+    covered = [Covered(row.id, row.certificate) for row in found.requests]
     if found.retrained is None:
-        return render(found.report, name=name)
+        return render(found.report, name=name, covered=covered)
     note = f"exact retrain, version {found.retrained.version}, never published"
-    return render(found.report, found.retrained.measurement, note, name)
+    return render(found.report, found.retrained.measurement, note, name, covered)
 
 
 def prefers(wanted: str, accept: str) -> bool:

@@ -12,7 +12,7 @@ from fastapi.routing import APIRoute
 from starlette.routing import Match
 from starlette.types import Scope
 
-from app.api.http import conditional
+from app.api.http import conditional, described
 from app.api.http.deps import BY_METHOD_SCOPE
 from app.api.schemas import DeletionCreate, ImportLine, Problem
 
@@ -39,6 +39,7 @@ def install(app: FastAPI) -> None:
                 for method, operation in item.items():
                     _say_scopes(method, operation)
             conditional.describe(document)
+            described.describe(document)
             app.openapi_schema = document
         return app.openapi_schema
 

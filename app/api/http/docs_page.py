@@ -17,7 +17,9 @@ PLAIN = "Successful Response"  # where the document has no word of its own
 LEAST, MOST = ("minLength", "minItems"), ("maxLength", "maxItems")
 
 
-def render(document: dict[str, Any], openapi_url: str) -> str:
+def render(document: dict[str, Any], openapi_url: str, script: str = "", csrf: str = "") -> str:
+    """The page, whole without a script. script: the address of one of our own, which searches and calls. csrf: what it
+    sends with the cookie of a session."""
     schemas = document["components"]["schemas"]
     nouns: dict[str, list[dict[str, Any]]] = {}
     for path, item in document["paths"].items():
@@ -28,7 +30,18 @@ def render(document: dict[str, Any], openapi_url: str) -> str:
         {"name": name, "type": typed(schema), **_body(schema, schemas)} for name, schema in sorted(schemas.items())
     ]
     return pages.get_template("api.html.j2").render(
-        document=document, nouns=nouns, schemas=shown, openapi_url=openapi_url
+        document=document,
+        nouns=nouns,
+        schemas=shown,
+        openapi_url=openapi_url,
+        script=script,
+        csrf=csrf,
+        texts={tag["name"]: tag["description"] for tag in document.get("tags", ())},
+        hooks=[
+            _call(method, f"webhook: {name}", {"operationId": f"webhook-{name}", **operation}, schemas)
+            for name, item in document.get("webhooks", {}).items()
+            for method, operation in item.items()
+        ],
     )
 
 
@@ -58,7 +71,9 @@ def _body(schema: dict[str, Any], schemas: dict[str, Any]) -> dict[str, Any]:
     schema = schemas[schema["$ref"].removeprefix(SCHEMAS)] if "$ref" in schema else schema
     needed = schema.get("required", ())
     fields = [_field(name, each, name in needed) for name, each in schema.get("properties", {}).items()]
-    return {"text": schema.get("description", ""), "fields": fields}
+    example = next(iter(schema.get("examples", ())), None)
+    said = "" if example is None else json.dumps(example, indent=2, ensure_ascii=False)
+    return {"text": schema.get("description", ""), "fields": fields, "example": said}
 
 
 def _field(name: str, schema: dict[str, Any], required: bool, text: str | None = None, at: str = "") -> dict[str, Any]:
@@ -88,8 +103,12 @@ def _replies(responses: dict[str, Any]) -> list[dict[str, Any]]:
         contents = {media: typed(schema) for media, schema in _contents(reply).items()}
         row = {"text": "" if text == PLAIN else text, "contents": contents, "headers": reply.get("headers", {})}
         known = rows.setdefault(json.dumps(row, default=str), {**row, "statuses": []})
-        known["statuses"].append(f"{status} {HTTPStatus(int(status)).phrase}")
+        known["statuses"].append(f"{status} {_phrase(status)}")
     return list(rows.values())
+
+
+def _phrase(status: str) -> str:
+    return HTTPStatus(int(status)).phrase if status.isdigit() else "success"
 
 
 def _contents(holder: dict[str, Any]) -> dict[str, Any]:

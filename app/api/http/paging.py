@@ -176,6 +176,20 @@ class Pager:
         end = found[self.size - 1]
         return found[: self.size], self._seal(f"{getattr(end, time.key).isoformat()} {getattr(end, column.key)}")
 
+    def rows_by_time_rising(
+        self, session: Session, query: Select[Any], time: Any, column: Any
+    ) -> tuple[list[Any], str | None]:
+        """The same, the earliest first."""
+        if self.after is not None:
+            at, _, last = self.after.partition(" ")
+            query = query.where(tuple_(time, column) > tuple_(literal(datetime.fromisoformat(at)), literal(last)))
+        with _index_order(session):
+            found = list(session.scalars(query.order_by(time, column).limit(self.size + 1)))
+        if len(found) <= self.size:
+            return found, None
+        end = found[self.size - 1]
+        return found[: self.size], self._seal(f"{getattr(end, time.key).isoformat()} {getattr(end, column.key)}")
+
     def _cut(self, found: list[Any], column: Any) -> tuple[list[Any], str | None]:
         if len(found) <= self.size:
             return found, None

@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import copy
+import json
 import re
+from datetime import UTC, datetime
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from app.api import case_schemas, schemas
+from app.api.http import described
 from app.api.http.docs_page import bounds, prose, render, typed
+from app.console.assets import asset
 from app.core.config import Settings
+from app.events import webhooks
 from app.main import create_app
+from app.rules import compliance
 
 HOSTILE = "\"><script src='https://evil.example/x.js'>alert(1)</script>`<img src=x onerror=alert(1)>`&{{7*7}}"
 FETCHING = {"src", "srcset", "data", "action", "poster", "background", "style"}
@@ -113,7 +120,7 @@ def test_every_link_leads_somewhere_and_the_contents_lead_everywhere(document: d
 
 def test_it_fetches_nothing_and_runs_nothing(document: dict[str, Any], page: Reader) -> None:
     assert page.bad == []
-    text = render(document, "/v1/openapi.json")
+    text = re.sub(r"<pre data-example>.*?</pre>", "", render(document, "/v1/openapi.json"), flags=re.DOTALL)
     assert "http://" not in text
     assert "https://" not in text
     assert "url(" not in text
@@ -199,9 +206,37 @@ def test_types_and_bounds_in_words(schema: dict[str, Any], words: str, limits: s
     assert bounds(schema) == limits
 
 
+def test_every_example_fits_its_schema_and_is_shown(document: dict[str, Any], page: Reader) -> None:
+    for name, example in described.EXAMPLES.items():
+        where = next(each for each in (schemas, case_schemas, compliance) if hasattr(each, name))
+        getattr(where, name).model_validate_json(json.dumps(example))
+        assert document["components"]["schemas"][name]["examples"] == [example]
+    sent = {
+        content["schema"].get("$ref", "").rpartition("/")[2]
+        for item in document["paths"].values()
+        for operation in item.values()
+        for content in operation.get("requestBody", {}).get("content", {}).values()
+    }
+    assert sent - {"", "Policy"} <= described.EXAMPLES.keys()
+    assert '"subjects": [' in page.texts["deletion_requests_create"]
+
+
+def test_tags_servers_and_webhooks_are_described(document: dict[str, Any], page: Reader) -> None:
+    used = {tag for item in document["paths"].values() for call in item.values() for tag in call.get("tags", ())}
+    assert {tag["name"] for tag in document["tags"]} == used == described.TAGS.keys()
+    assert all(tag["description"] for tag in document["tags"])
+    assert document["servers"] == [{"url": "/", "description": "this service"}]
+    assert "Standard Webhooks" in page.texts["webhook-event"]
+    moment = datetime(2026, 11, 29, 10, tzinfo=UTC).replace(tzinfo=None)
+    real = json.loads(webhooks.payload(described.EVENT["type"], moment, described.EVENT["data"]))
+    assert real.keys() == described.EVENT.keys() == document["components"]["schemas"]["Event"]["properties"].keys()
+
+
 def test_the_page_is_served(tmp_path: Path) -> None:
     from fastapi.testclient import TestClient
 
     reply = TestClient(create_app(Settings(data_dir=tmp_path))).get("/docs")
     assert reply.headers["content-type"] == "text/html; charset=utf-8"
     assert reply.text.startswith("<!doctype html>")
+    assert re.findall(r'<script src="([^"]*)"', reply.text) == [f"/console/assets/{asset('docs').name}"]
+    assert 'name="csrf"' not in reply.text

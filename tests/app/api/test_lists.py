@@ -22,6 +22,7 @@ from app.core.tables import (
     Receipt,
     Version,
     Webhook,
+    Worker,
 )
 from app.deletions import views
 from app.rules.states import Decision, JobState, Outcome, RequestStatus, request_status
@@ -106,6 +107,7 @@ def test_the_lists_of_this_test_are_all_lists_of_the_api(busy: Trained) -> None:
         "/v1/jobs/{job}/events",
         "/v1/log/entries",
         "/v1/log/keys",
+        "/v1/workers",
         "/v1/datasets/{dataset}/canaries",  # one file
         "/v1/datasets/{dataset}/shards",
         "/metrics",
@@ -429,3 +431,48 @@ def test_an_alias_never_means_a_purged_version(busy: Trained) -> None:
     finally:
         with account.database.write() as session:
             session.get_one(Version, version.id).state = state
+
+
+def test_what_still_needs_an_answer_comes_by_its_due_date(account: Account) -> None:
+    dataset = account.digits()["id"]
+    ids = iter(account.training_ids(dataset))
+    made = [account.delete(dataset, [next(ids)])["id"] for _ in range(6)]
+    account.post(f"/v1/deletion-requests/{made[0]}:refuse", {"reason": "a claim"})
+    account.post(f"/v1/deletion-requests/{made[1]}:cancel", {"reason": "taken back"})
+    account.post(f"/v1/deletion-requests/{made[2]}:hold", {"reason": "a court"})
+    with account.database.write() as session:
+        now = db.now(session)
+        for days, request in zip((9, 3, 3, 1), made[2:], strict=True):
+            row = session.get_one(DeletionRequest, request)
+            row.due_at = now + timedelta(days=days)
+    path, wanted = "/v1/deletion-requests", [made[5], *sorted(made[3:5]), made[2]]
+    assert [row["id"] for row in account.get(path, unanswered=True)["items"]] == wanted
+    paged, token = [], None
+    while True:
+        page = account.get(path, unanswered=True, page_size=1, **({"page_token": token} if token else {}))
+        paged += [row["id"] for row in page["items"]]
+        if not (token := page["next_page_token"]):
+            break
+    assert paged == wanted
+    soon = f"{now + timedelta(days=4):%Y-%m-%dT%H:%M:%SZ}"
+    assert [row["id"] for row in account.get(path, unanswered=True, due_before=soon)["items"]] == wanted[:3]
+    assert [row["id"] for row in account.get(path, unanswered=True, status="held")["items"]] == [made[2]]
+    assert len(account.get(path, unanswered=False)["items"]) == 6
+    account.get(path, 422, unanswered=True, model="mdl_" + "0" * 26)
+
+
+def test_live_workers_are_listed(account: Account) -> None:
+    with account.database.write() as session:
+        now = db.now(session)
+        session.add(Worker(name="a:1", device="cpu", seen_at=now))
+        session.add(Worker(name="b:1", device="cuda:0", kinds=["train"], device_memory=5, seen_at=now))
+        session.add(Worker(name="gone", device="cpu", seen_at=now - timedelta(days=1)))
+    found = account.get("/v1/workers")["workers"]
+    assert [(row["name"], row["kinds"]) for row in found] == [("a:1", []), ("b:1", ["train"])]
+
+
+def test_a_link_may_choose_the_form_of_the_register(account: Account) -> None:
+    for form, media in (("csv", "text/csv"), ("json", "application/json")):
+        reply = account.http.get("/v1/compliance/register", params={"form": form})
+        assert reply.headers["content-type"].startswith(media)
+        assert f'filename="register.{form}"' in reply.headers["content-disposition"]

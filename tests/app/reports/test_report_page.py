@@ -30,7 +30,7 @@ from app.formats.audit_report import (
 from app.releases.escalation import judged_again
 from app.reports import plots, svg
 from app.reports.numbers import decimal, p_value, percent, setting, signed
-from app.reports.page import render, situation
+from app.reports.page import Covered, render, situation
 from engine.audits.rule import Estimate, judge, smallest_margin
 
 HOSTILE = "\"><script src='https://evil.example/x.js'>alert(1)</script><img src=//evil.example onerror=x>&{{7*7}}"
@@ -419,7 +419,46 @@ def test_the_accuracy_on_the_forgotten_has_one_name_and_is_explained() -> None:
 
 def test_the_reason_is_shown_whole() -> None:
     made = report(margin=0.05)
-    assert made.judgement.reason in Page(render(made)).text
+    assert "[-0.044" in made.judgement.reason
+    assert made.judgement.reason.replace("[-", "[\u2212") in Page(render(made)).text
+
+
+def test_a_hyphen_is_no_minus_sign_wherever_it_stands() -> None:
+    made = report(margin=0.05)
+    gate = GateDecision(step=1, steps=2, action="publish", reason="d = -0.3, at -.5")
+    made = made.model_copy(update={"gate": gate, "method_params": {"shift": -1, "name": "a-1", "rates": [-0.5, 2]}})
+    text = Page(render(made)).text
+    assert re.findall(r"(?<![\w.)\]/+-])-\.?\d", text) == []
+    for shown in ("d = \u22120.3, at \u2212.5", "\u22121", "[\u22120.5, 2]", "a-1", "2026-07-14T09:31:07Z"):
+        assert shown in text, shown
+
+
+def test_what_to_do_next_comes_right_after_the_verdict_and_before_the_figures() -> None:
+    made = report(margin=0.05).model_copy(update={"next_steps": ["Train 16 reference models."]})
+    covered = [Covered("del_1", "sha256:ab"), Covered("del_2", None)]
+    text = Page(render(made, covered=covered)).text
+    places = [
+        text.index(words)
+        for words in (
+            made.judgement.verdict.capitalize(),
+            "Reason:",
+            "What to do next",
+            "Train 16 reference models.",
+            "What this means",
+            "Requests that it carries out",
+            "del_1",
+            "sha256:ab",
+            "del_2",
+            "not sealed yet",
+            "FT-AUC forgotten against",
+        )
+    ]
+    assert places == sorted(places)
+    assert "Requests that it carries out" not in Page(render(made)).text
+
+
+def test_a_printed_page_says_which_it_is() -> None:
+    assert "counter(page)" in render(report(margin=0.05))
 
 
 def test_a_null_that_is_known_within_a_bound_says_so_and_the_intervals_are_drawn_as_wide() -> None:

@@ -1,0 +1,70 @@
+"""The officer's case beside a request: notices, the case file, whom the service holds samples of."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import APIRouter, Path
+from fastapi.responses import Response
+
+from app.api.http.patterns import id_pattern
+from app.console.visit import PageRoute, VisitDep, see_other
+
+router = APIRouter(prefix="/console/requests", route_class=PageRoute, include_in_schema=False)
+RequestId = Annotated[str, Path(pattern=id_pattern("del"))]
+NoticeId = Annotated[str, Path(pattern=id_pattern("ntc"))]
+MOST_NAMED = 200
+
+
+@router.post("/find")
+async def find(visit: VisitDep) -> Response:
+    """What is held of some people, over all datasets."""
+    form = await visit.form()
+    who = [line.strip() for line in form["subjects"].splitlines() if line.strip()]
+    found = (
+        await visit.api.send("POST", "/deletion-requests:find", {"subjects": who}, once=form["once"]) if who else None
+    )
+    return visit.page("people.html.j2", who=who, found=found, typed=form["subjects"])
+
+
+@router.get("/find")
+async def ask(visit: VisitDep) -> Response:
+    return visit.page("people.html.j2", who=[], found=None, typed="")
+
+
+@router.post("/{request_id}/notices")
+async def make_notice(visit: VisitDep, request_id: RequestId) -> Response:
+    form = await visit.form()
+    body = {"kind": form["kind"], **({"language": form["language"]} if form["language"] else {})}
+    await visit.api.send("POST", f"/deletion-requests/{request_id}/notices", body, once=form["once"])
+    return see_other(f"/console/requests/{request_id}#notices")
+
+
+@router.get("/{request_id}/notices/{notice_id}")
+async def show_notice(visit: VisitDep, request_id: RequestId, notice_id: NoticeId) -> Response:
+    notice = await visit.api.get(f"/deletion-requests/{request_id}/notices/{notice_id}")
+    return visit.page("notice.html.j2", request_id=request_id, notice=notice)
+
+
+@router.get("/{request_id}/notices/{notice_id}/pdf")
+async def print_notice(visit: VisitDep, request_id: RequestId, notice_id: NoticeId) -> Response:
+    path = f"/deletion-requests/{request_id}/notices/{notice_id}"
+    _, content = await visit.api.fetch(path, accept="application/pdf")
+    named = {"Content-Disposition": f'attachment; filename="{notice_id}.pdf"', "Cache-Control": "no-store"}
+    return Response(content, media_type="application/pdf", headers=named)
+
+
+@router.post("/{request_id}/notices/{notice_id}/sent")
+async def mark_sent(visit: VisitDep, request_id: RequestId, notice_id: NoticeId) -> Response:
+    form = await visit.form()
+    path = f"/deletion-requests/{request_id}/notices/{notice_id}:sent"
+    await visit.api.send("POST", path, {"how": form["how"].strip() or "post"}, once=form["once"])
+    return see_other(f"/console/requests/{request_id}#notices")
+
+
+@router.post("/{request_id}/case-file")
+async def case_file(visit: VisitDep, request_id: RequestId) -> Response:
+    form = await visit.form()
+    body = {"with_papers": "with_papers" in form}
+    await visit.api.send("POST", f"/deletion-requests/{request_id}:case-file", body, once=form["once"])
+    return see_other(f"/console/requests/{request_id}?done=case-file#evidence")

@@ -1,0 +1,71 @@
+"""Jobs as they wait, run and have ended, and the workers that run them."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Path
+from fastapi.responses import Response
+
+from app.api.http.patterns import id_pattern
+from app.console.charts import history
+from app.console.lists import listed
+from app.console.visit import PageRoute, VisitDep, see_other
+from app.core.errors import NotFound
+
+router = APIRouter(prefix="/console/jobs", route_class=PageRoute, include_in_schema=False)
+JobId = Annotated[str, Path(pattern=id_pattern("job"))]
+SHOWN = {
+    "all": "All",
+    "running": "Running",
+    "queued": "Waiting",
+    "succeeded": "Succeeded",
+    "rejected": "Rejected",
+    "failed": "Failed",
+    "dead": "Given up",
+    "cancelled": "Cancelled",
+}
+
+
+@router.get("")
+async def show_list(visit: VisitDep) -> Response:
+    shown = visit.request.query_params.get("show", "all")
+    shown = shown if shown in SHOWN else "all"
+    model = visit.request.query_params.get("model") or None
+    found, running, workers = await asyncio.gather(
+        listed(visit, "/jobs", state=None if shown == "all" else shown, model=model),
+        visit.api.get("/jobs", state="running", page_size=50),
+        visit.api.find("/workers"),
+    )
+    return visit.page(
+        "jobs.html.j2",
+        listed=found,
+        shown=shown,
+        tabs=SHOWN,
+        model=model,
+        running=running["items"],
+        workers=workers["workers"] if workers else None,
+        bars=history(found.rows),
+    )
+
+
+@router.get("/{job_id}")
+async def show(visit: VisitDep, job_id: JobId) -> Response:
+    found = await visit.api.get(f"/jobs/{job_id}")
+    parts: Any = await visit.api.get("/jobs", parent=job_id, page_size=100)
+    return visit.page(
+        "job.html.j2",
+        job=found,
+        parts_=parts["items"],
+        audited=(found["result"] or {}).get("verdict") is not None,
+    )
+
+
+@router.post("/{job_id}/{verb}")
+async def change(visit: VisitDep, job_id: JobId, verb: str) -> Response:
+    form = await visit.form()
+    if verb not in ("cancel", "retry"):
+        raise NotFound("A job can be cancelled, or tried again.")
+    await visit.api.send("POST", f"/jobs/{job_id}:{verb}", once=form.get("once", ""))
+    return see_other(f"/console/jobs/{job_id}")

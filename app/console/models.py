@@ -1,0 +1,229 @@
+"""Models and their versions: lineage, figures by version, policy, what can be started, two audits side by side."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Path
+from fastapi.responses import Response
+
+from app.api.http.patterns import id_pattern
+from app.console import charts, verdicts
+from app.console.calls import Document, Refused
+from app.console.lists import listed
+from app.console.visit import Form, PageRoute, Visit, VisitDep, see_other
+from app.core.errors import NotFound, Unprocessable
+
+router = APIRouter(prefix="/console/models", route_class=PageRoute, include_in_schema=False)
+ModelId = Annotated[str, Path(pattern=id_pattern("mdl"))]
+Number = Annotated[int, Path(ge=1, lt=2**31)]
+MOST_VERSIONS = 200
+MOST_WAITING = 20  # that are counted
+DAY = 86400
+STARTED = {"train": "train", "references": "references", "audit": "audit", "precompute": "precompute"}
+
+
+@router.get("")
+async def show_list(visit: VisitDep) -> Response:
+    found, datasets = await asyncio.gather(listed(visit, "/models"), visit.api.get("/datasets", page_size=200))
+    return visit.page("models.html.j2", listed=found, datasets={row["id"]: row for row in datasets["items"]})
+
+
+@router.get("/new")
+async def new(visit: VisitDep) -> Response:
+    return await _new(visit, Form())
+
+
+async def _new(visit: Visit, typed: Form, problem: Document | None = None) -> Response:
+    catalog, datasets = await asyncio.gather(
+        visit.api.get("/catalog"), visit.api.get("/datasets", state="ready", page_size=200)
+    )
+    return visit.page(
+        "new_model.html.j2",
+        status=int(problem["status"]) if problem else 200,
+        catalog=catalog,
+        datasets=datasets["items"],
+        typed=typed,
+        problem=problem,
+    )
+
+
+@router.post("")
+async def create(visit: VisitDep) -> Response:
+    form = await visit.form()
+    body = {
+        "name": form.get("name", "").strip(),
+        "dataset": form.get("dataset", ""),
+        "architecture": {"name": form.get("architecture", "")},
+        "recipe": {"name": form.get("recipe", "sgd")},
+        "policy": {"method": {"name": form.get("method", "amun")}},
+    }
+    try:
+        made = await visit.api.send("POST", "/models", body, once=form.get("once", ""))
+    except Refused as error:
+        return await _new(visit, form, error.problem)
+    return see_other(f"/console/models/{made['id']}")
+
+
+@router.get("/{model_id}")
+async def show(visit: VisitDep, model_id: ModelId) -> Response:
+    return await _show(visit, model_id, None, None)
+
+
+async def _show(visit: Visit, model_id: str, typed: Form | None, problem: Document | None) -> Response:
+    model = await visit.api.get(f"/models/{model_id}")
+    dataset, versions, jobs, aliases, catalog, *affected = await asyncio.gather(
+        visit.api.get(f"/datasets/{model['dataset']}"),
+        visit.api.get(f"/models/{model_id}/versions", page_size=MOST_VERSIONS),
+        visit.api.get("/jobs", model=model_id, page_size=30),
+        visit.api.get(f"/models/{model_id}/aliases"),
+        visit.api.get("/catalog"),
+        visit.api.get("/deletion-requests", model=model_id, status="accepted", page_size=MOST_WAITING),
+        visit.api.get("/deletion-requests", model=model_id, status="processing", page_size=MOST_WAITING),
+    )
+    rows = versions["items"]
+    return visit.page(
+        "model.html.j2",
+        status=int(problem["status"]) if problem else 200,
+        model=model,
+        dataset=dataset,
+        versions=rows,
+        more=versions["next_page_token"] is not None,
+        jobs=jobs["items"],
+        running=[row for row in jobs["items"] if row["state"] == "running"],
+        aliases=aliases["items"],
+        catalog=catalog,
+        waiting=sum(len(each["items"]) for each in affected),
+        more_wait=any(each["next_page_token"] for each in affected),
+        lineage=charts.lineage(rows),
+        charts=charts.by_version(rows),
+        bars=charts.history(jobs["items"]),
+        typed=typed or Form(),
+        problem=problem,
+        done=visit.request.query_params.get("done", ""),
+    )
+
+
+@router.post("/{model_id}/policy")
+async def set_policy(visit: VisitDep, model_id: ModelId) -> Response:
+    """What the form has is changed; what it has not stays as it was."""
+    form = await visit.form()
+    etag, _ = await visit.api.fetch(f"/models/{model_id}")
+    model = await visit.api.get(f"/models/{model_id}")
+    try:
+        policy = _policy(model["policy"], form)
+        await visit.api.send("PUT", f"/models/{model_id}/policy", policy, seen=etag)
+    except Refused as error:
+        return await _show(visit, model_id, form, error.problem)
+    except Unprocessable as error:
+        return await _show(visit, model_id, form, error.document())
+    return see_other(f"/console/models/{model_id}?done=policy")
+
+
+def _policy(now: Document, form: Form) -> Document:
+    def chosen(kind: str) -> Document:
+        """The same choice keeps its parameters, another has its defaults."""
+        name = form.get(kind, now[kind]["name"])
+        kept: Document = now[kind]
+        return kept if kept["name"] == name else {"name": name}
+
+    when: Document = {"mode": "each"}
+    if form.get("when") == "batch":
+        when = {
+            "mode": "batch",
+            "max_requests": round(_number(form, "max_requests", 100)),
+            "max_age_seconds": DAY * _number(form, "max_age_days", 7),
+        }
+        if now["when"]["mode"] == "batch":
+            when["max_samples"] = now["when"]["max_samples"]
+    escalation = now["escalation"]
+    remain = form.get("remain", now["remain"])
+    if (form.get("last_step") == "retrain") != any(step["name"] == "retrain" for step in escalation):
+        escalation = [step for step in escalation if step["name"] != "retrain"]
+        escalation += [{"name": "retrain"}] if form.get("last_step") == "retrain" else []
+    return {
+        **now,
+        "when": when,
+        "method": chosen("method"),
+        "attack": chosen("attack"),
+        "audit": chosen("audit"),
+        "remain": remain,
+        "escalation": escalation,
+        "on_inconclusive": form.get("on_inconclusive", now["on_inconclusive"]),
+        "utility_floor": round(_number(form, "utility_floor", 100 * now["utility_floor"]) / 100, 6),
+        "canaries": round(_number(form, "canaries", now["canaries"])),
+        "grace_seconds": round(DAY * _number(form, "grace_days", now["grace_seconds"] / DAY)),
+    }
+
+
+def _number(form: Form, name: str, usual: float) -> float:
+    given = form.get(name, "").strip().replace(",", ".").replace("\u2212", "-")
+    if not given:
+        return usual
+    try:
+        found = float(given)
+    except ValueError:
+        found = float("nan")
+    if found != found or abs(found) > 1e9:
+        fault = {"pointer": f"/{name}", "detail": "must be a number"}
+        raise Unprocessable("The policy cannot be accepted as it is.", kind="schema", errors=[fault])
+    return found
+
+
+@router.get("/{model_id}/compare")
+async def compare(visit: VisitDep, model_id: ModelId) -> Response:
+    """Two audits side by side."""
+    query = visit.request.query_params
+    model, versions = await asyncio.gather(
+        visit.api.get(f"/models/{model_id}"), visit.api.get(f"/models/{model_id}/versions", page_size=MOST_VERSIONS)
+    )
+    numbers = [row["number"] for row in versions["items"]]
+    wanted = [int(given) for name in ("a", "b") if (given := query.get(name, "")).isascii() and given.isdigit()]
+    if not {*wanted} <= {*numbers}:
+        raise NotFound("The model has no such version.")
+    found = await asyncio.gather(*(verdicts.of_version(visit.api, model_id, number) for number in wanted))
+    return visit.page("compare.html.j2", model=model, pairs=list(zip(wanted, found, strict=True)))
+
+
+@router.get("/{model_id}/versions/{number}")
+async def show_version(visit: VisitDep, model_id: ModelId, number: Number) -> Response:
+    model, version, audits = await asyncio.gather(
+        visit.api.get(f"/models/{model_id}"),
+        visit.api.get(f"/models/{model_id}/versions/{number}"),
+        visit.api.get(f"/models/{model_id}/versions/{number}/audits", page_size=50),
+    )
+    first = await verdicts.of_version(visit.api, model_id, number) if audits["items"] else None
+    return visit.page("version.html.j2", model=model, version=version, audits=audits["items"], first=first)
+
+
+@router.post("/{model_id}/start/{what}")
+async def start(visit: VisitDep, model_id: ModelId, what: str) -> Response:
+    """Start a job on the model, and go to it."""
+    form = await visit.form()
+    if what not in STARTED:
+        raise NotFound("There is no such job.")
+    body: dict[str, Any] = {}
+    if what == "audit" and form.get("version"):
+        body["version"] = int(_number(form, "version", 1))
+    if what == "references":
+        body["count"] = round(_number(form, "count", 16))
+    if what == "train" and form.get("exclude_request"):
+        body |= {"exclude_request": form["exclude_request"], "compare_only": True}
+    job = await visit.api.send("POST", f"/models/{model_id}:{what}", body, once=form.get("once", ""))
+    return see_other(f"/console/jobs/{job['id']}")
+
+
+@router.post("/{model_id}/promote")
+async def promote(visit: VisitDep, model_id: ModelId) -> Response:
+    form = await visit.form()
+    number = round(_number(form, "version", 0))
+    await visit.api.send("POST", f"/models/{model_id}/versions/{number}:promote", once=form.get("once", ""))
+    return see_other(f"/console/models/{model_id}?done=promoted")
+
+
+@router.post("/{model_id}/roll-back")
+async def roll_back(visit: VisitDep, model_id: ModelId) -> Response:
+    form = await visit.form()
+    await visit.api.send("POST", f"/models/{model_id}:rollback", once=form.get("once", ""))
+    return see_other(f"/console/models/{model_id}?done=rolled-back")

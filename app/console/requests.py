@@ -1,0 +1,229 @@
+"""Deletion requests: the list, a new one, and one request with its dates, its verdict and what can be decided."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import hmac
+import json
+from typing import Annotated, Any, get_args
+from urllib.parse import parse_qsl, urlencode
+
+from fastapi import APIRouter, Path
+from fastapi.responses import HTMLResponse, Response
+
+from app.api.case_schemas import NoticeCreate
+from app.api.http.patterns import id_pattern
+from app.console import verdicts
+from app.console.calls import Document, Refused
+from app.console.lists import listed
+from app.console.timeline import timeline
+from app.console.visit import HEADERS, PAGES, Form, PageRoute, Visit, VisitDep, see_other
+from app.core.errors import NotFound, PreconditionFailed
+from app.rules.grounds import GROUNDS, REFUSALS, law_of
+
+router = APIRouter(prefix="/console/requests", route_class=PageRoute, include_in_schema=False)
+RequestId = Annotated[str, Path(pattern=id_pattern("del"))]
+REMEMBERED = "lethe-requests"
+SHOWN = {
+    "open": "Open",
+    "needs-attention": "Needs attention",
+    "held": "On hold",
+    "fulfilled": "Fulfilled",
+    "incomplete": "Incomplete",
+    "refused": "Refused",
+    "cancelled": "Cancelled",
+    "all": "All",
+}
+LAWS = ("gdpr", "uk-gdpr", "ccpa")
+MOST_NAMED = 200
+CHANGED = "The request has changed since you opened it, perhaps in another tab. Look at it again, and then decide."
+NOTICES = get_args(NoticeCreate.model_fields["kind"].annotation)
+VERBS = {
+    "extend": "The law's longer period is taken.",
+    "hold": "The request is on hold.",
+    "release": "The hold has ended.",
+    "refuse": "The request is refused.",
+    "cancel": "The request is cancelled.",
+    "approve": "The refusal is approved.",
+    "dismiss": "The proposed refusal does not happen.",
+    "confirm": "The receipt is confirmed.",
+    "identity": "The proof of identity is noted.",
+}
+
+
+@router.get("")
+async def show_list(visit: VisitDep) -> Response:
+    given = visit.request.query_params
+    if not given and (kept := visit.request.cookies.get(REMEMBERED)):
+        return see_other(f"/console/requests?{urlencode(parse_qsl(kept))}")
+    shown = given.get("show", "open")
+    shown = shown if shown in SHOWN else "open"
+    dataset = given.get("dataset") or None
+    filters: dict[str, Any] = {"dataset": dataset}
+    if shown == "open":
+        filters["unanswered"] = True
+    elif shown != "all":
+        filters["status"] = shown
+    rows, datasets = await asyncio.gather(
+        listed(visit, "/deletion-requests", **filters), visit.api.get("/datasets", page_size=MOST_NAMED)
+    )
+    page = visit.page(
+        "requests.html.j2", listed=rows, shown=shown, tabs=SHOWN, dataset=dataset, datasets=datasets["items"]
+    )
+    kept = urlencode({"show": shown, **({"dataset": dataset} if dataset else {})})
+    page.set_cookie(REMEMBERED, kept, max_age=31536000, path="/console/requests", samesite="lax", httponly=True)
+    return page
+
+
+@router.get("/new")
+async def new(visit: VisitDep) -> Response:
+    return await _new(visit, Form())
+
+
+async def _new(visit: Visit, typed: Form, problem: Document | None = None) -> HTMLResponse:
+    datasets, models = await asyncio.gather(
+        visit.api.get("/datasets", state="ready", page_size=MOST_NAMED), visit.api.get("/models", page_size=MOST_NAMED)
+    )
+    return visit.page(
+        "new_request.html.j2",
+        status=int(problem["status"]) if problem else 200,
+        datasets=datasets["items"],
+        models=models["items"],
+        laws=LAWS,
+        grounds=GROUNDS,
+        typed=typed,
+        problem=problem,
+    )
+
+
+@router.post("/preview")
+async def preview(visit: VisitDep) -> Response:
+    """What the request would mean: a part of the page, renewed as the form changes."""
+    body = _body(await visit.form())
+    found = problem = None
+    if body["dataset"] and (body.get("sample_ids") or body.get("subjects")):
+        try:
+            found = await visit.api.send("POST", "/deletion-requests:draft", body)
+        except Refused as error:
+            problem = error.problem
+    made = PAGES.get_template("preview.html.j2").render(clock=visit.clock, found=found, problem=problem)
+    return HTMLResponse(made, headers=HEADERS)
+
+
+@router.post("")
+async def create(visit: VisitDep) -> Response:
+    form = await visit.form()
+    try:
+        made = await visit.api.send("POST", "/deletion-requests", _body(form), once=form.get("once", ""))
+    except Refused as error:
+        return await _new(visit, form, error.problem)
+    return see_other(f"/console/requests/{made['id']}?done=accepted")
+
+
+def _body(form: Form) -> Document:
+    """The API's body of the form. Lines end with LF or CRLF, and with no other mark, which an id may have in it."""
+    lines = [line for line in form.get("who", "").replace("\r\n", "\n").split("\n") if line.strip()]
+    place = form.get("place", "").strip()
+    body: Document = {
+        "dataset": form.get("dataset", ""),
+        "jurisdiction": form.get("law", "gdpr") + (f":{place}" if place else ""),
+        "basis": form.get("basis", "").strip() or "erasure-request",
+        "allow_data_loss": "allow_data_loss" in form,
+    }
+    if lines:
+        body["subjects" if form.get("by") == "subjects" else "sample_ids"] = lines
+    for name in ("model", "reference", "received_at", "received_reason", "ground"):
+        if form[name].strip():
+            body[name] = form[name].strip()
+    return body
+
+
+@router.get("/{request_id}")
+async def show(visit: VisitDep, request_id: RequestId) -> Response:
+    found = await visit.api.get(f"/deletion-requests/{request_id}")
+    models = {row["model"] for row in found["outcomes"]}
+    jobs, certificates, history, notices, dataset, *named = await asyncio.gather(
+        visit.api.get("/jobs", request=request_id, page_size=50),
+        visit.api.find("/certificates", request=request_id, page_size=10),
+        visit.api.get(f"/deletion-requests/{request_id}/history"),
+        visit.api.get(f"/deletion-requests/{request_id}/notices"),
+        visit.api.find(f"/datasets/{found['dataset']}"),
+        *(visit.api.find(f"/models/{model}") for model in models),
+    )
+    audits = await verdicts.of_request(visit.api, found)
+    return visit.page(
+        "request.html.j2",
+        request=found,
+        seen=_facts(found),
+        jobs=jobs["items"],
+        certificates=certificates["items"] if certificates else None,
+        dataset=dataset,
+        history=history["entries"],
+        notices=notices["notices"],
+        kinds=NOTICES,
+        refusals=REFUSALS[law_of(found["jurisdiction"])],
+        grounds=GROUNDS[law_of(found["jurisdiction"])],
+        models={each["id"]: each for each in named if each},
+        audits=audits,
+        sentence=verdicts.sentence(found, audits),
+        steps=timeline(found, audits),
+        left=[each for each in found["receipts"] if each["done_at"] is None],
+        gone=[each for each in found["receipts"] if each["done_at"] is not None],
+        verbs=_possible(found) if visit.can("request") else (),
+        done=VERBS.get(visit.request.query_params.get("done", ""), ""),
+        accepted=visit.request.query_params.get("done") == "accepted",
+    )
+
+
+def _possible(request: Document) -> tuple[str, ...]:
+    """What may be decided in this state; the API has the last word."""
+    if request["proposal"]:
+        return ("approve", "dismiss")
+    confirm = ("confirm",) if request["confirm_by"] and not request["confirmed_at"] else ()
+    match request["status"]:
+        case "held" if request["identity"]["status"] == "asked":
+            return (*confirm, "identity", "refuse", "cancel")
+        case "held":
+            return (*confirm, "release", "refuse", "cancel")
+        case "accepted" | "processing" | "published" | "needs-attention":
+            extend = () if request["extended_at"] else ("extend",)
+            return (*confirm, *extend, "identity", "hold", "refuse", "cancel")
+    return ()
+
+
+@router.post("/{request_id}/{verb}")
+async def decide(visit: VisitDep, request_id: RequestId, verb: str) -> Response:
+    """A decision holds only if the request is still as the page showed it, whoever else decides meanwhile."""
+    form = await visit.form()
+    if verb not in VERBS:
+        raise NotFound("There is no such decision.")
+    path = f"/deletion-requests/{request_id}"
+    body = _said(verb, form)
+    for last in (False, True):
+        etag, text = await visit.api.fetch(path)
+        if not hmac.compare_digest(form.get("seen", "").encode(), _facts(json.loads(text)).encode()):
+            raise PreconditionFailed(CHANGED)
+        try:
+            await visit.api.send("POST", f"{path}:{verb}", body, once=form.get("once", ""), seen=etag)
+            break
+        except Refused as error:
+            if error.status != PreconditionFailed.status or last:  # once more: a forecast changes by the minute
+                raise
+    return see_other(f"/console/requests/{request_id}?done={verb}")
+
+
+def _said(verb: str, form: Form) -> Document | None:
+    """What the API wants to hear of a decision."""
+    if verb in ("release", "approve"):
+        return None
+    if verb in ("confirm", "identity"):
+        return {name: form[name].strip() for name in ("status", "until", "note") if form[name].strip()}
+    ground = {"ground": form["ground"]} if verb == "refuse" and form["ground"] else {}
+    return {"reason": form["reason"].strip(), **ground}
+
+
+def _facts(request: Document) -> str:
+    """Names the state of a request that a decision rests on: all of it but the forecasts."""
+    outcomes = [{**row, "forecast_at": None} for row in request["outcomes"]]
+    return hashlib.sha256(json.dumps({**request, "outcomes": outcomes}, sort_keys=True).encode()).hexdigest()[:32]

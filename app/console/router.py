@@ -1,0 +1,32 @@
+"""Every page of the console, the ones that are asked for most first."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter
+
+from app.console import assets, cases, datasets, figures, jobs, models, oidc, requests, settings, signing_in, today
+from app.console.visit import PageRoute, VisitDep
+from app.core.errors import NotFound
+
+rest = APIRouter(route_class=PageRoute, include_in_schema=False)
+
+
+@rest.get("/console/{path:path}")
+async def nothing(visit: VisitDep, path: str) -> None:  # noqa: ARG001
+    raise NotFound("There is no such page.")
+
+
+ROUTERS = (
+    assets.router,
+    today.router,
+    cases.router,
+    requests.router,
+    jobs.router,
+    models.router,
+    datasets.router,
+    figures.router,
+    settings.router,
+    signing_in.router,
+    oidc.router,
+    rest,
+)

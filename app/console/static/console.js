@@ -1,0 +1,76 @@
+// The console's own script: the reader's zone, live progress, uploads, forms that are sent once.
+(() => {
+  "use strict";
+  const $$ = (selector, from = document) => [...from.querySelectorAll(selector)];
+  document.documentElement.classList.add("scripted");
+
+  // Times are written by the server in the zone of this cookie.
+  const zone = Intl.DateTimeFormat().resolvedOptions().timeZone || "UTC";
+  const known = document.cookie.split("; ").find((part) => part.startsWith("lethe-zone="));
+  const wanted = "lethe-zone=" + encodeURIComponent(zone).replaceAll("%2F", "/");
+  if (known !== wanted) document.cookie = wanted + "; Path=/; Max-Age=31536000; SameSite=Lax";
+
+  // A form is sent once, however often its button is pressed.
+  document.addEventListener("submit", (event) => {
+    const form = event.target;
+    if (form.dataset.ask && !window.confirm(form.dataset.ask)) { event.preventDefault(); return; }
+    setTimeout(() => $$("button", form).forEach((button) => { button.disabled = true; }));
+  });
+  window.addEventListener("pageshow", () => $$("button[disabled]").forEach((button) => { button.disabled = false; }));
+  document.addEventListener("change", (event) => { if (event.target.dataset.go !== undefined) event.target.form.requestSubmit(); });
+
+  // Progress of a job, by the service's event stream. When the job ends, the page is read once more.
+  const ENDED = ["succeeded", "rejected", "failed", "cancelled", "dead"];
+  for (const box of $$("[data-events]")) {
+    const source = new EventSource(box.dataset.events);
+    const bar = box.querySelector("progress"), stage = box.querySelector("[data-stage]"), share = box.querySelector("[data-share]");
+    const told = (event) => {
+      const found = JSON.parse(event.data);
+      if (typeof found.fraction === "number") {
+        bar.value = found.fraction;
+        share.textContent = Math.round(100 * found.fraction) + "\u00a0%";
+      }
+      if (found.stage) stage.textContent = found.stage;
+      if (ENDED.includes(found.state)) { source.close(); setTimeout(() => location.reload(), 300); }
+    };
+    for (const kind of ["state", "progress"]) source.addEventListener(kind, told);
+    window.addEventListener("pagehide", () => source.close());
+  }
+
+  // A file that is sent to the API as it is, with progress.
+  for (const form of $$("form[data-upload]")) {
+    form.addEventListener("submit", (event) => {
+      event.preventDefault();
+      const file = form.querySelector("input[type=file]").files[0], said = form.querySelector("[data-said]");
+      if (!file) { said.textContent = "Choose a file first."; return; }
+      const forms = JSON.parse(form.dataset.forms), ending = file.name.split(".").pop().toLowerCase();
+      if (!forms[ending]) { said.textContent = "The file's name ends in none of: " + Object.keys(forms).join(", ") + "."; return; }
+      const bar = form.querySelector("progress"), call = new XMLHttpRequest();
+      bar.hidden = false;
+      call.upload.addEventListener("progress", (at) => {
+        if (at.lengthComputable) { bar.value = at.loaded / at.total; said.textContent = Math.round(100 * at.loaded / at.total) + "\u00a0% sent"; }
+      });
+      call.addEventListener("load", () => {
+        if (call.status < 300 && form.dataset.then) { location.assign(form.dataset.then); return; }
+        if (call.status < 300) { told(call.responseText, said); return; }
+        let problem = {};
+        try { problem = JSON.parse(call.responseText); } catch { /* the status says it */ }
+        said.textContent = problem.detail || "Refused with status " + call.status + ".";
+      });
+      call.addEventListener("error", () => { said.textContent = "The connection broke off. Send it again."; });
+      call.open(form.dataset.method, form.dataset.upload);
+      call.setRequestHeader("Content-Type", forms[ending]);
+      call.setRequestHeader("X-CSRF-Token", form.dataset.csrf);
+      if (form.dataset.once) call.setRequestHeader("Idempotency-Key", form.dataset.once);
+      call.send(file);
+    });
+  }
+
+  // What became of each line of an import.
+  const told = (text, said) => {
+    const lines = text.trim().split("\n").filter(Boolean).map((line) => JSON.parse(line));
+    const bad = lines.filter((line) => line.status >= 300);
+    said.textContent = (lines.length - bad.length) + " accepted, " + bad.length + " refused."
+      + bad.slice(0, 20).map((line) => "\nLine " + (line.line + 1) + ": " + line.problem.detail).join("");
+  };
+})();

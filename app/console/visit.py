@@ -1,0 +1,215 @@
+"""One visit of a page: who it is, the API on their behalf, forms that cannot be forged, refusals in words.
+
+Whatever is refused, the session that has ended included, what was typed stays in the page to be sent again.
+"""
+
+from __future__ import annotations
+
+import hmac
+import secrets
+from collections.abc import Callable, Coroutine
+from http import HTTPStatus
+from pathlib import Path
+from typing import Annotated, Any
+from urllib.parse import parse_qsl, quote
+
+from fastapi import Depends, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import HTMLResponse, RedirectResponse, Response
+from fastapi.routing import APIRoute
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from starlette.concurrency import run_in_threadpool
+
+from app.api.http.deps import Parts, PartsDep
+from app.api.http.session_cookie import SIGN_IN
+from app.console import words
+from app.console.assets import asset
+from app.console.calls import Api, Document, Refused
+from app.core import logs, users
+from app.core.errors import AppError, Forbidden, NotFound, TooLarge, Unauthorized
+from app.core.users import Visitor
+from app.reports.numbers import decimal, percent, true_minus
+
+UNKNOWN_BODY = 2**18  # bytes that are kept of a form whose session has ended
+MOST_FIELDS = 500
+ZONE, ROWS = "lethe-zone", "lethe-rows"
+ROWS_OFFERED = (25, 50, 100, 200)
+OWN = {"csrf", "once", "seen"}  # fields that forms have for themselves
+HEADERS = {
+    "Cache-Control": "no-store",
+    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; "
+    "connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
+    "Referrer-Policy": "same-origin",
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+}
+
+
+def _environment() -> Environment:
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent / "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    named = (words.text, words.plain, words.status, words.state_word, words.kind, words.law, words.number)
+    further = (words.size, words.duration, words.tone_mark, decimal, percent, true_minus)
+    environment.filters.update({each.__name__: each for each in (*named, *further)})
+    environment.globals.update(count=words.count, asset=asset, new_once=lambda: secrets.token_hex(16))
+    return environment
+
+
+PAGES = _environment()
+
+
+class Form(dict[str, str]):
+    """Fields by name. What was not sent is empty; `in` tells it apart."""
+
+    def __missing__(self, name: str) -> str:
+        return ""
+
+
+class Visit:
+    """A call of a page within a session."""
+
+    def __init__(self, request: Request, held: Parts, token: str, who: Visitor) -> None:
+        self.request, self.held, self.token, self.who = request, held, token, who
+        self.api = Api(request, token)
+        self.clock = words.Clock(request.cookies.get(ZONE, ""))
+
+    def can(self, scope: str) -> bool:
+        return scope in self.who.scopes
+
+    @property
+    def csrf(self) -> str:
+        return users.csrf_token(self.held.settings, self.token)
+
+    @property
+    def rows(self) -> int:
+        """Rows of a list: as chosen, now or earlier."""
+        for given in (self.request.query_params.get("rows"), self.request.cookies.get(ROWS)):
+            if given is not None and given.isascii() and given.isdigit() and int(given) in ROWS_OFFERED:
+                return int(given)
+        return ROWS_OFFERED[1]
+
+    def page(self, template: str, *, status: int = 200, **shown: Any) -> HTMLResponse:
+        path = self.request.url.path
+        made = PAGES.get_template(template).render(
+            visit=self, clock=self.clock, path=path, section=path.split("/")[2] if path.count("/") > 1 else "", **shown
+        )
+        response = HTMLResponse(made, status, HEADERS)
+        if "rows" in self.request.query_params:
+            response.set_cookie(ROWS, str(self.rows), max_age=31536000, path="/console", samesite="lax", httponly=True)
+        return response
+
+    async def form(self) -> Form:
+        """The fields that were sent.
+
+        Raises:
+            Forbidden: the form is not one of this session.
+        """
+        fields = await read_form(self.request, self.held.settings.max_json_bytes)
+        self.request.state.typed = fields
+        if not hmac.compare_digest(fields.get("csrf", "").encode(), self.csrf.encode()):
+            raise Forbidden("This form is not of your session. Check what is in it, and send it again.", kind="csrf")
+        return fields
+
+
+async def read_form(request: Request, most: int) -> Form:
+    body = bytearray()
+    async for piece in request.stream():
+        body += piece
+        if len(body) > most:
+            raise TooLarge(f"A form takes {words.size(most)} at most.")
+    try:
+        pairs = parse_qsl(body.decode(), keep_blank_values=True, max_num_fields=MOST_FIELDS)
+    except ValueError:
+        raise TooLarge("The form has too many fields, or is not UTF-8.") from None
+    return Form(pairs)
+
+
+def token_of(request: Request) -> str:
+    """As `SessionCookie` put it where keys are."""
+    return request.headers.get("authorization", "").removeprefix("Bearer ")
+
+
+def visit(request: Request, held: PartsDep) -> Visit:
+    token = token_of(request)
+    with held.database.read() as session:
+        who = users.visitor(session, token) if token else None
+    if who is None:
+        raise Unauthorized("The session has ended.")
+    logs.note(session=who.session_id)
+    return Visit(request, held, token, who)
+
+
+VisitDep = Annotated[Visit, Depends(visit)]
+
+
+def bare(request: Request, template: str, status: int = 200, **shown: Any) -> HTMLResponse:
+    """A page without a session."""
+    clock = words.Clock(request.cookies.get(ZONE, ""))
+    made = PAGES.get_template(template).render(visit=None, clock=clock, path=request.url.path, section="", **shown)
+    return HTMLResponse(made, status, HEADERS)
+
+
+def see_other(path: str) -> RedirectResponse:
+    return RedirectResponse(path, 303, {"Cache-Control": "no-store"})
+
+
+class PageRoute(APIRoute):
+    """A route whose refusals are pages."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        handle = super().get_route_handler()
+
+        async def answer(request: Request) -> Response:
+            try:
+                return await handle(request)
+            except Unauthorized as error:
+                if request.method == "GET":
+                    raise  # `SessionCookie` leads the browser to the sign-in
+                return await _refusal(request, error.document())
+            except Refused as error:
+                return await _refusal(request, error.problem)
+            except AppError as error:
+                return await _refusal(request, error.document())
+            except RequestValidationError:
+                return await _refusal(request, NotFound("There is no such page.").document())
+
+        return answer
+
+
+async def _refusal(request: Request, problem: Document) -> Response:
+    """What was refused and why; of a form, with all that was typed."""
+    status = int(problem.get("status", 500))
+    typed: Form | None = getattr(request.state, "typed", None)
+    if request.method == "POST" and typed is None and status != 413:
+        try:
+            typed = await read_form(request, UNKNOWN_BODY)
+        except AppError:
+            problem = {**problem, "detail": f"{problem['detail']} The form was too large to keep."}
+    if request.headers.get("hx-request"):
+        return HTMLResponse(PAGES.get_template("problem.html.j2").render(problem=problem), status, HEADERS)
+    held: Parts = request.app.state.parts
+    shown = {
+        "problem": problem,
+        "lines": words.problem_lines(problem),
+        "phrase": HTTPStatus(status).phrase,
+        "typed": {name: value for name, value in (typed or {}).items() if name not in OWN},
+        "own": {name: value for name, value in (typed or {}).items() if name in ("once", "seen")},
+        "sign_in": f"{SIGN_IN}?next={quote(_back(request))}" if status == 401 else "",
+        "back": _back(request),
+    }
+    try:
+        here = await run_in_threadpool(visit, request, held)
+    except Unauthorized:
+        return bare(request, "refused.html.j2", status, **shown)
+    return here.page("refused.html.j2", status=status, **shown)
+
+
+def _back(request: Request) -> str:
+    """The page that the form was on: of `/console/requests/del_…/cancel` that of the request."""
+    path = request.url.path
+    return path.rpartition("/")[0] if request.method == "POST" else "/console"

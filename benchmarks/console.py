@@ -1,0 +1,70 @@
+"""Pages of the console on a database of a million requests: how long, how large."""
+
+from __future__ import annotations
+
+import logging
+import time
+
+from fastapi.testclient import TestClient
+
+from app.core import keys, users
+from app.main import create_app
+from benchmarks.lists import SIZES, _loaded
+from benchmarks.posting import kinds
+
+MOST_SECONDS, MOST_BYTES = 0.15, 100_000
+
+
+def pages() -> dict[str, object]:
+    """The middle of nine visits of each page."""
+    figures: dict[str, object] = {}
+    worst, largest = 0.0, 0
+    logging.getLogger("lethe.request").setLevel(logging.WARNING)
+    for kind in kinds():
+        with _loaded(kind, SIZES[-1]) as (settings, database, ids):
+            with database.write() as session:
+                link = users.make_link(session, users.named(session, keys.FIRST_TENANT, "bench", "owner"))
+            with TestClient(create_app(settings)) as browser:
+                browser.post("/console/sign-in/link", data={"token": link})
+                began = time.perf_counter()
+                browser.get("/console/register/figures")
+                figures[f"{kind} figures of the register"] = f"{time.perf_counter() - began:.1f} s, once asked for"
+                for path in _paths(ids):
+                    took, size = [], 0
+                    for _ in range(9):
+                        began = time.perf_counter()
+                        reply = browser.get(path)
+                        took.append(time.perf_counter() - began)
+                        size = len(reply.content)
+                        if reply.status_code != 200:
+                            raise ValueError(f"{path}: {reply.status_code}")
+                    middle = sorted(took)[len(took) // 2]
+                    figures[f"{kind} {path}"] = f"{1000 * middle:.0f} ms, {size / 1000:.1f} kB"
+                    worst, largest = max(worst, middle), max(largest, size)
+    return {
+        **figures,
+        "worst_s": worst,
+        "largest_bytes": largest,
+        "gate": "every page within 150 ms and 100 kB",
+        "gate_passed": worst <= MOST_SECONDS and largest <= MOST_BYTES,
+    }
+
+
+def _paths(ids: dict[str, str]) -> list[str]:
+    lists = [f"/console/requests?show={shown}" for shown in ("open", "needs-attention", "held", "fulfilled", "all")]
+    return [
+        "/console",
+        *lists,
+        f"/console/requests?show=open&dataset={ids['rare_dataset']}",
+        f"/console/requests/del_{500_004:026d}",
+        "/console/requests/new",
+        "/console/models",
+        f"/console/models/{ids['model']}",
+        "/console/datasets",
+        f"/console/datasets/{ids['dataset']}",
+        "/console/jobs",
+        "/console/jobs?show=failed",
+        "/console/register",
+        "/console/evidence",
+        "/console/settings",
+    ]

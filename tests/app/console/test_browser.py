@@ -1,0 +1,195 @@
+"""An officer's and an engineer's way through the console in a real browser: wide and narrow, light and dark, without an
+error in the browser's console, and without a violation that axe-core finds."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import pytest
+import uvicorn
+
+from app.main import create_app
+from tests.app.console.browsing import link
+from tests.support import Account, eventually, free_port
+from tests.trained import Trained
+
+pytestmark = pytest.mark.browser
+AXE = str(files("axe_playwright_python") / "axe.min.js")
+LOOKS = [(1280, "light"), (390, "dark")]
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Any]:
+    from playwright.sync_api import sync_playwright
+
+    from tests.conftest import CHROMIUM
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="module")
+def address(shared: Trained) -> Iterator[str]:
+    """The service of `shared` on a port of its own, in a thread; its jobs are run by the test."""
+    port = free_port()
+    app = create_app(shared.account.settings)
+    server = uvicorn.Server(uvicorn.Config(app, port=port, log_config=None, http="app.api.http.connections:Connection"))
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    eventually(lambda: server.started, "the server")
+    yield f"http://127.0.0.1:{port}"
+    server.should_exit = True
+    thread.join(10)
+
+
+class Walk:
+    """A page of the browser that notes every error, and is looked at by axe-core on the way."""
+
+    def __init__(self, page: Any, address: str) -> None:
+        self.page, self.address = page, address
+        self.faults: list[str] = []
+        page.on("console", lambda said: self.faults.append(said.text) if said.type in ("error", "warning") else None)
+        page.on("pageerror", lambda error: self.faults.append(str(error)))
+        page.on("requestfailed", lambda call: self._has_failed(call))
+        page.on("request", lambda call: self._is_ours(call.url))
+
+    def _is_ours(self, url: str) -> None:
+        if not url.startswith((self.address, "data:")):
+            self.faults.append(f"a request to {url}")
+
+    def _has_failed(self, call: Any) -> None:
+        """An event stream ends with its page."""
+        if not call.url.endswith("/events"):
+            self.faults.append(f"{call.url}: {call.failure}")
+
+    def look(self) -> None:
+        """Nothing is wider than the window, and axe-core finds nothing."""
+        wide = self.page.evaluate("document.documentElement.scrollWidth - window.innerWidth")
+        if wide > 0:
+            self.faults.append(f"{self.page.url} is {wide} pixels too wide")
+        found = self.page.evaluate("async () => (await axe.run()).violations")
+        for each in found:
+            places = [node["html"][:120] for node in each["nodes"][:3]]
+            self.faults.append(f"{self.page.url}: {each['id']}: {each['help']}: {places}")
+
+
+@pytest.fixture
+def walk(chromium: Any, address: str, request: pytest.FixtureRequest) -> Iterator[Walk]:
+    width, scheme = request.param
+    context = chromium.new_context(
+        viewport={"width": width, "height": 900},
+        color_scheme=scheme,
+        timezone_id="Europe/Berlin",
+        reduced_motion="reduce",
+    )
+    context.add_init_script(path=AXE)
+    found = Walk(context.new_page(), address)
+    yield found
+    context.close()
+    assert found.faults == []
+
+
+def sign_in(walk: Walk, account: Account, role: str) -> None:
+    walk.page.goto(f"{walk.address}/console/sign-in/link/{link(account.database, role, name=role)}")
+    walk.look()
+    walk.page.get_by_role("button", name="Sign in").click()
+    walk.page.wait_for_url("**/console")
+
+
+def open_menu(walk: Walk) -> None:
+    menu = walk.page.locator("summary", has_text="Menu")
+    if menu.is_visible():
+        menu.click()
+
+
+def to(walk: Walk, name: str) -> None:
+    """By the navigation, which is behind a button where there is no room for it."""
+    open_menu(walk)
+    walk.page.get_by_role("link", name=name, exact=True).locator("visible=true").first.click()
+
+
+@pytest.mark.parametrize("walk", LOOKS, indirect=True)
+def test_an_officers_way(walk: Walk, shared: Trained) -> None:
+    page, account = walk.page, shared.account
+    at = 0 if page.viewport_size["width"] > 400 else 40
+    sign_in(walk, account, "officer")
+    walk.look()
+    assert "CET" in page.locator("footer").inner_text()  # the zone of the reader from the first page on
+    page.get_by_role("link", name="New request").click()
+    page.get_by_label("these samples").check()
+    page.get_by_label("Who or what").fill("\n".join(shared.ids[at : at + 20]))
+    page.get_by_label("Where you act").fill("DE-BY")
+    page.get_by_label("Law").focus()
+    page.locator("#meaning").get_by_text("Answer due").wait_for()
+    assert "20" in page.locator("#meaning").inner_text()
+    walk.look()
+    page.get_by_role("button", name="Send the request").click()
+    page.get_by_text("The request is accepted. It will end").wait_for()
+    walk.look()
+    page.locator("summary", has_text="Put on hold").click()
+    page.locator("#reason-hold").fill("A court asks for it.")
+    page.get_by_role("button", name="Put on hold").click()
+    page.get_by_text("The request is on hold. ", exact=False).first.wait_for()
+    page.locator("summary", has_text="End the hold").click()
+    page.get_by_role("button", name="End the hold").click()
+    page.get_by_text("The hold has ended.").wait_for()
+    account.work()
+    page.reload()
+    page.locator(".verdict strong").wait_for()
+    walk.look()
+    page.get_by_role("link", name="report").click()
+    page.get_by_role("heading", name="What this means").wait_for()
+    walk.look()
+    page.go_back()
+    for name in ("Requests", "Register", "Evidence", "Settings", "Today"):
+        to(walk, name)
+        walk.look()
+    open_menu(walk)
+    page.get_by_role("button", name="Sign out").locator("visible=true").click()
+    page.get_by_role("heading", name="Sign in").wait_for()
+
+
+@pytest.mark.parametrize("walk", LOOKS, indirect=True)
+def test_an_engineers_way(walk: Walk, shared: Trained, tmp_path: Path) -> None:
+    page, account = walk.page, shared.account
+    sign_in(walk, account, "engineer")
+    to(walk, "Datasets")
+    walk.look()
+    page.get_by_role("link", name="Register a dataset").click()
+    walk.look()
+    page.get_by_label("Name").fill("ours")
+    page.get_by_role("button", name="Register").click()
+    page.get_by_role("heading", name="Send its content").wait_for()
+    walk.look()
+    wrong = tmp_path / "wrong.npz"
+    wrong.write_bytes(b"this is no archive")
+    page.get_by_label("File").set_input_files(wrong)
+    with page.expect_response("**/content") as refused:
+        page.get_by_role("button", name="Send").click()
+    assert refused.value.status == 422
+    page.locator("[data-said]", has_text="archive").or_(page.locator("[data-said]", has_text="npz")).wait_for()
+    walk.faults = [each for each in walk.faults if "422" not in each]  # the browser notes every refusal
+    to(walk, "Models")
+    walk.look()
+    page.get_by_role("link", name="m", exact=True).click()
+    walk.look()
+    page.get_by_label("Old versions are kept for days").fill("3")
+    page.get_by_role("button", name="Change the policy").click()
+    page.get_by_text("The policy is changed.").wait_for()
+    page.locator("summary", has_text="Train a candidate").click()
+    page.get_by_role("button", name="Train", exact=True).click()
+    page.locator("[data-events]").wait_for()
+    walk.look()
+    account.work()  # the page follows the job by the event stream, and is read again when it has ended
+    page.get_by_text("Succeeded").first.wait_for()
+    walk.look()
+    to(walk, "Jobs")
+    walk.look()
+    to(walk, "Settings")
+    walk.look()
