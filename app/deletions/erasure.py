@@ -226,7 +226,7 @@ def _losing_ids(session: Session, work: Plan) -> list[DeletionRequest]:
 def _swap_images(session: Session, dataset: Dataset, requests: list[DeletionRequest], images: str | None) -> None:
     if dataset.images and images and images != dataset.images:
         for request in requests:
-            _owe(session, request, "sample-bytes", "the samples' pixels were overwritten with zeros", dataset.images)
+            _owe(session, request, "sample-bytes", "the samples' pictures were taken out of the file", dataset.images)
         dataset.images = images
 
 
@@ -234,7 +234,7 @@ def _swap_copies(session: Session, dataset: Dataset, requests: list[DeletionRequ
     for name, digest in copies.items():
         copy = session.get_one(DatasetCopy, (dataset.id, name))
         height, width, _ = copy.shape
-        detail = f"the samples' pixels in the copy of {height} x {width} pixels were overwritten with zeros"
+        detail = f"the samples' pictures were taken out of the copy of {height} x {width} pixels"
         for request in requests:
             _owe(session, request, "sample-copy", detail, copy.digest)
         copy.digest = digest
