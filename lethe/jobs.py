@@ -30,6 +30,10 @@ class Jobs(Collection[types.Job]):
         """Queue a failed or dead job again."""
         return cast("types.Job", self._verb(job, "retry", if_match=if_match))
 
+    def workers(self) -> list[types.Worker]:
+        """The live workers: their devices, and which jobs they take."""
+        return cast("list[types.Worker]", self._calls.get("/v1/workers")["workers"])
+
     def audit(self, job: str) -> types.Json:
         """The report that the job made, whether or not its candidate was published."""
         return cast("types.Json", self._calls.get(f"{self._at(job)}/audit"))

@@ -290,6 +290,16 @@ class Escalation(TypedDict):
     next: str | None
 
 
+class Worker(TypedDict):
+    name: str
+    device: str
+    label: str
+    kinds: list[str]
+    offers: list[str]
+    device_memory: int
+    seen_at: str
+
+
 class Job(TypedDict):
     id: str
     kind: str

@@ -115,12 +115,11 @@ def list_all(
     dataset = dataset and datasets.id_of(session, who.tenant_id, dataset)
     model = model and models.id_of(session, who.tenant_id, model)
     query = matching(query, {Job.dataset_id: dataset, Job.model_id: model, Job.kind: kind, Job.state: state})
-    if request is not None:
-        carried = query.join(OutcomeRow, OutcomeRow.job_id == Job.id).where(OutcomeRow.request_id == request)
-        own = query.where(Job.request_id == request)
-        either = {OutcomeRow.job_id: created.of(carried, Job.created_at), Job.id: created.of(own, Job.created_at)}
-        rows, token = pager.rows_of_either(session, Job.id, either)
-    elif created:
+    if request is not None:  # in steps: as one condition, SQLite walks through all jobs of the tenant
+        carry = set(session.scalars(select(OutcomeRow.job_id).where(OutcomeRow.request_id == request)))
+        own = set(session.scalars(select(Job.id).where(Job.request_id == request)))
+        query = query.where(Job.id.in_(carry | own))
+    if created:
         rows, token = pager.rows_by_time(session, query, Job.created_at, Job.id, created)
     else:
         rows, token = pager.rows(session, query, Job.id)

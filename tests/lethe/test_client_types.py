@@ -41,6 +41,7 @@ NAMES = {
     "Job": "JobOut",
     "Escalation": "EscalationOut",
     "Key": "KeyOut",
+    "Worker": "WorkerOut",
     "KeyMade": "KeyMade",
     "Webhook": "WebhookOut",
     "WebhookMade": "WebhookMade",
@@ -130,7 +131,21 @@ GIVEN = {
 }
 ANSWER = {"items": [], "next_page_token": None, "number": 7, "state": "succeeded", "status": "fulfilled"}
 ANSWER |= dict.fromkeys(
-    ("id", "digest", "job", "problem", "salt", "deleted", "entries", "hashes", "versions", "notices", "papers"), "thing"
+    (
+        "id",
+        "digest",
+        "job",
+        "problem",
+        "salt",
+        "deleted",
+        "entries",
+        "hashes",
+        "versions",
+        "notices",
+        "papers",
+        "workers",
+    ),
+    "thing",
 ) | {"size": 1}
 
 
