@@ -17,7 +17,9 @@ def console(
     role: Annotated[str, typer.Option(help=f"One of: {', '.join(ROLES)}.")] = "owner",
     tenant: Annotated[str, typer.Option(help="Whose console.")] = FIRST_TENANT,
 ) -> None:
-    """Print a link that signs a person in to the console, once, within ten minutes.
+    """Print a link that signs a person in to the console.
+
+    It works once, within ten minutes.
 
     It works on the database of LETHE_DATABASE_URL, else of LETHE_DATA_DIR, so it runs where the service runs.
     """

@@ -84,7 +84,9 @@ class Grouped(Generic[Task, Reply]):
         for future, reply in zip(group, replies, strict=True):
             if future.done():  # its client has gone
                 continue
-            if isinstance(reply, BaseException):
+            if isinstance(reply, StopIteration):  # which no future takes: its client would wait for ever
+                future.set_exception(RuntimeError("the work ended in StopIteration"))
+            elif isinstance(reply, BaseException):
                 future.set_exception(reply)
             else:
                 future.set_result(reply)

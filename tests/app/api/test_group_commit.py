@@ -111,3 +111,18 @@ def test_a_failure_of_all_is_each_ones_and_a_failure_of_one_its_own() -> None:
         found.close()
 
     asyncio.run(main())
+
+
+def test_a_stray_stop_iteration_reaches_its_client_too() -> None:
+    """As seen: a future takes none, so that the caller waited for ever."""
+
+    def work(_group: list[str]) -> list[str | Exception]:
+        return [next(iter([]))]
+
+    async def main() -> None:
+        found = grouped(work)
+        with pytest.raises(RuntimeError, match="StopIteration"):
+            await asyncio.wait_for(found.submit("one"), 5)
+        found.close()
+
+    asyncio.run(main())
