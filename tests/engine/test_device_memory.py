@@ -79,7 +79,8 @@ def test_a_device_that_does_not_hold_one_sample_is_named():
         run(0)
 
 
-def test_logits_are_taken_in_smaller_batches():
+def test_logits_are_taken_in_smaller_batches(monkeypatch):
+    monkeypatch.setattr(evaluation, "CPU_BATCH", 1024)  # as on a device
     samples = digits()[1]
     model = seeding.seeded_model(small_network, 1)
     limited = Small(model, 100)

@@ -81,7 +81,7 @@ def test_without_a_broker_requests_are_accepted_and_hints_wait(settings: Setting
         made = client.post("/v1/datasets", json={"name": "digits", "source": {"name": "digits"}})
     assert (ready["status"], ready["broker"]) == ("degraded", "unreachable")
     assert made.status_code == 202
-    with pytest.raises(Exception, match=r"(?i)refused|connect"):
+    with pytest.raises(Exception, match="does not answer"):
         outbox.relay_hints(database, sweeper.hint_sender(closed))
     assert waiting(database) == [made.json()["job"]]
     assert relayed(database) == [made.json()["job"]]

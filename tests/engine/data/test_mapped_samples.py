@@ -125,6 +125,7 @@ def test_training_and_logits_of_mapped_samples_equal_those_of_resident_ones(file
 def test_pages_that_were_read_are_given_back(file, monkeypatch):
     monkeypatch.setattr("engine.data.samples.MOST_MAPPED", 640)
     monkeypatch.setattr("engine.data.samples.MAPPED_AROUND", 64)
+    monkeypatch.setattr("engine.evaluation.CPU_BATCH", 1024)
     mapped, given_back = both(file)[1], []
 
     class File:
