@@ -89,7 +89,7 @@ def upload_dataset(
     thing: DatasetId,
     files: Annotated[
         list[Path],
-        typer.Argument(metavar="FILE...", help="A .parquet file, a .zip of image folders, an .npz or a .tar."),
+        typer.Argument(metavar="FILES", help="A .parquet file, a .zip of image folders, an .npz or a .tar."),
     ],
     holdout: Annotated[
         list[Path] | None, typer.Option(help="A file whose samples are never trained on; may be repeated.")
@@ -123,7 +123,10 @@ def delete_dataset(
     yes: Yes = False,
     as_json: AsJson = False,
 ) -> None:
-    """Erase a dataset that nobody needs, once it is shown what that erases."""
+    """Erase a dataset that nobody needs.
+
+    What that erases is shown first.
+    """
     with client() as calls:
         found = calls.datasets.erasable(thing)
         show(found, as_json=as_json)
@@ -175,9 +178,9 @@ def fetch_canaries(
     thing: DatasetId,
     output: Annotated[Path, typer.Option("--output", "-o", help="File to write, an npz.")] = Path("canaries.npz"),
 ) -> None:
-    """Fetch the canaries to mix into the training data of a model trained elsewhere.
+    """Fetch the canaries to mix into your training data.
 
-    Those that are held out are not among them.
+    They are for a model that is trained elsewhere. Those that are held out are not among them.
     """
     with client() as calls:
         typer.echo(calls.datasets.canaries(thing, output))
@@ -293,7 +296,7 @@ def references(
     timeout: Timeout = None,
     as_json: AsJson = False,
 ) -> None:
-    """Train the reference models that audits compare with, or send your own.
+    """Train the reference models of audits, or send your own.
 
     The file has the arrays ids, membership, and log_odds or logits.
     """

@@ -332,7 +332,7 @@ def commands(group: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str
 def test_no_help_is_cut_off(run: Run, monkeypatch: pytest.MonkeyPatch, columns: str) -> None:
     monkeypatch.setenv("COLUMNS", columns)
     for path, _ in commands(typer.main.get_command(main.commands())):
-        if path != ("bench",):  # another program's
+        if path not in (("bench",), ("calibrate",)):  # other programs: this one would become them
             text = run(*path, "--help")
             assert not re.search(r"[^\]]\.\.\.$", text, re.MULTILINE), text
             assert max(map(len, text.splitlines())) <= int(columns), text
