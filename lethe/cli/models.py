@@ -89,7 +89,7 @@ def upload_dataset(
     thing: DatasetId,
     files: Annotated[
         list[Path],
-        typer.Argument(metavar="FILES", help="A .parquet file, a .zip of image folders, an .npz or a .tar."),
+        typer.Argument(metavar="FILE", help="A .parquet file, a .zip of image folders, an .npz or a .tar."),
     ],
     holdout: Annotated[
         list[Path] | None, typer.Option(help="A file whose samples are never trained on; may be repeated.")
