@@ -69,8 +69,14 @@ class Grouped(Generic[Task, Reply]):
         while waiting and len(group) < self._most and weight <= self._heaviest:
             group.append(waiting.popleft())
             weight += self._weigh(group[-1][0])
-        done = loop.run_in_executor(self._threads, self._work, [task for task, _ in group])
+        done = loop.run_in_executor(self._threads, self._do, [task for task, _ in group])
         done.add_done_callback(lambda found: self._settle(loop, lane, [future for _, future in group], found))
+
+    def _do(self, tasks: list[Task]) -> Sequence[Reply | Exception]:
+        try:
+            return self._work(tasks)
+        except StopIteration as error:  # which no future takes: clients would wait for ever
+            raise RuntimeError("the work ended in StopIteration") from error
 
     def _settle(
         self,
@@ -84,9 +90,7 @@ class Grouped(Generic[Task, Reply]):
         for future, reply in zip(group, replies, strict=True):
             if future.done():  # its client has gone
                 continue
-            if isinstance(reply, StopIteration):  # which no future takes: its client would wait for ever
-                future.set_exception(RuntimeError("the work ended in StopIteration"))
-            elif isinstance(reply, BaseException):
+            if isinstance(reply, BaseException):
                 future.set_exception(reply)
             else:
                 future.set_result(reply)
