@@ -16,7 +16,6 @@ from starlette.concurrency import run_in_threadpool
 from app import events
 from app.api.http.deps import (
     BY_METHOD,
-    ONE_TRANSFER,
     CallerDep,
     IdempotencyKey,
     IdempotentDep,
@@ -31,7 +30,7 @@ from app.api.http.deps import (
 )
 from app.api.http.paging import Created, Page, matching
 from app.api.http.patterns import reference
-from app.api.http.transfer import ANY_SIZE, FilePart, receive
+from app.api.http.transfer import FilePart, receive, takes_file
 from app.api.schemas import (
     CoinOut,
     DatasetCreate,
@@ -290,15 +289,7 @@ def preview(
     "/{dataset}/content",
     status_code=202,
     response_model=DatasetOut,
-    responses=problems(403, 404, 409, 415, 507),
-    max_body_size=ANY_SIZE,
-    dependencies=[ONE_TRANSFER],
-    openapi_extra={
-        "requestBody": {
-            "required": True,
-            "content": {form: {"schema": {"type": "string", "format": "binary"}} for form in uploads.FORMS},
-        }
-    },
+    **takes_file(*uploads.FORMS),
 )
 async def put_content(dataset: DatasetId, request: Request, who: CallerDep, held: PartsDep) -> JSONResponse:
     """Stream the content in, in the form that the Content-Type names.

@@ -19,7 +19,6 @@ from app.api.http.conditional import IfMatchDep
 from app.api.http.deps import (
     ANOTHER_JOB,
     BY_METHOD,
-    ONE_TRANSFER,
     CallerDep,
     IdempotentDep,
     PagerDep,
@@ -31,7 +30,7 @@ from app.api.http.deps import (
 )
 from app.api.http.paging import Created, Page, matching
 from app.api.http.patterns import ARCHITECTURE, reference
-from app.api.http.transfer import ANY_SIZE, receive
+from app.api.http.transfer import receive, takes_file
 from app.api.schemas import (
     ID_OR_NAME,
     AuditOffer,
@@ -206,15 +205,7 @@ def references(
     "/{model}/references",
     status_code=201,
     response_model=PoolOut,
-    responses=problems(403, 404, 409, 415, 507),
-    max_body_size=ANY_SIZE,
-    dependencies=[ONE_TRANSFER],
-    openapi_extra={
-        "requestBody": {
-            "required": True,
-            "content": {NPZ: {"schema": {"type": "string", "format": "binary"}}},
-        }
-    },
+    **takes_file(NPZ),
 )
 async def put_references(
     model: ModelId,

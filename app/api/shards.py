@@ -13,7 +13,6 @@ from app.api import datasets as dataset_replies
 from app.api.datasets import DatasetId, checked_form, look_at
 from app.api.http.deps import (
     BY_METHOD,
-    ONE_TRANSFER,
     CallerDep,
     IdempotentDep,
     PartsDep,
@@ -23,7 +22,7 @@ from app.api.http.deps import (
     problems,
 )
 from app.api.http.paging import Page
-from app.api.http.transfer import ANY_SIZE, receive
+from app.api.http.transfer import receive, takes_file
 from app.api.schemas import DatasetClose, DatasetOut, ShardOut, ShardSplit
 from app.blobs import usage
 from app.blobs.folder import Writer
@@ -59,15 +58,7 @@ def list_shards(dataset: DatasetId, who: CallerDep, session: Read) -> Page[Shard
 @router.put(
     "/{dataset}/shards/{number}",
     response_model=ShardOut,
-    responses=problems(403, 404, 409, 415, 507),
-    max_body_size=ANY_SIZE,
-    dependencies=[ONE_TRANSFER],
-    openapi_extra={
-        "requestBody": {
-            "required": True,
-            "content": {form: {"schema": {"type": "string", "format": "binary"}} for form in uploads.FORMS},
-        }
-    },
+    **takes_file(*uploads.FORMS),
 )
 async def put_shard(
     dataset: DatasetId,

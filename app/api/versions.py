@@ -29,7 +29,7 @@ from app.api.http.deps import (
 )
 from app.api.http.paging import Created, Page, matching
 from app.api.http.patterns import id_pattern
-from app.api.http.transfer import ANY_SIZE, download, receive
+from app.api.http.transfer import FILE, download, receive, takes_file
 from app.api.models import ModelId
 from app.api.schemas import JobOut, Origin, SignatureOut, SignBody, Stated, VersionCreate, VersionOut
 from app.blobs import usage
@@ -58,7 +58,6 @@ Reason = Annotated[
 SAFETENSORS = "application/vnd.safetensors"
 BINARY = (SAFETENSORS, "application/octet-stream")
 ZIP = "application/zip"
-FILE = {"type": "string", "format": "binary"}
 
 
 def show(version: Version) -> VersionOut:
@@ -158,15 +157,7 @@ def read_by_id(version: Annotated[str, Path(pattern=id_pattern("ver"))], who: Ca
     "/{number}/checkpoint",
     status_code=202,
     response_model=JobOut,
-    responses=problems(403, 404, 409, 415, 507),
-    max_body_size=ANY_SIZE,
-    dependencies=[ONE_TRANSFER],
-    openapi_extra={
-        "requestBody": {
-            "required": True,
-            "content": {form: {"schema": FILE} for form in BINARY},
-        }
-    },
+    **takes_file(*BINARY),
 )
 async def put_checkpoint(
     model: ModelId, number: Number, request: Request, who: CallerDep, held: PartsDep

@@ -8,7 +8,7 @@ import os
 import re
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from fastapi import Request
 from fastapi.responses import Response, StreamingResponse
@@ -17,7 +17,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope, Send
 
 from app.api.http.conditional import matches
-from app.api.http.deps import Parts
+from app.api.http.deps import ONE_TRANSFER, Parts, problems
 from app.blobs import usage
 from app.blobs.folder import CHUNK, BlobMissingError, Folder, Writer
 from app.blobs.open import Blobs
@@ -109,6 +109,18 @@ def _require_room(blobs: Blobs, settings: Settings, tenant_id: str) -> None:
 
 
 ANY_SIZE = 2**62  # of a route's body: `receive` counts by itself, up to the limit of the settings
+FILE = {"type": "string", "format": "binary"}
+
+
+def takes_file(*forms: str) -> dict[str, Any]:
+    """Of a route whose body is a file of one of these media types, streamed to storage."""
+    body = {"required": True, "content": {form: {"schema": FILE} for form in forms}}
+    return {
+        "responses": problems(403, 404, 409, 415, 507),
+        "max_body_size": ANY_SIZE,
+        "dependencies": [ONE_TRANSFER],
+        "openapi_extra": {"requestBody": body},
+    }
 
 
 def download(request: Request, blobs: Blobs, digest: str, filename: str, media_type: str) -> Response:
