@@ -120,11 +120,12 @@ def _load(run: Run) -> Work | None:
             return None
         dataset = session.get_one(Dataset, loaded.dataset_id)
         batch = versions.batch(session, run.claim.id, dataset, parent, loaded.policy.canaries)
-    gone, all_ = (
-        np.bincount(loaded.labels[each], minlength=loaded.classes).tolist()
-        for each in (batch.forget, np.union1d(batch.gone, batch.remain))
-    )
-    if batches.step_of(run.claim.params) == 0:
+    if dataset.carried_for is None and batches.step_of(run.claim.params) == 0:
+        # of carried data no one here knows what else the model was trained on
+        gone, all_ = (
+            np.bincount(loaded.labels[each], minlength=loaded.classes).tolist()
+            for each in (batch.forget, np.union1d(batch.gone, batch.remain))
+        )
         loaded = replace(loaded, policy=loaded.policy.for_shape(gone, all_))
     return Work(loaded, parent, batch, batches.step_of(run.claim.params))
 

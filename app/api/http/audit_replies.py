@@ -33,7 +33,7 @@ class CoveredRequest(Part):
 class AuditDocument(Part):
     report: AuditReport
     retrained: Comparison | None
-    requests: list[CoveredRequest] = Field(description="that the job carries out: empty for an audit made afterwards")
+    requests: list[CoveredRequest] = Field(description="that the version's job carried out, in its later audits too")
 
 
 def find(session: Session, version: Version) -> AuditDocument:
@@ -53,7 +53,8 @@ def of_job(session: Session, job: Job) -> AuditDocument:
     row = session.scalars(query).first()
     if row is None:
         raise NotFound("This job has made no audit report.")
-    return document(session, row, job.id)
+    made_by = select(Version.job_id).where(Version.model_id == row.model_id, Version.number == row.version)
+    return document(session, row, job.id if row.version is None else session.scalar(made_by))
 
 
 def document(session: Session, row: AuditRow, made_by: str | None) -> AuditDocument:

@@ -80,7 +80,7 @@ def facts(result="sha256:" + "ab" * 32, issued=T + timedelta(days=9), supersedes
             ),
         ),
         receipts=(
-            ReceiptFacts("sample-bytes", "the samples' pixels were overwritten with zeros", None, T, None),
+            ReceiptFacts("sample-bytes", "the samples' pictures were taken out of the file", None, T, None),
             ReceiptFacts("superseded-checkpoint", "version 1", "mod_1", None, T + timedelta(days=16)),
         ),
         supersedes=supersedes,
