@@ -25,6 +25,7 @@ POLICY = QUICK_POLICY | {
     "attack": {"name": "pgd_l2", "params": {"steps": 3}},
     "escalation": [],
 }
+SETTING_UP_SECONDS = 300.0
 AWAY = (httpx.TransportError,)
 HONEST = {200, 202, 503, 429}  # what a service in trouble may say; 409 where the same call is under way
 
@@ -178,7 +179,7 @@ def open_shop(url: str, token: str, samples: int, seed: int) -> Shop:
             return reply.json()
 
         def wait(what: str, path: str, member: str, wanted: object) -> None:
-            eventually(lambda: call("GET", path)[member] == wanted, what)
+            eventually(lambda: call("GET", path)[member] == wanted, what, SETTING_UP_SECONDS)
 
         dataset = call("POST", "/v1/datasets", json={"name": "people", "source": {"name": "upload"}})["id"]
         where = f"/v1/datasets/{dataset}"

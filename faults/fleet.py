@@ -7,6 +7,7 @@ import os
 import runpy
 import signal
 import sys
+import threading
 import time
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -79,6 +80,8 @@ class Fleet:
     workers: int
     parts: list[Part] = field(default_factory=list)
     port: int = field(default_factory=free_port)
+    stopped: threading.Event = field(default_factory=threading.Event)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def __post_init__(self) -> None:
         FORKS.set_forkserver_preload(LOADED)
@@ -102,6 +105,12 @@ class Fleet:
         return [part for part in self.parts if part.kind == kind]
 
     def tend(self) -> None:
+        """Start what does not run; nothing any more once `stopped` is set."""
+        with self._lock:
+            if not self.stopped.is_set():
+                self._tend()
+
+    def _tend(self) -> None:
         now = time.monotonic()
         for part in self.parts:
             if part.process is not None and not part.alive():
@@ -120,7 +129,9 @@ class Fleet:
             os.kill(part.pid, signal.SIGKILL)
 
     def close(self) -> None:
-        for part in self.parts:
-            if part.process is not None:
-                part.signal(signal.SIGKILL)
-                part.process.join()
+        self.stopped.set()
+        with self._lock:
+            for part in self.parts:
+                if part.process is not None:
+                    part.signal(signal.SIGKILL)
+                    part.process.join()

@@ -23,6 +23,7 @@ from app.core.tables import CaseFile, DeletionRequest, Job, JobEvent, Tenant, Ve
 from app.operations import migrate
 from app.rules.states import TERMINAL_JOBS, JobState
 from faults import invariants
+from faults import races as races_
 from faults.clients import Clients, Shop, open_shop
 from faults.fleet import Fleet
 from faults.servers import Postgres, Redis, wait_for
@@ -63,19 +64,34 @@ def soak(backend: str, seed: int, wanted_kills: int, wanted_jobs: int, seconds: 
         tokens = prepare(settings)
         fleet = Fleet(settings, root / "parts.log", WORKERS)
         stack.enter_context(tending(fleet))
-        wait_for(fleet.port)
+        wait_for(fleet.port, 300.0)
         samples = min(1800, max(120, wanted_jobs // 2))
         shops = [open_shop(fleet.url, token, samples, seed + n) for n, token in enumerate(tokens)]
         clients = Clients(fleet.url, shops, seed)
         scene = Scene(settings, fleet, clients, random.Random(seed), disk, postgres, redis)
         try:
-            return run(scene, wanted_kills, wanted_jobs, seconds)
+            races = {"one_key": races_.one_key(clients, fleet, shops[0])}
+            found = run(scene, wanted_kills, wanted_jobs, seconds)
+            fleet.close()
+            return found | after(settings, shops[0], root, races, found["broken"])
         except BaseException:
             say(fleet.log.read_text(errors="replace")[-6000:])
             raise
         finally:
             clients.close()
             scene.database.close()
+
+
+def after(settings: Settings, shop: Shop, root: Path, races: dict[str, Any], broken: list[str]) -> dict[str, Any]:
+    """The races on the same database, once all is checked and no part runs."""
+    for name, figures, wrong in (
+        ("lanes", *races_.lanes(settings)),
+        ("deadlines", *races_.deadlines(settings, shop)),
+        *([] if settings.database_url else [("counter", *races_.counter(root / "counter"))]),
+    ):
+        races[name] = figures
+        broken += wrong
+    return {"races": races, "broken": broken}
 
 
 def prepare(settings: Settings) -> list[str]:
