@@ -11,7 +11,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-RESULTS = Path(__file__).parent.parent / "benchmarks" / "results"
+from faults.page import RESULTS, write
+
 BACKENDS = ("sqlite", "postgresql")
 
 
@@ -23,6 +24,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--backend", choices=[*BACKENDS, "both"], default="both")
     parser.add_argument("--minutes", type=float, default=30.0, help="at most, of faults, on all databases together")
     parser.add_argument("--hours", type=float, default=0.0, help="the same in hours")
+    parser.add_argument("--lease", type=float, default=3.0, help="seconds of a worker's lease; the service's own is 60")
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the JSON document")
     return parser.parse_args()
 
@@ -36,9 +38,13 @@ def main() -> int:
     failed = False
     for backend in backends:
         print(f"{backend}, seed {asked.seed}", flush=True)
-        found = soak(backend, asked.seed, asked.kills, asked.jobs, seconds)
-        command = f"--backend {backend} --seed {asked.seed} --kills {asked.kills} --jobs {asked.jobs}"
+        found = soak(backend, asked.seed, asked.kills, asked.jobs, seconds, asked.lease)
+        command = (
+            f"--backend {backend} --seed {asked.seed} --kills {asked.kills} --jobs {asked.jobs} --lease {asked.lease:g}"
+        )
         keep(asked.out / f"faults_{backend}.json", f"make faults ARGS='{command} --minutes {seconds / 60:g}'", found)
+        if asked.out == RESULTS:
+            write()
         show(found)
         if found["broken"]:
             failed = True

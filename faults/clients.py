@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import random
 import threading
+import time
 import zipfile
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
@@ -15,7 +16,7 @@ import httpx
 import numpy as np
 from PIL import Image
 
-from tests.support import QUICK_POLICY, eventually
+from tests.support import QUICK_POLICY
 
 CLASSES, SIDE = 4, 8
 TINY = {"architecture": {"name": "small_cnn", "params": {"width": 4}}}  # about a thousand parameters
@@ -170,7 +171,7 @@ class Clients:
 
 def open_shop(url: str, token: str, samples: int, seed: int) -> Shop:
     """A dataset of pictures, taken in, and a model trained on it, by way of the API alone."""
-    with httpx.Client(base_url=url, headers={"Authorization": f"Bearer {token}"}, timeout=60) as http:
+    with httpx.Client(base_url=url, headers={"Authorization": f"Bearer {token}"}, timeout=300) as http:
 
         def call(method: str, path: str, **how: Any) -> Any:
             reply = http.request(method, path, **how)
@@ -179,7 +180,11 @@ def open_shop(url: str, token: str, samples: int, seed: int) -> Shop:
             return reply.json()
 
         def wait(what: str, path: str, member: str, wanted: object) -> None:
-            eventually(lambda: call("GET", path)[member] == wanted, what, SETTING_UP_SECONDS)
+            end = time.monotonic() + SETTING_UP_SECONDS
+            while call("GET", path)[member] != wanted:
+                if time.monotonic() > end:
+                    raise TimeoutError(f"waited {SETTING_UP_SECONDS:.0f} s for {what}")
+                time.sleep(0.25)
 
         dataset = call("POST", "/v1/datasets", json={"name": "people", "source": {"name": "upload"}})["id"]
         where = f"/v1/datasets/{dataset}"

@@ -8,6 +8,7 @@ import statistics
 import sys
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,6 @@ from faults.strikes import STRIKES, Scene, kills, small_disk, strike, tending
 from lethe import verify
 from tests.support import eventually
 
-LEASE_SECONDS = 3.0
 WORKERS = 3
 DRAIN_SECONDS = 420.0
 CASES = 20  # case files that are made and verified at the end
@@ -41,7 +41,7 @@ def say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-def soak(backend: str, seed: int, wanted_kills: int, wanted_jobs: int, seconds: float) -> dict[str, Any]:
+def soak(backend: str, seed: int, wanted_kills: int, wanted_jobs: int, seconds: float, lease: float) -> dict[str, Any]:
     """One run on one kind of database; its figures. `broken`: what does not hold; none if all is well."""
     with tempfile.TemporaryDirectory(prefix="lethe-faults-") as name, ExitStack() as stack:
         root = Path(name)
@@ -55,7 +55,7 @@ def soak(backend: str, seed: int, wanted_kills: int, wanted_jobs: int, seconds: 
             values |= {"database_url": postgres.url, "broker_url": redis.url}
         settings = Settings(
             **values,
-            lease_seconds=LEASE_SECONDS,
+            lease_seconds=lease,
             rehint_seconds=1.0,
             resume_seconds=0.0,
             disk_reserve_bytes=0,
@@ -66,7 +66,8 @@ def soak(backend: str, seed: int, wanted_kills: int, wanted_jobs: int, seconds: 
         stack.enter_context(tending(fleet))
         wait_for(fleet.port, 300.0)
         samples = min(1800, max(120, wanted_jobs // 2))
-        shops = [open_shop(fleet.url, token, samples, seed + n) for n, token in enumerate(tokens)]
+        with ThreadPoolExecutor() as pool:
+            shops = list(pool.map(lambda n: open_shop(fleet.url, tokens[n], samples, seed + n), range(len(tokens))))
         clients = Clients(fleet.url, shops, seed)
         scene = Scene(settings, fleet, clients, random.Random(seed), disk, postgres, redis)
         try:
@@ -150,9 +151,7 @@ def drain(scene: Scene) -> tuple[int, bool]:
     while time.monotonic() < end:
         with suppress(SQLAlchemyError), scene.database.read() as session:
             dead = session.execute(
-                select(Job.id, Job.tenant_id).where(
-                    Job.state.in_([JobState.DEAD, JobState.FAILED, JobState.REJECTED]), ~is_retried_later()
-                )
+                select(Job.id, Job.tenant_id).where(Job.state.in_([JobState.DEAD, JobState.FAILED, JobState.REJECTED]))
             ).all()
             left = session.scalars(select(func.count()).where(Job.state.in_([JobState.QUEUED, JobState.RUNNING]))).one()
             waiting = session.scalars(
@@ -160,7 +159,7 @@ def drain(scene: Scene) -> tuple[int, bool]:
                     DeletionRequest.decision == "accepted", DeletionRequest.fulfilled_at.is_(None)
                 )
             ).one()
-            if not (dead or left or waiting):
+            if not (left or waiting):
                 return retried, True
         for job, tenant in dead:
             retried += retry(scene, job, tenant)
@@ -168,13 +167,8 @@ def drain(scene: Scene) -> tuple[int, bool]:
     return retried, False
 
 
-def is_retried_later() -> Any:
-    """Whether the requests of a job that was given up went on to another, or are fulfilled."""
-    return Job.kind.not_in(["unlearn", "purge", "train"])
-
-
 def retry(scene: Scene, job: str, tenant: str) -> bool:
-    shop = scene.clients.shops[0 if not tenant.startswith("ten_") or tenant[4:] not in "123" else int(tenant[4:])]
+    shop = scene.clients.shops[0 if tenant == keys.FIRST_TENANT else int(tenant.removeprefix("ten_"))]
     with httpx.Client(base_url=scene.fleet.url, headers={"Authorization": f"Bearer {shop.token}"}) as http:
         reply = scene.clients.send(http, "POST", f"/v1/jobs/{job}:retry", json={})
     return reply is not None and reply.status_code == 200
@@ -244,7 +238,7 @@ def figures(scene: Scene, struck: float, retried: int) -> dict[str, Any]:
     if waits:
         found["recovery_seconds"] = {
             "samples": len(waits),
-            "lease": LEASE_SECONDS,
+            "lease": scene.settings.lease_seconds,
             "median": round(statistics.median(waits), 2),
             "p99": round(sorted(waits)[int(0.99 * (len(waits) - 1))], 2),
             "worst": round(max(waits), 2),
