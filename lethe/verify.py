@@ -572,6 +572,8 @@ def read_case(data: bytes) -> dict[str, bytes]:
                 refuse("the file has more parts, or larger ones, than a case file")
             if odd := [name for name in names if name.startswith("/") or ".." in name.split("/") or name.endswith("/")]:
                 refuse(f"{len(odd)} names of parts are no names of files")
+            if any(info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) for info in infos):
+                refuse("a part is packed in a way that no case file has")  # each way has errors of its own
             return {info.filename: archive.read(info) for info in infos}
     except (zipfile.BadZipFile, zlib.error, NotImplementedError, EOFError, RuntimeError):
         refuse("this is not a zip, or not all of it")

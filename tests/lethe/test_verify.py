@@ -5,11 +5,13 @@ from __future__ import annotations
 import base64
 import copy
 import hashlib
+import io
 import json
 import os
 import shutil
 import subprocess
 import sys
+import zipfile
 from contextlib import suppress
 from dataclasses import replace
 from datetime import timedelta
@@ -604,3 +606,16 @@ def test_control_characters_do_not_reach_the_terminal():
     assert found.verified
     assert "\x1b" not in verify.show(found)
     assert "\x07" not in verify.show(found)
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_LZMA, zipfile.ZIP_BZIP2])
+def test_a_case_file_that_is_packed_in_another_way_is_refused_and_raises_nothing(method):
+    """Found by fuzzing: damaged LZMA raised an error that nobody caught."""
+    made = io.BytesIO()
+    with zipfile.ZipFile(made, "w", method) as archive:
+        archive.writestr("manifest.json", b"hello" * 50)
+    whole = made.getvalue()
+    for at in range(len(whole)):
+        damaged = whole[:at] + bytes([whole[at] ^ 0xFF]) + whole[at + 1 :]
+        assert not verify.verify_case(damaged, TRUSTED).verified
+    assert failures(verify.verify_case(whole, TRUSTED)) == {"zip": "a part is packed in a way that no case file has"}
