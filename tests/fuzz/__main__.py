@@ -57,7 +57,7 @@ def fuzz(name: str, asked: argparse.Namespace, folder: Path) -> dict[str, object
         for path in inputs:
             (kept / f"{name}-{path.name}").write_bytes(path.read_bytes())
         said = [line for line in done.stderr.splitlines() if not line.startswith(("#", "INFO", "stat::"))]
-        found["failure"] = "\n".join(said[-25:])
+        found["failure"] = "\n".join([*said[-25:], f"exit code {done.returncode}"])
     return found
 
 
