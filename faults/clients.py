@@ -154,7 +154,7 @@ class Clients:
         return reply
 
     def _waiting(self, http: httpx.Client) -> int:
-        reply = self.send(http, "GET", "/v1/deletion-requests?status=in-progress&page_size=100")
+        reply = self.send(http, "GET", "/v1/deletion-requests?unanswered=true&page_size=100")
         return len(reply.json()["items"]) if reply is not None and reply.status_code == 200 else 0
 
     def flood(self, rng: random.Random, calls: int = 60) -> int:

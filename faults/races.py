@@ -5,12 +5,14 @@ from __future__ import annotations
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import httpx
 from sqlalchemy import select, text, update
+from sqlalchemy.exc import OperationalError
 
 from app import jobs
 from app.core import db, keys
@@ -69,21 +71,25 @@ def _claim_all(values: dict[str, Any], number: int) -> None:
     database = Database(Settings(**values))
     idle = 0
     while idle < 20:
-        claim = jobs.claim(database, f"racer-{number}", 60.0)
+        claim = None
+        with suppress(OperationalError):  # half a minute without its turn to write: a worker looks again, too
+            claim = jobs.claim(database, f"racer-{number}", 60.0)
+            idle += claim is None
         if claim is None:
-            idle += 1
             time.sleep(0.02)
             continue
         idle = 0
-        with database.write() as session:
-            jobs.finish(session, jobs.fenced(session, claim), JobState.SUCCEEDED)
+        while True:
+            with suppress(OperationalError), database.write() as session:
+                jobs.finish(session, jobs.fenced(session, claim), JobState.SUCCEEDED)
+                break
 
 
 # -- read-modify-writes on SQLite ------------------------------------------------------------------
 
 
 def counter(folder: Path) -> tuple[dict[str, Any], list[str]]:
-    """8 processes add one, 1,000 times each, with a transaction for each time."""
+    """8 processes add one, 1,000 times each, with a transaction for each time. One that is refused ends."""
     database = Database(Settings(data_dir=folder))
     with database.write() as session:
         session.execute(text("CREATE TABLE counter (n INTEGER NOT NULL)"))
@@ -98,7 +104,7 @@ def counter(folder: Path) -> tuple[dict[str, Any], list[str]]:
     figures = {
         "processes": ADDERS,
         "transactions": ADDERS * ADDITIONS,
-        "updates_lost": ADDERS * ADDITIONS - value,
+        "updates": value,
         "processes_refused": refused,
         "per_second": round(ADDERS * ADDITIONS / seconds),
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 import re
 import statistics
@@ -244,7 +245,7 @@ def figures(scene: Scene, struck: float, retried: int) -> dict[str, Any]:
             "samples": len(waits),
             "lease": scene.settings.lease_seconds,
             "median": round(statistics.median(waits), 2),
-            "p99": round(sorted(waits)[int(0.99 * (len(waits) - 1))], 2),
+            "p99": round(sorted(waits)[math.ceil(0.99 * len(waits)) - 1], 2),
             "worst": round(max(waits), 2),
         }
     return found
