@@ -95,7 +95,7 @@ def all_of(path: Path, forms: tuple[str, ...]) -> None:
 
 def sample_zip(inside: bytes) -> bytes:
     name, _, data = inside.partition(b"\n")
-    return zipped([("train/ant/a.png", b"x"), (name.decode("latin-1") or "train/bee/b.png", data)])
+    return zipped([("train/ant/a.png", b"x"), (name.decode("latin-1").partition("\0")[0] or "train/bee/b.png", data)])
 
 
 def npz_with(inside: bytes) -> bytes:
