@@ -75,7 +75,7 @@ class Clients:
     url: str
     shops: list[Shop]
     seed: int
-    open_requests: int = 24
+    open_requests: int = 8
     promises: list[Promise] = field(default_factory=list)
     statuses: Counter[str] = field(default_factory=Counter)
     wrong: list[str] = field(default_factory=list)

@@ -33,7 +33,7 @@ from faults.strikes import STRIKES, Scene, kills, small_disk, strike, tending
 from lethe import verify
 
 WORKERS = 3
-DRAIN_SECONDS = 420.0
+DRAIN_SECONDS = 900.0
 CASE_SECONDS = 120.0
 CASES = 20  # case files that are made and verified at the end
 
