@@ -248,6 +248,7 @@ def _reply(session: Session, done: Accepted | Impact, known: Forecasts) -> Reply
             due_at=done.due_at,
             duplicates=done.duplicates,
             duplicate_ids=list(done.duplicate_ids),
+            through_base=[model.id for model, _ in done.through],
         )
         return Reply(200, preview.model_dump_json())
     shown = _with_forecasts(session, done.request, RequestDetails(done.outcomes), known)
