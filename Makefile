@@ -4,10 +4,12 @@
 # TORCH_INDEX  package index to take torch and torchvision from, e.g. one that holds CPU builds;
 #              empty: the default index
 # ARGS         extra arguments of the command behind a target
+# STEPS        random steps of `make stateful`, on each database
 PYTHON      ?= python3
 TORCH_INDEX ?=
 VENV        ?= .venv
 ARGS        ?=
+STEPS       ?= 10000
 BIN         := $(VENV)/bin
 PIP         := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 TORCH       := $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) -r requirements/torch.txt
@@ -63,9 +65,6 @@ faults: $(VENV)/.dev  ## break a running service at random and check that nothin
 fuzz: $(VENV)/.dev requirements/fuzz.txt  ## fuzz every parser of what clients send; hours, ARGS="--runs N" takes fewer
 	@$(PIP) --no-deps --require-hashes -r requirements/fuzz.txt || $(FAILED)
 	$(BIN)/python -m tests.fuzz $(ARGS)
-
-# STEPS        of `make stateful`, on each database
-STEPS       ?= 10000
 
 stateful: $(VENV)/.dev  ## hold the API to a model of it, in STEPS random steps
 	LETHE_TEST_STEPS=$(STEPS) $(BIN)/python -m pytest -n 0 --timeout 0 tests/app/test_stateful.py $(ARGS)
