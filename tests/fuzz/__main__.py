@@ -19,6 +19,7 @@ import zipfile
 from datetime import UTC, datetime
 from pathlib import Path
 
+from faults.page import write
 from tests.fuzz.targets import CORPUS, TARGETS
 
 ROOT = Path(__file__).parent.parent.parent
@@ -96,6 +97,12 @@ def main() -> int:
             failed = True
             print(f"{failure}\nthe input is in build/fuzz", flush=True)
         known[name] = found | {"uncaught_or_hung": int(bool(failure)), "seed": asked.seed}
+        keep_figures(known)
+    write()
+    return int(failed)
+
+
+def keep_figures(known: dict[str, object]) -> None:
     cpu = next((line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")), "")
     document = {
         "benchmark": "fuzzing",
@@ -109,7 +116,6 @@ def main() -> int:
         "figures": known,
     }
     RESULTS.write_text(json.dumps(document, indent=2) + "\n")
-    return int(failed)
 
 
 if __name__ == "__main__":
