@@ -182,6 +182,11 @@ def test_a_configuration_says_the_geometry_that_it_is_read_as() -> None:
                 assert again.geometry == Geometry(resize=resize, crop=(crop, crop))
 
 
+def test_a_configuration_without_the_names_of_classifiers_is_written_with_the_member() -> None:
+    for config in ({"model_type": "deit"}, {"model_type": "deit", "architectures": None}):
+        assert export._hugging_face(config, ["a", "b"], InputContract(), [8, 8, 3])["architectures"] == []
+
+
 def test_an_order_of_channels_that_a_library_cannot_say_is_not_exported_as_another() -> None:
     turned = InputContract(geometry=Geometry(resize=40, crop=32), channel_order="bgr", channels=3)
     document = export._preprocessor(turned, [64, 64, 3])
