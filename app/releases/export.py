@@ -212,9 +212,7 @@ def _hugging_face(
 ) -> dict[str, Any]:
     own = {name: value for name, value in config.items() if name not in GENERAL}
     own["num_channels"] = _channels(contract, shape)
-    own["architectures"] = (
-        own.get("architectures") or []
-    )  # without it the library fails at DeiT
+    own["architectures"] = own.get("architectures") or []  # without it the library fails at DeiT
     own["id2label"] = {str(number): name for number, name in enumerate(names)}
     own["label2id"] = {name: number for number, name in enumerate(names)}
     return own
