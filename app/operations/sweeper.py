@@ -88,7 +88,7 @@ def run(settings: Settings, stop: threading.Event) -> None:
         (60.0, lambda: compliance.notice_overdue(database)),
         (1.0, lambda: retention.purge_due_versions(database, blobs)),
         (60.0, lambda: retention.retire_due_pools(database)),
-        (HOUSEKEEPING_SECONDS, lambda: rewriter.owe(cases_retention.erase_due(database))),
+        (HOUSEKEEPING_SECONDS, lambda: rewriter.owe_cases(cases_retention.erase_due(database))),
         (10.0, lambda: tallies.add_up(database)),
         (10.0, lambda: pools.rebuild_stale(database)),
         (600.0, lambda: shams.start_due(database)),
