@@ -263,7 +263,10 @@ class Version(Base):
     purged_at: Mapped[datetime | None]
     __table_args__ = (
         UniqueConstraint("model_id", "number", name="uq_versions_number"),
+        # Pages of the list, newest first, whole and by each filter.
         Index("ix_versions_listed", "model_id", "id"),
+        Index("ix_versions_state", "model_id", "state", "id"),
+        Index("ix_versions_origin", "model_id", "origin", "id"),
     )
 
 
@@ -669,6 +672,14 @@ class Delivery(Base):
     traceparent: Mapped[str | None] = mapped_column(String(55))  # W3C: what the event happened in
     __table_args__ = (
         Index("ix_deliveries_listed", "webhook_id", "id"),
+        Index(
+            "ix_deliveries_unmade",
+            "webhook_id",
+            "state",
+            "id",
+            postgresql_where=text("state <> 'delivered'"),
+            sqlite_where=text("state <> 'delivered'"),
+        ),
         Index(
             "ix_deliveries_open",
             "state",

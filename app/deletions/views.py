@@ -102,7 +102,7 @@ def _published(session: Session, found: dict[str, RequestDetails]) -> None:
         AuditRow.job_id.in_(done), AuditRow.compares_request.is_(None), AuditRow.version.is_not(None)
     )
     # Put in order here: for an order by id SQLite would read the reports of all jobs.
-    verdicts = {job: verdict for _, job, verdict in sorted(session.execute(audits).tuples())}
+    verdicts = {job: verdict for _, job, verdict in sorted(map(tuple, session.execute(audits)))}
     made = dict(session.execute(select(Version.job_id, Version.created_at).where(Version.job_id.in_(done))).all())
     for each in found.values():
         for row in each.outcomes:
