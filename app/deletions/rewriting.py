@@ -43,7 +43,7 @@ OTHERS = (
     "datasets", "job_artifacts", "adversarial_sets", "reference_models", "outbox",  # digests, names of classes
 )  # fmt: skip
 # What names people in requests, and goes at the end of its retention: rows of their own, free words of a request, and
-# replies that were kept for a client that asks again.
+# replies that were kept for a client that asks again. The planner keeps no statistics of these columns.
 CASES = ("case_details", "case_reasons", "case_papers", "notices", "case_files", "proposals")
 WORDS = ("deletion_requests", "idempotency")
 STATISTICS = "pg_statistic"  # the planner's: they quote ids
@@ -140,7 +140,6 @@ def rewrite(database: Database, *, cases: bool = False) -> str:
             for table in OTHERS:  # of these too nobody reads any more what went with the ids; newer changes may stay
                 _vacuum(database, connection, f"VACUUM (FULL, VERBOSE) {table}")
             if cases:  # once the strict ones are done, nobody reads any more what the others had before
-                _vacuum(database, connection, f"ANALYZE {', '.join((*CASES, *WORDS))}")
                 for table in CASES:
                     _vacuum(database, connection, f"VACUUM (FULL, VERBOSE) {table}", strict=True)
                 for table in WORDS:
