@@ -73,7 +73,7 @@ def _erase_of(database: Database, tenant_id: str) -> int:
         return len(due)
 
 
-def _ended_long_ago(tenant_id: str, rules: Rules, now: datetime, ccpa: bool) -> Select[tuple[str]]:
+def _ended_long_ago(tenant_id: str, rules: Rules, now: datetime, ccpa: bool) -> Select[str]:
     """Requests with names of people whose retention may be over, those that ended first before the others.
 
     Of one law only: what is kept longer under another does not stand in their way.

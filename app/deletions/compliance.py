@@ -217,8 +217,10 @@ def _incomplete(session: Session, these: Sequence[ColumnElement[bool]]) -> Count
         .where(*these, row.fulfilled_at.is_not(None), row.decision.not_in(_DECIDED), *views.late_remains())
         .distinct()
     )
-    seconds = (end.replace(microsecond=0) - start.replace(microsecond=0) for _, start, end in session.execute(query))
-    return Counter((int(each.total_seconds()) + 432) // 864 for each in seconds)
+    took = (
+        end.replace(microsecond=0) - start.replace(microsecond=0) for _, start, end in session.execute(query) if end
+    )
+    return Counter((int(each.total_seconds()) + 432) // 864 for each in took)
 
 
 def _count(session: Session, these: Sequence[ColumnElement[bool]]) -> int:
