@@ -605,9 +605,9 @@ class Receipt(Base):
             postgresql_where=text("done_at IS NULL"),
             sqlite_where=text("done_at IS NULL"),
         ),
-        # Pages of the list, newest first: of what is owed, and of a model.
+        # Pages of the list, newest first: of what is not done, and of a model.
         Index(
-            "ix_receipts_owed",
+            "ix_receipts_undone",
             "id",
             postgresql_where=text("done_at IS NULL"),
             sqlite_where=text("done_at IS NULL"),

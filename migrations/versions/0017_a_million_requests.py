@@ -143,7 +143,7 @@ LISTED = (  # of rows in the order of a list: name, table, columns, condition
     ("ix_versions_listed", "versions", ["model_id", "id"], None),
     ("ix_versions_state", "versions", ["model_id", "state", "id"], None),
     ("ix_versions_origin", "versions", ["model_id", "origin", "id"], None),
-    ("ix_receipts_owed", "receipts", ["id"], "done_at IS NULL"),
+    ("ix_receipts_undone", "receipts", ["id"], "done_at IS NULL"),
     ("ix_receipts_model", "receipts", ["model_id", "id"], None),
     ("ix_deliveries_listed", "deliveries", ["webhook_id", "id"], None),
     ("ix_deliveries_unmade", "deliveries", ["webhook_id", "state", "id"], "state <> 'delivered'"),
