@@ -433,7 +433,9 @@ class Summary(TypedDict):
     samples: int
     extended: int
     overdue: list[str]
+    overdue_count: int
     due_soon: list[str]
+    due_soon_count: int
     answered_late: int
     mean_days: float | None
     median_days: float | None

@@ -53,9 +53,13 @@ def list_certificates(
     request: Annotated[str | None, Query(pattern=id_pattern("del"))] = None,
 ) -> Page[CertificateOut]:
     """The certificates, newest first, superseded ones among them."""
-    query = matching(
-        select(CertificateRow).where(CertificateRow.tenant_id == who.tenant_id), {CertificateRow.request_id: request}
-    )
+    query = select(CertificateRow)
+    if request is None:
+        query = query.where(CertificateRow.tenant_id == who.tenant_id)
+    elif views.is_of(session, who.tenant_id, request):
+        query = query.where(CertificateRow.request_id == request)
+    else:
+        return Page(items=[], next_page_token=None)
     rows, token = pager.rows_by_time(session, query, CertificateRow.issued_at, CertificateRow.digest, issued)
     return Page(items=[show_certificate(row) for row in rows], next_page_token=token)
 
@@ -90,8 +94,11 @@ def list_receipts(
     due_before: Moment | None = None,
 ) -> Page[ReceiptListed]:
     """What was purged for the requests, and what will be at a date, newest first."""
-    query = select(Receipt).join(DeletionRequest, DeletionRequest.id == Receipt.request_id)
-    query = query.where(DeletionRequest.tenant_id == who.tenant_id)
+    # As a join the database would begin at the requests, all of them.
+    mine = select(DeletionRequest.id).where(
+        DeletionRequest.id == Receipt.request_id, DeletionRequest.tenant_id == who.tenant_id
+    )
+    query = select(Receipt).where(mine.correlate(Receipt).limit(1).scalar_subquery().is_not(None))
     model = model and models.id_of(session, who.tenant_id, model)
     query = matching(query, {Receipt.request_id: request, Receipt.model_id: model})
     if done is not None:

@@ -967,8 +967,10 @@ class Summary(BaseModel):
     by_status: dict[str, int]
     samples: int
     extended: int
-    overdue: list[str]
-    due_soon: list[str]
+    overdue: list[str] = Field(description="ids, the earliest due date first; 1000 at most")
+    overdue_count: int
+    due_soon: list[str] = Field(description="the same of those due within seven days")
+    due_soon_count: int
     answered_late: int
     mean_days: float | None
     median_days: float | None

@@ -18,7 +18,7 @@ from app.core.errors import NotFound, Unprocessable
 router = APIRouter(prefix="/console/models", route_class=PageRoute, include_in_schema=False)
 ModelId = Annotated[str, Path(pattern=id_pattern("mdl"))]
 Number = Annotated[int, Path(ge=1, lt=2**31)]
-MOST_VERSIONS = 200
+MOST_VERSIONS = 50
 MOST_WAITING = 20  # that are counted
 DAY = 86400
 STARTED = {"train": "train", "references": "references", "audit": "audit", "precompute": "precompute"}
@@ -175,12 +175,13 @@ def _number(form: Form, name: str, usual: float) -> float:
 async def compare(visit: VisitDep, model_id: ModelId) -> Response:
     """Two audits side by side."""
     query = visit.request.query_params
-    model, versions = await asyncio.gather(
-        visit.api.get(f"/models/{model_id}"), visit.api.get(f"/models/{model_id}/versions", page_size=MOST_VERSIONS)
+    given = [query.get(name, "")[:9] for name in ("a", "b")]
+    wanted = [int(each) for each in given if each.isascii() and each.isdigit()]
+    model, *versions = await asyncio.gather(
+        visit.api.get(f"/models/{model_id}"),
+        *(visit.api.find(f"/models/{model_id}/versions/{number}") for number in wanted),
     )
-    numbers = [row["number"] for row in versions["items"]]
-    wanted = [int(given) for name in ("a", "b") if (given := query.get(name, "")).isascii() and given.isdigit()]
-    if not {*wanted} <= {*numbers}:
+    if None in versions:
         raise NotFound("The model has no such version.")
     found = await asyncio.gather(*(verdicts.of_version(visit.api, model_id, number) for number in wanted))
     return visit.page("compare.html.j2", model=model, pairs=list(zip(wanted, found, strict=True)))

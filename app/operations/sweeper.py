@@ -21,7 +21,7 @@ from app.core.causes import cause
 from app.core.config import LEASE_BEATS, PlainError, Settings
 from app.core.db import Changes, Database
 from app.core.tables import Idempotency
-from app.deletions import batches, carried, compliance, retention, shams
+from app.deletions import batches, carried, compliance, retention, shams, tallies
 from app.deletions.rewriting import Rewriter
 from app.events import deliveries
 from app.evidence import model_signing, sealing, witness
@@ -88,7 +88,8 @@ def run(settings: Settings, stop: threading.Event) -> None:
         (60.0, lambda: compliance.notice_overdue(database)),
         (1.0, lambda: retention.purge_due_versions(database, blobs)),
         (60.0, lambda: retention.retire_due_pools(database)),
-        (HOUSEKEEPING_SECONDS, lambda: rewriter.owe(cases_retention.erase_due(database))),
+        (HOUSEKEEPING_SECONDS, lambda: rewriter.owe_cases(cases_retention.erase_due(database))),
+        (10.0, lambda: tallies.add_up(database)),
         (10.0, lambda: pools.rebuild_stale(database)),
         (600.0, lambda: shams.start_due(database)),
         (60.0, lambda: rewriter.owe(carried.expire(database))),
