@@ -780,6 +780,7 @@ def _check_certificate(
 def _check_negative(report: Report, case: Certificate, data: bytes, keys: Sequence[TrustedKey]) -> None:
     """A part of the case that is a negative report, of this request."""
     inner = verify(data, keys)
+    report.uncertified = report.uncertified or inner.uncertified
     report.checks += [Check(f"{NEGATIVE}, {each.name}", each.verified, each.detail) for each in inner.checks]
     report.says, report.not_proved = [*report.says, *inner.says], [*report.not_proved, *inner.not_proved]
 
@@ -977,8 +978,7 @@ def show(report: Report) -> str:
             lines += ["", title, *(f"  - {line}" for line in part)]
     verdict = f"The {report.of} is verified." if report.verified else f"The {report.of} is NOT VERIFIED."
     if report.verified and report.uncertified:
-        of = "that any of these forgot the samples" if len(report.uncertified) > 1 else "forgetting"
-        verdict += f" It does NOT certify {of}: {', '.join(report.uncertified)}."
+        verdict += f" It does NOT certify forgetting: {', '.join(report.uncertified)}."
     clean = ["".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in line) for line in lines]
     return "\n".join([*clean, "", verdict])
 
