@@ -145,6 +145,7 @@ def _make(session: Session, request_id: str, key: SigningKey) -> bool:
     if row.made_at is not None:
         return False
     waits = request.fulfilled_at is not None and sealing.latest(session, request_id) is None
+    waits = waits or negative.is_waiting(session, request_id)
     unplaced = select(AuditEvent.number).where(AuditEvent.object_id == request_id, AuditEvent.leaf.is_(None))
     if waits or session.scalars(unplaced.limit(1)).first() is not None:
         return False  # the log and the certificate come first, within seconds

@@ -129,6 +129,14 @@ def latest(session: Session, *, request_id: str | None = None, audit_id: str | N
     return session.scalars(query.order_by(NegativeReport.number.desc()).limit(1)).first()
 
 
+def is_waiting(session: Session, request_id: str) -> bool:
+    """Whether a report of the request is asked for and not signed yet."""
+    query = select(NegativeReport.number).where(
+        NegativeReport.request_id == request_id, NegativeReport.issued_at.is_(None)
+    )
+    return session.scalars(query.limit(1)).first() is not None
+
+
 def seal_due(database: Database, key: SigningKey, log_name: str) -> int:
     """Sign the reports that are asked for; how many. One that cannot be signed keeps none of the others from it."""
     with database.read() as session:
