@@ -37,7 +37,7 @@ from engine.audits.probes import ProbeCase
 from engine.audits.rmia import log_odds
 from engine.audits.verdict import FEWEST_RETRAINS
 from engine.errors import DivergedError, MethodError, ProbeError
-from worker.runtime.run import Run, StageProgress
+from worker.runtime.run import JobError, Run, StageProgress
 from worker.stages import unlearning
 from worker.stages.loaded import LoadedModel
 
@@ -271,7 +271,10 @@ class Shadows:
     def _retrain(self) -> nn.Module:
         base, loaded = f"control:{self._base}", self._loaded
         seed = seeding.derive(self._run.claim.seed, "control")
-        model = loaded.fresh(seed)
+        try:
+            model = loaded.fresh(seed)
+        except JobError as error:  # no probe is worth a job
+            raise ProbeError(f"no exact retrain can stand beside it: {error}") from None
         if (kept := self._run.stored("control", base)) is not None:
             return checkpoints.fill(model, self._run.resources.tensors(kept[0]))
         order = seeding.generator(seed, loaded.samples.labels.device)
