@@ -42,7 +42,8 @@ def completeness(after: Floats, before: Floats, shadow: Floats, deviation: Float
     total = np.zeros(len(after))
     for weight in weights:
         total += weight * gumbel(after, shadow + weight * (before - shadow), deviation)
-    return 1 - total / weights.sum()
+    found: Floats = 1 - total / weights.sum()
+    return found
 
 
 # -- likelihood with few references (RULI; variances as BaVarIA has them) --------------------------

@@ -50,4 +50,5 @@ def _change(origin: Tensor, params: ResidualParams, generator: torch.Generator) 
     if params.norm == "linf":
         return (2 * torch.rand(shape, generator=generator, device=device) - 1) * params.radius
     drawn = torch.randn(shape, generator=generator, device=device)
-    return drawn / drawn.flatten(1).norm(dim=1).view(-1, 1, 1, 1) * params.radius
+    found: Tensor = drawn / drawn.flatten(1).norm(dim=1).view(-1, 1, 1, 1) * params.radius
+    return found

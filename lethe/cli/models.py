@@ -473,7 +473,7 @@ def audit(
             thing,
             version=version,
             audit=chosen,
-            probes=[Choice(name=each) for each in probe] if probe else None,
+            probes=[Choice(name=each, params={}) for each in probe] if probe else None,
             sample_ids=ids,
             grouped=grouped,
             canaries=canaries,
