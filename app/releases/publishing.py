@@ -216,7 +216,8 @@ def publish_audit(session: Session, claim: Claim, number: int, images: str | Non
     if of_a_deletion and row.verdict != "pass":
         negative.ask(session, model.tenant_id, audit_id=row.id)
     if report["sham"] and row.verdict != "fail":
-        events.record(session, model.tenant_id, "gate.sham-missed", row.id, version=number, verdict=row.verdict)
+        data = {"audit": row.id, "version": number, "verdict": row.verdict}
+        events.record(session, model.tenant_id, "gate.sham-missed", claim.id, **data)
     result = {"version": number, "audit": row.id, "verdict": row.verdict}
     jobs.finish(session, job, JobState.SUCCEEDED, result=result)
     return row
