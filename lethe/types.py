@@ -270,6 +270,7 @@ class Preview(TypedDict):
     due_at: str
     duplicates: int | None
     duplicate_ids: list[str]
+    through_base: list[str]
 
 
 class ImportLine(TypedDict):

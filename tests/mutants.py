@@ -43,6 +43,23 @@ class Mutant:
 TENANCY = "tests/app/api/test_tenancy.py::test_"
 MUTANTS = (
     Mutant(
+        "negative reports: something failed",
+        "lethe/verify.py",
+        'refuse("the report calls nothing a failure")',
+        "pass",
+        ("tests/lethe/test_negative_reports.py::test_nothing_negative_is_no_negative_report",),
+    ),
+    Mutant(
+        "crowd: fewer samples wait",
+        "app/deletions/batches.py",
+        "return min(by_age, by_law) if pending.samples >= rule.crowd else by_law",
+        "return min(by_age, by_law)",
+        (
+            "tests/app/deletions/test_policies.py::"
+            "test_with_a_crowd_neither_age_nor_number_closes_a_smaller_batch_but_the_law_does",
+        ),
+    ),
+    Mutant(
         "fence",
         "app/jobs/running.py",
         "Job.id == claim.id, Job.fence == claim.fence, Job.state == JobState.RUNNING",

@@ -136,7 +136,7 @@ def _policy(now: Document, form: Form) -> Document:
             "max_age_seconds": DAY * _number(form, "max_age_days", 7),
         }
         if now["when"]["mode"] == "batch":
-            when["max_samples"] = now["when"]["max_samples"]
+            when |= {name: now["when"][name] for name in ("max_samples", "crowd") if name in now["when"]}
     escalation = now["escalation"]
     remain = form.get("remain", now["remain"])
     if (form.get("last_step") == "retrain") != any(step["name"] == "retrain" for step in escalation):

@@ -766,6 +766,28 @@ class CertificateRow(Base):
     __table_args__ = (Index("ix_certificates_listed", "tenant_id", "issued_at", "digest"),)
 
 
+class NegativeReport(Base):
+    """Signed evidence that no deletion is certified: of a request or of an audit. Unsigned until the sweeper comes."""
+
+    __tablename__ = "negative_reports"
+    number: Mapped[int] = mapped_column(Serial, primary_key=True, autoincrement=True)
+    tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"))
+    request_id: Mapped[str | None] = mapped_column(ForeignKey("deletion_requests.id"), index=True)
+    audit_id: Mapped[str | None] = mapped_column(ForeignKey("audit_reports.id"), index=True)
+    asked_at: Mapped[datetime]
+    issued_at: Mapped[datetime | None]
+    digest: Mapped[str | None] = mapped_column(String(71))
+    envelope: Mapped[str | None] = mapped_column(Text, deferred=True)
+    __table_args__ = (
+        Index(
+            "ix_negative_reports_waiting",
+            "number",
+            postgresql_where=text("issued_at IS NULL"),
+            sqlite_where=text("issued_at IS NULL"),
+        ),
+    )
+
+
 class ComplianceRules(Base):
     """What a tenant has decided about its requests; without a row the defaults of `app.rules.compliance` hold."""
 

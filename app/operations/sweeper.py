@@ -24,7 +24,7 @@ from app.core.tables import Idempotency
 from app.deletions import batches, carried, compliance, retention, shams, tallies
 from app.deletions.rewriting import Rewriter
 from app.events import deliveries
-from app.evidence import model_signing, sealing, witness
+from app.evidence import model_signing, negative, sealing, witness
 from app.evidence.witness import Witness
 from app.jobs import broker, outbox
 from app.jobs.broker import BrokerError
@@ -104,6 +104,7 @@ def run(settings: Settings, stop: threading.Event) -> None:
     duties += [
         (1.0, rewriter.round),  # before certificates: they then say that it is done
         (1.0, lambda: sealing.seal_due(database, key, settings.log_name)),
+        (1.0, lambda: negative.seal_due(database, key, settings.log_name)),
         (1.0, lambda: sealing.sequence_waiting(database, key, settings.log_name)),
         (1.0, lambda: file.make_due(database, key)),
     ]

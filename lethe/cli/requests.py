@@ -413,6 +413,12 @@ def certificate(thing: RequestId, output: Output = None) -> None:
         write_json(calls.requests.certificate(thing), output)
 
 
+def negative_report(thing: RequestId, output: Output = None) -> None:
+    """Print the signed statement that no deletion is certified, and why."""
+    with client() as calls:
+        write_json(calls.requests.negative_report(thing), output)
+
+
 def trust(output: Output = None) -> None:
     """Print the public keys that sign certificates.
 

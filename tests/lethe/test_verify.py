@@ -146,7 +146,7 @@ def logged_as_it_is(statement):
     """An envelope of a statement that the signer logged and signed properly, whatever it says."""
     given = copy.deepcopy(statement)
     entry = entry_of(facts()) | {"data": {"statement": certificate.binding(given)}}
-    given["predicate"]["log"] = certificate._log(in_log([*others(4), entry], 4))
+    given["predicate"]["log"] = certificate.log_part(in_log([*others(4), entry], 4))
     return certificate.sign(given, KEY)
 
 
