@@ -22,6 +22,8 @@ DATASET_TYPES = {
     ".zip": "application/zip",
     ".npz": "application/x-npz",
     ".tar": "application/x-tar",
+    ".csv": "text/csv",
+    ".ndjson": "application/x-ndjson",
 }
 NPZ = "application/x-npz"
 SAFETENSORS = "application/vnd.safetensors"
@@ -44,7 +46,8 @@ class Datasets(Collection[types.Dataset]):
         assign_canaries: bool = False,
         **params: Any,
     ) -> types.Dataset:
-        """A dataset from a source of the catalog; `upload` waits for its content. carried_for: the model that is to
+        """A dataset from a source of the catalog; `upload` waits for its content, and so does `objects`
+        without a prefix, for a manifest. carried_for: the model that is to
         forget it, whose training data the service does not hold. id_namespace: where its sample ids come from; what was
         erased under an id is left out of every later dataset of the namespace. assign_canaries: of an upload, let the
         service's coin decide which canaries are trained on."""
@@ -61,8 +64,8 @@ class Datasets(Collection[types.Dataset]):
     def upload(
         self, dataset: str, file: Path, *, content_type: str | None = None, progress: Bytes | None = None
     ) -> types.Dataset:
-        """Send the content in one file: Parquet, a zip of image folders, npz, or a WebDataset, recognised by its name.
-        `job` takes it in."""
+        """Send the content in one file: Parquet, a zip of image folders, npz, or a WebDataset, recognised by its name;
+        or a manifest of addresses, as CSV, NDJSON or Parquet. `job` takes it in."""
         form = content_type or _form(file)
         try:
             return cast(

@@ -699,6 +699,10 @@ class ReceiptOut(BaseModel):
     done_at: Time | None
 
 
+class OwedObjects(BaseModel):
+    addresses: list[str] = Field(description="s3://bucket/key; at most as many as the request has samples")
+
+
 class ReceiptListed(ReceiptOut):
     request: str
     model: str | None

@@ -137,6 +137,11 @@ def delete_dataset(session: Session, blobs: Blobs, dataset: Dataset) -> None:
     """
     if needed := of_dataset(session, blobs, dataset)["needed"]:
         raise Conflict(f"This dataset is needed: {'; '.join(needed)}.", kind="dataset-needed")
+    erase_dataset(session, dataset)
+
+
+def erase_dataset(session: Session, dataset: Dataset) -> None:
+    """`delete_dataset` without asking who needs it."""
     digests = erasure.empty(session, dataset)
     for row in session.scalars(select(ReferenceRow).where(ReferenceRow.dataset_id == dataset.id)).all():
         digests.append(row.digest)

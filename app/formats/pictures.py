@@ -249,16 +249,18 @@ class _RefusedError(ValueError):
 # -- the file of many ------------------------------------------------------------------------------
 
 MAGIC = b"LETHEPIC"
+REFERENCES = b"LETHEREF"
+"""Of a file whose entries say where pictures lie (`app.formats.references`) instead of being them."""
 TRAILER = struct.Struct("<Q8s")
 
 
 class PictureWriter:
     """Writes encoded pictures one behind the other; where each lies stands at the end."""
 
-    def __init__(self, path: Path) -> None:
-        self._file = path.open("wb")
-        self._file.write(MAGIC)
-        self._ends = array("Q", [len(MAGIC)])
+    def __init__(self, path: Path, magic: bytes = MAGIC) -> None:
+        self._file, self._magic = path.open("wb"), magic
+        self._file.write(magic)
+        self._ends = array("Q", [len(magic)])
 
     def put(self, encoded: bytes | memoryview) -> None:
         self._file.write(encoded)
@@ -273,7 +275,7 @@ class PictureWriter:
     def __exit__(self, kind: type[BaseException] | None, _error: object, _at: object) -> None:
         if kind is None:
             self._file.write(np.frombuffer(self._ends, np.uint64).astype("<u8").tobytes())
-            self._file.write(TRAILER.pack(len(self), MAGIC))
+            self._file.write(TRAILER.pack(len(self), self._magic))
         self._file.close()
 
 
@@ -286,9 +288,9 @@ class PictureFile:
         size = len(self._map)
         if size < TRAILER.size:
             raise ValueError("this is no file of pictures")
-        count, magic = TRAILER.unpack_from(self._map, size - TRAILER.size)
+        count, self.magic = TRAILER.unpack_from(self._map, size - TRAILER.size)
         index = size - TRAILER.size - 8 * (count + 1)
-        if magic != MAGIC or index < len(MAGIC):
+        if self.magic not in (MAGIC, REFERENCES) or index < len(MAGIC):
             raise ValueError("this is no file of pictures")
         self.ends = np.frombuffer(self._map, "<u8", count + 1, index)
         if self.ends[0] != len(MAGIC) or self.ends[-1] != index or (np.diff(self.ends.astype(np.int64)) < 0).any():
@@ -302,8 +304,12 @@ class PictureFile:
 
 
 def is_pictures(path: Path) -> bool:
+    return beginning(path) == MAGIC
+
+
+def beginning(path: Path) -> bytes:
     with path.open("rb") as file:
-        return file.read(len(MAGIC)) == MAGIC
+        return file.read(len(MAGIC))
 
 
 def write_without(source: Path, target: Path, positions: Sequence[int] | NDArray[np.int64]) -> None:
@@ -314,13 +320,13 @@ def write_without(source: Path, target: Path, positions: Sequence[int] | NDArray
     sizes = np.where(gone, 0, np.diff(there.ends.astype(np.int64)))
     ends = np.concatenate([[len(MAGIC)], len(MAGIC) + np.cumsum(sizes)]).astype("<u8")
     with source.open("rb") as old, target.open("wb") as new:
-        new.write(MAGIC)
+        new.write(there.magic)
         new.flush()
         for start, stop in _kept_spans(gone):
             _copy(old.fileno(), new.fileno(), int(there.ends[start]), int(there.ends[stop]))
         os.lseek(new.fileno(), 0, os.SEEK_END)
         new.write(ends.tobytes())
-        new.write(TRAILER.pack(len(there), MAGIC))
+        new.write(TRAILER.pack(len(there), there.magic))
 
 
 def _kept_spans(gone: NDArray[np.bool_]) -> Iterable[tuple[int, int]]:

@@ -26,8 +26,8 @@ from app.formats.options import Options
 from app.formats.pictures import Decoded, PictureFile, PictureWriter
 from engine.data import geometry
 
-IMAGES, ROWS = "images", "rows"
-"""Files of `unpack`: pictures or array, and a line of JSON for each sample."""
+IMAGES, ROWS, ADDRESSES = "images", "rows", "addresses"
+"""Files of `unpack`: pictures or array, a line of JSON for each sample; and one for where it lies, of `refer`."""
 
 
 # -- unpacking -------------------------------------------------------------------------------------
@@ -41,8 +41,7 @@ def unpack(folder: str, files: Sequence[Mapping[str, Any]], params: Mapping[str,
     Raises:
         SourceError: what is wrong with them, naming files, rows or entries (counted from 0, at most 20), never ids.
     """
-    options = [Options.of(params, file.get("split")) for file in files]
-    paths = [Path(file["path"]) for file in files]
+    paths, options = _files(files, params)
     parts = [uploads.read(path, option) for path, option in zip(paths, options, strict=True)]
     manifest = join(parts, params.get("class_names"))
     held = holdout(manifest, params)
@@ -69,9 +68,44 @@ def unpack(folder: str, files: Sequence[Mapping[str, Any]], params: Mapping[str,
                 subject = manifest.subjects[row] if manifest.subjects else None
                 rows.write(line([sample, subject, manifest.labels[row], held[row]]) + "\n")
                 row += 1
-    answer = {"samples": row, "class_names": manifest.class_names, "form": manifest.form, "notes": manifest.notes}
-    places = {"entries": [part.entries for part in parts], "rows": [part.rows for part in parts]}
-    return answer | places | {"damaged": keep.damaged}
+    return _answer(manifest, parts) | {"damaged": keep.damaged}
+
+
+def refer(folder: str, files: Sequence[Mapping[str, Any]], params: Mapping[str, Any]) -> dict[str, Any]:
+    """The same of manifests of addresses: their pictures are still to be fetched, in this order.
+
+    params: of the source `objects`, with the storage that is `allowed`.
+    """
+    paths, options = _files(files, params)
+    parts = [uploads.read(path, option) for path, option in zip(paths, options, strict=True)]
+    manifest = join(parts, params.get("class_names"))
+    addresses = [address for part in parts for address in part.addresses or []]
+    if len(set(addresses)) < len(addresses):
+        raise SourceError("an address is in two shards")
+    target = Path(folder)
+    line = json.JSONEncoder(ensure_ascii=False).encode
+    with (target / ROWS).open("w", encoding="utf-8") as rows, (target / ADDRESSES).open("w", encoding="utf-8") as where:
+        subjects = manifest.subjects or [None] * len(manifest.labels)
+        said = zip(manifest.ids or [], subjects, manifest.labels, holdout(manifest, params), strict=True)
+        rows.writelines(line(each) + "\n" for each in said)
+        where.writelines(line(address) + "\n" for address in addresses)
+    return _answer(manifest, parts)
+
+
+def _files(files: Sequence[Mapping[str, Any]], params: Mapping[str, Any]) -> tuple[list[Path], list[Options]]:
+    return [Path(file["path"]) for file in files], [Options.of(params, file.get("split")) for file in files]
+
+
+def _answer(manifest: Manifest, parts: Sequence[Columns]) -> dict[str, Any]:
+    return {
+        "samples": len(manifest.labels),
+        "class_names": manifest.class_names,
+        "form": manifest.form,
+        "notes": manifest.notes,
+        "entries": [part.entries for part in parts],
+        "rows": [part.rows for part in parts],
+        "damaged": {},
+    }
 
 
 def holdout(manifest: Manifest, params: Mapping[str, Any]) -> list[bool]:
