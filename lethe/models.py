@@ -90,7 +90,7 @@ class Datasets(Collection[types.Dataset]):
         """Send the content in several files, one after the other, and close the dataset. `job` takes it in.
 
         holdout: files whose samples are never trained on. A file that an earlier call has sent is not sent again, and
-        one that it sent in part goes on.
+        one that it sent in part goes on. Nor is one that another dataset of yours has: its samples keep their splits.
 
         Raises:
             TransferError: another file was sent as one of these before; `delete_shard` removes it.
@@ -99,7 +99,7 @@ class Datasets(Collection[types.Dataset]):
         for number, file in enumerate([*files, *holdout]):
             split = "holdout" if number >= len(files) else None
             digest = file_digest(file)
-            shard = there.get(number)
+            shard = there.get(number) or self._reuse(dataset, number, digest, split)
             if shard is None or not shard["whole"]:
                 shard = self._send_shard(dataset, number, file, split, shard["size"] if shard else 0, progress)
             if shard["digest"] != digest:
@@ -109,6 +109,21 @@ class Datasets(Collection[types.Dataset]):
     def close(self, dataset: str, shards: int) -> types.Dataset:
         """No file follows that number of shards. `job` takes them in."""
         return cast("types.Dataset", self._verb(dataset, "close", shards=shards))
+
+    def reuse(self, dataset: str, number: int, digest: str) -> types.Shard:
+        """Take a file, by its SHA-256 (`sha256:…`), from another dataset of yours that has it."""
+        where = f"{self._at(dataset)}/shards/{number}:reuse"
+        return cast("types.Shard", self._calls.post(where, {"digest": digest}))
+
+    def _reuse(self, dataset: str, number: int, digest: str, split: str | None) -> types.Shard | None:
+        if split is not None:  # it may have been sent as training data before
+            return None
+        try:
+            return self.reuse(dataset, number, digest)
+        except ProblemError as refused:
+            if refused.status == 404:
+                return None
+            raise
 
     def _send_shard(
         self, dataset: str, number: int, file: Path, split: str | None, offset: int, progress: Bytes | None

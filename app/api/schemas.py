@@ -231,6 +231,10 @@ class DatasetErasable(BaseModel):
     needed: list[str] = Field(description="who needs it, in words; while there is anybody, it is refused")
 
 
+class ShardReuse(Body):
+    digest: str = Field(pattern=r"^sha256:[0-9a-f]{64}$", description="of the file, as it was sent before")
+
+
 class DatasetClose(Body):
     shards: int = Field(ge=1, le=10_000, description="how many were sent")
 

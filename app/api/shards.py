@@ -14,6 +14,7 @@ from app.api.datasets import ALL_TYPES, DatasetId, Expected, content_type_of, ex
 from app.api.http.deps import (
     BY_METHOD,
     CallerDep,
+    IdempotencyKey,
     IdempotentDep,
     PartsDep,
     Read,
@@ -23,7 +24,7 @@ from app.api.http.deps import (
 )
 from app.api.http.paging import Page
 from app.api.http.transfer import receive, takes_file
-from app.api.schemas import DatasetClose, DatasetOut, ShardOut, ShardSplit
+from app.api.schemas import DatasetClose, DatasetOut, ShardOut, ShardReuse, ShardSplit
 from app.blobs import usage
 from app.blobs.folder import Writer
 from app.core.errors import Unprocessable
@@ -133,6 +134,26 @@ async def put_shard(
     finally:
         await run_in_threadpool(context.__exit__, None, None, None)
     return JSONResponse(body.model_dump(mode="json"))
+
+
+@router.post("/{dataset}/shards/{number}:reuse", response_model=ShardOut, responses=problems(403, 404, 409))
+def reuse_shard(
+    dataset: DatasetId,
+    number: Number,
+    body: ShardReuse,
+    who: CallerDep,
+    held: PartsDep,
+    _: IdempotencyKey = None,  # the same again gives the same
+) -> ShardOut:
+    """Take a shard from another dataset of yours that has it, so that it is not sent twice. Its samples keep ids,
+    labels, subjects and splits; what was erased or is requested is left out. Without one that has it: 404."""
+    with held.database.write() as session:
+        row = datasets.get(session, who.tenant_id, dataset, lock=True)
+        gone = shards.reuse(session, row, number, body.digest)
+        [found] = shards.received(session, row.id, number)
+    for digest in gone:
+        usage.remove(held.database, held.blobs, digest)
+    return show(found)
 
 
 @router.delete("/{dataset}/shards/{number}", status_code=204, responses=problems(403, 404, 409))

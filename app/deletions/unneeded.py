@@ -26,6 +26,7 @@ from app.core.tables import (
     Shard,
     Version,
 )
+from app.datasets import shards
 from app.deletions import erasure
 from app.jobs import outbox
 from app.models import bases
@@ -107,6 +108,7 @@ def of_dataset(session: Session, blobs: Blobs, dataset: Dataset) -> dict[str, An
     needed += [f"the deletion request {request} is open" for request in session.scalars(open_.limit(MOST_NAMED))]
     busy = select(Job.id).where(Job.dataset_id == dataset.id, Job.state.in_([JobState.QUEUED, JobState.RUNNING]))
     needed += [f"the job {job} works on it" for job in session.scalars(busy.limit(MOST_NAMED))]
+    needed += [f"the dataset {taker} is to take a shard from it" for taker in shards.takers(session, dataset)]
     copies = session.scalars(select(DatasetCopy.digest).where(DatasetCopy.dataset_id == dataset.id)).all()
     signals = session.scalars(select(ReferenceRow.digest).where(ReferenceRow.dataset_id == dataset.id)).all()
     sent = session.scalars(select(Shard.blob).where(Shard.dataset_id == dataset.id, Shard.blob.is_not(None))).all()

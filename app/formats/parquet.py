@@ -16,11 +16,11 @@ from app.formats.archives import MAX_COLUMN_BYTES, MAX_IMAGE_BYTES
 from app.formats.manifest import MAX_ADDRESS, MAX_ID_LENGTH, MAX_ROWS, MULTI_LABEL, Columns, SourceError, check_columns
 from app.formats.options import Options
 
-ROWS_AT_ONCE = 256
+ROWS_AT_ONCE = 1024
 FEW_ROWS = 32  # where a long value that is repeated in them is there as often
-UNLIKELY = (
-    512  # bytes a row that a file takes: then values are hardly repeated, and looking for it costs more than reading
-)
+# Bytes a row that a file takes: then values are hardly repeated, and looking for it costs more than reading. Below it
+# few rows at once would cost more.
+UNLIKELY = 4096
 
 
 def read(path: Path, options: Options) -> Columns:

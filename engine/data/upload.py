@@ -38,7 +38,7 @@ class Taken:
     """Content that was read and looked at, in files of `folder`.
 
     looked: `looked_at` for each sample. notes: what was made of them, modes: what they were, counted. channels: of all;
-    grey ones fit three.
+    grey ones fit three. parts: samples of each file.
     """
 
     folder: Path
@@ -49,6 +49,7 @@ class Taken:
     looked: NDArray[np.void]
     modes: dict[str, int]
     channels: int
+    parts: list[int]
 
     @property
     def images(self) -> Path:
@@ -142,7 +143,9 @@ def look_over(
     channels = int(looked["channels"].max())
     if params.shape is not None and is_pictures(images):
         channels = max(channels, params.shape[2])
-    taken = Taken(folder, n, said["class_names"], said["form"], dict(notes), looked, dict(modes), channels)
+    taken = Taken(
+        folder, n, said["class_names"], said["form"], dict(notes), looked, dict(modes), channels, said["rows"]
+    )
     if params.shape is not None:
         _require_shape(taken, said, params.shape)
     return taken

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +23,7 @@ from app.core.tables import Dataset
 from app.datasets import coin, shards, storage, suppression
 from app.datasets import records as datasets
 from app.datasets.records import Row
+from app.datasets.shards import Held
 from app.formats.manifest import MAX_ERRORS, SourceError
 from app.formats.pictures import REFERENCES, PictureWriter, is_pictures, write_without
 from app.formats.references import Reference
@@ -76,7 +77,8 @@ def _found(run: Run, dataset: Dataset, folder: Path, progress: ingest_report.Pro
     params = places.parse("sources", dataset.source, dataset.source_params)
     keys = [marker.key for marker in suppression.Marker.each(run.resources.settings, dataset.tenant_id)]
     if isinstance(params, UploadSource):
-        return _Uploaded(take_in(folder, _sent(run, dataset), params, keys, progress))
+        files, held = _sent(run, dataset, folder)
+        return _Uploaded(take_in(folder, files, params, keys, progress), held)
     if isinstance(params, ObjectsSource):
         return _referred(run, dataset, params, folder, keys, progress)
     cache = folder / "cache"
@@ -84,12 +86,28 @@ def _found(run: Run, dataset: Dataset, folder: Path, progress: ingest_report.Pro
     return _Built(places.source(dataset.source)(params, cache, None), keys, folder)
 
 
-def _sent(run: Run, dataset: Dataset) -> list[dict[str, str | None]]:
-    """The files that the client has sent."""
+def _sent(run: Run, dataset: Dataset, folder: Path) -> tuple[list[dict[str, Any]], list[Held]]:
+    """The files of the dataset as `decoding.unpack` wants them, and those that other datasets have."""
+    files: list[dict[str, Any]] = []
+    found: list[Held] = []
+    fetch = run.resources.blobs.fetch
     with run.resources.database.read() as session:
-        sent = [(row.blob, row.split) for row in shards.rows(session, dataset.id)]
-    sent = sent or [(dataset.upload, None)]
-    return [{"path": str(run.resources.blobs.fetch(blob)), "split": split} for blob, split in sent if blob]
+        rows = shards.rows(session, dataset.id)
+        if not rows and dataset.upload:
+            return [{"path": str(fetch(dataset.upload)), "split": None}], []
+        for row in rows:
+            if row.held_in is None:
+                files.append({"path": str(fetch(row.blob or "")), "split": row.split})
+                continue
+            held = shards.held(session, row)
+            said = folder / f"held-{row.number}"
+            with said.open("w", encoding="utf-8") as file:
+                file.writelines(json.dumps(sample) + "\n" for sample in held.samples)
+            if not said.stat().st_size:  # all erased
+                raise SourceError(f"shard {row.number} has no samples any more: close the dataset without it")
+            files.append({"path": str(fetch(held.images)), "said": str(said)})
+            found.append(held)
+    return files, found
 
 
 def _referred(
@@ -107,7 +125,7 @@ def _referred(
     """
     settings = run.resources.settings
     theirs = storage.of_tenant(settings, dataset.tenant_id)
-    files = _sent(run, dataset) or [{"path": str(objects.listed(theirs, params, folder)), "split": None}]
+    files = _sent(run, dataset, folder)[0] or [{"path": str(objects.listed(theirs, params, folder)), "split": None}]
     said = refer(folder, files, params, storage.allowed(settings, dataset.tenant_id))
     n = said["samples"]
     digests, sizes = np.zeros((n, 32), dtype=np.uint8), np.zeros(n, dtype=np.int64)
@@ -127,7 +145,7 @@ def _referred(
         lines = [f"{place_of(said, row)}: {text}" for row, text in errors.items()]
         raise SourceError("some objects cannot be read", lines)
     taken = look_over(folder, said, params, keys, lambda done: progress(0.5 + 0.5 * done))
-    return _Referred(taken, digests, sizes)
+    return _Referred(taken, [], digests, sizes)
 
 
 def _addresses(folder: Path) -> Iterator[str]:
@@ -138,6 +156,7 @@ def _addresses(folder: Path) -> Iterator[str]:
 @dataclass
 class _Uploaded:
     taken: Taken
+    held: list[Held]
 
     @property
     def class_names(self) -> list[str] | None:
@@ -266,7 +285,12 @@ def _store(run: Run, dataset: Dataset, found: Found) -> list[str]:
             report=report,
             duplicates=ingest_report.duplicates(found.looked, erased),
         )
-        sent = shards.taken_in(session, dataset.id)
+        sent = []
+        if isinstance(found, _Uploaded):
+            shards.require_same(session, found.held)
+            whole = dataset.upload if dataset.carried_for is None and dataset.source == "upload" else None
+            size = run.resources.blobs.size(whole) if whole else 0
+            sent = shards.taken_in(session, dataset, whole, found.taken.parts, size)
         job = jobs.fenced(session, run.claim)
         result = {"samples": counts.samples, "left_out": len(erased)}
         jobs.finish(session, job, JobState.SUCCEEDED, result=result)

@@ -207,7 +207,7 @@ def test_an_address_outside_of_the_allowed_storage_is_refused(account: Account, 
         (b"address,label,label\n", CSV, "more than one column label"),
         (b"address,label\ns3://faces/people/1\n", CSV, "line 2"),
         (b"address,label\ns3://faces/people/1,\n", CSV, "no label"),
-        (b"address,label\ns3://faces/people/1,a\ns3://faces/people/1,b\n", CSV, "addresses"),
+        (b"address,label,id\ns3://faces/people/1,a,x\ns3://faces/people/1,b,y\n", CSV, "the same address as row 0"),
         (b'address,label\n"s3://faces/people/1,a\n', CSV, "readable CSV"),
         (b"address,label\n\xff\xfe,a\n", CSV, "UTF-8"),
         (b'{"address": "s3://faces/people/1", "label": [1, 2]}', NDJSON, "line 1"),
@@ -336,7 +336,13 @@ def test_erasing_deletes_the_object_with_its_versions(account: Account, theirs: 
     kept = b"".join(path.read_bytes() for path in (account.settings.data_dir / "blobs").glob("??/*"))
     assert b"anna-5.png" not in kept
     assert b"anna-8.png" in kept
-    body = {"name": "n", "dataset": made, **QUICK_MODEL, "policy": QUICK_POLICY, "input": {"size": [4, 4]}}
+    body = {
+        "name": "n",
+        "dataset": made,
+        **QUICK_MODEL,
+        "policy": QUICK_POLICY,
+        "input": {"geometry": {"resize": [16, 16]}},
+    }
     again = account.post("/v1/models", body)["id"]
     account.post(f"/v1/models/{again}:train", {"seed": 1})
     account.work()
