@@ -589,7 +589,7 @@ def confirm_objects(
         row = views.get(session, who.tenant_id, request)
         addresses = [each.address for each in objects.owed_by_owner(session, row)]
     seen = objects.still_there(held.settings, who.tenant_id, addresses) if addresses else 0
-    with held.database.write() as session:
+    with held.database.write(actor=who.key_id) as session:
         row = views.get(session, who.tenant_id, request)
         objects.confirm(session, row, seen, len(addresses))
         session.flush()

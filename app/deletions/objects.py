@@ -22,6 +22,7 @@ from app.core.ids import new_id
 from app.core.positions import unpack
 from app.core.tables import DeletionRequest, OwedObject, Receipt
 from app.datasets import storage
+from app.deletions import rewriting
 
 log = logging.getLogger("lethe.erasures")
 
@@ -143,6 +144,7 @@ def confirm(session: Session, request: DeletionRequest, seen: int | None, looked
         )
     session.execute(delete(OwedObject).where(OwedObject.request_id == request.id))
     owed.done_at = db.now(session)
+    rewriting.owe(session, request.id, owed.done_at)  # of the addresses
     checked = "this service could not look" if seen is None else "this service found none of them any more"
     owed.detail = f"{_objects(left)}: their owner confirmed that they are deleted, and {checked}"
     told = {"objects": left, "looked": seen is not None}

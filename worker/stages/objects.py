@@ -8,17 +8,20 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from app.catalog import ObjectsSource
 from app.core.tables import Dataset
 from app.datasets import storage
-from app.datasets.objects import Objects
 from app.datasets.storage import ObjectError
 from app.formats import addresses
 from app.formats.manifest import MAX_ERRORS
 from app.formats.pictures import PictureFile, PictureWriter
 from app.formats.references import Reference
 from worker.runtime.run import JobError, Resources
+
+if TYPE_CHECKING:
+    from app.datasets.objects import Objects
 
 AT_ONCE = 32
 AHEAD = 4 * AT_ONCE  # pictures that wait in memory, at most

@@ -179,7 +179,7 @@ def test_a_manifest_may_come_in_shards_without_ids(account: Account, theirs: Any
     assert (found["state"], found["train_samples"], found["class_names"]) == ("ready", 10, ["1", "2"]), found
     assert [item["id"] for item in account.get(f"/v1/datasets/{made}/samples")["items"]] == addresses
     told = [each["code"] for each in account.get(f"/v1/datasets/{made}/report")["conversions"]]
-    assert told == ["ids-are-addresses", "labels-with-gaps"]
+    assert told == ["ids-are-addresses", "labels-with-gaps", "no-split"]
 
 
 @pytest.mark.parametrize(

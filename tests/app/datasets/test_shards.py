@@ -205,8 +205,15 @@ def reuse(account: Account, where: str, number: int, digest: str) -> Any:
 
 
 def of_people(number: int, n: int = 20) -> bytes:
-    return part(number, n, subject=[f"subject {row % 5}" for row in range(n)], label=["ant", "bee"] * (n // 2),
-                image=[noise(number * 100 + row) for row in range(n)])  # fmt: skip
+    return parquet(
+        columns(
+            n,
+            id=[f"person-{number}-{row}" for row in range(n)],
+            subject=[f"subject {row % 5}" for row in range(n)],
+            label=["ant", "bee"] * (n // 2),
+            image=[noise(number * 100 + row) for row in range(n)],
+        )
+    )
 
 
 def noise(number: int) -> bytes:
@@ -292,7 +299,7 @@ def test_a_request_by_person_reaches_every_dataset_that_grew_of_one(account: Acc
 def test_an_array_and_made_ids_are_held_too(account: Account) -> None:
     """One file alone is known by its digest, too."""
     pixels = np.random.default_rng(0).integers(0, 256, (20, 8, 8), dtype=np.uint8)
-    file = npz(images=pixels, labels=np.arange(20) % 2)
+    file = npz(images=pixels, labels=np.arange(20) % 2, ids=None)
     old = dataset(account)
     assert (
         account.http.put(f"/v1/datasets/{old}/content", content=file, headers={"Content-Type": NPZ}).status_code == 202
@@ -301,7 +308,7 @@ def test_an_array_and_made_ids_are_held_too(account: Account) -> None:
     assert [shard["digest"] for shard in account.get(f"/v1/datasets/{old}/shards")["items"]] == [digest_of(file)]
     made = dataset(account)
     assert reuse(account, made, 0, digest_of(file)).status_code == 200
-    again = npz(images=np.concatenate([pixels[:1], 255 - pixels[:3]]), labels=np.arange(4) % 2)
+    again = npz(images=np.concatenate([pixels[:1], 255 - pixels[:3]]), labels=np.arange(4) % 2, ids=None)
     assert put(account, made, 1, again, NPZ).status_code == 200
     close(account, made, 2)
     account.work()

@@ -505,7 +505,7 @@ def test_a_deleted_dataset_is_deleted_again(
 
         again = copy("again")
         held = again.delete(source.dataset, source.ids[:2])  # of the backup: open, with a job that was under way
-        job = again.post(f"/v1/models/{source.model}:references", {"count": 5})["id"]
+        job = again.post(f"/v1/models/{source.model}:references", {"count": 6})["id"]
         with again.database.write() as session:
             row = session.get_one(Job, job)
             row.state, row.owner, row.lease_until = "running", "gone", db.now(session)
