@@ -79,8 +79,9 @@ def replay(database: Database, settings: Settings, path: Path) -> Replayed:
         LedgerError: another secret wrote a line. Nothing has been done.
     """
     contents = read(path)
-    for number, line in [*contents.lines, *contents.gone]:
-        if not is_ours(settings, line):
+    every: list[tuple[int, Line | Gone]] = [*contents.lines, *contents.gone]
+    for number, said in every:
+        if not is_ours(settings, said):
             raise LedgerError(
                 f"line {number} was written under another LETHE_SECRET: restore that one, or name it in "
                 "LETHE_EARLIER_SECRETS, then replay"
@@ -113,8 +114,8 @@ def replay(database: Database, settings: Settings, path: Path) -> Replayed:
             batches.close_now(session, model)  # its versions are withheld until then
     _withhold(database, done, lost)
     heads: dict[str, tuple[int, str]] = {}
-    for _, line in [*contents.lines, *contents.gone]:
-        heads[line.tenant] = max(heads.get(line.tenant, (0, "")), (line.log_size, line.log_root))
+    for _, said in every:
+        heads[said.tenant] = max(heads.get(said.tenant, (0, "")), (said.log_size, said.log_root))
     for tenant, (size, root) in heads.items():
         with database.write() as session:
             _tell_log(session, tenant, size, root)

@@ -50,9 +50,9 @@ def digest_of(
     source = resources.blobs.fetch(images)
     with resources.blobs.scratch(claim.id) as path, ExitStack() as stack:
         if beginning == REFERENCES:
-            there = stack.enter_context(resources.blobs.scratch(claim.id))
-            objects.bring(resources, dataset, source, there, moved)
-            source = there
+            brought = stack.enter_context(resources.blobs.scratch(claim.id))
+            objects.bring(resources, dataset, source, brought, moved)
+            source = brought
         if beginning in (MAGIC, REFERENCES):
             upload.write_copy(source, path, contract, (made[0], made[1], made[2]), shape[2], moved)
         else:

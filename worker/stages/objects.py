@@ -23,8 +23,8 @@ from worker.runtime.run import JobError, Resources
 if TYPE_CHECKING:
     from app.datasets.objects import Objects
 
-AT_ONCE = 32
-AHEAD = 4 * AT_ONCE  # pictures that wait in memory, at most
+AT_ONCE = 16
+AHEAD = 2 * AT_ONCE  # pictures in memory, at most: each may have 16 MiB
 LISTED = "listed"
 
 
@@ -64,7 +64,7 @@ def listed(theirs: Objects, params: ObjectsSource, folder: Path) -> Path:
     prefix = params.prefix or ""
     _, _, key = prefix.removeprefix("s3://").partition("/")
     found = [(name.removeprefix(key), size) for name, size in theirs.under(prefix)]
-    names = {name: params.columns.get(name, name) for name in ("id", "address", "label", "split")}  # type: ignore[call-overload]
+    names = {name: params.columns.get(name, name) for name in ("id", "address", "label", "split")}
     target = folder / LISTED
     with target.open("w", encoding="utf-8") as file:
         for each in addresses.of_folder(found):

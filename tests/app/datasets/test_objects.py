@@ -22,7 +22,6 @@ from tests.app.blobs.s3_server import s3_server
 from tests.helpers import PARQUET, is_problem
 from tests.support import QUICK_MODEL, QUICK_POLICY, Account, Document
 
-pytestmark = pytest.mark.validation
 CSV, NDJSON = "text/csv", "application/x-ndjson"
 REQUESTS = "/v1/deletion-requests"
 
@@ -131,6 +130,7 @@ def trained(account: Account, dataset: str) -> tuple[str, Document]:
     return model, account.get(f"/v1/jobs/{job}")
 
 
+@pytest.mark.validation
 @pytest.mark.parametrize(
     ("form", "write"),
     [(CSV, as_csv), (CSV, lambda rows: as_csv(rows, ";")), (NDJSON, as_ndjson), (PARQUET, as_parquet)],
@@ -152,6 +152,7 @@ def test_a_manifest_of_each_form_is_taken_in(account: Account, theirs: Any, form
     assert picture(3) not in kept, "the pictures stay where they are"
 
 
+@pytest.mark.validation
 def test_an_image_folder_under_a_prefix_is_taken_in(account: Account, theirs: Any) -> None:
     for row in range(20):
         split, name = ("val" if row < 4 else "train"), ("ant", "bee")[row % 2]
@@ -165,6 +166,7 @@ def test_an_image_folder_under_a_prefix_is_taken_in(account: Account, theirs: An
     is_problem(send(account, made, b"address,label\n"), 409, "not-an-upload")
 
 
+@pytest.mark.validation
 def test_a_manifest_may_come_in_shards_without_ids(account: Account, theirs: Any) -> None:
     made, addresses = registered(account), filled(theirs)
     for number, part in enumerate((addresses[:10], addresses[10:])):
@@ -182,6 +184,7 @@ def test_a_manifest_may_come_in_shards_without_ids(account: Account, theirs: Any
     assert told == ["ids-are-addresses", "labels-with-gaps", "no-split"]
 
 
+@pytest.mark.validation
 @pytest.mark.parametrize(
     "address",
     [
@@ -199,6 +202,7 @@ def test_an_address_outside_of_the_allowed_storage_is_refused(account: Account, 
     assert account.get(f"/v1/datasets/{made}")["state"] == "awaiting-content"
 
 
+@pytest.mark.validation
 @pytest.mark.parametrize(
     ("data", "form", "text"),
     [
@@ -223,6 +227,7 @@ def test_bad_manifests_are_refused(account: Account, data: bytes, form: str, tex
     assert text in json.dumps(problem)
 
 
+@pytest.mark.validation
 def test_sources_and_types_that_do_not_go_together_are_refused(account: Account) -> None:
     made = registered(account)
     assert send(account, made, b"PK\x03\x04", "application/zip").status_code == 415
@@ -235,6 +240,7 @@ def test_sources_and_types_that_do_not_go_together_are_refused(account: Account)
     assert account.http.post("/v1/datasets", json=body).status_code == 422
 
 
+@pytest.mark.validation
 def test_without_a_setting_no_storage_is_allowed(account: Account) -> None:
     object.__setattr__(account.settings, "objects_allowed", [])
     body = {"name": "faces", "source": {"name": "objects"}}
@@ -242,6 +248,7 @@ def test_without_a_setting_no_storage_is_allowed(account: Account) -> None:
     assert "LETHE_OBJECTS_ALLOWED" in problem["detail"]
 
 
+@pytest.mark.validation
 def test_objects_that_cannot_be_taken_in_are_named_by_their_rows(account: Account, theirs: Any) -> None:
     made, rows = registered(account), rows_of(filled(theirs))
     theirs.delete_object(Bucket="faces", Key="people/anna-3.png")
@@ -270,6 +277,7 @@ def test_what_was_erased_before_is_left_out(account: Account, theirs: Any) -> No
     assert job["result"] == {"samples": 20, "left_out": 4}
 
 
+@pytest.mark.validation
 def test_a_picture_can_be_seen(account: Account, theirs: Any) -> None:
     made = taken_in(account, rows_of(filled(theirs)))
     [shown] = account.post(f"/v1/datasets/{made}:preview", {"sample_ids": ["id-5"]})
@@ -279,6 +287,7 @@ def test_a_picture_can_be_seen(account: Account, theirs: Any) -> None:
     is_problem(seen, 409, "object-gone")
 
 
+@pytest.mark.validation
 @pytest.mark.parametrize("kind", ["object-gone", "object-changed"])
 def test_an_object_that_is_not_what_was_taken_in_stops_the_job(account: Account, theirs: Any, kind: str) -> None:
     made = taken_in(account, rows_of(filled(theirs)))
@@ -408,6 +417,7 @@ def test_an_object_that_the_storage_keeps_is_left_to_its_owner(
     assert "could not look" in done["detail"]
 
 
+@pytest.mark.validation
 def test_deleting_such_a_dataset_leaves_the_objects(account: Account, theirs: Any) -> None:
     made = taken_in(account, rows_of(filled(theirs)))
     assert account.http.delete(f"/v1/datasets/{made}").status_code == 204
