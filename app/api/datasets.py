@@ -52,6 +52,7 @@ from app.core.positions import members
 from app.core.tables import Dataset, Job, Sample
 from app.datasets import canaries, coin, samples, shards, storage
 from app.datasets import records as datasets
+from app.datasets.open_objects import objects_of
 from app.deletions import carried, unneeded
 from app.formats import previews, sandbox, uploads
 from app.formats.manifest import ERASED_PREFIX, SourceError
@@ -275,7 +276,7 @@ Said = list[tuple[int, str, int]]
 
 def _fetched(held: Parts, tenant_id: str, references: FilePath, said: Said, target: FilePath) -> tuple[FilePath, Said]:
     """The pictures that are referred to, in a file of their own, where they have other positions."""
-    theirs, there = storage.of_tenant(held.settings, tenant_id), at(references, [position for position, *_ in said])
+    theirs, there = objects_of(held.settings, tenant_id), at(references, [position for position, *_ in said])
     with PictureWriter(target) as writer:
         for position, *_ in said:
             writer.put(theirs.picture(there[position]))
@@ -325,7 +326,7 @@ def preview(
         digest = row.images
         events.record(session, who.tenant_id, "dataset.previewed", row.id, samples=len(positions), key=who.key_id)
     try:
-        size, theirs = held.blobs.size(digest), storage.of_tenant(held.settings, who.tenant_id)
+        size, theirs = held.blobs.size(digest), objects_of(held.settings, who.tenant_id)
         found = previews.pngs(
             lambda start, stop: b"".join(held.blobs.read(digest, start, stop)), size, positions, theirs.picture
         )

@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from app.core.config import OBJECTS, Settings
 from app.core.errors import Unprocessable
 from app.formats.addresses import OUTSIDE
 from app.rules.policy import Choice
-
-if TYPE_CHECKING:
-    from app.datasets.objects import Objects
 
 
 class ObjectError(Exception):
@@ -21,12 +17,6 @@ class ObjectError(Exception):
     def __init__(self, kind: str, text: str) -> None:
         super().__init__(text)
         self.kind = kind
-
-
-def of_tenant(settings: Settings, tenant_id: str) -> Objects:
-    from app.datasets.objects import Objects  # its library is slow to load, and most datasets need it not
-
-    return Objects(settings, tenant_id)
 
 
 def allowed(settings: Settings, tenant_id: str) -> list[str]:

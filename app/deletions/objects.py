@@ -21,7 +21,7 @@ from app.core.errors import Conflict
 from app.core.ids import new_id
 from app.core.positions import unpack
 from app.core.tables import DeletionRequest, OwedObject, Receipt
-from app.datasets import storage
+from app.datasets.open_objects import objects_of
 from app.deletions import rewriting
 
 log = logging.getLogger("lethe.erasures")
@@ -56,7 +56,7 @@ def erase_owed(database: Database, settings: Settings, request_id: str) -> None:
         StorageUnavailableError: the storage does not answer: try again.
     """
     while rows := _some(database, request_id):
-        theirs = storage.of_tenant(settings, rows[0].tenant_id)
+        theirs = objects_of(settings, rows[0].tenant_id)
         gone: list[int] = []
         left: list[int] = []
         for row in rows:
@@ -117,7 +117,7 @@ def owed_by_owner(session: Session, request: DeletionRequest) -> Sequence[OwedOb
 
 def still_there(settings: Settings, tenant_id: str, addresses: Sequence[str]) -> int | None:
     """How many of them this service still finds, with their earlier versions; None: it cannot look."""
-    theirs = storage.of_tenant(settings, tenant_id)
+    theirs = objects_of(settings, tenant_id)
     try:
         return sum(theirs.is_there(address) for address in addresses)
     except StorageUnavailableError as error:

@@ -22,6 +22,7 @@ from app.core.positions import Positions
 from app.core.tables import Dataset
 from app.datasets import coin, shards, storage, suppression
 from app.datasets import records as datasets
+from app.datasets.open_objects import objects_of
 from app.datasets.records import Row
 from app.datasets.shards import Held
 from app.formats.manifest import MAX_ERRORS, SourceError
@@ -124,7 +125,7 @@ def _referred(
         SourceError: what is wrong with a manifest, or which of its objects cannot be read.
     """
     settings = run.resources.settings
-    theirs = storage.of_tenant(settings, dataset.tenant_id)
+    theirs = objects_of(settings, dataset.tenant_id)
     files = _sent(run, dataset, folder)[0] or [{"path": str(objects.listed(theirs, params, folder)), "split": None}]
     said = refer(folder, files, params, storage.allowed(settings, dataset.tenant_id))
     n = said["samples"]

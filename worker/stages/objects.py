@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from app.catalog import ObjectsSource
 from app.core.tables import Dataset
-from app.datasets import storage
+from app.datasets.open_objects import objects_of
 from app.datasets.storage import ObjectError
 from app.formats import addresses
 from app.formats.manifest import MAX_ERRORS
@@ -83,7 +83,7 @@ def bring(resources: Resources, dataset: Dataset, references: Path, path: Path, 
     wanted = (Reference.of(there[row]) for row in range(len(there)))
     wrong: list[tuple[int, ObjectError]] = []
     with PictureWriter(path) as writer:
-        for row, found in enumerate(fetch(storage.of_tenant(resources.settings, dataset.tenant_id), wanted)):
+        for row, found in enumerate(fetch(objects_of(resources.settings, dataset.tenant_id), wanted)):
             if isinstance(found, ObjectError):
                 wrong.append((row, found))
                 if len(wrong) == MAX_ERRORS:
