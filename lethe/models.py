@@ -99,9 +99,12 @@ class Datasets(Collection[types.Dataset]):
         for number, file in enumerate([*files, *holdout]):
             split = "holdout" if number >= len(files) else None
             digest = file_digest(file)
-            shard = there.get(number) or self._reuse(dataset, number, digest, split)
-            if shard is None or not shard["whole"]:
-                shard = self._send_shard(dataset, number, file, split, shard["size"] if shard else 0, progress)
+            shard = there.get(number)
+            if shard is None:
+                held = self._reuse(dataset, number, digest, split)
+                shard = held or self._send_shard(dataset, number, file, split, 0, progress)
+            elif not shard["whole"]:
+                shard = self._send_shard(dataset, number, file, split, shard["size"], progress)
             if shard["digest"] != digest:
                 raise TransferError(f"another file than {file.name} was sent as shard {number}")
         return self.close(dataset, len(files) + len(holdout))

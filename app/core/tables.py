@@ -562,7 +562,7 @@ class OwedObject(Base):
     owner: this service may not delete it; its owner does, and confirms.
     """
 
-    __tablename__ = "owed_objects"
+    __tablename__ = "objects_to_delete"
     request_id: Mapped[str] = mapped_column(ForeignKey("deletion_requests.id"), primary_key=True)
     position: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
     tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"))

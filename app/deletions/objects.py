@@ -97,7 +97,7 @@ def date(session: Session, request: DeletionRequest) -> None:
         "`objects` lists them, and `:confirm-objects` ends this"
     )
     owed.due_at = until
-    events.record(session, request.tenant_id, "request.objects-owed", request.id, objects=left)
+    events.record(session, request.tenant_id, "request.objects-to-delete", request.id, objects=left)
 
 
 def _pending(session: Session, request_id: str) -> Receipt | None:
@@ -134,7 +134,7 @@ def confirm(session: Session, request: DeletionRequest, seen: int | None, looked
     owed = _pending(session, request.id)
     left = len(owed_by_owner(session, request))
     if owed is None or not left or left != looked_at:
-        raise Conflict("No objects of this request wait for a confirmation.", kind="no-objects-owed")
+        raise Conflict("No objects of this request wait for a confirmation.", kind="no-objects-listed")
     if seen:
         raise Conflict(
             f"{seen} of the {left} objects, or earlier versions of them, are still there. Delete them with all their "

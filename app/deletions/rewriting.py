@@ -41,7 +41,7 @@ WAITING = "the database's files may keep earlier forms of erased rows until its 
 IDS = "samples"
 OTHERS = (
     "datasets", "job_artifacts", "adversarial_sets", "reference_models", "outbox",  # digests, names of classes
-    "owed_objects",  # addresses that may say whose picture it was
+    "objects_to_delete",  # addresses that may say whose picture it was
     "case_details", "case_reasons", "notices",  # whose retention is over
 )  # fmt: skip
 STATISTICS = "pg_statistic"  # the planner's: they quote ids

@@ -11,7 +11,7 @@ depends_on = None
 
 def upgrade() -> None:
     op.create_table(
-        "owed_objects",
+        "objects_to_delete",
         sa.Column("request_id", sa.String(length=40), sa.ForeignKey("deletion_requests.id"), nullable=False),
         sa.Column("position", sa.Integer(), autoincrement=False, nullable=False),
         sa.Column("tenant_id", sa.String(length=40), sa.ForeignKey("tenants.id"), nullable=False),
@@ -26,4 +26,4 @@ def upgrade() -> None:
 def downgrade() -> None:
     op.drop_index("ix_dataset_shards_held_in", table_name="dataset_shards")
     op.drop_column("dataset_shards", "held_in")
-    op.drop_table("owed_objects")
+    op.drop_table("objects_to_delete")

@@ -378,7 +378,7 @@ def test_elsewhere_the_owner_deletes_and_confirms(account: Account, theirs: Any)
     assert done["done_at"]
     assert "found none" in done["detail"]
     assert account.get(f"{where}/objects") == {"addresses": []}
-    is_problem(account.http.post(f"{where}:confirm-objects"), 409, "no-objects-owed")
+    is_problem(account.http.post(f"{where}:confirm-objects"), 409, "no-objects-listed")
     with account.database.read() as session:
         [event] = session.scalars(select(AuditEvent).where(AuditEvent.kind == "request.objects-confirmed"))
         assert event.data["objects"] == 2
