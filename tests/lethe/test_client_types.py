@@ -144,6 +144,7 @@ ANSWER |= dict.fromkeys(
         "notices",
         "papers",
         "workers",
+        "addresses",
     ),
     "thing",
 ) | {"size": 1}
