@@ -210,7 +210,8 @@ def publish_audit(session: Session, claim: Claim, number: int, images: str | Non
         raise SupersededError("samples were erased while the version was audited")
     row = audit_rows.add(session, claim, model, number, report, None)
     if report["sham"] and row.verdict != "fail":
-        events.record(session, model.tenant_id, "gate.sham-missed", row.id, version=number, verdict=row.verdict)
+        data = {"audit": row.id, "version": number, "verdict": row.verdict}
+        events.record(session, model.tenant_id, "gate.sham-missed", claim.id, **data)
     result = {"version": number, "audit": row.id, "verdict": row.verdict}
     jobs.finish(session, job, JobState.SUCCEEDED, result=result)
     return row
