@@ -468,9 +468,11 @@ class Report:
     def verified(self) -> bool:
         return all(check.verified is not False for check in self.checks)
 
-    def check(self, name: str, work: Callable[[], str]) -> None:
+    def check(self, name: str, work: Callable[[], str | None]) -> None:
+        """`work` returns what it found, or None where it adds its checks itself; what it raises is its fault."""
         try:
-            self.checks.append(Check(name, True, work()))
+            if (found := work()) is not None:
+                self.checks.append(Check(name, True, found))
         except RefusedError as error:
             self.checks.append(Check(name, False, str(error)))
         except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError, OSError) as error:
@@ -572,6 +574,8 @@ def read_case(data: bytes) -> dict[str, bytes]:
                 refuse("the file has more parts, or larger ones, than a case file")
             if odd := [name for name in names if name.startswith("/") or ".." in name.split("/") or name.endswith("/")]:
                 refuse(f"{len(odd)} names of parts are no names of files")
+            if any(info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) for info in infos):
+                refuse("a part is packed in a way that no case file has")  # each way has errors of its own
             return {info.filename: archive.read(info) for info in infos}
     except (zipfile.BadZipFile, zlib.error, NotImplementedError, EOFError, RuntimeError):
         refuse("this is not a zip, or not all of it")
@@ -585,6 +589,8 @@ def check_manifest(value: Any) -> Object:
     names = [subject["name"] for subject in subjects(statement)]
     if len(set(names)) != len(names):
         refuse("the manifest names a part twice")
+    if any(not isinstance(subject["digest"].get("sha256"), str) for subject in subjects(statement)):
+        refuse("the manifest names a part without its SHA-256")
     return statement
 
 
@@ -604,8 +610,15 @@ def check_decision(value: Any) -> Object:
 
 def verify_case(data: bytes, trusted: Sequence[TrustedKey], evidence: Evidence | None = None) -> Report:
     """Check a case file: its signed manifest, every part against it, and what is signed within. The report names the
-    part that is wrong. Without `trusted` the file's own keys count, and the report says that they are not checked."""
-    report, parts = Report(of="case file"), dict[str, bytes]()
+    part that is wrong. Without `trusted` the file's own keys count, and the report says that they are not checked.
+    Bad input raises nothing, as in `verify`."""
+    report = Report(of="case file")
+    report.check("case file", lambda: _check_case(report, data, trusted, evidence or Evidence()))
+    return report
+
+
+def _check_case(report: Report, data: bytes, trusted: Sequence[TrustedKey], given: Evidence) -> None:
+    parts = dict[str, bytes]()
 
     def unpacked() -> str:
         parts.update(read_case(data))
@@ -613,7 +626,7 @@ def verify_case(data: bytes, trusted: Sequence[TrustedKey], evidence: Evidence |
 
     report.check("zip", unpacked)
     if not report.verified:
-        return report
+        return
     keys = list(trusted)
 
     def own_keys() -> str:
@@ -631,18 +644,17 @@ def verify_case(data: bytes, trusted: Sequence[TrustedKey], evidence: Evidence |
 
     report.check(MANIFEST, manifest)
     if not opened:
-        return report
+        return
     case = opened[0]
     _check_parts(report, case, parts)
     report.says = [f"{case.predicate['wording']} Issued {case.predicate['issued_at']}."]
     report.not_proved = [*map(str, case.predicate["not_proved"])]
     if case.predicate["certificate"] is not None and CERTIFICATE in parts:
-        _check_certificate(report, case, parts, keys, evidence or Evidence())
-    for name in (evidence or Evidence()).witnesses:
+        _check_certificate(report, case, parts, keys, given)
+    for name in given.witnesses:
         report.check(f"witness {name.partition('+')[0]}", partial(_is_witnessed, parts, name, keys))
     for name in sorted(name for name in parts if re.fullmatch(r"decision-\d+\.json", name)):
         report.check(name, partial(_check_record, report, case, parts[name], keys))
-    return report
 
 
 def _part(parts: dict[str, bytes], name: str) -> bytes:
