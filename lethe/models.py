@@ -22,6 +22,8 @@ DATASET_TYPES = {
     ".zip": "application/zip",
     ".npz": "application/x-npz",
     ".tar": "application/x-tar",
+    ".csv": "text/csv",
+    ".ndjson": "application/x-ndjson",
 }
 NPZ = "application/x-npz"
 SAFETENSORS = "application/vnd.safetensors"
@@ -44,7 +46,8 @@ class Datasets(Collection[types.Dataset]):
         assign_canaries: bool = False,
         **params: Any,
     ) -> types.Dataset:
-        """A dataset from a source of the catalog; `upload` waits for its content. carried_for: the model that is to
+        """A dataset from a source of the catalog; `upload` waits for its content, and so does `objects`
+        without a prefix, for a manifest. carried_for: the model that is to
         forget it, whose training data the service does not hold. id_namespace: where its sample ids come from; what was
         erased under an id is left out of every later dataset of the namespace. assign_canaries: of an upload, let the
         service's coin decide which canaries are trained on."""
@@ -61,8 +64,8 @@ class Datasets(Collection[types.Dataset]):
     def upload(
         self, dataset: str, file: Path, *, content_type: str | None = None, progress: Bytes | None = None
     ) -> types.Dataset:
-        """Send the content in one file: Parquet, a zip of image folders, npz, or a WebDataset, recognised by its name.
-        `job` takes it in."""
+        """Send the content in one file: Parquet, a zip of image folders, npz, or a WebDataset, recognised by its name;
+        or a manifest of addresses, as CSV, NDJSON or Parquet. `job` takes it in."""
         form = content_type or _form(file)
         try:
             return cast(
@@ -87,7 +90,7 @@ class Datasets(Collection[types.Dataset]):
         """Send the content in several files, one after the other, and close the dataset. `job` takes it in.
 
         holdout: files whose samples are never trained on. A file that an earlier call has sent is not sent again, and
-        one that it sent in part goes on.
+        one that it sent in part goes on. Nor is one that another dataset of yours has: its samples keep their splits.
 
         Raises:
             TransferError: another file was sent as one of these before; `delete_shard` removes it.
@@ -97,8 +100,11 @@ class Datasets(Collection[types.Dataset]):
             split = "holdout" if number >= len(files) else None
             digest = file_digest(file)
             shard = there.get(number)
-            if shard is None or not shard["whole"]:
-                shard = self._send_shard(dataset, number, file, split, shard["size"] if shard else 0, progress)
+            if shard is None:
+                held = self._reuse(dataset, number, digest, split)
+                shard = held or self._send_shard(dataset, number, file, split, 0, progress)
+            elif not shard["whole"]:
+                shard = self._send_shard(dataset, number, file, split, shard["size"], progress)
             if shard["digest"] != digest:
                 raise TransferError(f"another file than {file.name} was sent as shard {number}")
         return self.close(dataset, len(files) + len(holdout))
@@ -106,6 +112,21 @@ class Datasets(Collection[types.Dataset]):
     def close(self, dataset: str, shards: int) -> types.Dataset:
         """No file follows that number of shards. `job` takes them in."""
         return cast("types.Dataset", self._verb(dataset, "close", shards=shards))
+
+    def reuse(self, dataset: str, number: int, digest: str) -> types.Shard:
+        """Take a file, by its SHA-256 (`sha256:…`), from another dataset of yours that has it."""
+        where = f"{self._at(dataset)}/shards/{number}:reuse"
+        return cast("types.Shard", self._calls.post(where, {"digest": digest}))
+
+    def _reuse(self, dataset: str, number: int, digest: str, split: str | None) -> types.Shard | None:
+        if split is not None:  # it may have been sent as training data before
+            return None
+        try:
+            return self.reuse(dataset, number, digest)
+        except ProblemError as refused:
+            if refused.status == 404:
+                return None
+            raise
 
     def _send_shard(
         self, dataset: str, number: int, file: Path, split: str | None, offset: int, progress: Bytes | None

@@ -119,6 +119,14 @@ class Requests(Collection[types.DeletionRequest]):
         """What was made from the samples goes later. Past its due date the request is `incomplete` until then."""
         return self._decide(request, "keep-remains", if_match, until=until, reason=reason)
 
+    def objects(self, request: str) -> list[str]:
+        """Where pictures of the samples lie that their owner must delete; `confirm_objects` ends that."""
+        return cast("list[str]", self._calls.get(f"{self.path}/{request}/objects")["addresses"])
+
+    def confirm_objects(self, request: str) -> types.DeletionRequest:
+        """The owner has deleted what `objects` lists, with all versions. The service looks where it may."""
+        return cast("types.DeletionRequest", self._verb(request, "confirm-objects"))
+
     def history(self, request: str) -> list[types.HistoryEntry]:
         """What happened to it: when, by whom, why, and what changed; oldest first."""
         found = self._calls.get(f"{self.path}/{request}/history")["entries"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path as FilePath
 from typing import Annotated, Any, Literal
 
@@ -20,6 +21,7 @@ from app.api.http.deps import (
     IdempotencyKey,
     IdempotentDep,
     PagerDep,
+    Parts,
     PartsDep,
     Read,
     Write,
@@ -44,14 +46,18 @@ from app.api.schemas import (
 )
 from app.blobs import usage
 from app.blobs.folder import BlobMissingError, Writer
+from app.core.config import Settings
 from app.core.errors import Conflict, Unavailable, Unprocessable, UnsupportedMedia
 from app.core.positions import members
 from app.core.tables import Dataset, Job, Sample
-from app.datasets import canaries, coin, samples, shards
+from app.datasets import canaries, coin, samples, shards, storage
 from app.datasets import records as datasets
+from app.datasets.open_objects import objects_of
 from app.deletions import carried, unneeded
 from app.formats import previews, sandbox, uploads
 from app.formats.manifest import ERASED_PREFIX, SourceError
+from app.formats.pictures import PictureWriter
+from app.formats.references import at, is_references
 from app.rules.policy import Choice
 
 log = logging.getLogger("lethe.api")
@@ -92,21 +98,47 @@ def _coin(dataset: Dataset) -> CoinOut | None:
     )
 
 
-def checked_form(request: Request) -> tuple[str, tuple[str, ...]]:
-    """The Content-Type of a body, and the forms that such a file may have."""
-    content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    forms = uploads.FORMS.get(content_type)
-    if forms is None:
-        raise UnsupportedMedia(f"Send one of: {', '.join(uploads.FORMS)}.")
-    return content_type, forms
+@dataclass(frozen=True)
+class Expected:
+    """What a body must be: its Content-Type, the forms that it may have, and what they are read with."""
+
+    content_type: str
+    forms: tuple[str, ...]
+    params: dict[str, Any]
 
 
-def look_at(path: FilePath, params: dict[str, Any], forms: tuple[str, ...], split: str | None, *, alone: bool) -> int:
+ALL_TYPES = tuple({**uploads.FORMS, **uploads.MANIFESTS})
+
+
+def content_type_of(request: Request) -> str:
+    found = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if found not in ALL_TYPES:
+        raise UnsupportedMedia(f"Send one of: {', '.join(ALL_TYPES)}.")
+    return found
+
+
+def expected(settings: Settings, dataset: Dataset, content_type: str) -> Expected:
+    """Of pictures, or of a manifest of where they lie, as the dataset's source is.
+
+    Raises:
+        UnsupportedMedia: such a dataset takes no such files.
+    """
+    known = uploads.MANIFESTS if dataset.source == "objects" else uploads.FORMS
+    if content_type not in known:
+        raise UnsupportedMedia(f"A dataset of source `{dataset.source}` takes: {', '.join(known)}.")
+    params = dict(dataset.source_params)
+    if dataset.source == "objects":
+        params["allowed"] = storage.allowed(settings, dataset.tenant_id)
+    return Expected(content_type, known[content_type], params)
+
+
+def look_at(path: FilePath, what: Expected, split: str | None, *, alone: bool) -> int:
     """Check a file in a child, without its pictures; the number of its samples. alone: it is all of the content.
 
     Raises:
         Unprocessable: what is wrong with it.
     """
+    params, forms = what.params, what.forms
     try:
         samples: int = sandbox.call("app.formats.uploads:refuse_unfit", str(path), params, forms, split, alone)
         return samples
@@ -134,6 +166,7 @@ def create(body: DatasetCreate, who: CallerDep, held: PartsDep, session: Write, 
         dataset = carried.register(session, who.tenant_id, body.name, body.source, body.carried_for)
     else:
         require_another_job(session, held.settings, who.tenant_id)
+        storage.require_allowed(held.settings, who.tenant_id, body.source)
         dataset, job = datasets.register(
             session,
             who.tenant_id,
@@ -219,17 +252,35 @@ def get_canaries(dataset: DatasetId, who: CallerDep, held: PartsDep) -> Response
         digest, shape = row.images, row.shape or []
     if not len(planted):
         raise Conflict("No sample of this dataset has the subject `lethe:canary`.", kind="no-canaries")
-    said = [(position, name, label) for position, name, label in trained]
     with tempfile.TemporaryDirectory() as folder:
         target = FilePath(folder) / "canaries.npz"
+        said = [(position, name, label) for position, name, label in trained]
         try:
-            previews.as_npz(held.blobs.fetch(digest), target, said, shape)
+            images = held.blobs.fetch(digest)
+            if is_references(images):
+                images, said = _fetched(held, who.tenant_id, images, said, FilePath(folder) / "pictures")
+            previews.as_npz(images, target, said, shape)
+        except storage.ObjectError as error:
+            raise Conflict(f"A picture cannot be read: {error}.", kind=error.kind) from None
         except (BlobMissingError, sandbox.SandboxError, SourceError):
             raise Unavailable("The pictures could not be looked at just now. Ask again.") from None
         size, file = target.stat().st_size, target.open("rb")  # which goes with the last who has it open
     name = f"{row.id}-canaries.npz"
     headers = {"Content-Disposition": f'attachment; filename="{name}"', "Content-Length": str(size)}
     return FilePart(file, 0, size, 200, headers, NPZ)
+
+
+Said = list[tuple[int, str, int]]
+"""(position, id, label) of samples."""
+
+
+def _fetched(held: Parts, tenant_id: str, references: FilePath, said: Said, target: FilePath) -> tuple[FilePath, Said]:
+    """The pictures that are referred to, in a file of their own, where they have other positions."""
+    theirs, there = objects_of(held.settings, tenant_id), at(references, [position for position, *_ in said])
+    with PictureWriter(target) as writer:
+        for position, *_ in said:
+            writer.put(theirs.picture(there[position]))
+    return target, [(row, name, label) for row, (_, name, label) in enumerate(said)]
 
 
 @router.get("/{dataset}/report", response_model=IngestReport, responses=problems(403, 404, 409))
@@ -275,8 +326,12 @@ def preview(
         digest = row.images
         events.record(session, who.tenant_id, "dataset.previewed", row.id, samples=len(positions), key=who.key_id)
     try:
-        size = held.blobs.size(digest)
-        found = previews.pngs(lambda start, stop: b"".join(held.blobs.read(digest, start, stop)), size, positions)
+        size, theirs = held.blobs.size(digest), objects_of(held.settings, who.tenant_id)
+        found = previews.pngs(
+            lambda start, stop: b"".join(held.blobs.read(digest, start, stop)), size, positions, theirs.picture
+        )
+    except storage.ObjectError as error:
+        raise Conflict(f"A picture cannot be shown: {error}.", kind=error.kind) from None
     except (BlobMissingError, sandbox.SandboxError, SourceError):
         raise Unavailable("The pictures could not be looked at just now. Ask again.") from None
     return [
@@ -289,7 +344,7 @@ def preview(
     "/{dataset}/content",
     status_code=202,
     response_model=DatasetOut,
-    **takes_file(*uploads.FORMS),
+    **takes_file(*ALL_TYPES),
 )
 async def put_content(dataset: DatasetId, request: Request, who: CallerDep, held: PartsDep) -> JSONResponse:
     """Stream the content in, in the form that the Content-Type names.
@@ -302,19 +357,22 @@ async def put_content(dataset: DatasetId, request: Request, who: CallerDep, held
       end in `.npy` it is an npz.
     - `application/x-tar`: a WebDataset, `<key>.jpg` with `<key>.cls` or `<key>.json`.
 
+    A dataset of source `objects` takes a manifest of addresses instead, as `text/csv`, `application/x-ndjson` or
+    Parquet: `address` and `label` and, optionally, `id`, `split` and `subject`.
+
     The form, ids, labels and an archive's directory are checked before the reply; images are decoded by the ingest
     job.
     """
-    _, forms = checked_form(request)
+    content_type = content_type_of(request)
 
-    def ready() -> dict[str, Any]:
+    def ready() -> Expected:
         with held.database.read() as session:
             row = datasets.get(session, who.tenant_id, dataset)
             _require_alone(session, row)
-            return row.source_params
+            return expected(held.settings, row, content_type)
 
-    def keep(writer: Writer, params: dict[str, Any]) -> DatasetOut:
-        look_at(writer.path, params, forms, None, alone=True)
+    def keep(writer: Writer, what: Expected) -> DatasetOut:
+        look_at(writer.path, what, None, alone=True)
         stored = writer.commit()
         recorded = usage.kept_only_if_recorded(held.database, held.blobs, stored.digest)
         with recorded, held.database.write() as session:
@@ -323,10 +381,10 @@ async def put_content(dataset: DatasetId, request: Request, who: CallerDep, held
             usage.pin(session, held.blobs, stored.digest)
             return show(row, datasets.accept_content(session, row, stored))
 
-    params = await run_in_threadpool(ready)
+    what = await run_in_threadpool(ready)
     context, writer = await receive(request, held, who.tenant_id)
     try:
-        body = await run_in_threadpool(keep, writer, params)
+        body = await run_in_threadpool(keep, writer, what)
     finally:
         await run_in_threadpool(context.__exit__, None, None, None)
     return JSONResponse(body.model_dump(mode="json"), 202, accepted(f"/v1/datasets/{body.id}"))

@@ -56,6 +56,7 @@ from app.api.schemas import (
     ImportLine,
     Name,
     OutcomeOut,
+    OwedObjects,
     ProposalOut,
     ReasonBody,
     ReceiptOut,
@@ -70,7 +71,7 @@ from app.core.keys import Caller
 from app.core.positions import unpack
 from app.core.tables import CaseDetails, DeletionRequest, Job, Model, OutcomeRow, Proposal, Receipt
 from app.datasets import records as datasets
-from app.deletions import batches, decisions, history, identity, orders, retention, views
+from app.deletions import batches, decisions, history, identity, objects, orders, retention, views
 from app.deletions.orders import Accepted, Impact, NewRequest
 from app.deletions.views import RequestDetails
 from app.models import records as models
@@ -576,6 +577,34 @@ def keep_remains(
     if until is not None:
         retention.keep_remains(session, row, until, body.reason)
     return _verb_reply(session, row, once)
+
+
+@router.get("/{request}/objects", dependencies=[needs("request")], responses=problems(403, 404))
+def list_objects(request: RequestId, who: CallerDep, session: Read) -> OwedObjects:
+    """Where the pictures lie that the owner of the storage must delete, all at once. They are listed until
+    `:confirm-objects`."""
+    row = views.get(session, who.tenant_id, request)
+    return OwedObjects(addresses=[each.address for each in objects.owed_by_owner(session, row)])
+
+
+@router.post("/{request}:confirm-objects", **VERB)
+def confirm_objects(
+    request: RequestId,
+    who: CallerDep,
+    held: PartsDep,
+    _: IdempotencyKey = None,  # a second confirmation is refused: there is nothing left to confirm
+) -> DeletionOut:
+    """The owner of the storage has deleted the objects that `objects` lists, with all their versions. The service looks
+    for them where it may. The log keeps which key confirmed it."""
+    with held.database.read() as session:
+        row = views.get(session, who.tenant_id, request)
+        addresses = [each.address for each in objects.owed_by_owner(session, row)]
+    seen = objects.still_there(held.settings, who.tenant_id, addresses) if addresses else 0
+    with held.database.write(actor=who.key_id) as session:
+        row = views.get(session, who.tenant_id, request)
+        objects.confirm(session, row, seen, len(addresses))
+        session.flush()
+        return show(session, row)
 
 
 @router.get("/{request}/history", dependencies=[needs("read")], responses=problems(403, 404))

@@ -37,8 +37,9 @@ from app.api.http.status_polls import Noun, ObjectName, Poll
 from app.api.schemas import ID_OR_NAME, JobOut, Name, WorkerList, WorkerOut
 from app.core import logs
 from app.core.errors import NotFound
-from app.core.tables import Job, JobEvent, Model, OutcomeRow
+from app.core.tables import Job, JobEvent, Model, OutcomeRow, Sample
 from app.datasets import records as datasets
+from app.formats.manifest import ERASED_PREFIX
 from app.jobs import routing
 from app.models import records as models
 from app.releases import escalation
@@ -90,11 +91,24 @@ def _show(session: Session, job: Job, waiting_for: str | None) -> JobOut:
         device=job.device,
         escalation=escalation.shown(session, job),
         result=job.result,
-        problem=job.problem,
+        problem=_named(session, job),
         created_at=job.created_at,
         started_at=job.started_at,
         finished_at=job.finished_at,
     )
+
+
+def _named(session: Session, job: Job) -> dict[str, Any] | None:
+    """The job's problem, where it names samples with their ids: the job itself keeps positions only."""
+    lines = [line for line in (job.problem or {}).get("errors", []) if "position" in line]
+    if job.problem is None or not lines:
+        return job.problem
+    there = Sample.position.in_([line["position"] for line in lines])
+    left = ~Sample.sample_id.startswith(ERASED_PREFIX, autoescape=True)
+    query = select(Sample.position, Sample.sample_id).where(Sample.dataset_id == job.dataset_id, there, left)
+    ids = dict(session.execute(query).all())
+    named = [{**line, "sample_id": ids.get(line["position"])} for line in lines]
+    return {**job.problem, "errors": named}
 
 
 @router.get("", responses=problems(403, 404, 409))

@@ -231,6 +231,10 @@ class DatasetErasable(BaseModel):
     needed: list[str] = Field(description="who needs it, in words; while there is anybody, it is refused")
 
 
+class ShardReuse(Body):
+    digest: str = Field(pattern=r"^sha256:[0-9a-f]{64}$", description="of the file, as it was sent before")
+
+
 class DatasetClose(Body):
     shards: int = Field(ge=1, le=10_000, description="how many were sent")
 
@@ -712,6 +716,10 @@ class ReceiptOut(BaseModel):
     digest: str | None
     due_at: Time | None
     done_at: Time | None
+
+
+class OwedObjects(BaseModel):
+    addresses: list[str] = Field(description="s3://bucket/key; at most as many as the request has samples")
 
 
 class ReceiptListed(ReceiptOut):

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from fastapi import APIRouter, Header, Path, Query, Request
 from fastapi.responses import JSONResponse, Response
 from starlette.concurrency import run_in_threadpool
 
 from app.api import datasets as dataset_replies
-from app.api.datasets import DatasetId, checked_form, look_at
+from app.api.datasets import ALL_TYPES, DatasetId, Expected, content_type_of, expected, look_at
 from app.api.http.deps import (
     BY_METHOD,
     CallerDep,
+    IdempotencyKey,
     IdempotentDep,
     PartsDep,
     Read,
@@ -23,13 +24,12 @@ from app.api.http.deps import (
 )
 from app.api.http.paging import Page
 from app.api.http.transfer import receive, takes_file
-from app.api.schemas import DatasetClose, DatasetOut, ShardOut, ShardSplit
+from app.api.schemas import DatasetClose, DatasetOut, ShardOut, ShardReuse, ShardSplit
 from app.blobs import usage
 from app.blobs.folder import Writer
 from app.core.errors import Unprocessable
 from app.datasets import records as datasets
 from app.datasets import shards
-from app.formats import uploads
 
 router = APIRouter(prefix="/datasets", tags=["datasets"], dependencies=[BY_METHOD])
 Number = Annotated[int, Path(ge=0, lt=shards.MOST_SHARDS, description="from 0 on, in the order of the dataset")]
@@ -58,7 +58,7 @@ def list_shards(dataset: DatasetId, who: CallerDep, session: Read) -> Page[Shard
 @router.put(
     "/{dataset}/shards/{number}",
     response_model=ShardOut,
-    **takes_file(*uploads.FORMS),
+    **takes_file(*ALL_TYPES),
 )
 async def put_shard(
     dataset: DatasetId,
@@ -75,22 +75,22 @@ async def put_shard(
     What came before a connection broke is kept: `GET …/shards` says how much, and the next request sends the rest with
     that `Upload-Offset`. A shard that is whole is checked like `content`; if it is refused, nothing of it is kept.
     """
-    content_type, forms = checked_form(request)
+    content_type = content_type_of(request)
 
-    def ready() -> dict[str, Any]:
+    def ready() -> Expected:
         with held.database.read() as session:
             row = datasets.get(session, who.tenant_id, dataset)
             shards.require_next(session, row, number, upload_offset)
-            return row.source_params
+            return expected(held.settings, row, content_type)
 
-    def keep(writer: Writer, params: dict[str, Any], whole: bool) -> ShardOut:
+    def keep(writer: Writer, what: Expected, whole: bool) -> ShardOut:
         with ExitStack() as stack:
             if whole and upload_offset:
                 writer = _put_together(writer, upload_offset, stack)
             samples = None
             if whole:
                 try:
-                    samples = look_at(writer.path, params, forms, split, alone=False)
+                    samples = look_at(writer.path, what, split, alone=False)
                 except Unprocessable:
                     _forget()
                     raise
@@ -126,14 +126,34 @@ async def put_shard(
         for digest in gone:
             usage.remove(held.database, held.blobs, digest)
 
-    params = await run_in_threadpool(ready)
+    what = await run_in_threadpool(ready)
     context, writer = await receive(request, held, who.tenant_id, whole=False)
     try:
         whole = upload_complete == "?1" and not getattr(request.state, "broken_off", False)
-        body = await run_in_threadpool(keep, writer, params, whole)
+        body = await run_in_threadpool(keep, writer, what, whole)
     finally:
         await run_in_threadpool(context.__exit__, None, None, None)
     return JSONResponse(body.model_dump(mode="json"))
+
+
+@router.post("/{dataset}/shards/{number}:reuse", response_model=ShardOut, responses=problems(403, 404, 409))
+def reuse_shard(
+    dataset: DatasetId,
+    number: Number,
+    body: ShardReuse,
+    who: CallerDep,
+    held: PartsDep,
+    _: IdempotencyKey = None,  # the same again gives the same
+) -> ShardOut:
+    """Take a shard from another dataset of yours that has it, so that it is not sent twice. Its samples keep ids,
+    labels, subjects and splits; what was erased or is requested is left out. Without one that has it: 404."""
+    with held.database.write() as session:
+        row = datasets.get(session, who.tenant_id, dataset, lock=True)
+        gone = shards.reuse(session, row, number, body.digest)
+        [found] = shards.received(session, row.id, number)
+    for digest in gone:
+        usage.remove(held.database, held.blobs, digest)
+    return show(found)
 
 
 @router.delete("/{dataset}/shards/{number}", status_code=204, responses=problems(403, 404, 409))

@@ -26,11 +26,15 @@ TORCHVISION_SET = r"^[A-Za-z0-9]{2,40}$"
 POOLING = r"^[a-z_]{1,20}$"
 
 
+PREFIX = r"^s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]/([^\x00-\x1f\x7f\\]+/)?$"
+
+
 WORDS = {
     CLASS_NAME: "a text without control characters, `/` and `\\`",
     OPTION_NAME: "1 to 40 of `A-Z`, `a-z`, `0-9` and `_`, no digit first",
     OPTION_TEXT: "a text without control characters",
     TORCHVISION_SET: "2 to 40 of `A-Z`, `a-z` and `0-9`",
+    PREFIX: "`s3://bucket/folder/`, with a `/` at its end",
     POOLING: "1 to 20 of `a-z` and `_`",
 }
 """Each of these regular expressions in words, for people."""

@@ -12,7 +12,7 @@ from pydantic import (
     model_validator,
 )
 
-from app.catalog.base import CLASS_NAME, OPTION_NAME, OPTION_TEXT, TORCHVISION_SET, Entry, Params
+from app.catalog.base import CLASS_NAME, OPTION_NAME, OPTION_TEXT, PREFIX, TORCHVISION_SET, Entry, Params
 
 
 class DigitsSource(Params):
@@ -83,15 +83,8 @@ CodePage = Literal[
 ColumnName = Annotated[str, Field(min_length=1, max_length=200, pattern=CLASS_NAME)]
 
 
-class UploadSource(Params):
-    """Files sent to `PUT /v1/datasets/{dataset}/content`, or one after the other as shards, in forms that their
-    Content-Type names.
-
-    `application/vnd.apache.parquet`: columns `image` and `label` and, optionally, `id`, `split` and `subject`.
-    `application/x-npz`: arrays `images` and `labels` and, optionally, `ids`, `holdout` or `split`, and `subject`,
-    without pickle. `application/zip`: an image folder, `<split>/<class>/<name>` or `<class>/<name>`, whose paths are
-    the ids; or an npz: a zip archive is one when all of its members end in `.npy`. `application/x-tar`: a WebDataset.
-    """
+class _Content(Params):
+    """What is said of samples that a client brings."""
 
     holdout_fraction: float = Field(
         0.2,
@@ -104,11 +97,38 @@ class UploadSource(Params):
         None, description="by label; null: as the files say: names sorted, a `ClassLabel`'s in its order, else numbers"
     )
     shape: Shape | None = Field(None, description="what the images must have; null: any, also of different sizes")
+
+
+class UploadSource(_Content):
+    """Files sent to `PUT /v1/datasets/{dataset}/content`, or one after the other as shards, in forms that their
+    Content-Type names.
+
+    `application/vnd.apache.parquet`: columns `image` and `label` and, optionally, `id`, `split` and `subject`.
+    `application/x-npz`: arrays `images` and `labels` and, optionally, `ids`, `holdout` or `split`, and `subject`,
+    without pickle. `application/zip`: an image folder, `<split>/<class>/<name>` or `<class>/<name>`, whose paths are
+    the ids; or an npz: a zip archive is one when all of its members end in `.npy`. `application/x-tar`: a WebDataset.
+    """
+
     columns: dict[Literal["id", "image", "label", "split", "subject"], ColumnName] = Field(
         default_factory=dict, description="what Parquet files call these columns, where they call them otherwise"
     )
     names_encoding: CodePage | None = Field(
         None, description="code page of names in zip archives that are not UTF-8; null: such archives are refused"
+    )
+
+
+class ObjectsSource(_Content):
+    """Pictures that stay in object storage which the operator has allowed (`LETHE_OBJECTS_ALLOWED`). Workers read them
+    when they need them.
+
+    With a `prefix`, an image folder that lies there: `<split>/<class>/<name>` or `<class>/<name>`. Without one, send a
+    manifest to `PUT /v1/datasets/{dataset}/content`, or several as shards: CSV, NDJSON or Parquet with `address`
+    (`s3://bucket/key`) and `label` and, optionally, `id`, `split` and `subject`.
+    """
+
+    prefix: str | None = Field(None, max_length=1000, pattern=PREFIX, description="s3://bucket/folder/")
+    columns: dict[Literal["id", "address", "label", "split", "subject"], ColumnName] = Field(
+        default_factory=dict, description="what manifests call these columns, where they call them otherwise"
     )
 
 
@@ -139,6 +159,7 @@ SOURCES: dict[str, Entry] = {
         {"dataset": "FakeData", "options": {"size": 20, "image_size": "1x8x8"}},
     ),
     "upload": Entry("bytes that the client streams in", UploadSource, "engine.data.upload:upload"),
+    "objects": Entry("pictures that stay in your object storage", ObjectsSource, "engine.data.upload:objects"),
     "external": Entry(
         "data that stay with the client, who sends what is to be forgotten",
         ExternalSource,

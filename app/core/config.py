@@ -30,6 +30,9 @@ from app.rules.states import JobKind
 log = logging.getLogger("lethe.settings")
 
 DEFAULT_PORT = 8321
+OBJECTS = re.compile(
+    r"(?:(?P<tenant>ten_\w+)=)?s3://(?P<bucket>[a-z0-9][a-z0-9.-]{1,61}[a-z0-9])(?P<folder>(/[^/,\s]+)*)/?"
+)
 LEASE_BEATS = 4  # a lease is renewed this often within its length
 SECRETS_DIR = Path("/run/secrets")  # where containers find the files of their secrets
 OTHERS = stat.S_IRWXG | stat.S_IRWXO
@@ -127,6 +130,24 @@ class Settings(BaseSettings):
     s3_secret_key: SecretStr = SecretStr("")
     s3_timeout_seconds: float = Field(10.0, gt=0, description="silence after which object storage counts as away")
     s3_copies_bytes: int = Field(20 * 2**30, ge=0, description="local copies of blobs: the longest unused go first")
+    objects_allowed: Annotated[list[str], NoDecode] = Field(
+        default_factory=list,
+        description="storage that datasets may refer to: s3://bucket/folder, or TENANT=s3://bucket/folder for one "
+        "tenant alone, with commas between",
+    )
+    objects_erasable: Annotated[list[str], NoDecode] = Field(
+        default_factory=list,
+        description="of it, in the same form, where erasing a sample deletes its object with all versions; elsewhere "
+        "its owner deletes it and confirms",
+    )
+    objects_endpoint: str = Field(
+        "",
+        pattern=r"^(https?://[^/\s?#@]+/?)?$",
+        description="http(s)://host:port of that storage; empty: LETHE_S3_ENDPOINT, as with the three that follow",
+    )
+    objects_region: str = ""
+    objects_access_key: str = ""
+    objects_secret_key: SecretStr = SecretStr("")
     source_cache: Path | None = Field(None, description="where torchvision downloads go; empty: data_dir/sources")
 
     log_format: Literal["", "json", "text"] = Field(
@@ -195,13 +216,17 @@ class Settings(BaseSettings):
         folders = [folder for folder in given if folder.is_dir()]
         return init_settings, env_settings, SecretsSettingsSource(settings_cls, secrets_dir=folders)
 
-    @field_validator("database_url", "broker_url", "blob_url", "s3_endpoint", "s3_access_key", "host", mode="before")
+    @field_validator(
+        *("database_url", "broker_url", "blob_url", "s3_endpoint", "s3_access_key", "host"),
+        *("objects_endpoint", "objects_access_key"),
+        mode="before",
+    )
     @classmethod
     def _trimmed(cls, value: Any) -> Any:
         """Secrets of Kubernetes and files of variables often end in a line feed."""
         return value.strip() if isinstance(value, str) else value
 
-    @field_validator("s3_secret_key", "api_key", mode="before")
+    @field_validator("s3_secret_key", "objects_secret_key", "api_key", mode="before")
     @classmethod
     def _trimmed_secret(cls, value: Any) -> Any:
         return value.strip() if isinstance(value, str) else value
@@ -259,7 +284,9 @@ class Settings(BaseSettings):
         """Kubernetes sets LETHE_PORT=tcp://… in every container beside a Service called `lethe`: it means no port."""
         return DEFAULT_PORT if isinstance(value, str) and re.match("(tcp|udp|sctp)://|$", value.strip()) else value
 
-    @field_validator("devices", "kinds", "webhook_networks", "witnesses", mode="before")
+    @field_validator(
+        "devices", "kinds", "webhook_networks", "witnesses", "objects_allowed", "objects_erasable", mode="before"
+    )
     @classmethod
     def _listed(cls, value: Any) -> Any:
         """Environment variables hold lists with commas."""
@@ -275,6 +302,14 @@ class Settings(BaseSettings):
         if wrong := [role for group, _, role in pairs if not group or role not in ROLES]:
             raise ValueError(f"each is group=role, with a role of {', '.join(ROLES)}; not {wrong[0]!r}")
         return {group: role for group, _, role in pairs}
+
+    @field_validator("objects_allowed", "objects_erasable")
+    @classmethod
+    def _of_storage(cls, value: list[str]) -> list[str]:
+        for each in value:
+            if not OBJECTS.fullmatch(each):
+                raise ValueError("each is s3://bucket/folder or TENANT=s3://bucket/folder")
+        return value
 
     @field_validator("devices", "device")
     @classmethod

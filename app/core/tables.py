@@ -101,9 +101,10 @@ class Agreement(Base):
 class Dataset(Base):
     """A manifest of samples and where their bytes are.
 
-    `images` is the digest of its pictures as they came (`app.formats.pictures`), or of a .npy blob, uint8 (N, H, W, C),
-    where they came as an array; row = position. `requested` marks positions under a
-    deletion request against the whole dataset, `erased` those whose bytes are gone (bitmaps).
+    `images` is the digest of its pictures as they came (`app.formats.pictures`), of where they lie
+    (`app.formats.references`), or of a .npy blob, uint8 (N, H, W, C), where they came as an array; row = position.
+    `requested` marks positions under a deletion request against the whole dataset,
+    `erased` those whose bytes are gone (bitmaps).
     """
 
     __tablename__ = "datasets"
@@ -168,6 +169,7 @@ class Shard(Base):
     blob: Mapped[str | None] = mapped_column(String(71))
     digest: Mapped[str | None] = mapped_column(String(71), index=True)
     samples: Mapped[int | None] = mapped_column(Integer)
+    held_in: Mapped[str | None] = mapped_column(Id, index=True)  # the dataset that has this file already
 
 
 class DatasetCopy(Base):
@@ -614,6 +616,21 @@ class Receipt(Base):
         ),
         Index("ix_receipts_model", "model_id", "id"),
     )
+
+
+class OwedObject(Base):
+    """An object in somebody's storage that a request erases: a row until it is gone, since the address may say whose
+    picture it is.
+
+    owner: this service may not delete it; its owner does, and confirms.
+    """
+
+    __tablename__ = "objects_to_delete"
+    request_id: Mapped[str] = mapped_column(ForeignKey("deletion_requests.id"), primary_key=True)
+    position: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
+    tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"))
+    address: Mapped[str] = mapped_column(Text)
+    owner: Mapped[bool]
 
 
 class Outbox(Base):

@@ -25,6 +25,7 @@ from app.formats.manifest import ERASED_PREFIX
 from app.jobs import Claim, routing
 from app.rules import plugins
 from app.rules.policy import Choice
+from app.rules.sources import awaits_content
 from app.rules.states import JobKind
 
 
@@ -78,7 +79,7 @@ def register(
         source_params=source.params,
         carried_for=carried_for,
         id_namespace=id_namespace,
-        state="awaiting-content" if source.name == "upload" else "ingesting",
+        state="awaiting-content" if awaits_content(source.name, source.params) else "ingesting",
         coin=coin,
         created_at=db.now(session),
     )
@@ -122,8 +123,8 @@ def start_ingest(session: Session, dataset: Dataset) -> Job:
 
 
 def require_awaiting(dataset: Dataset) -> None:
-    if dataset.source != "upload":
-        raise Conflict("This dataset has a built-in source; content is not uploaded to it.", kind="not-an-upload")
+    if not awaits_content(dataset.source, dataset.source_params):
+        raise Conflict("This dataset has its content from its source; none is uploaded to it.", kind="not-an-upload")
     if dataset.state == "erased":
         raise Gone("This dataset has been erased.", kind="dataset-erased")
     if dataset.state not in ("awaiting-content", "failed"):

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from app.blobs.folder import Stored
-from app.core.errors import Conflict, NotFound
-from app.core.tables import Dataset, Job, Shard
+from app.core.errors import Conflict, Gone, NotFound, SupersededError
+from app.core.tables import Dataset, Job, Sample, Shard
 from app.datasets import records as datasets
 
 MOST_SHARDS = 10_000
 MOST_PIECES = 1000  # of one shard
+ROWS_AT_ONCE = 10_000
 
 
 @dataclass(frozen=True)
@@ -92,6 +93,95 @@ def keep(
     return [digest for digest in needless if digest != stored.digest]
 
 
+def reuse(session: Session, dataset: Dataset, number: int, digest: str) -> list[str]:
+    """Make a file that another dataset of the tenant has a shard of this one; digests of what that makes needless.
+
+    Raises:
+        Conflict: the dataset takes no content any more, or only by itself.
+        NotFound: no dataset that is ready has such a file, or its samples are all erased.
+    """
+    datasets.require_awaiting(dataset)
+    if dataset.source != "upload":
+        raise Conflict("Only a dataset of source `upload` takes files of others.", kind="not-an-upload")
+    query = (
+        select(Shard)
+        .join(Dataset, Dataset.id == Shard.dataset_id)
+        .where(Shard.tenant_id == dataset.tenant_id, Shard.digest == digest, Shard.samples > 0)
+        .where(Dataset.state == "ready", Dataset.source == "upload", Dataset.carried_for.is_(None))
+        .order_by(Dataset.id.desc(), Shard.number)
+    )
+    found = session.scalars(query.limit(1)).first()
+    if found is None:
+        raise NotFound("No dataset of yours has such a file. Send it.")
+    needless = drop(session, dataset, number)
+    session.add(
+        Shard(
+            dataset_id=dataset.id,
+            number=number,
+            offset=0,
+            tenant_id=dataset.tenant_id,
+            content_type=found.content_type,
+            split=None,  # samples keep theirs
+            size=found.size,
+            digest=digest,
+            samples=found.samples,
+            held_in=found.dataset_id,
+        )
+    )
+    session.flush()
+    return needless
+
+
+@dataclass(frozen=True)
+class Held:
+    """A shard that another dataset has, within its file `images`: what is said of the samples that nobody has asked to
+    erase, as (position there, id, subject, class, holdout), while the session is open."""
+
+    dataset: str
+    images: str
+    samples: Iterator[tuple[int, str, str | None, int | str, bool]]
+
+
+def held(session: Session, shard: Shard) -> Held:
+    """What another dataset has of a shard.
+
+    Raises:
+        Gone: the other dataset was deleted, and the shard with it.
+    """
+    other = session.get(Dataset, shard.held_in)
+    query = select(Shard).where(Shard.dataset_id == shard.held_in).order_by(Shard.number)
+    theirs = session.scalars(query).all()
+    place = next((number for number, each in enumerate(theirs) if each.digest == shard.digest), None)
+    if other is None or other.state != "ready" or other.images is None or place is None:
+        raise Gone("A dataset that has one of the shards was deleted. Send the shard.", kind="shard-gone")
+    start = sum(each.samples or 0 for each in theirs[:place])
+    stop = start + (theirs[place].samples or 0)
+    gone = set(datasets.unavailable(other).tolist())
+    names = other.class_names
+    within = select(Sample.position, Sample.sample_id, Sample.subject, Sample.label, Sample.holdout).where(
+        Sample.dataset_id == other.id, Sample.position >= start, Sample.position < stop
+    )
+    there = session.execute(within.order_by(Sample.position), execution_options={"yield_per": ROWS_AT_ONCE})
+    samples = (
+        (position, name, subject, names[label] if names else label, holdout)
+        for position, name, subject, label, holdout in there
+        if position not in gone
+    )
+    return Held(other.id, other.images, samples)
+
+
+def require_same(session: Session, found: Sequence[Held]) -> None:
+    """To be called within the transaction that takes them in.
+
+    Raises:
+        SupersededError: something was erased since `held`.
+    """
+    for each in found:
+        other = session.get(Dataset, each.dataset)
+        if other is None or other.images != each.images:
+            raise SupersededError("samples of a shard that another dataset has were erased while it was taken in")
+
+
 def drop(session: Session, dataset: Dataset, number: int | None = None) -> list[str]:
     """Forget a shard, or all; digests of the bytes that were held of it."""
     found = rows(session, dataset.id, number)
@@ -135,14 +225,39 @@ def close(session: Session, dataset: Dataset, count: int) -> Job:
             kind="shard-incomplete",
             shards=coming[:100],
         )
+    lost = [row.number for row in rows(session, dataset.id) if row.held_in is not None and not _is_there(session, row)]
+    if lost:
+        raise Conflict(
+            f"The dataset that has shard {lost[0]} was deleted: send the shard.", kind="shard-gone", shards=lost[:100]
+        )
     return datasets.start_ingest(session, dataset)
 
 
-def taken_in(session: Session, dataset_id: str) -> list[str]:
-    """The shards of a dataset that is ready hold no bytes any more; digests of those."""
-    held = []
-    for row in rows(session, dataset_id):
+def _is_there(session: Session, shard: Shard) -> bool:
+    other = session.get(Dataset, shard.held_in)
+    return other is not None and other.state == "ready"
+
+
+def taken_in(session: Session, dataset: Dataset, upload: str | None, counts: Sequence[int], sizes: int) -> list[str]:
+    """The shards of a dataset that is ready hold no bytes any more; digests of those.
+
+    upload: of the one file that it came in, else None, of `sizes` bytes. counts: samples of each file, so that
+    later datasets may name them.
+    """
+    there = rows(session, dataset.id)
+    if upload is not None and not there and counts:
+        whole = Shard(dataset_id=dataset.id, number=0, offset=0, tenant_id=dataset.tenant_id, digest=upload)
+        whole.content_type, whole.size = "application/octet-stream", sizes
+        session.add(whole)
+        there = [whole]
+    needless = []
+    for row, samples in zip(there, counts if there else [], strict=True):
         if row.blob is not None:
-            held.append(row.blob)
-            row.blob = None
-    return held
+            needless.append(row.blob)
+        row.blob, row.held_in, row.samples = None, None, samples
+    return needless
+
+
+def takers(session: Session, dataset: Dataset) -> Sequence[str]:
+    """Datasets that are still to take a file from this one."""
+    return session.scalars(select(Shard.dataset_id).where(Shard.held_in == dataset.id).distinct()).all()

@@ -7,8 +7,8 @@ point. `swap` points every row at bytes without the samples, and writes a pendin
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 import numpy as np
@@ -40,7 +40,7 @@ from app.core.tables import (
 )
 from app.datasets import records as datasets
 from app.datasets import shards, suppression
-from app.deletions import compliance_rules, rewriting, views
+from app.deletions import compliance_rules, objects, rewriting, views
 from app.evidence import sealing
 from app.jobs import Claim
 from app.models import versions
@@ -102,13 +102,15 @@ class Plan:
 
 @dataclass(frozen=True)
 class Rewritten:
-    """Digests of the same things without the samples. contents: marks of the pixels that go (`Marker.contents`)."""
+    """Digests of the same things without the samples. contents: marks of the pixels that go (`Marker.contents`).
+    objects: by position, where pictures lie that this service does not hold."""
 
     images: str | None
     copies: dict[str, str]
     references: dict[tuple[str, int], str]
     adversarial: dict[str, tuple[str, bytes]]
     contents: Sequence[str | None]
+    objects: Mapping[int, str] = field(default_factory=dict)
 
 
 def plan(session: Session, claim: Claim, together: tuple[str, ...] = ()) -> Plan:
@@ -188,6 +190,8 @@ def swap(session: Session, settings: Settings, claim: Claim, work: Plan, rewritt
         erased_now = [each for each in together if np.isin(unpack(each.positions), work.positions).any()]
         _swap_images(session, dataset, erased_now, rewritten.images)
         _swap_copies(session, dataset, erased_now, rewritten.copies)
+        for each in erased_now:
+            objects.owe(session, each, rewritten.objects)
         people = [unpack(each.positions) for each in erased_now if each.by_subject]
         of_people = np.unique(np.concatenate([*people, work.positions[:0]]))
         marks += _erase_ids(session, settings, dataset, work.positions, of_people)
@@ -387,6 +391,7 @@ def complete(session: Session, claim: Claim, request_id: str) -> None:
     """The blobs are gone: receipts, outcomes and the request's end, in the transaction that ends the job."""
     job = jobs.fenced(session, claim)
     now = db.now(session)
+    objects.date(session, session.get_one(DeletionRequest, request_id))
     owed = select(Receipt).where(Receipt.request_id == request_id, Receipt.done_at.is_(None), Receipt.due_at.is_(None))
     _tick(session, owed, now)
     for row in session.scalars(select(OutcomeRow).where(OutcomeRow.request_id == request_id)).all():

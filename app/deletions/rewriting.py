@@ -41,6 +41,7 @@ WAITING = "the database's files may keep earlier forms of erased rows until its 
 IDS = "samples"
 OTHERS = (
     "datasets", "job_artifacts", "adversarial_sets", "reference_models", "outbox",  # digests, names of classes
+    "objects_to_delete",  # addresses that may say whose picture it was
 )  # fmt: skip
 # What names people in requests, and goes at the end of its retention: rows of their own, free words of a request, and
 # replies that were kept for a client that asks again. The planner keeps no statistics of these columns.

@@ -26,6 +26,7 @@ from app.core.tables import (
     Shard,
     Version,
 )
+from app.datasets import shards
 from app.deletions import erasure
 from app.jobs import outbox
 from app.models import bases
@@ -107,6 +108,7 @@ def of_dataset(session: Session, blobs: Blobs, dataset: Dataset) -> dict[str, An
     needed += [f"the deletion request {request} is open" for request in session.scalars(open_.limit(MOST_NAMED))]
     busy = select(Job.id).where(Job.dataset_id == dataset.id, Job.state.in_([JobState.QUEUED, JobState.RUNNING]))
     needed += [f"the job {job} works on it" for job in session.scalars(busy.limit(MOST_NAMED))]
+    needed += [f"the dataset {taker} is to take a shard from it" for taker in shards.takers(session, dataset)]
     copies = session.scalars(select(DatasetCopy.digest).where(DatasetCopy.dataset_id == dataset.id)).all()
     signals = session.scalars(select(ReferenceRow.digest).where(ReferenceRow.dataset_id == dataset.id)).all()
     sent = session.scalars(select(Shard.blob).where(Shard.dataset_id == dataset.id, Shard.blob.is_not(None))).all()
@@ -137,6 +139,11 @@ def delete_dataset(session: Session, blobs: Blobs, dataset: Dataset) -> None:
     """
     if needed := of_dataset(session, blobs, dataset)["needed"]:
         raise Conflict(f"This dataset is needed: {'; '.join(needed)}.", kind="dataset-needed")
+    erase_dataset(session, dataset)
+
+
+def erase_dataset(session: Session, dataset: Dataset) -> None:
+    """`delete_dataset` without asking who needs it."""
     digests = erasure.empty(session, dataset)
     for row in session.scalars(select(ReferenceRow).where(ReferenceRow.dataset_id == dataset.id)).all():
         digests.append(row.digest)

@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -116,6 +116,24 @@ class Member:
     name: str
     info: zipfile.ZipInfo
     composed: bool  # whether the name was written in another form
+
+    @property
+    def size(self) -> int:
+        return self.info.file_size
+
+
+class Named(Protocol):
+    """A file of an image folder, wherever it lies. name: its path; number: its place in the listing."""
+
+    @property
+    def number(self) -> int: ...
+    @property
+    def name(self) -> str: ...
+    @property
+    def size(self) -> int: ...
+
+
+File = TypeVar("File", bound=Named)
 
 
 def members(file: zipfile.ZipFile, size: int, encoding: str | None = None) -> list[Member]:
@@ -408,16 +426,16 @@ def _kept(block: NDArray[Any], images: Images) -> NDArray[np.uint8]:
 
 
 @dataclass(frozen=True)
-class Picture:
+class Picture(Generic[File]):
     """One image of a folder. path: its id, without a root folder. split: None where classes lie at the top."""
 
-    member: Member
+    member: File
     path: str
     split: str | None
     class_name: str
 
 
-def images_of(found: Sequence[Member]) -> list[Picture]:
+def images_of(found: Sequence[File]) -> list[Picture[File]]:
     """The images in the order of the listing.
 
     Either all lie at <split>/<class>/…, or all at <class>/…; a folder around all of them is left out.
@@ -428,7 +446,7 @@ def images_of(found: Sequence[Member]) -> list[Picture]:
     root = _root([member.name.split("/") for member in found])
     by_split = any(_split(member.name.split("/")[root:]) for member in found)
     errors: list[str] = []
-    images: list[Picture] = []
+    images: list[Picture[File]] = []
     for member in found:
         parts = member.name.split("/")[root:]
         split = _split(parts)
@@ -436,7 +454,7 @@ def images_of(found: Sequence[Member]) -> list[Picture]:
             errors.append(f"entry {member.number}: {NO_IMAGE}")
         elif (by_split and split is None) or len(parts) < (3 if by_split else 2):
             errors.append(f"entry {member.number}: {LAYOUT}")
-        elif member.info.file_size > MAX_IMAGE_BYTES:
+        elif member.size > MAX_IMAGE_BYTES:
             errors.append(f"entry {member.number}: the file is over {MAX_IMAGE_BYTES // 2**20} MiB")
         else:
             images.append(Picture(member, "/".join(parts), split, parts[1 if by_split else 0]))

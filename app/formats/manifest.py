@@ -12,6 +12,7 @@ from app.formats.names import normal
 MAX_ROWS = 5_000_000
 MAX_CLASSES = 10_000
 MAX_ID_LENGTH = 200
+MAX_ADDRESS = 1100  # characters: S3 keys have up to 1,024 bytes
 MAX_SIDE = 1024  # pixels, of arrays; of an encoded picture see `app.formats.pictures`
 MAX_BYTES = 16 * 2**30  # of all pixels of arrays, and of all that an archive unpacks to
 MAX_ERRORS = 20
@@ -54,10 +55,12 @@ class Columns:
     form: str
     notes: dict[str, int] = field(default_factory=dict)
     entries: list[int] | None = None  # of archives, the place in the listing of each sample
+    addresses: list[str] | None = None  # of pictures that stay where they are (`app.formats.addresses`)
 
 
 NOTES = {
     "ids-made": "the file has no ids; each is made from the content of its picture",
+    "ids-are-addresses": "the manifest has no ids; each is the address of its picture",
     "ids-composed": "ids and subjects were written in decomposed Unicode; they are kept composed (NFC)",
     "labels-with-gaps": "the labels have gaps; each label that occurs is a class, named by its number",
     "root-folder": "all lay in one folder; its name is not part of the ids",

@@ -13,14 +13,14 @@ from pathlib import Path
 from typing import Any
 
 from app.formats.archives import MAX_COLUMN_BYTES, MAX_IMAGE_BYTES
-from app.formats.manifest import MAX_ID_LENGTH, MAX_ROWS, MULTI_LABEL, Columns, SourceError, check_columns
+from app.formats.manifest import MAX_ADDRESS, MAX_ID_LENGTH, MAX_ROWS, MULTI_LABEL, Columns, SourceError, check_columns
 from app.formats.options import Options
 
-ROWS_AT_ONCE = 256
+ROWS_AT_ONCE = 1024
 FEW_ROWS = 32  # where a long value that is repeated in them is there as often
-UNLIKELY = (
-    512  # bytes a row that a file takes: then values are hardly repeated, and looking for it costs more than reading
-)
+# Bytes a row that a file takes: then values are hardly repeated, and looking for it costs more than reading. Below it
+# few rows at once would cost more.
+UNLIKELY = 4096
 
 
 def read(path: Path, options: Options) -> Columns:
@@ -32,16 +32,27 @@ def read(path: Path, options: Options) -> Columns:
     Raises:
         SourceError: what is wrong with it.
     """
+    return _read(path, options, "image")[0]
+
+
+def referring(path: Path, options: Options) -> tuple[Columns, list[str | None]]:
+    """The same of a table with a column `address` (text) instead of pictures, and what is in that."""
+    return _read(path, options, "address")
+
+
+def _read(path: Path, options: Options, pictures: str) -> tuple[Columns, list[Any]]:
+    """pictures: the column that has them, or says where they are."""
     import pyarrow.parquet as pq
 
     values: dict[str, list[Any]] = {}
     with _reading():
         with pq.ParquetFile(path) as file:
             schema, metadata = file.schema_arrow, file.metadata
-            _check_schema(schema, options)
+            _check_schema(schema, options, pictures)
             if not 0 < metadata.num_rows <= MAX_ROWS:
                 raise SourceError(f"the file has {metadata.num_rows} rows; it must have 1 to {MAX_ROWS:,}")
             wanted = [options.column(name) for name in ("id", "label", "split", "subject")]
+            wanted += [options.column("address")] if pictures == "address" else []
             wanted = [name for name in wanted if name in schema.names]
             _check_sizes(metadata, wanted)
             texts = [name for name in wanted if kind_of(schema.field(name).type) == "text"]
@@ -50,15 +61,20 @@ def read(path: Path, options: Options) -> Columns:
             for batch in file.iter_batches(batch_size=2**16, columns=wanted):
                 for name in wanted:
                     column = batch.column(batch.schema.get_field_index(name))
-                    if longest(column) > 4 * MAX_ID_LENGTH:  # bytes of UTF-8
-                        raise SourceError(f"column {name} has a value of more than {MAX_ID_LENGTH} characters")
+                    most = MAX_ADDRESS if name == options.column("address") else MAX_ID_LENGTH
+                    if longest(column) > 4 * most:  # bytes of UTF-8
+                        raise SourceError(f"column {name} has a value of more than {most:,} characters")
                     values.setdefault(name, []).extend(_plain(column))
     ids, labels, splits, subjects = (values.get(options.column(name)) for name in ("id", "label", "split", "subject"))
     names = _class_label(schema, options.column("label"))
     if labels and isinstance(next((label for label in labels if label is not None), None), bool):
         labels, names = [None if label is None else int(label) for label in labels], ["false", "true"]
     notes = {"ids-made": len(labels or [])} if ids is None else {}
-    return check_columns(ids, labels or [], splits, subjects, label_names=names, notes=notes)
+    if pictures == "address":
+        found = values[options.column("address")]
+        ids, notes = (ids, {}) if ids is not None else (found, {"ids-are-addresses": len(found)})
+    checked = check_columns(ids, labels or [], splits, subjects, label_names=names, notes=notes)
+    return checked, values.get(options.column("address"), [])
 
 
 def pictures(path: Path, options: Options) -> Iterator[bytes | None]:
@@ -198,12 +214,12 @@ def _check_sizes(metadata: Any, names: Sequence[str]) -> None:
             raise SourceError(f"column {name} is over {MAX_COLUMN_BYTES // 2**20} MiB")
 
 
-def _check_schema(schema: Any, options: Options) -> None:
+def _check_schema(schema: Any, options: Options, pictures: str) -> None:
     import pyarrow.types as is_type
 
     errors = []
-    called = {name: options.column(name) for name in ("id", "image", "label", "split", "subject")}
-    if missing := [called[name] for name in ("image", "label") if schema.names.count(called[name]) != 1]:
+    called = {name: options.column(name) for name in ("id", pictures, "label", "split", "subject")}
+    if missing := [called[name] for name in (pictures, "label") if schema.names.count(called[name]) != 1]:
         raise SourceError(
             f"the file must have one column each of: {', '.join(missing)}. Name others in the source's `columns`"
         )
@@ -212,11 +228,13 @@ def _check_schema(schema: Any, options: Options) -> None:
             raise SourceError(f"the file has more than one column {called[name]}")
     if called["id"] in schema.names and kind_of(schema.field(called["id"]).type) not in ("text", "integer"):
         errors.append(f"column {called['id']} must hold strings or integers")
-    kind = schema.field(called["image"]).type
+    kind = schema.field(called[pictures]).type
     if is_type.is_struct(kind) and kind.get_field_index("bytes") >= 0:
         kind = kind.field("bytes").type
-    if kind_of(kind) != "binary":
+    if pictures == "image" and kind_of(kind) != "binary":
         errors.append(f"column {called['image']} must hold binary, or a struct with a binary field bytes")
+    if pictures == "address" and kind_of(kind) != "text":
+        errors.append(f"column {called['address']} must hold strings")
     kind = kind_of(schema.field(called["label"]).type)
     if kind == "list":
         errors.append(f"column {called['label']} holds lists: {MULTI_LABEL}")

@@ -92,6 +92,8 @@ def _plain_jpeg(encoded: bytes) -> Decoded | None:
 
 def _jpeg_says_more(encoded: bytes) -> bool:
     """Whether a segment before the pixels tells of more than pixels, or is not as it should be."""
+    if b"\xff\xe1" not in encoded and b"MPF" not in encoded:  # nowhere, so that there is no need to look where
+        return False
     at = 2
     while at + 4 <= len(encoded) and encoded[at] == 0xFF:
         kind = encoded[at + 1]
@@ -249,16 +251,18 @@ class _RefusedError(ValueError):
 # -- the file of many ------------------------------------------------------------------------------
 
 MAGIC = b"LETHEPIC"
+REFERENCES = b"LETHEREF"
+"""Of a file whose entries say where pictures lie (`app.formats.references`) instead of being them."""
 TRAILER = struct.Struct("<Q8s")
 
 
 class PictureWriter:
     """Writes encoded pictures one behind the other; where each lies stands at the end."""
 
-    def __init__(self, path: Path) -> None:
-        self._file = path.open("wb")
-        self._file.write(MAGIC)
-        self._ends = array("Q", [len(MAGIC)])
+    def __init__(self, path: Path, magic: bytes = MAGIC) -> None:
+        self._file, self._magic = path.open("wb"), magic
+        self._file.write(magic)
+        self._ends = array("Q", [len(magic)])
 
     def put(self, encoded: bytes | memoryview) -> None:
         self._file.write(encoded)
@@ -273,7 +277,7 @@ class PictureWriter:
     def __exit__(self, kind: type[BaseException] | None, _error: object, _at: object) -> None:
         if kind is None:
             self._file.write(np.frombuffer(self._ends, np.uint64).astype("<u8").tobytes())
-            self._file.write(TRAILER.pack(len(self), MAGIC))
+            self._file.write(TRAILER.pack(len(self), self._magic))
         self._file.close()
 
 
@@ -286,9 +290,9 @@ class PictureFile:
         size = len(self._map)
         if size < TRAILER.size:
             raise ValueError("this is no file of pictures")
-        count, magic = TRAILER.unpack_from(self._map, size - TRAILER.size)
+        count, self.magic = TRAILER.unpack_from(self._map, size - TRAILER.size)
         index = size - TRAILER.size - 8 * (count + 1)
-        if magic != MAGIC or index < len(MAGIC):
+        if self.magic not in (MAGIC, REFERENCES) or index < len(MAGIC):
             raise ValueError("this is no file of pictures")
         self.ends = np.frombuffer(self._map, "<u8", count + 1, index)
         if self.ends[0] != len(MAGIC) or self.ends[-1] != index or (np.diff(self.ends.astype(np.int64)) < 0).any():
@@ -298,12 +302,17 @@ class PictureFile:
         return len(self.ends) - 1
 
     def __getitem__(self, row: int) -> bytes:
-        return self._map[int(self.ends[row]) : int(self.ends[row + 1])]
+        start, stop = self.ends[row : row + 2].tolist()  # one step of numpy's instead of four
+        return self._map[start:stop]
 
 
 def is_pictures(path: Path) -> bool:
+    return beginning(path) == MAGIC
+
+
+def beginning(path: Path) -> bytes:
     with path.open("rb") as file:
-        return file.read(len(MAGIC)) == MAGIC
+        return file.read(len(MAGIC))
 
 
 def write_without(source: Path, target: Path, positions: Sequence[int] | NDArray[np.int64]) -> None:
@@ -314,13 +323,13 @@ def write_without(source: Path, target: Path, positions: Sequence[int] | NDArray
     sizes = np.where(gone, 0, np.diff(there.ends.astype(np.int64)))
     ends = np.concatenate([[len(MAGIC)], len(MAGIC) + np.cumsum(sizes)]).astype("<u8")
     with source.open("rb") as old, target.open("wb") as new:
-        new.write(MAGIC)
+        new.write(there.magic)
         new.flush()
         for start, stop in _kept_spans(gone):
             _copy(old.fileno(), new.fileno(), int(there.ends[start]), int(there.ends[stop]))
         os.lseek(new.fileno(), 0, os.SEEK_END)
         new.write(ends.tobytes())
-        new.write(TRAILER.pack(len(there), MAGIC))
+        new.write(TRAILER.pack(len(there), there.magic))
 
 
 def _kept_spans(gone: NDArray[np.bool_]) -> Iterable[tuple[int, int]]:

@@ -17,7 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from app.formats import sandbox
-from app.formats.pictures import MAGIC, TRAILER, PictureFile, PictureWriter, decode, encode, is_pictures
+from app.formats.pictures import MAGIC, REFERENCES, TRAILER, PictureFile, PictureWriter, decode, encode, is_pictures
+from app.formats.references import Reference
 from app.formats.sandbox import Limits
 
 MOST_SIDE = 1024  # pixels; a larger picture is shown smaller
@@ -26,10 +27,13 @@ LIMITS = Limits(memory=2 * 2**30, cpu_seconds=SECONDS, file_bytes=2**28)
 OF_MANY = Limits(memory=2 * 2**30, cpu_seconds=600, file_bytes=2**40)
 Read = Callable[[int, int], bytes]
 """Bytes of a stored file from a start to a stop."""
+Fetch = Callable[[Reference], bytes]
+"""The encoded picture that a reference names."""
 
 
-def pngs(read: Read, size: int, positions: Sequence[int]) -> list[dict[str, Any]]:
-    """`height`, `width` and `png` (base64) of each picture at `positions`, of a file of pictures or of an array.
+def pngs(read: Read, size: int, positions: Sequence[int], fetch: Fetch) -> list[dict[str, Any]]:
+    """`height`, `width` and `png` (base64) of each picture at `positions`, of a file of pictures, of references to them
+    or of an array.
 
     Raises:
         SandboxError: the child could not look at them just now.
@@ -37,7 +41,7 @@ def pngs(read: Read, size: int, positions: Sequence[int]) -> list[dict[str, Any]
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "pictures"
         with PictureWriter(path) as writer:
-            for encoded in _encoded(read, size, positions):
+            for encoded in encoded_at(read, size, positions, fetch):
                 writer.put(encoded)
         found: list[dict[str, Any]] = sandbox.call(
             "app.formats.previews:shown", str(path), limits=LIMITS, seconds=SECONDS
@@ -110,18 +114,21 @@ def _pixels(images: Path, positions: Sequence[int], channels: int) -> Iterator[N
         yield pixels if pixels.ndim == 3 else np.repeat(pixels[..., None], channels, axis=2)
 
 
-def _encoded(read: Read, size: int, positions: Sequence[int]) -> list[bytes]:
-    if read(0, len(MAGIC)) != MAGIC:
+def encoded_at(read: Read, size: int, positions: Sequence[int], fetch: Fetch) -> Iterator[bytes]:
+    """The encoded pictures at `positions`."""
+    magic = read(0, len(MAGIC))
+    if magic not in (MAGIC, REFERENCES):
         header = io.BytesIO(read(0, 1024))
         np.lib.format.read_magic(header)
         (_, *shape), _, _ = np.lib.format.read_array_header_1_0(header)
         row, start = int(np.prod(shape)), header.tell()
         spans = [read(start + position * row, start + (position + 1) * row) for position in positions]
-        return [encode(np.frombuffer(data, np.uint8).reshape(shape)) for data in spans]
+        yield from (encode(np.frombuffer(data, np.uint8).reshape(shape)) for data in spans)
+        return
     count, _ = TRAILER.unpack(read(size - TRAILER.size, size))
     index = size - TRAILER.size - 8 * (count + 1)
-    found = []
     for position in positions:
         start, stop = np.frombuffer(read(index + 8 * position, index + 8 * position + 16), "<u8").tolist()
-        found.append(read(start, stop))
-    return found
+        entry = read(start, stop)
+        reference = Reference.of(entry) if magic == REFERENCES else None
+        yield fetch(reference) if reference else entry

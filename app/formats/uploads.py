@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from app.formats import archives, parquet, tars
+from app.formats import addresses, archives, parquet, tars
 from app.formats.manifest import HOLDOUT, Columns, Manifest, SourceError, join, require_form
 from app.formats.options import AS_THEY_ARE, Options
 
@@ -24,7 +24,13 @@ FORMS: Mapping[str, tuple[str, ...]] = {
     "application/zip": ("image folder", "npz"),
     "application/x-tar": ("webdataset",),
 }
-ALL_FORMS = ("parquet", "npz", "image folder", "webdataset")
+ALL_FORMS = ("parquet", "npz", "image folder", "webdataset", "csv", "ndjson")
+MANIFESTS: Mapping[str, tuple[str, ...]] = {
+    "text/csv": ("csv",),
+    "application/x-ndjson": ("ndjson",),
+    "application/vnd.apache.parquet": ("parquet",),
+}
+"""The same of manifests of addresses (`app.formats.addresses`)."""
 
 
 def read(path: Path, options: Options = AS_THEY_ARE, forms: Sequence[str] = ALL_FORMS) -> Columns:
@@ -34,7 +40,9 @@ def read(path: Path, options: Options = AS_THEY_ARE, forms: Sequence[str] = ALL_
         SourceError: what is wrong with it.
     """
     magic = _magic(path)
-    if magic.startswith(b"PAR1"):
+    if options.allowed is not None:
+        found = addresses.read(path, options, forms)
+    elif magic.startswith(b"PAR1"):
         require_form("parquet", forms)
         found = parquet.read(path, options)
     elif magic.startswith(b"PK\x03\x04"):

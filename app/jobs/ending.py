@@ -18,6 +18,7 @@ from app.jobs import outbox, routing
 from app.jobs.claiming import claimable
 from app.jobs.parts import parts_of
 from app.jobs.queueing import emit
+from app.rules.sources import awaits_content
 from app.rules.states import MAX_ATTEMPTS, JobKind, JobState, Outcome, move_job, move_outcome
 
 # Parameters that put an unlearn job on a further step of an escalation; version 0.1 calls `step` `rung`.
@@ -207,7 +208,8 @@ def stop_parts(session: Session, job: Job, reason: str) -> None:
 
 def _reopen_ingest(session: Session, job: Job) -> None:
     dataset = session.get_one(Dataset, job.dataset_id, with_for_update=True)
-    if dataset.state != "failed" or (dataset.source == "upload" and dataset.upload is None):
+    awaited = awaits_content(dataset.source, dataset.source_params)
+    if dataset.state != "failed" or (awaited and dataset.upload is None):
         raise Conflict("The content that this job took in is gone, or has been replaced.", kind="content-missing")
     dataset.state, dataset.problem = "ingesting", None
 

@@ -44,6 +44,7 @@ from app.evidence import negative, transparency_log
 from app.evidence.signing import canonical
 from app.formats.manifest import ERASED_PREFIX
 from app.formats.pictures import PictureFile, is_pictures
+from app.formats.references import is_references
 from app.rules.states import MAX_ATTEMPTS, TERMINAL_JOBS, Decision, JobKind, JobState, Outcome, VersionState
 
 STUCK = timedelta(minutes=10)  # a message that has not left for so long, or a lease that has been over for so long
@@ -326,7 +327,7 @@ def erased_samples(view: View) -> Found:
                 path = view.blobs.fetch(dataset.images)
             except (BlobMissingError, BlobCorruptError):
                 continue  # said elsewhere
-            if is_pictures(path):
+            if is_pictures(path) or is_references(path):
                 held = np.diff(PictureFile(path).ends.astype(np.int64)) > 0
                 count = int((held & erased).sum())
             else:

@@ -1,7 +1,8 @@
 """The erasure ledger: a file outside the database, so that a restored backup does not bring erased samples back.
 
 It has a line for each fulfilled request, which names its samples by the keyed digests that stand in the place of
-erased ids. `app.recovery.replay` reads it after a restore.
+erased ids; and one for each dataset that was deleted and each model that was purged. `app.recovery.replay` reads it
+after a restore.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import hmac
 import logging
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -24,7 +25,7 @@ from app.core import db
 from app.core.config import Settings, private_file
 from app.core.db import Database
 from app.core.positions import Positions, unpack
-from app.core.tables import Dataset, DeletionRequest, Sample
+from app.core.tables import Dataset, DeletionRequest, Model, Sample
 from app.datasets import records as datasets
 from app.evidence import transparency_log
 from app.formats.manifest import ERASED_PREFIX
@@ -62,7 +63,20 @@ class Line:
     log_root: str
 
 
+@dataclass(frozen=True)
+class Gone:
+    """A dataset that was deleted whole, or a model that was purged. The other members are those of `Line`."""
+
+    gone: str
+    check: str
+    tenant: str
+    log_size: int
+    log_root: str
+
+
 _LINE = TypeAdapter(Line)
+_GONE = TypeAdapter(Gone)
+_ANY: TypeAdapter[Line | Gone] = TypeAdapter(Line | Gone)
 
 
 @dataclass(frozen=True)
@@ -71,6 +85,7 @@ class Contents:
 
     lines: list[tuple[int, Line]]
     damaged: list[int]
+    gone: list[tuple[int, Gone]] = field(default_factory=list)
 
 
 def read(path: Path) -> Contents:
@@ -79,13 +94,14 @@ def read(path: Path) -> Contents:
     parsed = [(number, _parse(raw)) for number, raw in enumerate(whole, 1)]
     if unfinished := _parse(last):
         parsed.append((len(whole) + 1, unfinished))
-    lines = [(number, line) for number, line in parsed if line is not None]
-    return Contents(lines, [number for number, line in parsed if line is None])
+    lines = [(number, line) for number, line in parsed if isinstance(line, Line)]
+    gone = [(number, line) for number, line in parsed if isinstance(line, Gone)]
+    return Contents(lines, [number for number, line in parsed if line is None], gone)
 
 
-def _parse(raw: bytes) -> Line | None:
+def _parse(raw: bytes) -> Line | Gone | None:
     try:
-        return _LINE.validate_json(raw)
+        return _ANY.validate_json(raw)
     except ValueError:
         return None
 
@@ -97,6 +113,7 @@ class Keeper:
         self._database, self._settings, self._path = database, settings, path
         self._seen: datetime | None = None  # the latest fulfilment that the file has, or when that was looked at
         self._recent: dict[str, datetime] = {}  # requests that the file has, fulfilled in the OVERLAP before that
+        self._gone: set[str] = set()  # datasets and models that the file has
 
     def keep(self) -> int:
         """Append what the file does not have; how many lines. The file itself is read at the first call, and where
@@ -110,6 +127,7 @@ class Keeper:
             for number in contents.damaged:
                 log.warning("line %d of the erasure ledger cannot be read", number)
             known = {line.request for _, line in contents.lines}
+            self._gone = {line.gone for _, line in contents.gone}
         else:
             known = set(self._recent)
             query = query.where(at > self._seen - OVERLAP)
@@ -124,6 +142,25 @@ class Keeper:
         if found:
             self._seen = min(now, max(found.values()))
             self._recent = {request: when for request, when in found.items() if when > self._seen - OVERLAP}
+        return len(fresh) + self._keep_gone()
+
+    def _keep_gone(self) -> int:
+        """The same of datasets and models. What a deletion carried has a line of its request's."""
+        deleted = select(Dataset.id, Dataset.tenant_id).where(Dataset.state == "erased", Dataset.carried_for.is_(None))
+        purged = select(Model.id, Model.tenant_id).where(Model.purged_at.is_not(None))
+        with self._database.read() as session:
+            found = [*session.execute(deleted).all(), *session.execute(purged).all()]
+            fresh = {name: tenant for name, tenant in found if name not in self._gone}
+            heads = {tenant: transparency_log.head(session, tenant) for tenant in {*fresh.values()}}
+        secret, lines = self._settings.secret_bytes(), []
+        for name, tenant in sorted(fresh.items()):
+            head = heads[tenant]
+            size, root = (head.size, head.root.hex()) if head else (0, "")
+            line = Gone(gone=name, check=_check(secret, name), tenant=tenant, log_size=size, log_root=root)
+            lines.append(_GONE.dump_json(line) + b"\n")
+        if lines:
+            _append(self._path, b"".join(lines))
+        self._gone |= fresh.keys()
         return len(fresh)
 
 
@@ -180,9 +217,10 @@ def _line(session: Session, settings: Settings, request: DeletionRequest) -> Lin
     )
 
 
-def is_ours(settings: Settings, line: Line) -> bool:
+def is_ours(settings: Settings, line: Line | Gone) -> bool:
     """Whether one of the service's secrets wrote the line."""
-    return any(hmac.compare_digest(line.check, _check(secret, line.request)) for secret in settings.every_secret())
+    name = line.request if isinstance(line, Line) else line.gone
+    return any(hmac.compare_digest(line.check, _check(secret, name)) for secret in settings.every_secret())
 
 
 def _check(secret: bytes, request_id: str) -> str:

@@ -11,23 +11,24 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from sqlalchemy import select
+from sqlalchemy import ColumnElement, select
 from sqlalchemy.orm import Session
 
-from app import events
+from app import events, jobs
 from app.core import db
 from app.core.config import Settings
 from app.core.db import Database
 from app.core.errors import AppError, Conflict
+from app.core.ids import is_id
 from app.core.positions import Positions, marked, mask_of, pack, unpack
-from app.core.tables import AuditEvent, Dataset, DeletionRequest, Model, OutcomeRow, Sample, Tenant
+from app.core.tables import AuditEvent, Dataset, DeletionRequest, Job, Model, OutcomeRow, Sample, Tenant
 from app.datasets import records as datasets
-from app.deletions import accept, batches, carried, decisions, locking
+from app.deletions import accept, batches, carried, decisions, erasure, locking, model_purge, unneeded
 from app.deletions.orders import Order
 from app.evidence import transparency_log
 from app.models import versions
-from app.recovery.erasure_ledger import Line, digests_of, is_ours, names_at, read
-from app.rules.states import Decision, Outcome
+from app.recovery.erasure_ledger import Gone, Line, digests_of, is_ours, names_at, read
+from app.rules.states import Decision, JobKind, JobState, Outcome
 
 log = logging.getLogger("lethe.replay")
 
@@ -42,6 +43,7 @@ class LedgerError(Exception):
 class Replayed:
     """Counts of requests by result, and the work that is left.
 
+    deleted: datasets that were deleted and models that were purged after the backup, and now are again.
     gone: of samples, a dataset or a model that the backup does not have, or has erased. waiting: the dataset has not
     been taken in yet, or what the deletion carried must be sent again. damaged: lines that cannot be read.
     withheld: models whose versions stay withheld until a new deletion has forgotten the carried data.
@@ -50,6 +52,7 @@ class Replayed:
     asked_again: int = 0
     reopened: int = 0
     fulfilled: int = 0
+    deleted: int = 0
     gone: int = 0
     waiting: int = 0
     failed: int = 0
@@ -76,8 +79,9 @@ def replay(database: Database, settings: Settings, path: Path) -> Replayed:
         LedgerError: another secret wrote a line. Nothing has been done.
     """
     contents = read(path)
-    for number, line in contents.lines:
-        if not is_ours(settings, line):
+    every: list[tuple[int, Line | Gone]] = [*contents.lines, *contents.gone]
+    for number, said in every:
+        if not is_ours(settings, said):
             raise LedgerError(
                 f"line {number} was written under another LETHE_SECRET: restore that one, or name it in "
                 "LETHE_EARLIER_SECRETS, then replay"
@@ -85,6 +89,7 @@ def replay(database: Database, settings: Settings, path: Path) -> Replayed:
     done = Replayed()
     for number in contents.damaged:
         done.add("damaged", f"line {number} cannot be read")
+    _delete_again(database, done, [line for _, line in contents.gone])
     places = _Places(settings)
     lost: list[Line] = []
     # One dataset after the other: its samples are digested once.
@@ -109,12 +114,95 @@ def replay(database: Database, settings: Settings, path: Path) -> Replayed:
             batches.close_now(session, model)  # its versions are withheld until then
     _withhold(database, done, lost)
     heads: dict[str, tuple[int, str]] = {}
-    for _, line in contents.lines:
-        heads[line.tenant] = max(heads.get(line.tenant, (0, "")), (line.log_size, line.log_root))
+    for _, said in every:
+        heads[said.tenant] = max(heads.get(said.tenant, (0, "")), (said.log_size, said.log_root))
     for tenant, (size, root) in heads.items():
         with database.write() as session:
             _tell_log(session, tenant, size, root)
     return done
+
+
+def _delete_again(database: Database, done: Replayed, lines: list[Gone]) -> None:
+    """Purge the models and delete the datasets that are gone, models first; nothing runs on a restored database.
+
+    A model may be the base of another one that is gone, too: they are tried until nothing changes.
+    """
+    left = sorted({line.gone: line for line in lines}.values(), key=lambda line: (is_id("dst", line.gone), line.gone))
+    refused: dict[str, str] = {}
+    while left:
+        again = []
+        for line in left:
+            try:
+                with database.write() as session:
+                    done.deleted += _delete_one(session, line)
+            except AppError as error:
+                again.append(line)
+                refused[line.gone] = error.detail
+        if len(again) == len(left):
+            break
+        left = again
+    for line in left:
+        done.add("failed", f"{line.gone} could not be deleted again: {refused[line.gone]}")
+
+
+def _delete_one(session: Session, line: Gone) -> bool:
+    """Whether there was something to delete.
+
+    Raises:
+        AppError: it is refused.
+    """
+    if is_id("dst", line.gone):
+        dataset = session.get(Dataset, line.gone, with_for_update=True)
+        if dataset is None or dataset.state == "erased":
+            return False
+        _require_own(dataset.tenant_id, line)
+        live = select(Model.id).where(Model.dataset_id == dataset.id, Model.purged_at.is_(None)).order_by(Model.id)
+        if models := session.scalars(live).all():
+            raise Conflict(f"The ledger lacks the end of its models {', '.join(models)}.")
+        _end_jobs(session, Job.dataset_id == dataset.id)
+        unneeded.erase_dataset(session, dataset)
+        _settle(session, dataset)
+        return True
+    model = session.get(Model, line.gone, with_for_update=True)
+    if model is None or model.purged_at is not None:
+        return False
+    _require_own(model.tenant_id, line)
+    _end_jobs(session, Job.model_id == model.id)
+    model_purge.purge(session, model)
+    return True
+
+
+def _require_own(tenant_id: str, line: Gone) -> None:
+    if tenant_id != line.tenant:
+        raise Conflict("It is another tenant's.")
+
+
+def _end_jobs(session: Session, about: ColumnElement[bool]) -> None:
+    """Nothing runs these jobs; what carries out a deletion is left to be done."""
+    open_ = Job.state.in_([JobState.QUEUED, JobState.RUNNING])
+    query = select(Job).where(about, open_, Job.parent_id.is_(None)).order_by(Job.id)
+    why = "what it works on had been deleted when the backup was restored"
+    for job in session.scalars(query.with_for_update()).all():
+        if job.kind != JobKind.PURGE:
+            jobs.finish(session, job, JobState.CANCELLED, problem=jobs.problem("cancelled", why))
+        elif job.state == JobState.RUNNING:
+            jobs.requeue(session, job, "a backup was restored")
+
+
+def _settle(session: Session, dataset: Dataset) -> None:
+    """The dataset's samples are gone, so what asked for them is carried out: nothing is left for it but receipts."""
+    open_ = select(DeletionRequest).where(
+        DeletionRequest.dataset_id == dataset.id,
+        DeletionRequest.fulfilled_at.is_(None),
+        DeletionRequest.decision.in_([Decision.RECEIVED, Decision.ACCEPTED, Decision.HELD]),
+    )
+    for request in session.scalars(open_.order_by(DeletionRequest.id).with_for_update()).all():
+        request.replayed_at = request.replayed_at or db.now(session)
+        if request.decision == Decision.HELD:
+            decisions.resume(session, request)
+        queued = select(Job.id).where(Job.request_id == request.id, Job.kind == JobKind.PURGE)
+        if session.scalars(queued.where(Job.state.in_([JobState.QUEUED, JobState.RUNNING]))).first() is None:
+            erasure.start_if_published(session, request.id)
 
 
 class _Places:

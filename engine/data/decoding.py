@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
+from array import array
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
@@ -26,8 +28,11 @@ from app.formats.options import Options
 from app.formats.pictures import Decoded, PictureFile, PictureWriter
 from engine.data import geometry
 
-IMAGES, ROWS = "images", "rows"
-"""Files of `unpack`: pictures or array, and a line of JSON for each sample."""
+_MADE = re.compile(r"sha256:([0-9a-f]{64})(?:#([1-9]\d{0,6}))?")
+NO_MARK = bytes(marks.SIZE)
+HELD = "held"  # the form of files that another dataset has
+IMAGES, ROWS, ADDRESSES = "images", "rows", "addresses"
+"""Files of `unpack`: pictures or array, a line of JSON for each sample; and one for where it lies, of `refer`."""
 
 
 # -- unpacking -------------------------------------------------------------------------------------
@@ -36,14 +41,19 @@ IMAGES, ROWS = "images", "rows"
 def unpack(folder: str, files: Sequence[Mapping[str, Any]], params: Mapping[str, Any]) -> dict[str, Any]:
     """Write the pictures and the samples of `files` into `folder`; the rest is the answer.
 
-    files: each with `path` and, optionally, the `split` of its samples. params: of the source `upload`.
+    files: each with `path` and, optionally, the `split` of its samples; or, of a file of pictures or an array that is
+    here already, with `said`: a file with a line for each of its samples that is wanted, [position, id, subject, class,
+    holdout]. params: of the source `upload`.
 
     Raises:
         SourceError: what is wrong with them, naming files, rows or entries (counted from 0, at most 20), never ids.
     """
-    options = [Options.of(params, file.get("split")) for file in files]
-    paths = [Path(file["path"]) for file in files]
-    parts = [uploads.read(path, option) for path, option in zip(paths, options, strict=True)]
+    paths, options = _files(files, params)
+    kept = [_said(file) for file in files]
+    parts = [
+        uploads.read(path, option) if said is None else said[0]
+        for path, option, said in zip(paths, options, kept, strict=True)
+    ]
     manifest = join(parts, params.get("class_names"))
     held = holdout(manifest, params)
     target = Path(folder)
@@ -52,16 +62,16 @@ def unpack(folder: str, files: Sequence[Mapping[str, Any]], params: Mapping[str,
         rows = stack.enter_context((target / ROWS).open("w", encoding="utf-8"))
         keep = _Array(target / IMAGES, len(held), shape) if shape else _Encoded(PictureWriter(target / IMAGES))
         stack.enter_context(keep)
-        made: Counter[str] = Counter()
+        made = _made_before(parts)
         line = json.JSONEncoder(ensure_ascii=False).encode
         row = 0
-        for path, part, option in zip(paths, parts, options, strict=True):
-            found = uploads.pictures(path, part.form, option)
+        for path, part, option, said in zip(paths, parts, options, kept, strict=True):
+            found = uploads.pictures(path, part.form, option) if said is None else _there(path, said[1])
             left = max(archives.FREE_OF_RATIO, archives.MAX_RATIO * path.stat().st_size)
             for own in range(part.rows):
                 _, picture = next(found, ("", SourceError("the file has fewer pictures than samples")))
                 # A file of a few bytes may repeat a long picture in millions of rows.
-                left -= len(picture) if isinstance(picture, bytes) else 0
+                left -= len(picture) if isinstance(picture, bytes) and said is None else 0
                 if left < 0:
                     raise SourceError(f"the pictures unpack to more than {archives.MAX_RATIO} times the file's size")
                 digest = keep.put(picture, part.ids is None)
@@ -69,9 +79,44 @@ def unpack(folder: str, files: Sequence[Mapping[str, Any]], params: Mapping[str,
                 subject = manifest.subjects[row] if manifest.subjects else None
                 rows.write(line([sample, subject, manifest.labels[row], held[row]]) + "\n")
                 row += 1
-    answer = {"samples": row, "class_names": manifest.class_names, "form": manifest.form, "notes": manifest.notes}
-    places = {"entries": [part.entries for part in parts], "rows": [part.rows for part in parts]}
-    return answer | places | {"damaged": keep.damaged}
+    return _answer(manifest, parts) | {"damaged": keep.damaged}
+
+
+def refer(folder: str, files: Sequence[Mapping[str, Any]], params: Mapping[str, Any]) -> dict[str, Any]:
+    """The same of manifests of addresses: their pictures are still to be fetched, in this order.
+
+    params: of the source `objects`, with the storage that is `allowed`.
+    """
+    paths, options = _files(files, params)
+    parts = [uploads.read(path, option) for path, option in zip(paths, options, strict=True)]
+    manifest = join(parts, params.get("class_names"))
+    addresses = [address for part in parts for address in part.addresses or []]
+    if len(set(addresses)) < len(addresses):
+        raise SourceError("an address is in two shards")
+    target = Path(folder)
+    line = json.JSONEncoder(ensure_ascii=False).encode
+    with (target / ROWS).open("w", encoding="utf-8") as rows, (target / ADDRESSES).open("w", encoding="utf-8") as where:
+        subjects = manifest.subjects or [None] * len(manifest.labels)
+        said = zip(manifest.ids or [], subjects, manifest.labels, holdout(manifest, params), strict=True)
+        rows.writelines(line(each) + "\n" for each in said)
+        where.writelines(line(address) + "\n" for address in addresses)
+    return _answer(manifest, parts)
+
+
+def _files(files: Sequence[Mapping[str, Any]], params: Mapping[str, Any]) -> tuple[list[Path], list[Options]]:
+    return [Path(file["path"]) for file in files], [Options.of(params, file.get("split")) for file in files]
+
+
+def _answer(manifest: Manifest, parts: Sequence[Columns]) -> dict[str, Any]:
+    return {
+        "samples": len(manifest.labels),
+        "class_names": manifest.class_names,
+        "form": manifest.form,
+        "notes": manifest.notes,
+        "entries": [part.entries for part in parts],
+        "rows": [part.rows for part in parts],
+        "damaged": {},
+    }
 
 
 def holdout(manifest: Manifest, params: Mapping[str, Any]) -> list[bool]:
@@ -92,11 +137,43 @@ def _made(digest: str, made: Counter[str]) -> str:
     return f"sha256:{digest}" + (f"#{made[digest]}" if made[digest] > 1 else "")
 
 
+def _made_before(parts: Sequence[Columns]) -> Counter[str]:
+    """How often each content has an id that was made from it when it was first taken in."""
+    made: Counter[str] = Counter()
+    for match in (_MADE.fullmatch(name) for part in parts for name in part.ids or []):
+        if match:
+            made[match[1]] = max(made[match[1]], int(match[2] or 1))
+    return made
+
+
+def _said(file: Mapping[str, Any]) -> tuple[Columns, list[int]] | None:
+    """What is said of the samples of a file that is here already, and their positions in it."""
+    if "said" not in file:
+        return None
+    with Path(file["said"]).open(encoding="utf-8", newline="\n") as lines:
+        rows = [json.loads(line) for line in lines]
+    positions, ids, subjects, classes, held = (list(column) for column in zip(*rows, strict=True))
+    return Columns(len(rows), ids, classes, None, held, subjects if any(subjects) else None, HELD), positions
+
+
+def _there(images: Path, positions: Sequence[int]) -> Iterator[tuple[str, bytes | NDArray[np.uint8]]]:
+    if pictures.is_pictures(images):
+        there = PictureFile(images)
+        yield from ((f"position {position}", there[position]) for position in positions)
+    else:
+        array = np.load(images, mmap_mode="r", allow_pickle=False)
+        yield from ((f"position {position}", np.asarray(array[position])) for position in positions)
+
+
 def _one_array(paths: Sequence[Path], parts: Sequence[Columns]) -> tuple[int, int, int] | None:
     """(H, W, C) of all, where all came as arrays of that shape."""
-    if any(part.form != "npz" for part in parts):
+    forms = zip(paths, parts, strict=True)
+    if any(part.form != "npz" and (part.form != HELD or pictures.is_pictures(path)) for path, part in forms):
         return None
-    shapes = {archives.shape_of(path) for path in paths}
+    shapes = {
+        archives.shape_of(path) if part.form == "npz" else np.load(path, mmap_mode="r").shape[1:]
+        for path, part in zip(paths, parts, strict=True)
+    }
     return shapes.pop() if len(shapes) == 1 else None
 
 
@@ -160,7 +237,8 @@ def look(images: str, start: int, stop: int, keys: Sequence[str], target: str) -
     Returns:
         `errors` ([row, text]), `modes` and `did`, counted.
     """
-    found = np.zeros(stop - start, dtype=looked_at(len(keys)))
+    seen = array("Q")
+    made = {"mark": bytearray(), "colour": bytearray()}
     errors: list[tuple[int, str]] = []
     modes: Counter[str] = Counter()
     did: Counter[str] = Counter()
@@ -172,11 +250,22 @@ def look(images: str, start: int, stop: int, keys: Sequence[str], target: str) -
                 break
             continue
         pixels = picture.pixels if picture.pixels.ndim == 3 else picture.pixels[..., None]
-        made = [marks.of_pixels(secret, pixels) for secret in secrets]
-        colours = [marks.as_colour(secret, pixels) for secret in secrets]
-        found[row] = (*pixels.shape, made[0] is None, _rows_of(made), _rows_of(colours))
+        constant = True
+        for secret in secrets:
+            mark = marks.of_pixels(secret, pixels)
+            constant = mark is None
+            made["mark"] += mark or NO_MARK
+            made["colour"] += marks.as_colour(secret, pixels) or NO_MARK
+        seen.extend((*pixels.shape, constant))
         modes[picture.mode] += 1
-        did.update(picture.did)
+        if picture.did:
+            did.update(picture.did)
+    found = np.zeros(0 if errors else stop - start, dtype=looked_at(len(keys)))
+    if not errors:
+        for name, column in zip(("height", "width", "channels", "constant"), _table(seen, 4).T, strict=True):
+            found[name] = column
+        for name, data in made.items():
+            found[name] = np.frombuffer(data, np.uint8).reshape(-1, len(keys), marks.SIZE)
     with Path(target).open("wb") as file:
         np.save(file, found, allow_pickle=False)
     return {"errors": errors, "modes": modes, "did": did}
@@ -190,8 +279,8 @@ def looked_at(keys: int) -> np.dtype[np.void]:
     )
 
 
-def _rows_of(made: Sequence[bytes | None]) -> NDArray[np.uint8]:
-    return np.frombuffer(b"".join(mark or bytes(marks.SIZE) for mark in made), np.uint8).reshape(len(made), marks.SIZE)
+def _table(values: array[int], columns: int) -> NDArray[np.uint64]:
+    return np.frombuffer(values, np.uint64).reshape(-1, columns)
 
 
 def marks_of(images: str, positions: Sequence[int], key: str) -> list[str]:

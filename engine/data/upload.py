@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from app.catalog import UploadSource
+from app.catalog import ObjectsSource, UploadSource
 from app.formats import sandbox
 from app.formats.input_contract import InputContract
 from app.formats.manifest import MAX_ERRORS, SourceError
@@ -38,7 +38,7 @@ class Taken:
     """Content that was read and looked at, in files of `folder`.
 
     looked: `looked_at` for each sample. notes: what was made of them, modes: what they were, counted. channels: of all;
-    grey ones fit three.
+    grey ones fit three. parts: samples of each file.
     """
 
     folder: Path
@@ -49,6 +49,7 @@ class Taken:
     looked: NDArray[np.void]
     modes: dict[str, int]
     channels: int
+    parts: list[int]
 
     @property
     def images(self) -> Path:
@@ -94,6 +95,32 @@ def take_in(
     """
     said = call("engine.data.decoding:unpack", str(folder), list(files), params.model_dump(mode="json"))
     progress(0.2)
+    return look_over(folder, said, params, keys, progress)
+
+
+def refer(
+    folder: Path, files: Sequence[Mapping[str, Any]], params: ObjectsSource, allowed: Sequence[str]
+) -> dict[str, Any]:
+    """Read manifests of addresses in a child; what `look_over` wants to be told once their pictures are fetched.
+
+    allowed: storage that addresses may lie in (`app.formats.addresses`).
+
+    Raises:
+        SourceError, SandboxError: as `take_in`.
+    """
+    told = params.model_dump(mode="json") | {"allowed": list(allowed)}
+    said: dict[str, Any] = call("engine.data.decoding:refer", str(folder), list(files), told)
+    return said
+
+
+def look_over(
+    folder: Path,
+    said: Mapping[str, Any],
+    params: UploadSource | ObjectsSource,
+    keys: Sequence[bytes],
+    progress: Progress,
+) -> Taken:
+    """Decode the pictures in `folder` once; said: what was read of their files."""
     images, n = folder / IMAGES, said["samples"]
     parts = spans(images, n)
     answers = each_part(
@@ -106,7 +133,7 @@ def take_in(
     errors = {int(row): text for answer in answers for row, text in answer["errors"]}
     errors |= {int(row): text for row, text in said["damaged"].items()}
     if errors:
-        lines = [f"{_place(said, row)}: {errors[row]}" for row in sorted(errors)[:MAX_ERRORS]]
+        lines = [f"{place_of(said, row)}: {errors[row]}" for row in sorted(errors)[:MAX_ERRORS]]
         raise SourceError("some images cannot be taken", lines)
     looked = np.concatenate([_looked(_beside(folder, part), part[1] - part[0], len(keys)) for part in parts])
     modes, notes = Counter[str](), Counter[str](said["notes"])
@@ -116,7 +143,9 @@ def take_in(
     channels = int(looked["channels"].max())
     if params.shape is not None and is_pictures(images):
         channels = max(channels, params.shape[2])
-    taken = Taken(folder, n, said["class_names"], said["form"], dict(notes), looked, dict(modes), channels)
+    taken = Taken(
+        folder, n, said["class_names"], said["form"], dict(notes), looked, dict(modes), channels, said["rows"]
+    )
     if params.shape is not None:
         _require_shape(taken, said, params.shape)
     return taken
@@ -128,7 +157,7 @@ def _require_shape(taken: Taken, said: Mapping[str, Any], shape: tuple[int, int,
     wrong = (looked["height"] != height) | (looked["width"] != width) | (taken.channels != channels)
     if wrong.any():
         lines = [
-            f"{_place(said, row)}: the image has {looked['height'][row]} x {looked['width'][row]} pixels"
+            f"{place_of(said, row)}: the image has {looked['height'][row]} x {looked['width'][row]} pixels"
             for row in np.flatnonzero(wrong)[:MAX_ERRORS].tolist()
         ]
         raise SourceError(f"{int(wrong.sum())} images are not of the dataset's shape {list(shape)}", lines)
@@ -145,7 +174,7 @@ def _looked(path: Path, n: int, keys: int) -> NDArray[np.void]:
     return found
 
 
-def _place(said: Mapping[str, Any], row: int) -> str:
+def place_of(said: Mapping[str, Any], row: int) -> str:
     """How an error names a sample: by its entry in an archive or its row, and its shard where there are several."""
     for number, (entries, rows) in enumerate(zip(said["entries"], said["rows"], strict=True)):
         if row < rows:
@@ -217,6 +246,15 @@ def upload(params: UploadSource, cache: Path | None, content: Path | None) -> Ra
         SourceError: always.
     """
     raise SourceError("nothing has been uploaded")
+
+
+def objects(params: ObjectsSource, cache: Path | None, content: Path | None) -> RawData:  # noqa: ARG001
+    """Nothing: the service itself reads its operator's storage.
+
+    Raises:
+        SourceError: always.
+    """
+    raise SourceError("no storage is open here")
 
 
 def load_content(

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import boto3.session
 import numpy as np
 import pytest
 
@@ -16,6 +17,7 @@ from app.catalog import SmallCnnParams
 from engine import checkpoints, seeding
 from engine.architectures import small_cnn
 from lethe import Client
+from tests.app.blobs.s3_server import s3_server
 from tests.support import embedded
 
 PAGE = Path(__file__).parents[2] / "docs" / "datasets.md"
@@ -39,8 +41,23 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def service(folder: Path) -> Iterator[Client]:
-    with embedded(folder / "lethe-data") as client:
+def storage() -> Iterator[str]:
+    """A server that speaks S3, with an empty bucket."""
+    with s3_server() as url:
+        secrets = {"aws_access_key_id": "key", "aws_secret_access_key": "secret", "region_name": "us-east-1"}
+        boto3.session.Session().client("s3", endpoint_url=url, **secrets).create_bucket(Bucket="pictures")
+        yield url
+
+
+@pytest.fixture(scope="module")
+def service(folder: Path, storage: str) -> Iterator[Client]:
+    settings = {
+        "objects_allowed": "s3://pictures/insects",
+        "objects_endpoint": storage,
+        "objects_access_key": "key",
+        "objects_secret_key": "secret",
+    }
+    with embedded(folder / "lethe-data", **settings) as client:
         yield client
 
 
@@ -61,6 +78,16 @@ def test_what_a_deletion_carried_is_nowhere_afterwards(service: Client, folder: 
     kept = b"\n".join(path.read_bytes() for path in (folder / "lethe-data").rglob("*") if path.is_file())
     assert [mark for mark in marks if mark in kept] == []
     assert len(list((folder / "lethe-data" / "blobs").glob("??/*"))) == 2, "version 2, and 1 until its grace is over"
+
+
+def test_pictures_stay_where_they_are(
+    service: Client, folder: Path, storage: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in {"ACCESS_KEY_ID": "key", "SECRET_ACCESS_KEY": "secret", "DEFAULT_REGION": "us-east-1"}.items():
+        monkeypatch.setenv(f"AWS_{name}", value)
+    said = run(f"STORAGE = {storage!r}\n" + example("objects"), folder).splitlines()
+    assert said[0] == "20 ['ant', 'bee'] [8, 8, 1]"
+    assert said[1].startswith("1 object that the samples' pictures were read from: their owner confirmed")
 
 
 def test_each_layout_is_uploaded(service: Client, folder: Path) -> None:

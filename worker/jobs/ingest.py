@@ -1,35 +1,42 @@
-"""The job *ingest*: data become a file of pictures, or of pixels, and a manifest."""
+"""The job *ingest*: data become a file of pictures, of pixels, or of where pictures lie, and a manifest."""
 
 from __future__ import annotations
 
+import hashlib
+import json
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from app import jobs
 from app.blobs import usage
-from app.catalog import UploadSource
+from app.catalog import ObjectsSource, UploadSource
 from app.core.positions import Positions
 from app.core.tables import Dataset
-from app.datasets import coin, shards, suppression
+from app.datasets import coin, shards, storage, suppression
 from app.datasets import records as datasets
+from app.datasets.open_objects import objects_of
 from app.datasets.records import Row
-from app.formats.manifest import SourceError
-from app.formats.pictures import is_pictures, write_without
+from app.datasets.shards import Held
+from app.formats.manifest import MAX_ERRORS, SourceError
+from app.formats.pictures import REFERENCES, PictureWriter, is_pictures, write_without
+from app.formats.references import Reference
 from app.rules.states import JobState
 from engine import places
 from engine.data import decoding, ingest_report
+from engine.data.decoding import ADDRESSES, IMAGES
 from engine.data.ingest_report import Counts
 from engine.data.samples import RawData
-from engine.data.upload import Taken, take_in
+from engine.data.upload import Taken, look_over, place_of, refer, take_in
 from worker.runtime.run import Run
+from worker.stages import objects
 
 ROWS_AT_ONCE = 10_000
 Marks = list[str | None]
@@ -71,19 +78,86 @@ def _found(run: Run, dataset: Dataset, folder: Path, progress: ingest_report.Pro
     params = places.parse("sources", dataset.source, dataset.source_params)
     keys = [marker.key for marker in suppression.Marker.each(run.resources.settings, dataset.tenant_id)]
     if isinstance(params, UploadSource):
-        with run.resources.database.read() as session:
-            sent = [(row.blob, row.split) for row in shards.rows(session, dataset.id)]
-        sent = sent or [(dataset.upload, None)]
-        files = [{"path": str(run.resources.blobs.fetch(blob)), "split": split} for blob, split in sent if blob]
-        return _Uploaded(take_in(folder, files, params, keys, progress))
+        files, held = _sent(run, dataset, folder)
+        return _Uploaded(take_in(folder, files, params, keys, progress), held)
+    if isinstance(params, ObjectsSource):
+        return _referred(run, dataset, params, folder, keys, progress)
     cache = folder / "cache"
     cache.mkdir()
     return _Built(places.source(dataset.source)(params, cache, None), keys, folder)
 
 
+def _sent(run: Run, dataset: Dataset, folder: Path) -> tuple[list[dict[str, Any]], list[Held]]:
+    """The files of the dataset as `decoding.unpack` wants them, and those that other datasets have."""
+    files: list[dict[str, Any]] = []
+    found: list[Held] = []
+    fetch = run.resources.blobs.fetch
+    with run.resources.database.read() as session:
+        rows = shards.rows(session, dataset.id)
+        if not rows and dataset.upload:
+            return [{"path": str(fetch(dataset.upload)), "split": None}], []
+        for row in rows:
+            if row.held_in is None:
+                files.append({"path": str(fetch(row.blob or "")), "split": row.split})
+                continue
+            held = shards.held(session, row)
+            said = folder / f"held-{row.number}"
+            with said.open("w", encoding="utf-8") as file:
+                file.writelines(json.dumps(sample) + "\n" for sample in held.samples)
+            if not said.stat().st_size:  # all erased
+                raise SourceError(f"shard {row.number} has no samples any more: close the dataset without it")
+            files.append({"path": str(fetch(held.images)), "said": str(said)})
+            found.append(held)
+    return files, found
+
+
+def _referred(
+    run: Run,
+    dataset: Dataset,
+    params: ObjectsSource,
+    folder: Path,
+    keys: Sequence[bytes],
+    progress: ingest_report.Progress,
+) -> _Referred:
+    """Pictures that stay in object storage: fetched once, to look at them, and only their digests kept.
+
+    Raises:
+        SourceError: what is wrong with a manifest, or which of its objects cannot be read.
+    """
+    settings = run.resources.settings
+    theirs = objects_of(settings, dataset.tenant_id)
+    files = _sent(run, dataset, folder)[0] or [{"path": str(objects.listed(theirs, params, folder)), "split": None}]
+    said = refer(folder, files, params, storage.allowed(settings, dataset.tenant_id))
+    n = said["samples"]
+    digests, sizes = np.zeros((n, 32), dtype=np.uint8), np.zeros(n, dtype=np.int64)
+    errors: dict[int, str] = {}
+    with PictureWriter(folder / IMAGES) as writer:
+        for row, found in enumerate(objects.fetch(theirs, _addresses(folder))):
+            if isinstance(found, bytes):
+                digests[row] = np.frombuffer(hashlib.sha256(found).digest(), np.uint8)
+                sizes[row] = len(found)
+            else:
+                errors[row] = str(found)
+                if len(errors) == MAX_ERRORS:
+                    break
+            writer.put(found if isinstance(found, bytes) else b"")
+            progress(0.5 * row / n)
+    if errors:
+        lines = [f"{place_of(said, row)}: {text}" for row, text in errors.items()]
+        raise SourceError("some objects cannot be read", lines)
+    taken = look_over(folder, said, params, keys, lambda done: progress(0.5 + 0.5 * done))
+    return _Referred(taken, [], digests, sizes)
+
+
+def _addresses(folder: Path) -> Iterator[str]:
+    with (folder / ADDRESSES).open(encoding="utf-8", newline="\n") as file:
+        yield from map(json.loads, file)
+
+
 @dataclass
 class _Uploaded:
     taken: Taken
+    held: list[Held]
 
     @property
     def class_names(self) -> list[str] | None:
@@ -103,6 +177,26 @@ class _Uploaded:
 
     def parts(self) -> Iterator[list[Row]]:
         return self.taken.rows(ROWS_AT_ONCE)
+
+
+@dataclass
+class _Referred(_Uploaded):
+    """digests: (n, 32), sizes: (n,) bytes, of what lay at the addresses."""
+
+    digests: NDArray[np.uint8]
+    sizes: NDArray[np.int64]
+
+    def write(self, target: Path, erased: Positions) -> None:
+        """What is kept instead of pictures."""
+        gone = np.zeros(len(self.sizes), dtype=np.bool_)
+        gone[erased] = True
+        with PictureWriter(target, REFERENCES) as writer:
+            for row, address in enumerate(_addresses(self.taken.folder)):
+                # With the first of the secrets, as a purge makes them.
+                both = [self.looked[kind][row, 0] for kind in ("mark", "colour")]
+                marks = [mark.tobytes().hex() for mark in both if mark.any()]
+                kept = Reference(address, int(self.sizes[row]), self.digests[row].tobytes().hex(), marks)
+                writer.put(b"" if gone[row] else kept.encoded())
 
 
 def _marks(part: NDArray[np.void]) -> list[Marks]:
@@ -170,7 +264,10 @@ def _store(run: Run, dataset: Dataset, found: Found) -> list[str]:
         run.heartbeat.moved()
     erased: Positions = np.array(gone, dtype=np.int64)
     report = ingest_report.of(found.taken, counts, erased) if isinstance(found, _Uploaded) else None
-    images = run.put(partial(_write_images, found.images, erased))
+    if isinstance(found, _Referred):
+        images = run.put(partial(found.write, erased=erased))
+    else:
+        images = run.put(partial(_write_images, found.images, erased))
     with database.write() as session:
         start = 0
         for rows in kept:
@@ -189,7 +286,12 @@ def _store(run: Run, dataset: Dataset, found: Found) -> list[str]:
             report=report,
             duplicates=ingest_report.duplicates(found.looked, erased),
         )
-        sent = shards.taken_in(session, dataset.id)
+        sent = []
+        if isinstance(found, _Uploaded):
+            shards.require_same(session, found.held)
+            whole = dataset.upload if dataset.carried_for is None and dataset.source == "upload" else None
+            size = run.resources.blobs.size(whole) if whole else 0
+            sent = shards.taken_in(session, dataset, whole, found.taken.parts, size)
         job = jobs.fenced(session, run.claim)
         result = {"samples": counts.samples, "left_out": len(erased)}
         jobs.finish(session, job, JobState.SUCCEEDED, result=result)

@@ -14,8 +14,9 @@ from app.blobs import usage
 from app.core import crash_points
 from app.core.positions import Positions, pack, unpack
 from app.datasets.suppression import Marker
-from app.deletions import erasure
+from app.deletions import erasure, objects
 from app.formats.pictures import is_pictures, write_without
+from app.formats.references import at, is_references
 from engine import references
 from engine.data import upload
 from worker.runtime.run import Run
@@ -37,11 +38,12 @@ def purge(run: Run) -> None:
         with run.resources.database.write() as session:
             for digest in sorted({digest for digest in fresh if digest}):
                 usage.pin(session, run.resources.blobs, digest)
-            rewritten = erasure.Rewritten(images, copies, signals, sets, contents)
+            rewritten = erasure.Rewritten(images, copies, signals, sets, contents, _objects(run, work))
             erasure.swap(session, run.resources.settings, run.claim, work, rewritten)
             crash_points.point("purge.swap.uncommitted")
     with run.stage("remove", 0.7, 1.0):
         erasure.remove_owed(run.resources.database, run.resources.blobs, work.request_id)
+        objects.erase_owed(run.resources.database, run.resources.settings, work.request_id)
         crash_points.point("purge.removed")
         with run.resources.database.write() as session:
             erasure.complete(session, run.claim, work.request_id)
@@ -53,6 +55,8 @@ def _marks(run: Run, work: erasure.Plan) -> Sequence[str | None]:
     if work.images is None or not len(work.positions):
         return []
     path = run.resources.blobs.fetch(work.images)
+    if is_references(path):
+        return [mark for reference in at(path, work.positions.tolist()).values() for mark in reference.marks]
     if is_pictures(path):
         key = Marker.of(run.resources.settings, run.claim.tenant_id).key
         return upload.marks_of(path, work.positions, key)
@@ -63,12 +67,22 @@ def _marks(run: Run, work: erasure.Plan) -> Sequence[str | None]:
     return [mark for part in parts for mark in marker.contents(images[part])]
 
 
+def _objects(run: Run, work: erasure.Plan) -> dict[int, str]:
+    """Where the pictures lie, if that is not here."""
+    if work.images is None or work.carried or not len(work.positions):
+        return {}
+    path = run.resources.blobs.fetch(work.images)
+    if not is_references(path):
+        return {}
+    return {position: reference.address for position, reference in at(path, work.positions.tolist()).items()}
+
+
 def _without_pixels(run: Run, digest: str | None, positions: Positions) -> str | None:
     """The dataset's images without those, as a new blob: their pictures left out, or their rows of an array zeroed."""
     if digest is None or not len(positions):
         return digest
     source = run.resources.blobs.fetch(digest)
-    if is_pictures(source):
+    if is_pictures(source) or is_references(source):
         return run.put(partial(write_without, source, positions=positions)).digest
     return _zeroed(run, digest, positions)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import logging
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from opentelemetry.trace import SpanKind
@@ -57,7 +58,8 @@ def _work(resources: Resources, claim: Claim, work: Callable[[Run], None]) -> No
         except GaveWayError as error:
             _again(resources.database, claim, str(error), counted=False)
         except (EngineError, JobError, AppError) as error:
-            _end(resources.database, claim, JobState.FAILED, error.kind, str(error))
+            members = error.members if isinstance(error, JobError) else {}
+            _end(resources.database, claim, JobState.FAILED, error.kind, str(error), **members)
         except BlobCorruptError as error:
             _end(resources.database, claim, JobState.FAILED, "corrupt-bytes", f"stored bytes are damaged: {error}")
         except Exception as error:
@@ -103,11 +105,11 @@ def _measure(run: Run) -> None:
         log.warning("stage seconds were not kept: %s", type(error).__name__)
 
 
-def _end(database: Database, claim: Claim, state: JobState, kind: str, detail: str) -> None:
+def _end(database: Database, claim: Claim, state: JobState, kind: str, detail: str, **members: Any) -> None:
     try:
         with database.write() as session:
             job = jobs.fenced(session, claim)
-            jobs.finish(session, job, state, problem=jobs.problem(kind, detail))
+            jobs.finish(session, job, state, problem=jobs.problem(kind, detail, **members))
     except LeaseLostError:
         log.warning("job %s: the lease was lost before its end could be written", claim.id)
 

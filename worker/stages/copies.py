@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import ExitStack
 
 from app.blobs import usage
 from app.core import db
 from app.core.errors import SupersededError
 from app.core.tables import Dataset, DatasetCopy
 from app.formats.input_contract import InputContract
-from app.formats.pictures import MAGIC
+from app.formats.pictures import MAGIC, REFERENCES
 from app.jobs import Claim
 from engine.data import geometry, upload
 from worker.runtime.run import Resources
+from worker.stages import objects
 
 _AS_THEY_ARE = "as-they-are"
 """The copy with the pixels of pictures that a contract changes nothing of."""
@@ -33,6 +35,7 @@ def digest_of(
     Raises:
         SupersededError: samples were erased while the copy was made.
         ContractError: the contract does not fit such images.
+        JobError: pictures that stay in object storage are gone, or are not what was taken in.
     """
     shape = dataset.shape or []
     made = list(contract.pixels_of(shape))
@@ -42,11 +45,15 @@ def digest_of(
     if there is not None:
         return there.digest
     beginning = b"".join(resources.blobs.read(images, 0, len(MAGIC)))
-    if name == _AS_THEY_ARE and beginning != MAGIC:
+    if name == _AS_THEY_ARE and beginning not in (MAGIC, REFERENCES):
         return images
     source = resources.blobs.fetch(images)
-    with resources.blobs.scratch(claim.id) as path:
-        if beginning == MAGIC:
+    with resources.blobs.scratch(claim.id) as path, ExitStack() as stack:
+        if beginning == REFERENCES:
+            brought = stack.enter_context(resources.blobs.scratch(claim.id))
+            objects.bring(resources, dataset, source, brought, moved)
+            source = brought
+        if beginning in (MAGIC, REFERENCES):
             upload.write_copy(source, path, contract, (made[0], made[1], made[2]), shape[2], moved)
         else:
             geometry.write_copy(source, path, contract, resources.settings.torch_threads)

@@ -48,6 +48,7 @@ EXAMPLES: dict[str, dict[str, Any]] = {
     "TemplateBody": {"subject": "Your request", "body": "We have received your request."},
     "Rules": {"two_people_on_refusal": True, "keep_months": 24},
     "SignBody": {"form": "plain"},
+    "ShardReuse": {"digest": "sha256:9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"},
     "DatasetClose": {"shards": 12},
     "PreviewBody": {"sample_ids": ["id-1"]},
     "ReasonBody": {"reason": "The person took the request back."},

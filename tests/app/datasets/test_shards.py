@@ -12,6 +12,7 @@ from tests.helpers import PARQUET, blobs, counts, incoming, is_problem
 from tests.support import QUICK_MODEL, Account
 
 pytestmark = pytest.mark.validation
+NPZ = "application/x-npz"
 
 
 def put(account: Account, where: str, number: int, data: bytes, form: str = PARQUET, **more: Any) -> Any:

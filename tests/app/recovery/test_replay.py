@@ -6,7 +6,7 @@ import json
 import shutil
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -21,11 +21,11 @@ from typer.testing import CliRunner
 from app import jobs
 from app.blobs.folder import Folder
 from app.cli.main import cli
-from app.core import logs
+from app.core import db, logs
 from app.core.config import Settings, get_settings
 from app.core.errors import Conflict
 from app.core.positions import members, unpack
-from app.core.tables import Commitment, Dataset, DeletionRequest, Sample
+from app.core.tables import Commitment, Dataset, DeletionRequest, Job, Model, Outbox, Sample
 from app.datasets import records as datasets
 from app.deletions import accept
 from app.deletions.locking import LockedDatasets
@@ -34,7 +34,7 @@ from app.operations import sweeper
 from app.recovery import backup, erasure_ledger, replay
 from app.recovery.backup import BackupError
 from tests.helpers import is_problem
-from tests.support import Account
+from tests.support import Account, scratch_database
 from tests.trained import Template, Trained, open_account
 
 
@@ -469,3 +469,72 @@ def test_the_samples_of_a_dataset_are_digested_once(
     with older(trained, snapshot) as account:
         assert replayed(account, kept) == {"asked_again": 3}
     assert len(made) == len(set(made))
+
+
+# -- whole datasets and models ---------------------------------------------------------------------
+
+
+def purged(account: Account, model: str) -> None:
+    assert account.http.post(f"/v1/models/{model}:purge").status_code in (200, 202, 204)
+
+
+@pytest.mark.parametrize("kind", ["sqlite", pytest.param("postgres", marks=pytest.mark.services)])
+def test_a_deleted_dataset_is_deleted_again(
+    tmp_path: Path, template: Callable[[str], Template], kept: Path, kind: str
+) -> None:
+    source = template(kind)
+    with ExitStack() as stack:
+
+        def copy(name: str) -> Account:
+            """The service as the backup has it."""
+            folder = tmp_path / name
+            shutil.copytree(source.folder, folder)
+            named = source.url.rpartition("/")[2]
+            base = source.url.rpartition("/")[0] + "/postgres"
+            url = stack.enter_context(scratch_database(base, named)) if source.url else ""
+            return stack.enter_context(open_account(Settings(data_dir=folder, database_url=url)))
+
+        first = copy("first")
+        purged(first, source.model)
+        assert keep(first, kept) == 1
+        assert first.http.delete(f"/v1/datasets/{source.dataset}").status_code == 204
+        assert keep(first, kept) == 1
+        assert keep(first, kept) == 0
+        assert erasure_ledger.Keeper(first.database, first.settings, kept).keep() == 0, "as the file has them"
+        assert not [name for name in source.ids if name in kept.read_text()]
+
+        again = copy("again")
+        held = again.delete(source.dataset, source.ids[:2])  # of the backup: open, with a job that was under way
+        job = again.post(f"/v1/models/{source.model}:references", {"count": 6})["id"]
+        with again.database.write() as session:
+            row = session.get_one(Job, job)
+            row.state, row.owner, row.lease_until = "running", "gone", db.now(session)
+            images = session.get_one(Dataset, source.dataset).images
+        assert replayed(again, kept) == {"deleted": 2}
+        assert replayed(again, kept) == {}
+        assert again.get(f"/v1/datasets/{source.dataset}")["state"] == "erased"
+        assert here(again, source.dataset) == set()
+        with again.database.read() as session:
+            assert session.get_one(Model, source.model).purged_at is not None
+        assert again.get(f"/v1/jobs/{job}")["state"] == "cancelled"
+        again.work()
+        assert again.get(f"/v1/deletion-requests/{held['id']}")["status"] == "fulfilled"
+        with again.database.read() as session:
+            digests = set(session.scalars(select(Outbox.key).where(Outbox.topic == "blob")))
+            assert images in digests, "its pictures go right after the commit"
+
+
+def test_a_ledger_that_lacks_a_model_says_so(trained: Trained, kept: Path, tmp_path: Path) -> None:
+    account = trained.account
+    copy = tmp_path / "copy"
+    shutil.copytree(account.settings.data_dir, copy)
+    purged(account, trained.model)
+    account.http.delete(f"/v1/datasets/{trained.dataset}")
+    keep(account, kept)
+    lines = kept.read_text().splitlines(keepends=True)
+    kept.write_text("".join(line for line in lines if trained.model not in line))
+    with open_account(Settings(data_dir=copy)) as again:
+        done = replay.replay(again.database, again.settings, kept)
+        assert (done.failed, done.complete) == (1, False)
+        assert trained.model in done.todo[0]
+        assert again.get(f"/v1/datasets/{trained.dataset}")["state"] == "ready"
