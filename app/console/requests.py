@@ -72,7 +72,7 @@ async def show_list(visit: VisitDep) -> Response:
         "requests.html.j2", listed=rows, shown=shown, tabs=SHOWN, dataset=dataset, datasets=datasets["items"]
     )
     kept = urlencode({"show": shown, **({"dataset": dataset} if dataset else {})})
-    page.set_cookie(REMEMBERED, kept, max_age=31536000, path="/console/requests", samesite="lax", httponly=True)
+    visit.remember(page, REMEMBERED, kept, "/requests")
     return page
 
 

@@ -94,14 +94,16 @@ class Visit:
         return ROWS_OFFERED[1]
 
     def page(self, template: str, *, status: int = 200, **shown: Any) -> HTMLResponse:
-        path = self.request.url.path
-        made = PAGES.get_template(template).render(
-            visit=self, clock=self.clock, path=path, section=path.split("/")[2] if path.count("/") > 1 else "", **shown
-        )
+        made = PAGES.get_template(template).render(visit=self, clock=self.clock, **_places(self.request), **shown)
         response = HTMLResponse(made, status, HEADERS)
         if "rows" in self.request.query_params:
-            response.set_cookie(ROWS, str(self.rows), max_age=31536000, path="/console", samesite="lax", httponly=True)
+            self.remember(response, ROWS, str(self.rows))
         return response
+
+    def remember(self, response: Response, name: str, value: str, path: str = "") -> None:
+        """Keep a choice of the reader's for a year, for the pages under `/console` and this path."""
+        where = f"{root_of(self.request)}/console{path}"
+        response.set_cookie(name, value, max_age=31536000, path=where, samesite="lax", httponly=True)
 
     async def form(self) -> Form:
         """The fields that were sent.
@@ -147,10 +149,21 @@ def visit(request: Request, held: PartsDep) -> Visit:
 VisitDep = Annotated[Visit, Depends(visit)]
 
 
+def root_of(request: Request) -> str:
+    """The proxy's path before every address of ours, such as `/lethe`; empty without one."""
+    return str(request.scope.get("root_path", ""))
+
+
+def _places(request: Request) -> dict[str, str]:
+    """What addresses in a page begin with, the page's own address, and the part of the navigation that it is in."""
+    root, path = root_of(request), request.url.path
+    return {"root": root, "path": root + path, "section": path.split("/")[2] if path.count("/") > 1 else ""}
+
+
 def bare(request: Request, template: str, status: int = 200, **shown: Any) -> HTMLResponse:
     """A page without a session."""
     clock = words.Clock(request.cookies.get(ZONE, ""))
-    made = PAGES.get_template(template).render(visit=None, clock=clock, path=request.url.path, section="", **shown)
+    made = PAGES.get_template(template).render(visit=None, clock=clock, **_places(request), **shown)
     return HTMLResponse(made, status, HEADERS)
 
 
@@ -199,8 +212,8 @@ async def _refusal(request: Request, problem: Document) -> Response:
         "phrase": HTTPStatus(status).phrase,
         "typed": {name: value for name, value in (typed or {}).items() if name not in OWN},
         "own": {name: value for name, value in (typed or {}).items() if name in ("once", "seen")},
-        "sign_in": f"{SIGN_IN}?next={quote(_back(request))}" if status == 401 else "",
-        "back": _back(request),
+        "sign_in": f"{root_of(request)}{SIGN_IN}?next={quote(_back(request))}" if status == 401 else "",
+        "back": root_of(request) + _back(request),
     }
     try:
         here = await run_in_threadpool(visit, request, held)

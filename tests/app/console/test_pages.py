@@ -13,7 +13,7 @@ import pytest
 
 from app.console import assets
 from app.core.users import end_session
-from tests.app.console.browsing import Browser, Form, Page, browser, link
+from tests.app.console.browsing import COOKIE, Browser, Form, Page, browser, link
 from tests.support import Account
 from tests.trained import Trained
 
@@ -135,6 +135,35 @@ def test_the_report_opens_in_a_session_and_not_without(shared: Trained, forgotte
         assert stranger.open(path).title == "Sign in · Lethe"
     with browser(app, database, "auditor") as auditor:
         assert auditor.open(path).title.startswith("Unlearning audit")
+
+
+def test_every_link_form_and_cookie_is_under_the_path_of_a_proxy(shared: Trained, forgotten: str) -> None:
+    app, database, there = shared.account.http.app, shared.account.database, "/tools/lethe"
+    with browser(app, database) as found:
+        found.http.headers["X-Forwarded-Prefix"] = there
+        led = found.http.get("/", follow_redirects=False)
+        assert led.headers["location"] == f"{there}/console"
+        begun = found.http.post(
+            "/console/sign-in/link", data={"token": link(database, "owner", name="owner")}, follow_redirects=False
+        )
+        assert begun.headers["location"] == f"{there}/console"
+        assert f"Path={there};" in begun.headers["set-cookie"]
+        begun.cookies.clear()
+        found.http.cookies.set(COOKIE, begun.headers["set-cookie"].split("=", 1)[1].split(";")[0])
+        for path in (*paths(shared, forgotten), "/console/register", "/console/evidence", "/docs"):
+            reply = found.http.get(path)
+            for _, values in Page(reply).tags:
+                for name in ("href", "src", "action", "hx-get", "hx-post", "data-events", "data-upload", "data-then"):
+                    if values.get(name, "").startswith("/"):
+                        assert values[name].startswith(f"{there}/"), (path, name, values[name])
+            for said in reply.headers.get_list("set-cookie"):
+                assert f"Path={there}/" in said, said
+        kept = found.http.post("/console/requests", data={"who": "x"})
+        assert f'action="{there}/console/requests"' in kept.text
+        left = found.http.post(
+            "/console/sign-out", data=Page(found.http.get("/console")).form("/sign-out").fields, follow_redirects=False
+        )
+        assert f"Path={there};" in left.headers["set-cookie"]
 
 
 # -- decisions and forms ---------------------------------------------------------------------------
