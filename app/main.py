@@ -25,6 +25,7 @@ from app.api import (
     jobs,
     models,
     shards,
+    verifying,
     versions,
     webhooks,
 )
@@ -120,6 +121,7 @@ ROUTERS = (
     audits.router,
     compliance.router,
     cases.router,
+    verifying.router,
     webhooks.router,
     api_keys.router,
     log_api.router,

@@ -66,6 +66,11 @@ def by_version(versions: Sequence[Document]) -> list[tuple[Series, Markup]]:
     return [(each, _line(each)) for each in wanted if each.values]
 
 
+def canaries(values: list[tuple[int, float]]) -> Markup | None:
+    """FT-AUC of the canaries that each version has forgotten."""
+    return _line(Series("FT-AUC of canaries", values[-MOST:], 0.5)) if values else None
+
+
 def _line(series: Series) -> Markup:
     left, right, top, bottom = 44.0, WIDTH - 14, 14.0, 104.0
     numbers = [number for number, _ in series.values]
@@ -84,7 +89,7 @@ def _line(series: Series) -> Markup:
         parts.append(stroke(left - 6, y(series.null), right + 6, y(series.null), "null"))
     points = " ".join(f"{x(number):.1f},{y(value):.1f}" for number, value in series.values)
     parts.append(tag("polyline", points=points, class_="line"))
-    form = decimal if series.name == "FT-AUC" else percent
+    form = decimal if series.null is not None else percent
     for number, value in series.values:
         parts.append(tag("circle", cx=x(number), cy=y(value), r=4, class_="dot"))
         parts.append(label(x(number), bottom + 18, f"v{number}"))

@@ -40,6 +40,7 @@ MOST_NAMED = 200
 CHANGED = "The request has changed since you opened it, perhaps in another tab. Look at it again, and then decide."
 NOTICES = get_args(NoticeCreate.model_fields["kind"].annotation)
 VERBS = {
+    "case-file": "The case file is being put together. Fetch it in a few seconds.",
     "extend": "The law's longer period is taken.",
     "hold": "The request is on hold.",
     "release": "The hold has ended.",
@@ -51,6 +52,8 @@ VERBS = {
     "identity": "The proof of identity is noted.",
 }
 
+DECISIONS = VERBS.keys() - {"case-file"}
+
 
 @router.get("")
 async def show_list(visit: VisitDep) -> Response:
@@ -59,8 +62,8 @@ async def show_list(visit: VisitDep) -> Response:
         return see_other(f"/console/requests?{urlencode(parse_qsl(kept))}")
     shown = given.get("show", "open")
     shown = shown if shown in SHOWN else "open"
-    dataset = given.get("dataset") or None
-    filters: dict[str, Any] = {"dataset": dataset}
+    dataset, reference = given.get("dataset") or None, given.get("reference", "").strip()[:200] or None
+    filters: dict[str, Any] = {"dataset": dataset, "reference": reference}
     if shown == "open":
         filters["unanswered"] = True
     elif shown != "all":
@@ -69,7 +72,13 @@ async def show_list(visit: VisitDep) -> Response:
         listed(visit, "/deletion-requests", **filters), visit.api.get("/datasets", page_size=MOST_NAMED)
     )
     page = visit.page(
-        "requests.html.j2", listed=rows, shown=shown, tabs=SHOWN, dataset=dataset, datasets=datasets["items"]
+        "requests.html.j2",
+        listed=rows,
+        shown=shown,
+        tabs=SHOWN,
+        dataset=dataset,
+        reference=reference,
+        datasets=datasets["items"],
     )
     kept = urlencode({"show": shown, **({"dataset": dataset} if dataset else {})})
     visit.remember(page, REMEMBERED, kept, "/requests")
@@ -143,11 +152,12 @@ def _body(form: Form) -> Document:
 async def show(visit: VisitDep, request_id: RequestId) -> Response:
     found = await visit.api.get(f"/deletion-requests/{request_id}")
     models = {row["model"] for row in found["outcomes"]}
-    jobs, certificates, history, notices, dataset, *named = await asyncio.gather(
+    jobs, certificates, history, notices, papers, dataset, *named = await asyncio.gather(
         visit.api.get("/jobs", request=request_id, page_size=50),
         visit.api.find("/certificates", request=request_id, page_size=10),
         visit.api.get(f"/deletion-requests/{request_id}/history"),
         visit.api.get(f"/deletion-requests/{request_id}/notices"),
+        visit.api.get(f"/deletion-requests/{request_id}/papers"),
         visit.api.find(f"/datasets/{found['dataset']}"),
         *(visit.api.find(f"/models/{model}") for model in models),
     )
@@ -161,6 +171,7 @@ async def show(visit: VisitDep, request_id: RequestId) -> Response:
         dataset=dataset,
         history=history["entries"],
         notices=notices["notices"],
+        papers=papers["papers"],
         kinds=NOTICES,
         refusals=REFUSALS[law_of(found["jurisdiction"])],
         grounds=GROUNDS[law_of(found["jurisdiction"])],
@@ -196,7 +207,7 @@ def _possible(request: Document) -> tuple[str, ...]:
 async def decide(visit: VisitDep, request_id: RequestId, verb: str) -> Response:
     """A decision holds only if the request is still as the page showed it, whoever else decides meanwhile."""
     form = await visit.form()
-    if verb not in VERBS:
+    if verb not in DECISIONS:
         raise NotFound("There is no such decision.")
     path = f"/deletion-requests/{request_id}"
     body = _said(verb, form)

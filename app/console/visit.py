@@ -26,7 +26,7 @@ from app.console import words
 from app.console.assets import asset
 from app.console.calls import Api, Document, Refused
 from app.core import logs, users
-from app.core.errors import AppError, Forbidden, NotFound, TooLarge, Unauthorized
+from app.core.errors import AppError, Forbidden, NotFound, TooLarge, Unauthorized, Unprocessable
 from app.core.users import Visitor
 from app.reports.numbers import decimal, percent, true_minus
 
@@ -117,18 +117,56 @@ class Visit:
             raise Forbidden("This form is not of your session. Check what is in it, and send it again.", kind="csrf")
         return fields
 
+    async def file(self) -> bytes:
+        """A file that the page's script sends as it is, with the session's token in a header.
+
+        Raises:
+            Forbidden: not from a page of this session.
+            TooLarge: it has more bytes than a body may.
+        """
+        self.request.state.typed = Form()
+        if not hmac.compare_digest(self.request.headers.get("x-csrf-token", "").encode(), self.csrf.encode()):
+            raise Forbidden(
+                "This page is not of your session. Open it again, and send the file from there.", kind="csrf"
+            )
+        return await read_body(self.request, self.held.settings.max_json_bytes, "A file")
+
 
 async def read_form(request: Request, most: int) -> Form:
-    body = bytearray()
-    async for piece in request.stream():
-        body += piece
-        if len(body) > most:
-            raise TooLarge(f"A form takes {words.size(most)} at most.")
+    body = await read_body(request, most, "A form")
     try:
         pairs = parse_qsl(body.decode(), keep_blank_values=True, max_num_fields=MOST_FIELDS)
     except ValueError:
         raise TooLarge("The form has too many fields, or is not UTF-8.") from None
     return Form(pairs)
+
+
+async def read_body(request: Request, most: int, what: str) -> bytes:
+    body = bytearray()
+    async for piece in request.stream():
+        body += piece
+        if len(body) > most:
+            raise TooLarge(f"{what} takes {words.size(most)} at most.")
+    return bytes(body)
+
+
+def number_of(form: Form, name: str, usual: float) -> float:
+    """A number as people write it; the usual one where nothing is typed.
+
+    Raises:
+        Unprocessable: it is none.
+    """
+    given = form.get(name, "").strip().replace(",", ".").replace("\u2212", "-")
+    if not given:
+        return usual
+    try:
+        found = float(given)
+    except ValueError:
+        found = float("nan")
+    if found != found or abs(found) > 1e9:
+        fault = {"pointer": f"/{name}", "detail": "must be a number"}
+        raise Unprocessable("A number is missing, or is none.", kind="schema", errors=[fault])
+    return found
 
 
 def token_of(request: Request) -> str:
