@@ -25,7 +25,8 @@ async def register(visit: VisitDep) -> Response:
     this_year = visit.clock.now.year
     counted = "count" in visit.request.query_params
     summary, figures = await _counted(visit) if counted else (None, None)
-    return visit.page("register.html.j2", summary=summary, figures=figures, year=_year(visit), years=range(this_year, this_year - 6, -1))
+    years = range(this_year, this_year - 6, -1)
+    return visit.page("register.html.j2", summary=summary, figures=figures, year=_year(visit), years=years)
 
 
 @router.get("/register/figures")

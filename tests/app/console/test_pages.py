@@ -13,12 +13,11 @@ import pytest
 
 from app.console import assets
 from app.core.users import end_session
-from tests.app.console.browsing import COOKIE, Browser, Form, Page, browser, link
+from tests.app.console.browsing import COOKIE, HOSTILE, Browser, Form, Page, browser, inert, link
 from tests.support import Account
 from tests.trained import Trained
 
 VENDOR = Path(assets.__file__).parent / "static" / "vendor"
-HOSTILE = '"><script>alert(1)</script>=HYPERLINK(1)\u202egnp.exe {{7*7}} javascript:alert(1)'
 ROLES = ("officer", "engineer", "auditor", "owner")
 
 
@@ -299,14 +298,6 @@ def test_times_are_in_the_readers_zone_and_a_zone_that_is_none_is_utc(account: A
 
 
 # -- hostile text ----------------------------------------------------------------------------------
-
-
-def inert(page: Page, text: str) -> bool:
-    """The text is there as text, and no script, image or handler has come of it."""
-    assert not [tag for tag, values in page.tags if tag in ("img", "svg") and "onerror" in values]
-    assert sum(tag == "script" for tag, _ in page.tags) == 1
-    assert "\u202e" not in page.title
-    return " ".join(text.split()) in " ".join(page.text.split())
 
 
 def test_hostile_text_is_inert_wherever_it_is_shown(shared: Trained, request_id: str) -> None:
