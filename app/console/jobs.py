@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from typing import Annotated, Any
+from urllib.parse import urlencode
 
 from fastapi import APIRouter, Path
 from fastapi.responses import Response
@@ -16,6 +17,7 @@ from app.core.errors import NotFound
 
 router = APIRouter(prefix="/console/jobs", route_class=PageRoute, include_in_schema=False)
 JobId = Annotated[str, Path(pattern=id_pattern("job"))]
+REMEMBERED = "lethe-jobs"
 SHOWN = {
     "all": "All",
     "running": "Running",
@@ -30,6 +32,8 @@ SHOWN = {
 
 @router.get("")
 async def show_list(visit: VisitDep) -> Response:
+    if recalled := visit.recalled(REMEMBERED, "/jobs"):
+        return recalled
     shown = visit.request.query_params.get("show", "all")
     shown = shown if shown in SHOWN else "all"
     model = visit.request.query_params.get("model") or None
@@ -38,7 +42,7 @@ async def show_list(visit: VisitDep) -> Response:
         visit.api.get("/jobs", state="running", page_size=50),
         visit.api.find("/workers"),
     )
-    return visit.page(
+    page = visit.page(
         "jobs.html.j2",
         listed=found,
         shown=shown,
@@ -48,6 +52,8 @@ async def show_list(visit: VisitDep) -> Response:
         workers=workers["workers"] if workers else None,
         bars=history(found.rows),
     )
+    visit.remember(page, REMEMBERED, urlencode({"show": shown}), "/jobs")
+    return page
 
 
 @router.get("/{job_id}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Path
@@ -71,7 +72,8 @@ async def show(visit: VisitDep, model_id: ModelId) -> Response:
 
 
 async def page_of(visit: Visit, model_id: str, typed: Form | None, problem: Document | None) -> Response:
-    model = await visit.api.get(f"/models/{model_id}")
+    seen, text = await visit.api.fetch(f"/models/{model_id}")
+    model = json.loads(text)
     dataset, versions, jobs, aliases, catalog, *affected = await asyncio.gather(
         visit.api.get(f"/datasets/{model['dataset']}"),
         visit.api.get(f"/models/{model_id}/versions", page_size=MOST_VERSIONS),
@@ -86,6 +88,7 @@ async def page_of(visit: Visit, model_id: str, typed: Form | None, problem: Docu
         "model.html.j2",
         status=int(problem["status"]) if problem else 200,
         model=model,
+        seen=seen,
         dataset=dataset,
         versions=rows,
         more=versions["next_page_token"] is not None,
@@ -106,13 +109,13 @@ async def page_of(visit: Visit, model_id: str, typed: Form | None, problem: Docu
 
 @router.post("/{model_id}/policy")
 async def set_policy(visit: VisitDep, model_id: ModelId) -> Response:
-    """What the form has is changed; what it has not stays as it was."""
+    """What the form has is changed; what it has not stays as it was. Refused if the model has changed since its page
+    was opened, in another tab perhaps."""
     form = await visit.form()
-    etag, _ = await visit.api.fetch(f"/models/{model_id}")
     model = await visit.api.get(f"/models/{model_id}")
     try:
         policy = _policy(model["policy"], form)
-        await visit.api.send("PUT", f"/models/{model_id}/policy", policy, seen=etag)
+        await visit.api.send("PUT", f"/models/{model_id}/policy", policy, seen=form["seen"] or "none")
     except Refused as error:
         return await page_of(visit, model_id, form, error.problem)
     except Unprocessable as error:

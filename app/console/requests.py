@@ -7,7 +7,7 @@ import hashlib
 import hmac
 import json
 from typing import Annotated, Any, get_args
-from urllib.parse import parse_qsl, urlencode
+from urllib.parse import urlencode
 
 from fastapi import APIRouter, Path
 from fastapi.responses import HTMLResponse, Response
@@ -57,9 +57,9 @@ DECISIONS = VERBS.keys() - {"case-file"}
 
 @router.get("")
 async def show_list(visit: VisitDep) -> Response:
+    if recalled := visit.recalled(REMEMBERED, "/requests"):
+        return recalled
     given = visit.request.query_params
-    if not given and (kept := visit.request.cookies.get(REMEMBERED)):
-        return see_other(f"/console/requests?{urlencode(parse_qsl(kept))}")
     shown = given.get("show", "open")
     shown = shown if shown in SHOWN else "open"
     dataset, reference = given.get("dataset") or None, given.get("reference", "").strip()[:200] or None

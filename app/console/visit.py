@@ -11,7 +11,7 @@ from collections.abc import Callable, Coroutine
 from http import HTTPStatus
 from pathlib import Path
 from typing import Annotated, Any
-from urllib.parse import parse_qsl, quote
+from urllib.parse import parse_qsl, quote, urlencode
 
 from fastapi import Depends, Request
 from fastapi.exceptions import RequestValidationError
@@ -104,6 +104,11 @@ class Visit:
         """Keep a choice of the reader's for a year, for the pages under `/console` and this path."""
         where = f"{root_of(self.request)}/console{path}"
         response.set_cookie(name, value, max_age=31536000, path=where, samesite="lax", httponly=True)
+
+    def recalled(self, name: str, path: str) -> Response | None:
+        """The way to a list as it was looked at last, where its address says nothing else."""
+        kept = "" if self.request.query_params else self.request.cookies.get(name, "")
+        return see_other(f"/console{path}?{urlencode(parse_qsl(kept))}") if kept else None
 
     async def form(self) -> Form:
         """The fields that were sent.
