@@ -19,7 +19,7 @@ FORMS = ("application/zip", "application/json")
 
 class CheckOut(BaseModel):
     name: str
-    verified: bool | None = Field(description="null: not checked, for want of what `detail` names")
+    verified: bool | None = Field(description="null: not checked, as it needs what `detail` names")
     detail: str
 
 

@@ -41,8 +41,16 @@ async def show_version(visit: VisitDep, model_id: ModelId, number: Number) -> Re
         visit.api.get(f"/models/{model_id}/versions/{number}"),
         visit.api.get(f"/models/{model_id}/versions/{number}/audits", page_size=50),
     )
-    first = await verdicts.of_version(visit.api, model_id, number) if audits["items"] else None
-    return visit.page("version.html.j2", model=model, version=version, audits=audits["items"], first=first)
+    found = await visit.api.find(f"/models/{model_id}/versions/{number}/audit") if audits["items"] else None
+    return visit.page(
+        "version.html.j2",
+        model=model,
+        version=version,
+        audits=audits["items"],
+        first=verdicts.read(model_id, number, found) if found else None,
+        requests=[each["id"] for each in found["requests"]] if found else [],
+        retrained=found["retrained"] if found else None,
+    )
 
 
 @router.post("/{model_id}/promote")

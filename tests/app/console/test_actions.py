@@ -45,7 +45,7 @@ def test_what_came_with_a_case_is_attached_fetched_and_erased(shared: Trained, w
     request = shared.delete(shared.ids[200:201])["id"]
     at, officer = f"/console/requests/{request}", who["officer"]
     put(officer, f"{at}/papers?kind=identity&name={'%3Cb%3E%E2%80%AE' + 'W' * 150}.pdf&once=1", b"%PDF-1", 204)
-    put(officer, f"{at}/papers?kind=identity&name=again.pdf&once=1", b"%PDF-1", 409)
+    put(officer, f"{at}/papers?kind=identity&name=again.pdf&once=1", b"%PDF-1", 422)
     (paper,) = shared.account.get(f"/v1/deletion-requests/{request}/papers")["papers"]
     assert (paper["kind"], paper["size"]) == ("identity", 6)
     page = officer.open(at)
@@ -170,6 +170,16 @@ def test_the_plan_of_an_audit_says_what_it_costs(shared: Trained, who: dict[str,
     assert page.has("For a forget set of 20 samples, and a margin of 0.2.")
     assert page.has("A pool of reference models")
     who["engineer"].open(f"{path}?margin=many", 422)
+
+
+def test_an_exact_retrain_is_started_beside_a_version(shared: Trained, who: dict[str, Browser]) -> None:
+    request = shared.forget(shared.ids[230:233])
+    path = f"/console/models/{shared.model}/versions/{request['outcomes'][0]['version']}"
+    job = who["engineer"].send(who["engineer"].open(path).form("/start/train"))
+    assert job.title == "Train: Waiting · Lethe"
+    assert not any(form.action.endswith("/start/train") for form in who["auditor"].open(path).forms)
+    shared.account.work()
+    assert who["auditor"].open(path).has("Its report has an exact retrain beside it")
 
 
 def test_audits_of_canaries_are_a_line_by_version(shared: Trained, who: dict[str, Browser]) -> None:
