@@ -59,13 +59,23 @@ async def show_list(visit: VisitDep) -> Response:
 @router.get("/{job_id}")
 async def show(visit: VisitDep, job_id: JobId) -> Response:
     found = await visit.api.get(f"/jobs/{job_id}")
-    parts: Any = await visit.api.get("/jobs", parent=job_id, page_size=100)
+    parts, model, dataset = await asyncio.gather(
+        visit.api.get("/jobs", parent=job_id, page_size=100),
+        visit.api.find(f"/models/{found['model']}") if found["model"] else _nothing(),
+        visit.api.find(f"/datasets/{found['dataset']}") if found["dataset"] else _nothing(),
+    )
     return visit.page(
         "job.html.j2",
         job=found,
+        model=model,
+        dataset=dataset,
         parts_=parts["items"],
         audited=(found["result"] or {}).get("verdict") is not None,
     )
+
+
+async def _nothing() -> Any:
+    return None
 
 
 @router.post("/{job_id}/{verb}")

@@ -116,7 +116,9 @@ async def preview(visit: VisitDep) -> Response:
             found = await visit.api.send("POST", "/deletion-requests:draft", body)
         except Refused as error:
             problem = error.problem
-    made = PAGES.get_template("preview.html.j2").render(clock=visit.clock, found=found, problem=problem)
+    made = PAGES.get_template("preview.html.j2").render(
+        clock=visit.clock, found=found, problem=problem, law=body["jurisdiction"]
+    )
     return HTMLResponse(made, headers=HEADERS)
 
 

@@ -30,7 +30,7 @@ async def today(visit: VisitDep) -> Response:
         api.get("/jobs", state="dead", page_size=10),
         _health(visit),
     )
-    late = [row for row in due["items"] if visit.clock.days_until(row["due_at"]) < 0]
+    late = [row for row in due["items"] if visit.clock.days_until(row["due_at"], row["jurisdiction"]) < 0]
     return visit.page(
         "today.html.j2",
         late=late,

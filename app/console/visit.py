@@ -53,7 +53,17 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    named = (words.text, words.plain, words.status, words.state_word, words.kind, words.law, words.number)
+    named = (
+        words.text,
+        words.plain,
+        words.status,
+        words.state_word,
+        words.kind,
+        words.law,
+        words.number,
+        words.prose,
+        words.copy,
+    )
     further = (words.size, words.duration, words.tone_mark, decimal, percent, true_minus)
     environment.filters.update({each.__name__: each for each in (*named, *further)})
     environment.globals.update(count=words.count, asset=asset, new_once=lambda: secrets.token_hex(16))

@@ -19,6 +19,11 @@
   window.addEventListener("pageshow", () => $$("button[disabled]").forEach((button) => { button.disabled = false; }));
   document.addEventListener("change", (event) => { if (event.target.dataset.go !== undefined) event.target.form.requestSubmit(); });
 
+  // A part of the page that does not come says so.
+  for (const kind of ["htmx:responseError", "htmx:sendError"]) {
+    document.addEventListener(kind, (event) => { event.detail.target.textContent = "This part could not be loaded. Load the page again."; });
+  }
+
   // Progress of a job, by the service's event stream. When the job ends, the page is read once more.
   const ENDED = ["succeeded", "rejected", "failed", "cancelled", "dead"];
   for (const box of $$("[data-events]")) {

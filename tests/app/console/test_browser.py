@@ -238,7 +238,7 @@ def test_an_engineers_way(walk: Walk, tmp_path: Path) -> None:
     page.get_by_role("heading", name="Audit plan").wait_for()
     walk.look()
     page.go_back()
-    page.get_by_label("Old versions are kept for days").fill("3")
+    page.get_by_label("Keep old versions").fill("3")
     page.get_by_role("button", name="Change the policy").click()
     page.get_by_text("The policy is changed.").wait_for()
     page.locator("summary", has_text="Train a candidate").click()

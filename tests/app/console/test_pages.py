@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from app.console import assets
+from app.console import assets, words
 from app.core.users import end_session
 from tests.app.console.browsing import COOKIE, HOSTILE, Browser, Form, Page, browser, inert, link
 from tests.support import Account
@@ -248,14 +248,14 @@ def test_a_role_does_what_its_scopes_allow_and_is_refused_the_rest_in_words(shar
     with browser(app, database, "engineer") as engineer, browser(app, database, "officer") as officer:
         csrf = {"csrf": engineer.open("/console").form("/sign-out").fields["csrf"]}
         hold = Form(f"/console/requests/{request_id}/hold", csrf | {"seen": _seen(officer, request_id)})
-        assert engineer.send(hold, 403, reason="Mine.").has("scope `request`")
+        assert engineer.send(hold, 403, reason="Mine.").has("scope request")
         assert not any(form.action.endswith("/hold") for form in engineer.open(f"/console/requests/{request_id}").forms)
         changed = engineer.send(engineer.open(f"/console/models/{model}").form("/policy"), method="fine_tune")
         assert changed.has("The policy is changed")
         mine = {"csrf": officer.open("/console").form("/sign-out").fields["csrf"]}
         assert officer.send(Form(f"/console/models/{model}/policy", mine), 403, method="amun").status == 403
-        assert officer.send(Form(f"/console/models/{model}/start/train", mine), 403).has("scope `operate`")
-        assert officer.send(Form("/console/settings/keys", mine), 403, name="k").has("scope `admin`")
+        assert officer.send(Form(f"/console/models/{model}/start/train", mine), 403).has("scope operate")
+        assert officer.send(Form("/console/settings/keys", mine), 403, name="k").has("scope admin")
     found = account.get(f"/v1/models/{model}")
     assert found["policy"]["method"]["name"] == "fine_tune"
     assert account.get(f"/v1/deletion-requests/{request_id}")["status"] == "processing"
@@ -295,6 +295,22 @@ def test_times_are_in_the_readers_zone_and_a_zone_that_is_none_is_utc(account: A
     for wrong in ("../../etc/passwd", "Nowhere/None", "\x01", "x" * 5000):
         officer.http.cookies.set("lethe-zone", wrong)
         assert officer.open("/console").has("UTC")
+
+
+def test_days_of_the_law_are_those_of_its_place_for_every_reader() -> None:
+    """As seen: an answer due on 29 December was shown as due on the 30th to who reads in Berlin."""
+    berlin = words.Clock("Europe/Berlin")
+    assert "29 Dec 2026" in berlin.day("2026-12-29T23:59:59Z", "gdpr")
+    assert "30 Dec 2026" in berlin.day("2026-12-29T23:59:59Z")
+    berlin.now = datetime(2026, 12, 29, 12, tzinfo=UTC)
+    assert "due today" in berlin.left("2026-12-29T23:59:59Z", "gdpr")
+    assert "1 day left" in berlin.left("2026-12-29T23:59:59Z", "a law of tomorrow")
+    assert "29 Dec 2026" in words.Clock("America/New_York").day("2026-12-29T22:59:59Z", "gdpr:DE-BY")
+
+
+def test_the_services_words_have_code_and_clients_words_are_inert() -> None:
+    assert words.prose("needs `read` <b>") == "<bdi>needs <code>read</code> &lt;b&gt;</bdi>"
+    assert words.prose("one ` alone <b>") == "<bdi>one ` alone &lt;b&gt;</bdi>"
 
 
 # -- hostile text ----------------------------------------------------------------------------------
@@ -372,8 +388,8 @@ def test_an_officers_case_from_the_letter_to_the_notice(shared: Trained, officer
     form = officer.open("/console/requests/new").form("/console/requests")
     typed = {"dataset": shared.dataset, "by": "ids", "who": shared.ids[at], "law": "gdpr", "ground": "17(1)(b)"}
     made = officer.send(form, **typed, reference="T-17 <b>")
-    for words in ("17(1)(b): consent taken back", "T-17 <b>", "History"):
-        assert made.has(words), words
+    for said in ("17(1)(b): consent taken back", "T-17 <b>", "History"):
+        assert made.has(said), said
     path = next(form.action for form in made.forms if form.action.endswith("/notices"))
     listed = officer.send(made.form("/notices"), kind="acknowledgement", language="de")
     assert listed.has("not yet")
