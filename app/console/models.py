@@ -99,7 +99,7 @@ async def page_of(visit: Visit, model_id: str, typed: Form | None, problem: Docu
         waiting=sum(len(each["items"]) for each in affected),
         more_wait=any(each["next_page_token"] for each in affected),
         lineage=charts.lineage(rows),
-        charts=charts.by_version(rows),
+        charts=charts.by_version(rows, model["policy"]),
         bars=charts.history(jobs["items"]),
         typed=typed or Form(),
         problem=problem,
