@@ -12,7 +12,7 @@ from fastapi.responses import Response
 from app.api.http.patterns import id_pattern
 from app.console.calls import Document, Refused
 from app.console.lists import listed
-from app.console.visit import Form, PageRoute, Visit, VisitDep, see_other
+from app.console.visit import Form, PageRoute, Visit, VisitDep, lines_of, see_other
 
 router = APIRouter(prefix="/console/datasets", route_class=PageRoute, include_in_schema=False)
 DatasetId = Annotated[str, Path(pattern=id_pattern("dst"))]
@@ -89,7 +89,7 @@ async def _none() -> None:
 async def preview(visit: VisitDep, dataset_id: DatasetId) -> Response:
     """Pictures of some samples. The log keeps that they were seen."""
     form = await visit.form()
-    who = [line for line in form["samples"].replace("\r\n", "\n").split("\n") if line.strip()]
+    who = lines_of(form["samples"])
     dataset = await visit.api.get(f"/datasets/{dataset_id}")
     pictures = await visit.api.send("POST", f"/datasets/{dataset_id}:preview", {"sample_ids": who})
     return visit.page("pictures.html.j2", dataset=dataset, pictures=list(zip(who, pictures, strict=True)))

@@ -18,7 +18,7 @@ from app.console import verdicts
 from app.console.calls import Document, Refused
 from app.console.lists import listed
 from app.console.timeline import timeline
-from app.console.visit import HEADERS, PAGES, Form, PageRoute, Visit, VisitDep, see_other
+from app.console.visit import HEADERS, PAGES, Form, PageRoute, Visit, VisitDep, lines_of, see_other
 from app.core.errors import NotFound, PreconditionFailed
 from app.rules.grounds import GROUNDS, REFUSALS, law_of
 
@@ -133,8 +133,8 @@ async def create(visit: VisitDep) -> Response:
 
 
 def _body(form: Form) -> Document:
-    """The API's body of the form. Lines end with LF or CRLF, and with no other mark, which an id may have in it."""
-    lines = [line for line in form.get("who", "").replace("\r\n", "\n").split("\n") if line.strip()]
+    """The API's body of the form."""
+    lines = lines_of(form["who"])
     place = form.get("place", "").strip()
     body: Document = {
         "dataset": form.get("dataset", ""),

@@ -11,7 +11,7 @@ from fastapi.responses import Response
 from app.console import charts, verdicts
 from app.console.calls import Document, Refused
 from app.console.models import MOST_VERSIONS, ModelId, page_of
-from app.console.visit import HEADERS, PAGES, Form, PageRoute, Visit, VisitDep, number_of, see_other
+from app.console.visit import HEADERS, PAGES, Form, PageRoute, Visit, VisitDep, lines_of, number_of, see_other
 from app.core.errors import NotFound
 
 router = APIRouter(prefix="/console/models", route_class=PageRoute, include_in_schema=False)
@@ -48,7 +48,6 @@ async def show_version(visit: VisitDep, model_id: ModelId, number: Number) -> Re
         version=version,
         audits=audits["items"],
         first=verdicts.read(model_id, number, found) if found else None,
-        requests=[each["id"] for each in found["requests"]] if found else [],
         retrained=found["retrained"] if found else None,
     )
 
@@ -92,7 +91,10 @@ async def announce(visit: VisitDep, model_id: ModelId) -> Response:
     """Announce a checkpoint; its page takes the file."""
     form = await visit.form()
     digest = form["digest"].strip().lower()
-    body = {"digest": digest if ":" in digest else f"sha256:{digest}", "trained_on": form["trained_on"]}
+    body = {
+        "digest": digest if ":" in digest else f"sha256:{digest}",
+        "trained_on": form["trained_on"] or lines_of(form["samples"]) or "train-split",
+    }
     try:
         made = await visit.api.send("POST", f"/models/{model_id}/versions", body, once=form["once"])
     except Refused as error:

@@ -165,6 +165,11 @@ async def read_body(request: Request, most: int, what: str) -> bytes:
     return bytes(body)
 
 
+def lines_of(text: str) -> list[str]:
+    """Names, one in each line. Lines end with LF or CRLF, and with no other mark, which a name may have in it."""
+    return [line for line in text.replace("\r\n", "\n").split("\n") if line.strip()]
+
+
 def number_of(form: Form, name: str, usual: float) -> float:
     """A number as people write it; the usual one where nothing is typed.
 

@@ -106,7 +106,7 @@ def test_an_owner_changes_rules_and_letters_and_the_others_read_them(shared: Tra
     for role in ("officer", "auditor"):
         shown = who[role].open("/console/settings/rules")
         assert inert(shown, HOSTILE)
-        assert len(shown.forms) == 1  # to sign out
+        assert {form.action for form in shown.forms} == {"/console/sign-out"}
     csrf = {"csrf": who["officer"].open("/console").form("/sign-out").fields["csrf"]}
     assert who["officer"].send(Form("/console/settings/rules", csrf), 403, keep_months="1").has("scope admin")
     who["engineer"].open("/console/settings/rules", 403)
@@ -141,7 +141,9 @@ def test_a_checkpoint_is_announced_and_then_sent(shared: Trained, who: dict[str,
     kept = engineer.send(page.form("/import"), 422, digest="no digest")
     assert kept.form("/import").fields["digest"] == "no digest"
     digest = hashlib.sha256(b"weights").hexdigest()
-    version = engineer.send(page.form("/import"), digest=digest.upper())
+    ids = "\r\n".join(shared.ids[400:410])
+    version = engineer.send(page.form("/import"), digest=digest.upper(), samples=ids)
+    assert version.has("Trained on 10 samples")
     assert version.has("Send the checkpoint")
     (upload,) = (values for tag, values in version.tags if "data-upload" in values)
     csrf = {"X-CSRF-Token": upload["data-csrf"], "Content-Type": "application/vnd.safetensors"}
@@ -158,7 +160,7 @@ def test_pictures_are_seen_by_who_may_see_them(shared: Trained, who: dict[str, B
     pictures = [values["src"] for tag, values in page.tags if tag == "img"]
     assert len(pictures) == 2
     assert pictures[0].startswith("data:image/png;base64,iVBOR")
-    assert who["engineer"].send(form, 404, samples="nobody").form("/preview").fields["samples"] == "nobody"
+    assert who["engineer"].send(form, 422, samples="nobody").form("/preview").fields["samples"] == "nobody"
     assert not any(each.action.endswith("/preview") for each in who["officer"].open(path).forms)
     csrf = {"csrf": who["officer"].open("/console").form("/sign-out").fields["csrf"]}
     assert who["officer"].send(Form(f"{path}/preview", csrf), 403, samples="x").has("scope samples")
@@ -172,14 +174,12 @@ def test_the_plan_of_an_audit_says_what_it_costs(shared: Trained, who: dict[str,
     who["engineer"].open(f"{path}?margin=many", 422)
 
 
-def test_an_exact_retrain_is_started_beside_a_version(shared: Trained, who: dict[str, Browser]) -> None:
-    request = shared.forget(shared.ids[230:233])
-    path = f"/console/models/{shared.model}/versions/{request['outcomes'][0]['version']}"
+def test_an_exact_retrain_is_started_while_the_samples_are_there(shared: Trained, who: dict[str, Browser]) -> None:
+    request = shared.delete(shared.ids[230:231])["id"]
+    path = f"/console/requests/{request}"
     job = who["engineer"].send(who["engineer"].open(path).form("/start/train"))
     assert job.title == "Train: Waiting · Lethe"
-    assert not any(form.action.endswith("/start/train") for form in who["auditor"].open(path).forms)
-    shared.account.work()
-    assert who["auditor"].open(path).has("Its report has an exact retrain beside it")
+    assert not any(form.action.endswith("/start/train") for form in who["officer"].open(path).forms)
 
 
 def test_audits_of_canaries_are_a_line_by_version(shared: Trained, who: dict[str, Browser]) -> None:
