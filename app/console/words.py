@@ -99,7 +99,7 @@ def copy(receipt: dict[str, Any]) -> str:
 
 def status(value: str) -> Markup:
     """A state as a word with a mark of its own, so that colour is not needed to tell it."""
-    return Markup('<span class="state {}">{}</span>').format(TONES.get(value, "calm"), STATUSES.get(value, value))
+    return Markup('<span class="state {}">{}</span>').format(TONES.get(value, "calm"), state_word(value))
 
 
 def tone_mark(tone: str, said: str) -> Markup:
@@ -108,7 +108,7 @@ def tone_mark(tone: str, said: str) -> Markup:
 
 
 def state_word(value: str) -> str:
-    return STATUSES.get(value, value)
+    return STATUSES.get(value) or value.replace("-", " ").capitalize()
 
 
 def kind(value: str) -> str:
