@@ -16,7 +16,7 @@ import joblib
 import torch
 
 from engine import host, seeding
-from experiments import forecast
+from experiments import forecast, rounding
 from experiments.computing import COMPUTE
 from experiments.lab import Lab
 from experiments.run import STUDIES, report, work
@@ -44,6 +44,8 @@ def arguments(given: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--study", action="append", choices=list(STUDIES), help="only this one; may be repeated")
     parser.add_argument("--budget-seconds", type=float, help="stop after this time, with a report of what is there")
     parser.add_argument("--report", action="store_true", help="compute nothing; report what is there")
+    parser.add_argument("--rounding", help="with --report: the folder within --out of the machines whose cells are "
+                        "meant; default: this machine's, or the only one")  # fmt: skip
     return parser.parse_args(given)
 
 
@@ -61,7 +63,7 @@ def main(given: list[str] | None = None) -> int:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a path may have letters that the terminal has not
     options = arguments(given)
-    store = Store(options.out, options.budget_seconds)
+    store = store_of(options)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # which the helpers inherit: a terminal sends it to all of them
     with _helpers(options):
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -75,9 +77,6 @@ def main(given: list[str] | None = None) -> int:
 def _run(options: argparse.Namespace, store: Store, *, helping: bool = False) -> bool:
     """Compute what is missing and report; return whether nothing is missing."""
     scale, device = SCALES[options.scale](options.precision), torch.device(options.device)
-    host.keep_large_blocks()
-    if threads := options.threads or scale.threads:
-        torch.set_num_threads(threads)
     lab = Lab(store, device, COMPUTE, options.data, options.download)
     studies = options.study or list(STUDIES)
     finished = True
@@ -89,6 +88,26 @@ def _run(options: argparse.Namespace, store: Store, *, helping: bool = False) ->
         if not helping:
             report(lab, scale, studies, command(options), _results(options))
     return finished
+
+
+def store_of(options: argparse.Namespace) -> Store:
+    """Of this run's cells: a folder for each family of machines that round alike, so that no table mixes them."""
+    device = torch.device(options.device)
+    host.keep_large_blocks()
+    if threads := options.threads or SCALES[options.scale](options.precision).threads:
+        torch.set_num_threads(threads)
+    with seeding.deterministic() if device.type == "cpu" else contextlib.nullcontext():
+        own = rounding.family(device)
+    there = sorted(path.parent.name for path in options.out.glob("*/cells"))
+    if options.report and (options.rounding or own) not in there and there:
+        if len(there) > 1 or options.rounding:
+            raise SystemExit(
+                f"there are cells of machines that round otherwise: choose by --rounding {' or '.join(there)}"
+            )
+        own = there[0]
+    return Store(
+        options.out / (options.rounding if options.report and options.rounding else own), options.budget_seconds
+    )
 
 
 def _results(options: argparse.Namespace) -> Path:
@@ -125,7 +144,7 @@ def processes(options: argparse.Namespace) -> int:
 
 
 def _help(options: argparse.Namespace) -> None:
-    store = Store(options.out, options.budget_seconds)
+    store = store_of(options)
     signal.signal(signal.SIGTERM, lambda *_: store.stop())
 
     def stop_with_parent() -> None:

@@ -137,7 +137,7 @@ def report(lab: Lab, scale: Scale, studies: list[str], command: str, out: Path) 
         "scale": scale.name,
         "command": command,
         "at": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
-        "machine": machine(lab.device),
+        "machine": machine(lab.device) | {"rounding": lab.store.root.name},
         "seeds": {
             setting.name: {"models": setting.models, "forget sets": setting.forgets, "tuning": setting.tuning}
             for setting in scale.settings

@@ -248,6 +248,7 @@ def _reply(session: Session, done: Accepted | Impact, known: Forecasts) -> Reply
             due_at=done.due_at,
             duplicates=done.duplicates,
             duplicate_ids=list(done.duplicate_ids),
+            through_base=[model.id for model, _ in done.through],
         )
         return Reply(200, preview.model_dump_json())
     shown = _with_forecasts(session, done.request, RequestDetails(done.outcomes), known)
@@ -275,17 +276,18 @@ def _reply(session: Session, done: Accepted | Impact, known: Forecasts) -> Reply
 )
 async def import_lines(request: Request, held: PartsDep, sent: ToRequest, key: IdempotencyKey = None) -> Response:
     """Many requests as NDJSON, one a line. Each is accepted or refused by itself, in order; the reply has a line
-    each. Sent again under the same Idempotency-Key, lines that were accepted are not done twice."""
+    each, with the number of the line it answers; empty lines count. Sent again under the same Idempotency-Key, lines
+    that were accepted are not done twice."""
     if request.headers.get("content-type", "").partition(";")[0].strip().lower() != NDJSON:
         raise UnsupportedMedia(f"Send {NDJSON}.")
-    lines = [line for line in (await request.body()).split(b"\n") if line.strip()]
+    lines = [(number, line) for number, line in enumerate((await request.body()).split(b"\n")) if line.strip()]
     if len(lines) > MOST_LINES:
         raise TooLarge(f"At most {MOST_LINES} lines are taken at once.")
     results: list[ImportLine] = []
     for start in range(0, len(lines), LINES_AT_ONCE):
         some = [
             _import_line(held, token_of(sent), number, line, key)
-            for number, line in enumerate(lines[start : start + LINES_AT_ONCE], start)
+            for number, line in lines[start : start + LINES_AT_ONCE]
         ]
         results += await asyncio.gather(*some)
     return Response("".join(result.model_dump_json() + "\n" for result in results), media_type=NDJSON)

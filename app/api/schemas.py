@@ -632,10 +632,14 @@ class DeletionPreview(BaseModel):
         "data that are not held here, or that an earlier version took in"
     )
     duplicate_ids: list[str] = Field(description="the first hundred of them")
+    through_base: list[str] = Field(
+        description="models of other data that learned of the samples through their base: the request waits until they "
+        "are purged"
+    )
 
 
 class ImportLine(BaseModel):
-    line: int = Field(description="of the lines that are not blank, from 0")
+    line: int = Field(description="in what was sent, from 0; empty lines count")
     status: int
     id: str | None
     problem: dict[str, Any] | None

@@ -8,23 +8,26 @@ for others.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
 import numpy as np
 from sqlalchemy.orm import Session
 
+from app import events
 from app.core import db
 from app.core.config import Settings
 from app.core.errors import AppError, Conflict, Gone, Unprocessable
 from app.core.ids import new_id
 from app.core.positions import Positions, pack, unpack
-from app.core.tables import CaseDetails, DeletionRequest
+from app.core.tables import CaseDetails, DeletionRequest, Model, OutcomeRow
 from app.datasets import records as datasets
 from app.datasets import samples
 from app.deletions import batches, carried, erasure, views
 from app.deletions.locking import LockedDataset, LockedDatasets, LockedModel, Mask
 from app.deletions.orders import Accepted, Impact, NewOutcome, NewRequest, Order
+from app.models import bases
 from app.rules.deadlines import clock
 from app.rules.states import Decision, Outcome
 
@@ -116,15 +119,25 @@ def _assess(
     affected = [s for s in among if s.training or (s.trained is not None and s.trained[positions].any())]
     if not order.allow_data_loss:
         _refuse_data_loss(session, data, affected, positions)
-    models = [model.row for model in affected]
+    impact = Impact(
+        positions, [model.row for model in affected], received, due, through=_through(session, data, order, positions)
+    )
     if not order.validate_only:
-        return Impact(positions, models, received, due)
+        return impact
     left = datasets.duplicates_left(session, data.dataset, positions)
     if left is None:
-        return Impact(positions, models, received, due)
-    return Impact(
-        positions, models, received, due, len(left), samples.names_at(session, data.dataset, left[:MOST_NAMED])
-    )
+        return impact
+    named_left = samples.names_at(session, data.dataset, left[:MOST_NAMED])
+    return replace(impact, duplicates=len(left), duplicate_ids=named_left)
+
+
+def _through(session: Session, data: LockedDataset, order: Order, positions: Positions) -> Sequence[tuple[Model, str]]:
+    """Models of other data that learned of the samples through their base."""
+    if not data.based:
+        return ()
+    whole = None if data.dataset.carried_for is not None else positions
+    among = data.models if order.model_id is None else [order.model_id]
+    return bases.learned_through(session, order.tenant_id, among, whole, data.dataset.sample_count)
 
 
 def _dates(order: Order, now: datetime) -> tuple[datetime, datetime]:
@@ -251,10 +264,24 @@ def _write(
     entered = batches.enter(session, entries, {row["id"]: row["dataset_id"] for row in rows}, new, now, traces)
     found = []
     for row, (order, impact, _) in zip(rows, taken, strict=True):
-        if not impact.affected:
+        outcomes = [_outcome(m.id, entered[row["id"], m.id]) for m in impact.affected]
+        outcomes += _keep_through(session, row["id"], impact)
+        if not outcomes:
             erasure.start_if_published(session, row["id"])
-        written = NewRequest(**row, reference=order.reference)
-        found.append(Accepted(written, [_outcome(m.id, entered[row["id"], m.id]) for m in impact.affected]))
+        found.append(Accepted(NewRequest(**row, reference=order.reference), outcomes))
+    return found
+
+
+def _keep_through(session: Session, request: str, impact: Impact) -> list[NewOutcome]:
+    """The outcomes of models that learned through their base: a person must decide, for no job can mend them."""
+    found = [NewOutcome(model.id, Outcome.ATTENTION.value, None, reason=words) for model, words in impact.through]
+    rows = [
+        {"request_id": request, "model_id": one.model_id, "state": one.state, "job_id": None, "reason": one.reason}
+        for one in found
+    ]
+    db.insert_many(session, OutcomeRow, rows)
+    for model, _ in impact.through:
+        events.record(session, model.tenant_id, "request.needs-attention", request, model=model.id)
     return found
 
 

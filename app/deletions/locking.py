@@ -10,7 +10,7 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 from sqlalchemy import Row, Table, and_, bindparam, exists, or_, select, update
-from sqlalchemy.orm import Session, undefer
+from sqlalchemy.orm import Session, aliased, undefer
 
 from app.core.errors import NotFound
 from app.core.positions import Positions, mask_of
@@ -46,6 +46,7 @@ class LockedDataset:
     dataset: Dataset
     models: dict[str, LockedModel]
     requested: Mask
+    based: bool = False  # whether the tenant has models that start from versions of others
     touched: set[str] = field(default_factory=set)  # ids of the dataset and the models whose marks have changed
     manifest: tuple[NDArray[np.int32], Mask] | None = None  # labels, and what is not held out; None: not read yet
 
@@ -134,22 +135,22 @@ def lock(session: Session, orders: Sequence[Order]) -> LockedDatasets:
     carriers = {dataset.carried_for for dataset in found if dataset.carried_for}
     if named or carriers:
         session.execute(_LOCK_MODELS, {"tenants": tenants, "ids": named | carriers})
-    rows = session.execute(_MODELS_READ, {"datasets": ids, "carriers": carriers}).all()
+    rows = session.execute(_MODELS_READ, {"datasets": ids, "carriers": carriers, "tenants": tenants}).all()
     return LockedDatasets(_locked_dataset(dataset, rows) for dataset in found)
 
 
-def _locked_dataset(dataset: Dataset, rows: Sequence[Row[Model, bytes, list[Any], bool]]) -> LockedDataset:
+def _locked_dataset(dataset: Dataset, rows: Sequence[Row[Model, bytes, list[Any], bool, bool]]) -> LockedDataset:
     """`rows`: models of this and other datasets, what their current version was trained on, if it runs a training."""
     size = dataset.sample_count
     models = {}
-    for model, trained_on, counts, training in rows:
+    for model, trained_on, counts, training, _ in rows:
         if model.id == dataset.carried_for:  # positions of this dataset mean nothing to its versions
             trained = None if counts is None else np.ones(size, dtype=bool)
             models[model.id] = LockedModel(model, trained, [], False, np.zeros(size, dtype=bool))
         elif model.dataset_id == dataset.id:
             trained = None if counts is None else mask_of(trained_on or b"", size)
             models[model.id] = LockedModel(model, trained, counts or [], training, mask_of(model.requested, size))
-    return LockedDataset(dataset, models, mask_of(dataset.requested, size))
+    return LockedDataset(dataset, models, mask_of(dataset.requested, size), any(row[-1] for row in rows))
 
 
 _DATASET_ROWS, _MODEL_ROWS = cast(Table, Dataset.__table__), cast(Table, Model.__table__)
@@ -186,8 +187,16 @@ _TRAINING = exists().where(
 )
 
 
+_OTHER = aliased(Model)
+_ANY_BASED = exists().where(
+    _OTHER.tenant_id.in_(bindparam("tenants", expanding=True)),
+    _OTHER.purged_at.is_(None),
+    _OTHER.base["model"].as_string().is_not(None),
+)
+
+
 _MODELS_READ = (
-    select(Model, Version.trained_on, Version.class_counts, _TRAINING)
+    select(Model, Version.trained_on, Version.class_counts, _TRAINING, _ANY_BASED)
     .outerjoin(Version, and_(Version.model_id == Model.id, Version.state == VersionState.CURRENT))
     .where(
         or_(

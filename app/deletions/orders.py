@@ -53,6 +53,7 @@ class Impact:
     due_at: datetime
     duplicates: int | None = None
     duplicate_ids: Sequence[str] = ()
+    through: Sequence[tuple[Model, str]] = ()  # models that learned of the samples through their base, and how
 
 
 @dataclass

@@ -21,7 +21,9 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from http.client import HTTPConnection, HTTPSConnection
 from typing import Any
-from urllib.parse import SplitResult, urlsplit
+from urllib.parse import SplitResult, quote, urlsplit
+
+import idna
 
 from app.core import tracing
 
@@ -32,6 +34,7 @@ MOST_ADDRESSES = 4  # of a host, that one delivery tries
 # 5 s, 5 min, 30 min, 2 h, 5 h, 10 h, 14 h, 20 h, 24 h: about 76 hours in all
 RETRY_SECONDS = (5, 300, 1800, 7200, 18000, 36000, 50400, 72000, 86400)
 MOST_REPLY_BYTES = 4096
+SENT_AS_THEY_ARE = "/%:@!$&'()*+,;=~"  # of a path, RFC 3986; what is encoded already stays so
 
 NAT64 = ipaddress.ip_network("64:ff9b::/96")
 UNICAST_6 = ipaddress.ip_network("2000::/3")
@@ -91,7 +94,19 @@ def check_url(url: str, *, allow_private: Private) -> SplitResult:
         raise RefusedError("the address must be https")
     if not parts.hostname or parts.username or parts.password or parts.fragment or port == 0:
         raise RefusedError("the address must be a plain host, port and path")
-    return parts
+    return _in_ascii(parts)
+
+
+def _in_ascii(parts: SplitResult) -> SplitResult:
+    """As it is sent: other letters of the host in Punycode (RFC 5891), those of the path percent-encoded."""
+    host = str(parts.hostname)
+    if not host.isascii():
+        try:
+            host = idna.encode(host, uts46=True).decode()
+        except idna.IDNAError:
+            raise RefusedError("the host is no name that can be looked up") from None
+        parts = parts._replace(netloc=host if parts.port is None else f"{host}:{parts.port}")
+    return parts._replace(path=quote(parts.path, SENT_AS_THEY_ARE), query=quote(parts.query, SENT_AS_THEY_ARE + "?"))
 
 
 def resolve(host: str, port: int) -> Sequence[str]:

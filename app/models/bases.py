@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session, aliased
 
 from app.core.errors import Conflict, Unprocessable
-from app.core.tables import Dataset, Model, Sample
+from app.core.positions import Positions, mask_of
+from app.core.tables import Dataset, Model, Sample, Version
 from app.datasets import records as datasets
 from app.models import records as models
 from app.models import versions
 from app.rules.policy import Choice
 
+HAS_BASE = Model.base["model"].as_string().is_not(None)
 OTHER_DATA = "its data are those of dataset {}, which is another one"
 
 
@@ -48,6 +51,12 @@ def describe(
             "is the same network, with any number of classes.",
             kind="base-architecture",
         )
+    if versions.holds_erased(session, tenant_id, found.digest):
+        raise Conflict(
+            "The base was trained on samples that have been requested for deletion or erased since: a model that "
+            "starts from it would hold what it learned of them. Take a version that has unlearned them.",
+            kind="trained-on-erased",
+        )
     own = session.get_one(Dataset, base.dataset_id)
     if datasets.is_held(own):
         _refuse_seen(session, own, dataset)
@@ -81,6 +90,43 @@ def _refuse_seen(session: Session, own: Dataset, dataset: Dataset) -> None:
             "retraining would not forget.",
             kind="base-saw-data",
         )
+
+
+def learned_through(
+    session: Session, tenant_id: str, models_: Collection[str], positions: Positions | None, size: int
+) -> list[tuple[Model, str]]:
+    """Models that hold something of samples of another dataset, because their training started, at first or second
+    hand, from a version of one of `models_` that was trained on any of `positions`; each with a sentence that says so.
+
+    positions: of `size` samples; None: every version of `models_` counts.
+    """
+    query = select(Model).where(Model.tenant_id == tenant_id, Model.purged_at.is_(None), HAS_BASE).order_by(Model.id)
+    others = session.scalars(query).all()
+    found: dict[str, tuple[Model, str]] = {}
+    for other in others:
+        if (base := _base(other))["model"] in models_ and _learned(session, base, positions, size):
+            found[other.id] = (other, f"it starts from version {base['version']} of {base['model']}")
+    while further := [other for other in others if other.id not in found and _base(other)["model"] in found]:
+        found |= {
+            other.id: (other, f"it starts from {_base(other)['model']}, and {found[_base(other)['model']][1]}")
+            for other in further
+        }
+    return [
+        (other, f"{words}, which was trained on the samples. Purge it; a model from a version without them can follow.")
+        for other, words in found.values()
+        if other.id not in models_
+    ]
+
+
+def _base(model: Model) -> dict[str, Any]:
+    return model.base or {"model": None}
+
+
+def _learned(session: Session, base: dict[str, Any], positions: Positions | None, size: int) -> bool:
+    if positions is None:
+        return True
+    query = select(Version.trained_on).where(Version.model_id == base["model"], Version.number == base["version"])
+    return bool(mask_of(session.scalars(query).one(), size)[positions].any())
 
 
 def starting_from(session: Session, model: Model) -> list[Model]:

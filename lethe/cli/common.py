@@ -97,6 +97,11 @@ def client() -> Client:
 
 
 def read_lines(path: Path) -> list[str]:
+    """The lines of `all_lines` that are not empty."""
+    return [line for line in all_lines(path) if line]
+
+
+def all_lines(path: Path) -> list[str]:
     """Lines of a file or of standard input. Ids never come as arguments: those are seen in process lists.
 
     Only LF and CRLF end a line: an id may hold any other mark that Unicode calls a line's end, and a line that was cut
@@ -109,7 +114,7 @@ def read_lines(path: Path) -> list[str]:
         text = data.removeprefix(codecs.BOM_UTF8).decode()
     except UnicodeDecodeError as error:
         raise typer.BadParameter(f"{path} is not UTF-8 text (byte {error.start}): save it as UTF-8") from None
-    return [line for line in (line.removesuffix("\r") for line in text.split("\n")) if line]
+    return [line.removesuffix("\r") for line in text.split("\n")]
 
 
 def read_json(path: Path) -> Any:

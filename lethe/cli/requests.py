@@ -18,6 +18,7 @@ from lethe.cli.common import (
     Output,
     Timeout,
     Yes,
+    all_lines,
     client,
     die,
     follow,
@@ -126,8 +127,11 @@ def import_requests(
     exit code is 1.
     """
     refused = sent = 0
+    bodies = {number: _parsed(line, number) for number, line in enumerate(all_lines(file), 1) if line.strip()}
+    numbers = list(bodies)
     with client() as calls:
-        for result in calls.requests.import_lines([_parsed(line, n) for n, line in enumerate(read_lines(file), 1)]):
+        for result in calls.requests.import_lines(list(bodies.values())):
+            result["line"] = numbers[result["line"]] - 1
             sent += 1
             refused += result["problem"] is not None
             words = result["id"] or f"refused: {(result['problem'] or {}).get('detail')}"

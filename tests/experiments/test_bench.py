@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import io
 import json
+import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,9 +20,10 @@ from PIL import Image
 
 from app import catalog
 from app.catalog import TorchvisionSource
+from engine import seeding
 from engine.attacks import AttackResult
 from engine.data.samples import Split, gather, to_float
-from experiments import checks, data, plots, report, scales, store, tables
+from experiments import checks, command, data, plots, report, rounding, scales, store, tables
 from experiments.cells import Adversarial, Configuration, Forget, Trained, Unlearned, configuration
 from experiments.command import arguments, processes
 from experiments.computing import COMPUTE, substituted
@@ -497,3 +499,23 @@ def test_the_theorem_holds_where_its_assumptions_do_and_the_tighter_form_is_tigh
     assert all(row["left"] <= row["tighter"] <= row["right"] for row in rows)
     by_distance = [row["right"] for row in rows if row["data"] == rows[0]["data"]]
     assert by_distance == sorted(by_distance)
+
+
+# -- machines that round differently ---------------------------------------------------------------
+
+
+def test_machines_are_known_by_what_training_steps_leave() -> None:
+    with seeding.deterministic():
+        found = [rounding.family(torch.device("cpu")) for _ in range(2)]
+    assert found[0] == found[1]
+    assert re.fullmatch("[0-9a-f]{10}", found[0])
+
+
+def test_cells_of_machines_that_round_otherwise_are_in_no_table(tmp_path: Path) -> None:
+    """Nor are they computed again on the way to a report: which folder is meant is asked."""
+    for name in ("0" * 10, "1" * 10):
+        (tmp_path / name / "cells").mkdir(parents=True)
+    given = ["--scale", "tiny", "--study", "theory", "--out", str(tmp_path), "--report", "--device", "cpu"]
+    with pytest.raises(SystemExit, match="0000000000 or 1111111111"):
+        command.store_of(arguments(given))
+    assert command.store_of(arguments([*given, "--rounding", "1" * 10])).root.name == "1" * 10

@@ -117,6 +117,38 @@ def test_pools_of_another_base_are_others_and_a_base_outlives_its_models(account
     assert account.http.post(f"/v1/models/{base}:purge").is_success
 
 
+def test_what_a_model_learned_through_its_base_is_asked_for_too(account: Account) -> None:
+    """The request waits for a person: no job can take out of the second model what it got from the first."""
+    base, data = based(account)
+    own = account.get(f"/v1/models/{base}")["dataset"]
+    one = register(account, data, PROBE, base={"model": base})["id"]
+    account.post(f"/v1/models/{one}:train")
+    account.work()
+    two = register(account, dataset(account, range(3, 8)), PROBE, base={"model": one, "never_saw": WORD})["id"]
+    ids = account.training_ids(own)[:3]
+    preview = account.post("/v1/deletion-requests", {"dataset": own, "sample_ids": ids, "validate_only": True}, 200)
+    assert (preview["models"], preview["through_base"]) == ([base], [one, two])
+    request = account.delete(own, ids)
+    body = {"name": "m", "dataset": data, **NETWORK, "recipe": PROBE, "policy": QUICK_POLICY, "base": {"model": base}}
+    is_problem(account.http.post("/v1/models", json=body), 409, "trained-on-erased")
+    account.work()
+    found = account.get(f"/v1/deletion-requests/{request['id']}")
+    assert found["status"] == "needs-attention"
+    outcomes = {row["model"]: row for row in found["outcomes"]}
+    assert {model: row["state"] for model, row in outcomes.items()} == {
+        base: "published", one: "attention", two: "attention",
+    }  # fmt: skip
+    assert f"it starts from version 1 of {base}, which was trained on the samples" in outcomes[one]["reason"]
+    assert f"it starts from {one}, and" in outcomes[two]["reason"]
+    assert register(account, data, PROBE, base={"model": base})["base"]["version"] == 2
+    for model in (two, one):
+        account.post(f"/v1/models/{model}:purge")
+    account.work()
+    assert account.get(f"/v1/deletion-requests/{request['id']}")["status"] == "fulfilled"
+    later = account.delete(data, account.training_ids(data)[:3])
+    assert [row["state"] for row in later["outcomes"]] == [], "a dataset that no base learned from"
+
+
 def test_unlearning_of_a_frozen_backbone_stays_in_the_head(account: Account) -> None:
     base, data = based(account)
     made = register(

@@ -67,6 +67,7 @@ class Resources:
     device: torch.device
     takes: Takes
     cache: Cache
+    closing: threading.Event = field(default_factory=threading.Event)
 
     @classmethod
     def open(cls, settings: Settings) -> Resources:
@@ -74,10 +75,13 @@ class Resources:
         torch.set_num_threads(settings.torch_threads)
         database, blobs = Database(settings), open_blobs(settings)
         cache = Cache(database, settings.warm_bytes)
-        threading.Thread(target=_drop_copies, args=(blobs,), name="copies", daemon=True).start()
-        return cls(settings, database, blobs, torch.device(devices.own(settings)), routing.own(settings), cache)
+        found = cls(settings, database, blobs, torch.device(devices.own(settings)), routing.own(settings), cache)
+        if settings.blob_url:  # a folder is the storage itself
+            threading.Thread(target=_drop_copies, args=(blobs, found.closing), name="copies", daemon=True).start()
+        return found
 
     def close(self) -> None:
+        self.closing.set()
         self.cache.close()
         self.database.close()
 
@@ -86,14 +90,14 @@ class Resources:
         return load_file(self.blobs.fetch(digest), device=str(self.device))
 
 
-def _drop_copies(blobs: Blobs) -> None:
+def _drop_copies(blobs: Blobs, closing: threading.Event) -> None:
     """Local copies of what another machine has erased must go too."""
-    while True:
+    while not closing.is_set():
         try:
             blobs.sweep_copies()
         except StorageUnavailableError as error:
             log.warning("local copies could not be checked: %s", error)
-        threading.Event().wait(SECONDS_BETWEEN_COPY_CHECKS)
+        closing.wait(SECONDS_BETWEEN_COPY_CHECKS)
 
 
 HUNG = 70  # exit status of a worker whose computation hung

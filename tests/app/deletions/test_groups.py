@@ -13,7 +13,7 @@ import pytest
 from sqlalchemy import func, select, text, update
 from sqlalchemy.exc import DataError, OperationalError
 
-from app.api.deletions import _order, _reply
+from app.api.deletions import _reply, order_of
 from app.api.http.intake import Intake, Posted
 from app.api.http.replies import Reply
 from app.api.schemas import DeletionCreate
@@ -41,7 +41,7 @@ class Group:
     def add(self, ids: list[str], key: str | None = None, token: str = "", **fields: Any) -> Group:
         body = {"dataset": self._trained.dataset, "sample_ids": ids, **fields}
         raw = json.dumps(body).encode()
-        order = partial(_order, DeletionCreate.model_validate(body))
+        order = partial(order_of, DeletionCreate.model_validate(body))
         self.posted.append(Posted(token or self.token, order, ROUTE, key, raw, _reply))
         return self
 
@@ -307,6 +307,10 @@ def test_import_lines_share_transactions_and_keep_their_order(trained: Trained) 
     found = [json.loads(line) for line in first.text.splitlines()]
     assert [line["status"] for line in found] == [202, 409, 422, 202, 409, 422]
     assert [line["line"] for line in found] == list(range(6))
+    apart = http.post(
+        f"{ROUTE}:import", content="\n\n".join(["", "no json", "{}"]), headers={**headers, "Idempotency-Key": "2"}
+    )
+    assert [json.loads(line)["line"] for line in apart.text.splitlines()] == [2, 4], "as an editor counts them"
     again = [json.loads(line) for line in http.post(f"{ROUTE}:import", content="\n".join(lines), headers=headers)
              .text.splitlines()]  # fmt: skip
     assert [line["id"] for line in again] == [line["id"] for line in found]

@@ -235,6 +235,26 @@ def _drips(head: bytes) -> Iterator[int]:
         thread.join()
 
 
+@pytest.mark.parametrize(
+    ("url", "netloc", "path"),
+    [
+        ("https://bücher.example/hook", "xn--bcher-kva.example", "/hook"),
+        ("https://BÜCHER.example:8443/é/%C3%A9?q=ü&r=1", "xn--bcher-kva.example:8443", "/%C3%A9/%C3%A9?q=%C3%BC&r=1"),
+        ("https://example.org/a b", "example.org", "/a%20b"),
+        ("https://[2001:db8::1]:9000/a~b", "[2001:db8::1]:9000", "/a~b"),
+    ],
+)
+def test_letters_beyond_ascii_are_sent_as_the_standards_have_it(url: str, netloc: str, path: str) -> None:
+    """As seen: such an address was taken, and every delivery ended in UnicodeEncodeError."""
+    parts = webhooks.check_url(url, allow_private=False)
+    assert (parts.netloc, parts.path + (f"?{parts.query}" if parts.query else "")) == (netloc, path)
+
+
+def test_a_host_that_is_no_name_is_refused() -> None:
+    with pytest.raises(webhooks.RefusedError, match="no name"):
+        webhooks.check_url("https://ü..example/hook", allow_private=False)
+
+
 # -- networks of the operator ----------------------------------------------------------------------
 
 INSIDE = [ipaddress.ip_network("10.1.0.0/16"), ipaddress.ip_network("fd00::/8")]
