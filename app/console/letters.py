@@ -14,8 +14,8 @@ from app.console.visit import Form, PageRoute, Visit, VisitDep, see_other
 router = APIRouter(prefix="/console/settings", route_class=PageRoute, include_in_schema=False)
 KINDS: tuple[str, ...] = get_args(TemplateOut.model_fields["kind"].annotation)
 LANGUAGES = {"en": "English", "de": "German", "fr": "French"}
-Kind = Annotated[str, Path(pattern="^[a-z]{1,40}$")]
-Language = Annotated[str, Path(pattern="^[a-z]{2}$")]
+Kind = Annotated[str, Path(pattern=f"^({'|'.join(KINDS)})$")]
+Language = Annotated[str, Path(pattern=f"^({'|'.join(LANGUAGES)})$")]
 
 
 @router.get("/rules")
