@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import json
 import tempfile
-import zipfile
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +16,6 @@ from app.core.errors import Unavailable, Unprocessable
 from app.evidence import sealing, signing
 from app.formats import sandbox
 from app.formats.manifest import SourceError
-from lethe import verify
 
 LIMITS = sandbox.Limits(memory=2 * 2**30, cpu_seconds=60, file_bytes=64 * 2**20)
 SECONDS = 90.0
@@ -41,17 +38,10 @@ def check(content: bytes, trusted: str) -> dict[str, Any]:
         path.write_bytes(content)
         try:
             found: dict[str, Any] = sandbox.call(
-                "app.cases.checking:report", str(path), trusted, limits=LIMITS, seconds=SECONDS
+                "app.cases.verifying:report", str(path), trusted, limits=LIMITS, seconds=SECONDS
             )
         except SourceError as error:
             raise Unprocessable(error.detail, kind="not-verifiable") from None
         except sandbox.SandboxError:
             raise Unavailable("The file could not be looked at just now. Send it again.") from None
     return found
-
-
-def report(path: str, trusted: str) -> dict[str, Any]:
-    """Of the child."""
-    looks = verify.verify_case if zipfile.is_zipfile(path) else verify.verify
-    found = looks(Path(path).read_bytes(), verify.read_trust(trusted.encode()))
-    return {**asdict(found), "verified": found.verified}
