@@ -13,6 +13,8 @@ import numpy as np
 import torch
 from torch import nn
 
+from engine import layout
+
 
 def derive(seed: int, *names: str | int) -> int:
     """Return a stable 63-bit seed for the purpose that `names` spell, independent of other purposes."""
@@ -33,7 +35,7 @@ def seeded_model(build: Callable[[], nn.Module], seed: int, device: torch.device
     """
     with drawing(seed):
         model = build()
-    return model.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+    return layout.placed(model, device)
 
 
 @contextmanager

@@ -90,14 +90,14 @@ def orders(account: Any, origin: Prepared, *devices: str | None) -> tuple[str, l
     return str(pool), [order(account, origin, device) for device in devices]
 
 
-def check(database: Database, watch: Watch, pool: str) -> None:
+def check(database: Database, watch: Watch, pool: str, sharing: int) -> None:
     rows = jobs_of(database)
     assert {row.state for row in rows} == {"succeeded"}, [(row.kind, row.state, row.problem) for row in rows]
     parts = [row for row in rows if row.parent_id == pool]
     assert len(parts) == REFERENCES
     shared = {owner for part in parts for owner in watch.ran.get(part.id, set())}
     say(f"{REFERENCES} references over {len(shared)} workers; at most {watch.at_once} workers busy at once")
-    assert len(shared) >= 2
+    assert len(shared) >= sharing
     assert watch.at_once >= 3
     assert watch.twice == []
 
@@ -141,7 +141,7 @@ def test_embedded_workers(folder: Path, on_sqlite: Prepared) -> None:
         with watch.looking():
             pool, _ = orders(account, on_sqlite, None, None)
             eventually(lambda: ended(account.database), "all jobs to end", PATIENCE)
-        check(account.database, watch, pool)
+        check(account.database, watch, pool, 2)
         assert all(row.attempts == 1 for row in jobs_of(account.database))
 
 
@@ -188,6 +188,6 @@ def test_celery_workers_of_two_devices_of_which_one_is_killed(on_postgres: Prepa
             for pid in [victim.pid, *children(victim.pid)]:
                 os.kill(pid, signal.SIGKILL)
             eventually(lambda: ended(case.database), "all jobs to end", PATIENCE)
-        check(case.database, watch, pool)
+        check(case.database, watch, pool, 1)  # of the two that are left, one may be busy with trainings all along
         ran = [{labels[owner] for owner in watch.ran[job]} for job in trainings]
         assert ran[:4] == [{"b"}, {"b"}, {"a"}, {"a"}]

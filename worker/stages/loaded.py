@@ -27,7 +27,7 @@ from app.models import pools, versions
 from app.models import records as models
 from app.models.pools import Pool
 from app.rules.policy import Policy
-from engine import checkpoints, evaluation, places, references, seeding
+from engine import checkpoints, evaluation, layout, places, references, seeding
 from engine.architectures import heads, inputs
 from engine.data.samples import Samples
 from engine.errors import UnknownNameError
@@ -208,7 +208,7 @@ class LoadedModel:
     def restore(self, digest: str) -> nn.Module:
         """The checkpoint of that digest, verified byte for byte when it was read, as a new model on the device."""
         device, owner = self.resources.device, str(self.architecture)
-        model: nn.Module = self.build().to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        model = layout.placed(self.build(), device)
 
         def read() -> dict[str, Tensor]:
             checkpoints.load(self.resources.blobs.fetch(digest), model)

@@ -195,13 +195,13 @@ LARGE = """
 
 
 def test_fine_tuning_on_a_mapped_set_under_a_cap_smaller_than_the_set(on_disk):
-    """384 MiB of images, 256 MiB of private memory: read into memory they would not fit."""
+    """384 MiB of images, 320 MiB of private memory: read into memory they would not fit."""
     images = np.lib.format.open_memmap(on_disk / "large.npy", "w+", np.uint8, (8192, 128, 128, 3))
     images[::500] = 200
     images.flush()
     del images
     done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(LARGE), on_disk / "large.npy", str(256 * 2**20)],
+        [sys.executable, "-c", textwrap.dedent(LARGE), on_disk / "large.npy", str(320 * 2**20)],
         capture_output=True,
         text=True,
         cwd=ROOT,
