@@ -14,7 +14,7 @@ from app.cases import checking
 from app.core.errors import Unprocessable, UnsupportedMedia
 
 router = APIRouter(tags=["cases"])
-FORMS = ("application/zip", "application/json")
+FORMS = {"application/zip": {"schema": FILE}, "application/json": {"schema": {"description": "a certificate"}}}
 
 
 class CheckOut(BaseModel):
@@ -35,7 +35,7 @@ class VerifyOut(BaseModel):
     "/case-files:verify",
     dependencies=[needs("audit"), ONE_TRANSFER],
     responses=problems(403, 413, 415),
-    openapi_extra={"requestBody": {"required": True, "content": {form: {"schema": FILE} for form in FORMS}}},
+    openapi_extra={"requestBody": {"required": True, "content": FORMS}},
 )
 async def verify(request: Request, _who: CallerDep, held: PartsDep, _: IdempotencyKey = None) -> VerifyOut:
     """Check a case file (zip) or a certificate (JSON) as `lethe verify` does, with the keys of this service. Nothing is
