@@ -38,9 +38,10 @@ async def figures(visit: VisitDep) -> Response:
 
 async def _counted(visit: Visit) -> tuple[Document, Document]:
     year = _year(visit)
-    return await asyncio.gather(
+    summary, figures = await asyncio.gather(
         visit.api.get("/compliance/summary", year=year), visit.api.get("/compliance/figures", year=year)
     )
+    return summary, figures
 
 
 def _year(visit: Visit) -> int | None:
