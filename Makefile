@@ -4,10 +4,12 @@
 # TORCH_INDEX  package index to take torch and torchvision from, e.g. one that holds CPU builds;
 #              empty: the default index
 # ARGS         extra arguments of the command behind a target
+# STEPS        random steps of `make stateful`, on each database
 PYTHON      ?= python3
 TORCH_INDEX ?=
 VENV        ?= .venv
 ARGS        ?=
+STEPS       ?= 10000
 BIN         := $(VENV)/bin
 PIP         := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 TORCH       := $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) -r requirements/torch.txt
@@ -16,7 +18,7 @@ LOCK        := UV_CUSTOM_COMPILE_COMMAND="make lock" uv pip compile --quiet --un
                --generate-hashes --no-annotate $(ARGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help install libraries demo serve secrets test mutants check contract bench lock sbom images clean
+.PHONY: help install libraries demo serve secrets test mutants faults fuzz stateful check contract bench lock sbom images clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -56,6 +58,16 @@ test: $(VENV)/.dev  ## the tests, in three processes; slow tests and tests witho
 
 mutants: $(VENV)/.dev  ## remove each named guard in a copy and check that a named test fails
 	$(BIN)/python -m tests.mutants $(ARGS)
+
+faults: $(VENV)/.dev  ## break a running service at random and check that nothing is lost; half an hour
+	$(BIN)/python -m faults $(ARGS)
+
+fuzz: $(VENV)/.dev requirements/fuzz.txt  ## fuzz every parser of what clients send; hours, ARGS="--runs N" takes fewer
+	@$(PIP) --no-deps --require-hashes -r requirements/fuzz.txt || $(FAILED)
+	$(BIN)/python -m tests.fuzz $(ARGS)
+
+stateful: $(VENV)/.dev  ## hold the API to a model of it, in STEPS random steps
+	LETHE_TEST_STEPS=$(STEPS) $(BIN)/python -m pytest -n 0 --timeout 0 tests/app/test_stateful.py $(ARGS)
 
 check: $(VENV)/.dev  ## lint and types
 	$(BIN)/ruff check .

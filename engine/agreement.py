@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from math import sqrt
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -135,10 +135,9 @@ def _tried(
             text = f"`input.mean` and `input.std` should say {what}"
             yield text, compare(_logits(build(changed), images), labels, stated)
     if images.shape[1] == 3:
-        yield (
-            "the network was trained on channels in the order blue, green, red",
-            compare(_logits(build(contract), images.flip(1)), labels, stated),
-        )
+        other: Literal["rgb", "bgr"] = "rgb" if contract.channel_order == "bgr" else "bgr"
+        changed = contract.model_copy(update={"channel_order": other})
+        yield f"`input.channel_order` should say {other}", compare(_logits(build(changed), images), labels, stated)
     if (order := _order(own, labels, stated)) is not None:
         yield (
             "the network's outputs are in another order than the dataset's labels (`input.class_names`)",

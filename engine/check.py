@@ -14,7 +14,7 @@ from torch import nn
 from app.formats.checkpoint_header import CheckpointError
 from app.formats.input_contract import ContractError, InputContract
 from app.formats.manifest import SourceError
-from app.formats.preprocessing import InputBody
+from app.formats.preprocessing import InputBody, with_file
 from engine import agreement, checkpoints, evaluation, places
 from engine.agreement import Stated
 from engine.architectures import inputs
@@ -38,7 +38,8 @@ def check(asked: dict[str, Any]) -> dict[str, Any]:
     classes = len(raw.class_names) if raw.class_names else int(raw.labels.max()) + 1
     order = contract.order(raw.class_names, classes)
     samples = Samples.from_arrays(raw.images, raw.labels)
-    name, params = asked["architecture"]["name"], asked["architecture"]["params"]
+    architecture = with_file(asked["architecture"], asked["input"])
+    name, params = architecture["name"], architecture["params"]
     channels, height, width = samples.shape
 
     def build(other: InputContract) -> nn.Module:

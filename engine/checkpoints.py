@@ -23,21 +23,27 @@ NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
 FILE_NAMES = "file_names"
 """Attribute of a network whose library writes its tensors under other names than it has them: from own to written."""
+IGNORED = "ignored_names"
+"""Attribute of a network with beginnings of names of tensors that its library's files may have and that it goes
+without, such as those of a second head for training."""
 
 
 @dataclass(frozen=True)
 class Expected:
-    """What a checkpoint of a network has. tensors: dtype and shape by the name in the file. aliases: other names."""
+    """What a checkpoint of a network has. tensors: dtype and shape by the name in the file. aliases: other names.
+    ignored: see `IGNORED`."""
 
     tensors: Mapping[str, tuple[torch.dtype, tuple[int, ...]]]
     aliases: Mapping[str, str]
+    ignored: tuple[str, ...] = ()
 
 
 def expected_tensors(model: nn.Module) -> Expected:
     """Return dtype and shape of every tensor that a checkpoint of `model` must hold."""
     names = _file_names(model)
     tensors = {names.get(name, name): tensor for name, tensor in model.state_dict().items()}
-    return Expected({name: (tensor.dtype, tuple(tensor.shape)) for name, tensor in tensors.items()}, names)
+    shapes = {name: (tensor.dtype, tuple(tensor.shape)) for name, tensor in tensors.items()}
+    return Expected(shapes, names, tuple(getattr(model, IGNORED, ())))
 
 
 def _file_names(model: nn.Module) -> Mapping[str, str]:
@@ -98,7 +104,7 @@ def load_body(path: Path, model: nn.Module, head: Collection[str]) -> nn.Module:
     names = _file_names(model)
     written = {names.get(name, name) for name in head}
     body = {name: spec for name, spec in whole.tensors.items() if name not in written}
-    found = check(path, Expected(body, whole.aliases), ignored={*head, *written}).names
+    found = check(path, Expected(body, whole.aliases, (*whole.ignored, *head, *written))).names
     state = model.state_dict()
     with safe_open(path, framework="pt") as file:
         for name, tensor in state.items():
@@ -132,9 +138,9 @@ def fill(model: nn.Module, state: Mapping[str, Tensor]) -> nn.Module:
     return model
 
 
-def check(path: Path, expected: Expected, ignored: Collection[str] = ()) -> Match:
+def check(path: Path, expected: Expected) -> Match:
     """Check that the file at `path` holds the tensors of `expected` and no others, all finite, and say under which
-    names. ignored: names that it may hold besides.
+    names.
 
     The structure is checked before the safetensors library sees the file.
 
@@ -144,7 +150,7 @@ def check(path: Path, expected: Expected, ignored: Collection[str] = ()) -> Matc
     with path.open("rb") as raw:
         tensors = read_header(raw).tensors
     wanted = {name: (NAMES[dtype], shape) for name, (dtype, shape) in expected.tensors.items()}
-    found = match(tensors, wanted, expected.aliases, ignored)
+    found = match(tensors, wanted, expected.aliases, expected.ignored)
     with safe_open(path, framework="pt") as file:
         for name, there in found.names.items():
             tensor = file.get_tensor(there)

@@ -33,6 +33,6 @@ def _stride_first(layer: nn.Conv2d) -> None:
         layer.stride = (1, 1)
 
 
-def _sliced(stride: tuple[int, int], _layer: nn.Module, given: tuple[Any, ...]) -> tuple[Tensor, ...]:
+def _sliced(stride: tuple[int, ...], _layer: nn.Module, given: tuple[Any, ...]) -> tuple[Tensor, ...]:
     images: Tensor = given[0]
     return (images[..., :: stride[0], :: stride[1]],)

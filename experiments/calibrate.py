@@ -2,8 +2,9 @@
 
 For each kind of forget set and number of references: how often an exact retrain fails (it never should), how often a
 fake passes, whether the 95 % interval of an exact retrain covers 0, and how often the audit does not decide, beside
-what its stated power predicts. Models are simulated (`experiments.worlds`) or small networks on the digits. Everything
-follows from the seed. Stopped at any time, it goes on with the same folder; processes may share it.
+what its stated power predicts. Models are simulated (`experiments.worlds`) or small networks (`experiments.networks`):
+on the digits, and with `--data` on CIFAR-10, fine-tuned from a base. Everything follows from the seed. Stopped at any
+time, it goes on with the same folder; processes may share it.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import multiprocessing
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,20 +23,14 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
 
-from app.catalog import DigitsSource, LiraParams, RmiaParams, SgdRecipe, SmallCnnParams
+from app.catalog import LiraParams, RmiaParams
 from app.formats.audit_report import Judgement, Measurement
-from engine import evaluation, references, seeding
-from engine.architectures import small_cnn
 from engine.audits import Positions, measure
 from engine.audits.rule import Estimate, power
-from engine.data.samples import Samples
-from engine.data.sources import digits
-from engine.recipes import Recipe
-from engine.recipes.sgd import sgd
 from engine.references import ReferenceSignals
-from engine.training import NullProgress
+from experiments import networks
+from experiments.networks import Networks
 from experiments.store import Busy, Cell, OutOfTime, Result, Store, write_text
 from experiments.worlds import World
 
@@ -49,7 +44,7 @@ BUDGET = 600.0
 
 @dataclass(frozen=True)
 class Part(Cell):
-    """Some forget sets of one kind. models: `simulated` or `digits`. audit: rmia or lira."""
+    """Some forget sets of one kind. models: `simulated`, `digits` or `cifar10`. audit: rmia or lira."""
 
     models: str
     shape: str
@@ -252,84 +247,39 @@ def persons(cell: Persons) -> Tally:
     return found
 
 
-# -- digits ----------------------------------------------------------------------------------------
-
-RECIPE = Recipe(sgd, SgdRecipe(epochs=20, batch_size=64))
-DIGITS_FORGET = 200
+# -- networks --------------------------------------------------------------------------------------
 
 
-def _network() -> nn.Module:
-    return small_cnn.build(SmallCnnParams(), 1, 10)
+def chosen(loaded: Networks, shape: str, random: np.random.Generator) -> Positions:
+    """A forget set of that kind."""
+    train, labels = loaded.train, loaded.raw.labels
+    if shape == "by person":
+        people = np.unique(loaded.subjects[train])
+        each = len(train) / len(people)
+        return np.flatnonzero(np.isin(loaded.subjects, random.permutation(people)[: round(loaded.forgets / each)]))
+    weights = np.ones(len(train))
+    if shape == "class-shifted":
+        weights = np.where(labels[train] < 5, 4.0, 1.0)
+    if shape in ("hard tenth", "memorised") and (pool := loaded.pool(16)) is not None:
+        out = np.where(pool.membership, np.nan, pool.log_odds)
+        seen = np.where(pool.membership, pool.log_odds, np.nan)
+        easy = np.nanmean(out, axis=0)[train]
+        gap = np.nanmean(seen, axis=0)[train] - easy
+        # A random half of the hardest fifth, so that sets differ; or by how much better a sample is known.
+        if shape == "hard tenth":
+            fifth = train[np.argsort(easy)[: len(train) // 5]]
+            return np.sort(random.choice(fifth, len(fifth) // 2, replace=False))
+        weights = np.exp(np.clip(gap, -5, 5) / 2)
+    return np.sort(random.choice(train, loaded.forgets, replace=False, p=weights / weights.sum()))
 
 
-class Digits:
-    """The digits with the pools of one seed, trained when they are first asked for."""
-
-    def __init__(self, seed: int) -> None:
-        self.seed = seed
-        self.raw = digits(DigitsSource(per_person=2))
-        self.samples = Samples.from_arrays(self.raw.images, self.raw.labels)
-        self.train, self.holdout = (np.flatnonzero(self.raw.holdout == side) for side in (False, True))
-        self.subjects = np.unique([str(name) for name in self.raw.subjects or ()], return_inverse=True)[1]
-        self._pools: dict[int, ReferenceSignals] = {}
-        self._parent: nn.Module | None = None
-
-    def pool(self, count: int) -> ReferenceSignals | None:
-        if count and count not in self._pools:
-            design = references.membership(count, self.samples.n, self.seed + count)
-            rows = range(count)
-            each = (
-                references.train_reference(
-                    at, design, self.samples, RECIPE, _network, self.seed + count, NullProgress()
-                )
-                for at in rows
-            )
-            self._pools[count] = references.stack(list(each))
-        return self._pools.get(count)
-
-    def trained(self, positions: Positions, seed: int) -> nn.Module:
-        model = seeding.seeded_model(_network, seed)
-        return RECIPE.train(model, self.samples, torch.from_numpy(positions), seeding.generator(seed), NullProgress())
-
-    def parent(self) -> nn.Module:
-        if self._parent is None:
-            self._parent = self.trained(self.train, self.seed)
-        return self._parent
-
-    def logits(self, model: nn.Module) -> NDArray[np.float32]:
-        found: NDArray[np.float32] = evaluation.logits(model, self.samples.images).numpy()
-        return found
-
-    def chosen(self, shape: str, random: np.random.Generator) -> Positions:
-        train, labels = self.train, self.raw.labels
-        if shape == "by person":
-            people = np.unique(self.subjects[train])
-            return np.flatnonzero(np.isin(self.subjects, random.permutation(people)[: DIGITS_FORGET // 2]))
-        pool = self.pool(16)
-        weights = np.ones(len(train))
-        if shape == "class-shifted":
-            weights = np.where(labels[train] < 5, 4.0, 1.0)
-        if pool is not None and shape in ("hard tenth", "memorised"):
-            out = np.where(pool.membership, np.nan, pool.log_odds)
-            seen = np.where(pool.membership, pool.log_odds, np.nan)
-            easy = np.nanmean(out, axis=0)[train]
-            gap = np.nanmean(seen, axis=0)[train] - easy
-            # A random half of the hardest fifth, so that sets differ; or by how much better a sample is known.
-            if shape == "hard tenth":
-                fifth = train[np.argsort(easy)[: len(train) // 5]]
-                return np.sort(random.choice(fifth, len(fifth) // 2, replace=False))
-            weights = np.exp(np.clip(gap, -5, 5) / 2)
-        return np.sort(random.choice(train, DIGITS_FORGET, replace=False, p=weights / weights.sum()))
-
-
-def on_digits(part: Part, loaded: Digits) -> dict[str, Tally]:
+def of_networks(part: Part, loaded: Networks) -> dict[str, Tally]:
     """By number of references and audit: one forget set, whose retrains all of them judge."""
     random = np.random.default_rng([part.seed, part.number, SHAPES.index(part.shape)])
-    forget = loaded.chosen(part.shape, random)
+    forget = chosen(loaded, part.shape, random)
     remain = np.setdiff1d(loaded.train, forget)
     seeds = [int(random.integers(2**31)) for _ in range(RETRAINS)]
-    parent = loaded.parent()
-    logits = loaded.logits(parent)
+    logits = loaded.logits(loaded.parent())
     case = Case(
         labels=loaded.raw.labels,
         forget=forget,
@@ -339,9 +289,9 @@ def on_digits(part: Part, loaded: Digits) -> dict[str, Tally]:
         retrains=[loaded.logits(loaded.trained(remain, seed)) for seed in seeds],
         fakes={
             "untouched": logits,
-            "last layer only": loaded.logits(_tuned(loaded, parent, remain, 1, head=True)),
+            "last layer only": loaded.logits(loaded.tuned(remain, 1, head=True)),
             "logits damped": 0.3 * logits,
-            "fine-tuned a little": loaded.logits(_tuned(loaded, parent, remain, 1, head=False)),
+            "fine-tuned a little": loaded.logits(loaded.tuned(remain, 1, head=False)),
             "collapsed": random.normal(size=logits.shape).astype(np.float32),
         },
         pool=None,
@@ -349,25 +299,12 @@ def on_digits(part: Part, loaded: Digits) -> dict[str, Tally]:
         grouped=part.shape == "by person",
     )
     found = {}
-    for count in COUNTS:
-        with_pool = replace(case, pool=loaded.pool(count))
+    for count in COUNTS if part.models == "digits" else (2, 0):
+        coin = part.models == "cifar10" and part.shape == "random" and not count  # they stand for canaries
+        judged = replace(case, pool=loaded.pool(count), assigned=coin)
         for audit in ("rmia", "lira") if count == 16 else ("rmia",):
-            found[f"{audit}:{count}"] = tally(with_pool, params_of(audit))
+            found[f"{audit}:{count}"] = tally(judged, params_of(audit))
     return found
-
-
-def _tuned(loaded: Digits, parent: nn.Module, remain: Positions, epochs: int, *, head: bool) -> nn.Module:
-    """The parent after an epoch on the remain set at a small rate: of its last layer alone, or of all."""
-    model = _network().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    model.load_state_dict({name: value.clone() for name, value in parent.state_dict().items()})
-    if head:
-        last = list(model.children())[-1] if not isinstance(model, nn.Sequential) else model[-1]
-        for weights in model.parameters():
-            weights.requires_grad_(False)
-        for weights in last.parameters():
-            weights.requires_grad_(True)
-    little = Recipe(sgd, SgdRecipe(epochs=epochs, batch_size=64, learning_rate=0.001))
-    return little.train(model, loaded.samples, torch.from_numpy(remain), seeding.generator(loaded.seed), NullProgress())
 
 
 # -- the command -----------------------------------------------------------------------------------
@@ -376,10 +313,15 @@ PEOPLE = ((5, (1, 50)), (20, (1, 10)), (100, (1, 3)), (500, (1, 3)))
 ALIKE = (0.0, 0.3, 0.8)
 
 
-def plan(seed: int, *, full: bool) -> Iterator[Part | Persons]:
-    """Rounds: each has a little of every row, so that a run that is stopped has them all."""
+PICTURES = ("random", "by person")  # forget sets on CIFAR-10, where a training takes longer
+
+
+def plan(seed: int, *, full: bool, pictures: bool = False) -> Iterator[Part | Persons]:
+    """Rounds: each has a little of every row, so that a run that is stopped has them all. pictures: with CIFAR-10."""
     rounds, sets = (10 if full else 5), (40 if full else 10)
     for number in range(max(rounds, sets)):
+        if pictures and number < (sets if full else 2):
+            yield from (Part("cifar10", shape, -1, "all", number, seed) for shape in PICTURES)
         if number < sets:
             yield from (Part("digits", shape, -1, "all", number, seed) for shape in SHAPES)
         if number < rounds:
@@ -391,39 +333,43 @@ def plan(seed: int, *, full: bool) -> Iterator[Part | Persons]:
                 yield from (Persons(people, sizes, alike, number, seed) for alike in ALIKE)
 
 
-def compute(store: Store, seed: int, *, full: bool) -> bool:
-    """Compute what is missing; whether nothing is missing."""
-    loaded: list[Digits] = []
+def compute(store: Store, seed: int, *, full: bool, data: Path | None = None) -> bool:
+    """Compute what is missing; whether nothing is missing. data: a folder with CIFAR-10."""
+    loaded: dict[str, Networks] = {}
 
-    def of_digits() -> Digits:
-        if not loaded:
-            loaded.append(Digits(seed))
-        return loaded[0]
+    def of(models: str) -> Networks:
+        if models not in loaded:
+            if models == "cifar10" and data is not None:
+                loaded[models] = networks.on_cifar10(seed, data)
+            else:
+                loaded[models] = networks.on_digits(seed)
+        return loaded[models]
 
     def work(cell: Part | Persons) -> Callable[[Any], Result]:
         def run(_: Any) -> Result:
             if isinstance(cell, Persons):
                 return Result(dict(persons(cell)))
-            return Result(dict(on_digits(cell, of_digits()) if cell.models == "digits" else simulated(cell)))
+            return Result(dict(simulated(cell) if cell.models == "simulated" else of_networks(cell, of(cell.models))))
 
         return run
 
+    cells = list(plan(seed, full=full, pictures=data is not None))
     busy = False
     try:
-        for cell in plan(seed, full=full):
+        for cell in cells:
             try:
                 store.compute(cell, work(cell), wait=False)
             except Busy:
                 busy = True
     except OutOfTime:
         return False
-    return not busy or all(store.read(cell) is not None for cell in plan(seed, full=full))
+    return not busy or all(store.read(cell) is not None for cell in cells)
 
 
 Row = dict[str, Any]
 
 
-def rows(store: Store, seed: int, *, full: bool) -> tuple[list[Row], list[Row]]:
+def rows(store: Store, cells: Iterable[Part | Persons]) -> tuple[list[Row], list[Row]]:
     """Rows by kind of forget set, and those of people."""
     sums: dict[tuple[Any, ...], Tally] = {}
 
@@ -432,16 +378,16 @@ def rows(store: Store, seed: int, *, full: bool) -> tuple[list[Row], list[Row]]:
         for name in EMPTY:
             own[name] += figures[name]
 
-    for cell in plan(seed, full=full):
+    for cell in cells:
         found = store.read(cell)
         if found is None:
             continue
         if isinstance(cell, Persons):
             add(("persons", cell.people, cell.sizes, cell.alike), found.figures)
-        elif cell.models == "digits":
+        elif cell.models != "simulated":
             for name, figures in found.figures.items():
                 audit, _, count = name.partition(":")
-                add(("digits", audit, cell.shape, int(count)), figures)
+                add((cell.models, audit, cell.shape, int(count)), figures)
         else:
             add(("simulated", cell.audit, cell.shape, cell.count), found.figures)
     kinds = [
@@ -503,6 +449,7 @@ def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--out", type=Path, required=True, help="folder of cells and results")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--full", action="store_true", help="about two hours: every row with 200 retrains on digits")
+    parser.add_argument("--data", type=Path, help="a folder with CIFAR-10: networks that are fine-tuned on it, too")
     parser.add_argument("--processes", type=int, default=os.cpu_count() or 1)
     parser.add_argument(
         "--budget-seconds", type=float, help=f"stop after this time; default {BUDGET:.0f}, with --full none"
@@ -510,10 +457,10 @@ def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(given)
 
 
-def _help(out: Path, seed: int, full: bool, budget: float | None) -> None:
+def _help(out: Path, seed: int, full: bool, budget: float | None, data: Path | None) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(1)
-    compute(Store(out, budget), seed, full=full)
+    compute(Store(out, budget), seed, full=full, data=data)
 
 
 def main(given: Sequence[str] | None = None) -> int:
@@ -522,16 +469,17 @@ def main(given: Sequence[str] | None = None) -> int:
     budget = options.budget_seconds or (None if options.full else BUDGET)
     torch.set_num_threads(1)
     store = Store(options.out, budget)
-    common = (options.out, options.seed, options.full, budget)
+    common = (options.out, options.seed, options.full, budget, options.data)
     spawn = multiprocessing.get_context("spawn")
     helpers = [spawn.Process(target=_help, args=common, daemon=True) for _ in range(options.processes - 1)]
     for helper in helpers:
         helper.start()
-    complete = compute(store, options.seed, full=options.full)
+    complete = compute(store, options.seed, full=options.full, data=options.data)
     for helper in helpers:
         helper.join()
-    kinds, people = rows(store, options.seed, full=options.full)
-    complete = complete and all(store.read(cell) is not None for cell in plan(options.seed, full=options.full))
+    cells = list(plan(options.seed, full=options.full, pictures=options.data is not None))
+    kinds, people = rows(store, cells)
+    complete = complete and all(store.read(cell) is not None for cell in cells)
     facts = {"seed": options.seed, "full": options.full, "margin": MARGIN, "complete": complete}
     write_text(options.out / "calibration.json", json.dumps({**facts, "kinds": kinds, "people": people}, indent=1))
     write_text(options.out / "calibration.md", markdown(kinds, people))

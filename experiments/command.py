@@ -44,8 +44,8 @@ def arguments(given: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--study", action="append", choices=list(STUDIES), help="only this one; may be repeated")
     parser.add_argument("--budget-seconds", type=float, help="stop after this time, with a report of what is there")
     parser.add_argument("--report", action="store_true", help="compute nothing; report what is there")
-    parser.add_argument("--rounding", help="with --report: the folder within --out of the machines whose cells are "
-                        "meant; default: this machine's, or the only one")  # fmt: skip
+    parser.add_argument("--rounding", help="with --report: the folder of cells within --out; default: that of "
+                        "machines that round as this one does, or the only one")  # fmt: skip
     return parser.parse_args(given)
 
 

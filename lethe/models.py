@@ -385,6 +385,10 @@ class Versions:
         """The reports of a version, newest first."""
         return cast("Iterator[types.Audit]", self._calls.pages(f"{_version(model, number)}/audits", **filters))
 
+    def negative_report(self, model: str, number: int, audit: str) -> types.Envelope:
+        """The signed statement that an audit which was asked for certifies no deletion, and why."""
+        return cast("types.Envelope", self._calls.get(f"{_audit(model, number, audit)}/negative-report"))
+
     def audit(self, model: str, number: int, audit: str | None = None) -> Json:
         """The report that the version was published with, an exact retrain beside it where there is one; or another
         of its reports."""

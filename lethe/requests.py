@@ -268,6 +268,10 @@ class Requests(Collection[types.DeletionRequest]):
         """The newest signed evidence of a fulfilled request; `lethe.verify` checks it offline."""
         return cast("types.Envelope", self._calls.get(f"{self.path}/{request}/certificate"))
 
+    def negative_report(self, request: str) -> types.Envelope:
+        """The newest signed statement that no deletion is certified, and why. Raises LetheError: there is none."""
+        return cast("types.Envelope", self._calls.get(f"{self.path}/{request}/negative-report"))
+
     def receipts(self, **filters: Any) -> Iterator[types.ReceiptListed]:
         """What was purged for the requests and what will be; `done=False` is what is left."""
         return cast("Iterator[types.ReceiptListed]", self._calls.pages("/v1/receipts", **filters))

@@ -270,6 +270,7 @@ class Preview(TypedDict):
     due_at: str
     duplicates: int | None
     duplicate_ids: list[str]
+    through_base: list[str]
 
 
 class ImportLine(TypedDict):
@@ -433,7 +434,9 @@ class Summary(TypedDict):
     samples: int
     extended: int
     overdue: list[str]
+    overdue_count: int
     due_soon: list[str]
+    due_soon_count: int
     answered_late: int
     mean_days: float | None
     median_days: float | None

@@ -36,7 +36,9 @@ PREDICATE_TYPE = "urn:lethe:attestation/deletion/v1"
 PREDICATE_TYPES = (PREDICATE_TYPE, "https://lethe.invalid/attestation/deletion/v1")  # the second: of Lethe 0.1
 CASE_TYPE = "urn:lethe:attestation/case/v1"
 DECISION_TYPE = "urn:lethe:attestation/decision/v1"
+NEGATIVE_TYPE = "urn:lethe:attestation/no-deletion/v1"
 MANIFEST, CERTIFICATE, TRUST = "manifest.json", "certificate.json", "trust.json"
+NEGATIVE = "negative-report.json"
 MAX_BYTES = 64 * 2**20
 MAX_PARTS, MAX_CASE_BYTES = 2000, 512 * 2**20  # of a case file, unpacked
 NOTHING = type(None)
@@ -71,6 +73,18 @@ MEMBERS: dict[str, dict[str, tuple[type, ...]]] = {
     "entry": {"at": (str,), "data": (dict,), "kind": (str,), "object": (str,)},
     "case": {
         "wording": (str,), "issued_at": (str,), "request": (str,), "certificate": (str, NOTHING), "not_proved": (list,),
+    },
+    "negative report": {
+        "wording": (str,), "issued_at": (str,), "about": (str,), "request": (dict, NOTHING), "findings": (list,),
+        "not_proved": (list,), "log": (dict,),
+    },
+    "open request": {
+        "id": (str,), "received_at": (str,), "due_at": (str,), "extended_at": (str, NOTHING),
+        "fulfilled_at": (str, NOTHING), "jurisdiction": (str,), "rule": (str,), "ground": (str,), "decision": (str,),
+    },
+    "finding": {
+        "model": (str, NOTHING), "version": (int, NOTHING), "job": (str, NOTHING), "state": (str,),
+        "method": (str, NOTHING), "verdict": (str,), "why": (str,), "audit": (dict, NOTHING),
     },
     "decision": {"wording": (str,), "issued_at": (str,), "request": (dict,), "log": (dict,)},
 }  # fmt: skip
@@ -213,6 +227,15 @@ class Certificate:
     def issued_at(self) -> datetime:
         return moment(self.predicate["issued_at"])
 
+    @property
+    def about(self) -> Any:
+        """The id of the request; of a negative report, of the request or audit."""
+        return self.predicate["about"] if self.is_negative else self.predicate["request"]["id"]
+
+    @property
+    def is_negative(self) -> bool:
+        return bool(self.statement["predicateType"] == NEGATIVE_TYPE)
+
 
 def open_envelope(data: bytes, trusted: Sequence[TrustedKey]) -> Certificate:
     """Check a certificate's signature before anything in it is believed, then the statement's shape."""
@@ -254,8 +277,7 @@ def check_statement(value: Any) -> Object:
     if not results[0] or ["sha256:" + s["digest"]["sha256"] for s in subjects(statement)] != results:
         refuse("the subjects are not the results in the statement")
     for model in models:
-        if model["verdict"] != (model["audit"]["judgement"]["verdict"] if model["audit"] else "not audited"):
-            refuse("a verdict is not that of its audit")
+        check_verdict(model)
     for receipt in predicate["receipts"]:
         if (shaped(receipt, "receipt")["state"] == "done") != bool(receipt["done_at"]):
             refuse("a receipt without a date is called done, or the other way round")
@@ -263,6 +285,38 @@ def check_statement(value: Any) -> Object:
     if len(tags) != predicate["samples"]["count"] or tags != sorted(set(tags)):
         refuse("the tags are not as many distinct ids as the statement counts")
     return statement
+
+
+def check_negative(value: Any) -> Object:
+    """A negative report: its subject is what it says, and something in it is no success."""
+    statement = shaped(value, "statement")
+    if statement["_type"] != STATEMENT_TYPE or statement["predicateType"] != NEGATIVE_TYPE:
+        refuse("the statement is of another type")
+    predicate = shaped(statement["predicate"], "negative report")
+    shaped(shaped(predicate["log"], "log")["entry"], "entry")
+    request, about = predicate["request"], predicate["about"]
+    if request is not None and shaped(request, "open request")["id"] != about:
+        refuse("the report is about another request than the one it shows")
+    findings = [shaped(finding, "finding") for finding in predicate["findings"]]
+    for finding in findings:
+        check_verdict(finding)
+    if all(is_success(finding) for finding in findings):
+        refuse("the report calls nothing a failure")
+    said = canonical_json({"request": request, "findings": findings}).encode()
+    wanted = {"name": about, "digest": {"sha256": hashlib.sha256(said).hexdigest()}}
+    if subjects(statement) != [wanted]:
+        refuse("the subject is not what the report says")
+    return statement
+
+
+def check_verdict(of: Object) -> None:
+    """That the verdict of a model or finding is its audit's."""
+    if of["verdict"] != (of["audit"]["judgement"]["verdict"] if of["audit"] else "not audited"):
+        refuse("a verdict is not that of its audit")
+
+
+def is_success(finding: Object) -> bool:
+    return finding["state"] in ("published", "purged") and finding["verdict"] in ("pass", "not audited")
 
 
 def subjects(statement: Object) -> list[Object]:
@@ -400,15 +454,15 @@ def check_consistency(one: Head, two: Head, proof: Any) -> str:
     return f"the tree of {new.size} leaves extends that of {old.size}"
 
 
-def check_log(certificate: Certificate, trusted: Sequence[TrustedKey]) -> Head:
+def check_log(certificate: Certificate, trusted: Sequence[TrustedKey], kind: str = "certificate.sealed") -> Head:
     """That the log's leaf holds this statement, that the leaf is in the tree, and that the tree is signed."""
     log = certificate.predicate["log"]
     without = certificate.statement | {"predicate": certificate.predicate | {"log": None}}
     digest = "sha256:" + hashlib.sha256(canonical_json(without).encode()).hexdigest()
     entry = log["entry"]
-    if entry["kind"] != "certificate.sealed" or entry["data"] != {"statement": digest}:
+    if entry["kind"] != kind or entry["data"] != {"statement": digest}:
         refuse("the log's entry is not of this statement")
-    if entry["object"] != certificate.predicate["request"]["id"]:
+    if entry["object"] != certificate.about:
         refuse("the log's entry is of another request")
     return check_entry(log, trusted, certificate.issued_at)
 
@@ -457,20 +511,23 @@ class Evidence:
 
 @dataclass
 class Report:
-    """What is verified, what the certificate says, and what neither proves."""
+    """What is verified, what the certificate says, what neither proves, and which forgetting is not certified."""
 
     checks: list[Check] = field(default_factory=list)
     says: list[str] = field(default_factory=list)
     not_proved: list[str] = field(default_factory=list)
     of: str = "certificate"
+    uncertified: list[str] = field(default_factory=list)
 
     @property
     def verified(self) -> bool:
         return all(check.verified is not False for check in self.checks)
 
-    def check(self, name: str, work: Callable[[], str]) -> None:
+    def check(self, name: str, work: Callable[[], str | None]) -> None:
+        """`work` returns what it found, or None where it adds its checks itself; what it raises is its fault."""
         try:
-            self.checks.append(Check(name, True, work()))
+            if (found := work()) is not None:
+                self.checks.append(Check(name, True, found))
         except RefusedError as error:
             self.checks.append(Check(name, False, str(error)))
         except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError, OSError) as error:
@@ -480,13 +537,24 @@ class Report:
         self.checks.append(Check(name, None, f"give {needs}"))
 
 
+SEALED_AS = {False: "certificate.sealed", True: "negative-report.sealed"}
+
+
+def check_either(value: Any) -> Object:
+    """A certificate, or a negative report."""
+    negative = isinstance(value, dict) and value.get("predicateType") == NEGATIVE_TYPE
+    return check_negative(value) if negative else check_statement(value)
+
+
 def verify(envelope: bytes, trusted: Sequence[TrustedKey], evidence: Evidence | None = None) -> Report:
-    """Check a certificate, and what the auditor has beside it. Bad input raises nothing: the report has the fault."""
+    """Check a certificate or a negative report, and what the auditor has beside it. Bad input raises nothing: the
+    report has the fault."""
     given, report, opened = evidence or Evidence(), Report(), []
 
     def signature() -> str:
-        found = open_envelope(envelope, trusted)
+        found = open_signed(envelope, trusted, check_either)
         report.says, report.not_proved = summary(found), limits(found)
+        report.of, report.uncertified = "negative report" if found.is_negative else report.of, uncertified(found)
         opened.append(found)
         return f"by {found.key.id}, over a statement of the right shape"
 
@@ -497,12 +565,13 @@ def verify(envelope: bytes, trusted: Sequence[TrustedKey], evidence: Evidence | 
     heads: list[Head] = []
 
     def log() -> str:
-        heads.append(check_log(certificate, trusted))
+        heads.append(check_log(certificate, trusted, SEALED_AS[certificate.is_negative]))
         index = certificate.predicate["log"]["leaf_index"]
         return f"leaf {index} of the signed tree of {heads[0].size} leaves ({heads[0].origin}) is this statement"
 
     report.check("transparency log", log)
-    _check_files(report, certificate, given.checkpoints)
+    if not certificate.is_negative:
+        _check_files(report, certificate, given.checkpoints)
     if given.earlier_head is None:
         report.unknown("same history", "--earlier-head, a signed head that you kept")
     elif heads:
@@ -511,6 +580,8 @@ def verify(envelope: bytes, trusted: Sequence[TrustedKey], evidence: Evidence | 
             "same history",
             lambda: check_consistency(open_head(kept, trusted, None), heads[0], given.consistency),
         )
+    if certificate.is_negative:
+        return report
     if given.membership is None:
         report.unknown("sample ids", "--membership, a file with the salt and ids")
     else:
@@ -572,6 +643,8 @@ def read_case(data: bytes) -> dict[str, bytes]:
                 refuse("the file has more parts, or larger ones, than a case file")
             if odd := [name for name in names if name.startswith("/") or ".." in name.split("/") or name.endswith("/")]:
                 refuse(f"{len(odd)} names of parts are no names of files")
+            if any(info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) for info in infos):
+                refuse("a part is packed in a way that no case file has")  # each way has errors of its own
             return {info.filename: archive.read(info) for info in infos}
     except (zipfile.BadZipFile, zlib.error, NotImplementedError, EOFError, RuntimeError):
         refuse("this is not a zip, or not all of it")
@@ -585,6 +658,8 @@ def check_manifest(value: Any) -> Object:
     names = [subject["name"] for subject in subjects(statement)]
     if len(set(names)) != len(names):
         refuse("the manifest names a part twice")
+    if any(not isinstance(subject["digest"].get("sha256"), str) for subject in subjects(statement)):
+        refuse("the manifest names a part without its SHA-256")
     return statement
 
 
@@ -604,8 +679,15 @@ def check_decision(value: Any) -> Object:
 
 def verify_case(data: bytes, trusted: Sequence[TrustedKey], evidence: Evidence | None = None) -> Report:
     """Check a case file: its signed manifest, every part against it, and what is signed within. The report names the
-    part that is wrong. Without `trusted` the file's own keys count, and the report says that they are not checked."""
-    report, parts = Report(of="case file"), dict[str, bytes]()
+    part that is wrong. Without `trusted` the file's own keys count, and the report says that they are not checked.
+    Bad input raises nothing, as in `verify`."""
+    report = Report(of="case file")
+    report.check("case file", lambda: _check_case(report, data, trusted, evidence or Evidence()))
+    return report
+
+
+def _check_case(report: Report, data: bytes, trusted: Sequence[TrustedKey], given: Evidence) -> None:
+    parts = dict[str, bytes]()
 
     def unpacked() -> str:
         parts.update(read_case(data))
@@ -613,7 +695,7 @@ def verify_case(data: bytes, trusted: Sequence[TrustedKey], evidence: Evidence |
 
     report.check("zip", unpacked)
     if not report.verified:
-        return report
+        return
     keys = list(trusted)
 
     def own_keys() -> str:
@@ -631,18 +713,19 @@ def verify_case(data: bytes, trusted: Sequence[TrustedKey], evidence: Evidence |
 
     report.check(MANIFEST, manifest)
     if not opened:
-        return report
+        return
     case = opened[0]
     _check_parts(report, case, parts)
     report.says = [f"{case.predicate['wording']} Issued {case.predicate['issued_at']}."]
     report.not_proved = [*map(str, case.predicate["not_proved"])]
     if case.predicate["certificate"] is not None and CERTIFICATE in parts:
-        _check_certificate(report, case, parts, keys, evidence or Evidence())
-    for name in (evidence or Evidence()).witnesses:
+        _check_certificate(report, case, parts, keys, given)
+    if NEGATIVE in parts:
+        _check_negative(report, case, parts[NEGATIVE], keys)
+    for name in given.witnesses:
         report.check(f"witness {name.partition('+')[0]}", partial(_is_witnessed, parts, name, keys))
     for name in sorted(name for name in parts if re.fullmatch(r"decision-\d+\.json", name)):
         report.check(name, partial(_check_record, report, case, parts[name], keys))
-    return report
 
 
 def _part(parts: dict[str, bytes], name: str) -> bytes:
@@ -685,6 +768,7 @@ def _check_certificate(
     )
     report.checks += [Check(f"{CERTIFICATE}, {each.name}", each.verified, each.detail) for each in inner.checks]
     report.says, report.not_proved = [*report.says, *inner.says], [*report.not_proved, *inner.not_proved]
+    report.uncertified = inner.uncertified
     if not inner.verified or not inner.says:
         return
     certificate = open_envelope(parts[CERTIFICATE], keys)
@@ -703,6 +787,20 @@ def _check_certificate(
             report.check(f"{name}, digest", partial(_is_report, parts, name, model["audit"].get("report")))
     if "head.txt" in parts and "proof.json" in parts:
         report.check("head.txt, history", lambda: _continues(certificate, parts, keys))
+
+
+def _check_negative(report: Report, case: Certificate, data: bytes, keys: Sequence[TrustedKey]) -> None:
+    """A part of the case that is a negative report, of this request."""
+    inner = verify(data, keys)
+    report.uncertified = report.uncertified or inner.uncertified
+    report.checks += [Check(f"{NEGATIVE}, {each.name}", each.verified, each.detail) for each in inner.checks]
+    report.says, report.not_proved = [*report.says, *inner.says], [*report.not_proved, *inner.not_proved]
+
+    def same_case() -> str:
+        found = open_signed(data, keys, check_negative)
+        return "is of this request" if found.about == case.predicate["request"] else refuse("it is of another request")
+
+    report.check(f"{NEGATIVE}, case", same_case)
 
 
 def _is_report(parts: dict[str, bytes], name: str, digest: Any) -> str:
@@ -745,6 +843,8 @@ def _number(name: str) -> int:
 def summary(certificate: Certificate) -> list[str]:
     """What the statement says, in lines for a person."""
     predicate = certificate.predicate
+    if certificate.is_negative:
+        return negative_summary(predicate)
     request = predicate["request"]
     due = moment(request["due_at"])
     late = "in time" if moment(request["fulfilled_at"]) <= due else "LATE"
@@ -769,6 +869,45 @@ def summary(certificate: Certificate) -> list[str]:
     return lines
 
 
+def negative_summary(predicate: Object) -> list[str]:
+    request = predicate["request"]
+    lines = [f"NO DELETION IS CERTIFIED. This is a negative report of {predicate['issued_at']}, and no certificate."]
+    if request is None:
+        lines.append(f"audit {predicate['about']}:")
+    else:
+        fulfilled = f"erased {request['fulfilled_at']}" if request["fulfilled_at"] else "NOT FULFILLED"
+        lines.append(
+            f"request {request['id']} ({request['decision']}, {request['jurisdiction']}: {request['rule']}): "
+            f"received {request['received_at']}, due {request['due_at']}, {fulfilled}"
+        )
+    for finding in predicate["findings"]:
+        name = finding["model"] or "the samples"
+        if finding["version"] is not None:
+            name += f" version {finding['version']}"
+        words = f"{finding['state']}, the audit's verdict is {finding['verdict'].upper()}"
+        if finding["state"] == "attention":
+            words = f"NOTHING WAS PUBLISHED, a person must decide; the audit's verdict is {finding['verdict'].upper()}"
+        elif finding["state"] == "not-erased":
+            words = "NOT ERASED"
+        lines.append(f"{name}: {words}" + (f": {finding['why']}" if finding["why"] else ""))
+    return lines
+
+
+def uncertified(certificate: Certificate) -> list[str]:
+    """Of which models the statement does not certify that they forgot the samples, and why; those alone."""
+    if certificate.is_negative:
+        return [
+            str(finding["model"] or "the samples")
+            for finding in certificate.predicate["findings"]
+            if not is_success(finding)
+        ]
+    return [
+        f"{model['model']} version {model['version']} (the audit's verdict is {model['verdict']})"
+        for model in certificate.predicate["models"]
+        if model["verdict"] not in ("pass", "not audited")
+    ]
+
+
 def is_remnant(receipt: Object) -> bool:
     """Whether it is of something that the service holds, as opposed to backups."""
     return receipt["subject"] in ("superseded-checkpoint", "reference-pool")
@@ -776,7 +915,8 @@ def is_remnant(receipt: Object) -> bool:
 
 def limits(certificate: Certificate) -> list[str]:
     """What the statement says it does not prove, and what its audits do not show."""
-    audits = [model["audit"] or {} for model in certificate.predicate["models"]]
+    measured = certificate.predicate["findings" if certificate.is_negative else "models"]
+    audits = [each["audit"] or {} for each in measured]
     shown = [f"the audit does not show: {line}" for audit in audits for line in audit.get("not_shown") or []]
     return [*map(str, certificate.predicate["not_proved"]), *dict.fromkeys(shown)]
 
@@ -806,8 +946,12 @@ def read_trust(data: bytes) -> list[TrustedKey]:
 
 
 def arguments() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="lethe.verify", description="Verify a certificate or a case file offline.")
-    parser.add_argument("certificate", type=Path, help="the certificate, a JSON file, or a case file, a zip")
+    parser = argparse.ArgumentParser(
+        prog="lethe.verify", description="Verify a certificate, a negative report or a case file offline."
+    )
+    parser.add_argument(
+        "certificate", type=Path, help="the certificate or negative report, a JSON file, or a case file, a zip"
+    )
     parser.add_argument("--key", type=Path, action="append", default=[], help="a public key (PEM) that you trust")
     parser.add_argument("--trust", type=Path, help="a file of public keys with their validity")
     parser.add_argument("--checkpoint", type=Path, action="append", default=[], help="a checkpoint file to identify")
@@ -845,6 +989,8 @@ def show(report: Report) -> str:
         if part:
             lines += ["", title, *(f"  - {line}" for line in part)]
     verdict = f"The {report.of} is verified." if report.verified else f"The {report.of} is NOT VERIFIED."
+    if report.verified and report.uncertified:
+        verdict += f" It does NOT certify forgetting: {', '.join(report.uncertified)}."
     clean = ["".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in line) for line in lines]
     return "\n".join([*clean, "", verdict])
 

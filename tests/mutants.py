@@ -43,6 +43,23 @@ class Mutant:
 TENANCY = "tests/app/api/test_tenancy.py::test_"
 MUTANTS = (
     Mutant(
+        "negative reports: something failed",
+        "lethe/verify.py",
+        'refuse("the report calls nothing a failure")',
+        "pass",
+        ("tests/lethe/test_negative_reports.py::test_nothing_negative_is_no_negative_report",),
+    ),
+    Mutant(
+        "crowd: fewer samples wait",
+        "app/deletions/batches.py",
+        "return min(by_age, by_law) if pending.samples >= rule.crowd else by_law",
+        "return min(by_age, by_law)",
+        (
+            "tests/app/deletions/test_policies.py::"
+            "test_with_a_crowd_neither_age_nor_number_closes_a_smaller_batch_but_the_law_does",
+        ),
+    ),
+    Mutant(
         "fence",
         "app/jobs/running.py",
         "Job.id == claim.id, Job.fence == claim.fence, Job.state == JobState.RUNNING",
@@ -139,6 +156,61 @@ MUTANTS = (
         'if row is None or row.facts.get("base") != base:',
         "if row is None:",
         ("tests/faults/test_resume.py::test_a_request_that_arrives_during_training_is_not_in_what_is_published",),
+    ),
+    Mutant(
+        "withheld check: a version that unlearning replaced",
+        "app/models/versions.py",
+        "    if not by_admin and replaced_by_unlearning(session, version):\n",
+        "    if False:\n",
+        ("tests/app/datasets/test_suppression.py::test_a_version_replaced_by_an_unlearning_is_withheld_at_once",),
+    ),
+    Mutant(
+        "suppression set: what was erased stays out",
+        "app/datasets/suppression.py",
+        "            gone |= np.array([mark in erased for mark in each], dtype=np.bool_)\n",
+        "            pass\n",
+        ("tests/app/datasets/test_suppression.py::test_the_same_content_under_other_ids_is_left_out",),
+    ),
+    Mutant(
+        "suppression set: checkpoints trained on what was erased",
+        "app/models/versions.py",
+        "        if trained[unavailable(dataset, model)].any():\n",
+        "        if False:\n",
+        ("tests/app/datasets/test_suppression.py::test_the_old_checkpoint_is_refused_under_any_name",),
+    ),
+    Mutant(
+        "parser child: its limits",
+        "app/formats/child.py",
+        "    walls = put_up_walls(**limits)\n",
+        '    walls = {"network": True}\n',
+        (
+            "tests/app/formats/test_sandbox.py::test_a_child_writes_no_more_than_it_may",
+            "tests/app/formats/test_sandbox.py::test_a_child_has_neither_network_nor_programs_nor_the_services_settings",
+        ),
+    ),
+    Mutant(
+        "deadline in the claim",
+        "app/jobs/claiming.py",
+        "            due_at(now + URGENT).asc().nulls_last(),\n            (Job.id",
+        "            (Job.id",
+        ("tests/app/jobs/test_order.py::test_a_near_deadline_goes_before_every_hint_and_the_nearest_first",),
+    ),
+    Mutant(
+        "the tenant's turn",
+        "app/jobs/claiming.py",
+        "            Tenant.served_at.asc().nulls_first(),\n",
+        "",
+        ("tests/app/jobs/test_order.py::test_tenants_take_turns",),
+    ),
+    Mutant(
+        "actor in events",
+        "app/core/db.py",
+        '    return str(session.info.get("actor", SERVICE))\n',
+        "    return SERVICE\n",
+        (
+            "tests/app/deletions/test_legal_life.py::"
+            "test_every_event_of_a_request_names_its_actor_and_the_log_has_no_free_words",
+        ),
     ),
 )
 

@@ -10,6 +10,7 @@ from fastapi.responses import Response, StreamingResponse
 from app.api.http.audit_replies import prefers
 from app.api.http.deps import CallerDep, PartsDep, Read, Write, needs, problems
 from app.api.schemas import PoolCost, RegisterEntry, RemainsCost, Summary
+from app.cases import register as printed_register
 from app.deletions import compliance, compliance_rules, costs
 from app.rules.compliance import Rules
 
@@ -20,7 +21,15 @@ Year = Annotated[int | None, Query(ge=2000, le=9998, description="of receipt, UT
 @router.get(
     "/register",
     response_model=list[RegisterEntry],
-    responses={200: {"content": {"text/csv": {"schema": {"type": "string"}}}}, **problems(403)},
+    responses={
+        200: {
+            "content": {
+                "text/csv": {"schema": {"type": "string"}},
+                "application/pdf": {"schema": {"type": "string", "format": "binary"}},
+            }
+        },
+        **problems(403),
+    },
 )
 def read_register(
     request: Request,
@@ -28,11 +37,19 @@ def read_register(
     held: PartsDep,
     year: Year = None,
     form: Annotated[
-        Literal["csv", "json"] | None, Query(description="instead of `Accept`, where nobody sets it, as in a link")
+        Literal["csv", "json", "pdf"] | None,
+        Query(
+            description="instead of `Accept`, where nobody sets it, as in a link; a PDF has the figures, and up to "
+            "200 entries"
+        ),
     ] = None,
 ) -> Response:
     """One entry per request, oldest first: JSON, or CSV by `Accept: text/csv`. No sample is named."""
     headers = {"Vary": "Accept"}
+    if form == "pdf":
+        headers["Content-Disposition"] = 'attachment; filename="register.pdf"'
+        printed = printed_register.print_pdf(held.database, who.tenant_id, year)
+        return Response(printed, media_type="application/pdf", headers=headers)
     pages = compliance.register(held.database, who.tenant_id, year)
     if form == "csv" or (form is None and prefers("text/csv", request.headers.get("accept", ""))):
         lines = compliance.as_csv(pages)

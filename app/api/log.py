@@ -9,10 +9,12 @@ from fastapi import APIRouter, Path, Query
 from fastapi.responses import JSONResponse, Response
 from sqlalchemy import select
 
+from app.api.audits import AuditId
 from app.api.deletions import RequestId
 from app.api.http.deps import CallerDep, IdempotentDep, PagerDep, Read, Write, needs, problems
 from app.api.http.paging import Created, Moment, Page, matching, moment
 from app.api.http.patterns import DIGEST, id_pattern
+from app.api.models import ModelId
 from app.api.schemas import (
     ID_OR_NAME,
     CertificateOut,
@@ -25,11 +27,14 @@ from app.api.schemas import (
     ReceiptListed,
     Shredded,
 )
+from app.api.versions import Number
 from app.core.errors import Gone, NotFound, Unprocessable
-from app.core.tables import CertificateRow, Commitment, DeletionRequest, Receipt
+from app.core.tables import AuditRow, CertificateRow, Commitment, DeletionRequest, NegativeReport, Receipt
 from app.deletions import views
-from app.evidence import sealing, signing, transparency_log, witness
+from app.evidence import negative, sealing, signing, transparency_log, witness
 from app.models import records as models
+from app.models import versions
+from app.reports import audit_rows
 
 router = APIRouter(tags=["evidence"], dependencies=[needs("audit")])
 Size = Annotated[int, Query(ge=0, lt=2**53)]
@@ -44,6 +49,31 @@ def read_certificate(request: RequestId, who: CallerDep, session: Read) -> Envel
     return Envelope.model_validate(json.loads(row.envelope))
 
 
+@router.get("/deletion-requests/{request}/negative-report", responses=problems(403, 404))
+def read_negative_report(request: RequestId, who: CallerDep, session: Read) -> Envelope:
+    """The newest signed statement that no deletion is certified, and why: of a model that needs attention, whose
+    version was published without a pass, or whose samples could not be erased. It is no certificate."""
+    of = views.get(session, who.tenant_id, request)
+    return _negative(negative.latest(session, request_id=of.id))
+
+
+@router.get("/models/{model}/versions/{number}/audits/{audit}/negative-report", responses=problems(403, 404))
+def read_negative_audit(model: ModelId, number: Number, audit: AuditId, who: CallerDep, session: Read) -> Envelope:
+    """The same of an audit that was asked for and did not pass."""
+    row = models.get(session, who.tenant_id, model)
+    version = versions.get(session, row, number)
+    found = session.scalars(audit_rows.reports_of(version).where(AuditRow.id == audit)).first()
+    if found is None:
+        raise NotFound("The version has no such report.")
+    return _negative(negative.latest(session, audit_id=found.id))
+
+
+def _negative(row: NegativeReport | None) -> Envelope:
+    if row is None:
+        raise NotFound("There is no negative report: nothing failed, or it is not signed yet. Ask again in seconds.")
+    return Envelope.model_validate(json.loads(row.envelope or ""))
+
+
 @router.get("/certificates", responses=problems(403))
 def list_certificates(
     who: CallerDep,
@@ -53,9 +83,13 @@ def list_certificates(
     request: Annotated[str | None, Query(pattern=id_pattern("del"))] = None,
 ) -> Page[CertificateOut]:
     """The certificates, newest first, superseded ones among them."""
-    query = matching(
-        select(CertificateRow).where(CertificateRow.tenant_id == who.tenant_id), {CertificateRow.request_id: request}
-    )
+    query = select(CertificateRow)
+    if request is None:
+        query = query.where(CertificateRow.tenant_id == who.tenant_id)
+    elif views.is_of(session, who.tenant_id, request):
+        query = query.where(CertificateRow.request_id == request)
+    else:
+        return Page(items=[], next_page_token=None)
     rows, token = pager.rows_by_time(session, query, CertificateRow.issued_at, CertificateRow.digest, issued)
     return Page(items=[show_certificate(row) for row in rows], next_page_token=token)
 
@@ -90,8 +124,11 @@ def list_receipts(
     due_before: Moment | None = None,
 ) -> Page[ReceiptListed]:
     """What was purged for the requests, and what will be at a date, newest first."""
-    query = select(Receipt).join(DeletionRequest, DeletionRequest.id == Receipt.request_id)
-    query = query.where(DeletionRequest.tenant_id == who.tenant_id)
+    # As a join the database would begin at the requests, all of them.
+    mine = select(DeletionRequest.id).where(
+        DeletionRequest.id == Receipt.request_id, DeletionRequest.tenant_id == who.tenant_id
+    )
+    query = select(Receipt).where(mine.correlate(Receipt).limit(1).scalar_subquery().is_not(None))
     model = model and models.id_of(session, who.tenant_id, model)
     query = matching(query, {Receipt.request_id: request, Receipt.model_id: model})
     if done is not None:

@@ -23,7 +23,7 @@ from app.api.http.patterns import (
     id_pattern,
 )
 from app.formats.input_contract import InputContract
-from app.formats.preprocessing import InputBody
+from app.formats.preprocessing import InputBody, timm_pool, with_file
 from app.rules import grounds
 from app.rules.deadlines import clock
 from app.rules.policy import Choice, Policy, choose, choose_probes
@@ -268,7 +268,9 @@ class BaseOut(BaseModel):
 class ModelCreate(Body):
     name: Name
     dataset: Name = Field(description=ID_OR_NAME)
-    architecture: Choice
+    architecture: Choice = Field(
+        description="of its `params` those may be left out that the file of timm or Hugging Face in `input` has"
+    )
     recipe: Choice = Field(default=Choice(name="sgd"), validate_default=True)
     policy: Policy = Field(default_factory=Policy)
     input: InputBody = Field(
@@ -291,18 +293,27 @@ class ModelCreate(Body):
     def _recipe(cls, choice: Choice) -> Choice:
         return choose("recipes", choice)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _with_their_file(cls, body: Any) -> Any:
+        if isinstance(body, dict) and "architecture" in body:
+            return {**body, "architecture": with_file(body["architecture"], body.get("input"))}
+        return body
+
     @model_validator(mode="after")
-    def _as_timm_says(self) -> ModelCreate:
-        """The network is the one that timm's file names, with the pooling that it names."""
-        said, params = self.input.timm or {}, self.architecture.params
-        if self.architecture.name != "timm" or "pretrained_cfg" not in said:
-            return self
-        named, pool = said.get("architecture"), said.get("global_pool")
-        if named is not None and named != params["name"]:
-            raise ValueError(f"timm's `config.json` is of {named}, and `architecture` says {params['name']}")
-        if pool and params.setdefault("global_pool", pool) != pool:
-            raise ValueError(f"timm's `config.json` has the pooling {pool}, and `architecture` says another")
-        choose("architectures", self.architecture)
+    def _as_their_file_says(self) -> ModelCreate:
+        """The network is the one that the file of timm or Hugging Face is of."""
+        params = self.architecture.params
+        if self.architecture.name == "timm" and self.input.timm and "pretrained_cfg" in self.input.timm:
+            named, pool = self.input.timm.get("architecture"), timm_pool(self.input.timm)
+            if named is not None and named != params["name"]:
+                raise ValueError(f"timm's `config.json` is of {named}, and `architecture` says {params['name']}")
+            if pool and pool != params.get("global_pool"):
+                raise ValueError(f"timm's `config.json` has the pooling {pool}, and `architecture` says another")
+        if self.architecture.name == "hugging_face" and self.input.hugging_face:
+            named, kind = self.input.hugging_face.config.get("model_type"), params["config"]["model_type"]
+            if named is not None and named != kind:
+                raise ValueError(f"`config.json` of `input` is not of {kind}, which `architecture` says")
         return self
 
 
@@ -956,8 +967,10 @@ class Summary(BaseModel):
     by_status: dict[str, int]
     samples: int
     extended: int
-    overdue: list[str]
-    due_soon: list[str]
+    overdue: list[str] = Field(description="ids, the earliest due date first; 1000 at most")
+    overdue_count: int
+    due_soon: list[str] = Field(description="the same of those due within seven days")
+    due_soon_count: int
     answered_late: int
     mean_days: float | None
     median_days: float | None

@@ -122,6 +122,8 @@ def _stated(session: Session, held: Parts, model: Model, dataset: Dataset, state
     """What was stated, by position instead of by id, and logits in the order of the dataset's labels."""
     if not is_held(dataset):
         raise Unprocessable("Nothing can be measured on data that are not held here; leave `stated` out.")
+    if stated.sample_ids is None and dataset.train_count == dataset.sample_count:
+        raise Unprocessable("The dataset has no holdout: name in `sample_ids` the samples that you measured.")
     found = stated.model_dump(exclude={"sample_ids"}, exclude_none=True)
     if stated.sample_ids is not None:
         gone = mask_of(dataset.erased, dataset.sample_count)

@@ -40,7 +40,7 @@ from app.core.tables import (
 )
 from app.deletions import history, views
 from app.deletions.views import RequestDetails
-from app.evidence import certificate, sealing, signing, transparency_log, witness
+from app.evidence import certificate, negative, sealing, signing, transparency_log, witness
 from app.evidence.signing import SigningKey, canonical
 from app.evidence.transparency_log import Head
 from app.formats.audit_report import AuditReport
@@ -76,6 +76,7 @@ case.json             the same, for a program
 manifest.json         every part with its digest, signed
 certificate.json      the signed statement of the erasure, if there was one
 superseded-N.json     earlier certificates, newest first
+negative-report.json  the newest signed statement that no deletion is certified, if there was one
 decision-N.json       signed records of refusals, extensions, legal holds and cancellations
 audit-MODEL.json      the audit report whose digest the certificate has; audit-MODEL.html shows it
 policy-MODEL.json     the policy as it was
@@ -144,6 +145,7 @@ def _make(session: Session, request_id: str, key: SigningKey) -> bool:
     if row.made_at is not None:
         return False
     waits = request.fulfilled_at is not None and sealing.latest(session, request_id) is None
+    waits = waits or negative.is_waiting(session, request_id)
     unplaced = select(AuditEvent.number).where(AuditEvent.object_id == request_id, AuditEvent.leaf.is_(None))
     if waits or session.scalars(unplaced.limit(1)).first() is not None:
         return False  # the log and the certificate come first, within seconds
@@ -213,6 +215,8 @@ def _add_evidence(session: Session, case: Case, key: SigningKey) -> None:
     for number, row in enumerate(case.certificates):
         name = "certificate.json" if not number else f"superseded-{number}.json"
         case.parts[name] = row.envelope.encode()
+    if found := negative.envelopes(session, case.request.id):
+        case.parts["negative-report.json"] = found[0].encode()
     if case.certificates:
         size = certificate.opened(case.certificates[0].envelope)["predicate"]["log"]["tree_size"]
         hashes = transparency_log.prove_consistency(session, tenant, size, case.head.size)

@@ -19,6 +19,14 @@ from app.catalog.base import POOLING, Entry, Params
 MOST_CONFIG_BYTES = 2**18
 MOST_OF_ANYTHING = 100_000  # a width, say: a worker would build it before it could refuse it
 MOST_LAYERS = 1000
+NOT_OF_THE_NETWORK = (
+    "id2label", "label2id", "num_labels", "auto_map", "architectures", "_name_or_path", "transformers_version",
+    "dtype", "torch_dtype", "return_dict", "output_attentions", "output_hidden_states", "torchscript",
+    "attn_implementation", "_attn_implementation", "_attn_implementation_internal", "gradient_checkpointing",
+    "use_return_dict",
+)  # fmt: skip
+"""Members of a `config.json` that the dataset's classes take the place of, or that say how the network is stored and
+run, not what it is: here it is trained in float32 and answers with logits."""
 
 
 class SmallCnnParams(Params):
@@ -138,6 +146,18 @@ class HuggingFaceParams(Params):
         ):
             raise ValueError("it is of another task: `architectures` names no image classifier")
         return config
+
+    def classifier(self) -> str | None:
+        """The class that the file names, where it is not the usual one of its `model_type`."""
+        built = [name for name in self.config.get("architectures") or () if "ForImageClassification" in str(name)]
+        return next((str(name) for name in built if not str(name).endswith("ForImageClassification")), None)
+
+    def network(self) -> dict[str, Any]:
+        """The members of `config` that say what the network is, whichever classes it has."""
+        return {name: value for name, value in self.config.items() if name not in NOT_OF_THE_NETWORK}
+
+    def identity(self) -> Any:
+        return self.network(), self.classifier()
 
 
 def names_code(document: Any) -> bool:

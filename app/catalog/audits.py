@@ -91,6 +91,40 @@ class KnownMethodParams(Params):
     spread: Literal["auto", "own", "pooled"] = "auto"
 
 
+class CompletenessParams(Params):
+    """How completely each sample was forgotten (IAM, USENIX Security 2025)."""
+
+    steps: PositiveInt = Field(10, le=1000, description="steps from the models that never saw a sample to the parent")
+
+
+class MostVulnerableParams(Params):
+    """The samples that give themselves away most easily, by their own likelihood (RULI)."""
+
+    share: float = Field(0.1, gt=0, le=1, description="of the forget set: the most vulnerable ones by the references")
+    prior: PositiveFloat = Field(
+        4.0, le=1000, description="number of models that the variance of all samples counts for (BaVarIA)"
+    )
+
+
+class ResidualParams(Params):
+    """Are forgotten samples recognised again after a small change (RURK)?"""
+
+    norm: Literal["l2", "linf"] = "linf"
+    radius: PositiveFloat = Field(0.03, le=100, description="of the change, pixels in [0, 1]")
+    draws: PositiveInt = Field(20, le=1000, description="random changes of each sample")
+    batch_size: PositiveInt = Field(512, le=65536)
+
+
+class TwoVersionsParams(Params):
+    """The attack that holds the version before and the version after."""
+
+
+class NeighboursParams(Params):
+    """MIA-NN: what a forgotten class's samples are taken for instead."""
+
+    least_share: float = Field(0.8, gt=0, le=1, description="of a class's trained samples that the forget set has")
+
+
 AUDITS: dict[str, Entry] = {
     "rmia": Entry(
         "RMIA membership inference against a pool of reference models", RmiaParams, "engine.audits.measure:audit"
@@ -121,5 +155,31 @@ PROBES: dict[str, Entry] = {
         KnownMethodParams,
         "engine.audits.probes:known_method",
         {"shadows": 4},
+    ),
+    "completeness": Entry(
+        "How completely each sample was forgotten, beside an exact retrain",
+        CompletenessParams,
+        "engine.audits.probes:complete",
+    ),
+    "most_vulnerable": Entry(
+        "Share of the most vulnerable samples that still look trained on, beside an exact retrain",
+        MostVulnerableParams,
+        "engine.audits.probes:most_vulnerable",
+    ),
+    "residual_knowledge": Entry(
+        "Share of the samples recognised again after a small change, beside an exact retrain",
+        ResidualParams,
+        "engine.audits.probes:residual_knowledge",
+        {"draws": 2},
+    ),
+    "two_versions": Entry(
+        "AUC of an attacker who holds the version before as well, beside an exact retrain",
+        TwoVersionsParams,
+        "engine.audits.probes:two_versions",
+    ),
+    "neighbours": Entry(
+        "AUC of what a forgotten class's samples are taken for instead (MIA-NN), beside an exact retrain",
+        NeighboursParams,
+        "engine.audits.probes:neighbours",
     ),
 }

@@ -41,6 +41,10 @@ class Params(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
+    def identity(self) -> Any:
+        """What two of them have in common that mean the same."""
+        return self.model_dump(mode="json")
+
 
 @dataclass(frozen=True)
 class Entry:

@@ -24,15 +24,24 @@ _TORCHVISION = (
 _HUGGING_FACE = (
     "beit bit convnext convnextv2 cvt data2vec-vision deit dinov2 dinov2_with_registers donut-swin "
     "efficientnet focalnet hgnet_v2 hiera ijepa levit mobilenet_v1 mobilenet_v2 mobilevit mobilevitv2 "
-    "poolformer pp_lcnet pvt pvt_v2 regnet resnet segformer siglip siglip2 swiftformer swin swinv2 textnet vit "
-    "vit_msn "
+    "poolformer pvt pvt_v2 regnet resnet segformer siglip swiftformer swin swinv2 textnet vit vit_msn"
 )
 TORCHVISION = frozenset(_TORCHVISION.split())
 HUGGING_FACE = frozenset(_HUGGING_FACE.split())
-"""Values of `model_type` in a `config.json` with an image classifier that takes pixels alone."""
+"""Values of `model_type` in a `config.json` with an image classifier from pixels alone to logits."""
 
 
 @cache
 def timm() -> frozenset[str]:
     """timm's models, without the tags of their weights."""
-    return frozenset(Path(__file__).with_name("timm_names.txt").read_text().split())
+    return frozenset(name for name, *_ in _timm())
+
+
+@cache
+def timm_sized() -> frozenset[str]:
+    """Those that are built for one size of images: timm's configuration says `fixed_input_size`."""
+    return frozenset(name for name, *more in _timm() if more)
+
+
+def _timm() -> list[list[str]]:
+    return [line.split() for line in Path(__file__).with_name("timm_names.txt").read_text().splitlines()]

@@ -19,7 +19,7 @@ LATEST = 50
 
 @router.get("/register")
 async def register(visit: VisitDep) -> Response:
-    """The page comes at once, and its figures when they are counted: of a million requests that takes seconds."""
+    """The page comes at once, and its figures when what is under way is counted."""
     if not visit.can("audit"):
         raise Forbidden("This needs a role with the scope `audit`.", kind="scope-missing")
     this_year = visit.clock.now.year

@@ -18,7 +18,7 @@ from app.core.errors import NotFound, Unprocessable
 
 router = APIRouter(prefix="/console/models", route_class=PageRoute, include_in_schema=False)
 ModelId = Annotated[str, Path(pattern=id_pattern("mdl"))]
-MOST_VERSIONS = 200
+MOST_VERSIONS = 50
 MOST_WAITING = 20  # that are counted
 DAY = 86400
 STARTED = {"train": "train", "references": "references", "audit": "audit", "precompute": "precompute"}
@@ -138,7 +138,7 @@ def _policy(now: Document, form: Form) -> Document:
             "max_age_seconds": DAY * number_of(form, "max_age_days", 7),
         }
         if now["when"]["mode"] == "batch":
-            when["max_samples"] = now["when"]["max_samples"]
+            when |= {name: now["when"][name] for name in ("max_samples", "crowd") if name in now["when"]}
     escalation = now["escalation"]
     remain = form.get("remain", now["remain"])
     if (form.get("last_step") == "retrain") != any(step["name"] == "retrain" for step in escalation):

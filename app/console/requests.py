@@ -154,9 +154,10 @@ def _body(form: Form) -> Document:
 async def show(visit: VisitDep, request_id: RequestId) -> Response:
     found = await visit.api.get(f"/deletion-requests/{request_id}")
     models = {row["model"] for row in found["outcomes"]}
-    jobs, certificates, history, notices, papers, dataset, *named = await asyncio.gather(
+    jobs, certificates, negative, history, notices, papers, dataset, *named = await asyncio.gather(
         visit.api.get("/jobs", request=request_id, page_size=50),
         visit.api.find("/certificates", request=request_id, page_size=10),
+        visit.api.find(f"/deletion-requests/{request_id}/negative-report"),
         visit.api.get(f"/deletion-requests/{request_id}/history"),
         visit.api.get(f"/deletion-requests/{request_id}/notices"),
         visit.api.get(f"/deletion-requests/{request_id}/papers"),
@@ -170,6 +171,7 @@ async def show(visit: VisitDep, request_id: RequestId) -> Response:
         seen=_facts(found),
         jobs=jobs["items"],
         certificates=certificates["items"] if certificates else None,
+        negative=negative,
         dataset=dataset,
         history=history["entries"],
         notices=notices["notices"],

@@ -10,7 +10,7 @@ from fastapi.responses import Response
 
 from app.console import charts, verdicts
 from app.console.calls import Document, Refused
-from app.console.models import MOST_VERSIONS, ModelId, page_of
+from app.console.models import ModelId, page_of
 from app.console.visit import HEADERS, PAGES, Form, PageRoute, Visit, VisitDep, lines_of, number_of, see_other
 from app.core.errors import NotFound
 
@@ -23,12 +23,13 @@ Alias = Annotated[str, Path(max_length=60)]
 async def compare(visit: VisitDep, model_id: ModelId) -> Response:
     """Two audits side by side."""
     query = visit.request.query_params
-    model, versions = await asyncio.gather(
-        visit.api.get(f"/models/{model_id}"), visit.api.get(f"/models/{model_id}/versions", page_size=MOST_VERSIONS)
+    given = [query.get(name, "")[:9] for name in ("a", "b")]
+    wanted = [int(each) for each in given if each.isascii() and each.isdigit()]
+    model, *versions = await asyncio.gather(
+        visit.api.get(f"/models/{model_id}"),
+        *(visit.api.find(f"/models/{model_id}/versions/{number}") for number in wanted),
     )
-    numbers = [row["number"] for row in versions["items"]]
-    wanted = [int(given) for name in ("a", "b") if (given := query.get(name, "")).isascii() and given.isdigit()]
-    if not {*wanted} <= {*numbers}:
+    if None in versions:
         raise NotFound("The model has no such version.")
     found = await asyncio.gather(*(verdicts.of_version(visit.api, model_id, number) for number in wanted))
     return visit.page("compare.html.j2", model=model, pairs=list(zip(wanted, found, strict=True)))

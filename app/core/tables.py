@@ -261,7 +261,13 @@ class Version(Base):
     created_at: Mapped[datetime]
     purge_after: Mapped[datetime | None]
     purged_at: Mapped[datetime | None]
-    __table_args__ = (UniqueConstraint("model_id", "number", name="uq_versions_number"),)
+    __table_args__ = (
+        UniqueConstraint("model_id", "number", name="uq_versions_number"),
+        # Pages of the list, newest first, whole and by each filter.
+        Index("ix_versions_listed", "model_id", "id"),
+        Index("ix_versions_state", "model_id", "state", "id"),
+        Index("ix_versions_origin", "model_id", "origin", "id"),
+    )
 
 
 class DeletionRequest(Base):
@@ -347,6 +353,7 @@ class DeletionRequest(Base):
             "tenant_id",
             "received_at",
             "id",
+            "decision",
             postgresql_where=text("fulfilled_at IS NULL"),
             sqlite_where=text("fulfilled_at IS NULL"),
         ),
@@ -363,6 +370,35 @@ class DeletionRequest(Base):
             sqlite_where=text("replayed_at IS NOT NULL"),
         ),
     )
+
+
+class Tally(Base):
+    """How many of a tenant's requests, received in a year, have one value. Read together with `TallyChange`.
+
+    Triggers of the database write the changes, in the transaction of the request (`app.deletions.tallies`).
+    """
+
+    __tablename__ = "tallies"
+    tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"), primary_key=True)
+    year: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
+    name: Mapped[str] = mapped_column(String(20), primary_key=True)  # request | answered | verdict
+    value: Mapped[str] = mapped_column(String(200), primary_key=True)
+    requests: Mapped[int] = mapped_column(BigInteger)
+    samples: Mapped[int] = mapped_column(BigInteger)
+
+
+class TallyChange(Base):
+    """What is to be added to a tally, and is not yet: rows of their own, so that nobody waits for a tally."""
+
+    __tablename__ = "tally_changes"
+    number: Mapped[int] = mapped_column(Serial, primary_key=True, autoincrement=True)
+    tenant_id: Mapped[str] = mapped_column(Id)
+    year: Mapped[int] = mapped_column(Integer)
+    name: Mapped[str] = mapped_column(String(20))
+    value: Mapped[str] = mapped_column(String(200))
+    requests: Mapped[int] = mapped_column(BigInteger)
+    samples: Mapped[int] = mapped_column(BigInteger)
+    __table_args__ = (Index("ix_tally_changes", "tenant_id", "name"),)
 
 
 class OutcomeRow(Base):
@@ -396,7 +432,7 @@ class Job(Base):
     dataset_id: Mapped[str | None] = mapped_column(ForeignKey("datasets.id"))
     model_id: Mapped[str | None] = mapped_column(ForeignKey("models.id"))
     request_id: Mapped[str | None] = mapped_column(ForeignKey("deletion_requests.id"))
-    parent_id: Mapped[str | None] = mapped_column(Id, index=True)  # the job that this one is a part of
+    parent_id: Mapped[str | None] = mapped_column(Id)  # the job that this one is a part of
     device: Mapped[str | None] = mapped_column(String(40))  # label of the workers that may take it; none: any
     lane: Mapped[str] = mapped_column(String(60))
     params: Mapped[dict[str, Any]]
@@ -426,6 +462,13 @@ class Job(Base):
             sqlite_where=text("state = 'running'"),
         ),
         Index("ix_jobs_claim", "state", "available_at"),
+        Index(
+            "ix_jobs_parts",
+            "parent_id",
+            "id",
+            postgresql_where=text("parent_id IS NOT NULL"),
+            sqlite_where=text("parent_id IS NOT NULL"),
+        ),
         Index(  # whether another job of its lane goes before it
             "ix_jobs_waiting",
             "lane",
@@ -446,6 +489,9 @@ class Job(Base):
         Index(
             "ix_jobs_request",
             "request_id",
+            "kind",
+            "state",
+            "id",
             postgresql_where=text("request_id IS NOT NULL"),
             sqlite_where=text("request_id IS NOT NULL"),
         ),
@@ -492,11 +538,20 @@ class AuditRow(Base):
     model_id: Mapped[str] = mapped_column(ForeignKey("models.id"))
     job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"), index=True)
     version: Mapped[int | None] = mapped_column(Integer)
-    compares_request: Mapped[str | None] = mapped_column(ForeignKey("deletion_requests.id"), index=True)
+    compares_request: Mapped[str | None] = mapped_column(ForeignKey("deletion_requests.id"))
     verdict: Mapped[str] = mapped_column(String(20))
     report: Mapped[dict[str, Any]] = mapped_column(Json, deferred=True)
     created_at: Mapped[datetime]
-    __table_args__ = (Index("ix_audit_version", "model_id", "version"), Index("ix_audit_verdict", "verdict"))
+    __table_args__ = (
+        Index("ix_audit_version", "model_id", "version"),
+        Index("ix_audit_verdict", "verdict"),
+        Index(  # those without one are nearly all: SQLite would look for them here
+            "ix_audit_compared",
+            "compares_request",
+            postgresql_where=text("compares_request IS NOT NULL"),
+            sqlite_where=text("compares_request IS NOT NULL"),
+        ),
+    )
 
 
 class AdversarialRow(Base):
@@ -550,6 +605,14 @@ class Receipt(Base):
             postgresql_where=text("done_at IS NULL"),
             sqlite_where=text("done_at IS NULL"),
         ),
+        # Pages of the list, newest first: of what is not done, and of a model.
+        Index(
+            "ix_receipts_undone",
+            "id",
+            postgresql_where=text("done_at IS NULL"),
+            sqlite_where=text("done_at IS NULL"),
+        ),
+        Index("ix_receipts_model", "model_id", "id"),
     )
 
 
@@ -598,7 +661,7 @@ class Delivery(Base):
 
     __tablename__ = "deliveries"
     id: Mapped[str] = mapped_column(Id, primary_key=True)
-    webhook_id: Mapped[str] = mapped_column(ForeignKey("webhooks.id"), index=True)
+    webhook_id: Mapped[str] = mapped_column(ForeignKey("webhooks.id"))
     kind: Mapped[str] = mapped_column(String(60))
     body: Mapped[str] = mapped_column(Text)
     state: Mapped[str] = mapped_column(String(20))  # pending | delivered | failed
@@ -608,6 +671,15 @@ class Delivery(Base):
     due_at: Mapped[datetime | None] = mapped_column(index=True)
     traceparent: Mapped[str | None] = mapped_column(String(55))  # W3C: what the event happened in
     __table_args__ = (
+        Index("ix_deliveries_listed", "webhook_id", "id"),
+        Index(
+            "ix_deliveries_unmade",
+            "webhook_id",
+            "state",
+            "id",
+            postgresql_where=text("state <> 'delivered'"),
+            sqlite_where=text("state <> 'delivered'"),
+        ),
         Index(
             "ix_deliveries_open",
             "state",
@@ -623,7 +695,7 @@ class AuditEvent(Base):
 
     __tablename__ = "events"
     number: Mapped[int] = mapped_column(Serial, primary_key=True, autoincrement=True)
-    tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"), index=True)
+    tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"))  # found by its leaves, or by those that wait
     kind: Mapped[str] = mapped_column(String(60))
     object_id: Mapped[str] = mapped_column(Id, index=True)
     data: Mapped[dict[str, Any]]
@@ -691,6 +763,29 @@ class CertificateRow(Base):
     envelope: Mapped[str] = mapped_column(Text, deferred=True)
     issued_at: Mapped[datetime]
     revoked_at: Mapped[datetime | None]  # its operator no longer vouches for it; the log says so, too
+    __table_args__ = (Index("ix_certificates_listed", "tenant_id", "issued_at", "digest"),)
+
+
+class NegativeReport(Base):
+    """Signed evidence that no deletion is certified: of a request or of an audit. Unsigned until the sweeper comes."""
+
+    __tablename__ = "negative_reports"
+    number: Mapped[int] = mapped_column(Serial, primary_key=True, autoincrement=True)
+    tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"))
+    request_id: Mapped[str | None] = mapped_column(ForeignKey("deletion_requests.id"), index=True)
+    audit_id: Mapped[str | None] = mapped_column(ForeignKey("audit_reports.id"), index=True)
+    asked_at: Mapped[datetime]
+    issued_at: Mapped[datetime | None]
+    digest: Mapped[str | None] = mapped_column(String(71))
+    envelope: Mapped[str | None] = mapped_column(Text, deferred=True)
+    __table_args__ = (
+        Index(
+            "ix_negative_reports_waiting",
+            "number",
+            postgresql_where=text("issued_at IS NULL"),
+            sqlite_where=text("issued_at IS NULL"),
+        ),
+    )
 
 
 class ComplianceRules(Base):

@@ -264,7 +264,7 @@ def _write(
     entered = batches.enter(session, entries, {row["id"]: row["dataset_id"] for row in rows}, new, now, traces)
     found = []
     for row, (order, impact, _) in zip(rows, taken, strict=True):
-        outcomes = [_outcome(m.id, entered[row["id"], m.id]) for m in impact.affected]
+        outcomes: list[OutcomeRow | NewOutcome] = [_outcome(m.id, entered[row["id"], m.id]) for m in impact.affected]
         outcomes += _keep_through(session, row["id"], impact)
         if not outcomes:
             erasure.start_if_published(session, row["id"])

@@ -1,7 +1,8 @@
 """When pending deletions of a model become a job: at once (`each`), or together (`batch`).
 
 A batch closes on its number of requests or samples, on its age, or in time for the earliest legal deadline: early
-enough for the measured duration of such a job and of every further step. While a job of the model is queued or
+enough for the measured duration of such a job and of every further step. Where a crowd is asked for, fewer samples wait
+for that deadline. While a job of the model is queued or
 running, requests that arrive wait for the next batch.
 """
 
@@ -50,13 +51,14 @@ def closes_at(rule: EachRule | BatchRule, pending: Pending, duration: timedelta)
         return pending.oldest
     by_age = pending.oldest + timedelta(seconds=rule.max_age_seconds)
     by_law = pending.earliest_due - duration * DEADLINE_FACTOR - DEADLINE_ROOM
-    return min(by_age, by_law)
+    return min(by_age, by_law) if pending.samples >= rule.crowd else by_law
 
 
 def is_full(rule: EachRule | BatchRule, pending: Pending) -> bool:
     if isinstance(rule, EachRule):
         return True
-    return pending.requests >= rule.max_requests or pending.samples >= rule.max_samples
+    full = pending.requests >= rule.max_requests or pending.samples >= rule.max_samples
+    return full and pending.samples >= rule.crowd
 
 
 def measured_duration(session: Session, model_id: str) -> timedelta | None:

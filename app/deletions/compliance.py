@@ -6,31 +6,26 @@ import csv
 import io
 import re
 import statistics
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
 from pydantic_core import to_json
-from sqlalchemy import ColumnElement, func, literal, or_, select, tuple_
+from sqlalchemy import ColumnElement, case, func, literal, select, tuple_
 from sqlalchemy.orm import Session
 
 from app import events
 from app.core import db
 from app.core.db import Database
-from app.core.tables import DeletionRequest
-from app.deletions import views
+from app.core.tables import DeletionRequest, OutcomeRow, Receipt
+from app.deletions import tallies, views
 from app.deletions.views import RequestDetails
-from app.rules.states import Decision, RequestStatus
+from app.rules.states import Decision, Outcome, RequestStatus, request_status
 
 PAGE = 1000
 DUE_SOON = timedelta(days=7)
-OPEN = (
-    RequestStatus.ACCEPTED,
-    RequestStatus.PROCESSING,
-    RequestStatus.PUBLISHED,
-    RequestStatus.ATTENTION,
-    RequestStatus.HELD,
-)
+MOST_LISTED = 1000
 COLUMNS = (
     "request", "status", "reference", "dataset", "model", "samples", "samples_refused", "basis", "ground",
     "jurisdiction", "rule", "received_at", "posted_at", "received_reason", "identity", "complaint_about", "confirm_by",
@@ -145,64 +140,107 @@ def _harmless(value: Any) -> Any:
 
 
 def summary(database: Database, tenant_id: str, year: int | None = None) -> dict[str, Any]:
-    """Counts, overdue and due soon now, and mean and median days to the answer; all counted by the database."""
+    """Counts, overdue and due soon now, and mean and median of the days to the answer as the register has them.
+
+    Of the ids that are overdue or due soon, the `MOST_LISTED` with the earliest due dates.
+    """
     these = _received(tenant_id, year)
     with database.read() as session:
         now = db.now(session)
-        by_status = {status: _count(session, these, status) for status in RequestStatus}
-        answered = [*these, views.having(RequestStatus.FULFILLED)]
-        received, samples, extended, late = session.execute(
-            select(
-                func.count(),
-                func.coalesce(func.sum(DeletionRequest.sample_count), 0),
-                func.count(DeletionRequest.extended_at),
-                func.count().filter(DeletionRequest.fulfilled_at > DeletionRequest.due_at),
-            ).where(*these)
-        ).one()
-        mean = session.scalars(select(func.avg(_days(session))).where(*answered)).one()
+        groups = list(tallies.groups(session, tenant_id, year))
+        took = tallies.answered(session, tenant_id, year)
+        by_status = dict.fromkeys(RequestStatus, 0) | _open_by_status(session, these)
+        for group in groups:
+            if group.decision in _DECIDED:
+                by_status[_DECIDED[Decision(group.decision)]] += group.requests
+        incomplete = _incomplete(session, these)
+        by_status[RequestStatus.INCOMPLETE] = incomplete.total()
+        took.subtract(incomplete)
+        by_status[RequestStatus.FULFILLED] = took.total()
+        overdue = (*these, *views.UNANSWERED, DeletionRequest.due_at < now)
+        due_soon = (*these, *views.UNANSWERED, DeletionRequest.due_at.between(now, now + DUE_SOON))
         return {
             "as_of": _time(now),
             "year": year,
-            "received": received,
+            "received": sum(group.requests for group in groups),
             "by_status": {status.value: count for status, count in by_status.items()},
-            "samples": samples,
-            "extended": extended,
-            "overdue": _open(session, [*these, DeletionRequest.due_at < now]),
-            "due_soon": _open(session, [*these, DeletionRequest.due_at.between(now, now + DUE_SOON)]),
-            "answered_late": late,
-            "mean_days": None if mean is None else round(float(mean), 2),
-            "median_days": _median(session, answered, by_status[RequestStatus.FULFILLED]),
+            "samples": sum(group.samples for group in groups),
+            "extended": sum(group.requests for group in groups if group.extended),
+            "overdue": _first(session, overdue),
+            "overdue_count": _count(session, overdue),
+            "due_soon": _first(session, due_soon),
+            "due_soon_count": _count(session, due_soon),
+            "answered_late": sum(group.requests for group in groups if group.late and group.ended == "fulfilled"),
+            **_days(took),
         }
 
 
-def _count(session: Session, these: Sequence[ColumnElement[bool]], status: RequestStatus) -> int:
-    return session.scalars(select(func.count()).where(*these, views.having(status))).one()
+_DECIDED = {
+    Decision.REFUSED: RequestStatus.REFUSED,
+    Decision.CANCELLED: RequestStatus.CANCELLED,
+    Decision.HELD: RequestStatus.HELD,
+}
 
 
-def _open(session: Session, these: Sequence[ColumnElement[bool]]) -> list[str]:
-    """Ids of those that still need an answer, oldest first."""
-    unanswered = or_(*(views.having(status) for status in OPEN))
-    left = DeletionRequest.fulfilled_at.is_(None)
-    return list(
-        session.scalars(select(DeletionRequest.id).where(*these, left, unanswered).order_by(DeletionRequest.id))
+def _open_by_status(session: Session, these: Sequence[ColumnElement[bool]]) -> Counter[RequestStatus]:
+    """Those that are under way, in one pass over them: what `views.having` says of each status."""
+    row = DeletionRequest
+    states = (
+        select(
+            row.id,
+            *(
+                func.coalesce(func.max(case((OutcomeRow.state == state, 1), else_=0)), 0).label(state)
+                for state in Outcome
+            ),
+            func.max(case((row.id.in_(views.purges_given_up()), 1), else_=0)).label("given_up"),
+        )
+        .outerjoin(OutcomeRow, OutcomeRow.request_id == row.id)
+        .where(*these, row.fulfilled_at.is_(None), row.decision.not_in(_DECIDED))
+        .group_by(row.id)
+        .subquery()
     )
+    columns = [states.c[state] for state in Outcome]
+    query = select(*columns, states.c.given_up, func.count()).group_by(*columns, states.c.given_up)
+    found: Counter[RequestStatus] = Counter()
+    for *has, failed, count in session.execute(query):
+        some = [state for state, there in zip(Outcome, has, strict=True) if there]
+        found[request_status(Decision.ACCEPTED, some, False, bool(failed), False)] += count
+    return found
 
 
-def _days(session: Session) -> ColumnElement[Any]:
-    """From receipt to the answer."""
-    start, end = DeletionRequest.received_at, DeletionRequest.fulfilled_at
-    if session.get_bind().dialect.name == "sqlite":
-        return func.julianday(end) - func.julianday(start)
-    return func.extract("epoch", end - start) / 86400
+def _incomplete(session: Session, these: Sequence[ColumnElement[bool]]) -> Counter[int]:
+    """Those of which something is left after the due date, by the hundredths of a day that the answer took."""
+    row = DeletionRequest
+    query = (
+        select(row.id, row.received_at, row.fulfilled_at)
+        .join(Receipt, Receipt.request_id == row.id)
+        .where(*these, row.fulfilled_at.is_not(None), row.decision.not_in(_DECIDED), *views.late_remains())
+        .distinct()
+    )
+    took = (
+        end.replace(microsecond=0) - start.replace(microsecond=0) for _, start, end in session.execute(query) if end
+    )
+    return Counter((int(each.total_seconds()) + 432) // 864 for each in took)
 
 
-def _median(session: Session, these: Sequence[ColumnElement[bool]], count: int) -> float | None:
-    """The middle one, or the mean of the two in the middle."""
+def _count(session: Session, these: Sequence[ColumnElement[bool]]) -> int:
+    return session.scalars(select(func.count()).select_from(DeletionRequest).where(*these)).one()
+
+
+def _first(session: Session, these: Sequence[ColumnElement[bool]]) -> list[str]:
+    """Ids of those that still need an answer, the earliest due date first."""
+    order = (DeletionRequest.due_at, DeletionRequest.id)
+    return list(session.scalars(select(DeletionRequest.id).where(*these).order_by(*order).limit(MOST_LISTED)))
+
+
+def _days(took: Counter[int]) -> dict[str, float | None]:
+    """Mean and median of hundredths of a day."""
+    count = took.total()
     if not count:
-        return None
-    days = _days(session).label("days")
-    middle = select(days).where(*these).order_by(days).limit(2 - count % 2).offset((count - 1) // 2)
-    return round(float(statistics.fmean(session.scalars(middle))), 2)
+        return {"mean_days": None, "median_days": None}
+    middle = [tallies.at(took, place) for place in {(count - 1) // 2, count // 2}]
+    mean = sum(each * times for each, times in took.items()) / count
+    return {"mean_days": round(mean / 100, 2), "median_days": round(statistics.fmean(middle) / 100, 2)}
 
 
 def notice_overdue(database: Database) -> int:

@@ -298,7 +298,8 @@ def _drop_derived(session: Session, request: DeletionRequest) -> None:
     """
     waits = and_(Job.state == JobState.QUEUED, Job.kind == JobKind.UNLEARN)
     stopped = select(Job.id).where(Job.model_id.in_(_models(request)), Job.state != JobState.RUNNING, ~waits)
-    for row in session.scalars(select(JobArtifact).where(JobArtifact.job_id.in_(stopped))).all():
+    stored = select(JobArtifact).where(JobArtifact.job_id.in_(stopped)).order_by(JobArtifact.job_id, JobArtifact.name)
+    for row in session.scalars(stored.with_for_update()).all():  # the sweeper removes leftovers at the same time
         session.delete(row)
         session.flush()
         if row.name == "candidate" and usage.in_use(session, row.digest):

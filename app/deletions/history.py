@@ -15,7 +15,7 @@ def of(session: Session, request: DeletionRequest) -> list[dict[str, Any]]:
     query = (
         select(AuditEvent, CaseReason.reason)
         .outerjoin(CaseReason, CaseReason.event == AuditEvent.number)
-        .where(AuditEvent.object_id == request.id, AuditEvent.tenant_id == request.tenant_id)
+        .where(AuditEvent.object_id == request.id)
         .order_by(AuditEvent.number)
     )
     rows = session.execute(query).all()

@@ -18,7 +18,7 @@ import re
 import sqlite3
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timedelta
 from typing import Any
@@ -41,8 +41,11 @@ WAITING = "the database's files may keep earlier forms of erased rows until its 
 IDS = "samples"
 OTHERS = (
     "datasets", "job_artifacts", "adversarial_sets", "reference_models", "outbox",  # digests, names of classes
-    "case_details", "case_reasons", "notices",  # whose retention is over
 )  # fmt: skip
+# What names people in requests, and goes at the end of its retention: rows of their own, free words of a request, and
+# replies that were kept for a client that asks again. The planner keeps no statistics of these columns.
+CASES = ("case_details", "case_reasons", "case_papers", "notices", "case_files", "proposals")
+WORDS = ("deletion_requests", "idempotency")
 STATISTICS = "pg_statistic"  # the planner's: they quote ids
 LOCK_SECONDS = 1.0  # who comes after us waits as long as we do
 REST = 50  # times as long as a rewriting took, before the next: it takes two hundredths of the time at the most
@@ -66,11 +69,17 @@ class Rewriter:
     def __init__(self, database: Database, settings: Settings) -> None:
         self._database, self._settings = database, settings
         self._owing = True  # what was erased before this process began, perhaps by an earlier version
+        self._cases_owing = True
         self._rest_until = 0.0
 
     def owe(self, erased: int) -> int:
         """Rows were erased that no request has a receipt for."""
         self._owing |= erased > 0
+        return erased
+
+    def owe_cases(self, erased: int) -> int:
+        """What names people in requests was erased."""
+        self._cases_owing |= erased > 0
         return erased
 
     def round(self) -> int:
@@ -79,43 +88,45 @@ class Rewriter:
             return 0
         with self._database.read() as session:
             waiting = list(session.scalars(select(Receipt.id).where(*_PENDING)))
-        if not (waiting or self._owing) or not self._is_time():
+        cases = self._cases_owing and self._is_time(IDS, *OTHERS, *CASES, *WORDS)
+        if not cases and (not (waiting or self._owing) or not self._is_time(IDS, *OTHERS)):
             return 0
         began = time.monotonic()
         try:
-            done = rewrite(self._database)
+            done = rewrite(self._database, cases=cases)
         except NotRewrittenError as error:
             log.warning("the database was not rewritten after erasures: %s", error)
             self._rest_until = time.monotonic() + RETRY_SECONDS
             _say(self._database, waiting, f"{WAITING}: {error}")
             return 0
         took = time.monotonic() - began
-        self._owing, self._rest_until = False, time.monotonic() + REST * took
+        self._owing, self._cases_owing = False, self._cases_owing and not cases
+        self._rest_until = time.monotonic() + REST * took
         if waiting:
             log.info("the database was rewritten in %.2f s after the erasures of %d requests", took, len(waiting))
         tick(self._database, self._settings, waiting, done)
         return len(waiting)
 
-    def _is_time(self) -> bool:
+    def _is_time(self, *tables: str) -> bool:
         with self._database.read() as session:
-            small = size(session) <= self._settings.rewrite_bytes
+            small = size(session, tables) <= self._settings.rewrite_bytes
             return small or db.now(session).hour == self._settings.rewrite_hour
 
 
 _PENDING = (Receipt.subject == SUBJECT, Receipt.done_at.is_(None))
 
 
-def size(session: Session) -> int:
-    """Bytes to rewrite: of the tables with their indexes, or of the file."""
+def size(session: Session, tables: Sequence[str] = (IDS, *OTHERS)) -> int:
+    """Bytes to rewrite: of the tables with their indexes, or of SQLite's file."""
     if session.get_bind().dialect.name == "sqlite":
         pages, page = (session.execute(text(f"PRAGMA {name}")).scalar_one() for name in ("page_count", "page_size"))
         return int(pages) * int(page)
     sizes = text("SELECT sum(pg_total_relation_size(to_regclass(name))) FROM unnest(CAST(:names AS text[])) AS name")
-    return int(session.execute(sizes, {"names": [IDS, *OTHERS]}).scalar_one() or 0)
+    return int(session.execute(sizes, {"names": list(tables)}).scalar_one() or 0)
 
 
-def rewrite(database: Database) -> str:
-    """Rewrite the files, and check it; what was done, in words.
+def rewrite(database: Database, *, cases: bool = False) -> str:
+    """Rewrite the files, and check it; what was done, in words. cases: with the tables that name people in requests.
 
     Raises:
         NotRewrittenError: the database did not allow it, or something held it up: try again.
@@ -128,13 +139,19 @@ def rewrite(database: Database) -> str:
             _vacuum(database, connection, f"VACUUM (FULL, VERBOSE) {IDS}", strict=True)
             for table in OTHERS:  # of these too nobody reads any more what went with the ids; newer changes may stay
                 _vacuum(database, connection, f"VACUUM (FULL, VERBOSE) {table}")
+            if cases:  # once the strict ones are done, nobody reads any more what the others had before
+                for table in CASES:
+                    _vacuum(database, connection, f"VACUUM (FULL, VERBOSE) {table}", strict=True)
+                for table in WORDS:
+                    _vacuum(database, connection, f"VACUUM (FULL, VERBOSE) {table}")
             _vacuum(database, connection, f"VACUUM (FULL, VERBOSE) {STATISTICS}", strict=True)
     except DBAPIError as error:
         state = getattr(error.orig, "sqlstate", None)
         if state in ("55P03", "57014") or "locked" in str(error.orig):
             raise NotRewrittenError("others were using the tables, so it is tried again") from None
         raise NotRewrittenError(f"the database refused ({state or type(error.orig).__name__})") from None
-    return f"rewritten with VACUUM FULL: {', '.join((IDS, *OTHERS))} and the planner's statistics"
+    tables = (IDS, *OTHERS, *((*CASES, *WORDS) if cases else ()))
+    return f"rewritten with VACUUM FULL: {', '.join(tables)} and the planner's statistics"
 
 
 def _rewrite_file(raw: Any) -> str:

@@ -6,8 +6,9 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import Any
 
-from sqlalchemy import ColumnElement, and_, or_, select
+from sqlalchemy import ColumnElement, Select, and_, or_, select
 from sqlalchemy.orm import Session, aliased
 
 from app.core.errors import NotFound
@@ -97,10 +98,11 @@ def _published(session: Session, found: dict[str, RequestDetails]) -> None:
     done = {row.job_id for each in found.values() for row in each.outcomes if row.job_id and row.version is not None}
     if not done:
         return
-    audits = select(AuditRow.job_id, AuditRow.verdict).where(
+    audits = select(AuditRow.id, AuditRow.job_id, AuditRow.verdict).where(
         AuditRow.job_id.in_(done), AuditRow.compares_request.is_(None), AuditRow.version.is_not(None)
     )
-    verdicts = dict(session.execute(audits.order_by(AuditRow.id)).all())
+    # Put in order here: for an order by id SQLite would read the reports of all jobs.
+    verdicts = {job: verdict for _, job, verdict in sorted(map(tuple, session.execute(audits)))}
     made = dict(session.execute(select(Version.job_id, Version.created_at).where(Version.job_id.in_(done))).all())
     for each in found.values():
         for row in each.outcomes:
@@ -108,6 +110,41 @@ def _published(session: Session, found: dict[str, RequestDetails]) -> None:
                 each.verdicts[row.model_id] = verdicts[row.job_id]
             if row.job_id is not None and (at := made.get(row.job_id)) is not None:
                 each.replaced[row.model_id] = at
+
+
+def late_remains() -> tuple[ColumnElement[bool], ...]:
+    """The conditions that a receipt is of something that the service holds after the due date of its request."""
+    return (*_REMAINS, Receipt.due_at > DeletionRequest.due_at)
+
+
+_REMAINS = (Receipt.done_at.is_(None), Receipt.subject.in_(REMAINS))
+
+
+def affecting(model_id: str) -> ColumnElement[bool]:
+    """The condition that a request names a model, or affects it."""
+    one = select(OutcomeRow.model_id).where(
+        OutcomeRow.request_id == DeletionRequest.id, OutcomeRow.model_id == model_id
+    )
+    return or_(
+        DeletionRequest.model_id == model_id, one.correlate(DeletionRequest).limit(1).scalar_subquery().is_not(None)
+    )
+
+
+def is_of(session: Session, tenant_id: str, request_id: str) -> bool:
+    """Whether the tenant has such a request."""
+    return session.scalar(select(DeletionRequest.tenant_id).where(DeletionRequest.id == request_id)) == tenant_id
+
+
+def purges_given_up() -> Select[Any]:
+    """The requests whose newest purge job has ended without success."""
+    later = aliased(Job)
+    newer = select(later.id).where(later.request_id == Job.request_id, later.kind == JobKind.PURGE, later.id > Job.id)
+    return select(Job.request_id).where(
+        Job.request_id.is_not(None),
+        Job.kind == JobKind.PURGE,
+        Job.state.in_(GIVEN_UP),
+        newer.limit(1).scalar_subquery().is_(None),
+    )
 
 
 def having(status: RequestStatus) -> ColumnElement[bool]:
@@ -125,32 +162,21 @@ def having(status: RequestStatus) -> ColumnElement[bool]:
     }
     if status in decided:
         return DeletionRequest.decision == decided[status]
-    later = aliased(Job)
-    newer = select(later.id).where(later.request_id == Job.request_id, later.kind == JobKind.PURGE, later.id > Job.id)
-    given_up = select(Job.state).where(
-        Job.request_id == DeletionRequest.id,
-        Job.kind == JobKind.PURGE,
-        Job.state.in_(GIVEN_UP),
-        newer.limit(1).scalar_subquery().is_(None),
-    )
     undecided = DeletionRequest.decision.not_in(decided.values())
-    purge_given_up = given_up.correlate(DeletionRequest).limit(1).scalar_subquery().is_not(None)
-    attention = or_(some(Outcome.ATTENTION), purge_given_up)
+    given_up = purges_given_up().where(Job.request_id == DeletionRequest.id).correlate(DeletionRequest)
+    attention = or_(some(Outcome.ATTENTION), given_up.limit(1).scalar_subquery().is_not(None))
     # What is fulfilled has nothing under way or in need of attention: said too, so that an index of the rest serves.
     left = DeletionRequest.fulfilled_at.is_(None)
     waiting, begun = some(Outcome.PENDING), some(Outcome.BATCHED, Outcome.PUBLISHED, Outcome.PURGED)
     under_way = some(Outcome.PENDING, Outcome.BATCHED)
-    kept = select(Receipt.id).where(
-        Receipt.request_id == DeletionRequest.id,
-        Receipt.done_at.is_(None),
-        Receipt.subject.in_(REMAINS),
-        Receipt.due_at > DeletionRequest.due_at,
-    )
+    kept = select(Receipt.id).where(Receipt.request_id == DeletionRequest.id, *late_remains())
     late = kept.correlate(DeletionRequest).limit(1).scalar_subquery().is_not(None)
     condition = {
         RequestStatus.ATTENTION: and_(left, attention),
         RequestStatus.FULFILLED: and_(~left, ~late),
-        RequestStatus.INCOMPLETE: and_(~left, late),
+        RequestStatus.INCOMPLETE: and_(
+            ~left, late, DeletionRequest.id.in_(select(Receipt.request_id).where(*_REMAINS))
+        ),
         RequestStatus.PUBLISHED: and_(left, ~attention, ~under_way),
         RequestStatus.ACCEPTED: and_(left, ~attention, waiting, ~begun),
         RequestStatus.PROCESSING: and_(left, ~attention, under_way, begun),

@@ -158,13 +158,13 @@ def build(facts: CertificateFacts) -> Statement:
         "receipts": [asdict(r) | {"state": "done" if r.done_at else "pending"} for r in facts.receipts],
         "not_proved": list(NOT_PROVED),
         "supersedes": facts.supersedes,
-        "log": _log(facts.log) if facts.log else None,
+        "log": log_part(facts.log) if facts.log else None,
     }
     return {
         "_type": STATEMENT_TYPE,
         "subject": [{"name": name, "digest": {"sha256": _hex(digest)}} for name, digest in subjects.items()],
         "predicateType": PREDICATE_TYPE,
-        "predicate": _plain(predicate),
+        "predicate": plain(predicate),
     }
 
 
@@ -172,7 +172,7 @@ def verdict(audit: Mapping[str, Any] | None) -> str:
     return str(audit["judgement"]["verdict"]) if audit else "not audited"
 
 
-def _log(proven: Proven) -> dict[str, Any]:
+def log_part(proven: Proven) -> dict[str, Any]:
     return {
         "entry": proven.entry,
         "leaf_index": proven.index,
@@ -187,15 +187,15 @@ def _hex(digest: str) -> str:
     return digest.removeprefix("sha256:")
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """The value with its times in RFC 3339, as JSON has it."""
     match value:
         case datetime():
             return value.isoformat(timespec="microseconds") + "Z"
         case Mapping():
-            return {name: _plain(member) for name, member in value.items()}
+            return {name: plain(member) for name, member in value.items()}
         case list() | tuple():
-            return [_plain(member) for member in value]
+            return [plain(member) for member in value]
     return value
 
 

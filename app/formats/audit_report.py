@@ -84,6 +84,18 @@ class Relearning(Part):
     most_steps: int
 
 
+class ProbeFigure(Part):
+    """A figure of a checkpoint, and the same of one exact retrain: what it shows without any unlearning."""
+
+    value: float
+    control: float | None = Field(description="of the retrain; absent where none could be trained")
+    excess: Difference | None = Field(
+        description="`value` less `control`, on the same samples, of which there are two at least"
+    )
+    samples: int = Field(description="forgotten samples that it rests on")
+    details: dict[str, float] = Field(default_factory=dict, description="by name; a name in `_control`: the retrain's")
+
+
 class Measurement(Part):
     """What was measured on one checkpoint. Accuracies are fractions."""
 
@@ -120,6 +132,9 @@ class Measurement(Part):
     known_method_excess: Difference | None = Field(None, description="`known_method_ft_auc` less that control")
     relearning: Relearning | None = None
     robust_accuracy: float | None = Field(None, description="under a fixed L2 PGD, on the holdout")
+    probed: dict[str, ProbeFigure] = Field(
+        default_factory=dict, description="by the name of the probe, of those with a retrain beside them"
+    )
 
 
 class Balance(Part):

@@ -20,7 +20,15 @@ DROPPED = ("n_averaged", "initted", "step")
 """Counters of averaged weights (`torch.optim.swa_utils.AveragedModel`, ema-pytorch), which no network has."""
 CAST = {"F32": ("F16", "BF16")}
 """Dtypes of a file that stand for one of a network, without loss."""
-POSITIONS = ("pos_embed", "position_embedding", "pos_embedding", "relative_position", "relative_coords", "attn_mask")
+POSITIONS = (
+    "positions",
+    "pos_embed",
+    "position_embedding",
+    "pos_embedding",
+    "relative_position",
+    "relative_coords",
+    "attn_mask",
+)
 MOST_NAMED = 5
 
 Wanted = Mapping[str, tuple[str, tuple[int, ...]]]
@@ -43,7 +51,8 @@ def match(
 ) -> Match:
     """Find the tensors of a network in a file.
 
-    aliases: other names of wanted tensors. ignored: names that the file may have besides.
+    aliases: other names of wanted tensors. ignored: names, or their beginnings up to a dot, that the file may have
+    besides.
 
     Raises:
         CheckpointError: what is missing, unexpected or of another shape or dtype, and the nearest names.
@@ -54,7 +63,7 @@ def match(
     for name in tensors:
         own = known.get(name) or next((known[bare] for bare in _bare(name) if bare in known), None)
         if own is None:
-            if not any(bare in DROPPED or bare in ignored for bare in (name, *_bare(name))):
+            if not any(bare in DROPPED or _ignored(bare, ignored) for bare in (name, *_bare(name))):
                 extra.append(name)
         elif own in found:
             raise CheckpointError(
@@ -75,6 +84,10 @@ def match(
         if there != dtype and there not in CAST.get(dtype, ()):
             raise CheckpointError(f"tensor {name}: its dtype is {there}, not {dtype}")
     return Match(found)
+
+
+def _ignored(name: str, ignored: Collection[str]) -> bool:
+    return name in ignored or any(each.endswith(".") and name.startswith(each) for each in ignored)
 
 
 def unwrapped(name: str) -> str:
@@ -103,15 +116,19 @@ def _difference(
         near = [(name, difflib.get_close_matches(name, missing[:200], 1)) for name in extra[:MOST_NAMED]]
         like = ", ".join(f"{name} is like {found[0]}" for name, found in near if found)
         yield f"the architecture has no such tensors: {some(extra)}" + (f" ({like})" if like else "")
+        if not missing and not shapes:
+            yield "leave them out, or take the part of the file that is the network: `lethe convert --member`"
     if shapes:
         named = [f"tensor {name}: its shape is {list(there)}, not {list(want)}" for name, there, want in shapes]
         yield some(named)
     if shapes and not missing and not extra:
-        heads = {(there[0], want[0]) for _, there, want in shapes if there[1:] == want[1:] and there and want}
-        if len(heads) == 1 and all(there[1:] == want[1:] and there for _, there, want in shapes):
-            ((there, want),) = heads
-            yield f"the file is of a head with {there} outputs, and the dataset has {want} classes"
-        elif all(any(part in name for part in POSITIONS) for name, _, _ in shapes):
+        sized = [shape for shape in shapes if any(part in shape[0] for part in POSITIONS)]
+        rest = [shape for shape in shapes if shape not in sized]
+        heads = {(there[0], want[0]) for _, there, want in rest if there and want and there[1:] == want[1:]}
+        if len(heads) == 1 and all(there and there[1:] == want[1:] for _, there, want in rest):
+            ((outputs, classes),) = heads
+            yield f"the file is of a head with {outputs} outputs, and the dataset has {classes} classes"
+        if sized and len(heads) == min(len(rest), 1):
             yield "it was trained on images of another size: say so in the model's `input.geometry`"
 
 

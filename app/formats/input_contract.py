@@ -86,6 +86,12 @@ class InputContract(BaseModel):
         description="of the network's input; null: as the dataset's. Grey images are repeated for three, colours "
         "become their luminance for one",
     )
+    # Left out where it has its default, so that contracts of before the field are still the same.
+    channel_order: Literal["rgb", "bgr"] = Field(
+        "rgb",
+        exclude_if=lambda value: value == "rgb",
+        description="of the network's input, and of `mean` and `std`; bgr: as OpenCV reads pictures",
+    )
     mean: Annotated[tuple[Value, ...], Field(strict=False, min_length=1, max_length=3)] | None = Field(
         None, description="of each channel, or one for all, in pixels of [0, 1]; null: 0"
     )
@@ -104,6 +110,8 @@ class InputContract(BaseModel):
             if len(values) == 2 or (self.channels is not None and len(values) != self.channels):
                 wanted = f"{self.channels} channels" if self.channels else "1 or 3 channels"
                 raise ValueError(f"`{name}` has {len(values)} numbers, for {wanted}: send one for each, or one for all")
+        if self.channel_order == "bgr" and self.channels == 1:
+            raise ValueError("`channel_order` is one of 3 channels")
         if self.class_names is not None and len(set(self.class_names)) < len(self.class_names):
             raise ValueError("`class_names` has a name twice")
         return self
@@ -111,7 +119,8 @@ class InputContract(BaseModel):
     @property
     def plain(self) -> bool:
         """Whether images reach the network as they are."""
-        return self.geometry is None and self.channels is None and self.mean is None and self.std is None
+        absent = self.geometry is None and self.channels is None and self.mean is None and self.std is None
+        return absent and self.channel_order == "rgb"
 
     def channels_of(self, channels: int) -> int:
         """Channels of the network's input, for images of `channels`.
@@ -120,7 +129,7 @@ class InputContract(BaseModel):
             ContractError: the images cannot be given to such a network.
         """
         most = max(len(self.mean or ()), len(self.std or ()))
-        wanted = self.channels or (3 if most == 3 else channels)
+        wanted = self.channels or (3 if most == 3 or self.channel_order == "bgr" else channels)
         if channels not in (1, 3) and wanted != channels:
             raise ContractError(f"the dataset's images have {channels} channels and the network takes {wanted}")
         return wanted

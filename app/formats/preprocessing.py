@@ -127,11 +127,14 @@ class _Kind(NamedTuple):
     """What an image processor of the library does by itself.
 
     square: a `size` that is one number means both sides, else the shorter one. crops: `do_center_crop` if it is absent;
-    None: it never does, whatever the file says.
+    None: it never does, whatever the file says. flips: it turns the order of channels round, unless the file says that
+    it does not. normalises: as the file says, or never.
     """
 
     square: bool = False
     crops: bool | None = False
+    flips: bool = False
+    normalises: bool = True
 
 
 KINDS = {
@@ -144,7 +147,7 @@ KINDS = {
     "Levit": _Kind(crops=True),
     "MobileNetV1": _Kind(crops=True),
     "MobileNetV2": _Kind(crops=True),
-    "MobileViT": _Kind(crops=True),
+    "MobileViT": _Kind(crops=True, flips=True, normalises=False),
     "PoolFormer": _Kind(crops=True),
     "Pvt": _Kind(square=True),
     "Segformer": _Kind(square=True, crops=None),
@@ -174,13 +177,22 @@ def from_hugging_face(config: Mapping[str, Any], processor: Mapping[str, Any]) -
         _no_code(document)
     if unknown := sorted(processor.keys() - PROCESSOR - PROCESSOR_OTHERS):
         raise ContractError(f"`preprocessor_config.json` has members that are not known here: {_list(unknown)}")
-    for name in ("do_pad", "do_flip_channel_order", "do_reduce_labels", "reduce_labels"):
+    kind = _kind(config, processor)
+    for name in ("do_pad", "do_reduce_labels", "reduce_labels"):
         if processor.get(name):
             raise ContractError(f"`{name}` of `preprocessor_config.json` is not done here")
-    kind = _kind(config, processor)
-    channels = config.get("num_channels", 3)
+    flips = bool(processor.get("do_flip_channel_order", KINDS[kind].flips))
+    if flips and not KINDS[kind].flips:
+        raise ContractError("`do_flip_channel_order` is known of the processor MobileViT alone")
     mean, std = _scaled(kind, processor)
-    return _contract(_processed(kind, processor), channels=channels, mean=mean, std=std, names=class_names(config))
+    return _contract(
+        _processed(kind, processor),
+        channels=config.get("num_channels", 3),
+        order="bgr" if flips else "rgb",
+        mean=mean,
+        std=std,
+        names=class_names(config),
+    )
 
 
 def class_names(config: Mapping[str, Any]) -> list[str] | None:
@@ -290,7 +302,7 @@ def _scaled(kind: str, processor: Mapping[str, Any]) -> tuple[list[float] | None
         factor *= _number(_needed(processor, "rescale_factor"), "`rescale_factor`")
     shift = 1.0 if processor.get("rescale_offset") else 0.0
     mean, std = [0.0], [1.0]
-    if processor.get("do_normalize", True):
+    if KINDS[kind].normalises and processor.get("do_normalize", True):
         mean, std = _floats(processor, "image_mean"), _floats(processor, "image_std")
     if kind == "EfficientNet" and _needed(processor, "include_top"):  # divides by the deviation once more
         again = _floats(processor, "image_std")
@@ -333,9 +345,10 @@ def _no_code(config: Mapping[str, Any]) -> None:
         raise ContractError("the configuration names code of its own (`auto_map`); such code never runs here")
 
 
-def _contract(geometry: Any, *, channels: Any, mean: Any, std: Any, names: Any) -> InputContract:
+def _contract(geometry: Any, *, channels: Any, mean: Any, std: Any, names: Any, order: str = "rgb") -> InputContract:
     try:
         made = {"geometry": geometry and Geometry.model_validate(geometry), "channels": channels}
+        made["channel_order"] = order
         return InputContract.model_validate({**made, "mean": mean, "std": std, "class_names": names})
     except ValidationError as error:
         first = error.errors()[0]
@@ -351,6 +364,38 @@ def _numbers(values: Any, count: int, what: str) -> list[int]:
 
 def _list(names: Sequence[str]) -> str:
     return ", ".join(f"`{name}`" for name in names[:8]) + (" …" if len(names) > 8 else "")
+
+
+# -- the network -----------------------------------------------------------------------------------
+
+
+def with_file(architecture: Any, given: Any) -> Any:
+    """A choice of an architecture with what the file in an `input` says of the network, where the choice leaves it out.
+
+    Both as they were sent: what is wrong in them is found by the checks that follow.
+    """
+    if not isinstance(architecture, dict) or not isinstance(given, dict):
+        return architecture
+    params, said = architecture.get("params", {}), _said(architecture.get("name"), given)
+    if not isinstance(params, dict) or not said:
+        return architecture
+    own = {name: value for name, value in params.items() if value is not None or name not in said}
+    return {**architecture, "params": {**said, **own}}
+
+
+def timm_pool(config: Mapping[str, Any]) -> Any:
+    """The pooling of a timm `config.json`: that of the network's arguments, or the one that it names."""
+    args = config.get("model_args")
+    return (isinstance(args, dict) and args.get("global_pool")) or config.get("global_pool")
+
+
+def _said(architecture: Any, given: Mapping[str, Any]) -> dict[str, Any]:
+    if architecture == "timm" and isinstance(given.get("timm"), dict) and "pretrained_cfg" in given["timm"]:
+        found = {"name": given["timm"].get("architecture"), "global_pool": timm_pool(given["timm"])}
+        return {name: value for name, value in found.items() if value}
+    if architecture == "hugging_face" and isinstance(given.get("hugging_face"), dict):
+        return {"config": given["hugging_face"].get("config")}
+    return {}
 
 
 # -- a body ----------------------------------------------------------------------------------------
@@ -392,4 +437,4 @@ class InputBody(InputContract):
         elif self.torchvision is not None:
             read = from_torchvision(self.torchvision).model_dump()
         own = self.model_fields_set & InputContract.model_fields.keys()
-        return InputContract.model_validate({**read, **self.model_dump(include=set(own))})
+        return InputContract.model_validate({**read, **{name: getattr(self, name) for name in own}})

@@ -13,6 +13,7 @@ from app.core.db import Database
 from app.core.errors import Conflict, problem_type
 from app.core.tables import Dataset, Job, JobEvent, OutcomeRow
 from app.events.recording import record
+from app.evidence import negative
 from app.jobs import outbox, routing
 from app.jobs.claiming import claimable
 from app.jobs.parts import parts_of
@@ -45,8 +46,10 @@ def finish(
         ):
             row.state, row.reason = move_outcome(Outcome(row.state), Outcome.ATTENTION), reason
             record(session, job.tenant_id, "request.needs-attention", row.request_id, model=row.model_id)
+            negative.ask(session, job.tenant_id, request_id=row.request_id)
         if job.kind == JobKind.PURGE and job.request_id:
             record(session, job.tenant_id, "request.needs-attention", job.request_id)
+            negative.ask(session, job.tenant_id, request_id=job.request_id)
         if job.kind == JobKind.INGEST:
             _close_ingest(session, job)
     emit(session, job)

@@ -8,6 +8,7 @@ from typing import Any
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session, aliased
 
+from app import catalog
 from app.core.errors import Conflict, Unprocessable
 from app.core.positions import Positions, mask_of
 from app.core.tables import Dataset, Model, Sample, Version
@@ -45,7 +46,7 @@ def describe(
         raise Conflict("The base has no current version.", kind="no-version")
     found = versions.get(session, base, number)
     versions.require_released(session, base, found)
-    if (base.architecture, base.architecture_params) != (architecture.name, architecture.params):
+    if _identity(base.architecture, base.architecture_params) != _identity(architecture.name, architecture.params):
         raise Unprocessable(
             f"The base is {base.architecture} with other parameters or another architecture than this model's: a base "
             "is the same network, with any number of classes.",
@@ -68,6 +69,10 @@ def describe(
             kind="base-unknown-data",
         )
     return {"model": base.id, "version": found.number, "digest": found.digest, "never_saw": never_saw}
+
+
+def _identity(architecture: str, params: dict[str, Any]) -> Any:
+    return architecture, catalog.parse("architectures", architecture, params).identity()
 
 
 def _refuse_seen(session: Session, own: Dataset, dataset: Dataset) -> None:

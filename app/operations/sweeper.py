@@ -21,10 +21,10 @@ from app.core.causes import cause
 from app.core.config import LEASE_BEATS, PlainError, Settings
 from app.core.db import Changes, Database
 from app.core.tables import Idempotency
-from app.deletions import batches, carried, compliance, retention, shams
+from app.deletions import batches, carried, compliance, retention, shams, tallies
 from app.deletions.rewriting import Rewriter
 from app.events import deliveries
-from app.evidence import model_signing, sealing, witness
+from app.evidence import model_signing, negative, sealing, witness
 from app.evidence.witness import Witness
 from app.jobs import broker, outbox
 from app.jobs.broker import BrokerError
@@ -88,7 +88,8 @@ def run(settings: Settings, stop: threading.Event) -> None:
         (60.0, lambda: compliance.notice_overdue(database)),
         (1.0, lambda: retention.purge_due_versions(database, blobs)),
         (60.0, lambda: retention.retire_due_pools(database)),
-        (HOUSEKEEPING_SECONDS, lambda: rewriter.owe(cases_retention.erase_due(database))),
+        (HOUSEKEEPING_SECONDS, lambda: rewriter.owe_cases(cases_retention.erase_due(database))),
+        (10.0, lambda: tallies.add_up(database)),
         (10.0, lambda: pools.rebuild_stale(database)),
         (600.0, lambda: shams.start_due(database)),
         (60.0, lambda: rewriter.owe(carried.expire(database))),
@@ -103,6 +104,7 @@ def run(settings: Settings, stop: threading.Event) -> None:
     duties += [
         (1.0, rewriter.round),  # before certificates: they then say that it is done
         (1.0, lambda: sealing.seal_due(database, key, settings.log_name)),
+        (1.0, lambda: negative.seal_due(database, key, settings.log_name)),
         (1.0, lambda: sealing.sequence_waiting(database, key, settings.log_name)),
         (1.0, lambda: file.make_due(database, key)),
     ]

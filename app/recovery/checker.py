@@ -32,6 +32,7 @@ from app.core.tables import (
     JobEvent,
     LogHead,
     Model,
+    NegativeReport,
     Outbox,
     OutcomeRow,
     Receipt,
@@ -39,7 +40,7 @@ from app.core.tables import (
     Tenant,
     Version,
 )
-from app.evidence import transparency_log
+from app.evidence import negative, transparency_log
 from app.evidence.signing import canonical
 from app.formats.manifest import ERASED_PREFIX
 from app.formats.pictures import PictureFile, is_pictures
@@ -200,6 +201,21 @@ def certificates(view: View) -> Found:
         for request_id in session.scalars(fulfilled):
             if request_id not in counts:
                 yield request_id, "it is fulfilled and has no certificate"
+
+
+def negative_reports(view: View) -> Found:
+    """The log has an entry for each signed one, and none for another; at rest all are signed."""
+    about = func.coalesce(NegativeReport.request_id, NegativeReport.audit_id)
+    signed = select(about, func.count()).where(NegativeReport.issued_at.is_not(None)).group_by(about)
+    counts: dict[str, int] = dict(view.session.execute(signed).all())
+    sealed = select(AuditEvent.object_id, func.count()).where(AuditEvent.kind == negative.EVENT_KIND)
+    events: dict[str, int] = dict(view.session.execute(sealed.group_by(AuditEvent.object_id)).all())
+    for object_id in events.keys() | counts.keys():
+        if events.get(object_id) != counts.get(object_id):
+            yield object_id, f"{counts.get(object_id, 0)} negative reports, {events.get(object_id, 0)} in the log"
+    if view.at_rest:
+        for object_id in view.session.scalars(select(about).where(NegativeReport.issued_at.is_(None))):
+            yield object_id, "its negative report is not signed"
 
 
 # -- models ----------------------------------------------------------------------------------------
@@ -418,6 +434,7 @@ RULES: dict[str, Callable[[View], Found]] = {
     "fulfilled-requests": fulfilled_requests,
     "receipts": receipts,
     "certificates": certificates,
+    "negative-reports": negative_reports,
     "current-versions": current_versions,
     "aliases": aliases,
     "unlearned-versions": unlearned_versions,

@@ -18,6 +18,7 @@ from typing import Any, Literal
 from sqlalchemy.orm import Session
 
 from app.blobs.open import Blobs
+from app.catalog.names import timm_sized
 from app.core.errors import Unprocessable
 from app.core.tables import Dataset, Model, Version
 from app.formats.input_contract import ContractError, Geometry, InputContract
@@ -96,7 +97,8 @@ def folder(session: Session, blobs: Blobs, model: Model, version: Version, form:
 
 def _unsaid(file: str) -> Unprocessable:
     return Unprocessable(
-        f"The library's `{file}` cannot say the geometry of this model's input; ask for the form `plain`.",
+        f"The library's `{file}` cannot say the geometry of this model's input, or its order of channels; ask for the "
+        "form `plain`.",
         kind="export-form",
     )
 
@@ -210,6 +212,7 @@ def _hugging_face(
 ) -> dict[str, Any]:
     own = {name: value for name, value in config.items() if name not in GENERAL}
     own["num_channels"] = _channels(contract, shape)
+    own["architectures"] = own.get("architectures") or []  # without it the library fails at DeiT
     own["id2label"] = {str(number): name for number, name in enumerate(names)}
     own["label2id"] = {name: number for number, name in enumerate(names)}
     return own
@@ -230,7 +233,7 @@ def _resized(geometry: Geometry, shape: list[Any]) -> tuple[int, int] | None:
 
 
 def _preprocessor(contract: InputContract, shape: list[Any]) -> dict[str, Any] | None:
-    """The contract as `preprocessor_config.json`; None: the library has no such resize."""
+    """The contract as `preprocessor_config.json`; None: the library has no such resize, or order of channels."""
     mean, std = _normalisation(contract, _channels(contract, shape))
     found: dict[str, Any] = {
         "do_rescale": True,
@@ -243,6 +246,10 @@ def _preprocessor(contract: InputContract, shape: list[Any]) -> dict[str, Any] |
         "do_center_crop": False,
     }
     geometry, kind = contract.geometry, "ViTImageProcessor"
+    if contract.channel_order == "bgr":
+        if any(mean) or any(value != 1 for value in std):
+            return None  # the processor that turns channels round does not normalise
+        found |= {"do_normalize": False, "do_flip_channel_order": True}
     if geometry is not None and not _pillow_resizes(geometry, shape):
         return None
     if geometry is not None and geometry.resize is not None:
@@ -255,11 +262,15 @@ def _preprocessor(contract: InputContract, shape: list[Any]) -> dict[str, Any] |
         found |= {"do_center_crop": True, "crop_size": {"height": height, "width": width}}
     if "shortest_edge" in found.get("size", {}) or "crop_size" in found:
         kind = "BitImageProcessor"
+    if contract.channel_order == "bgr":
+        kind = "MobileViTImageProcessor"
     return {"image_processor_type": kind, **found}
 
 
 def _timm(params: dict[str, Any], names: list[str], contract: InputContract, shape: list[Any]) -> dict[str, Any] | None:
-    """The contract as timm's `config.json`; None: timm has no such resize or crop."""
+    """The contract as timm's `config.json`; None: timm has no such resize or crop, or order of channels."""
+    if contract.channel_order == "bgr":
+        return None
     channels = _channels(contract, shape)
     mean, std = _normalisation(contract, channels)
     geometry = contract.geometry or Geometry(resize=(int(shape[0]), int(shape[1])), interpolation="bicubic")
@@ -280,7 +291,10 @@ def _timm(params: dict[str, Any], names: list[str], contract: InputContract, sha
         fraction = found
     if not _pillow_resizes(geometry, shape):
         return None
-    pool = {"global_pool": params["global_pool"]} if params.get("global_pool") else {}
+    sized = {"fixed_input_size": True} if params["name"] in timm_sized() else {}
+    pool: dict[str, Any] = {}
+    if params.get("global_pool"):  # timm builds with the arguments, and names the pooling beside them
+        pool = {"global_pool": params["global_pool"], "model_args": {"global_pool": params["global_pool"]}}
     return {
         "architecture": params["name"],
         "num_classes": len(names),
@@ -288,6 +302,7 @@ def _timm(params: dict[str, Any], names: list[str], contract: InputContract, sha
         "label_names": names,
         "pretrained_cfg": {
             "input_size": [channels, height, width],
+            **sized,
             "interpolation": geometry.interpolation,
             "crop_pct": fraction,
             "crop_mode": "center" if square else "squash",
@@ -375,8 +390,9 @@ def load():
 def prepare(pixels):
     """Pixels (n, C, H, W) of [0, 1], resized and cropped as `input.geometry` says, as the network takes them."""
     mean, std = (torch.tensor(ABOUT["input"][name] or [default]) for name, default in (("mean", 0.0), ("std", 1.0)))
-    channels = ABOUT["input"]["channels"] or max(len(mean), len(std), pixels.shape[1])
-    pixels = pixels.expand(-1, channels, -1, -1)
+    pixels = pixels.expand(-1, ABOUT["shape"][2], -1, -1)
+    if ABOUT["input"].get("channel_order") == "bgr":
+        pixels = pixels.flip(1)
     return (pixels - mean.view(1, -1, 1, 1)) / std.view(1, -1, 1, 1)
 '''
 

@@ -21,6 +21,7 @@ from app.core.tables import AuditRow, Dataset, DeletionRequest, Job, Model, Outc
 from app.datasets import canaries
 from app.datasets import records as datasets
 from app.deletions import erasure
+from app.evidence import negative
 from app.jobs import Claim
 from app.models import versions
 from app.models.versions import ForgetBatch
@@ -182,7 +183,9 @@ def publish_unlearned(
     make_current(session, model, version)
     report = report | {"version": version.number}
     audit_rows.add(session, claim, model, version.number, report, None)
-    settle(session, claim, version.number, reason)
+    for request_id in settle(session, claim, version.number, reason):
+        if report["judgement"]["verdict"] != "pass":
+            negative.ask(session, model.tenant_id, request_id=request_id)
     result = {"version": version.number, "digest": stored.digest} | facts
     jobs.finish(session, job, JobState.SUCCEEDED, result=result)
     return version
@@ -209,8 +212,12 @@ def publish_audit(session: Session, claim: Claim, number: int, images: str | Non
     if (dataset.images or "") != images:
         raise SupersededError("samples were erased while the version was audited")
     row = audit_rows.add(session, claim, model, number, report, None)
+    of_a_deletion = report["of"] == "forget-set" and report["forget_samples"] and not report["sham"]
+    if of_a_deletion and row.verdict != "pass":
+        negative.ask(session, model.tenant_id, audit_id=row.id)
     if report["sham"] and row.verdict != "fail":
-        events.record(session, model.tenant_id, "gate.sham-missed", row.id, version=number, verdict=row.verdict)
+        data = {"audit": row.id, "version": number, "verdict": row.verdict}
+        events.record(session, model.tenant_id, "gate.sham-missed", claim.id, **data)
     result = {"version": number, "audit": row.id, "verdict": row.verdict}
     jobs.finish(session, job, JobState.SUCCEEDED, result=result)
     return row
@@ -241,12 +248,17 @@ def _forgotten_along(session: Session, claim: Claim, model: Model) -> bool:
     )
 
 
-def settle(session: Session, claim: Claim, number: int | None, reason: str | None = None) -> None:
-    """Move the job's outcomes to published, and start the purge of every request that has none left to wait for."""
+def settle(session: Session, claim: Claim, number: int | None, reason: str | None = None) -> list[str]:
+    """Move the job's outcomes to published, and start the purge of every request that has none left to wait for.
+
+    Returns the ids of the requests.
+    """
     rows = session.scalars(select(OutcomeRow).where(OutcomeRow.job_id == claim.id)).all()
     for row in rows:
         row.state = move_outcome(Outcome(row.state), Outcome.PUBLISHED)
         row.version, row.reason = number, reason
     session.flush()
-    for request_id in sorted({row.request_id for row in rows}):
+    requests = sorted({row.request_id for row in rows})
+    for request_id in requests:
         erasure.start_if_published(session, request_id)
+    return requests

@@ -98,6 +98,19 @@ class BatchRule(BaseModel):
     max_age_seconds: float = Field(
         7 * 86400.0, ge=0, le=90 * 86400.0, description="close when the oldest request has waited this long"
     )
+    crowd: int = Field(
+        1,
+        ge=1,
+        le=1_000_000,
+        description="samples that leave together at least: with fewer, age closes no batch, and the batch waits until "
+        "the legal deadline. Who has both versions learns less of each the more leave with it",
+    )
+
+    @model_validator(mode="after")
+    def _crowd_fits(self) -> BatchRule:
+        if self.crowd > self.max_samples:
+            raise ValueError("`crowd` is more than `max_samples`: such a batch could only close by the deadline")
+        return self
 
 
 class Policy(BaseModel):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import json
-from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor, nn
@@ -15,15 +14,6 @@ from engine.checkpoints import FILE_NAMES
 from engine.data.torchvision_ops import import_torchvision
 from engine.errors import ArchitectureError
 
-OWN = (
-    "id2label", "label2id", "num_labels", "auto_map", "architectures", "_name_or_path", "transformers_version",
-    "dtype", "torch_dtype", "return_dict", "output_attentions", "output_hidden_states", "torchscript",
-    "attn_implementation", "_attn_implementation", "_attn_implementation_internal", "gradient_checkpointing",
-    "use_return_dict",
-)  # fmt: skip
-"""Members of a configuration that the dataset's classes take the place of, or that say how the network is stored and
-run, not what it is: here it is trained in float32 and answers with logits."""
-
 
 def build(params: HuggingFaceParams, channels: int, num_classes: int, size: Size = (32, 32)) -> nn.Module:
     """The classifier of `config` with `num_classes` outputs; it answers with logits alone.
@@ -33,18 +23,13 @@ def build(params: HuggingFaceParams, channels: int, num_classes: int, size: Size
     Raises:
         ArchitectureError: the library cannot build it, or it cannot take such images.
     """
-    import_torchvision()  # transformers imports it, which by itself may fail
-    transformers = importlib.import_module("transformers")
     kind = params.config["model_type"]
 
     def make() -> nn.Module:
-        config = _config(transformers, params.config, channels, num_classes)
-        model: nn.Module = transformers.AutoModelForImageClassification.from_config(config)
-        model.register_forward_hook(_logits)
-        return model.train()
+        return _network(params, channels, num_classes)
 
     try:
-        _config(transformers, params.config, channels, num_classes)
+        _config(params, channels, num_classes)
     except Exception as error:  # the library's own checks have many types
         reason = " ".join(str(error).split())[:300]
         raise ArchitectureError(f"transformers cannot build {kind} of this configuration: {reason}") from None
@@ -55,11 +40,27 @@ def build(params: HuggingFaceParams, channels: int, num_classes: int, size: Size
     return model
 
 
-def _config(transformers: Any, given: Mapping[str, Any], channels: int, num_classes: int) -> Any:
-    own = {name: value for name, value in given.items() if name not in OWN and name != "model_type"}
+def _network(params: HuggingFaceParams, channels: int, num_classes: int) -> nn.Module:
+    config = _config(params, channels, num_classes)
+    model: nn.Module = _transformers().AutoModelForImageClassification.from_config(config)
+    model.register_forward_hook(_logits)
+    return model.train()
+
+
+def _config(params: HuggingFaceParams, channels: int, num_classes: int) -> Any:
+    own = params.network()
+    kind = own.pop("model_type")
     if "num_channels" in own or channels != 3:
         own["num_channels"] = channels
-    return transformers.AutoConfig.for_model(given["model_type"], num_labels=num_classes, **own)
+    config = _transformers().AutoConfig.for_model(kind, num_labels=num_classes, **own)
+    # Where the library has several classifiers of a kind, this is how it chooses; it wants a list.
+    config.architectures = [name for name in [params.classifier()] if name is not None]
+    return config
+
+
+def _transformers() -> Any:
+    import_torchvision()  # transformers imports it, which by itself may fail
+    return importlib.import_module("transformers")
 
 
 def _logits(_model: nn.Module, _inputs: tuple[Tensor, ...], outputs: Any) -> Tensor:

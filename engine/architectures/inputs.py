@@ -22,6 +22,8 @@ def attach(network: nn.Module, contract: InputContract, channels: int, order: li
     wanted = contract.channels_of(channels)
     if wanted != channels:
         network.register_forward_pre_hook(_Repeat(wanted))
+    if contract.channel_order == "bgr":
+        network.register_forward_pre_hook(_turn_round)
     if contract.mean is not None or contract.std is not None:
         _constant(network, "input_mean", contract.mean or (0.0,))
         _constant(network, "input_std", contract.std or (1.0,))
@@ -40,6 +42,10 @@ def _constant(network: nn.Module, name: str, values: tuple[float, ...]) -> None:
 def _normalise(network: nn.Module, inputs: tuple[Tensor, ...]) -> Tensor:
     mean, std = network.get_buffer("input_mean"), network.get_buffer("input_std")
     return (inputs[0] - mean) / std
+
+
+def _turn_round(_network: nn.Module, inputs: tuple[Tensor, ...]) -> Tensor:
+    return inputs[0].flip(1)
 
 
 class _Repeat:

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from app.catalog import TimmParams
+from app.catalog import TimmParams, names
 from engine.architectures import Size, fitting
 from engine.data.torchvision_ops import import_torchvision
 from engine.errors import ArchitectureError
@@ -26,7 +26,7 @@ def build(params: TimmParams, channels: int, num_classes: int, size: Size = (32,
 
     def make() -> nn.Module:
         own: dict[str, Any] = {"pretrained": False, "num_classes": num_classes, "in_chans": channels}
-        if _sized(timm, params.name):
+        if params.name in names.timm_sized():
             own["img_size"] = size
         if params.global_pool is not None:
             own["global_pool"] = params.global_pool
@@ -36,9 +36,3 @@ def build(params: TimmParams, channels: int, num_classes: int, size: Size = (32,
     key = ("timm", params.name, params.global_pool, channels, num_classes, size)
     fitting.require(key, params.name, make, channels, num_classes, size)
     return make()
-
-
-def _sized(timm: Any, name: str) -> bool:
-    """Whether the model is built for one size of images: those of which timm's configuration says so."""
-    config = timm.get_pretrained_cfg(name, allow_unregistered=True)
-    return bool(config is not None and config.fixed_input_size)

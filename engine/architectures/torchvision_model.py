@@ -8,8 +8,12 @@ from torch import Tensor, nn
 
 from app.catalog import TorchvisionParams
 from engine.architectures import Size, fitting
+from engine.checkpoints import IGNORED
 from engine.data.torchvision_ops import import_torchvision
 from engine.errors import ArchitectureError
+
+SECOND_HEADS = {"googlenet": ("aux1.", "aux2."), "inception_v3": ("AuxLogits.",)}
+"""What the names of heads begin with that torchvision has for training alone; a network here goes without them."""
 
 
 def build(params: TorchvisionParams, channels: int, num_classes: int, size: Size = (32, 32)) -> nn.Module:
@@ -35,7 +39,9 @@ def build(params: TorchvisionParams, channels: int, num_classes: int, size: Size
 
     key = ("torchvision", params.name, channels, num_classes, size)
     fitting.require(key, params.name, make, channels, num_classes, size)
-    return make()
+    model = make()
+    setattr(model, IGNORED, SECOND_HEADS.get(params.name, ()))
+    return model
 
 
 def options(params: TorchvisionParams, size: Size) -> dict[str, Any]:

@@ -60,6 +60,7 @@ VERBS: dict[str, Callable[..., None]] = {
     "register": requests.register,
     "summary": requests.summary,
     "certificate": requests.certificate,
+    "negative-report": requests.negative_report,
     "trust": requests.trust,
     "opening": requests.opening,
     "shred": requests.shred,

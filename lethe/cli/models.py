@@ -443,6 +443,9 @@ def audit(
     version: Current = None,
     name: Annotated[str | None, typer.Option("--audit", help="An audit of the catalog; else the policy's.")] = None,
     params: Params = "{}",
+    probe: Annotated[
+        list[str] | None, typer.Option("--probe", help="A probe of the catalog, in place of the policy's; repeatable.")
+    ] = None,
     ids_file: IdsFile = None,
     grouped: Annotated[
         bool, typer.Option("--grouped", help="The ids were chosen together, so their null is not 0.5.")
@@ -467,7 +470,13 @@ def audit(
     ids = None if ids_file is None else read_lines(ids_file)
     with client() as calls:
         made = calls.models.audit(
-            thing, version=version, audit=chosen, sample_ids=ids, grouped=grouped, canaries=canaries
+            thing,
+            version=version,
+            audit=chosen,
+            probes=[Choice(name=each, params={}) for each in probe] if probe else None,
+            sample_ids=ids,
+            grouped=grouped,
+            canaries=canaries,
         )
         finish(calls, made, "audit", wait=wait, timeout=timeout, as_json=as_json)
 

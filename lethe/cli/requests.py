@@ -398,8 +398,12 @@ def summary(year: Year = None, as_json: AsJson = False) -> None:
     rows += [(status, count) for status, count in found["by_status"].items() if count]
     rows += [(name.replace("_", " "), found[name]) for name in ("samples", "extended", "answered_late")]
     rows += [("mean days", found["mean_days"]), ("median days", found["median_days"])]
-    for name, ids in (("overdue", found["overdue"]), ("due soon", found["due_soon"])):
-        rows += [(name, ", ".join(ids[:20]) + (f" and {len(ids) - 20} more" if len(ids) > 20 else "") or "none")]
+    lists = (
+        ("overdue", found["overdue"], found["overdue_count"]),
+        ("due soon", found["due_soon"], found["due_soon_count"]),
+    )
+    for name, ids, count in lists:
+        rows += [(name, ", ".join(ids[:20]) + (f" and {count - 20} more" if count > 20 else "") or "none")]
     show(found, rows, as_json=as_json)
 
 
@@ -407,6 +411,12 @@ def certificate(thing: RequestId, output: Output = None) -> None:
     """Print the signed certificate of a fulfilled request."""
     with client() as calls:
         write_json(calls.requests.certificate(thing), output)
+
+
+def negative_report(thing: RequestId, output: Output = None) -> None:
+    """Print the signed statement that no deletion is certified, and why."""
+    with client() as calls:
+        write_json(calls.requests.negative_report(thing), output)
 
 
 def trust(output: Output = None) -> None:

@@ -10,7 +10,8 @@ from safetensors import safe_open
 from torch import nn
 
 from app.catalog import ResNet18Params, SmallCnnParams
-from app.formats.checkpoint_header import CheckpointError, read_header
+from app.formats.checkpoint_header import CheckpointError, TensorSpec, read_header
+from app.formats.checkpoint_names import match
 from engine import checkpoints, seeding
 from engine.architectures import resnet18, small_cnn
 
@@ -208,7 +209,7 @@ def spoil(value):
     ("change", "reason"),
     [
         (drop, "missing: 0.weight"),
-        (add, "no such tensors: extra"),
+        (add, "no such tensors: extra; leave them out, or take the part"),
         (reshape, r"shape is \[36\], not \[4, 1, 3, 3\]"),
         (double, "dtype is F64, not F32"),
         (rename, r"missing: 0.weight; .* no such tensors: 0.wieght \(0.wieght is like 0.weight\)"),
@@ -227,6 +228,15 @@ def test_a_checkpoint_that_is_not_the_architectures_is_refused(tmp_path, change,
     assert all(
         torch.equal(a, b) for a, b in zip(before.state_dict().values(), network(2).state_dict().values(), strict=True)
     )
+
+
+def test_another_head_and_another_size_of_images_are_both_said():
+    there = {"pos_embed": TensorSpec("F32", (1, 197, 8), 0, 0), "head.weight": TensorSpec("F32", (1000, 8), 0, 0)}
+    wanted = {"pos_embed": ("F32", (1, 65, 8)), "head.weight": ("F32", (10, 8))}
+    with pytest.raises(CheckpointError) as caught:
+        match(there, wanted)
+    assert "the file is of a head with 1000 outputs, and the dataset has 10 classes" in str(caught.value)
+    assert "it was trained on images of another size: say so in the model's `input.geometry`" in str(caught.value)
 
 
 def test_long_lists_of_names_are_cut(tmp_path):

@@ -250,7 +250,9 @@ WORD = "Ünïcode \\u2026 \\u2212 \\u4f60 \\U0001f600 \\u2028"
 ITEM = {name: WORD for _, columns in LISTS.values() for name in columns} | {"id": WORD, "split": WORD, "label": 1}
 DOCUMENT = {"id": WORD, "name": WORD, "state": "dead", "current_version": 1, "status": "x", "outcomes": [],
             "receipts": [], "problem": {"detail": WORD, "errors": [{"detail": WORD}]}}
-COUNTS = ("received", "samples", "extended", "answered_late", "mean_days", "median_days")
+COUNTS = (
+    "received", "samples", "extended", "answered_late", "mean_days", "median_days", "overdue_count", "due_soon_count"
+)  # fmt: skip
 DOCUMENT |= {"as_of": WORD, "by_status": {WORD: 1}, "overdue": [WORD], "due_soon": [], **dict.fromkeys(COUNTS, 1)}
 
 def answer(request):

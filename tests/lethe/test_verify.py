@@ -5,11 +5,13 @@ from __future__ import annotations
 import base64
 import copy
 import hashlib
+import io
 import json
 import os
 import shutil
 import subprocess
 import sys
+import zipfile
 from contextlib import suppress
 from dataclasses import replace
 from datetime import timedelta
@@ -144,7 +146,7 @@ def logged_as_it_is(statement):
     """An envelope of a statement that the signer logged and signed properly, whatever it says."""
     given = copy.deepcopy(statement)
     entry = entry_of(facts()) | {"data": {"statement": certificate.binding(given)}}
-    given["predicate"]["log"] = certificate._log(in_log([*others(4), entry], 4))
+    given["predicate"]["log"] = certificate.log_part(in_log([*others(4), entry], 4))
     return certificate.sign(given, KEY)
 
 
@@ -604,3 +606,59 @@ def test_control_characters_do_not_reach_the_terminal():
     assert found.verified
     assert "\x1b" not in verify.show(found)
     assert "\x07" not in verify.show(found)
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_LZMA, zipfile.ZIP_BZIP2])
+def test_a_case_file_that_is_packed_in_another_way_is_refused_and_raises_nothing(method):
+    """Found by fuzzing: damaged LZMA raised an error that nobody caught."""
+    made = io.BytesIO()
+    with zipfile.ZipFile(made, "w", method) as archive:
+        archive.writestr("manifest.json", b"hello" * 50)
+    whole = made.getvalue()
+    for at in range(len(whole)):
+        damaged = whole[:at] + bytes([whole[at] ^ 0xFF]) + whole[at + 1 :]
+        assert not verify.verify_case(damaged, TRUSTED).verified
+    assert failures(verify.verify_case(whole, TRUSTED)) == {"zip": "a part is packed in a way that no case file has"}
+
+
+def test_a_signed_manifest_that_names_a_part_without_its_digest_is_refused_and_raises_nothing():
+    """Found by fuzzing: anyone can sign such a file with a key of their own, and put the key into it."""
+    predicate = {"wording": "", "issued_at": "2026-03-12T09:30:00.000000Z", "request": "del_1", "certificate": None}
+    statement = {
+        "_type": verify.STATEMENT_TYPE,
+        "predicateType": verify.CASE_TYPE,
+        "predicate": predicate | {"not_proved": []},
+    }
+    for digest, words in (
+        ({}, "the manifest names a part without its SHA-256"),
+        ({"sha256": 5}, "the manifest names a part without its SHA-256"),
+    ):
+        signed = certificate.sign(statement | {"subject": [{"name": "a", "digest": digest}]}, KEY)
+        made = io.BytesIO()
+        with zipfile.ZipFile(made, "w") as archive:
+            archive.writestr("manifest.json", encode(signed))
+        assert failures(verify.verify_case(made.getvalue(), TRUSTED)) == {"manifest.json": words}
+
+
+def test_names_of_parts_with_endless_numbers_are_an_answer():
+    """`superseded-9…9.json` with more digits than Python turns into a number."""
+    subject = [{"name": "a", "digest": {"sha256": "0" * 64}}]
+    predicate = {
+        "wording": "",
+        "issued_at": "2026-03-12T09:30:00.000000Z",
+        "request": "del_1",
+        "certificate": "sha256:x",
+        "not_proved": [],
+    }
+    statement = {
+        "_type": verify.STATEMENT_TYPE,
+        "predicateType": verify.CASE_TYPE,
+        "predicate": predicate,
+        "subject": subject,
+    }
+    made = io.BytesIO()
+    with zipfile.ZipFile(made, "w") as archive:
+        archive.writestr("manifest.json", encode(certificate.sign(statement, KEY)))
+        archive.writestr("certificate.json", encode(ENVELOPE))
+        archive.writestr(f"superseded-{'9' * 5000}.json", b"{}")
+    assert not verify.verify_case(made.getvalue(), TRUSTED).verified

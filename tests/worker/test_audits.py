@@ -15,6 +15,7 @@ from tests.trained import Trained
 
 RELEARN = {"name": "relearn", "params": {"most_steps": 5}}
 ROBUST = {"name": "robust_accuracy", "params": {"steps": 2}}
+BESIDE_A_RETRAIN = ("completeness", "most_vulnerable", "residual_knowledge", "two_versions", "neighbours")
 KNOWN = {"name": "known_method", "params": {"shadows": 4}}
 
 
@@ -113,7 +114,7 @@ def test_a_purged_version_and_a_foreign_one_cannot_be_measured(trained: Trained)
 
 def test_the_catalog_names_every_probe_with_its_parameters(shared: Trained) -> None:
     probes = shared.account.get("/v1/catalog")["probes"]
-    assert set(probes) == {"relearn", "robust_accuracy", "known_method"}
+    assert set(probes) == {"relearn", "robust_accuracy", "known_method", *BESIDE_A_RETRAIN}
     assert probes["known_method"]["params"]["properties"]["shadows"]["multipleOf"] == 2
 
 
@@ -138,6 +139,28 @@ def test_the_policys_probes_are_in_the_report_on_the_page_and_beside_the_retrain
     assert retrained["robust_accuracy"] is not None
     page = trained.account.http.get(f"{trained.where}/versions/2/audit", headers={"Accept": "text/html"}).text
     for words in ("Relearning", "Robust accuracy", "FT-AUC, method known", "9 models trained"):
+        assert words in page
+
+
+def test_probes_stand_beside_one_retrain(trained: Trained) -> None:
+    """Of a request for one model alone, whose samples stay: one retrain for all of them, and a class that is gone."""
+    asked = [{"name": name} for name in BESIDE_A_RETRAIN[:-1]]
+    trained.forget(trained.ids[::10], model=trained.model)
+    report = audit(trained, probes=[*asked, {"name": "neighbours"}])
+    runs = {probe["name"]: probe for probe in report["probes"]}
+    assert sum(probe["models_trained"] for probe in runs.values()) == 1
+    assert runs["neighbours"]["skipped"] == "the forget set is not most of any class"
+    probed = report["candidate"]["probed"]
+    assert list(probed) == list(BESIDE_A_RETRAIN[:-1])
+    for figure in probed.values():
+        assert figure["excess"]["value"] == pytest.approx(figure["value"] - figure["control"])
+        assert figure["excess"]["interval"]["low"] < figure["excess"]["interval"]["high"] or figure["value"] == 0
+    assert probed["two_versions"]["samples"] == 90
+    assert probed["most_vulnerable"]["samples"] == 9
+    listed = trained.account.get(f"{trained.where}/versions/2/audits")["items"][0]["id"]
+    where = f"{trained.where}/versions/2/audits/{listed}"
+    page = trained.account.http.get(where, headers={"Accept": "text/html"}).text
+    for words in ("Completeness", "an exact retrain", "Both versions known", "The same, less that retrain"):
         assert words in page
 
 

@@ -36,7 +36,8 @@ from worker.stages.loaded import LoadedModel
 pytestmark = pytest.mark.validation
 CIFAR = Path(__file__).parents[3] / "shared" / "data" / "cifar10" / "train.parquet"
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-NAMES = tuple(f"class {number}" for number in range(5))
+FIRST = tuple(f"class {number}" for number in range(5))
+OTHERS = tuple(f"class {number}" for number in range(5, 10))
 
 
 def pictures(count: int) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
@@ -64,13 +65,14 @@ class Library:
     """How one library builds, prepares and loads.
 
     build: a network of five classes. prepare: images to what the network takes, from the folder of its files.
-    write: what its user saves beside the weights. again: the network of an exported folder.
+    write: what its user saves beside the weights, and the model's `input` of that; classes have the given names.
+    again: the network of an exported folder.
     """
 
-    architecture: Callable[[int], Document]
+    architecture: Document
     build: Callable[[int], nn.Module]
     prepare: Callable[[NDArray[np.uint8], Path], Tensor]
-    write: Callable[[nn.Module, Path, int], Any]
+    write: Callable[[nn.Module, Path, int, tuple[str, ...]], Any]
     again: Callable[[Path, int], nn.Module]
     form: str
 
@@ -103,9 +105,9 @@ def of_torchvision() -> Library:
         steps = [transforms.Resize(side), transforms.ToTensor(), transforms.Normalize(MEAN, STD)]
         return torch.stack([transforms.Compose(steps)(Image.fromarray(image)) for image in images])
 
-    def write(_: nn.Module, folder: Path, side: int) -> Any:
+    def write(_: nn.Module, folder: Path, side: int, names: tuple[str, ...]) -> Any:
         (folder / "side.json").write_text(json.dumps(side))
-        return {"geometry": {"resize": side}, "mean": MEAN, "std": STD, "class_names": NAMES}
+        return {"geometry": {"resize": side}, "mean": MEAN, "std": STD, "class_names": names}
 
     def again(folder: Path, side: int) -> nn.Module:
         network = build(side)
@@ -114,7 +116,7 @@ def of_torchvision() -> Library:
         return network
 
     named = {"name": "torchvision", "params": {"name": "shufflenet_v2_x0_5"}}
-    return Library(lambda _: named, build, prepare, write, again, "plain")
+    return Library(named, build, prepare, write, again, "plain")
 
 
 # -- timm ------------------------------------------------------------------------------------------
@@ -132,17 +134,16 @@ def of_timm() -> Library:
         transform = timm().data.create_transform(**{name: own[name] for name in named})
         return torch.stack([transform(Image.fromarray(image)) for image in images])
 
-    def write(network: nn.Module, folder: Path, side: int) -> Any:
+    def write(network: nn.Module, folder: Path, _: int, names: tuple[str, ...]) -> Any:
         hub = importlib.import_module("timm.models._hub")
-        hub.save_config_for_hf(network, folder / "config.json", model_config={"label_names": list(NAMES)})
+        hub.save_config_for_hf(network, folder / "config.json", model_config={"label_names": list(names)})
         return {"timm": json.loads((folder / "config.json").read_text())}
 
     def again(folder: Path, side: int) -> nn.Module:
         network: nn.Module = timm().create_model(f"local-dir:{folder}", pretrained=True)
         return network
 
-    named = {"name": "timm", "params": {"name": "test_byobnet"}}
-    return Library(lambda _: named, build, prepare, write, again, "hugging-face")
+    return Library({"name": "timm"}, build, prepare, write, again, "hugging-face")
 
 
 # -- Hugging Face ----------------------------------------------------------------------------------
@@ -165,8 +166,6 @@ def of_hugging_face() -> Library:
 
     def build(side: int) -> nn.Module:
         config = transformers().AutoConfig.for_model(**own(side), num_labels=5)
-        config.id2label = dict(enumerate(NAMES))
-        config.label2id = {name: number for number, name in enumerate(NAMES)}
         return _Logits(transformers().AutoModelForImageClassification.from_config(config))
 
     def prepare(images: NDArray[np.uint8], folder: Path) -> Tensor:
@@ -175,21 +174,19 @@ def of_hugging_face() -> Library:
         pixels: Tensor = processor(images=list(images), return_tensors="pt")["pixel_values"]
         return pixels
 
-    def write(network: nn.Module, folder: Path, side: int) -> Any:
+    def write(network: nn.Module, folder: Path, side: int, names: tuple[str, ...]) -> Any:
+        network.network.config.id2label = dict(enumerate(names))  # type: ignore[union-attr]
+        network.network.config.label2id = {name: number for number, name in enumerate(names)}  # type: ignore[union-attr]
         transformers().ViTImageProcessor(size={"height": side, "width": side}).save_pretrained(folder)
         network.network.save_pretrained(folder)  # type: ignore[operator, union-attr]
-        names = ("config.json", "preprocessor_config.json")
-        config, processor = (json.loads((folder / name).read_text()) for name in names)
+        files = ("config.json", "preprocessor_config.json")
+        config, processor = (json.loads((folder / name).read_text()) for name in files)
         return {"hugging_face": {"config": config, "preprocessor": processor}}
 
     def again(folder: Path, side: int) -> nn.Module:
         return _Logits(transformers().AutoModelForImageClassification.from_pretrained(folder))
 
-    def architecture(side: int) -> Document:
-        config = transformers().AutoConfig.for_model(**own(side), num_labels=5).to_dict()
-        return {"name": "hugging_face", "params": {"config": json.loads(json.dumps(config))}}
-
-    return Library(architecture, build, prepare, write, again, "hugging-face")
+    return Library({"name": "hugging_face"}, build, prepare, write, again, "hugging-face")
 
 
 # -- the whole way ---------------------------------------------------------------------------------
@@ -286,23 +283,21 @@ def test_from_the_librarys_training_to_an_unlearned_folder_that_it_loads(
     folder.mkdir()
 
     network = own.build(side)
-    own.write(network, base_folder, side)
+    own.write(network, base_folder, side, FIRST)
     pixels = own.prepare(images, base_folder)
     fit(network, pixels[first & ~held], torch.from_numpy(labels[first & ~held]))
+    given_base = own.write(network, base_folder, side, FIRST)  # a library's own file of weights is written again
     base_file = weights_of(network, base_folder)
-    if own.write(network, base_folder, side):  # a library's own file of weights is written again
-        base_file = weights_of(network, base_folder)
     with_a_new_head(network)
     others, their_labels, their_held = images[~first], labels[~first] - 5, held[~first]
     fit(network, pixels[~first & ~held], torch.from_numpy(their_labels[~their_held]))
-    given = own.write(network, folder, side)
+    given = own.write(network, folder, side, OTHERS)
     file = weights_of(network, folder)
     theirs = answers(network, own.prepare(others, folder))
     accuracy = float((theirs.argmax(1).numpy() == their_labels)[their_held].mean())
 
     # In: the same logits on up to 256 samples, the same accuracy.
     dataset = upload(account, others, their_labels, their_held)
-    about = {"architecture": own.architecture(side), "input": given}
     recipe = {"name": "fine_tuned", "params": {"epochs": 1, "warmup_epochs": 0.5, "learning_rate": 0.001}}
     policy = {
         "method": {"name": "amun", "params": {"epochs": 1, "learning_rate": 0.0005}},
@@ -312,11 +307,18 @@ def test_from_the_librarys_training_to_an_unlearned_folder_that_it_loads(
         "on_inconclusive": "publish",
     }
     before = account.post(
-        "/v1/models", {"name": "base", "dataset": upload(account, images[first], labels[first], held[first]), **about}
+        "/v1/models",
+        {
+            "name": "base",
+            "dataset": upload(account, images[first], labels[first], held[first]),
+            "architecture": own.architecture,
+            "input": given_base,
+        },
     )
     imported(account, before["id"], base_file, None)
-    body = {"name": "tuned", "dataset": dataset, **about, "recipe": recipe, "policy": policy}
-    model = account.post("/v1/models", body | {"base": {"model": "base"}})["id"]
+    body = {"name": "tuned", "dataset": dataset, "architecture": own.architecture, "input": given}
+    body |= {"base": {"model": "base"}, "recipe": recipe, "policy": policy}
+    model = account.post("/v1/models", body)["id"]
     rows = np.arange(len(others))[:256]
     ids = [f"p{row}-{others[row].sum()}" for row in rows]
     stated = {"logits": theirs[rows].double().tolist(), "sample_ids": ids, "tolerance": 1e-4}
@@ -354,7 +356,7 @@ def test_from_the_librarys_training_to_an_unlearned_folder_that_it_loads(
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
         archive.extractall(tmp_path / "unlearned")
     if own.form == "plain":
-        own.write(network, tmp_path / "unlearned", side)
+        own.write(network, tmp_path / "unlearned", side, OTHERS)
     again = own.again(tmp_path / "unlearned", side).eval()
     scored = answers(again, own.prepare(others[their_held], tmp_path / "unlearned")).argmax(1).numpy()
     said = account.get(f"/v1/models/{model}/versions/2")["metrics"]["accuracy_test"]

@@ -69,7 +69,7 @@ def audit(run: Run) -> None:
         measured = Auditor(loaded, subject).measure(asked.candidates)
     if probes:
         with run.stage("probe", 0.5, 1.0) as progress:
-            shadows = auditing.Shadows(run, loaded, subject, progress) if subject.method else None
+            shadows = auditing.Shadows(run, loaded, subject, progress)
             measured, done = auditing.probed(loaded, subject, probes, measured, before=subject.parent, shadows=shadows)
     report = auditing.report_of(
         loaded,

@@ -32,12 +32,12 @@ from app.formats.audit_report import (
 from app.reports import audit_rows
 from app.rules.next_steps import Finding, next_steps
 from app.rules.policy import Choice
-from engine import evaluation, places, seeding
+from engine import checkpoints, evaluation, places, seeding
 from engine.audits.probes import ProbeCase
 from engine.audits.rmia import log_odds
 from engine.audits.verdict import FEWEST_RETRAINS
 from engine.errors import DivergedError, MethodError, ProbeError
-from worker.runtime.run import Run, StageProgress
+from worker.runtime.run import JobError, Run, StageProgress
 from worker.stages import unlearning
 from worker.stages.loaded import LoadedModel
 
@@ -197,14 +197,17 @@ def probed(
 
     before: the checkpoint that still knew the forget set. shadows: models for the probe that imitates the method.
     """
+    pool = loaded.pool()
     case = ProbeCase(
         candidate=loaded.restore(subject.candidate),
         parent=loaded.restore(before) if before else None,
         samples=loaded.samples,
         forget=subject.forget,
         holdout=controls(loaded, subject),
-        shadow=shadows,
-        retrained=shadows.retrained if shadows else None,
+        shadow=shadows if subject.method else None,
+        retrained=shadows.retrained if shadows and len(subject.remain) else None,
+        references=loaded.pool_signals(pool) if pool else None,
+        remain=subject.remain,
     )
     runs = []
     for choice in choices:
@@ -229,19 +232,23 @@ def probed(
 
 def _joined(measured: Measurements, found: Any) -> Measurements:
     before = measured.before
+    own = dict(found.get("candidate", {}))
+    own["probed"] = {**measured.candidate.probed, **own.get("probed", {})}
     return replace(
         measured,
-        candidate=measured.candidate.model_copy(update=found.get("candidate", {})),
+        candidate=measured.candidate.model_copy(update=own),
         before=before.model_copy(update=found.get("parent", {})) if before else None,
     )
 
 
 class Shadows:
-    """Models that were trained on a set and unlearned it by the subject's method; each is kept once it is done."""
+    """Models that were trained on a set and unlearned it by the subject's method, and an exact retrain; each is kept
+    once it is done."""
 
     def __init__(self, run: Run, loaded: LoadedModel, subject: Subject, progress: StageProgress) -> None:
         self._run, self._loaded, self._subject, self._progress = run, loaded, subject, progress
         self.trained = 0
+        self._control: nn.Module | None = None
         method = subject.method.model_dump_json() if subject.method else ""
         parts = (pack(subject.remain), method.encode(), loaded.policy.model_dump_json().encode())
         self._base = hashlib.sha256(b"".join(hashlib.sha256(part).digest() for part in parts)).hexdigest()
@@ -255,21 +262,27 @@ class Shadows:
             self._run.keep("shadows", base, self._run.put_tensors(done))
         return done[name].cpu().numpy()
 
-    def retrained(self) -> NDArray[np.float32]:
-        """Log-odds (N,) of an exact retrain on the remain set, as a control of the probe."""
+    def retrained(self) -> nn.Module:
+        """An exact retrain on the remain set, as a control of all probes: trained once."""
+        if self._control is None:
+            self._control = self._retrain()
+        return self._control
+
+    def _retrain(self) -> nn.Module:
         base, loaded = f"control:{self._base}", self._loaded
-        kept = self._run.stored("shadows", base)
-        if kept is None:
-            seed = seeding.derive(self._run.claim.seed, "control")
+        seed = seeding.derive(self._run.claim.seed, "control")
+        try:
             model = loaded.fresh(seed)
-            order = seeding.generator(seed, loaded.samples.labels.device)
-            part = self._progress.part(0.0, 1.0, base)
-            self.trained += 1
-            loaded.recipe.train(model, loaded.samples, loaded.on_device(self._subject.remain), order, part)
-            odds = torch.from_numpy(self._odds(model))
-            self._run.keep("shadows", base, self._run.put_tensors({"log_odds": odds}))
-            return odds.numpy()
-        return self._run.resources.tensors(kept[0])["log_odds"].cpu().numpy()
+        except JobError as error:  # no probe is worth a job
+            raise ProbeError(f"no exact retrain can stand beside it: {error}") from None
+        if (kept := self._run.stored("control", base)) is not None:
+            return checkpoints.fill(model, self._run.resources.tensors(kept[0]))
+        order = seeding.generator(seed, loaded.samples.labels.device)
+        part = self._progress.part(0.0, 1.0, base)
+        self.trained += 1
+        model = loaded.recipe.train(model, loaded.samples, loaded.on_device(self._subject.remain), order, part)
+        self._run.keep("control", base, self._run.put_tensors(dict(model.state_dict())))
+        return model
 
     def _odds(self, model: nn.Module) -> NDArray[np.float32]:
         logits = evaluation.logits(model, self._loaded.samples.images).cpu().numpy()

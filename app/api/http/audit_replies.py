@@ -61,8 +61,8 @@ def document(session: Session, row: AuditRow, made_by: str | None) -> AuditDocum
     """The report with an exact retrain beside it. A comparison belongs to it when it excluded a request that the job
     `made_by` served, and of canaries there is none."""
     requests = select(OutcomeRow.request_id).where(OutcomeRow.job_id == made_by)
-    beside = select(AuditRow).where(AuditRow.model_id == row.model_id, AuditRow.compares_request.in_(requests))
-    other = session.scalars(beside.order_by(AuditRow.id.desc()).limit(1)).first()
+    retrained = session.scalars(select(AuditRow).where(AuditRow.compares_request.in_(requests)).order_by(AuditRow.id))
+    other = next((each for each in reversed(retrained.all()) if each.model_id == row.model_id), None)
     report, comparison = AuditReport.model_validate(row.report), None
     if report.of == "forget-set" and other is not None and other.version is not None:
         retrain = AuditReport.model_validate(other.report)

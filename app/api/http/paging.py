@@ -163,8 +163,8 @@ class Pager:
     ) -> tuple[list[Any], str | None]:
         """The same, newest first by a `time` within `span`, for rows whose unique `column` does not rise with it."""
         if self.after is not None:
-            at, _, last = self.after.partition(" ")
-            query = query.where(tuple_(time, column) < tuple_(literal(datetime.fromisoformat(at)), literal(last)))
+            at, last = self._time_after(self.after)
+            query = query.where(tuple_(time, column) < tuple_(literal(at), literal(last)))
             # What comes after the last row is before the span's end anyway. SQLite would take that end for the place
             # to begin at, and walk from there.
             span = Span(span.after, None)
@@ -181,14 +181,21 @@ class Pager:
     ) -> tuple[list[Any], str | None]:
         """The same, the earliest first."""
         if self.after is not None:
-            at, _, last = self.after.partition(" ")
-            query = query.where(tuple_(time, column) > tuple_(literal(datetime.fromisoformat(at)), literal(last)))
+            at, last = self._time_after(self.after)
+            query = query.where(tuple_(time, column) > tuple_(literal(at), literal(last)))
         with _index_order(session):
             found = list(session.scalars(query.order_by(time, column).limit(self.size + 1)))
         if len(found) <= self.size:
             return found, None
         end = found[self.size - 1]
         return found[: self.size], self._seal(f"{getattr(end, time.key).isoformat()} {getattr(end, column.key)}")
+
+    def _time_after(self, last: str) -> tuple[datetime, str]:
+        at, _, name = last.partition(" ")
+        try:
+            return datetime.fromisoformat(at), name
+        except ValueError:  # of an earlier version, where the list had another order
+            raise self._refused() from None
 
     def _cut(self, found: list[Any], column: Any) -> tuple[list[Any], str | None]:
         if len(found) <= self.size:

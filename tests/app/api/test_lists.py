@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from datetime import datetime, timedelta
 from itertools import product
 from typing import Any
@@ -264,6 +265,7 @@ def test_the_filter_by_status_finds_what_has_that_status(account: Account) -> No
         (JobState.QUEUED, JobState.FAILED),
     ]
     expected: dict[str, str] = {}
+    unanswered: list[str] = []
     affecting: set[str] = set()
     with account.database.write() as session:
         now = db.now(session)
@@ -315,6 +317,8 @@ def test_the_filter_by_status_finds_what_has_that_status(account: Account) -> No
             affecting |= {request.id} if states else set()
             failed = bool(purge) and purge[-1] in views.GIVEN_UP
             expected[request.id] = request_status(decision, states, done is not None, failed, late)
+            if done is None and decision not in (Decision.REFUSED, Decision.CANCELLED):
+                unanswered.append(request.id)
     assert set(expected.values()) == set(RequestStatus)
     seen = 0
     for status in RequestStatus:
@@ -330,6 +334,10 @@ def test_the_filter_by_status_finds_what_has_that_status(account: Account) -> No
         of_model = one_page(account, "/v1/deletion-requests", status=status.value, model=models[0], page_size=1000)
         assert ids(of_model["items"]) == ids(found) & affecting
     assert seen == len(expected)
+    summary = account.get("/v1/compliance/summary")
+    assert Counter(summary["by_status"]) == Counter(expected.values())
+    assert summary["overdue_count"] == len(unanswered)
+    assert summary["overdue"] == sorted(unanswered)[:1000]
 
 
 # -- keys, webhooks, evidence ----------------------------------------------------------------------

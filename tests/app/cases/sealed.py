@@ -7,7 +7,7 @@ import json
 import zipfile
 
 from app.cases import file
-from app.evidence import sealing
+from app.evidence import negative, sealing
 from lethe import verify
 from tests.support import Account
 
@@ -18,6 +18,7 @@ def sweep(account: Account) -> None:
     """What the sweeper does every second."""
     key = sealing.open_key(account.database, account.settings)
     sealing.seal_due(account.database, key, "test-log")
+    negative.seal_due(account.database, key, "test-log")
     sealing.sequence_waiting(account.database, key, "test-log")
     file.make_due(account.database, key)
 

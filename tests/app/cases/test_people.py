@@ -215,6 +215,18 @@ def test_what_names_people_is_in_its_own_tables_and_goes_with_a_receipt(trained:
     assert len(account.get("/v1/compliance/register")) == 2
 
 
+def test_what_is_kept_longer_stands_in_nobodys_way(trained: Trained, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As seen: as many requests under the CCPA as are looked at together kept all others from being erased."""
+    monkeypatch.setattr(retention, "AT_ONCE", 1)
+    account = trained.account
+    account.http.put("/v1/compliance/rules", json={"keep_months": 1}).raise_for_status()
+    for law in ("ccpa", "gdpr", "gdpr"):
+        made = trained.delete(trained.ids[:2], reference=PLANTED, jurisdiction=law)
+        account.post(f"{REQUESTS}/{made['id']}:cancel", {"reason": "mind changed"})
+    move(account, -timedelta(days=40))
+    assert [retention.erase_due(account.database) for _ in range(3)] == [1, 1, 0]
+
+
 def move(account: Account, by: timedelta) -> None:
     with account.database.write() as session:
         for name in ("fulfilled_at", "decided_at"):

@@ -349,3 +349,4 @@ def test_a_sham_that_the_audit_does_not_fail_is_an_alert(planted: Trained) -> No
     with planted.account.database.read() as session:
         (event,) = session.scalars(select(AuditEvent).where(AuditEvent.kind == shams.MISSED)).all()
         assert event.data["verdict"] == "inconclusive"
+    assert planted.account.get(f"/v1/jobs/{event.object_id}/audit")["report"]["sham"], "it can be looked up"

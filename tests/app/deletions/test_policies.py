@@ -81,8 +81,6 @@ def test_requests_that_come_while_a_job_runs_join_the_next_batch(trained: Traine
 
 
 def test_the_rule_closes_at_the_earlier_of_age_and_law() -> None:
-    from datetime import datetime
-
     start = datetime(2026, 5, 1)  # noqa: DTZ001
     pending = batches.Pending(1, 1, start, start + timedelta(days=30))
     rule = BatchRule(mode="batch", max_age_seconds=86400 * 10)
@@ -91,6 +89,31 @@ def test_the_rule_closes_at_the_earlier_of_age_and_law() -> None:
     expected = start + timedelta(days=3) - timedelta(hours=6) - batches.DEADLINE_ROOM
     assert batches.closes_at(rule, late, timedelta(hours=2)) == expected
     assert batches.closes_at(EachRule(mode="each"), pending, timedelta(0)) == start
+
+
+def test_with_a_crowd_neither_age_nor_number_closes_a_smaller_batch_but_the_law_does() -> None:
+    start = datetime(2026, 5, 1)  # noqa: DTZ001
+    rule = BatchRule(mode="batch", max_age_seconds=86400 * 10, max_requests=2, max_samples=100, crowd=50)
+    due = start + timedelta(days=30)
+    by_law = due - batches.DEADLINE_ROOM
+    alone, together = (batches.Pending(3, samples, start, due) for samples in (49, 50))
+    assert not batches.is_full(rule, alone)
+    assert batches.is_full(rule, together)
+    assert batches.closes_at(rule, alone, timedelta(0)) == by_law
+    assert batches.closes_at(rule, together, timedelta(0)) == start + timedelta(days=10)
+    with pytest.raises(ValueError, match="could only close by the deadline"):
+        BatchRule(mode="batch", max_samples=49, crowd=50)
+
+
+def test_a_crowd_leaves_together(trained: Trained) -> None:
+    batching(trained, max_requests=1, crowd=5)
+    first = trained.delete(trained.ids[:2])
+    assert status(trained, first) == "accepted"
+    with trained.account.database.write() as session:
+        session.execute(update(DeletionRequest).values(received_at=db.now(session) - timedelta(days=20)))
+    assert batches.close_due(trained.account.database) == 0
+    second = trained.delete(trained.ids[2:5])
+    assert [status(trained, each) for each in (first, second)] == ["processing", "processing"]
 
 
 def test_a_forecast_comes_from_measured_durations(trained: Trained) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from datetime import timedelta
 from typing import Any
 
@@ -9,12 +10,14 @@ import psycopg
 import pytest
 from sqlalchemy import select, update
 
+from app.cases import retention
 from app.core import db
 from app.core.config import Settings
-from app.core.tables import DeletionRequest, Receipt, Sample
+from app.core.tables import DeletionRequest, Idempotency, Receipt, Sample
 from app.deletions import carried, rewriting
 from app.deletions.rewriting import NotRewrittenError, Rewriter, rewrite
 from app.evidence import sealing
+from app.operations import sweeper
 from tests.support import Document, eventually
 from tests.trained import Trained
 
@@ -245,7 +248,7 @@ def _payload(envelope: str) -> Any:
 def test_what_has_no_receipt_is_rewritten_too(trained: Trained, monkeypatch: pytest.MonkeyPatch) -> None:
     """Carried data that no request took, and what was erased before this process began."""
     ran: list[str] = []
-    monkeypatch.setattr(rewriting, "rewrite", lambda _: ran.append("rewritten") or "")
+    monkeypatch.setattr(rewriting, "rewrite", lambda _, cases: ran.append(f"cases {cases}") or "")
     duty = rewriter(trained)
     duty.round()
     duty._rest_until = 0.0
@@ -256,7 +259,72 @@ def test_what_has_no_receipt_is_rewritten_too(trained: Trained, monkeypatch: pyt
     assert len(ran) == 1, "nothing had expired"
     duty.owe(1)
     duty.round()
-    assert len(ran) == 2
+    duty.owe_cases(0)
+    duty._rest_until = 0.0
+    duty.round()
+    duty.owe_cases(1)
+    duty.round()
+    assert ran == ["cases True", "cases False", "cases True"]
+
+
+def test_large_tables_of_requests_wait_for_a_quiet_hour_and_ids_do_not(
+    trained: Trained, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if trained.account.database.is_sqlite:
+        return  # it has one file
+    ran: list[bool] = []
+    monkeypatch.setattr(rewriting, "rewrite", lambda _, cases: ran.append(cases) or "")
+    with trained.account.database.read() as session:
+        small, hour = rewriting.size(session), db.now(session).hour
+    duty = rewriter(trained, rewrite_bytes=small, rewrite_hour=(hour + 12) % 24)
+    for _ in range(2):
+        duty.round()
+        duty._rest_until = 0.0
+    assert ran == [False], "once, for what may have been erased before"
+    duty = rewriter(trained, rewrite_bytes=small, rewrite_hour=hour)
+    duty.round()
+    assert ran == [False, True]
+
+
+PLANTED = "Wilhelmina-von-Plantagenet"
+
+
+def test_no_name_of_a_person_is_left_in_any_file_once_its_retention_is_over(trained: Trained) -> None:
+    """References, letters, notes, reasons, notices and case files, in heap, TOAST, indexes and statistics."""
+    account = trained.account
+    account.http.put("/v1/compliance/rules", json={"keep_months": 1}).raise_for_status()
+    made = trained.forget(trained.ids[:2], reference=f"letter of {PLANTED}")
+    where = f"/v1/deletion-requests/{made['id']}"
+    account.post(f"{where}/notices", {"kind": "completion"})
+    letter = base64.b64encode(f"I am {PLANTED}. ".encode() * 2000).decode()
+    account.post(f"{where}/papers", {"kind": "letter", "name": f"{PLANTED}.pdf", "content": letter})
+    refused = trained.delete(trained.ids[4:6], reference=PLANTED)
+    path = f"/v1/deletion-requests/{refused['id']}"
+    account.post(f"{path}:identity", {"status": "confirmed", "note": f"saw {PLANTED}'s passport"})
+    account.post(f"{path}:extend", {"reason": f"{PLANTED} sent 300 letters"}, **{"Idempotency-Key": "once"})
+    account.post(f"{path}:refuse", {"reason": f"{PLANTED} was found to be a king"})
+    run(rewriter(trained))  # the ids: what names people stays
+    analysed(trained)
+    assert found(trained, [PLANTED])
+    with account.database.write() as session:
+        for row in session.scalars(select(DeletionRequest)):
+            row.fulfilled_at = row.fulfilled_at and row.fulfilled_at - timedelta(days=60)
+            row.decided_at = row.decided_at and row.decided_at - timedelta(days=60)
+        session.execute(update(Idempotency).values(created_at=Idempotency.created_at - timedelta(days=60)))
+    duty = rewriter(trained)
+    sweeper.forget_replies(account.database)
+    assert duty.owe_cases(retention.erase_due(account.database)) == 2
+    if not account.database.is_sqlite:
+        assert found(trained, [PLANTED]).keys() >= {"deletion_requests", "case_details", "ix_case_reference"}
+
+    def once() -> bool:
+        duty._rest_until = 0.0
+        duty.round()
+        return not duty._cases_owing
+
+    eventually(once, "the tables of requests to be rewritten")
+    assert found(trained, [PLANTED]) == {}
+    assert account.get(path)["status"] == "refused"
 
 
 def test_a_request_that_is_not_fulfilled_owes_nothing(trained: Trained) -> None:

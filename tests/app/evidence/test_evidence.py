@@ -15,7 +15,7 @@ from sqlalchemy.orm import Session
 from app.blobs.open import open_blobs
 from app.core.tables import Model
 from app.deletions import retention
-from app.evidence import sealing
+from app.evidence import negative, sealing
 from tests.helpers import is_problem
 from tests.trained import Trained
 
@@ -24,6 +24,7 @@ def seal(trained: Trained) -> int:
     account = trained.account
     key = sealing.open_key(account.database, account.settings)
     sealed = sealing.seal_due(account.database, key, account.settings.log_name)
+    negative.seal_due(account.database, key, account.settings.log_name)
     sealing.sequence_waiting(account.database, key, account.settings.log_name)
     return sealed
 
@@ -79,6 +80,44 @@ def test_a_certificate_stands_alone_and_is_superseded(trained: Trained, tmp_path
     assert account.post(f"{where}:shred") == {"deleted": True}
     is_problem(account.http.get(f"{where}/opening"), 410, "salt-deleted")
     assert verify(tmp_path, second, trust).returncode == 0
+
+
+def test_what_did_not_pass_has_a_negative_report(trained: Trained, tmp_path: Path) -> None:
+    """Of a request whose version was published without a pass, and of an audit that was asked for."""
+    account = trained.account
+    request = trained.forget(trained.ids[:40:4])
+    assert request["outcomes"][0]["verdict"] == "inconclusive"
+    where = f"/v1/deletion-requests/{request['id']}/negative-report"
+    is_problem(account.http.get(where), 404, "not-found")
+    seal(trained)
+    found, trust = account.get(where), account.get("/v1/log/keys")
+    done = verify(tmp_path, found, trust)
+    assert done.returncode == 0, done.stdout + done.stderr
+    said = json.loads(done.stdout)
+    assert said["of"] == "negative report"
+    assert "NO DELETION IS CERTIFIED" in said["says"][0]
+    assert said["uncertified"] == [trained.model]
+    text = base64.b64decode(found["payload"]).decode()
+    assert not any(f'"{sample}"' in text for sample in trained.ids)
+    broken = base64.b64encode(text.replace("inconclusive", "pass").encode()).decode()
+    assert verify(tmp_path, found | {"payload": broken}, trust).returncode == 1
+    (finding,) = json.loads(text)["predicate"]["findings"]
+    assert (finding["version"], finding["state"], finding["verdict"]) == (2, "purged", "inconclusive")
+    certified = verify(tmp_path, account.get(where.replace("negative-report", "certificate")), trust)
+    assert json.loads(certified.stdout)["uncertified"]
+
+    # An audit of samples that the version still knows; one sham says nothing of a deletion.
+    account.post(f"{trained.where}:audit", {"sample_ids": trained.ids[1:40:4]})
+    account.work()
+    audits = account.get(f"{trained.where}/versions/2/audits")["items"]
+    (asked,) = [row for row in audits if not row["published"]]
+    where = f"{trained.where}/versions/2/audits/{asked['id']}/negative-report"
+    is_problem(account.http.get(where), 404, "not-found")
+    seal(trained)
+    done = verify(tmp_path, account.get(where), trust)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert json.loads(done.stdout)["says"][1] == f"audit {asked['id']}:"
+    is_problem(account.http.get(where.replace("/versions/2/", "/versions/1/")), 404, "not-found")
 
 
 def test_the_log_proves_its_entries_and_its_growth(trained: Trained) -> None:

@@ -48,6 +48,15 @@ def test_channels():
         InputContract(channels=3).channels_of(4)
 
 
+def test_contracts_of_before_the_order_of_channels_are_written_as_they_were():
+    assert "channel_order" not in InputContract(mean=(0.5,)).model_dump()
+    assert "channel_order" not in InputContract(mean=(0.5,)).model_dump_json()
+    turned = InputContract(channel_order="bgr")
+    assert not turned.plain
+    assert turned.channels_of(1) == 3
+    assert InputContract.model_validate(turned.model_dump(mode="json")) == turned
+
+
 def test_classes_in_another_order():
     contract = InputContract(class_names=("dog", "cat", "bird"))
     assert contract.order(["bird", "cat", "dog"], 3) == [2, 1, 0]
@@ -66,6 +75,8 @@ def test_classes_in_another_order():
     [
         ({"channels": 1, "mean": [0.1, 0.2, 0.3]}, "`mean` has 3 numbers, for 1 channels"),
         ({"std": [0.1, 0.2]}, "`std` has 2 numbers"),
+        ({"channels": 1, "channel_order": "bgr"}, "`channel_order` is one of 3 channels"),
+        ({"channel_order": "gbr"}, "'rgb' or 'bgr'"),
         ({"std": [0.0]}, "greater than 0"),
         ({"mean": [float("nan")]}, "finite|greater|less"),
         ({"class_names": ["a", "a"]}, "a name twice"),

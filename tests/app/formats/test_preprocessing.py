@@ -92,6 +92,19 @@ def test_hugging_face():
     assert large.geometry == Geometry(resize=(384, 384), interpolation="bicubic")
 
 
+def test_the_order_of_channels_is_that_of_the_processor_where_the_file_leaves_it_out():
+    mobile = {**VIT, "image_processor_type": "MobileViTImageProcessor", "do_center_crop": False}
+    found = preprocessing.from_hugging_face({}, mobile)
+    assert (found.channel_order, found.mean, found.std) == ("bgr", None, None), "and it never normalises"
+    assert preprocessing.from_hugging_face({}, {**mobile, "do_flip_channel_order": False}).channel_order == "rgb"
+    assert preprocessing.from_hugging_face({}, VIT).channel_order == "rgb"
+    files = {"hugging_face": {"config": {}, "preprocessor": mobile}}
+    for said in ("rgb", "bgr"):
+        assert preprocessing.InputBody.model_validate({**files, "channel_order": said}).contract().channel_order == said
+    given = {**files, "geometry": {"resize": 20}, "mean": [0.5]}
+    assert preprocessing.InputBody.model_validate(given).contract().geometry == Geometry(resize=20)
+
+
 def test_hugging_face_scales_other_than_to_one():
     offset = preprocessing.from_hugging_face({}, {**VIT, "rescale_factor": 1 / 127.5, "rescale_offset": True})
     assert offset.mean == pytest.approx((0.75,) * 3)  # (2 x - 1 - 0.5) / 0.5
@@ -132,6 +145,7 @@ def test_a_configuration_of_timm_that_says_too_little_or_too_much(change, reason
         ({}, {"size": {"longest_edge": 224}}, "`height` and `width`, or `shortest_edge`"),
         ({}, {"resample": 9}, "from 0 to 5"),
         ({}, {"do_pad": True}, "`do_pad` .* is not done here"),
+        ({}, {"do_flip_channel_order": True}, "is known of the processor MobileViT alone"),
         ({}, {"crop_pct": 0.9}, "ConvNeXt and PoolFormer alone"),
         ({}, {"image_processor_type": "ConvNextImageProcessor", "do_center_crop": True}, "after the crop of ConvNeXt"),
         ({}, {"tokenizer": "x"}, "not known here: `tokenizer`"),
@@ -173,7 +187,7 @@ CHANGES: list[dict[str, Any]] = [
 
 
 @pytest.mark.libraries
-@pytest.mark.parametrize("kind", [kind for kind in preprocessing.KINDS if kind != "MobileViT"])
+@pytest.mark.parametrize("kind", preprocessing.KINDS)
 def test_a_processor_makes_the_pixels_that_the_library_makes_with_it(kind):
     """Of files of today and of before 2022, whose sizes are numbers; what the library itself refuses is left out."""
     import_torchvision()
@@ -196,6 +210,7 @@ def test_a_processor_makes_the_pixels_that_the_library_makes_with_it(kind):
         document = json.loads(processor.to_json_string()) | change | {"size": size}
         contract = preprocessing.from_hugging_face({}, document)
         made = geometry.prepared(PICTURE, contract).astype(np.float64) / 255
+        made = made[..., ::-1] if contract.channel_order == "bgr" else made
         mean, std = np.array(contract.mean or 0.0), np.array(contract.std or 1.0)
         assert np.allclose(((made - mean) / std).transpose(2, 0, 1), theirs, atol=1e-4), (size, change)
         compared += 1
@@ -271,3 +286,32 @@ def test_odd_values_are_refused_and_never_fail():
     for name, value in itertools.product((*TIMM, "model_args"), ODD):
         with contextlib.suppress(ContractError):
             preprocessing.from_timm({**TIMM, name: value})
+
+
+@pytest.mark.parametrize(
+    ("architecture", "given", "params"),
+    [
+        ({"name": "timm"}, {"timm": {**TIMM, "global_pool": "avg"}}, {"name": "resnet18", "global_pool": "avg"}),
+        (
+            {"name": "timm", "params": {"name": "resnet34", "global_pool": None}},
+            {"timm": {**TIMM, "global_pool": "avg"}},
+            {"name": "resnet34", "global_pool": "avg"},
+        ),
+        ({"name": "timm", "params": {"name": "resnet34"}}, {"timm": TIMM["pretrained_cfg"]}, {"name": "resnet34"}),
+        ({"name": "hugging_face"}, {"hugging_face": {"config": CONFIG, "preprocessor": VIT}}, {"config": CONFIG}),
+        (
+            {"name": "hugging_face", "params": {"config": {"model_type": "swin"}}},
+            {"hugging_face": {"config": CONFIG, "preprocessor": VIT}},
+            {"config": {"model_type": "swin"}},
+        ),
+        ({"name": "small_cnn", "params": {"width": 4}}, {"timm": TIMM}, {"width": 4}),
+    ],
+)
+def test_what_a_file_says_of_the_network_may_be_left_out(architecture, given, params):
+    assert preprocessing.with_file(architecture, given)["params"] == params
+
+
+@pytest.mark.parametrize("odd", [None, 1, "x", [], {}, {"name": "timm", "params": 1}, {"name": ["timm"]}])
+def test_odd_choices_are_left_to_the_checks_that_follow(odd):
+    for given in (None, 1, {}, {"timm": None}, {"timm": 1}, {"timm": {"pretrained_cfg": 1}}, {"hugging_face": 1}):
+        assert preprocessing.with_file(odd, given) == odd

@@ -33,6 +33,7 @@ from app.core.tables import (
     JobEvent,
     LogHead,
     Model,
+    NegativeReport,
     Outbox,
     OutcomeRow,
     Receipt,
@@ -40,7 +41,7 @@ from app.core.tables import (
     Version,
 )
 from app.deletions import retention
-from app.evidence import sealing
+from app.evidence import negative, sealing
 from app.jobs import outbox
 from app.recovery import checker
 from app.recovery.checker import Violation
@@ -60,6 +61,7 @@ def swept(trained: Trained) -> None:
         pass
     key = sealing.open_key(database, account.settings)
     sealing.seal_due(database, key, account.settings.log_name)
+    negative.seal_due(database, key, account.settings.log_name)
     while sealing.sequence_waiting(database, key, account.settings.log_name):
         pass
 
@@ -225,6 +227,7 @@ PLANTS: dict[str, tuple[str, Plant]] = {
     ),
     "two certificates": ("certificates", a_second_certificate),
     "no certificate": ("certificates", change(delete(CertificateRow))),
+    "no negative report": ("negative-reports", change(delete(NegativeReport))),
     "two current versions": ("current-versions", change(update(Version).values(state="current"))),
     "no current version": ("current-versions", change(update(Model).values(current_version=None))),
     "a parent is gone": ("current-versions", change(update(Version).where(Version.number == 2).values(parent=77))),

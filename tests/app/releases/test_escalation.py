@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Iterator
 from datetime import timedelta
@@ -14,6 +15,8 @@ from sqlalchemy import select, update
 from app.core import db
 from app.core.config import Settings
 from app.core.tables import AuditEvent, DeletionRequest
+from lethe import verify
+from tests.app.cases.sealed import case_of, sweep, trusted
 from tests.helpers import is_problem
 from tests.support import Document
 from tests.trained import Trained, open_account
@@ -67,6 +70,12 @@ def report_of(real: Trained, job: Document) -> Document:
 def events(real: Trained, kind: str) -> list[Any]:
     with real.account.database.read() as session:
         return list(session.scalars(select(AuditEvent).where(AuditEvent.kind == kind).order_by(AuditEvent.number)))
+
+
+def negative_report(real: Trained, request: Document) -> verify.Report:
+    sweep(real.account)
+    envelope = real.account.get(f"/v1/deletion-requests/{request['id']}/negative-report")
+    return verify.verify(json.dumps(envelope).encode(), trusted(real.account))
 
 
 def test_a_fake_unlearning_fails_and_escalates_to_exact_retraining(real: Trained) -> None:
@@ -126,6 +135,15 @@ def test_without_a_last_step_a_fail_needs_a_person_and_may_be_tried_again(real: 
     assert found["status"] == "needs-attention"
     assert "the escalation has no step left" in found["outcomes"][0]["reason"]
     assert real.account.get(real.where)["current_version"] == 1
+    said = negative_report(real, made)
+    assert said.verified
+    assert (said.of, said.uncertified) == ("negative report", [real.model])
+    assert "NOTHING WAS PUBLISHED" in said.says[2]
+    assert "FAIL: the audit failed: still remembered" in said.says[2]
+    case = case_of(real.account, made["id"])
+    whole = verify.verify_case(case, trusted(real.account))
+    assert whole.verified
+    assert said.says[0] in whole.says
     set_policy(real, method=RETRAIN)
     real.account.post(f"/v1/jobs/{found['outcomes'][0]['job']}:retry")
     real.account.work()

@@ -88,6 +88,7 @@ def agrees(theirs: torch.Tensor, wanted: torch.Tensor) -> None:
             marks=pytest.mark.libraries,
         ),
         (QUICK_MODEL["architecture"], {"geometry": {"resize": 12}, "mean": [0.3]}),
+        (QUICK_MODEL["architecture"], {"channel_order": "bgr", "mean": [0.3, 0.4, 0.5]}),
     ],
 )
 def test_plain_weights_come_with_the_code_that_loads_them(
@@ -135,13 +136,15 @@ def test_a_folder_of_hugging_face_is_loaded_by_the_library(trained: Trained, tmp
 
 
 @pytest.mark.libraries
-def test_a_folder_of_timm_is_loaded_by_the_library(trained: Trained, tmp_path: Path) -> None:
+@pytest.mark.parametrize("params", [{"name": "test_resnet"}, {"name": "test_vit", "global_pool": "avg"}])
+def test_a_folder_of_timm_is_loaded_by_the_library(trained: Trained, tmp_path: Path, params: Any) -> None:
+    """Also a transformer for another size than its own, which it is built for, and another pooling."""
     from engine.data.torchvision_ops import import_torchvision
 
     import_torchvision()
     timm = importlib.import_module("timm")
     given = {**NORMALISED, "geometry": {"resize": 36, "crop": 32}}
-    model = trained_model(trained, {"name": "timm", "params": {"name": "test_resnet"}}, given)
+    model = trained_model(trained, {"name": "timm", "params": params}, given)
     folder = exported(trained, model, "hugging-face", tmp_path / "out")
     theirs = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
     images, wanted = ours(trained, model)
@@ -177,6 +180,21 @@ def test_a_configuration_says_the_geometry_that_it_is_read_as() -> None:
                 assert document is not None
                 again = preprocessing.from_hugging_face({}, document)
                 assert again.geometry == Geometry(resize=resize, crop=(crop, crop))
+
+
+def test_a_configuration_without_the_names_of_classifiers_is_written_with_the_member() -> None:
+    for config in ({"model_type": "deit"}, {"model_type": "deit", "architectures": None}):
+        assert export._hugging_face(config, ["a", "b"], InputContract(), [8, 8, 3])["architectures"] == []
+
+
+def test_an_order_of_channels_that_a_library_cannot_say_is_not_exported_as_another() -> None:
+    turned = InputContract(geometry=Geometry(resize=40, crop=32), channel_order="bgr", channels=3)
+    document = export._preprocessor(turned, [64, 64, 3])
+    assert document is not None
+    again = preprocessing.from_hugging_face({}, document)
+    assert again == turned.model_copy(update={"geometry": Geometry(resize=40, crop=(32, 32))})
+    assert export._preprocessor(turned.model_copy(update={"mean": (0.5,)}), [64, 64, 3]) is None
+    assert export._timm({"name": "resnet18"}, ["a", "b"], turned, [64, 64, 3]) is None
 
 
 @pytest.mark.parametrize(

@@ -16,11 +16,13 @@ from app.formats.audit_report import (
     AuditReport,
     Balance,
     Curve,
+    Difference,
     GateDecision,
     Histogram,
     Interval,
     Judgement,
     Measurement,
+    ProbeFigure,
     ProbeRun,
     References,
     Relearning,
@@ -227,10 +229,25 @@ def escalated() -> AuditReport:
         ProbeRun(name="relearn", params={"most_steps": 40}, seconds=1.25),
         ProbeRun(name="robust_accuracy", params={}, seconds=0.5),
         ProbeRun(name="known_method", params={"shadows": 16}, seconds=1234.5, models_trained=32),
+        ProbeRun(name="completeness", params={"steps": 10}, seconds=0.25, models_trained=1),
+        ProbeRun(name="two_versions", params={}, seconds=0.25),
     ]
     again = Relearning(steps=17, target=0.0123, reaches="loss", most_steps=40)
     candidate = base.candidate.model_copy(
-        update={"relearning": again, "robust_accuracy": 0.4321, "known_method_ft_auc": auc(0.5432)}
+        update={
+            "relearning": again,
+            "robust_accuracy": 0.4321,
+            "known_method_ft_auc": auc(0.5432),
+            "probed": {
+                "completeness": ProbeFigure(
+                    value=0.6123,
+                    control=0.7345,
+                    excess=Difference(value=-0.1222, interval=Interval(low=-0.1501, high=-0.0943)),
+                    samples=40,
+                ),
+                "two_versions": ProbeFigure(value=0.8123, control=None, excess=None, samples=40),
+            },
+        }
     )
     never = Relearning(steps=None, target=0.0123, reaches="loss", most_steps=40)
     parent = base.parent.model_copy(update={"relearning": never}) if base.parent else None
@@ -561,6 +578,7 @@ def test_what_the_gate_decided_and_what_it_cost_is_said() -> None:
     expected = [
         *("2 of 3", "Deadline alert.", "Published", "the half that judges", "job_before", "over-forgotten"),
         *("90.1 %: not kept", "17 loss 0.012", "more than 40", "43.2 %", "0.543", "1,234.5 s and 32 models trained"),
+        *("an exact retrain 0.735", "\N{MINUS SIGN}0.122", "something is left", "Both versions known"),
     ]
     assert [words for words in expected if words not in text] == []
     assert "What was decided" not in Page(render(report())).text

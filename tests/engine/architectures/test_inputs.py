@@ -36,6 +36,13 @@ def test_grey_images_are_repeated_before_they_are_normalised():
     )
 
 
+def test_channels_are_turned_round_before_they_are_normalised():
+    bare, images = network().eval(), torch.rand(2, 3, 8, 8)
+    made = inputs.attach(copy.deepcopy(bare), InputContract(channel_order="bgr", mean=(0.1, 0.2, 0.3)), 3)
+    blue_first = images[:, [2, 1, 0]] - torch.tensor([0.1, 0.2, 0.3]).view(1, 3, 1, 1)
+    assert torch.equal(made(images), bare(blue_first))
+
+
 def test_outputs_are_put_in_the_order_of_labels():
     bare, images = network().eval(), torch.rand(2, 3, 8, 8)
     made = inputs.attach(copy.deepcopy(bare), InputContract(), 3, order=[2, 0, 1])
