@@ -25,6 +25,7 @@ from app.api import (
     jobs,
     models,
     shards,
+    verifying,
     versions,
     webhooks,
 )
@@ -120,6 +121,7 @@ ROUTERS = (
     audits.router,
     compliance.router,
     cases.router,
+    verifying.router,
     webhooks.router,
     api_keys.router,
     log_api.router,
@@ -156,5 +158,5 @@ def _docs(request: Request, response: Response) -> str:
     root = request.scope.get("root_path", "")
     response.headers["Cache-Control"] = "no-store" if csrf else "no-cache"
     return docs_page.render(
-        request.app.openapi(), f"{root}/v1/openapi.json", f"/console/assets/{asset('docs').name}", csrf
+        request.app.openapi(), f"{root}/v1/openapi.json", f"{root}/console/assets/{asset('docs').name}", csrf
     )

@@ -489,6 +489,22 @@ class Paper(TypedDict):
     created_at: str
 
 
+class FileCheck(TypedDict):
+    name: str
+    verified: bool | None
+    detail: str
+
+
+class FileReport(TypedDict):
+    """What the service's verifier says of a case file or a certificate."""
+
+    of: Literal["certificate", "case file"]
+    verified: bool
+    checks: list[FileCheck]
+    says: list[str]
+    not_proved: list[str]
+
+
 class Span(TypedDict):
     """The requests of one letter about several datasets."""
 

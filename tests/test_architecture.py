@@ -30,7 +30,7 @@ MAY_IMPORT = {
     "app.models": "app.datasets*",
     "app.deletions": "app.models*",
     "app.releases": "app.deletions* app.reports",
-    "app.cases": "app.deletions* app.reports",
+    "app.cases": "app.deletions* app.reports lethe.verify",
     "app.recovery": "app.deletions*",
     "app.operations": "app.recovery* app.cases* app.releases* migrations",
     "app.api": "app.operations* app.releases* app.main",

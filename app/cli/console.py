@@ -46,4 +46,4 @@ def console(
         database.close()
     written = settings.url_file.read_text().strip() if settings.url_file.exists() else ""
     where = settings.public_url or written or f"http://{settings.host}:{settings.port}"
-    typer.echo(f"{where}/console/sign-in/link/{link}")
+    typer.echo(f"{where}{settings.root_path}/console/sign-in/link/{link}")

@@ -80,12 +80,19 @@ class Api:
             once: Idempotency-Key; the same one does it once, however often a form is sent.
             seen: ETag of the document that the decision was made on.
         """
-        headers = {"content-type": "application/json"}
+        content = b"" if body is None else json.dumps(body).encode()
+        return await self.send_file(method, path, content, "application/json", once=once, seen=seen)
+
+    async def send_file(
+        self, method: str, path: str, content: bytes, media_type: str, *, once: str = "", seen: str = ""
+    ) -> Any:
+        """The same with a body of any form."""
+        headers = {"content-type": media_type}
         if method == "POST":
             headers["idempotency-key"] = once or secrets.token_hex(16)
         if seen:
             headers["if-match"] = seen
-        _, text = await self._call(method, path, "", b"" if body is None else json.dumps(body).encode(), headers)
+        _, text = await self._call(method, path, "", content, headers)
         return json.loads(text) if text else None
 
     async def _call(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from typing import Annotated
 
 from fastapi import APIRouter, Path
@@ -9,11 +10,12 @@ from fastapi.responses import Response
 
 from app.api.http.patterns import id_pattern
 from app.console.visit import PageRoute, VisitDep, see_other
+from app.console.words import plain
 
 router = APIRouter(prefix="/console/requests", route_class=PageRoute, include_in_schema=False)
 RequestId = Annotated[str, Path(pattern=id_pattern("del"))]
 NoticeId = Annotated[str, Path(pattern=id_pattern("ntc"))]
-MOST_NAMED = 200
+PaperId = Annotated[str, Path(pattern=id_pattern("pap"))]
 
 
 @router.post("/find")
@@ -68,3 +70,28 @@ async def case_file(visit: VisitDep, request_id: RequestId) -> Response:
     body = {"with_papers": "with_papers" in form}
     await visit.api.send("POST", f"/deletion-requests/{request_id}:case-file", body, once=form["once"])
     return see_other(f"/console/requests/{request_id}?done=case-file#evidence")
+
+
+@router.get("/{request_id}/case-file")
+async def fetch_case_file(visit: VisitDep, request_id: RequestId) -> Response:
+    """The zip; a page in words while there is none."""
+    _, content = await visit.api.fetch(f"/deletion-requests/{request_id}/case-file")
+    named = {"Content-Disposition": f'attachment; filename="case-{request_id}.zip"', "Cache-Control": "no-store"}
+    return Response(content, media_type="application/zip", headers=named)
+
+
+@router.post("/{request_id}/papers")
+async def attach(visit: VisitDep, request_id: RequestId) -> Response:
+    """What came with the case. The page's script sends the bytes; kind and name are in the address."""
+    content, query = await visit.file(), visit.request.query_params
+    name = plain(query.get("name", ""), 200).strip() or "paper"
+    body = {"kind": query.get("kind", "other"), "name": name, "content": base64.b64encode(content).decode()}
+    await visit.api.send("POST", f"/deletion-requests/{request_id}/papers", body, once=query.get("once", ""))
+    return Response(status_code=204)
+
+
+@router.post("/{request_id}/papers/{paper_id}/remove")
+async def remove(visit: VisitDep, request_id: RequestId, paper_id: PaperId) -> Response:
+    await visit.form()
+    await visit.api.send("DELETE", f"/deletion-requests/{request_id}/papers/{paper_id}")
+    return see_other(f"/console/requests/{request_id}#papers")

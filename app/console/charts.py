@@ -18,11 +18,12 @@ MOST = 12  # versions of a picture: the newest
 
 
 class Series(NamedTuple):
-    """One figure by version. `null`: a line to compare with."""
+    """One figure by version. `null`: a line to compare with. `limits`: what the policy allows."""
 
     name: str
     values: list[tuple[int, float]]
     null: float | None = None
+    limits: tuple[float, ...] = ()
 
 
 def lineage(versions: Sequence[Document]) -> Markup | None:
@@ -53,17 +54,29 @@ def lineage(versions: Sequence[Document]) -> Markup | None:
     return drawing("lineage", "Lineage", text, (200, 34.0 * len(rows) + 12), *parts)
 
 
-def by_version(versions: Sequence[Document]) -> list[tuple[Series, Markup]]:
-    """FT-AUC and test accuracy of the published versions."""
+def by_version(versions: Sequence[Document], policy: Document) -> list[tuple[Series, Markup]]:
+    """FT-AUC with the policy's margin, and test accuracy with the floor of the next version."""
     rows = [row for row in versions if row["origin"] != "comparison" and row["metrics"]]
     rows = sorted(rows, key=lambda row: row["number"])[-MOST:]
 
-    def series(name: str, key: str, null: float | None = None) -> Series:
-        values = [(row["number"], row["metrics"][key]) for row in rows if row["metrics"].get(key) is not None]
-        return Series(name, values, null)
+    margin = policy["audit"].get("params", {}).get("margin")
+    now = next((row["metrics"].get("accuracy_test") for row in rows if row["state"] == "current"), None)
+    floor = 0.0 if now is None else now - policy["utility_floor"]
 
-    wanted = (series("FT-AUC", "ft_auc", 0.5), series("Test accuracy", "accuracy_test"))
+    def series(name: str, key: str, null: float | None, *limits: float) -> Series:
+        values = [(row["number"], row["metrics"][key]) for row in rows if row["metrics"].get(key) is not None]
+        return Series(name, values, null, limits)
+
+    wanted = (
+        series("FT-AUC", "ft_auc", 0.5, *((0.5 - margin, 0.5 + margin) if margin else ())),
+        series("Test accuracy", "accuracy_test", None, *((floor,) if floor > 0 else ())),
+    )
     return [(each, _line(each)) for each in wanted if each.values]
+
+
+def canaries(values: list[tuple[int, float]]) -> Markup | None:
+    """FT-AUC of the canaries that each version has forgotten."""
+    return _line(Series("FT-AUC of canaries", values[-MOST:], 0.5)) if values else None
 
 
 def _line(series: Series) -> Markup:
@@ -82,9 +95,10 @@ def _line(series: Series) -> Markup:
     parts += [label(left - 12, y(tick) + 4, f"{tick:g}", "end") for tick in (0.0, 0.5, 1.0)]
     if series.null is not None:
         parts.append(stroke(left - 6, y(series.null), right + 6, y(series.null), "null"))
+    parts += [stroke(left - 6, y(limit), right + 6, y(limit), "limit") for limit in series.limits]
     points = " ".join(f"{x(number):.1f},{y(value):.1f}" for number, value in series.values)
     parts.append(tag("polyline", points=points, class_="line"))
-    form = decimal if series.name == "FT-AUC" else percent
+    form = decimal if series.null is not None else percent
     for number, value in series.values:
         parts.append(tag("circle", cx=x(number), cy=y(value), r=4, class_="dot"))
         parts.append(label(x(number), bottom + 18, f"v{number}"))

@@ -12,7 +12,7 @@ from fastapi.responses import Response
 from app.api.http.patterns import id_pattern
 from app.console.calls import Document, Refused
 from app.console.lists import listed
-from app.console.visit import Form, PageRoute, Visit, VisitDep, see_other
+from app.console.visit import Form, PageRoute, Visit, VisitDep, lines_of, see_other
 
 router = APIRouter(prefix="/console/datasets", route_class=PageRoute, include_in_schema=False)
 DatasetId = Annotated[str, Path(pattern=id_pattern("dst"))]
@@ -61,15 +61,35 @@ async def create(visit: VisitDep) -> Response:
 async def show(visit: VisitDep, dataset_id: DatasetId) -> Response:
     found = await visit.api.get(f"/datasets/{dataset_id}")
     ready = found["state"] == "ready"
-    models, jobs, samples = await asyncio.gather(
+    models, jobs, samples, report = await asyncio.gather(
         visit.api.get("/models", dataset=dataset_id, page_size=100),
         visit.api.get("/jobs", dataset=dataset_id, kind="ingest", page_size=5),
         visit.api.get(f"/datasets/{dataset_id}/samples", page_size=10) if ready else _nothing(),
+        visit.api.find(f"/datasets/{dataset_id}/report") if ready and found["source"]["name"] == "upload" else _none(),
     )
     return visit.page(
-        "dataset.html.j2", dataset=found, models=models["items"], jobs=jobs["items"], samples=samples["items"]
+        "dataset.html.j2",
+        dataset=found,
+        models=models["items"],
+        jobs=jobs["items"],
+        samples=samples["items"],
+        report=report,
     )
 
 
 async def _nothing() -> Document:
     return {"items": []}
+
+
+async def _none() -> None:
+    return None
+
+
+@router.post("/{dataset_id}/preview")
+async def preview(visit: VisitDep, dataset_id: DatasetId) -> Response:
+    """Pictures of some samples. The log keeps that they were seen."""
+    form = await visit.form()
+    who = lines_of(form["samples"])
+    dataset = await visit.api.get(f"/datasets/{dataset_id}")
+    pictures = await visit.api.send("POST", f"/datasets/{dataset_id}:preview", {"sample_ids": who})
+    return visit.page("pictures.html.j2", dataset=dataset, pictures=list(zip(who, pictures, strict=True)))

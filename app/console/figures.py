@@ -1,14 +1,15 @@
-"""Register and figures, and the evidence: the log, certificates and receipts."""
+"""Register and figures, and the evidence: the log, certificates, receipts, and a file that is checked here."""
 
 from __future__ import annotations
 
 import asyncio
 
 from fastapi import APIRouter
-from fastapi.responses import Response
+from fastapi.responses import HTMLResponse, Response
 
+from app.console.calls import Document
 from app.console.lists import listed
-from app.console.visit import PageRoute, Visit, VisitDep
+from app.console.visit import HEADERS, PAGES, PageRoute, Visit, VisitDep
 from app.core.errors import Forbidden
 
 router = APIRouter(prefix="/console", route_class=PageRoute, include_in_schema=False)
@@ -23,15 +24,24 @@ async def register(visit: VisitDep) -> Response:
         raise Forbidden("This needs a role with the scope `audit`.", kind="scope-missing")
     this_year = visit.clock.now.year
     counted = "count" in visit.request.query_params
-    summary = await visit.api.get("/compliance/summary", year=_year(visit)) if counted else None
-    return visit.page("register.html.j2", summary=summary, year=_year(visit), years=range(this_year, this_year - 6, -1))
+    summary, figures = await _counted(visit) if counted else (None, None)
+    years = range(this_year, this_year - 6, -1)
+    return visit.page("register.html.j2", summary=summary, figures=figures, year=_year(visit), years=years)
 
 
 @router.get("/register/figures")
 async def figures(visit: VisitDep) -> Response:
     """The part of the page with the figures."""
-    summary = await visit.api.get("/compliance/summary", year=_year(visit))
-    return visit.page("figures.html.j2", summary=summary)
+    summary, figures = await _counted(visit)
+    return visit.page("figures.html.j2", summary=summary, figures=figures)
+
+
+async def _counted(visit: Visit) -> tuple[Document, Document]:
+    year = _year(visit)
+    summary, figures = await asyncio.gather(
+        visit.api.get("/compliance/summary", year=year), visit.api.get("/compliance/figures", year=year)
+    )
+    return summary, figures
 
 
 def _year(visit: Visit) -> int | None:
@@ -60,3 +70,11 @@ async def evidence(visit: VisitDep) -> Response:
         start=start,
         entries=list(enumerate(entries["entries"], start))[::-1],
     )
+
+
+@router.post("/evidence/check")
+async def check(visit: VisitDep) -> Response:
+    """A case file or a certificate, as the verifier sees it: a part of the page."""
+    content, form = await visit.file(), visit.request.headers.get("content-type", "")
+    found = await visit.api.send_file("POST", "/case-files:verify", content, form)
+    return HTMLResponse(PAGES.get_template("checked.html.j2").render(found=found), headers=HEADERS)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from typing import Annotated, Any
+from urllib.parse import urlencode
 
 from fastapi import APIRouter, Path
 from fastapi.responses import Response
@@ -16,6 +17,7 @@ from app.core.errors import NotFound
 
 router = APIRouter(prefix="/console/jobs", route_class=PageRoute, include_in_schema=False)
 JobId = Annotated[str, Path(pattern=id_pattern("job"))]
+REMEMBERED = "lethe-jobs"
 SHOWN = {
     "all": "All",
     "running": "Running",
@@ -30,6 +32,8 @@ SHOWN = {
 
 @router.get("")
 async def show_list(visit: VisitDep) -> Response:
+    if recalled := visit.recalled(REMEMBERED, "/jobs"):
+        return recalled
     shown = visit.request.query_params.get("show", "all")
     shown = shown if shown in SHOWN else "all"
     model = visit.request.query_params.get("model") or None
@@ -38,7 +42,7 @@ async def show_list(visit: VisitDep) -> Response:
         visit.api.get("/jobs", state="running", page_size=50),
         visit.api.find("/workers"),
     )
-    return visit.page(
+    page = visit.page(
         "jobs.html.j2",
         listed=found,
         shown=shown,
@@ -48,18 +52,30 @@ async def show_list(visit: VisitDep) -> Response:
         workers=workers["workers"] if workers else None,
         bars=history(found.rows),
     )
+    visit.remember(page, REMEMBERED, urlencode({"show": shown}), "/jobs")
+    return page
 
 
 @router.get("/{job_id}")
 async def show(visit: VisitDep, job_id: JobId) -> Response:
     found = await visit.api.get(f"/jobs/{job_id}")
-    parts: Any = await visit.api.get("/jobs", parent=job_id, page_size=100)
+    parts, model, dataset = await asyncio.gather(
+        visit.api.get("/jobs", parent=job_id, page_size=100),
+        visit.api.find(f"/models/{found['model']}") if found["model"] else _nothing(),
+        visit.api.find(f"/datasets/{found['dataset']}") if found["dataset"] else _nothing(),
+    )
     return visit.page(
         "job.html.j2",
         job=found,
+        model=model,
+        dataset=dataset,
         parts_=parts["items"],
         audited=(found["result"] or {}).get("verdict") is not None,
     )
+
+
+async def _nothing() -> Any:
+    return None
 
 
 @router.post("/{job_id}/{verb}")

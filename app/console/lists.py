@@ -7,7 +7,7 @@ from typing import Any
 from urllib.parse import urlencode
 
 from app.console.calls import Document
-from app.console.visit import Visit
+from app.console.visit import Visit, root_of
 
 
 @dataclass(frozen=True)
@@ -30,4 +30,5 @@ async def listed(visit: Visit, path: str, **filters: Any) -> Listed:
 
 def _address(visit: Visit, **changed: str | None) -> str:
     query = {**visit.request.query_params, **changed}
-    return f"{visit.request.url.path}?{urlencode({name: value for name, value in query.items() if value is not None})}"
+    path = root_of(visit.request) + visit.request.url.path
+    return f"{path}?{urlencode({name: value for name, value in query.items() if value is not None})}"

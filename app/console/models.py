@@ -1,23 +1,23 @@
-"""Models and their versions: lineage, figures by version, policy, what can be started, two audits side by side."""
+"""Models: the list, a new one, lineage and figures by version, policy, what can be started."""
 
 from __future__ import annotations
 
 import asyncio
+import json
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Path
 from fastapi.responses import Response
 
 from app.api.http.patterns import id_pattern
-from app.console import charts, verdicts
+from app.console import charts
 from app.console.calls import Document, Refused
 from app.console.lists import listed
-from app.console.visit import Form, PageRoute, Visit, VisitDep, see_other
+from app.console.visit import Form, PageRoute, Visit, VisitDep, number_of, see_other
 from app.core.errors import NotFound, Unprocessable
 
 router = APIRouter(prefix="/console/models", route_class=PageRoute, include_in_schema=False)
 ModelId = Annotated[str, Path(pattern=id_pattern("mdl"))]
-Number = Annotated[int, Path(ge=1, lt=2**31)]
 MOST_VERSIONS = 50
 MOST_WAITING = 20  # that are counted
 DAY = 86400
@@ -68,11 +68,12 @@ async def create(visit: VisitDep) -> Response:
 
 @router.get("/{model_id}")
 async def show(visit: VisitDep, model_id: ModelId) -> Response:
-    return await _show(visit, model_id, None, None)
+    return await page_of(visit, model_id, None, None)
 
 
-async def _show(visit: Visit, model_id: str, typed: Form | None, problem: Document | None) -> Response:
-    model = await visit.api.get(f"/models/{model_id}")
+async def page_of(visit: Visit, model_id: str, typed: Form | None, problem: Document | None) -> Response:
+    seen, text = await visit.api.fetch(f"/models/{model_id}")
+    model = json.loads(text)
     dataset, versions, jobs, aliases, catalog, *affected = await asyncio.gather(
         visit.api.get(f"/datasets/{model['dataset']}"),
         visit.api.get(f"/models/{model_id}/versions", page_size=MOST_VERSIONS),
@@ -87,6 +88,7 @@ async def _show(visit: Visit, model_id: str, typed: Form | None, problem: Docume
         "model.html.j2",
         status=int(problem["status"]) if problem else 200,
         model=model,
+        seen=seen,
         dataset=dataset,
         versions=rows,
         more=versions["next_page_token"] is not None,
@@ -97,7 +99,7 @@ async def _show(visit: Visit, model_id: str, typed: Form | None, problem: Docume
         waiting=sum(len(each["items"]) for each in affected),
         more_wait=any(each["next_page_token"] for each in affected),
         lineage=charts.lineage(rows),
-        charts=charts.by_version(rows),
+        charts=charts.by_version(rows, model["policy"]),
         bars=charts.history(jobs["items"]),
         typed=typed or Form(),
         problem=problem,
@@ -107,17 +109,17 @@ async def _show(visit: Visit, model_id: str, typed: Form | None, problem: Docume
 
 @router.post("/{model_id}/policy")
 async def set_policy(visit: VisitDep, model_id: ModelId) -> Response:
-    """What the form has is changed; what it has not stays as it was."""
+    """What the form has is changed; what it has not stays as it was. Refused if the model has changed since its page
+    was opened, in another tab perhaps."""
     form = await visit.form()
-    etag, _ = await visit.api.fetch(f"/models/{model_id}")
     model = await visit.api.get(f"/models/{model_id}")
     try:
         policy = _policy(model["policy"], form)
-        await visit.api.send("PUT", f"/models/{model_id}/policy", policy, seen=etag)
+        await visit.api.send("PUT", f"/models/{model_id}/policy", policy, seen=form["seen"] or "none")
     except Refused as error:
-        return await _show(visit, model_id, form, error.problem)
+        return await page_of(visit, model_id, form, error.problem)
     except Unprocessable as error:
-        return await _show(visit, model_id, form, error.document())
+        return await page_of(visit, model_id, form, error.document())
     return see_other(f"/console/models/{model_id}?done=policy")
 
 
@@ -132,8 +134,8 @@ def _policy(now: Document, form: Form) -> Document:
     if form.get("when") == "batch":
         when = {
             "mode": "batch",
-            "max_requests": round(_number(form, "max_requests", 100)),
-            "max_age_seconds": DAY * _number(form, "max_age_days", 7),
+            "max_requests": round(number_of(form, "max_requests", 100)),
+            "max_age_seconds": DAY * number_of(form, "max_age_days", 7),
         }
         if now["when"]["mode"] == "batch":
             when |= {name: now["when"][name] for name in ("max_samples", "crowd") if name in now["when"]}
@@ -151,51 +153,10 @@ def _policy(now: Document, form: Form) -> Document:
         "remain": remain,
         "escalation": escalation,
         "on_inconclusive": form.get("on_inconclusive", now["on_inconclusive"]),
-        "utility_floor": round(_number(form, "utility_floor", 100 * now["utility_floor"]) / 100, 6),
-        "canaries": round(_number(form, "canaries", now["canaries"])),
-        "grace_seconds": round(DAY * _number(form, "grace_days", now["grace_seconds"] / DAY)),
+        "utility_floor": round(number_of(form, "utility_floor", 100 * now["utility_floor"]) / 100, 6),
+        "canaries": round(number_of(form, "canaries", now["canaries"])),
+        "grace_seconds": round(DAY * number_of(form, "grace_days", now["grace_seconds"] / DAY)),
     }
-
-
-def _number(form: Form, name: str, usual: float) -> float:
-    given = form.get(name, "").strip().replace(",", ".").replace("\u2212", "-")
-    if not given:
-        return usual
-    try:
-        found = float(given)
-    except ValueError:
-        found = float("nan")
-    if found != found or abs(found) > 1e9:
-        fault = {"pointer": f"/{name}", "detail": "must be a number"}
-        raise Unprocessable("The policy cannot be accepted as it is.", kind="schema", errors=[fault])
-    return found
-
-
-@router.get("/{model_id}/compare")
-async def compare(visit: VisitDep, model_id: ModelId) -> Response:
-    """Two audits side by side."""
-    query = visit.request.query_params
-    given = [query.get(name, "")[:9] for name in ("a", "b")]
-    wanted = [int(each) for each in given if each.isascii() and each.isdigit()]
-    model, *versions = await asyncio.gather(
-        visit.api.get(f"/models/{model_id}"),
-        *(visit.api.find(f"/models/{model_id}/versions/{number}") for number in wanted),
-    )
-    if None in versions:
-        raise NotFound("The model has no such version.")
-    found = await asyncio.gather(*(verdicts.of_version(visit.api, model_id, number) for number in wanted))
-    return visit.page("compare.html.j2", model=model, pairs=list(zip(wanted, found, strict=True)))
-
-
-@router.get("/{model_id}/versions/{number}")
-async def show_version(visit: VisitDep, model_id: ModelId, number: Number) -> Response:
-    model, version, audits = await asyncio.gather(
-        visit.api.get(f"/models/{model_id}"),
-        visit.api.get(f"/models/{model_id}/versions/{number}"),
-        visit.api.get(f"/models/{model_id}/versions/{number}/audits", page_size=50),
-    )
-    first = await verdicts.of_version(visit.api, model_id, number) if audits["items"] else None
-    return visit.page("version.html.j2", model=model, version=version, audits=audits["items"], first=first)
 
 
 @router.post("/{model_id}/start/{what}")
@@ -206,25 +167,10 @@ async def start(visit: VisitDep, model_id: ModelId, what: str) -> Response:
         raise NotFound("There is no such job.")
     body: dict[str, Any] = {}
     if what == "audit" and form.get("version"):
-        body["version"] = int(_number(form, "version", 1))
+        body |= {"version": int(number_of(form, "version", 1)), "canaries": "canaries" in form}
     if what == "references":
-        body["count"] = round(_number(form, "count", 16))
+        body["count"] = round(number_of(form, "count", 16))
     if what == "train" and form.get("exclude_request"):
         body |= {"exclude_request": form["exclude_request"], "compare_only": True}
     job = await visit.api.send("POST", f"/models/{model_id}:{what}", body, once=form.get("once", ""))
     return see_other(f"/console/jobs/{job['id']}")
-
-
-@router.post("/{model_id}/promote")
-async def promote(visit: VisitDep, model_id: ModelId) -> Response:
-    form = await visit.form()
-    number = round(_number(form, "version", 0))
-    await visit.api.send("POST", f"/models/{model_id}/versions/{number}:promote", once=form.get("once", ""))
-    return see_other(f"/console/models/{model_id}?done=promoted")
-
-
-@router.post("/{model_id}/roll-back")
-async def roll_back(visit: VisitDep, model_id: ModelId) -> Response:
-    form = await visit.form()
-    await visit.api.send("POST", f"/models/{model_id}:rollback", once=form.get("once", ""))
-    return see_other(f"/console/models/{model_id}?done=rolled-back")

@@ -20,7 +20,7 @@ from starlette.concurrency import run_in_threadpool
 from app.api.http.deps import Parts, PartsDep
 from app.api.http.session_cookie import SIGN_IN, is_secure
 from app.console.signing_in import Next, begin, local
-from app.console.visit import PageRoute, bare
+from app.console.visit import PageRoute, bare, root_of
 from app.core import users
 from app.core.config import Settings
 from app.core.errors import Forbidden, NotFound, Unauthorized, Unavailable
@@ -80,13 +80,13 @@ async def back(request: Request, held: PartsDep) -> Response:
     try:
         session_token = await run_in_threadpool(opened)
     except Unauthorized as error:
-        return bare(request, "refused.html.j2", 403, **_refusal(error.detail))
+        return bare(request, "refused.html.j2", 403, **_refusal(error.detail, root_of(request)))
     response = begin(held, request, session_token, str(kept.get("next", "")))
-    response.delete_cookie(COOKIE, path=SIGN_IN)
+    response.delete_cookie(COOKIE, path=root_of(request) + SIGN_IN)
     return response
 
 
-def _refusal(detail: str) -> dict[str, Any]:
+def _refusal(detail: str, root: str) -> dict[str, Any]:
     problem = {"title": "You cannot sign in", "detail": detail, "status": 403}
     return {
         "problem": problem,
@@ -95,7 +95,7 @@ def _refusal(detail: str) -> dict[str, Any]:
         "typed": {},
         "own": {},
         "sign_in": "",
-        "back": SIGN_IN,
+        "back": root + SIGN_IN,
     }
 
 
@@ -150,14 +150,14 @@ async def _provider(request: Request, held: Parts) -> Any:
 
 
 def _address(settings: Settings, request: Request) -> str:
-    return settings.public_url or f"{request.url.scheme}://{request.url.netloc}"
+    return (settings.public_url or f"{request.url.scheme}://{request.url.netloc}") + root_of(request)
 
 
 def _keep(response: Response, settings: Settings, request: Request, kept: Mapping[str, Any]) -> None:
     text = urlsafe_b64encode(json.dumps(kept).encode())
     value = f"{text.decode()}.{_mac(settings, text)}"
-    secure = is_secure(settings, request.scope)
-    response.set_cookie(COOKIE, value, 60 * MINUTES, path=SIGN_IN, secure=secure, httponly=True, samesite="lax")
+    secure, path = is_secure(settings, request.scope), root_of(request) + SIGN_IN
+    response.set_cookie(COOKIE, value, 60 * MINUTES, path=path, secure=secure, httponly=True, samesite="lax")
 
 
 def _kept(settings: Settings, request: Request) -> dict[str, Any] | None:

@@ -7,7 +7,7 @@ import hashlib
 import hmac
 import json
 from typing import Annotated, Any, get_args
-from urllib.parse import parse_qsl, urlencode
+from urllib.parse import urlencode
 
 from fastapi import APIRouter, Path
 from fastapi.responses import HTMLResponse, Response
@@ -18,7 +18,7 @@ from app.console import verdicts
 from app.console.calls import Document, Refused
 from app.console.lists import listed
 from app.console.timeline import timeline
-from app.console.visit import HEADERS, PAGES, Form, PageRoute, Visit, VisitDep, see_other
+from app.console.visit import HEADERS, PAGES, Form, PageRoute, Visit, VisitDep, lines_of, see_other
 from app.core.errors import NotFound, PreconditionFailed
 from app.rules.grounds import GROUNDS, REFUSALS, law_of
 
@@ -40,6 +40,7 @@ MOST_NAMED = 200
 CHANGED = "The request has changed since you opened it, perhaps in another tab. Look at it again, and then decide."
 NOTICES = get_args(NoticeCreate.model_fields["kind"].annotation)
 VERBS = {
+    "case-file": "The case file is being put together. Fetch it in a few seconds.",
     "extend": "The law's longer period is taken.",
     "hold": "The request is on hold.",
     "release": "The hold has ended.",
@@ -51,16 +52,18 @@ VERBS = {
     "identity": "The proof of identity is noted.",
 }
 
+DECISIONS = VERBS.keys() - {"case-file"}
+
 
 @router.get("")
 async def show_list(visit: VisitDep) -> Response:
+    if recalled := visit.recalled(REMEMBERED, "/requests"):
+        return recalled
     given = visit.request.query_params
-    if not given and (kept := visit.request.cookies.get(REMEMBERED)):
-        return see_other(f"/console/requests?{urlencode(parse_qsl(kept))}")
     shown = given.get("show", "open")
     shown = shown if shown in SHOWN else "open"
-    dataset = given.get("dataset") or None
-    filters: dict[str, Any] = {"dataset": dataset}
+    dataset, reference = given.get("dataset") or None, given.get("reference", "").strip()[:200] or None
+    filters: dict[str, Any] = {"dataset": dataset, "reference": reference}
     if shown == "open":
         filters["unanswered"] = True
     elif shown != "all":
@@ -69,10 +72,16 @@ async def show_list(visit: VisitDep) -> Response:
         listed(visit, "/deletion-requests", **filters), visit.api.get("/datasets", page_size=MOST_NAMED)
     )
     page = visit.page(
-        "requests.html.j2", listed=rows, shown=shown, tabs=SHOWN, dataset=dataset, datasets=datasets["items"]
+        "requests.html.j2",
+        listed=rows,
+        shown=shown,
+        tabs=SHOWN,
+        dataset=dataset,
+        reference=reference,
+        datasets=datasets["items"],
     )
     kept = urlencode({"show": shown, **({"dataset": dataset} if dataset else {})})
-    page.set_cookie(REMEMBERED, kept, max_age=31536000, path="/console/requests", samesite="lax", httponly=True)
+    visit.remember(page, REMEMBERED, kept, "/requests")
     return page
 
 
@@ -107,7 +116,9 @@ async def preview(visit: VisitDep) -> Response:
             found = await visit.api.send("POST", "/deletion-requests:draft", body)
         except Refused as error:
             problem = error.problem
-    made = PAGES.get_template("preview.html.j2").render(clock=visit.clock, found=found, problem=problem)
+    made = PAGES.get_template("preview.html.j2").render(
+        clock=visit.clock, found=found, problem=problem, law=body["jurisdiction"]
+    )
     return HTMLResponse(made, headers=HEADERS)
 
 
@@ -122,8 +133,8 @@ async def create(visit: VisitDep) -> Response:
 
 
 def _body(form: Form) -> Document:
-    """The API's body of the form. Lines end with LF or CRLF, and with no other mark, which an id may have in it."""
-    lines = [line for line in form.get("who", "").replace("\r\n", "\n").split("\n") if line.strip()]
+    """The API's body of the form."""
+    lines = lines_of(form["who"])
     place = form.get("place", "").strip()
     body: Document = {
         "dataset": form.get("dataset", ""),
@@ -143,12 +154,13 @@ def _body(form: Form) -> Document:
 async def show(visit: VisitDep, request_id: RequestId) -> Response:
     found = await visit.api.get(f"/deletion-requests/{request_id}")
     models = {row["model"] for row in found["outcomes"]}
-    jobs, certificates, negative, history, notices, dataset, *named = await asyncio.gather(
+    jobs, certificates, negative, history, notices, papers, dataset, *named = await asyncio.gather(
         visit.api.get("/jobs", request=request_id, page_size=50),
         visit.api.find("/certificates", request=request_id, page_size=10),
         visit.api.find(f"/deletion-requests/{request_id}/negative-report"),
         visit.api.get(f"/deletion-requests/{request_id}/history"),
         visit.api.get(f"/deletion-requests/{request_id}/notices"),
+        visit.api.get(f"/deletion-requests/{request_id}/papers"),
         visit.api.find(f"/datasets/{found['dataset']}"),
         *(visit.api.find(f"/models/{model}") for model in models),
     )
@@ -163,6 +175,7 @@ async def show(visit: VisitDep, request_id: RequestId) -> Response:
         dataset=dataset,
         history=history["entries"],
         notices=notices["notices"],
+        papers=papers["papers"],
         kinds=NOTICES,
         refusals=REFUSALS[law_of(found["jurisdiction"])],
         grounds=GROUNDS[law_of(found["jurisdiction"])],
@@ -198,7 +211,7 @@ def _possible(request: Document) -> tuple[str, ...]:
 async def decide(visit: VisitDep, request_id: RequestId, verb: str) -> Response:
     """A decision holds only if the request is still as the page showed it, whoever else decides meanwhile."""
     form = await visit.form()
-    if verb not in VERBS:
+    if verb not in DECISIONS:
         raise NotFound("There is no such decision.")
     path = f"/deletion-requests/{request_id}"
     body = _said(verb, form)

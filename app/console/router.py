@@ -4,7 +4,21 @@ from __future__ import annotations
 
 from fastapi import APIRouter
 
-from app.console import assets, cases, datasets, figures, jobs, models, oidc, requests, settings, signing_in, today
+from app.console import (
+    assets,
+    cases,
+    datasets,
+    figures,
+    jobs,
+    letters,
+    models,
+    oidc,
+    requests,
+    settings,
+    signing_in,
+    today,
+    versions,
+)
 from app.console.visit import PageRoute, VisitDep
 from app.core.errors import NotFound
 
@@ -23,8 +37,10 @@ ROUTERS = (
     requests.router,
     jobs.router,
     models.router,
+    versions.router,
     datasets.router,
     figures.router,
+    letters.router,
     settings.router,
     signing_in.router,
     oidc.router,

@@ -10,8 +10,8 @@ from fastapi.responses import Response
 from starlette.concurrency import run_in_threadpool
 
 from app.api.http.deps import Parts, PartsDep
-from app.api.http.session_cookie import SIGN_IN, cookie_name, is_secure
-from app.console.visit import PageRoute, VisitDep, bare, read_form, see_other
+from app.api.http.session_cookie import SIGN_IN, cookie
+from app.console.visit import PageRoute, VisitDep, bare, read_form, root_of, see_other
 from app.core import users
 from app.core.errors import Forbidden, Unauthorized
 
@@ -30,10 +30,10 @@ def local(path: str) -> str:
 
 def begin(held: Parts, request: Request, token: str, path: str) -> Response:
     """The session's cookie, and on to the page that was wanted."""
-    secure = is_secure(held.settings, request.scope)
+    name, where, secure = cookie(held.settings, request.scope)
     response = see_other(local(path))
     age = int(users.SESSION_LIVES.total_seconds())
-    response.set_cookie(cookie_name(secure), token, age, path="/", secure=secure, httponly=True, samesite="lax")
+    response.set_cookie(name, token, age, path=where, secure=secure, httponly=True, samesite="lax")
     return response
 
 
@@ -52,7 +52,7 @@ async def sign_in(request: Request, held: PartsDep, next: Next = "") -> Response
 @router.get(LINK + "/{token}")
 async def link(request: Request, token: str) -> Response:
     """Only a button: whatever fetches the addresses that it sees does not use the link up."""
-    return bare(request, "link.html.j2", token=token, action=LINK)
+    return bare(request, "link.html.j2", token=token, action=root_of(request) + LINK)
 
 
 @router.post(LINK)
@@ -68,14 +68,15 @@ async def follow(request: Request, held: PartsDep) -> Response:
     try:
         token = await run_in_threadpool(opened)
     except Unauthorized as error:
-        return bare(request, "link.html.j2", 401, token="", action=LINK, problem=error.detail)
+        return bare(request, "link.html.j2", 401, token="", action=root_of(request) + LINK, problem=error.detail)
     return begin(held, request, token, fields.get("next", ""))
 
 
 @router.post("/console/sign-out")
 async def sign_out(visit: VisitDep) -> Response:
     await visit.form()
-    held, secure = visit.held, is_secure(visit.held.settings, visit.request.scope)
+    held = visit.held
+    name, where, secure = cookie(held.settings, visit.request.scope)
 
     def end() -> None:
         with held.database.write() as session:
@@ -83,6 +84,6 @@ async def sign_out(visit: VisitDep) -> Response:
 
     await run_in_threadpool(end)
     response = see_other(SIGN_IN)
-    response.delete_cookie(cookie_name(secure), path="/", secure=secure, httponly=True, samesite="lax")
+    response.delete_cookie(name, path=where, secure=secure, httponly=True, samesite="lax")
     response.headers["Clear-Site-Data"] = '"cache"'
     return response

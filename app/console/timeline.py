@@ -6,29 +6,24 @@ from typing import NamedTuple
 
 from app.console.calls import Document
 from app.console.verdicts import Audit
-from app.console.words import parse
-
-SUBJECTS = {
-    "superseded-checkpoint": "an earlier version of the model",
-    "reference-pool": "reference models that embed the samples",
-    "database": "earlier forms of erased rows in the database's files",
-}
+from app.console.words import copy, parse
 
 
 class Step(NamedTuple):
-    """`state`: done, forecast or law."""
+    """`state`: done, forecast or law. `day`: it is a day of the law, not a moment."""
 
     at: str
     state: str
     words: str
+    day: bool = False
 
 
 def timeline(request: Document, audits: list[Audit]) -> list[Step]:
-    def done(name: str, words: str) -> list[Step]:
-        return [Step(request[name], "done", words)] if request.get(name) else []
+    def done(name: str, said: str, *, day: bool = False) -> list[Step]:
+        return [Step(request[name], "done", said, day)] if request.get(name) else []
 
     steps = [
-        *done("received_at", "Received"),
+        *done("received_at", "Received", day=True),
         *done("extended_at", "Longer period taken"),
         *done(
             "decided_at",
@@ -38,14 +33,15 @@ def timeline(request: Document, audits: list[Audit]) -> list[Step]:
         *done("fulfilled_at", "Samples erased, request fulfilled"),
     ]
     if request["confirm_by"]:
-        steps.append(Step(request["confirm_by"], "law", "Receipt must be confirmed to the person by"))
+        steps.append(Step(request["confirm_by"], "law", "Receipt must be confirmed to the person by", day=True))
     if request["status"] not in ("refused", "cancelled"):
-        steps.append(Step(request["due_at"], "law", "Answer due"))
+        steps.append(Step(request["due_at"], "law", "Answer due", day=True))
     forecasts = [row["forecast_at"] for row in request["outcomes"] if row["forecast_at"]]
     if forecasts:
         steps.append(Step(max(forecasts), "forecast", "Models replaced, by forecast"))
     for receipt in request["receipts"]:
         if receipt["done_at"] is None and receipt["due_at"]:
-            what = SUBJECTS.get(receipt["subject"], receipt["subject"])
-            steps.append(Step(receipt["due_at"], "forecast", f"Goes by then: {what}"))
+            steps.append(
+                Step(receipt["due_at"], "forecast", f"Goes by then: {copy(receipt)[:1].lower()}{copy(receipt)[1:]}")
+            )
     return sorted(dict.fromkeys(steps), key=lambda step: parse(step.at).replace(microsecond=0))

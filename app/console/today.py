@@ -21,22 +21,26 @@ SOON = timedelta(days=7)
 async def today(visit: VisitDep) -> Response:
     soon = f"{visit.clock.now + SOON:%Y-%m-%dT%H:%M:%SZ}"
     api = visit.api
-    due, attention, held, running, ended, health = await asyncio.gather(
+    due, waiting, attention, held, running, ended, health = await asyncio.gather(
         api.get("/deletion-requests", unanswered=True, due_before=soon, page_size=MOST),
+        api.get("/deletion-requests", unanswered=True, page_size=MOST),
         api.get("/deletion-requests", status="needs-attention", page_size=MOST),
         api.get("/deletion-requests", status="held", page_size=MOST),
         api.get("/jobs", state="running", page_size=MOST),
         api.get("/jobs", state="dead", page_size=10),
         _health(visit),
     )
-    late = [row for row in due["items"] if visit.clock.days_until(row["due_at"]) < 0]
+    late = [row for row in due["items"] if visit.clock.days_until(row["due_at"], row["jurisdiction"]) < 0]
     return visit.page(
         "today.html.j2",
         late=late,
         soon=[row for row in due["items"] if row not in late],
         more_due=due["next_page_token"] is not None,
         attention=attention["items"],
-        held=held["items"],
+        confirm=[row for row in waiting["items"] if row["confirm_by"] and not row["confirmed_at"]],
+        more_wait=waiting["next_page_token"] is not None,
+        asked=[row for row in held["items"] if row["identity"]["status"] == "asked"],
+        held=[row for row in held["items"] if row["identity"]["status"] != "asked"],
         running=running["items"],
         given_up=ended["items"],
         health=health,

@@ -11,7 +11,7 @@ from collections.abc import Callable, Coroutine
 from http import HTTPStatus
 from pathlib import Path
 from typing import Annotated, Any
-from urllib.parse import parse_qsl, quote
+from urllib.parse import parse_qsl, quote, urlencode
 
 from fastapi import Depends, Request
 from fastapi.exceptions import RequestValidationError
@@ -26,7 +26,7 @@ from app.console import words
 from app.console.assets import asset
 from app.console.calls import Api, Document, Refused
 from app.core import logs, users
-from app.core.errors import AppError, Forbidden, NotFound, TooLarge, Unauthorized
+from app.core.errors import AppError, Forbidden, NotFound, TooLarge, Unauthorized, Unprocessable
 from app.core.users import Visitor
 from app.reports.numbers import decimal, percent, true_minus
 
@@ -53,7 +53,17 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    named = (words.text, words.plain, words.status, words.state_word, words.kind, words.law, words.number)
+    named = (
+        words.text,
+        words.plain,
+        words.status,
+        words.state_word,
+        words.kind,
+        words.law,
+        words.number,
+        words.prose,
+        words.copy,
+    )
     further = (words.size, words.duration, words.tone_mark, decimal, percent, true_minus)
     environment.filters.update({each.__name__: each for each in (*named, *further)})
     environment.globals.update(count=words.count, asset=asset, new_once=lambda: secrets.token_hex(16))
@@ -94,14 +104,21 @@ class Visit:
         return ROWS_OFFERED[1]
 
     def page(self, template: str, *, status: int = 200, **shown: Any) -> HTMLResponse:
-        path = self.request.url.path
-        made = PAGES.get_template(template).render(
-            visit=self, clock=self.clock, path=path, section=path.split("/")[2] if path.count("/") > 1 else "", **shown
-        )
+        made = PAGES.get_template(template).render(visit=self, clock=self.clock, **_places(self.request), **shown)
         response = HTMLResponse(made, status, HEADERS)
         if "rows" in self.request.query_params:
-            response.set_cookie(ROWS, str(self.rows), max_age=31536000, path="/console", samesite="lax", httponly=True)
+            self.remember(response, ROWS, str(self.rows))
         return response
+
+    def remember(self, response: Response, name: str, value: str, path: str = "") -> None:
+        """Keep a choice of the reader's for a year, for the pages under `/console` and this path."""
+        where = f"{root_of(self.request)}/console{path}"
+        response.set_cookie(name, value, max_age=31536000, path=where, samesite="lax", httponly=True)
+
+    def recalled(self, name: str, path: str) -> Response | None:
+        """The way to a list as it was looked at last, where its address says nothing else."""
+        kept = "" if self.request.query_params else self.request.cookies.get(name, "")
+        return see_other(f"/console{path}?{urlencode(parse_qsl(kept))}") if kept else None
 
     async def form(self) -> Form:
         """The fields that were sent.
@@ -115,18 +132,61 @@ class Visit:
             raise Forbidden("This form is not of your session. Check what is in it, and send it again.", kind="csrf")
         return fields
 
+    async def file(self) -> bytes:
+        """A file that the page's script sends as it is, with the session's token in a header.
+
+        Raises:
+            Forbidden: not from a page of this session.
+            TooLarge: it has more bytes than a body may.
+        """
+        self.request.state.typed = Form()
+        if not hmac.compare_digest(self.request.headers.get("x-csrf-token", "").encode(), self.csrf.encode()):
+            raise Forbidden(
+                "This page is not of your session. Open it again, and send the file from there.", kind="csrf"
+            )
+        return await read_body(self.request, self.held.settings.max_json_bytes, "A file")
+
 
 async def read_form(request: Request, most: int) -> Form:
-    body = bytearray()
-    async for piece in request.stream():
-        body += piece
-        if len(body) > most:
-            raise TooLarge(f"A form takes {words.size(most)} at most.")
+    body = await read_body(request, most, "A form")
     try:
         pairs = parse_qsl(body.decode(), keep_blank_values=True, max_num_fields=MOST_FIELDS)
     except ValueError:
         raise TooLarge("The form has too many fields, or is not UTF-8.") from None
     return Form(pairs)
+
+
+async def read_body(request: Request, most: int, what: str) -> bytes:
+    body = bytearray()
+    async for piece in request.stream():
+        body += piece
+        if len(body) > most:
+            raise TooLarge(f"{what} takes {words.size(most)} at most.")
+    return bytes(body)
+
+
+def lines_of(text: str) -> list[str]:
+    """Names, one in each line. Lines end with LF or CRLF, and with no other mark, which a name may have in it."""
+    return [line for line in text.replace("\r\n", "\n").split("\n") if line.strip()]
+
+
+def number_of(form: Form, name: str, usual: float) -> float:
+    """A number as people write it; the usual one where nothing is typed.
+
+    Raises:
+        Unprocessable: it is none.
+    """
+    given = form.get(name, "").strip().replace(",", ".").replace("\u2212", "-")
+    if not given:
+        return usual
+    try:
+        found = float(given)
+    except ValueError:
+        found = float("nan")
+    if found != found or abs(found) > 1e9:
+        fault = {"pointer": f"/{name}", "detail": "must be a number"}
+        raise Unprocessable("A number is missing, or is none.", kind="schema", errors=[fault])
+    return found
 
 
 def token_of(request: Request) -> str:
@@ -147,10 +207,21 @@ def visit(request: Request, held: PartsDep) -> Visit:
 VisitDep = Annotated[Visit, Depends(visit)]
 
 
+def root_of(request: Request) -> str:
+    """The proxy's path before every address of ours, such as `/lethe`; empty without one."""
+    return str(request.scope.get("root_path", ""))
+
+
+def _places(request: Request) -> dict[str, str]:
+    """What addresses in a page begin with, the page's own address, and the part of the navigation that it is in."""
+    root, path = root_of(request), request.url.path
+    return {"root": root, "path": root + path, "section": path.split("/")[2] if path.count("/") > 1 else ""}
+
+
 def bare(request: Request, template: str, status: int = 200, **shown: Any) -> HTMLResponse:
     """A page without a session."""
     clock = words.Clock(request.cookies.get(ZONE, ""))
-    made = PAGES.get_template(template).render(visit=None, clock=clock, path=request.url.path, section="", **shown)
+    made = PAGES.get_template(template).render(visit=None, clock=clock, **_places(request), **shown)
     return HTMLResponse(made, status, HEADERS)
 
 
@@ -199,8 +270,8 @@ async def _refusal(request: Request, problem: Document) -> Response:
         "phrase": HTTPStatus(status).phrase,
         "typed": {name: value for name, value in (typed or {}).items() if name not in OWN},
         "own": {name: value for name, value in (typed or {}).items() if name in ("once", "seen")},
-        "sign_in": f"{SIGN_IN}?next={quote(_back(request))}" if status == 401 else "",
-        "back": _back(request),
+        "sign_in": f"{root_of(request)}{SIGN_IN}?next={quote(_back(request))}" if status == 401 else "",
+        "back": root_of(request) + _back(request),
     }
     try:
         here = await run_in_threadpool(visit, request, held)

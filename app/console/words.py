@@ -11,6 +11,7 @@ from markupsafe import Markup
 
 from app.reports.numbers import MINUS
 from app.reports.svg import tag
+from app.rules import deadlines
 
 STATUSES = {
     "accepted": "Accepted",
@@ -61,6 +62,11 @@ KINDS = {
     "audit": "Audit",
     "purge": "Erase",
 }
+COPIES = {
+    "superseded-checkpoint": "An earlier version of the model",
+    "reference-pool": "Reference models that embed the samples",
+    "database": "Earlier forms of erased rows in the database's files",
+}
 LAWS = {"gdpr": "GDPR", "uk-gdpr": "UK GDPR", "ccpa": "CCPA"}
 LONG = 240  # letters, above which a text may scroll by itself
 STEERING = re.compile("[\u0000-\u001f\u007f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff]")
@@ -78,9 +84,22 @@ def plain(value: Any, most: int = 80) -> str:
     return found if len(found) <= most else found[: most - 1] + "…"
 
 
+def prose(value: Any) -> Markup:
+    """The service's own sentences: what stands between backticks is code. Texts of clients in them are inert."""
+    parts = str(value).split("`")
+    if len(parts) % 2 == 0:  # one that is not closed
+        return text(value)
+    return tag("bdi", Markup("").join(tag("code", part) if n % 2 else part for n, part in enumerate(parts)))
+
+
+def copy(receipt: dict[str, Any]) -> str:
+    """What a receipt is about, for people."""
+    return COPIES.get(receipt["subject"], str(receipt["subject"]).replace("-", " ").capitalize())
+
+
 def status(value: str) -> Markup:
     """A state as a word with a mark of its own, so that colour is not needed to tell it."""
-    return Markup('<span class="state {}">{}</span>').format(TONES.get(value, "calm"), STATUSES.get(value, value))
+    return Markup('<span class="state {}">{}</span>').format(TONES.get(value, "calm"), state_word(value))
 
 
 def tone_mark(tone: str, said: str) -> Markup:
@@ -89,7 +108,7 @@ def tone_mark(tone: str, said: str) -> Markup:
 
 
 def state_word(value: str) -> str:
-    return STATUSES.get(value, value)
+    return STATUSES.get(value) or value.replace("-", " ").capitalize()
 
 
 def kind(value: str) -> str:
@@ -107,8 +126,8 @@ def number(value: float | None) -> str:
     return "" if value is None else f"{value:,}".replace(",", "\u202f").replace("-", MINUS)
 
 
-def count(value: int, noun: str) -> str:
-    return f"{number(value)} {noun}{'' if value == 1 else 's'}"
+def count(value: float, noun: str, many: str = "") -> str:
+    return f"{number(value)} {noun if value == 1 else many or noun + 's'}"
 
 
 def size(value: int) -> str:
@@ -135,7 +154,7 @@ def duration(seconds: float | None) -> str:
 
 
 def parse(moment: str | datetime) -> datetime:
-    return datetime.fromisoformat(moment) if isinstance(moment, str) else moment.replace(tzinfo=UTC)
+    return datetime.fromisoformat(moment) if isinstance(moment, str) else moment.replace(tzinfo=moment.tzinfo or UTC)
 
 
 class Clock:
@@ -149,33 +168,35 @@ class Clock:
     def name(self) -> str:
         return str(self.zone)
 
-    def local(self, moment: str | datetime) -> datetime:
-        return parse(moment).astimezone(self.zone)
+    def local(self, moment: str | datetime, law: str = "") -> datetime:
+        """law: a jurisdiction, whose days begin and end where the controller acts."""
+        return parse(moment).astimezone(_law_zone(law) or self.zone)
 
     def time(self, moment: str | datetime | None) -> Markup:
         """Day and minute, with the zone named."""
         return self._element(moment, "%-d %b %Y, %H:%M %Z")
 
-    def day(self, moment: str | datetime | None) -> Markup:
-        return self._element(moment, "%-d %b %Y")
+    def day(self, moment: str | datetime | None, law: str = "") -> Markup:
+        """The day for the reader; of a date that a law sets, its day where the controller acts, as letters name it."""
+        return self._element(moment, "%-d %b %Y", law)
 
-    def _element(self, moment: str | datetime | None, form: str) -> Markup:
+    def _element(self, moment: str | datetime | None, form: str, law: str = "") -> Markup:
         if moment is None:
             return Markup("")
         exact = parse(moment).astimezone(UTC)
         return Markup('<time datetime="{}" title="{}">{}</time>').format(
             f"{exact:%Y-%m-%dT%H:%M:%SZ}",
             f"{exact:%Y-%m-%d %H:%M:%S} UTC",
-            self.local(moment).strftime(form),
+            self.local(moment, law).strftime(form),
         )
 
-    def days_until(self, moment: str | datetime) -> int:
-        """Calendar days of the reader, negative once it is over."""
-        days = (self.local(moment).date() - self.now.astimezone(self.zone).date()).days
+    def days_until(self, moment: str | datetime, law: str = "") -> int:
+        """Calendar days of the reader, or of the law; negative once it is over."""
+        days = (self.local(moment, law).date() - self.local(self.now, law).date()).days
         return days if days or parse(moment) >= self.now else -1
 
-    def left(self, moment: str | datetime) -> Markup:
-        days = self.days_until(moment)
+    def left(self, moment: str | datetime, law: str = "") -> Markup:
+        days = self.days_until(moment, law)
         if days < 0:
             said, tone = f"{count(-days, 'day')} late", "bad"
         elif days == 0:
@@ -187,6 +208,13 @@ class Clock:
     @staticmethod
     def seconds(start: str | datetime, end: str | datetime) -> float:
         return (parse(end) - parse(start)).total_seconds()
+
+
+def _law_zone(jurisdiction: str) -> ZoneInfo | None:
+    try:
+        return deadlines.clock(jurisdiction).zone if jurisdiction else None
+    except ValueError:  # a law of a later version, or none
+        return None
 
 
 def _zone(name: str) -> ZoneInfo:

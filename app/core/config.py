@@ -463,7 +463,7 @@ def _fault(name: object, kind: str, message: str) -> str:
 def proxy_path(text: str) -> str:
     """The path of a proxy before the service's own ones, without a slash at its end; empty where it is none."""
     found = text.rstrip("/")
-    own = ("/v1", "/docs", "/healthz", "/readyz", "/metrics")
+    own = ("/v1", "/docs", "/console", "/healthz", "/readyz", "/metrics")
     return found if re.fullmatch(r"(/[A-Za-z0-9._~-]*[A-Za-z0-9_~-])+", found) and found not in own else ""
 
 

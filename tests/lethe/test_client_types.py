@@ -64,6 +64,8 @@ NAMES = {
     "CertificateStatus": "StatusOut",
     "Notice": "NoticeOut",
     "Template": "TemplateOut",
+    "FileCheck": "CheckOut",
+    "FileReport": "VerifyOut",
     "Paper": "PaperOut",
     "Span": "SpanOut",
     "Recall": "RecallOut",

@@ -7,6 +7,7 @@ The cookie alone reads. To change anything through the API it takes the session'
 from __future__ import annotations
 
 import hmac
+from typing import NamedTuple
 from urllib.parse import quote
 
 from starlette.datastructures import Headers
@@ -25,9 +26,20 @@ API, CONSOLE = "/v1/", "/console"
 SIGN_IN = "/console/sign-in"
 
 
-def cookie_name(secure: bool) -> str:
-    """A browser takes a `__Host-` cookie over https alone, and from no other host."""
-    return "__Host-lethe-session" if secure else "lethe-session"
+class Cookie(NamedTuple):
+    """Where the session's cookie is. `secure`: it goes over https alone."""
+
+    name: str
+    path: str
+    secure: bool
+
+
+def cookie(settings: Settings, scope: Scope) -> Cookie:
+    """A browser takes a `__Host-` cookie over https alone, from no other host and for all of this one. Under a proxy's
+    path the cookie is that path's alone: other services of the host do not get it."""
+    secure, root = is_secure(settings, scope), scope.get("root_path", "")
+    prefix = "" if not secure else "__Secure-" if root else "__Host-"
+    return Cookie(f"{prefix}lethe-session", root or "/", secure)
 
 
 def is_secure(settings: Settings, scope: Scope) -> bool:
@@ -83,5 +95,5 @@ def of(settings: Settings, scope: Scope) -> str:
     """The token in the session's cookie; empty where there is none. Other cookies, which any service of this host may
     have set, may be malformed."""
     header = Headers(scope=scope).get("cookie", "")
-    value: str = cookie_parser(header).get(cookie_name(is_secure(settings, scope)), "")
+    value: str = cookie_parser(header).get(cookie(settings, scope).name, "")
     return value if value.isascii() and value.isprintable() else ""

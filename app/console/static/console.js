@@ -19,6 +19,11 @@
   window.addEventListener("pageshow", () => $$("button[disabled]").forEach((button) => { button.disabled = false; }));
   document.addEventListener("change", (event) => { if (event.target.dataset.go !== undefined) event.target.form.requestSubmit(); });
 
+  // A part of the page that does not come says so.
+  for (const kind of ["htmx:responseError", "htmx:sendError"]) {
+    document.addEventListener(kind, (event) => { event.detail.target.textContent = "This part could not be loaded. Load the page again."; });
+  }
+
   // Progress of a job, by the service's event stream. When the job ends, the page is read once more.
   const ENDED = ["succeeded", "rejected", "failed", "cancelled", "dead"];
   for (const box of $$("[data-events]")) {
@@ -37,32 +42,64 @@
     window.addEventListener("pagehide", () => source.close());
   }
 
-  // A file that is sent to the API as it is, with progress.
+  // On to a page; one that differs by its fragment alone is read again.
+  const go = (address) => {
+    const bare = (url) => new URL(url, location).href.split("#")[0], stays = bare(address) === bare(location);
+    location.assign(address);
+    if (stays) location.reload();
+  };
+
+  // A file that is sent to the service as it is, with progress.
   for (const form of $$("form[data-upload]")) {
     form.addEventListener("submit", (event) => {
       event.preventDefault();
       const file = form.querySelector("input[type=file]").files[0], said = form.querySelector("[data-said]");
       if (!file) { said.textContent = "Choose a file first."; return; }
-      const forms = JSON.parse(form.dataset.forms), ending = file.name.split(".").pop().toLowerCase();
-      if (!forms[ending]) { said.textContent = "The file's name ends in none of: " + Object.keys(forms).join(", ") + "."; return; }
+      const forms = JSON.parse(form.dataset.forms || "null"), ending = file.name.split(".").pop().toLowerCase();
+      if (forms && !forms[ending]) { said.textContent = "The file's name ends in none of: " + Object.keys(forms).join(", ") + "."; return; }
       const bar = form.querySelector("progress"), call = new XMLHttpRequest();
       bar.hidden = false;
       call.upload.addEventListener("progress", (at) => {
         if (at.lengthComputable) { bar.value = at.loaded / at.total; said.textContent = Math.round(100 * at.loaded / at.total) + "\u00a0% sent"; }
       });
       call.addEventListener("load", () => {
-        if (call.status < 300 && form.dataset.then) { location.assign(form.dataset.then); return; }
+        if (call.status < 300 && form.dataset.then) { go(form.dataset.then); return; }
+        if ((call.getResponseHeader("Content-Type") || "").startsWith("text/html")) {
+          // A part of a page that this service has made.
+          bar.hidden = true;
+          said.innerHTML = call.responseText;
+          return;
+        }
         if (call.status < 300) { told(call.responseText, said); return; }
         let problem = {};
         try { problem = JSON.parse(call.responseText); } catch { /* the status says it */ }
         said.textContent = problem.detail || "Refused with status " + call.status + ".";
       });
       call.addEventListener("error", () => { said.textContent = "The connection broke off. Send it again."; });
-      call.open(form.dataset.method, form.dataset.upload);
-      call.setRequestHeader("Content-Type", forms[ending]);
+      const query = new URLSearchParams([...new FormData(form)].filter(([, value]) => typeof value === "string"));
+      if (!forms) { query.set("name", file.name); query.set("once", form.dataset.once); }
+      call.open(form.dataset.method, form.dataset.upload + (query.size ? "?" + query : ""));
+      call.setRequestHeader("Content-Type", forms ? forms[ending] : "application/octet-stream");
+      call.setRequestHeader("HX-Request", "true");
       call.setRequestHeader("X-CSRF-Token", form.dataset.csrf);
       if (form.dataset.once) call.setRequestHeader("Idempotency-Key", form.dataset.once);
       call.send(file);
+    });
+  }
+
+  // The digest of a file that is not sent yet. Browsers compute one over https, or on the same machine.
+  for (const input of $$("input[data-digest]")) {
+    const said = input.parentElement.querySelector("[data-said]");
+    if (!window.crypto.subtle) { input.parentElement.hidden = true; continue; }
+    input.addEventListener("change", async () => {
+      const file = input.files[0];
+      if (!file) return;
+      said.textContent = "Reading…";
+      try {
+        const bytes = new Uint8Array(await crypto.subtle.digest("SHA-256", await file.arrayBuffer()));
+        document.getElementById(input.dataset.digest).value = [...bytes].map((byte) => byte.toString(16).padStart(2, "0")).join("");
+        said.textContent = "";
+      } catch { said.textContent = "The browser cannot read it. Enter the digest."; }
     });
   }
 

@@ -2,6 +2,7 @@
 (() => {
   "use strict";
   const $$ = (selector, from = document) => [...from.querySelectorAll(selector)];
+  const root = new URL(document.currentScript.src).pathname.split("/console/assets/")[0];  // of a proxy
   const csrf = document.querySelector("meta[name=csrf]")?.content || "";
 
   const box = document.createElement("p");
@@ -55,7 +56,7 @@
         if (body !== undefined) headers["Content-Type"] = media;
         reply.textContent = "…";
         try {
-          const answer = await fetch(target + (query.size ? "?" + query : ""), { method, headers, body });
+          const answer = await fetch(root + target + (query.size ? "?" + query : ""), { method, headers, body });
           const text = await answer.text();
           let shown = text;
           try { shown = JSON.stringify(JSON.parse(text), null, 2); } catch { /* no JSON: as it is */ }

@@ -15,6 +15,7 @@ from app.core.db import Database
 
 HTML = {"Accept": "text/html,application/xhtml+xml,*/*;q=0.8"}
 COOKIE = "lethe-session"
+HOSTILE = '"><script>alert(1)</script>=HYPERLINK(1)\u202egnp.exe {{7*7}} javascript:alert(1)'
 
 
 @dataclass
@@ -105,3 +106,11 @@ def browser(app: Any, database: Database, role: str = "", tenant: str = keys.FIR
         yield found
     finally:
         http.close()
+
+
+def inert(page: Page, text: str) -> bool:
+    """The text is there as text, and no script, image or handler has come of it."""
+    assert not [tag for tag, values in page.tags if tag in ("img", "svg") and "onerror" in values]
+    assert sum(tag == "script" for tag, _ in page.tags) == 1
+    assert "\u202e" not in page.title
+    return " ".join(text.split()) in " ".join(page.text.split())

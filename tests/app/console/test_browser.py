@@ -1,10 +1,13 @@
-"""An officer's and an engineer's way through the console in a real browser: wide and narrow, light and dark, without an
-error in the browser's console, and without a violation that axe-core finds."""
+"""An officer's and an engineer's way through the console in a real browser: wide and narrow, light and dark, on both
+databases, without an error in the browser's console, and without a violation that axe-core finds."""
 
 from __future__ import annotations
 
+import shutil
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from functools import cache
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -12,14 +15,20 @@ from typing import Any
 import pytest
 import uvicorn
 
+from app.core.config import Settings
 from app.main import create_app
 from tests.app.console.browsing import link
-from tests.support import Account, eventually, free_port
-from tests.trained import Trained
+from tests.conftest import POSTGRES
+from tests.support import Account, eventually, free_port, scratch_database
+from tests.trained import Template, Trained, open_account
 
 pytestmark = pytest.mark.browser
 AXE = str(files("axe_playwright_python") / "axe.min.js")
-LOOKS = [(1280, "light"), (390, "dark")]
+WALKS = [
+    ("sqlite", 1280, "light"),
+    ("sqlite", 390, "dark"),
+    pytest.param(("postgres", 1280, "dark"), marks=pytest.mark.services),
+]
 
 
 @pytest.fixture(scope="module")
@@ -35,10 +44,31 @@ def chromium() -> Iterator[Any]:
 
 
 @pytest.fixture(scope="module")
-def address(shared: Trained) -> Iterator[str]:
-    """The service of `shared` on a port of its own, in a thread; its jobs are run by the test."""
+def service(
+    tmp_path_factory: pytest.TempPathFactory, template: Callable[[str], Template]
+) -> Iterator[Callable[[str], tuple[Trained, str]]]:
+    """The prepared account on a kind of database and the service's address, begun at its first use."""
+    with ExitStack() as stack:
+
+        @cache
+        def begun(kind: str) -> tuple[Trained, str]:
+            folder = tmp_path_factory.mktemp(kind) / "data"
+            source = template(kind)
+            shutil.copytree(source.folder, folder)
+            name = source.url.rpartition("/")[2]
+            url = stack.enter_context(scratch_database(POSTGRES, name)) if source.url else ""
+            account = stack.enter_context(open_account(Settings(data_dir=folder, database_url=url)))
+            trained = Trained(account, source.dataset, source.model, source.ids)
+            return trained, stack.enter_context(served(account.settings))
+
+        yield begun
+
+
+@contextmanager
+def served(settings: Settings) -> Iterator[str]:
+    """The service on a port of its own, in a thread; its jobs are run by the test."""
     port = free_port()
-    app = create_app(shared.account.settings)
+    app = create_app(settings)
     server = uvicorn.Server(uvicorn.Config(app, port=port, log_config=None, http="app.api.http.connections:Connection"))
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
@@ -51,8 +81,8 @@ def address(shared: Trained) -> Iterator[str]:
 class Walk:
     """A page of the browser that notes every error, and is looked at by axe-core on the way."""
 
-    def __init__(self, page: Any, address: str) -> None:
-        self.page, self.address = page, address
+    def __init__(self, page: Any, trained: Trained, address: str) -> None:
+        self.page, self.trained, self.address = page, trained, address
         self.faults: list[str] = []
         page.on("console", lambda said: self.faults.append(said.text) if said.type in ("error", "warning") else None)
         page.on("pageerror", lambda error: self.faults.append(str(error)))
@@ -64,8 +94,8 @@ class Walk:
             self.faults.append(f"a request to {url}")
 
     def _has_failed(self, call: Any) -> None:
-        """An event stream ends with its page."""
-        if not call.url.endswith("/events"):
+        """An event stream ends with its page, and so does a part of a page that is still on its way."""
+        if not call.url.endswith("/events") and call.failure != "net::ERR_ABORTED":
             self.faults.append(f"{call.url}: {call.failure}")
 
     def look(self) -> None:
@@ -80,8 +110,10 @@ class Walk:
 
 
 @pytest.fixture
-def walk(chromium: Any, address: str, request: pytest.FixtureRequest) -> Iterator[Walk]:
-    width, scheme = request.param
+def walk(
+    chromium: Any, service: Callable[[str], tuple[Trained, str]], request: pytest.FixtureRequest
+) -> Iterator[Walk]:
+    kind, width, scheme = request.param
     context = chromium.new_context(
         viewport={"width": width, "height": 900},
         color_scheme=scheme,
@@ -89,7 +121,7 @@ def walk(chromium: Any, address: str, request: pytest.FixtureRequest) -> Iterato
         reduced_motion="reduce",
     )
     context.add_init_script(path=AXE)
-    found = Walk(context.new_page(), address)
+    found = Walk(context.new_page(), *service(kind))
     yield found
     context.close()
     assert found.faults == []
@@ -114,9 +146,10 @@ def to(walk: Walk, name: str) -> None:
     walk.page.get_by_role("link", name=name, exact=True).locator("visible=true").first.click()
 
 
-@pytest.mark.parametrize("walk", LOOKS, indirect=True)
-def test_an_officers_way(walk: Walk, shared: Trained) -> None:
-    page, account = walk.page, shared.account
+@pytest.mark.parametrize("walk", WALKS, indirect=True)
+def test_an_officers_way(walk: Walk, tmp_path: Path) -> None:
+    page, shared = walk.page, walk.trained
+    account = shared.account
     at = 0 if page.viewport_size["width"] > 400 else 40
     sign_in(walk, account, "officer")
     walk.look()
@@ -143,21 +176,35 @@ def test_an_officers_way(walk: Walk, shared: Trained) -> None:
     page.reload()
     page.locator(".verdict strong").wait_for()
     walk.look()
+    letter = tmp_path / "letter.pdf"
+    letter.write_bytes(b"%PDF-1.4 a letter")
+    page.locator("summary", has_text="Attach a letter").click()
+    page.get_by_label("File, 4 MB at most").set_input_files(letter)
+    page.get_by_role("button", name="Attach", exact=True).click()
+    page.get_by_role("link", name="letter.pdf").wait_for()
     page.get_by_role("link", name="report").click()
     page.get_by_role("heading", name="What this means").wait_for()
     walk.look()
     page.go_back()
-    for name in ("Requests", "Register", "Evidence", "Settings", "Today"):
+    for name in ("Requests", "Register", "Settings", "Today", "Evidence"):
         to(walk, name)
+        if name == "Register":
+            page.get_by_role("heading", name="By outcome").wait_for()
         walk.look()
+    case = tmp_path / "case.zip"
+    case.write_bytes(b"no case file")
+    page.get_by_label("File", exact=True).set_input_files(case)
+    page.get_by_role("button", name="Check", exact=True).click()
+    page.locator(".verdict strong", has_text="Not verified").wait_for()
+    walk.look()
     open_menu(walk)
     page.get_by_role("button", name="Sign out").locator("visible=true").click()
     page.get_by_role("heading", name="Sign in").wait_for()
 
 
-@pytest.mark.parametrize("walk", LOOKS, indirect=True)
-def test_an_engineers_way(walk: Walk, shared: Trained, tmp_path: Path) -> None:
-    page, account = walk.page, shared.account
+@pytest.mark.parametrize("walk", WALKS, indirect=True)
+def test_an_engineers_way(walk: Walk, tmp_path: Path) -> None:
+    page, account = walk.page, walk.trained.account
     sign_in(walk, account, "engineer")
     to(walk, "Datasets")
     walk.look()
@@ -175,11 +222,25 @@ def test_an_engineers_way(walk: Walk, shared: Trained, tmp_path: Path) -> None:
     assert refused.value.status == 422
     page.locator("[data-said]", has_text="archive").or_(page.locator("[data-said]", has_text="npz")).wait_for()
     walk.faults = [each for each in walk.faults if "422" not in each]  # the browser notes every refusal
+    to(walk, "Datasets")
+    page.get_by_role("link", name="digits").click()
+    page.locator("summary", has_text="Look at pictures").click()
+    page.get_by_role("button", name="Look", exact=True).click()
+    page.locator(".pictures img").first.wait_for()
+    walk.look()
     to(walk, "Models")
     walk.look()
     page.get_by_role("link", name="m", exact=True).click()
     walk.look()
-    page.get_by_label("Old versions are kept for days").fill("3")
+    page.get_by_label("Let this alias").fill("production")
+    page.get_by_role("button", name="Set", exact=True).click()
+    page.get_by_text("The alias is changed.").wait_for()
+    page.locator("summary", has_text="Plan an audit").click()
+    page.get_by_role("button", name="Plan", exact=True).click()
+    page.get_by_role("heading", name="Audit plan").wait_for()
+    walk.look()
+    page.go_back()
+    page.get_by_label("Keep old versions").fill("3")
     page.get_by_role("button", name="Change the policy").click()
     page.get_by_text("The policy is changed.").wait_for()
     page.locator("summary", has_text="Train a candidate").click()

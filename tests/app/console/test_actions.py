@@ -1,0 +1,213 @@
+"""What an officer, an engineer and an owner do without a shell: papers, letters, a file that is checked, aliases, a
+checkpoint, pictures. Each is one call of the API; refusals keep what was typed."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from app.console import charts
+from app.console.versions import _canary_audit
+from tests.app.cases.sealed import case_of, parts, zipped
+from tests.app.console.browsing import HOSTILE, Browser, Form, Page, browser, inert
+from tests.helpers import is_problem
+from tests.trained import Trained
+
+
+@pytest.fixture
+def who(shared: Trained) -> Iterator[dict[str, Browser]]:
+    """A browser for each role."""
+    app, database = shared.account.http.app, shared.account.database
+    with (
+        browser(app, database, "officer") as officer,
+        browser(app, database, "engineer") as engineer,
+        browser(app, database, "auditor") as auditor,
+        browser(app, database, "owner") as owner,
+    ):
+        yield {"officer": officer, "engineer": engineer, "auditor": auditor, "owner": owner}
+
+
+def put(browser: Browser, path: str, content: bytes, status: int, form: str = "application/octet-stream") -> Page:
+    """As the page's script sends a file."""
+    csrf = browser.open("/console").form("/sign-out").fields["csrf"]
+    headers = {"X-CSRF-Token": csrf, "Content-Type": form, "HX-Request": "true"}
+    response = browser.http.post(path, content=content, headers=headers)
+    assert response.status_code == status, response.text
+    return Page(response)
+
+
+def test_what_came_with_a_case_is_attached_fetched_and_erased(shared: Trained, who: dict[str, Browser]) -> None:
+    request = shared.delete(shared.ids[200:201])["id"]
+    at, officer = f"/console/requests/{request}", who["officer"]
+    put(officer, f"{at}/papers?kind=identity&name={'%3Cb%3E%E2%80%AE' + 'W' * 150}.pdf&once=1", b"%PDF-1", 204)
+    put(officer, f"{at}/papers?kind=identity&name=again.pdf&once=1", b"%PDF-1", 422)
+    (paper,) = shared.account.get(f"/v1/deletion-requests/{request}/papers")["papers"]
+    assert (paper["kind"], paper["size"]) == ("identity", 6)
+    page = officer.open(at)
+    assert inert(page, "<b>")
+    link = next(v["href"] for t, v in page.tags if t == "a" and v.get("href", "").endswith(paper["id"]))
+    fetched = officer.http.get(link)
+    assert fetched.content == b"%PDF-1"
+    assert "attachment" in fetched.headers["content-disposition"]
+    forged = officer.http.post(f"{at}/papers?name=x", content=b"x", headers={"X-CSRF-Token": "0"})
+    assert forged.status_code == 403
+    assert put(who["engineer"], f"{at}/papers?name=x", b"x", 403).has("scope request")
+    assert put(officer, f"{at}/papers?kind=none&name=x", b"x", 422).has("schema")
+    assert put(officer, f"{at}/papers?name=x", b"x" * (4 * 2**20 + 1), 413).has("4 MiB")
+    assert not any(form.action.endswith("/remove") for form in who["auditor"].open(at).forms)
+    officer.send(page.form(f"{paper['id']}/remove"))
+    assert shared.account.get(f"/v1/deletion-requests/{request}/papers")["papers"] == []
+
+
+def test_a_case_file_is_checked_in_the_page_as_the_verifier_does(shared: Trained, who: dict[str, Browser]) -> None:
+    account = shared.account
+    request = shared.forget(shared.ids[210:213])["id"]
+    at, officer = f"/console/requests/{request}", who["officer"]
+    assert officer.open(f"{at}/case-file", 404).has("Ask for the case file first")
+    case = case_of(account, request)
+    assert officer.http.get(f"{at}/case-file").content == case
+    check = "/console/evidence/check"
+    page = put(officer, check, case, 200, "application/zip")
+    assert page.has("The case file is as this service has signed it.")
+    assert page.has("What this does not prove")
+    found = parts(case)
+    tampered = put(officer, check, zipped(found | {"case.pdf": b"%PDF other"}), 200, "application/zip")
+    assert tampered.has("Not verified")
+    assert tampered.has("case.pdf not verified is not the part that was signed")
+    theirs = put(officer, check, zipped(found | {"<script>.txt": b""}), 200, "application/zip")
+    assert not [tag for tag, _ in theirs.tags if tag == "script"]
+    certificate = put(officer, check, found["certificate.json"], 200, "application/json")
+    assert certificate.has("The certificate is as this service has signed it.")
+    assert put(officer, check, b"PK\x03\x04 no zip", 200, "application/zip").has("Not verified")
+    assert put(officer, check, case, 415, "text/plain").has("application/zip")
+    assert put(who["engineer"], check, case, 403, "application/zip").has("scope audit")
+    is_problem(account.http.post("/v1/case-files:verify", content=b"", headers={"Content-Type": "application/zip"}),
+               422, "empty-body")  # fmt: skip
+
+
+def test_an_owner_changes_rules_and_letters_and_the_others_read_them(shared: Trained, who: dict[str, Browser]) -> None:
+    account, owner = shared.account, who["owner"]
+    before = account.get("/v1/compliance/rules")
+    page = owner.open("/console/settings/rules")
+    done = owner.send(page.form("/rules"), controller=HOSTILE, authority="BayLDA", keep_months="36", language="de")
+    assert done.has("The rules are changed.")
+    assert done.form("/rules").fields["controller"] == HOSTILE
+    after = account.get("/v1/compliance/rules")
+    assert (after["controller"], after["keep_months"], after["language"]) == (HOSTILE, 36, "de")
+    assert after["remains"] == before["remains"]
+    wrong = owner.send(page.form("/rules"), 422, keep_months="soon", authority="Nobody")
+    assert wrong.form("/rules").fields["keep_months"] == "soon"
+    assert account.get("/v1/compliance/rules")["authority"] == "BayLDA"
+    for role in ("officer", "auditor"):
+        shown = who[role].open("/console/settings/rules")
+        assert inert(shown, HOSTILE)
+        assert {form.action for form in shown.forms} == {"/console/sign-out"}
+    csrf = {"csrf": who["officer"].open("/console").form("/sign-out").fields["csrf"]}
+    assert who["officer"].send(Form("/console/settings/rules", csrf), 403, keep_months="1").has("scope admin")
+    who["engineer"].open("/console/settings/rules", 403)
+
+    letter = "/console/settings/letters/refusal/en"
+    kept = owner.send(owner.open(letter).form("/refusal/en"), 422, subject="No", body="Dear {{nobody}}")
+    assert kept.form("/refusal/en").fields["body"] == "Dear {{nobody}}"
+    owner.send(owner.open(letter).form("/refusal/en"), subject="No", body="Dear you,\r\n{{reason}}")
+    said = account.get("/v1/compliance/templates/refusal/en")
+    assert (said["subject"], said["body"]) == ("No", "Dear you,\n{{reason}}")
+    assert who["auditor"].open(letter).has("{{reason}}")
+    assert owner.send(owner.open(letter).form("/drop")).has("The text that comes with the service.")
+    owner.open("/console/settings/letters/none/en", 404)
+    account.http.put("/v1/compliance/rules", json=before)
+
+
+def test_an_alias_is_set_and_removed(shared: Trained, who: dict[str, Browser]) -> None:
+    path, engineer = f"/console/models/{shared.model}", who["engineer"]
+    page, current = engineer.open(path), shared.account.get(shared.where)["current_version"]
+    done = engineer.send(page.form("/aliases"), alias="production", version=str(current))
+    assert done.has("The alias is changed.")
+    assert shared.account.get(f"{shared.where}/aliases/production")["version"] == current
+    kept = engineer.send(page.form("/aliases"), 422, alias="No good", version=str(current))
+    assert kept.form("/aliases").fields["alias"] == "No good"
+    engineer.send(engineer.open(path).form("/production/drop"))
+    shared.account.get(f"{shared.where}/aliases/production", 404)
+    assert not any(form.action.endswith("/aliases") for form in who["auditor"].open(path).forms)
+
+
+def test_a_checkpoint_is_announced_and_then_sent(shared: Trained, who: dict[str, Browser]) -> None:
+    account, engineer = shared.account, who["engineer"]
+    model = account.model(shared.dataset, train=False)["id"]
+    page = engineer.open(f"/console/models/{model}")
+    kept = engineer.send(page.form("/import"), 422, digest="no digest")
+    assert kept.form("/import").fields["digest"] == "no digest"
+    digest = hashlib.sha256(b"weights").hexdigest()
+    ids = "\r\n".join(shared.ids[400:410])
+    version = engineer.send(page.form("/import"), digest=digest.upper(), samples=ids)
+    assert version.has("Trained on 10 samples")
+    assert version.has("Send the checkpoint")
+    (upload,) = (values for tag, values in version.tags if "data-upload" in values)
+    csrf = {"X-CSRF-Token": upload["data-csrf"], "Content-Type": "application/vnd.safetensors"}
+    sent = engineer.http.put(upload["data-upload"], content=b"weights", headers=csrf)
+    is_problem(sent, 422, "checkpoint-refused")
+    assert account.get(f"/v1/models/{model}/versions/1")["digest"] == f"sha256:{digest}"
+    assert not [v for _, v in who["auditor"].open(f"/console/models/{model}/versions/1").tags if "data-upload" in v]
+
+
+def test_pictures_are_seen_by_who_may_see_them(shared: Trained, who: dict[str, Browser]) -> None:
+    path = f"/console/datasets/{shared.dataset}"
+    form = who["engineer"].open(path).form("/preview")
+    page = who["engineer"].send(form, samples="\r\n".join(shared.ids[:2]))
+    pictures = [values["src"] for tag, values in page.tags if tag == "img"]
+    assert len(pictures) == 2
+    assert pictures[0].startswith("data:image/png;base64,iVBOR")
+    assert who["engineer"].send(form, 422, samples="nobody").form("/preview").fields["samples"] == "nobody"
+    assert not any(each.action.endswith("/preview") for each in who["officer"].open(path).forms)
+    csrf = {"csrf": who["officer"].open("/console").form("/sign-out").fields["csrf"]}
+    assert who["officer"].send(Form(f"{path}/preview", csrf), 403, samples="x").has("scope samples")
+
+
+def test_the_plan_of_an_audit_says_what_it_costs(shared: Trained, who: dict[str, Browser]) -> None:
+    path = f"/console/models/{shared.model}/audit-plan"
+    page = who["engineer"].open(f"{path}?samples=20&people=&margin=0,2")
+    assert page.has("For a forget set of 20 samples, and a margin of 0.2.")
+    assert page.has("A pool of reference models")
+    who["engineer"].open(f"{path}?margin=many", 422)
+
+
+def test_an_exact_retrain_is_started_while_the_samples_are_there(shared: Trained, who: dict[str, Browser]) -> None:
+    request = shared.delete(shared.ids[230:231])["id"]
+    path = f"/console/requests/{request}"
+    job = who["engineer"].send(who["engineer"].open(path).form("/start/train"))
+    assert job.title == "Train: Waiting · Lethe"
+    assert not any(form.action.endswith("/start/train") for form in who["officer"].open(path).forms)
+
+
+def test_audits_of_canaries_are_a_line_by_version(shared: Trained, who: dict[str, Browser]) -> None:
+    part = who["engineer"].open(f"/console/models/{shared.model}/canaries")
+    assert part.has("No version was audited on its canaries yet.")
+    audit = {"of": "canaries", "sham": False, "version": 3, "candidate": {"ft_auc": {"value": 0.53}}}
+    for report, wanted in (
+        (audit, (3, 0.53)),
+        (audit | {"of": "forget-set"}, None),
+        (audit | {"sham": True}, None),
+        (audit | {"candidate": {"ft_auc": None}}, None),
+    ):
+
+        async def find(_path: str, report: Any = report) -> Any:
+            return {"report": report}
+
+        visit = cast("Any", SimpleNamespace(api=SimpleNamespace(find=find)))
+        assert asyncio.run(_canary_audit(visit, {"id": "job_1"})) == wanted
+    picture = charts.canaries([(2, 0.6), (3, 0.53)])
+    assert picture is not None
+    assert "version 2: 0.6" in picture
+
+
+def test_a_reference_finds_its_requests(shared: Trained, who: dict[str, Browser]) -> None:
+    made = shared.delete(shared.ids[220:221], reference="Ticket & 17")["id"]
+    page = who["officer"].open("/console/requests?show=all&reference=Ticket+%26+17")
+    assert made in page.source
+    assert "reference=Ticket%20%26%2017" in page.source  # kept by the tabs
+    assert who["officer"].open("/console/requests?show=all&reference=none").has("None of these fits your filter.")
