@@ -177,6 +177,7 @@ def is_there(pid):
 def test_its_helpers_compute_what_it_would_and_end_with_it(whole, tmp_path):
     process = start(tmp_path, processes=3)
     helpers = eventually(lambda: [pid for pid in children(process) if b"spawn_main" in cmdline(pid)], "helpers")
+    eventually(lambda: list(tmp_path.glob("*/locks/*")), "the first claim: by then they know what to do")
     process.send_signal(signal.SIGSTOP)  # what is computed from now on, they compute
     before = {path.name for path in tmp_path.glob("*/cells/*.json")}
     eventually(lambda: {path.name for path in tmp_path.glob("*/cells/*.json")} - before, "cells", patience=300)

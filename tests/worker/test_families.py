@@ -106,7 +106,7 @@ def seen(images: Any, side: int) -> Tensor:
     contract = InputContract(geometry=Geometry(resize=(side, side)))
     pixels = torch.from_numpy(np.stack([geometry.prepared(image, contract) for image in images]))
     mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (MEAN, STD))
-    return (pixels.permute(0, 3, 1, 2).float() / 255 - mean) / std
+    return ((pixels.permute(0, 3, 1, 2).float() / 255 - mean) / std).contiguous()
 
 
 @pytest.mark.parametrize(("library", "name"), list(families()))
