@@ -122,8 +122,9 @@ class ObjectsSource(_Content):
     when they need them.
 
     With a `prefix`, an image folder that lies there: `<split>/<class>/<name>` or `<class>/<name>`. Without one, send a
-    manifest to `PUT /v1/datasets/{dataset}/content`, or several as shards: CSV, NDJSON or Parquet with `address`
-    (`s3://bucket/key`) and `label` and, optionally, `id`, `split` and `subject`.
+    manifest to `PUT /v1/datasets/{dataset}/content`, or several as shards: CSV (`text/csv`), NDJSON
+    (`application/x-ndjson`) or Parquet (`application/vnd.apache.parquet`) with `address` (`s3://bucket/key`) and
+    `label` and, optionally, `id`, `split` and `subject`.
     """
 
     prefix: str | None = Field(None, max_length=1000, pattern=PREFIX, description="s3://bucket/folder/")

@@ -113,6 +113,7 @@ def test_the_lists_of_this_test_are_all_lists_of_the_api(busy: Trained) -> None:
         "/v1/datasets/{dataset}/shards",
         "/metrics",
         f"{of_request}/notices",  # these have a largest number
+        f"{of_request}/objects",
         f"{of_request}/papers",
         f"{of_request}/blast-radius",
         "/v1/certificates/{digest}/status",

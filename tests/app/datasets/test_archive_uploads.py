@@ -246,6 +246,9 @@ def test_a_receipt_says_nothing_of_another_tenants_bytes(account: Account) -> No
 def test_the_contract_and_the_catalog_say_what_is_taken(account: Account) -> None:
     document = account.get("/v1/openapi.json")
     body = document["paths"]["/v1/datasets/{dataset}/content"]["put"]["requestBody"]["content"]
-    assert set(body) == {PARQUET, NPZ, ZIP, "application/x-tar"}
+    assert set(body) == {PARQUET, NPZ, ZIP, "application/x-tar", "text/csv", "application/x-ndjson"}
     words = account.get("/v1/catalog")["sources"]["upload"]["params"]["description"]
-    assert all(form in words for form in body)
+    manifests = {"text/csv", "application/x-ndjson"}
+    assert all(form in words for form in set(body) - manifests)
+    words = account.get("/v1/catalog")["sources"]["objects"]["params"]["description"]
+    assert all(form in words for form in {*manifests, PARQUET})

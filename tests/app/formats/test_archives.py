@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from app.formats import archives
 from app.formats.manifest import MAX_ERRORS, SourceError
-from app.formats.uploads import ALL_FORMS, FORMS, check
+from app.formats.uploads import ALL_FORMS, FORMS, MANIFESTS, check
 from engine.data.upload import load_content
 from tests.app.formats.archive_cases import folder, npy, npz, patched, png, symbolic_link, zipped
 
@@ -386,5 +386,5 @@ def test_the_content_type_says_what_a_file_may_be(write: Any) -> None:
                 with pytest.raises(SourceError, match="Content-Type"):
                     check(write(data), forms=forms)
                 assert content_type != "application/zip", "takes both"
-    assert set(ALL_FORMS) == {form for forms in FORMS.values() for form in forms}
+    assert set(ALL_FORMS) == {form for each in (FORMS, MANIFESTS) for forms in each.values() for form in forms}
     assert json.dumps(FORMS)
