@@ -198,6 +198,7 @@ def _impatient(database: Database, statement: str) -> Iterator[None]:
         yield
     finally:
         timer.cancel()
+        timer.join()  # it may be looking: its connection goes back before anybody closes the database
 
 
 def _vacuum(database: Database, connection: Connection, statement: str, *, strict: bool = False) -> None:
