@@ -414,7 +414,7 @@ def certificate(thing: RequestId, output: Output = None) -> None:
 
 
 def negative_report(thing: RequestId, output: Output = None) -> None:
-    """Print the signed statement that no deletion is certified, and why."""
+    """Print the signed reasons why no deletion is certified."""
     with client() as calls:
         write_json(calls.requests.negative_report(thing), output)
 

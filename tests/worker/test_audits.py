@@ -151,7 +151,7 @@ def test_probes_stand_beside_one_retrain(trained: Trained) -> None:
     assert sum(probe["models_trained"] for probe in runs.values()) == 1
     assert runs["neighbours"]["skipped"] == "the forget set is not most of any class"
     probed = report["candidate"]["probed"]
-    assert list(probed) == list(BESIDE_A_RETRAIN[:-1])
+    assert set(probed) == set(BESIDE_A_RETRAIN[:-1])
     for figure in probed.values():
         assert figure["excess"]["value"] == pytest.approx(figure["value"] - figure["control"])
         assert figure["excess"]["interval"]["low"] < figure["excess"]["interval"]["high"] or figure["value"] == 0

@@ -276,9 +276,8 @@ def exact_norm(layer, shape):
 def test_the_operator_is_the_layer_without_its_bias(kind):
     layer, shape = layer_of(kind)
     inputs = torch.randn(3, *shape, generator=seeding.generator(1), dtype=torch.float64)
-    assert torch.allclose(
-        clipping.operator(layer)(inputs, layer.weight), layer(inputs) - layer(torch.zeros_like(inputs))
-    )
+    own = layer.forward  # without hooks: the shapes that clipping sees are those behind them
+    assert torch.allclose(clipping.operator(layer)(inputs, layer.weight), own(inputs) - own(torch.zeros_like(inputs)))
 
 
 @pytest.mark.parametrize("kind", LAYERS)
