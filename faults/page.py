@@ -44,7 +44,7 @@ def faults(results: Path) -> str:
         lines.append(row(f"races, {name.replace('_', ' ')}", *(listed(each["races"].get(name)) for each in columns)))
     machine = runs[0]["machine"]
     commands = "; ".join(f"`{run['command']}`" for run in runs)
-    when = ", ".join(run["at"][:10] for run in runs)
+    when = ", ".join(sorted({run["at"][:10] for run in runs}))
     return "\n".join(lines) + f"\n\n{commands}, {machine['cores']} cores ({machine['cpu']}), {when}.\n"
 
 
