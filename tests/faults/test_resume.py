@@ -103,6 +103,10 @@ def test_a_request_that_arrives_during_training_is_not_in_what_is_published(
     assert case.job(job).state == "succeeded"
     assert account.get(f"/v1/models/{model}")["current_version"]
     check_forgotten(case, model, made[0])
+    if scope == "dataset":  # nor has it learned from them: its weights are those of a training that begins now
+        later = train(account, second_model(account, case))
+        account.work()
+        assert digest_of(case, job) == digest_of(case, later)
 
 
 def check_forgotten(case: Case, model: str, request: str) -> None:
