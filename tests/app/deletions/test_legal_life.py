@@ -215,6 +215,7 @@ def test_every_event_of_a_request_names_its_actor_and_the_log_has_no_free_words(
         if each["kind"] == "request.extended"
     ]
     assert said["reason"] == "Anna sent three hundred letters"
+    assert said["actor_name"] == "first key"
     assert said["data"]["due_at"] > said["data"]["was_due_at"]
 
 
