@@ -55,7 +55,7 @@ def theirs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Account, 
 
 def families() -> Iterator[Any]:
     for library, names in (
-        ("torchvision", (*TORCHVISION, "googlenet")),
+        ("torchvision", (*TORCHVISION, "googlenet", "mobilenet_v2")),
         ("timm", TIMM),
         ("hugging_face", HUGGING_FACE),
     ):
