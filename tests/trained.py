@@ -13,6 +13,7 @@ from fastapi.testclient import TestClient
 from app.core import keys
 from app.core.config import Settings
 from app.core.db import Database
+from app.jobs import outbox
 from app.main import create_app
 from app.operations import migrate
 from tests.support import Account, Document
@@ -73,4 +74,5 @@ def make(folder: Path, url: str) -> Template:
         model = account.model(dataset)["id"]
         account.post(f"/v1/models/{model}:references", {"count": 4})
         account.work()
+        outbox.relay_hints(account.database, outbox.discard)  # a copy may be used when they would be late
         return Template(str(folder), url, dataset, model, account.training_ids(dataset))
