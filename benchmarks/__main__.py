@@ -64,6 +64,7 @@ ALL: dict[str, Callable[[], dict[str, object]]] = {
     "two_million_samples": datasets.two_million,
     "large_jpegs": datasets.large_jpegs,
     "hostile_connections": door.hostile_connections,
+    "two_tenant_race": door.two_tenant_race,
 }
 
 

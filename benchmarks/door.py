@@ -1,13 +1,16 @@
-"""Hostile connections: what the API's memory and its health checks show of them.
+"""Hostile connections and a hostile queue: what memory, health checks and another tenant's deletion show of them.
 
-`BESIDE` in the environment names another checkout, whose API is measured in the same run.
+`BESIDE` in the environment names another checkout, whose service is measured in the same run.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import selectors
 import socket
+import sqlite3
 import subprocess
 import sys
 import tempfile
@@ -19,33 +22,38 @@ from pathlib import Path
 
 from benchmarks.load import drive, request
 from benchmarks.posting import wait_for
-from tests.support import environment, free_port, stop
+from lethe import Client
+from tests.support import QUICK_MODEL, QUICK_POLICY, environment, eventually, free_port, stop
 
 BODIES, BODY_BYTES = 40, 31 * 2**20
 HALF_HEADS, FILES = 1100, 1024
 STREAMS = 2000
 PATIENCE = 5.0  # seconds for a health check
+TRAININGS = 500
 ROOT = Path(__file__).parent.parent
 
 
 @contextmanager
+def running(checkout: Path, part: str, folder: Path, files: int = 20_000) -> Iterator[tuple[int, int, str]]:
+    """Port, process and key of a part of that checkout on that folder, which may open that number of files."""
+    port = free_port()
+    env = environment(folder, port=str(port)) | {"PYTHONPATH": str(checkout)}
+    command = ["prlimit", f"--nofile={files}:{files}", sys.executable, "-m", "app"]
+    subprocess.run([*command, "migrate"], env=env, cwd=checkout, check=True, capture_output=True)
+    with (folder / "log").open("wb") as log:
+        process = subprocess.Popen([*command, part], env=env, cwd=checkout, stdout=log, stderr=log, process_group=0)
+    try:
+        wait_for(port)
+        health(port)
+        yield port, process.pid, (folder / "api-key").read_text().strip()
+    finally:
+        stop(process)
+
+
+@contextmanager
 def api(checkout: Path, files: int = 20_000) -> Iterator[tuple[int, int, str]]:
-    """Port, process and key of an API of that checkout, which may open that number of files."""
-    with tempfile.TemporaryDirectory() as name:
-        folder, port = Path(name), free_port()
-        env = environment(folder, port=str(port)) | {"PYTHONPATH": str(checkout)}
-        command = ["prlimit", f"--nofile={files}:{files}", sys.executable, "-m", "app"]
-        subprocess.run([*command, "migrate"], env=env, cwd=checkout, check=True, capture_output=True)
-        with (folder / "log").open("wb") as log:
-            process = subprocess.Popen(
-                [*command, "api"], env=env, cwd=checkout, stdout=log, stderr=log, process_group=0
-            )
-        try:
-            wait_for(port)
-            health(port)
-            yield port, process.pid, (folder / "api-key").read_text().strip()
-        finally:
-            stop(process)
+    with tempfile.TemporaryDirectory() as name, running(checkout, "api", Path(name), files) as found:
+        yield found
 
 
 def memory(pid: int) -> float:
@@ -187,3 +195,64 @@ def hostile_connections() -> dict[str, object]:
         "gate": "less than 100 MiB of bodies held, the endless head refused, every health check answered",
         "gate_passed": bool(passed),
     }
+
+
+# -- a queue full of another tenant's trainings ----------------------------------------------------
+
+
+def another_tenant(folder: Path) -> str:
+    """A second tenant, written into the database of any commit; its key."""
+    secret = "s" * 43
+    with sqlite3.connect(folder / "lethe.db", timeout=30) as database:
+        database.execute("INSERT INTO tenants (id, name, created_at) SELECT 'ten_b', 'b', created_at FROM tenants")
+        database.execute(
+            "INSERT INTO api_keys (id, tenant_id, name, digest, scopes, created_at)"
+            " SELECT 'key_b', 'ten_b', 'b', ?, ?, created_at FROM tenants LIMIT 1",
+            (hashlib.sha256(secret.encode()).hexdigest(), json.dumps(["read", "request", "operate", "audit"])),
+        )
+    database.close()
+    return f"lethe_b_{secret}"
+
+
+def small_model(client: Client) -> tuple[str, str]:
+    """A dataset of the digits and a model for it that is not trained."""
+    dataset = client.post("/v1/datasets", {"name": "d", "source": {"name": "digits"}})
+    client.jobs.wait(dataset["job"])
+    body = {"name": "m", "dataset": dataset["id"], **QUICK_MODEL, "policy": QUICK_POLICY | {"null_seconds": None}}
+    if "null_seconds" not in json.dumps(client.get("/openapi.json")):
+        del body["policy"]["null_seconds"]
+    return dataset["id"], client.post("/v1/models", body)["id"]
+
+
+def race(checkout: Path) -> dict[str, object]:
+    """Seconds from the 202 of a deletion until its job began, behind another tenant's trainings; one worker."""
+    with tempfile.TemporaryDirectory() as name, running(checkout, "serve", Path(name)) as (port, _, token):
+        url = f"http://127.0.0.1:{port}"
+        with Client(url, token) as flood, Client(url, another_tenant(Path(name))) as law:
+            dataset, model = small_model(law)
+            law.jobs.wait(law.post(f"/v1/models/{model}:train")["id"])
+            sample = law.get(f"/v1/datasets/{dataset}/samples?split=train&page_size=1")["items"][0]["id"]
+            _, mine = small_model(flood)
+            for _ in range(TRAININGS):
+                flood.post(f"/v1/models/{mine}:train")
+            request = law.requests.create(dataset, [sample])
+            began = time.monotonic()
+            with sqlite3.connect(Path(name) / "lethe.db", timeout=30) as database:
+                database.execute(
+                    "UPDATE deletion_requests SET due_at = datetime(received_at, '+60 seconds') WHERE id = ?",
+                    (request["id"],),
+                )
+            database.close()
+            job = law.get(f"/v1/deletion-requests/{request['id']}")["outcomes"][0]["job"]
+            eventually(lambda: law.get(f"/v1/jobs/{job}")["started_at"], "the deletion to begin", 3600)
+            waited = time.monotonic() - began
+            before = sum(1 for each in flood.pages("/v1/jobs", kind="train", page_size=1000) if each["finished_at"])
+    return {"begun_after_s": waited, "trainings_before_it": before}
+
+
+def two_tenant_race() -> dict[str, object]:
+    """A deletion that is due in a minute, behind another tenant's 500 trainings."""
+    ours: dict[str, object] = race(ROOT)
+    if beside := os.environ.get("BESIDE"):
+        ours |= {f"beside_{name}": value for name, value in race(Path(beside)).items()}
+    return {**ours, "gate": "begun within its minute", "gate_passed": ours["begun_after_s"] < 60}  # type: ignore[operator]

@@ -24,6 +24,8 @@ from app.core.config import Settings
 from app.core.db import Database
 from app.core.tables import Job
 from lethe import Client
+from tests import zygote
+from tests.zygote import Forked
 
 if TYPE_CHECKING:
     from fastapi.testclient import TestClient
@@ -160,15 +162,23 @@ def environment(folder: Path, **settings: str) -> dict[str, str]:
     return clean | {"LETHE_DATA_DIR": str(folder)} | {f"LETHE_{k.upper()}": v for k, v in settings.items()}
 
 
-def start(*arguments: str, log: Path, env: dict[str, str]) -> subprocess.Popen[bytes]:
-    """`python -m app …` in a process group of its own, its output appended to `log`."""
+Process = subprocess.Popen[bytes] | Forked
+
+
+def start(*arguments: str, log: Path, env: dict[str, str], afresh: bool = False) -> Process:
+    """`python -m app …` in a process group of its own, its output appended to `log`.
+
+    afresh: not forked, for what needs its own packages, or a tree of processes as it is.
+    """
     with log.open("ab") as file:
+        if not afresh:
+            return zygote.start(arguments, env, file.fileno())
         return subprocess.Popen(
             [sys.executable, "-m", "app", *arguments], env=env, stdout=file, stderr=file, process_group=0
         )
 
 
-def stop(process: subprocess.Popen[bytes], patience: float = 20.0) -> None:
+def stop(process: Process, patience: float = 20.0) -> None:
     if process.poll() is None:
         process.terminate()
         with suppress(subprocess.TimeoutExpired):
@@ -179,11 +189,11 @@ def stop(process: subprocess.Popen[bytes], patience: float = 20.0) -> None:
 
 
 @contextmanager
-def embedded(folder: Path, **settings: str) -> Iterator[Client]:
+def embedded(folder: Path, *, afresh: bool = False, **settings: str) -> Iterator[Client]:
     """`lethe serve` on a free port."""
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     log = folder.parent / f"{folder.name}.log"
-    process = start("serve", log=log, env=environment(folder, port="0", **settings))
+    process = start("serve", log=log, env=environment(folder, port="0", **settings), afresh=afresh)
     url = folder / "url"
     try:
         eventually(lambda: url.exists() or process.poll() is not None, "the service to start")
@@ -205,7 +215,7 @@ def production(folder: Path, database_url: str, redis_url: str, workers: int = 1
     values = {"database_url": database_url, "broker_url": redis_url, "port": str(port)} | settings
     env = environment(folder, **values)
     log = folder.parent / f"{folder.name}.log"
-    subprocess.run([sys.executable, "-m", "app", "migrate"], env=env, check=True, timeout=60, capture_output=True)
+    assert start("migrate", log=log, env=env).wait(60) == 0
     parts = [start(name, log=log, env=env) for name in ("api", "sweep", *["worker"] * workers)]
     try:
         with Client(f"http://127.0.0.1:{port}", (folder / "api-key").read_text().strip()) as client:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from typing import Any
 
 from sqlalchemy import Select, and_, exists, or_, select, text, union_all
@@ -15,6 +16,7 @@ from sqlalchemy.orm import Session, aliased
 
 from app.blobs.folder import BlobMissingError
 from app.blobs.open import Blobs
+from app.core import db
 from app.core.db import Database
 from app.core.errors import SupersededError
 from app.core.tables import AdversarialRow, Dataset, DatasetCopy, Job, JobArtifact, ReferenceRow, Shard, Version
@@ -149,6 +151,5 @@ def remove_leftovers(database: Database, blobs: Blobs) -> int:
 def remove_orphans(database: Database, blobs: Blobs, older_than_seconds: float) -> int:
     """Remove old bytes that no row points at, left by a crash between storing and recording; how many."""
     removed = blobs.sweep_parts(older_than_seconds)
-    for digest in blobs.older_than(older_than_seconds):
-        removed += remove(database, blobs, digest)
-    return removed
+    old = blobs.older_than(older_than_seconds)
+    return removed + db.one_by_one(old, partial(remove, database, blobs), "bytes without an owner could not be removed")

@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import logging
 import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -46,13 +45,11 @@ from app.evidence.transparency_log import Head
 from app.formats.audit_report import AuditReport
 from app.reports import page
 
-log = logging.getLogger("lethe.cases")
-
 VERIFIER = Path(__file__).parents[2] / "lethe" / "verify.py"
 CASE_TYPE = "urn:lethe:attestation/case/v1"
 DECISION_TYPE = "urn:lethe:attestation/decision/v1"
 DECISIONS = ("request.refused", "request.extended", "request.held", "request.released", "request.cancelled")
-AT_ONCE = 5
+AT_ONCE, SEEN = 5, 1000
 WORDING = "These are the parts of this case, as the service had them at this time."
 NOT_PROVED = (
     "that the case had no other part: the service put in what it had",
@@ -123,20 +120,21 @@ def make_due(database: Database, key: SigningKey) -> int:
     """Make the case files that were asked for; how many. The sweeper's duty."""
     with database.read() as session:
         asked = select(CaseFile.request_id).where(CaseFile.made_at.is_(None)).order_by(CaseFile.asked_at)
-        ids = list(session.scalars(asked.limit(AT_ONCE)))
-    made = 0
-    for request_id in ids:
+        ids = list(session.scalars(asked.limit(SEEN)))
+
+    def make(request_id: str) -> bool:
         try:
             with database.write() as session:
-                made += _make(session, request_id, key)
+                return _make(session, request_id, key)
         except DBAPIError:
             raise
-        except Exception as error:
-            log.error("the case file of %s could not be made", request_id, exc_info=error)
+        except Exception:
             with database.write() as session:
                 row = session.get_one(CaseFile, request_id)
                 row.made_at, row.problem = db.now(session), "an error of the service; its log has it"
-    return made
+            raise
+
+    return db.one_by_one(ids, make, "a case file could not be made", most=AT_ONCE)
 
 
 def _make(session: Session, request_id: str, key: SigningKey) -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import calendar
 from datetime import datetime, timedelta
+from functools import partial
 
 from sqlalchemy import Select, delete, func, or_, select, union
 from sqlalchemy.orm import Session
@@ -51,7 +52,7 @@ def erase_due(database: Database) -> int:
     """Erase what names people of requests whose retention is over; how many requests. The sweeper's duty."""
     with database.read() as session:
         tenants = list(session.scalars(select(Tenant.id)))
-    return sum(_erase_of(database, tenant) for tenant in tenants)
+    return db.one_by_one(tenants, partial(_erase_of, database), "names of people could not be erased")
 
 
 def _erase_of(database: Database, tenant_id: str) -> int:

@@ -12,22 +12,23 @@ import logging
 import os
 import sqlite3
 import weakref
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 from pydantic_core import to_json
 from sqlalchemy import URL, Dialect, Engine, Insert, Table, TextClause, bindparam, create_engine, event, insert, text
 from sqlalchemy.engine import Connection
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import InterfaceError, OperationalError
 from sqlalchemy.orm import DeclarativeBase, Session, sessionmaker
 
 from app.core.config import Settings, private_file, private_folder, server_options
 
 log = logging.getLogger("lethe.db")
+Key = TypeVar("Key")
 
 BUSY_SECONDS = 30
 WAL_SAFE_FROM = (3, 51, 3)
@@ -97,6 +98,36 @@ def now(session: Session) -> datetime:
         return datetime.fromisoformat(session.execute(_SQLITE_NOW).scalar_one())
     value: datetime = session.execute(_POSTGRES_NOW).scalar_one()
     return value
+
+
+def one_by_one(
+    keys: Iterable[Key],
+    act: Callable[[Key], int],
+    failure: str,
+    *,
+    most: int | None = None,
+    ends: Callable[[Exception], bool] = lambda _: False,
+) -> int:
+    """Act on each until `most` are done; what `act` counted, in all. One that fails is logged, as `failure`, and keeps
+    none of the others from it.
+
+    Raises:
+        OperationalError, InterfaceError: the database cannot be used now; the next would fare no better.
+        Exception: one after which `ends` says the same.
+    """
+    done = 0
+    for key in keys:
+        if most is not None and done >= most:
+            break
+        try:
+            done += act(key)
+        except (OperationalError, InterfaceError):
+            raise
+        except Exception as error:
+            if ends(error):
+                raise
+            log.error("%s: %s", failure, key, exc_info=error)
+    return done
 
 
 def insert_many(session: Session, table: type[DeclarativeBase], rows: Sequence[Mapping[str, Any]]) -> None:

@@ -68,6 +68,7 @@ def configure(part: str, form: str = "") -> None:
         "alembic",
         "uvicorn.access",
         "botocore",
+        "fontTools",
         "celery.worker.strategy",
         "celery.app.trace",
     ):

@@ -251,13 +251,14 @@ def close_due(database: Database) -> int:
     with database.read() as session:
         waiting = select(OutcomeRow.model_id).where(PENDING).distinct()
         model_ids = list(session.scalars(waiting))
-    closed = 0
-    for model_id in model_ids:
+
+    def close(model_id: str) -> bool:
         with database.write() as session:
             owner = session.scalars(select(Model.tenant_id).where(Model.id == model_id)).one()
             model = models.get(session, owner, model_id, lock=True)
-            closed += close_if_due(session, model) is not None
-    return closed
+            return close_if_due(session, model) is not None
+
+    return db.one_by_one(model_ids, close, "the batch of a model could not be closed")
 
 
 def forecast(session: Session, model: Model, job_id: str | None) -> datetime | None:

@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import numpy as np
-from sqlalchemy import func, select
+from sqlalchemy import Row, func, select
 from sqlalchemy.orm import Session
 
 from app.core import db
@@ -43,17 +43,19 @@ def start_due(database: Database) -> int:
     with database.read() as session:
         live = select(Model.id, Model.tenant_id).where(Model.purged_at.is_(None), Model.current_version.is_not(None))
         rows = session.execute(live).all()
-    started = 0
-    for model_id, tenant_id in rows:
+
+    def start_one(row: Row[str, str]) -> bool:
+        model_id, tenant_id = row
         with database.read() as session:
             if not _due(session, session.get_one(Model, model_id)):
-                continue
+                return False
         with database.write() as session:
             model = models.get(session, tenant_id, model_id, lock=True)
-            if _due(session, model):
+            if due := _due(session, model):
                 start(session, model)
-                started += 1
-    return started
+            return due
+
+    return db.one_by_one(rows, start_one, "the audit of a sham could not be queued")
 
 
 def start(session: Session, model: Model) -> Job:

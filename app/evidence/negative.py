@@ -10,14 +10,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from typing import Any
 
 from sqlalchemy import select
-from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
 from app.core import db
@@ -29,11 +27,9 @@ from app.evidence.signing import SigningKey, canonical
 from app.evidence.transparency_log import Proven
 from app.rules.states import JobKind, JobState, Outcome
 
-log = logging.getLogger("lethe.evidence")
-
 PREDICATE_TYPE = "urn:lethe:attestation/no-deletion/v1"  # fixed: a new form of the statement gets a new version
 EVENT_KIND = "negative-report.sealed"
-AT_ONCE = 20
+AT_ONCE, SEEN = 20, 1000
 WORDING = "No deletion is certified."
 NOT_PROVED = (
     "that a later attempt did not succeed: the report says what was so at its date",
@@ -141,17 +137,13 @@ def seal_due(database: Database, key: SigningKey, log_name: str) -> int:
     """Sign the reports that are asked for; how many. One that cannot be signed keeps none of the others from it."""
     with database.read() as session:
         due = select(NegativeReport.number).where(NegativeReport.issued_at.is_(None)).order_by(NegativeReport.number)
-        numbers = list(session.scalars(due.limit(AT_ONCE)))
-    signed = 0
-    for number in numbers:
-        try:
-            with database.write() as session:
-                signed += _seal(session, number, key, log_name)
-        except DBAPIError:
-            raise  # the next would fare no better
-        except Exception as error:
-            log.error("negative report %d could not be signed", number, exc_info=error)
-    return signed
+        numbers = list(session.scalars(due.limit(SEEN)))
+
+    def seal(number: int) -> bool:
+        with database.write() as session:
+            return _seal(session, number, key, log_name)
+
+    return db.one_by_one(numbers, seal, "a negative report could not be signed", most=AT_ONCE)
 
 
 def _seal(session: Session, number: int, key: SigningKey, log_name: str) -> bool:

@@ -7,7 +7,6 @@ import json
 import logging
 
 from sqlalchemy import func, select
-from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
 from app.core import db
@@ -32,7 +31,7 @@ from app.evidence.signing import KnownKey, SigningKey
 TAG_BYTES = 16
 log = logging.getLogger("lethe.evidence")
 
-SEALED_AT_ONCE = 20
+AT_ONCE, SEEN = 20, 1000
 NOTHING = f"sha256:{hashlib.sha256().hexdigest()}"  # the content of a dataset that a request carried, once it is erased
 
 
@@ -133,27 +132,22 @@ def seal_due(database: Database, key: SigningKey, log_name: str) -> int:
         due = select(DeletionRequest.id).where(
             DeletionRequest.fulfilled_at.is_not(None), func.coalesce(sealed, -1) < done
         )
-        request_ids = list(session.scalars(due.order_by(DeletionRequest.id).limit(SEALED_AT_ONCE)))
-    sealed_now = 0
-    for request_id in request_ids:
-        try:
-            with database.write() as session:
-                _seal(session, request_id, key, log_name)
-            sealed_now += 1
-        except DBAPIError:
-            raise  # the next would fare no better
-        except Exception as error:
-            log.error("request %s could not be sealed", request_id, exc_info=error)
-    return sealed_now
+        request_ids = list(session.scalars(due.order_by(DeletionRequest.id).limit(SEEN)))
+
+    def seal(request_id: str) -> bool:
+        with database.write() as session:
+            return _seal(session, request_id, key, log_name)
+
+    return db.one_by_one(request_ids, seal, "a request could not be sealed", most=AT_ONCE)
 
 
-def _seal(session: Session, request_id: str, key: SigningKey, log_name: str) -> None:
+def _seal(session: Session, request_id: str, key: SigningKey, log_name: str) -> bool:
     request = session.get_one(DeletionRequest, request_id, with_for_update=True)
     receipts = session.scalars(select(Receipt).where(Receipt.request_id == request.id).order_by(Receipt.id)).all()
     done = sum(receipt.done_at is not None for receipt in receipts)
     earlier = latest(session, request_id)
     if earlier is not None and earlier.receipts_done >= done:
-        return  # another sweeper was faster
+        return False  # another sweeper was faster
     # A model that had no version when its job ran learned nothing, and has nothing to show.
     shown = (OutcomeRow.request_id == request.id, OutcomeRow.version.is_not(None))
     outcomes = select(OutcomeRow).where(*shown).order_by(OutcomeRow.model_id)
@@ -183,6 +177,7 @@ def _seal(session: Session, request_id: str, key: SigningKey, log_name: str) -> 
             issued_at=now,
         )
     )
+    return True
 
 
 def latest(session: Session, request_id: str) -> CertificateRow | None:
@@ -194,7 +189,10 @@ def sequence_waiting(database: Database, key: SigningKey, log_name: str) -> int:
     """Give every committed event its leaf and sign the heads; how many tenants had any."""
     with database.read() as session:
         tenants = transparency_log.waiting(session)
-    for tenant_id in tenants:
+
+    def sequence(tenant_id: str) -> bool:
         with database.write() as session:
             transparency_log.sequence(session, tenant_id, key, log_name)
-    return len(tenants)
+        return True
+
+    return db.one_by_one(tenants, sequence, "the log of a tenant could not be signed")

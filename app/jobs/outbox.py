@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable
 from sqlalchemy import delete, select
 from sqlalchemy.orm import Session
 
+from app.blobs.folder import StorageRefusedError, StorageUnavailableError
 from app.core import crash_points, db
 from app.core.db import Database
 from app.core.tables import Job, Outbox
@@ -18,7 +19,7 @@ from app.jobs import routing
 
 SendHint = Callable[[str, str], object]
 """(job id, queue): trigger a worker that takes such jobs."""
-BATCH = 200
+BATCH, SEEN = 200, 1000
 
 
 def hint(session: Session, job_id: str) -> None:
@@ -52,31 +53,46 @@ def relay_hints(database: Database, send: SendHint) -> int:
             .limit(BATCH)
         )
         rows = session.execute(waiting).all()
-    return _send(database, ((number, (key, routing.queue(kind, device))) for number, key, kind, device in rows), send)
+    hints = [(number, (key, routing.queue(kind, device))) for number, key, kind, device in rows]
+    return _send(database, hints, send, ends=lambda _: True)
 
 
 def relay_blobs(database: Database, remove: Callable[[str], object]) -> int:
-    """Have the bytes removed that nothing needs any more; how many."""
+    """Have the bytes removed that nothing needs any more; how many. Bytes whose removal is refused, such as those that
+    their storage has locked, keep no others."""
     with database.read() as session:
-        waiting = select(Outbox.number, Outbox.key).where(Outbox.topic == "blob").order_by(Outbox.number).limit(BATCH)
-        rows = session.execute(waiting).all()
-    return _send(database, ((number, (key,)) for number, key in rows), remove)
+        waiting = select(Outbox.number, Outbox.key).where(Outbox.topic == "blob").order_by(Outbox.number)
+        rows = [(number, (key,)) for number, key in session.execute(waiting.limit(SEEN)).all()]
+    return _send(database, rows, remove, ends=_is_away)
 
 
-def _send(database: Database, messages: Iterable[tuple[int, tuple[str, ...]]], send: Callable[..., object]) -> int:
+def _is_away(error: Exception) -> bool:
+    return isinstance(error, StorageUnavailableError) and not isinstance(error, StorageRefusedError)
+
+
+Message = tuple[int, tuple[str, ...]]
+
+
+def _send(
+    database: Database, messages: Iterable[Message], send: Callable[..., object], ends: Callable[[Exception], bool]
+) -> int:
     """Send each, oldest first, and forget it; what `send` raises on stays for the next round.
 
     No transaction is open while it sends. A crash between the sending and the commit, or two relays at once, repeat
     a message: harmless by design.
     """
     sent: list[int] = []
+
+    def send_one(message: Message) -> bool:
+        number, words = message
+        send(*words)
+        crash_points.point("outbox.sent")
+        sent.append(number)
+        return True
+
     try:
-        for number, words in messages:
-            send(*words)
-            crash_points.point("outbox.sent")
-            sent.append(number)
+        return db.one_by_one(messages, send_one, "a message stays", most=BATCH, ends=ends)
     finally:
         if sent:
             with database.write() as session:
                 session.execute(delete(Outbox).where(Outbox.number.in_(sent)))
-    return len(sent)

@@ -10,6 +10,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from itertools import groupby
 
 from sqlalchemy import select
@@ -150,7 +151,7 @@ def rebuild_stale(database: Database) -> int:
     """
     with database.read() as session:
         datasets = session.scalars(select(ReferenceRow.dataset_id).distinct()).all()
-    return sum(_rebuild(database, dataset_id) for dataset_id in datasets)
+    return db.one_by_one(datasets, partial(_rebuild, database), "a stale pool could not be queued anew")
 
 
 def _rebuild(database: Database, dataset_id: str) -> int:

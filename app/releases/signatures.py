@@ -5,10 +5,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
 from typing import Any, cast
 
-from sqlalchemy import select
+from sqlalchemy import Row, select
 from sqlalchemy.orm import Session
 
 from app import events
@@ -23,9 +22,7 @@ from app.models import versions
 from app.releases import export
 from app.releases.export import Folder, Form
 
-log = logging.getLogger("lethe.signatures")
-
-AT_ONCE = 5
+AT_ONCE, SEEN = 5, 1000
 WEIGHTS = "model.safetensors"
 
 
@@ -64,8 +61,10 @@ def sign_due(database: Database, blobs: Blobs, key: ModelKey) -> int:
     """Sign the folders that were asked for; how many. The sweeper's duty. No transaction is open while it reads."""
     with database.read() as session:
         asked = select(ModelSignature.version_id, ModelSignature.form).where(ModelSignature.made_at.is_(None))
-        waiting = session.execute(asked.order_by(ModelSignature.asked_at).limit(AT_ONCE)).all()
-    for version_id, form in waiting:
+        waiting = session.execute(asked.order_by(ModelSignature.asked_at).limit(SEEN)).all()
+
+    def sign(asked: Row[str, str]) -> bool:
+        version_id, form = asked
         with database.read() as session:
             version = session.get_one(Version, version_id)
             model = session.get_one(Model, version.model_id)
@@ -77,7 +76,9 @@ def sign_due(database: Database, blobs: Blobs, key: ModelKey) -> int:
             row.bundle, row.files, row.public_key = json.dumps(made), files, key.public_pem
             row.made_at = db.now(session)
             events.record(session, row.tenant_id, "version.signed", version_id, form=form)
-    return len(waiting)
+        return True
+
+    return db.one_by_one(waiting, sign, "a folder could not be signed", most=AT_ONCE)
 
 
 def small(folder: Folder) -> dict[str, str]:

@@ -6,6 +6,7 @@ over.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from importlib import import_module, metadata
 from pathlib import Path
@@ -30,7 +31,7 @@ when --timeout was over."""
 # -- the client's commands -------------------------------------------------------------------------
 
 client = typer.Typer()
-for name, sub in {
+GROUPS = {
     "dataset": models.dataset,
     "model": models.model,
     "job": models.job,
@@ -38,7 +39,8 @@ for name, sub in {
     "webhook": account.webhook,
     "log": requests.log,
     "mlflow": mlflow.mlflow,
-}.items():
+}
+for name, sub in GROUPS.items():
     client.add_typer(sub, name=name)
 VERBS: dict[str, Callable[..., None]] = {
     "list": account.list_things,
@@ -86,9 +88,12 @@ class ClientOnly(TyperGroup):
         return found
 
 
-def commands() -> typer.Typer:
-    """The client's commands and, where the service and its dependencies are installed, the service's."""
-    service = _service()
+def commands(wanted: str = "") -> typer.Typer:
+    """The client's commands and, where the service and its dependencies are installed, the service's.
+
+    wanted: the one that will run. One of the client's does not wait for the import of the service.
+    """
+    service = None if wanted in {*GROUPS, *VERBS, "verify"} else _service()
     whole = typer.Typer(
         cls=TyperGroup if service else ClientOnly,
         no_args_is_help=True,
@@ -132,7 +137,7 @@ def _options(
 def main() -> None:
     bear_every_letter()
     try:
-        commands()()
+        commands(sys.argv[1] if len(sys.argv) > 1 else "")()
     except UnreachableError as error:
         die(f"{error}; is `lethe serve` running?" + _notes(error), UNREACHABLE)
     except WaitTimeoutError as error:

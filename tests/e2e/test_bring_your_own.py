@@ -90,7 +90,7 @@ def reader(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reader]:
         paths = [str(plugins), str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")]
         patch.setenv("PYTHONPATH", os.pathsep.join(filter(None, paths)))
         network = {"webhook_networks": "127.0.0.0/8"}
-        with receiver() as (url, bodies), embedded(folder / "lethe-data", **network) as service:
+        with receiver() as (url, bodies), embedded(folder / "lethe-data", afresh=True, **network) as service:
             service.webhooks.create(url, ["version.*"])
             found = Reader(folder, service, bodies)
             found.follow("data")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-import subprocess
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -13,13 +12,13 @@ import pytest
 
 from app.core.tables import DeletionRequest, Idempotency, Sample
 from tests.faults.harness import Case
-from tests.support import environment, eventually, free_port, start, stop
+from tests.support import Process, environment, eventually, free_port, start, stop
 
 CLIENTS = 4
 
 
 @contextmanager
-def api(case: Case, crash_at: str = "") -> Iterator[tuple[httpx.Client, subprocess.Popen[bytes]]]:
+def api(case: Case, crash_at: str = "") -> Iterator[tuple[httpx.Client, Process]]:
     """The API as a process on this copy, and a client with its key."""
     folder, port = case.settings.data_dir, free_port()
     values = {"port": str(port), "database_url": case.settings.database_url, "crash_at": crash_at}

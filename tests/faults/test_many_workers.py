@@ -21,7 +21,7 @@ from app.core.db import Database
 from app.core.tables import Job
 from app.rules.states import TERMINAL_JOBS
 from tests.conftest import REDIS
-from tests.faults.harness import Prepared, account_of, alive, case_of, children, say
+from tests.faults.harness import Prepared, account_of, case_of, children, say
 from tests.support import QUICK_POLICY, environment, eventually, start, stop
 
 WORKERS = 3
@@ -110,26 +110,18 @@ def folder(on_sqlite: Prepared, tmp_path: Path) -> Path:
     return Path(shutil.copytree(on_sqlite.folder, tmp_path / "data"))
 
 
-def worker_pids(parent: int) -> list[int]:
-    return [pid for pid, line in children(parent).items() if "-m worker" in line]
-
-
 @contextmanager
 def serving(folder: Path) -> Iterator[Any]:
     """`lethe serve --workers 4`; the process."""
     log = folder.parent / "serve.log"
     process = start("serve", "--workers", str(WORKERS), log=log, env=environment(folder, port="0", resume_seconds="0"))
     try:
-        eventually(lambda: len(worker_pids(process.pid)) == WORKERS, "the workers to start")
         yield process
     except BaseException:
         print(log.read_text()[-6000:])
         raise
     finally:
-        left = children(process.pid)
         stop(process)
-        for pid in filter(alive, left):
-            os.kill(pid, signal.SIGKILL)
 
 
 @pytest.mark.slow

@@ -9,6 +9,7 @@ import pytest
 from fastapi.testclient import TestClient
 from sqlalchemy import select
 
+from app.blobs.folder import StorageRefusedError, StorageUnavailableError
 from app.core import crash_points
 from app.core.config import Settings, get_settings
 from app.core.db import Database
@@ -71,6 +72,40 @@ def test_what_was_sent_before_the_broker_went_is_not_sent_again(database: Databa
         outbox.relay_hints(database, send)
     assert (sent, waiting(database)) == (ids[:1], ids[1:])
     assert relayed(database) == ids[1:]
+
+
+def test_bytes_whose_removal_is_refused_keep_no_others(
+    database: Database, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A storage may lock an object for years; what came after it is erased all the same."""
+    with database.write() as session:
+        for name in ("locked", "b", "c"):
+            outbox.remove_blob(session, name)
+
+    def remove(digest: str) -> None:
+        if digest == "locked":
+            raise StorageRefusedError("the object storage refused")
+
+    monkeypatch.setattr(outbox, "BATCH", 1)
+    assert [outbox.relay_blobs(database, remove) for _ in range(3)] == [1, 1, 0]
+    assert waiting(database) == ["locked"]
+    assert "StorageRefusedError" in caplog.text
+    assert outbox.relay_blobs(database, lambda _: None) == 1
+
+
+def test_while_the_storage_is_away_it_is_asked_once(database: Database) -> None:
+    with database.write() as session:
+        for name in ("a", "b", "c"):
+            outbox.remove_blob(session, name)
+    asked: list[str] = []
+
+    def remove(digest: str) -> None:
+        asked.append(digest)
+        raise StorageUnavailableError("the object storage does not answer")
+
+    with pytest.raises(StorageUnavailableError):
+        outbox.relay_blobs(database, remove)
+    assert (asked, waiting(database)) == (["a"], ["a", "b", "c"])
 
 
 def test_without_a_broker_requests_are_accepted_and_hints_wait(settings: Settings, database: Database) -> None:

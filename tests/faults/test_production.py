@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -21,7 +20,7 @@ from app.core.tables import Outbox
 from app.rules.states import JobKind
 from tests.conftest import REDIS
 from tests.faults.harness import Case, Prepared, account_of, alive, case_of, children, say, train_long
-from tests.support import environment, eventually, start, stop
+from tests.support import Process, environment, eventually, start, stop
 
 pytestmark = pytest.mark.services
 
@@ -33,20 +32,22 @@ class Parts:
     """A sweeper and Celery workers on a copy of the prepared service, started one by one."""
 
     case: Case
-    started: list[subprocess.Popen[bytes]] = field(default_factory=list)
+    started: list[Process] = field(default_factory=list)
 
     @property
     def log(self) -> Path:
         return self.case.settings.data_dir.parent / "parts.log"
 
-    def start(self, name: str, **settings: str) -> subprocess.Popen[bytes]:
+    def start(self, name: str, **settings: str) -> Process:
         values = {
             "database_url": self.case.settings.database_url,
             "broker_url": REDIS,
             "resume_seconds": "0",
             "rehint_seconds": "1",
         }
-        process = start(name, log=self.log, env=environment(self.case.settings.data_dir, **values | settings))
+        process = start(
+            name, afresh=True, log=self.log, env=environment(self.case.settings.data_dir, **values | settings)
+        )
         self.started.append(process)
         return process
 
@@ -78,7 +79,7 @@ def kill(pid: int) -> None:
         os.kill(pid, signal.SIGKILL)
 
 
-def pool_child(worker: subprocess.Popen[bytes]) -> int:
+def pool_child(worker: Process) -> int:
     """The process that runs a worker's jobs."""
 
     def find() -> int | None:

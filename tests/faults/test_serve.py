@@ -6,7 +6,6 @@ import os
 import shutil
 import signal
 import socket
-import subprocess
 import threading
 import time
 from collections.abc import Iterator
@@ -23,7 +22,7 @@ from app.core.db import Database
 from app.operations import supervisor
 from lethe import Client
 from tests.faults.harness import Prepared, account_of, alive, children, say, state_of, train_long
-from tests.support import answers, environment, eventually, start, stop
+from tests.support import Process, answers, environment, eventually, start, stop
 
 ENDLESS = 2000  # of a training that is not to end by itself
 
@@ -33,7 +32,7 @@ class Service:
     """A running tree on a copy of the prepared folder."""
 
     folder: Path
-    process: subprocess.Popen[bytes]
+    process: Process
     client: Client
     seen: set[int]
 
@@ -62,7 +61,7 @@ def serving(folder: Path, **settings: str) -> Iterator[Service]:
     log = folder.parent / f"{folder.name}.log"
     url = folder / "url"
     url.unlink(missing_ok=True)  # of a service that was killed
-    process = start("serve", log=log, env=environment(folder, port="0", resume_seconds="0", **settings))
+    process = start("serve", afresh=True, log=log, env=environment(folder, port="0", resume_seconds="0", **settings))
     try:
         eventually(lambda: url.exists() or process.poll() is not None, "the service to start")
         assert process.poll() is None, log.read_text()
@@ -231,7 +230,7 @@ def client_of(folder: Path) -> Client:
 def refused(folder: Path, **settings: str) -> str:
     """The one line that `lethe serve` says before it ends with code 1."""
     log = folder.parent / "refused.log"
-    process = start("serve", log=log, env=environment(folder, **{"port": "0", **settings}))
+    process = start("serve", afresh=True, log=log, env=environment(folder, **{"port": "0", **settings}))
     try:
         assert process.wait(60) == 1
     finally:
@@ -257,7 +256,7 @@ def test_a_data_folder_that_cannot_be_made(place: str, tmp_path: Path) -> None:
     (tmp_path / "data").write_text("a file\n")
     (tmp_path / "logs").mkdir()
     log = tmp_path / "logs" / "refused.log"
-    process = start("serve", log=log, env=environment(tmp_path / place, port="0"))
+    process = start("serve", afresh=True, log=log, env=environment(tmp_path / place, port="0"))
     assert process.wait(60) == 1
     said = " ".join(log.read_text().split())
     assert "cannot be written" in said

@@ -47,6 +47,28 @@ def test_a_batch_closes_on_requests_and_serves_them_with_one_job(trained: Traine
     assert trained.account.get(f"{trained.where}/versions/2")["trained_samples"] == 898 - 6
 
 
+def test_a_batch_that_cannot_be_closed_keeps_no_other(trained: Trained, caplog: pytest.LogCaptureFixture) -> None:
+    """A 202 of one model ends in time, whatever is wrong with another."""
+    batching(trained, max_samples=4, max_age_seconds=3600)
+    other = trained.account.model(trained.dataset)["id"]
+    with trained.account.database.write() as session:
+        session.get_one(Model, other).policy = session.get_one(Model, trained.model).policy
+    request = trained.delete(trained.ids[:2])
+    assert len(trained.request(request)["outcomes"]) == 2
+    for broken in (trained.model, other):
+        with trained.account.database.write() as session:
+            old = db.now(session) - timedelta(hours=2)
+            session.execute(update(DeletionRequest).values(received_at=old))
+            policy = session.get_one(Model, broken).policy
+            session.get_one(Model, broken).policy = {**policy, "when": {"mode": "of a later version"}}
+        batches.close_due(trained.account.database)
+        assert "the batch of a model could not be closed" in caplog.text
+        with trained.account.database.write() as session:
+            session.get_one(Model, broken).policy = policy
+        jobs = {each["model"]: each["job"] for each in trained.request(request)["outcomes"]}
+        assert jobs[other if broken == trained.model else trained.model]
+
+
 def test_a_batch_closes_on_samples_and_on_age(trained: Trained) -> None:
     batching(trained, max_samples=4, max_age_seconds=3600)
     small = trained.delete(trained.ids[:2])

@@ -165,12 +165,13 @@ def test_a_request_that_cannot_be_sealed_holds_no_other_up(
     first, second = trained.forget(trained.ids[:2]), trained.forget(trained.ids[2:4])
     whole = sealing._seal
 
-    def broken(session: Session, request_id: str, *rest: Any) -> None:
+    def broken(session: Session, request_id: str, *rest: Any) -> bool:
         if request_id == first["id"]:
             raise ValueError(trained.ids[0])
-        whole(session, request_id, *rest)
+        return whole(session, request_id, *rest)
 
     monkeypatch.setattr(sealing, "_seal", broken)
+    monkeypatch.setattr(sealing, "AT_ONCE", 1)
     assert seal(trained) == 1
     assert first["id"] in caplog.text
     trained.account.get(f"/v1/deletion-requests/{second['id']}/certificate")

@@ -71,6 +71,25 @@ def test_a_folder_that_changed_since_is_exported_without_it(trained: Trained, tm
     assert not (exported(trained, trained.model, "plain", tmp_path / "out") / "model.sig").exists()
 
 
+def test_a_folder_that_cannot_be_signed_keeps_no_other(
+    trained: Trained, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    account = trained.account
+    other = account.model(trained.dataset, train=False)["id"]
+    account.post(f"/v1/models/{other}:train", {"seed": 2})
+    account.work()
+    for model in (trained.model, other):
+        account.post(f"/v1/models/{model}/versions/1:sign", {})
+    blobs, key = open_blobs(account.settings), model_signing.load("", account.settings.data_dir)
+    first = account.get(f"{trained.where}/versions/1")["digest"]
+    (account.settings.data_dir / "blobs" / first.removeprefix("sha256:")[:2] / first.removeprefix("sha256:")).unlink()
+    monkeypatch.setattr(signatures, "AT_ONCE", 1)
+    assert signatures.sign_due(account.database, blobs, key) == 1
+    assert "a folder could not be signed" in caplog.text
+    assert account.get(f"/v1/models/{other}/versions/1/signature")["bundle"]
+    is_problem(account.http.get(f"{trained.where}/versions/1/signature"), 409, "signature-not-ready")
+
+
 def test_a_key_of_another_curve_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="PKCS #8"):
         model_signing.load("nonsense", tmp_path)
