@@ -54,6 +54,7 @@ def connect(monkeypatch: pytest.MonkeyPatch) -> Connect:
     return open_client
 
 
+@pytest.mark.validation
 def test_a_deletion_whose_reply_was_lost_is_one_deletion(trained: Trained, connect: Connect) -> None:
     lethe, line = connect(trained.account, lambda r: r.url.path == "/v1/deletion-requests" and r.method == "POST", 2)
     made = lethe.requests.create(trained.dataset, trained.ids[:3])
@@ -82,6 +83,7 @@ def test_a_checkpoint_whose_reply_was_lost_is_imported_once(trained: Trained, co
     assert incoming(trained.account.settings) == []
 
 
+@pytest.mark.validation
 def test_an_upload_whose_reply_was_lost_is_taken_in_once(account: Account, connect: Connect, tmp_path: Path) -> None:
     file = tmp_path / "data.parquet"
     file.write_bytes(parquet(columns()))
@@ -95,6 +97,7 @@ def test_an_upload_whose_reply_was_lost_is_taken_in_once(account: Account, conne
     assert len(list(lethe.jobs.list(dataset=dataset["id"]))) == 1
 
 
+@pytest.mark.validation
 def test_many_lines_whose_reply_was_lost(trained: Trained, connect: Connect) -> None:
     lethe, _ = connect(trained.account, lambda r: r.url.path.endswith(":import"), 1)
     orders = [{"dataset": trained.dataset, "sample_ids": [sample]} for sample in [*trained.ids[:3], "nobody"]]
@@ -104,6 +107,7 @@ def test_many_lines_whose_reply_was_lost(trained: Trained, connect: Connect) -> 
     assert counts(trained.account.database)["deletion_requests"] == before + 3
 
 
+@pytest.mark.validation
 def test_a_change_of_what_has_changed_meanwhile_is_refused(trained: Trained, connect: Connect) -> None:
     lethe, _ = connect(trained.account)
     model, etag = lethe.models.tagged(trained.model)
@@ -122,6 +126,7 @@ def test_a_change_of_what_has_changed_meanwhile_is_refused(trained: Trained, con
 NEVER = '"of nothing that was ever read"'
 
 
+@pytest.mark.validation
 def test_every_conditional_call_carries_its_condition(trained: Trained, connect: Connect) -> None:
     lethe, _ = connect(trained.account)
     lethe.models.set_alias(trained.model, "production", 1)
@@ -169,6 +174,7 @@ def test_every_conditional_call_carries_its_condition(trained: Trained, connect:
     assert counts(trained.account.database) == before
 
 
+@pytest.mark.validation
 def test_an_event_without_a_state_does_not_end_the_stream(account: Account, connect: Connect) -> None:
     """A lost lease is an event, too, and says no state."""
     dataset = account.post("/v1/datasets", {"name": "d", "source": {"name": "digits"}})
@@ -182,6 +188,7 @@ def test_an_event_without_a_state_does_not_end_the_stream(account: Account, conn
     assert seen[-1]["state"] == "succeeded"
 
 
+@pytest.mark.validation
 def test_a_job_that_fails_is_told_with_its_problem(account: Account, connect: Connect) -> None:
     lethe, _ = connect(account)
     dataset = lethe.datasets.register("d", "digits")
@@ -196,6 +203,7 @@ def parquet_of(path: Path, ids: list[str]) -> Path:
     return path
 
 
+@pytest.mark.validation
 def test_files_are_sent_as_shards_and_what_was_sent_is_not_sent_again(
     account: Account, connect: Connect, tmp_path: Path
 ) -> None:

@@ -79,6 +79,7 @@ def test_every_error_of_the_engine_is_in_the_table() -> None:
     }
 
 
+@pytest.mark.validation
 def test_a_cancelled_job_is_cancelled(attempted: Callable[[Exception], Any]) -> None:
     assert attempted(CancelledError("job")) == (JobState.CANCELLED, "cancelled", "cancelled on request")
 
@@ -99,6 +100,7 @@ def test_what_may_pass_queues_the_job_again(attempted: Callable[[Exception], Any
     assert attempted(error)[0] == JobState.QUEUED
 
 
+@pytest.mark.validation
 def test_a_lost_lease_writes_nothing(attempted: Callable[[Exception], Any]) -> None:
     assert attempted(LeaseLostError("another's"))[0] == JobState.RUNNING
 

@@ -31,6 +31,7 @@ def audit(trained: Trained, **body: Any) -> Document:
     return dict(found["report"])
 
 
+@pytest.mark.validation
 def test_a_version_without_a_forget_set_shows_its_own_signal(trained: Trained) -> None:
     report = audit(trained)
     assert (report["version"], report["method"], report["forget_samples"]) == (1, "trained", 0)
@@ -59,6 +60,7 @@ def test_samples_are_named_by_id_and_held_as_positions(trained: Trained) -> None
     is_problem(trained.account.http.post(f"{trained.where}:audit", json=unknown), 422, "sample-unknown")
 
 
+@pytest.mark.validation
 def test_the_batch_is_measured_again_until_it_is_purged_and_the_published_verdict_stays(trained: Trained) -> None:
     request = trained.delete(trained.ids[::10])
     # Queued before the purge, which therefore waits for it.
@@ -82,6 +84,7 @@ def test_the_batch_is_measured_again_until_it_is_purged_and_the_published_verdic
     )
 
 
+@pytest.mark.validation
 def test_a_request_for_one_model_alone_can_be_measured_again_at_any_time(trained: Trained) -> None:
     trained.forget(trained.ids[::10], model=trained.model)
     report = audit(trained, probes=[RELEARN, ROBUST])
@@ -94,6 +97,7 @@ def test_a_request_for_one_model_alone_can_be_measured_again_at_any_time(trained
     assert 0 <= report["candidate"]["robust_accuracy"] <= report["candidate"]["accuracy_test"]
 
 
+@pytest.mark.validation
 def test_a_purged_version_and_a_foreign_one_cannot_be_measured(trained: Trained) -> None:
     trained.forget(trained.ids[:3])
     with trained.account.database.write() as session:
@@ -118,6 +122,7 @@ def test_the_catalog_names_every_probe_with_its_parameters(shared: Trained) -> N
     assert probes["known_method"]["params"]["properties"]["shadows"]["multipleOf"] == 2
 
 
+@pytest.mark.validation
 def test_the_policys_probes_are_in_the_report_on_the_page_and_beside_the_retrain(trained: Trained) -> None:
     put = trained.account.http.put(f"{trained.where}/policy", json={"probes": [RELEARN, ROBUST, KNOWN]})
     assert put.status_code == 200
@@ -142,6 +147,7 @@ def test_the_policys_probes_are_in_the_report_on_the_page_and_beside_the_retrain
         assert words in page
 
 
+@pytest.mark.validation
 def test_probes_stand_beside_one_retrain(trained: Trained) -> None:
     """Of a request for one model alone, whose samples stay: one retrain for all of them, and a class that is gone."""
     asked = [{"name": name} for name in BESIDE_A_RETRAIN[:-1]]
@@ -164,6 +170,7 @@ def test_probes_stand_beside_one_retrain(trained: Trained) -> None:
         assert words in page
 
 
+@pytest.mark.validation
 def test_a_probe_with_nothing_to_measure_says_so(trained: Trained) -> None:
     report = audit(trained, probes=[RELEARN, KNOWN])
     assert [probe["skipped"] for probe in report["probes"]] == [

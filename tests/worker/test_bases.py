@@ -71,6 +71,7 @@ def loaded(account: Account, model: str) -> LoadedModel:
     return LoadedModel.load(account.resources, Claim())  # type: ignore[arg-type]
 
 
+@pytest.mark.validation
 def test_training_references_and_exact_retraining_start_from_the_base(account: Account) -> None:
     base, data = based(account)
     made = register(account, data, PROBE, base={"model": base})
@@ -104,6 +105,7 @@ def test_training_references_and_exact_retraining_start_from_the_base(account: A
     assert "which is another one" in said
 
 
+@pytest.mark.validation
 def test_pools_of_another_base_are_others_and_a_base_outlives_its_models(account: Account) -> None:
     base, data = based(account)
     one = register(account, data, TUNED, base={"model": base})["id"]
@@ -149,6 +151,7 @@ def test_what_a_model_learned_through_its_base_is_asked_for_too(account: Account
     assert [row["state"] for row in later["outcomes"]] == [], "a dataset that no base learned from"
 
 
+@pytest.mark.validation
 def test_unlearning_of_a_frozen_backbone_stays_in_the_head(account: Account) -> None:
     base, data = based(account)
     made = register(
@@ -188,6 +191,7 @@ def test_what_is_no_base(account: Account) -> None:
     assert "samples of this dataset are in its own" in refused("base-saw-data", dataset=named, base={"model": own})
 
 
+@pytest.mark.validation
 def test_a_base_whose_data_are_not_held_needs_its_owners_word(account: Account) -> None:
     base, data = based(account)
     checkpoint = account.http.get(f"/v1/models/{base}/versions/1/checkpoint").content
@@ -211,6 +215,7 @@ def test_a_base_whose_data_are_not_held_needs_its_owners_word(account: Account) 
 
 
 @pytest.mark.parametrize("word", ["", "short", 7])
+@pytest.mark.validation
 def test_a_word_that_says_nothing(client: Any, word: Any) -> None:
     body = {
         "name": "m",

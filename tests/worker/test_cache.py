@@ -45,6 +45,7 @@ def made(keeping: Cache, kind: str, *digests: str, owner: str = "", size: int = 
     return bool(calls)
 
 
+@pytest.mark.validation
 def test_what_was_made_once_is_kept_and_whose_it_is_counts(trained: Trained, keeping: Cache) -> None:
     digest = there(trained)[0]
     assert made(keeping, "checkpoint", digest)
@@ -53,6 +54,7 @@ def test_what_was_made_once_is_kept_and_whose_it_is_counts(trained: Trained, kee
     assert made(keeping, "checkpoint", digest, owner="another architecture")
 
 
+@pytest.mark.validation
 def test_of_each_kind_so_many_and_the_longest_unused_goes_first(trained: Trained, keeping: Cache) -> None:
     digest = there(trained)[0]
     for owner in "abcd":
@@ -63,6 +65,7 @@ def test_of_each_kind_so_many_and_the_longest_unused_goes_first(trained: Trained
     assert made(keeping, "checkpoint", digest, owner="b")
 
 
+@pytest.mark.validation
 def test_never_more_bytes_than_allowed(trained: Trained, keeping: Cache) -> None:
     digest = there(trained)[0]
     assert made(keeping, "checkpoint", digest, size=900)
@@ -74,6 +77,7 @@ def test_never_more_bytes_than_allowed(trained: Trained, keeping: Cache) -> None
     assert keeping._kept == {}
 
 
+@pytest.mark.validation
 def test_what_no_row_points_at_is_not_kept(trained: Trained, keeping: Cache) -> None:
     digest, gone = there(trained)[0], "sha256:" + 64 * "0"
     assert made(keeping, "checkpoint", gone)
@@ -97,6 +101,7 @@ def test_an_idle_worker_forgets_a_purged_version(trained: Trained, monkeypatch: 
     keeping.close()
 
 
+@pytest.mark.validation
 def test_a_database_that_does_not_answer_leaves_nothing_kept(trained: Trained, monkeypatch: pytest.MonkeyPatch) -> None:
     from sqlalchemy.exc import OperationalError
 
@@ -141,6 +146,7 @@ def test_a_second_job_loads_nothing_again_and_computes_the_same(
         assert first.digest == second.digest
 
 
+@pytest.mark.validation
 def test_a_restored_model_may_be_changed(trained: Trained) -> None:
     """Methods edit what they are given; what is kept must stay as it was."""
     from app import jobs
@@ -161,6 +167,7 @@ def test_a_restored_model_may_be_changed(trained: Trained) -> None:
     assert loaded.LoadedModel.load(account.resources, claim).samples is model.samples
 
 
+@pytest.mark.validation
 def test_erased_samples_are_in_nothing_that_is_kept(trained: Trained) -> None:
     """The same worker that has the samples loaded erases them: what it keeps afterwards holds zeros and NaN."""
     account = trained.account

@@ -119,6 +119,7 @@ def test_every_architecture_is_trained_and_forgets(shared: Trained, name: str) -
 
 
 @pytest.mark.parametrize("kind", ["one", "class", "half"])
+@pytest.mark.validation
 def test_odd_forget_sets_end_in_a_version_with_a_verdict(trained: Trained, kind: str) -> None:
     page = trained.account.get(f"/v1/datasets/{trained.dataset}/samples", split="train", page_size=1000)
     everyone = page["items"]
@@ -220,6 +221,7 @@ def test_a_device_that_is_too_small_is_worked_around_or_named(
         assert "memory" in job["problem"]["detail"]
 
 
+@pytest.mark.validation
 def test_a_deletion_works_on_samples_that_stay_in_their_file(trained: Trained, monkeypatch: pytest.MonkeyPatch) -> None:
     opened, open_samples = [], Samples.open
 
@@ -235,6 +237,7 @@ def test_a_deletion_works_on_samples_that_stay_in_their_file(trained: Trained, m
     assert (report["environment"]["precision"], report["environment"]["tf32"]) == ("float32", "none")
 
 
+@pytest.mark.validation
 def test_an_attack_takes_smaller_batches_on_a_small_device(trained: Trained, monkeypatch: pytest.MonkeyPatch) -> None:
     tried = []
 

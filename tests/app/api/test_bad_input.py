@@ -229,6 +229,7 @@ def test_a_json_body_over_the_limit_is_413_and_an_upload_is_not_held_to_it(share
         is_problem(http.put(where, content=pieces(17), headers=headers), 413, "too-large")
 
 
+@pytest.mark.validation
 def test_what_a_database_cannot_store_is_refused_before_it_is_asked(account: Account) -> None:
     """PostgreSQL takes neither NUL in text nor NaN in JSON."""
     body = {"name": "n", "dataset": NOWHERE, **QUICK_MODEL, "policy": {"utility_floor": float("nan")}}

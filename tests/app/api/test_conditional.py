@@ -36,6 +36,7 @@ def paths(trained: Trained, request: str, job: str) -> list[str]:
     ]
 
 
+@pytest.mark.validation
 def test_every_document_has_a_strong_etag_that_answers_304(trained: Trained) -> None:
     made = trained.delete(trained.ids[:1])
     http = trained.account.http
@@ -67,6 +68,7 @@ def test_head_is_get_without_the_body(trained: Trained) -> None:
             assert http.head(path, headers={"If-None-Match": etag}).status_code == 304
 
 
+@pytest.mark.validation
 def test_a_poll_is_never_stale_after_a_change(trained: Trained) -> None:
     """A request and its job, looked at after everything that happens to them."""
     made = trained.delete(trained.ids[:3])
@@ -93,6 +95,7 @@ def test_a_poll_is_never_stale_after_a_change(trained: Trained) -> None:
         assert http.get(place, headers={"If-None-Match": last[place]}).status_code == 304
 
 
+@pytest.mark.validation
 def test_polls_tell_nothing_to_those_who_may_not_ask(trained: Trained) -> None:
     made = trained.delete(trained.ids[:1])
     place, http = f"/v1/deletion-requests/{made['id']}", trained.account.http
@@ -113,6 +116,7 @@ def change(http: Any, method: str, path: str, etag: str | None, body: Any = None
     return http.request(method, path, json=body, headers={"If-Match": etag} if etag else {})
 
 
+@pytest.mark.validation
 def test_if_match_holds_back_a_change_of_what_has_changed(trained: Trained) -> None:
     http = trained.account.http
     before = http.get(trained.where)
@@ -127,6 +131,7 @@ def test_if_match_holds_back_a_change_of_what_has_changed(trained: Trained) -> N
     assert change(http, "PUT", path, "*", policy).status_code == 200
 
 
+@pytest.mark.validation
 def test_if_match_on_an_alias(trained: Trained) -> None:
     http, path = trained.account.http, f"{trained.where}/aliases/production"
     is_problem(http.get(path), 404, "not-found")
@@ -139,6 +144,7 @@ def test_if_match_on_an_alias(trained: Trained) -> None:
 
 
 @pytest.mark.parametrize("verb", ["cancel", "refuse", "hold", "extend"])
+@pytest.mark.validation
 def test_if_match_on_the_laws_verbs(trained: Trained, verb: str) -> None:
     made = trained.delete(trained.ids[:1])
     http, place = trained.account.http, f"/v1/deletion-requests/{made['id']}"
@@ -161,6 +167,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Callable[[timedelta], None]:
     return put
 
 
+@pytest.mark.validation
 def test_a_forecast_does_not_move_with_the_clock(trained: Trained, clock: Callable[[timedelta], None]) -> None:
     trained.forget(trained.ids[:1])  # by which durations are known
     policy = trained.account.get(trained.where)["policy"]
@@ -178,6 +185,7 @@ def test_a_forecast_does_not_move_with_the_clock(trained: Trained, clock: Callab
     assert change(http, "POST", f"{place}:hold", etag, {"reason": "r"}).status_code == 200
 
 
+@pytest.mark.validation
 def test_what_a_poll_has_seen_is_what_a_condition_means(trained: Trained, clock: Callable[[timedelta], None]) -> None:
     """Also while a forecast passes, which is a change: a poll that is told 304 has the ETag that a change needs."""
     trained.forget(trained.ids[:1])
@@ -195,6 +203,7 @@ def test_what_a_poll_has_seen_is_what_a_condition_means(trained: Trained, clock:
     assert len(seen) == 2, "with a forecast, then without"
 
 
+@pytest.mark.validation
 def test_keys_webhooks_jobs_and_versions_take_if_match_too(trained: Trained) -> None:
     account, http = trained.account, trained.account.http
     key = account.post("/v1/api-keys", {"name": "n", "scopes": ["read"]}, 201)["id"]

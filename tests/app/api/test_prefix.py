@@ -13,6 +13,7 @@ from tests.trained import Trained
 STRIPPED = {"X-Forwarded-Prefix": "/tools/lethe/"}
 
 
+@pytest.mark.validation
 def test_addresses_in_replies_begin_with_what_the_proxy_has_stripped(account: Account) -> None:
     """As seen: `Location: /v1/…` led past the proxy, and the page at /docs to a document that was not there."""
     body = {"name": "digits", "source": {"name": "digits"}}
@@ -29,6 +30,7 @@ def test_addresses_in_replies_begin_with_what_the_proxy_has_stripped(account: Ac
     assert '"/v1/openapi.json"' in account.http.get("/docs").text
 
 
+@pytest.mark.validation
 def test_the_usual_deletion_has_its_address_too(trained: Trained) -> None:
     body = {"dataset": trained.dataset, "sample_ids": trained.ids[:2], "jurisdiction": "gdpr"}
     made = trained.account.http.post("/v1/deletion-requests", json=body, headers=STRIPPED)
@@ -50,6 +52,7 @@ def test_pages_go_on_under_a_prefix(account: Account) -> None:
     ["//evil.example", "https://evil.example", "/a//b", "/a b", "/a\\b", "/v1", "/docs", "/console", "lethe", "/a?b",
      "/..", "/a/../b", "/%2e", "/", ""],
 )  # fmt: skip
+@pytest.mark.validation
 def test_what_is_no_path_is_not_believed(account: Account, told: str) -> None:
     made = account.http.post(
         "/v1/api-keys", json={"name": "k", "scopes": ["read"]}, headers={"X-Forwarded-Prefix": told}
@@ -60,6 +63,7 @@ def test_what_is_no_path_is_not_believed(account: Account, told: str) -> None:
 
 
 @pytest.mark.parametrize("path", ["/lethe", "/lethe/"])
+@pytest.mark.validation
 def test_a_prefix_may_be_set_and_need_not_be_stripped(account: Account, path: str) -> None:
     settings = account.settings.model_copy(update={"root_path": Settings(root_path=path).root_path})
     with TestClient(create_app(settings)) as http:
@@ -78,5 +82,6 @@ def test_a_prefix_that_is_none_is_refused(path: str) -> None:
         Settings(root_path=path)
 
 
+@pytest.mark.validation
 def test_hosts_of_ipv6_are_hosts(account: Account) -> None:
     assert account.http.get("/v1/models", headers={"Host": "[2001:db8::1]:8321"}).status_code == 200

@@ -159,6 +159,7 @@ def test_missing_and_wrong_keys_are_401(account: Account) -> None:
     assert account.http.get("/v1/jobs", headers={"Authorization": good.replace("Bearer", "bearer")}).is_success
 
 
+@pytest.mark.validation
 def test_bytes_that_are_no_text_in_a_key_are_401(account: Account) -> None:
     response = account.http.get("/v1/jobs", headers={b"Authorization": b"Bearer lethe_\xff\xfe_\xe9"})
     is_problem(response, 401, "unauthorized")
@@ -178,6 +179,7 @@ def test_a_key_that_has_not_expired_yet_works(account: Account) -> None:
     assert account.http.get("/v1/jobs").status_code == 200
 
 
+@pytest.mark.validation
 def test_a_refused_key_changes_nothing(account: Account) -> None:
     before = counts(account.database)
     response = account.http.post(

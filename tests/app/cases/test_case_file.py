@@ -23,6 +23,7 @@ def fulfilled(trained: Trained) -> tuple[Trained, str]:
     return trained, made["id"]
 
 
+@pytest.mark.validation
 def test_a_case_file_verifies_and_each_tampered_copy_is_refused(fulfilled: tuple[Trained, str]) -> None:
     trained, request = fulfilled
     account = trained.account
@@ -71,6 +72,7 @@ def forged(envelope: bytes) -> bytes:
     return json.dumps(document).encode()
 
 
+@pytest.mark.validation
 def test_parts_of_another_case_are_found(trained: Trained) -> None:
     one, two = trained.forget(trained.ids[:2])["id"], trained.forget(trained.ids[5:8])["id"]
     account = trained.account
@@ -85,6 +87,7 @@ def test_parts_of_another_case_are_found(trained: Trained) -> None:
     assert "another case" in words["case.pdf"]
 
 
+@pytest.mark.validation
 def test_refused_extended_and_held_requests_have_signed_records(trained: Trained) -> None:
     account = trained.account
     made = trained.delete(trained.ids[:2])
@@ -105,6 +108,7 @@ def test_refused_extended_and_held_requests_have_signed_records(trained: Trained
     assert faults(zipped(swapped), keys) == {"decision-1.json": "has the content of decision-3.json"}
 
 
+@pytest.mark.validation
 def test_the_command_verifies_a_case_file_alone(fulfilled: tuple[Trained, str], tmp_path: Path) -> None:
     """As a regulator has it: one folder with the zip, its verifier, and the keys from elsewhere."""
     trained, request = fulfilled
@@ -129,6 +133,7 @@ def test_the_command_verifies_a_case_file_alone(fulfilled: tuple[Trained, str], 
     assert run().returncode == 1
 
 
+@pytest.mark.validation
 def test_a_case_file_is_its_tenants(fulfilled: tuple[Trained, str]) -> None:
     trained, request = fulfilled
     case_of(trained.account, request)

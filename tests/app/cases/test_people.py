@@ -77,6 +77,7 @@ def test_people_are_found_across_datasets(account: Account) -> None:
     assert other == {"held": [], "erased": []}
 
 
+@pytest.mark.validation
 def test_a_span_is_all_or_nothing(account: Account) -> None:
     one, two = upload(account, "clinic", PEOPLE, 1), upload(account, "archive", PEOPLE, 2)
     bad = {"dataset": one["id"], "received_at": "2001-01-01", "received_reason": "old"}
@@ -87,6 +88,7 @@ def test_a_span_is_all_or_nothing(account: Account) -> None:
     assert two["erased_samples"] == 0
 
 
+@pytest.mark.validation
 def test_a_draft_says_what_a_request_would_mean(trained: Trained) -> None:
     account = trained.account
     before = account.get(REQUESTS)
@@ -147,6 +149,7 @@ def test_a_draft_says_the_duplicates_of_any_source_or_that_nobody_knows(account:
 # -- recall ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.validation
 def test_a_recall_names_who_fetched_what(trained: Trained) -> None:
     account = trained.account
     account.http.put(f"{trained.where}/aliases/production", json={"version": 1}).raise_for_status()
@@ -171,6 +174,7 @@ def test_a_recall_names_who_fetched_what(trained: Trained) -> None:
     assert "recall.issued" in kinds
 
 
+@pytest.mark.validation
 def test_nothing_is_recalled_that_nobody_has(trained: Trained) -> None:
     made = trained.forget(trained.ids[:2])
     refused = trained.account.http.post(f"{REQUESTS}/{made['id']}:recall", json={})
@@ -182,6 +186,7 @@ def test_nothing_is_recalled_that_nobody_has(trained: Trained) -> None:
 PLANTED = "Wilhelmina-von-Plantagenet"
 
 
+@pytest.mark.validation
 def test_what_names_people_is_in_its_own_tables_and_goes_with_a_receipt(trained: Trained) -> None:
     account = trained.account
     account.http.put("/v1/compliance/rules", json={"keep_months": 1}).raise_for_status()

@@ -46,6 +46,7 @@ def test_hostile_fields_are_text_in_the_pdf(trained: Trained, monkeypatch: pytes
     assert account.http.get("/v1/compliance/register", params={"form": "pdf", "year": year - 1}).status_code == 200
 
 
+@pytest.mark.validation
 def test_a_long_register_is_printed_without_its_entries(trained: Trained, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(register, "MOST_PRINTED", 0)
     said: list[pdf.Block] = []

@@ -27,6 +27,7 @@ def owner(account: Account) -> Iterator[Browser]:
         yield found
 
 
+@pytest.mark.validation
 def test_a_link_signs_in_once_and_looking_at_it_does_not_use_it_up(account: Account, stranger: Browser) -> None:
     token = link(account.database, "officer")
     for _ in range(2):
@@ -47,6 +48,7 @@ def test_a_link_that_is_too_old_or_made_up_signs_nobody_in(account: Account, str
         assert stranger.send(Form("/console/sign-in/link", {"token": wrong}), 401).has("Make a new one")
 
 
+@pytest.mark.validation
 def test_neither_a_link_nor_a_session_is_good_for_the_other(account: Account, owner: Browser) -> None:
     assert account.http.get("/v1/models", headers=_bearer(link(account.database, "owner"))).status_code == 401
     assert account.http.get("/v1/models", headers=_bearer(owner.token)).status_code == 200
@@ -58,6 +60,7 @@ def _bearer(token: str) -> dict[str, str]:
     return {"Authorization": f"Bearer {token}"}
 
 
+@pytest.mark.validation
 def test_another_site_can_neither_sign_in_nor_send_a_form(account: Account, owner: Browser) -> None:
     token = link(account.database, "officer")
     with browser(account.http.app, account.database) as other:
@@ -79,6 +82,7 @@ def test_a_session_that_was_left_is_over_whoever_has_its_cookie(account: Account
     is_problem(account.http.get("/v1/models", headers=_bearer(stolen)), 401, "unauthorized")
 
 
+@pytest.mark.validation
 def test_a_session_ends_by_itself_and_with_its_user(account: Account) -> None:
     with browser(account.http.app, account.database, "officer") as one:
         with account.database.write() as session:
@@ -106,6 +110,7 @@ def test_the_cookie_reads_the_api_and_changes_it_with_the_token_against_forgery_
     assert owner.http.post("/v1/api-keys", json=body, headers={"X-CSRF-Token": token}).status_code == 201
 
 
+@pytest.mark.validation
 def test_the_cookie_is_out_of_reach_of_scripts_and_other_sites(account: Account, stranger: Browser) -> None:
     form = Form("/console/sign-in/link", {"token": link(account.database, "officer")})
     said = stranger.http.post(form.action, data=form.fields, follow_redirects=False).headers["set-cookie"].lower()
@@ -114,6 +119,7 @@ def test_the_cookie_is_out_of_reach_of_scripts_and_other_sites(account: Account,
     assert "secure" not in said  # over http a browser would drop it
 
 
+@pytest.mark.validation
 def test_who_signs_in_comes_back_to_the_page_and_never_to_another_site(account: Account, stranger: Browser) -> None:
     led = stranger.http.get("/v1/models?page_size=2", follow_redirects=False)
     assert (led.status_code, led.headers["location"]) == (303, "/console/sign-in?next=/v1/models%3Fpage_size%3D2")
@@ -123,6 +129,7 @@ def test_who_signs_in_comes_back_to_the_page_and_never_to_another_site(account: 
         assert done.headers["location"] == "/console", wrong
 
 
+@pytest.mark.validation
 def test_the_root_leads_browsers_to_the_console_and_others_nowhere(account: Account, stranger: Browser) -> None:
     assert stranger.http.get("/", follow_redirects=False).headers["location"] == "/console"
     account.http.headers.pop("Accept", None)
@@ -140,6 +147,7 @@ def test_a_user_of_one_tenant_sees_no_page_of_another(account: Account, owner: B
         assert not other.open("/console/datasets").has("theirs")
 
 
+@pytest.mark.validation
 def test_a_key_is_no_session(account: Account, stranger: Browser) -> None:
     token = account.settings.key_file.read_text().strip()
     stranger.http.cookies.set(COOKIE, token)
@@ -156,12 +164,14 @@ def test_a_user_signs_in_again_as_the_same_key(account: Account) -> None:
     assert found[0].tenant_id == keys.FIRST_TENANT
 
 
+@pytest.mark.validation
 def test_a_page_for_other_clients_stays_a_problem_document(account: Account) -> None:
     account.http.headers["Accept"] = "application/json"
     is_problem(account.http.get("/console", headers={"Authorization": ""}), 401, "unauthorized")
     assert Page(account.http.get("/console/sign-in", headers=HTML)).title == "Sign in · Lethe"
 
 
+@pytest.mark.validation
 def test_the_command_prints_a_link_of_this_service(
     account: Account, stranger: Browser, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -182,6 +192,7 @@ def test_the_command_prints_a_link_of_this_service(
         assert CliRunner().invoke(cli, ["console", *wrong]).exit_code != 0
 
 
+@pytest.mark.validation
 def test_over_https_the_cookie_is_of_this_host_alone(account: Account) -> None:
     with browser(account.http.app, account.database) as found:
         found.http.base_url = "https://testserver"

@@ -90,6 +90,7 @@ def test_without_the_sdk_a_trace_goes_on_to_jobs_log_lines_and_webhooks(
 
 
 @pytest.mark.parametrize("given", ["", "00-nonsense", f"00-{'0' * 32}-00f067aa0ba902b7-01", "x" * 5000])
+@pytest.mark.validation
 def test_what_is_no_trace_is_ignored(trained: Trained, given: str) -> None:
     forget(trained, trained.ids[:1], given)
     with trained.account.database.read() as session:
@@ -114,6 +115,7 @@ def test_requests_that_share_a_transaction_keep_their_own_traces(trained: Traine
     assert set(found) == {GIVEN, None, other}
 
 
+@pytest.mark.validation
 def test_with_the_sdk_a_deletion_is_one_tree_of_spans_without_texts_of_errors(
     trained: Trained, spans: InMemorySpanExporter, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -178,6 +178,7 @@ def test_an_upload_that_is_cut_in_the_middle_leaves_nothing(account: Account) ->
     assert account.get(f"/v1/datasets/{made}")["state"] == "awaiting-content"
 
 
+@pytest.mark.validation
 def test_the_loser_of_two_uploads_leaves_nothing(account: Account, monkeypatch: pytest.MonkeyPatch) -> None:
     """Both were let in; the other one was recorded first."""
     from app.api import datasets as api
@@ -197,6 +198,7 @@ def test_the_loser_of_two_uploads_leaves_nothing(account: Account, monkeypatch: 
     assert account.get(f"/v1/datasets/{made}")["state"] == "ready"
 
 
+@pytest.mark.validation
 def test_the_loser_of_two_equal_uploads_takes_nothing_from_the_winner(
     account: Account, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -215,6 +217,7 @@ def test_the_loser_of_two_equal_uploads_takes_nothing_from_the_winner(
     assert account.get(f"/v1/datasets/{made}")["state"] == "ready"
 
 
+@pytest.mark.validation
 def test_a_receipt_says_nothing_of_another_tenants_bytes(account: Account) -> None:
     """Two tenants have uploaded the same samples: what is erased for one says nothing of the other."""
     data = npz()

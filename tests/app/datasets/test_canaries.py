@@ -61,6 +61,7 @@ def of(planted: Trained, where: Any) -> set[int]:
         return set(session.scalars(select(Sample.position).where(where)))
 
 
+@pytest.mark.validation
 def test_each_job_forgets_some_along_and_erases_none(planted: Trained) -> None:
     every = of(planted, Sample.subject == canaries.SUBJECT)
     before = trained_on(planted, 1)
@@ -111,6 +112,7 @@ def test_all_that_were_forgotten_so_far_are_measured_against_those_held_out(plan
     assert "the canaries that this version still knows" in page
 
 
+@pytest.mark.validation
 def test_canaries_too_few_for_any_margin_are_not_measured(planted: Trained) -> None:
     set_policy(planted, canaries=2)
     planted.forget(plain(planted)[:1])
@@ -160,6 +162,7 @@ def test_a_draw_is_frozen_random_and_leaves_out_what_is_requested(planted: Train
         assert set(first[1:]) < set(again), "but for the one that was requested it is the same draw"
 
 
+@pytest.mark.validation
 def test_an_escalation_keeps_the_draw(planted: Trained) -> None:
     """The policy's method loses too much accuracy by its rate; the exact retrain after it forgets the same."""
     set_policy(planted, canaries=20, method=WILD, utility_floor=0.0)
@@ -223,6 +226,7 @@ def test_exact_retrains_made_while_a_request_waits_leave_out_what_its_job_will(p
     assert beside["retrained"] is None  # which was measured on the person's samples
 
 
+@pytest.mark.validation
 def test_a_holdout_of_canaries_alone_still_holds_the_utility_floor(planted: Trained) -> None:
     with planted.account.database.write() as session:
         session.execute(update(Sample).where(Sample.holdout).values(subject=canaries.SUBJECT))
@@ -235,6 +239,7 @@ def test_a_holdout_of_canaries_alone_still_holds_the_utility_floor(planted: Trai
     assert report["judgement"]["utility_kept"] is False
 
 
+@pytest.mark.validation
 def test_probes_run_on_canaries_only_where_they_are_named(planted: Trained) -> None:
     relearn = {"name": "relearn", "params": {"most_steps": 2}}
     set_policy(planted, canaries=20, probes=[relearn])
@@ -291,6 +296,7 @@ def catching(positions: Any, planted: Trained) -> Iterator[None]:
         yield
 
 
+@pytest.mark.validation
 def test_what_cannot_be_measured_is_refused_with_words(planted: Trained) -> None:
     is_problem(planted.account.http.post(f"{planted.where}:audit", json={"canaries": True}), 409, "no-canaries")
     for other in ({"sample_ids": planted.ids[:1]}, {"grouped": True}):

@@ -67,6 +67,7 @@ def sent(account: Account, dataset: str) -> Document:
     return account.get(f"/v1/datasets/{dataset}")
 
 
+@pytest.mark.validation
 def test_the_digest_of_the_coin_is_logged_before_any_sample_is_sent(account: Account) -> None:
     made = registered(account)
     first = made["canaries"]
@@ -123,6 +124,7 @@ def png(pixels: Any) -> bytes:
 
 
 @pytest.mark.parametrize("honest", [True, False])
+@pytest.mark.validation
 def test_a_model_trained_elsewhere_is_judged_by_canaries_without_any_reference(
     account: Account, tmp_path: Path, honest: bool
 ) -> None:

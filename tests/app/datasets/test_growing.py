@@ -53,6 +53,7 @@ def first_of_two(account: Account) -> tuple[str, list[str]]:
     return made, digests
 
 
+@pytest.mark.validation
 def test_a_dataset_that_grows_names_what_is_held_and_leaves_out_what_was_erased(account: Account) -> None:
     old, digests = first_of_two(account)
     splits = {item["id"]: item["split"] for item in account.get(f"/v1/datasets/{old}/samples")["items"]}
@@ -115,6 +116,7 @@ def test_a_request_by_person_reaches_every_dataset_that_grew_of_one(account: Acc
     assert account.post("/v1/deletion-requests:find", {"subjects": ["subject 2"]}, 200)["held"] == []
 
 
+@pytest.mark.validation
 def test_an_array_and_made_ids_are_held_too(account: Account) -> None:
     """One file alone is known by its digest, too."""
     pixels = np.random.default_rng(0).integers(0, 256, (20, 8, 8), dtype=np.uint8)

@@ -264,6 +264,7 @@ def test_objects_that_cannot_be_taken_in_are_named_by_their_rows(account: Accoun
     assert [line["detail"] for line in problem["errors"]] == ["row 3: the image cannot be decoded"]
 
 
+@pytest.mark.validation
 def test_what_was_erased_before_is_left_out(account: Account, theirs: Any) -> None:
     rows = rows_of(filled(theirs, "kept"))
     first = taken_in(account, rows)

@@ -62,6 +62,7 @@ def erased(account: Account, **fields: Any) -> str:
     return dataset
 
 
+@pytest.mark.validation
 def test_the_same_content_under_other_ids_is_left_out(account: Account) -> None:
     erased(account)
     again = taken_in(account, packed(IMAGES, [f"other{number}" for number in range(12)]))
@@ -71,6 +72,7 @@ def test_the_same_content_under_other_ids_is_left_out(account: Account) -> None:
     assert job["result"] == {"samples": 12, "left_out": 2}
 
 
+@pytest.mark.validation
 def test_the_pixels_of_what_is_left_out_are_not_kept(account: Account) -> None:
     erased(account)
     again = taken_in(account, packed(IMAGES, [f"other{number}" for number in range(12)]))
@@ -80,6 +82,7 @@ def test_the_pixels_of_what_is_left_out_are_not_kept(account: Account) -> None:
     assert again["state"] == "ready"
 
 
+@pytest.mark.validation
 def test_an_id_means_something_in_its_namespace_only(account: Account) -> None:
     erased(account, id_namespace="customers")
     fresh = RNG.integers(0, 256, IMAGES.shape, dtype=np.uint8)
@@ -90,6 +93,7 @@ def test_an_id_means_something_in_its_namespace_only(account: Account) -> None:
     assert names(account, same["id"]) == IDS[2:]
 
 
+@pytest.mark.validation
 def test_a_person_who_was_erased_does_not_come_back_with_new_pictures(account: Account) -> None:
     people = ["ann", "ann", "bob", *["cid"] * 9]
     dataset = taken_in(account, packed(IMAGES, IDS, people))["id"]
@@ -102,6 +106,7 @@ def test_a_person_who_was_erased_does_not_come_back_with_new_pictures(account: A
     assert again["erased_samples"] == 2
 
 
+@pytest.mark.validation
 def test_the_name_of_a_class_goes_with_the_last_of_its_samples(account: Account) -> None:
     """A class may be called after a person."""
     source = {"name": "upload", "params": {"holdout_fraction": 0.0, "class_names": ["ann", "bob"]}}
@@ -112,6 +117,7 @@ def test_the_name_of_a_class_goes_with_the_last_of_its_samples(account: Account)
     assert (again["class_names"], again["erased_samples"]) == ([None, "bob"], 6)
 
 
+@pytest.mark.validation
 def test_what_is_carried_to_be_unlearned_is_taken_in(account: Account) -> None:
     """A second model may have to forget the same samples."""
     erased(account)
@@ -122,6 +128,7 @@ def test_what_is_carried_to_be_unlearned_is_taken_in(account: Account) -> None:
     assert found == [[True, True, *[False] * 10], [False] * 12]
 
 
+@pytest.mark.validation
 def test_what_was_erased_under_an_earlier_secret_stays_out(account: Account) -> None:
     """As the pages said: the secret could not be changed, or what was erased came back."""
     dataset = erased(account, id_namespace="customers")
@@ -156,6 +163,7 @@ def under_a_new_secret(account: Account) -> Account:
 
 
 @pytest.mark.parametrize("form", ["array", "pictures"])
+@pytest.mark.validation
 def test_an_ingest_knows_pixels_that_were_erased_under_an_earlier_secret(account: Account, form: str) -> None:
     """And as a picture what was erased as an array."""
     erased(account)
@@ -179,6 +187,7 @@ def as_png(image: np.ndarray) -> bytes:
     return file.getvalue()
 
 
+@pytest.mark.validation
 def test_what_a_mac_called_a_person_before_there_was_one_form_stays_out(account: Account) -> None:
     decomposed = "Rene\u0301"
     with account.database.write() as session:
@@ -203,6 +212,7 @@ def test_marks_differ_by_tenant_shape_and_secret(tmp_path: Any) -> None:
     assert len(set(found)) == 6
 
 
+@pytest.mark.validation
 def test_the_old_checkpoint_is_refused_under_any_name(trained: Trained) -> None:
     """As seen: twenty samples were fulfilled, and the same old file became current in another model."""
     http, before = trained.account.http, trained.account.get(f"{trained.where}/versions/1")
@@ -215,6 +225,7 @@ def test_the_old_checkpoint_is_refused_under_any_name(trained: Trained) -> None:
     assert content, "it was there"
 
 
+@pytest.mark.validation
 def test_a_checkpoint_that_was_announced_before_is_refused_when_it_comes(trained: Trained) -> None:
     http, before = trained.account.http, trained.account.get(f"{trained.where}/versions/1")
     content = http.get(f"{trained.where}/versions/1/checkpoint").content

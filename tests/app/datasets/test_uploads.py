@@ -47,6 +47,7 @@ def send(account: Account, where: str, data: bytes, form: str = PARQUET) -> Any:
     return account.http.put(f"/v1/datasets/{where}/content", content=data, headers={"Content-Type": form})
 
 
+@pytest.mark.validation
 def test_good_content_is_taken_in_and_the_file_is_gone_afterwards(account: Account) -> None:
     made = dataset(account)
     body = {"name": "m", "dataset": made, **QUICK_MODEL}
@@ -79,6 +80,7 @@ def test_good_content_is_taken_in_and_the_file_is_gone_afterwards(account: Accou
     assert "person-3" not in str(account.get(f"/v1/datasets/{made}/samples"))
 
 
+@pytest.mark.validation
 def test_a_split_of_its_own_is_kept(account: Account) -> None:
     made = dataset(account)
     split = ["train"] * 15 + ["holdout"] * 3 + ["test"] * 2
@@ -156,6 +158,7 @@ def test_bytes_that_are_no_parquet_are_refused(account: Account) -> None:
     assert (blobs(account.settings), incoming(account.settings)) == (set(), [])
 
 
+@pytest.mark.validation
 def test_images_that_cannot_be_decoded_fail_the_ingest_by_row_and_new_content_may_be_sent(account: Account) -> None:
     made = dataset(account)
     images = [png(row) for row in range(20)]
@@ -181,6 +184,7 @@ def test_images_that_cannot_be_decoded_fail_the_ingest_by_row_and_new_content_ma
     assert account.get(f"/v1/datasets/{made}")["state"] == "ready"
 
 
+@pytest.mark.validation
 def test_a_failed_ingest_cannot_be_tried_again_without_content(account: Account) -> None:
     made = dataset(account)
     send(account, made, parquet(columns(image=[b"x"] * 20)))

@@ -177,6 +177,7 @@ def test_forty_samples_are_forgotten_and_nothing_of_them_is_kept(account: Accoun
     assert account.get(f"/v1/datasets/{dataset}/samples")["items"] == []
 
 
+@pytest.mark.validation
 def test_what_report_certificate_and_register_say_of_it(account: Account, checkpoint: bytes, tmp_path: Path) -> None:
     made = model(account, checkpoint)
     request = ask(account, brought(account, made))
@@ -208,6 +209,7 @@ def test_what_report_certificate_and_register_say_of_it(account: Account, checkp
     assert (entry["status"], entry["samples"]) == ("fulfilled", 40)
 
 
+@pytest.mark.validation
 def test_a_second_request_starts_from_the_first_ones_version(account: Account, checkpoint: bytes) -> None:
     made = model(account, checkpoint)
     first, second = brought(account, made), brought(account, made, npz(1, [f"b{i}" for i in range(12)], ["c"]))
@@ -221,6 +223,7 @@ def test_a_second_request_starts_from_the_first_ones_version(account: Account, c
     is_problem(response, 409, "contains-erased")
 
 
+@pytest.mark.validation
 def test_a_carried_dataset_is_asked_for_whole_once_and_by_itself(account: Account, checkpoint: bytes) -> None:
     made = model(account, checkpoint)
     dataset = str(carry(account, made)["id"])
@@ -239,6 +242,7 @@ def test_a_carried_dataset_is_asked_for_whole_once_and_by_itself(account: Accoun
     is_problem(account.http.post("/v1/deletion-requests", json={"dataset": other}), 422, "samples-missing")
 
 
+@pytest.mark.validation
 def test_without_a_version_there_is_nothing_to_forget_from(account: Account) -> None:
     body = {"name": "m", "dataset": external(account), **QUICK_MODEL, "policy": POLICY}
     made = str(account.post("/v1/models", body)["id"])
@@ -279,6 +283,7 @@ def test_registration_says_what_this_setting_cannot_give(account: Account) -> No
         is_problem(account.http.post(f"/v1/models/{made['id']}:{verb}", json={}), 409, "data-not-held")
 
 
+@pytest.mark.validation
 def test_what_a_checkpoint_was_trained_on_is_said_as_it_is(account: Account) -> None:
     body = {"name": "m", "dataset": external(account), **QUICK_MODEL, "policy": POLICY}
     elsewhere = account.post("/v1/models", body)["id"]
@@ -364,6 +369,7 @@ def test_what_no_request_has_taken_goes_after_a_day(account: Account, checkpoint
     assert not any(IDS[0].encode() in kept for kept in everything(account))
 
 
+@pytest.mark.validation
 def test_what_a_request_has_taken_waits_for_it_and_goes_when_it_is_cancelled(
     account: Account, checkpoint: bytes
 ) -> None:
@@ -379,6 +385,7 @@ def test_what_a_request_has_taken_waits_for_it_and_goes_when_it_is_cancelled(
     assert account.get(f"/v1/models/{made}")["current_version"] == 1
 
 
+@pytest.mark.validation
 def test_what_a_job_stored_that_failed_goes_with_the_carried_data(
     account: Account, checkpoint: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -421,6 +428,7 @@ def test_content_that_is_being_taken_in_is_not_swept(account: Account, checkpoin
     assert sweep(account) == 1
 
 
+@pytest.mark.validation
 def test_content_that_no_worker_takes_in_goes_all_the_same(account: Account, checkpoint: bytes) -> None:
     made = model(account, checkpoint)
     before = blobs(account.settings)
@@ -447,6 +455,7 @@ def test_a_model_that_is_purged_meanwhile_takes_the_carried_data_with_it(account
     assert (seal(account), seal(account)) == (1, 0)
 
 
+@pytest.mark.validation
 def test_a_crash_between_swap_and_removal_is_repaired(
     account: Account, checkpoint: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -471,6 +480,7 @@ def test_a_crash_between_swap_and_removal_is_repaired(
     assert not any(IDS[0].encode() in kept for kept in everything(account))
 
 
+@pytest.mark.validation
 def test_another_tenant_sees_and_carries_nothing(account: Account, checkpoint: bytes) -> None:
     from tests.helpers import as_other
 

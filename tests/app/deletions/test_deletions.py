@@ -27,6 +27,7 @@ def refused(trained: Trained, ids: list[str], status: int, kind: str, **fields: 
     return document
 
 
+@pytest.mark.validation
 def test_unknown_duplicated_and_empty_ids_are_refused_by_position(trained: Trained) -> None:
     a, b = trained.ids[:2]
     found = refused(trained, [a, "nobody", b, "nobody-else"], 422, "sample-unknown")
@@ -48,12 +49,14 @@ def test_unknown_duplicated_and_empty_ids_are_refused_by_position(trained: Train
     refused(trained, ["%", "_", "digit-0000_", "' OR 1=1 --", '["x"]', "{}", "erased:"], 422, "sample-unknown")
 
 
+@pytest.mark.validation
 def test_at_most_a_hundred_faults_are_listed_and_all_are_counted(trained: Trained) -> None:
     found = refused(trained, [f"nobody-{n}" for n in range(250)], 422, "sample-unknown")
     assert found["counts"] == {"unknown": 250}
     assert len(found["errors"]) == 100
 
 
+@pytest.mark.validation
 def test_requested_and_erased_ids_are_conflicts(trained: Trained) -> None:
     first = trained.ids[:3]
     made = trained.delete(first)
@@ -92,6 +95,7 @@ def of_class(trained: Trained, label: int) -> list[str]:
     return [item["id"] for item in page["items"] if item["label"] == label]
 
 
+@pytest.mark.validation
 def test_losing_a_class_or_everything_needs_the_flag(trained: Trained) -> None:
     threes = of_class(trained, 3)
     assert "1 class" in refused(trained, threes, 409, "data-loss")["detail"]
@@ -105,6 +109,7 @@ def test_losing_a_class_or_everything_needs_the_flag(trained: Trained) -> None:
     trained.delete(of_class(trained, 4)[:1])
 
 
+@pytest.mark.validation
 def test_losing_everything_needs_the_flag_before_version_1_is_trained_too(trained: Trained) -> None:
     account = trained.account
     body = {"name": "late", "dataset": trained.dataset, **QUICK_MODEL}
@@ -113,6 +118,7 @@ def test_losing_everything_needs_the_flag_before_version_1_is_trained_too(traine
     assert late in refused(trained, of_class(trained, 5), 409, "data-loss", model=late)["detail"]
 
 
+@pytest.mark.validation
 def test_a_flagged_deletion_of_a_whole_class_goes_through(trained: Trained) -> None:
     threes = of_class(trained, 3)
     final = trained.forget(threes, allow_data_loss=True)
@@ -137,6 +143,7 @@ def loaded(account: Account, ids: list[str]) -> str:
     return made
 
 
+@pytest.mark.validation
 def test_a_hundred_thousand_ids_fit(account: Account) -> None:
     ids = [f"person-{p:06d}-{'é' * 100}" for p in range(100_000)]
     made = loaded(account, ids)
@@ -171,6 +178,7 @@ def test_many_ids_are_found_and_refused_as_few_are(account: Account) -> None:
     assert found["errors"][0]["pointer"] == "/sample_ids/401"
 
 
+@pytest.mark.validation
 def test_a_mark_that_is_no_character_is_found_at_once(account: Account) -> None:
     """A client that uses up the characters one after the other must not make the search for a free one its own."""
     every = "".join(map(chr, [*range(1, 0xD800), *range(0xE000, 0x20000)]))
@@ -181,6 +189,7 @@ def test_a_mark_that_is_no_character_is_found_at_once(account: Account) -> None:
     assert time.process_time() - began < 3.0
 
 
+@pytest.mark.validation
 def test_a_request_for_one_model_and_then_for_the_whole_dataset(trained: Trained) -> None:
     account, ids = trained.account, trained.ids[:10]
     scoped = trained.delete(ids, model=trained.model)
@@ -200,6 +209,7 @@ def test_a_request_for_one_model_and_then_for_the_whole_dataset(trained: Trained
     assert account.get(trained.where)["current_version"] == 2
 
 
+@pytest.mark.validation
 def test_a_new_version_never_trains_on_what_its_model_was_asked_to_forget(trained: Trained) -> None:
     account = trained.account
     trained.forget(trained.ids[:10], model=trained.model)
@@ -212,6 +222,7 @@ def test_a_new_version_never_trains_on_what_its_model_was_asked_to_forget(traine
     assert account.get(f"/v1/models/{other['id']}/versions/1")["trained_samples"] == len(trained.ids)
 
 
+@pytest.mark.validation
 def test_a_request_overlapping_a_pending_one_for_a_model_is_settled_once(trained: Trained) -> None:
     ids = trained.ids[:10]
     scoped, whole = trained.delete(ids, model=trained.model), trained.delete(ids)
@@ -222,6 +233,7 @@ def test_a_request_overlapping_a_pending_one_for_a_model_is_settled_once(trained
     assert "never trained" in final["outcomes"][0]["reason"]
 
 
+@pytest.mark.validation
 def test_holdout_samples_can_be_erased_though_no_model_saw_them(trained: Trained) -> None:
     account = trained.account
     page = account.get(f"/v1/datasets/{trained.dataset}/samples", split="holdout", page_size=3)
@@ -240,6 +252,7 @@ def held_after(trained: Trained) -> list[str]:
     return [item["id"] for item in page["items"]]
 
 
+@pytest.mark.validation
 def test_two_models_on_one_dataset_both_forget(trained: Trained) -> None:
     account = trained.account
     other = account.model(trained.dataset)["id"]
@@ -257,6 +270,7 @@ def test_two_models_on_one_dataset_both_forget(trained: Trained) -> None:
     assert account.get(f"/v1/models/{untrained}")["current_version"] is None
 
 
+@pytest.mark.validation
 def test_a_request_during_the_training_of_version_1_is_honoured(trained: Trained) -> None:
     account = trained.account
     late = account.model(trained.dataset, train=False)["id"]

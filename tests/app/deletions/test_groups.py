@@ -60,6 +60,7 @@ def told(reply: Reply | Exception) -> tuple[int, str]:
     return reply.status, json.loads(reply.text).get("id", "")
 
 
+@pytest.mark.validation
 def test_a_wrong_order_harms_none_of_its_neighbours(trained: Trained) -> None:
     a, b, c, *_ = trained.ids
     group = Group(trained).add([a]).add(["nobody"]).add([b, b]).add([b])
@@ -75,6 +76,7 @@ def test_a_wrong_order_harms_none_of_its_neighbours(trained: Trained) -> None:
     assert all(trained.request({"id": made})["status"] == "fulfilled" for status, made in found if status == 202)
 
 
+@pytest.mark.validation
 def test_of_two_orders_for_one_sample_the_first_is_accepted(trained: Trained) -> None:
     a, b, c, *_ = trained.ids
     found = Group(trained).add([a, b]).add([b, c]).add([c]).add([a], model=trained.model).run()
@@ -86,6 +88,7 @@ def test_of_two_orders_for_one_sample_the_first_is_accepted(trained: Trained) ->
     assert [status for status, _ in found] == [202, 202, 409]
 
 
+@pytest.mark.validation
 def test_validate_only_takes_nothing_from_its_neighbours(trained: Trained) -> None:
     a = trained.ids[0]
     found = Group(trained).add([a], validate_only=True).add([a]).add([a], validate_only=True).run()
@@ -93,6 +96,7 @@ def test_validate_only_takes_nothing_from_its_neighbours(trained: Trained) -> No
     assert counts(trained.account.database)["deletion_requests"] == 1
 
 
+@pytest.mark.validation
 def test_losing_a_class_is_judged_on_what_the_orders_before_have_taken(trained: Trained) -> None:
     page = trained.account.get(f"/v1/datasets/{trained.dataset}/samples", split="train", page_size=1000)
     threes = [item["id"] for item in page["items"] if item["label"] == 3]
@@ -102,6 +106,7 @@ def test_losing_a_class_is_judged_on_what_the_orders_before_have_taken(trained: 
     assert [status for status, _ in found] == [202, 409, 202]
 
 
+@pytest.mark.validation
 def test_twins_of_one_group_are_one_request(trained: Trained) -> None:
     a, b, *_ = trained.ids
     group = Group(trained).add([a], key="k").add([a], key="k").add([b], key="k").add([b], key="other").add([a], key="k")
@@ -115,6 +120,7 @@ def test_twins_of_one_group_are_one_request(trained: Trained) -> None:
     assert (stored["deletion_requests"], stored["idempotency"]) == (2, 2)
 
 
+@pytest.mark.validation
 def test_a_refused_order_leaves_its_key_to_the_twin_after_it(trained: Trained) -> None:
     a = trained.ids[0]
     found = Group(trained).add(["nobody"], key="k").add(["nobody"], key="k").add([a], key="k").add([a], key="k").run()
@@ -123,6 +129,7 @@ def test_a_refused_order_leaves_its_key_to_the_twin_after_it(trained: Trained) -
     assert counts(trained.account.database)["idempotency"] == 1
 
 
+@pytest.mark.validation
 def test_a_replayed_reply_is_the_stored_text(trained: Trained) -> None:
     group = Group(trained).add(trained.ids[:1], key="k")
     account = trained.account
@@ -155,6 +162,7 @@ def test_every_caller_of_a_group_is_judged_alone(trained: Trained) -> None:
     assert counts(account.database)["deletion_requests"] == 2
 
 
+@pytest.mark.validation
 def test_of_two_processes_racing_for_a_sample_one_is_accepted(trained: Trained) -> None:
     """Each on connections of its own, as processes have them."""
     account = trained.account
@@ -206,6 +214,7 @@ def waiting_for_locks(database: Database) -> int:
         return int(session.execute(text(query)).scalar_one())
 
 
+@pytest.mark.validation
 def test_one_key_of_two_tenants_is_two_keys(trained: Trained) -> None:
     theirs = other_tenant(trained.account)
     a = trained.ids[0]
@@ -254,6 +263,7 @@ def test_what_another_rule_left_waiting_goes_first(trained: Trained) -> None:
         assert session.scalars(first).first() == old[0]
 
 
+@pytest.mark.validation
 def test_two_datasets_and_subjects_in_one_group(trained: Trained) -> None:
     account = trained.account
     source = {"name": "digits", "params": {"seed": 1}}
@@ -265,6 +275,7 @@ def test_two_datasets_and_subjects_in_one_group(trained: Trained) -> None:
     assert [status for status, _ in found] == [202, 202, 202, 409]
 
 
+@pytest.mark.validation
 def test_a_database_that_fails_accepts_none_of_them(trained: Trained, monkeypatch: pytest.MonkeyPatch) -> None:
     before = counts(trained.account.database)
 
@@ -297,6 +308,7 @@ def test_an_order_that_no_database_takes_is_refused_alone(trained: Trained, monk
     assert counts(trained.account.database)["deletion_requests"] == 2
 
 
+@pytest.mark.validation
 def test_import_lines_share_transactions_and_keep_their_order(trained: Trained) -> None:
     a, b, c, *_ = trained.ids
     bodies = [[a], [a], ["nobody"], [b, c], [c]]
@@ -318,6 +330,7 @@ def test_import_lines_share_transactions_and_keep_their_order(trained: Trained) 
         assert session.scalars(select(func.count()).select_from(Idempotency)).one() == 2
 
 
+@pytest.mark.validation
 def test_dates_come_from_the_databases_clock(trained: Trained, monkeypatch: pytest.MonkeyPatch) -> None:
     """This process's clock is a year behind: what is stored is not."""
     real = datetime.now

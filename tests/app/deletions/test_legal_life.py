@@ -81,6 +81,7 @@ def test_the_ground_is_one_of_its_law(shared: Trained) -> None:
     refused(shared, "schema", ground="17(1)(a)", jurisdiction="ccpa")
 
 
+@pytest.mark.validation
 def test_a_reference_that_is_a_formula_stays_text(trained: Trained) -> None:
     reference = '=HYPERLINK("mailto:anna@example.org")'
     made = trained.delete(trained.ids[:2], reference=reference, ground="17(1)(b)")
@@ -91,6 +92,7 @@ def test_a_reference_that_is_a_formula_stays_text(trained: Trained) -> None:
     assert '"=HYPERLINK' not in register
 
 
+@pytest.mark.validation
 def test_a_confirmation_is_marked_once(trained: Trained) -> None:
     made = trained.delete(trained.ids[:2], jurisdiction="ccpa", received_at=day(-4), received_reason="by post")
     where = f"{REQUESTS}/{made['id']}:confirm"
@@ -134,6 +136,7 @@ def test_a_proof_of_identity_holds_the_request_and_moves_the_clock_as_its_law_sa
     assert trained.request(made)["status"] == "fulfilled"
 
 
+@pytest.mark.validation
 def test_a_pause_has_an_end(trained: Trained) -> None:
     made = trained.delete(trained.ids[:2])
     where = f"{REQUESTS}/{made['id']}:identity"
@@ -145,6 +148,7 @@ def test_a_pause_has_an_end(trained: Trained) -> None:
     assert trained.request(made)["identity"]["status"] == "not-needed"
 
 
+@pytest.mark.validation
 def test_an_identity_that_never_came_is_a_ground_of_refusal(trained: Trained) -> None:
     made = trained.delete(trained.ids[:2], reference="ticket 4")
     where = f"{REQUESTS}/{made['id']}"
@@ -184,6 +188,7 @@ def test_two_people_refuse(trained: Trained) -> None:
     assert entries[-1]["data"]["proposed_by"] == entries[-2]["actor"] != entries[-1]["actor"]
 
 
+@pytest.mark.validation
 def test_a_proposed_refusal_can_be_dismissed(trained: Trained) -> None:
     account = trained.account
     account.http.put("/v1/compliance/rules", json={"two_people_on_refusal": True}).raise_for_status()
@@ -234,6 +239,7 @@ def test_a_complaint_reopens_a_refused_request(trained: Trained) -> None:
     assert trained.request(again)["status"] == "fulfilled"
 
 
+@pytest.mark.validation
 def test_a_complaint_about_an_erasure_looks_once_more(trained: Trained) -> None:
     made = trained.forget(trained.ids[:2])
     again = trained.account.post(REQUESTS, {"dataset": trained.dataset, "complaint_about": made["id"]})
@@ -296,6 +302,7 @@ def with_status(trained: Trained, status: str) -> list[str]:
     return [each["id"] for each in found.json()["items"]]
 
 
+@pytest.mark.validation
 def test_by_grace_keeps_what_was(trained: Trained) -> None:
     trained.account.http.put("/v1/compliance/rules", json={"remains": "by-grace"}).raise_for_status()
     made = trained.forget(trained.ids[:2])

@@ -34,6 +34,7 @@ def status(trained: Trained, request: dict[str, Any]) -> str:
 # -- batches ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.validation
 def test_a_batch_closes_on_requests_and_serves_them_with_one_job(trained: Trained) -> None:
     batching(trained, max_requests=3)
     first, second = trained.delete(trained.ids[:3]), trained.delete(trained.ids[3:5])
@@ -69,6 +70,7 @@ def test_a_batch_that_cannot_be_closed_keeps_no_other(trained: Trained, caplog: 
         assert jobs[other if broken == trained.model else trained.model]
 
 
+@pytest.mark.validation
 def test_a_batch_closes_on_samples_and_on_age(trained: Trained) -> None:
     batching(trained, max_samples=4, max_age_seconds=3600)
     small = trained.delete(trained.ids[:2])
@@ -90,6 +92,7 @@ def test_a_batch_closes_in_time_for_the_earliest_deadline(trained: Trained) -> N
     assert batches.close_due(trained.account.database) == 1
 
 
+@pytest.mark.validation
 def test_requests_that_come_while_a_job_runs_join_the_next_batch(trained: Trained) -> None:
     batching(trained, max_requests=1)
     first = trained.delete(trained.ids[:2])
@@ -138,6 +141,7 @@ def test_a_crowd_leaves_together(trained: Trained) -> None:
     assert [status(trained, each) for each in (first, second)] == ["processing", "processing"]
 
 
+@pytest.mark.validation
 def test_a_forecast_comes_from_measured_durations(trained: Trained) -> None:
     before = trained.delete(trained.ids[:2])
     assert before["outcomes"][0]["forecast_at"] is None
@@ -146,6 +150,7 @@ def test_a_forecast_comes_from_measured_durations(trained: Trained) -> None:
     assert after["outcomes"][0]["forecast_at"] >= after["received_at"]
 
 
+@pytest.mark.validation
 def test_validate_only_stores_nothing(trained: Trained) -> None:
     body = {"dataset": trained.dataset, "sample_ids": trained.ids[:3], "validate_only": True}
     preview = trained.account.post("/v1/deletion-requests", body, 200)
@@ -162,6 +167,7 @@ def verb(trained: Trained, request: dict[str, Any], name: str, code: int = 200, 
     return trained.account.post(f"/v1/deletion-requests/{request['id']}:{name}", body, code)
 
 
+@pytest.mark.validation
 def test_a_cancelled_request_frees_its_samples_and_cancels_its_job(trained: Trained) -> None:
     request = trained.delete(trained.ids[:3])
     job = request["outcomes"][0]["job"]
@@ -173,6 +179,7 @@ def test_a_cancelled_request_frees_its_samples_and_cancels_its_job(trained: Trai
     assert verb(trained, again, "cancel", 409, reason="too late")["type"].endswith("/carried-out")
 
 
+@pytest.mark.validation
 def test_a_request_whose_job_runs_cannot_be_stopped(trained: Trained) -> None:
     request = trained.delete(trained.ids[:3])
     with trained.account.database.write() as session:
@@ -181,6 +188,7 @@ def test_a_request_whose_job_runs_cannot_be_stopped(trained: Trained) -> None:
         assert verb(trained, request, name, 409, reason="no")["type"].endswith("/being-carried-out")
 
 
+@pytest.mark.validation
 def test_a_partial_grant_deletes_the_rest(trained: Trained) -> None:
     request = trained.delete(trained.ids[:5])
     shown = verb(trained, request, "refuse", reason="needed for a claim", sample_ids=trained.ids[:2])
@@ -193,6 +201,7 @@ def test_a_partial_grant_deletes_the_rest(trained: Trained) -> None:
     assert foreign["type"].endswith("/sample-foreign")
 
 
+@pytest.mark.validation
 def test_a_held_request_waits_and_goes_on_when_released(trained: Trained) -> None:
     request = trained.delete(trained.ids[:3])
     assert verb(trained, request, "hold", reason="court order")["status"] == "held"
@@ -206,6 +215,7 @@ def test_a_held_request_waits_and_goes_on_when_released(trained: Trained) -> Non
     assert status(trained, request) == "fulfilled"
 
 
+@pytest.mark.validation
 def test_an_extension_moves_the_deadline_once_and_in_time(trained: Trained) -> None:
     request = trained.delete(trained.ids[:3])
     longer = verb(trained, request, "extend", reason="many requests")
@@ -219,6 +229,7 @@ def test_an_extension_moves_the_deadline_once_and_in_time(trained: Trained) -> N
     assert verb(trained, late, "refuse", 409, reason="late")["type"].endswith("/refusal-too-late")
 
 
+@pytest.mark.validation
 def test_the_register_tells_it_all_and_names_nobody(trained: Trained) -> None:
     done = trained.forget(trained.ids[:2])
     refused = trained.delete(trained.ids[2:4])
@@ -294,6 +305,7 @@ def test_lines_are_accepted_one_by_one_and_not_twice(trained: Trained) -> None:
 # -- versions --------------------------------------------------------------------------------------
 
 
+@pytest.mark.validation
 def test_rolling_back_to_a_version_with_erased_samples_is_refused(trained: Trained) -> None:
     trained.forget(trained.ids[:3])
     is_problem(trained.account.http.post(f"{trained.where}:rollback"), 409, "contains-erased")
@@ -325,6 +337,7 @@ def test_a_purged_model_keeps_its_record_and_no_bytes(trained: Trained) -> None:
         assert waiting.all() == []
 
 
+@pytest.mark.validation
 def test_a_purged_model_is_not_brought_back(trained: Trained) -> None:
     http, where = trained.account.http, trained.where
     trained.account.post(f"{where}:purge", {}, 200)  # the sweeper has yet to come
@@ -336,6 +349,7 @@ def test_a_purged_model_is_not_brought_back(trained: Trained) -> None:
     assert trained.account.get(where)["current_version"] is None
 
 
+@pytest.mark.validation
 def test_a_purged_model_settles_the_requests_that_waited_for_it(trained: Trained) -> None:
     request = trained.delete(trained.ids[:3])
     trained.account.post(f"{trained.where}:purge", {}, 200)
@@ -346,6 +360,7 @@ def test_a_purged_model_settles_the_requests_that_waited_for_it(trained: Trained
     is_problem(trained.account.http.post(f"{trained.where}:train", json={}), 409, "model-purged")
 
 
+@pytest.mark.validation
 def test_a_purged_model_ends_no_hold(trained: Trained) -> None:
     request = trained.delete(trained.ids[:3])
     verb(trained, request, "hold", reason="court order")
@@ -389,6 +404,7 @@ def test_what_was_refused_meanwhile_is_not_in_what_is_published(trained: Trained
     assert (report["forget_samples"], report["adversarial"]["total"]) == (4, 4)
 
 
+@pytest.mark.validation
 def test_what_a_failed_job_stored_goes_with_the_samples(trained: Trained) -> None:
     """A job fails after its attack; its request is cancelled; another one deletes the same samples."""
     from app import jobs as job_rows
@@ -437,6 +453,7 @@ def test_a_key_does_what_its_scopes_allow(
         is_problem(response, 403, "scope-missing")
 
 
+@pytest.mark.validation
 def test_a_rotated_key_ends_and_a_replay_does_not_show_the_secret(trained: Trained) -> None:
     account = trained.account
     made = account.post("/v1/api-keys", {"name": "k", "scopes": ["read"]}, **{"Idempotency-Key": "one"})
@@ -455,6 +472,7 @@ def test_a_rotated_key_ends_and_a_replay_does_not_show_the_secret(trained: Train
 
 
 @pytest.mark.parametrize("days", [30, None])
+@pytest.mark.validation
 def test_a_key_rotated_again_within_its_overlap_leaves_the_newest_its_full_life(
     trained: Trained, days: int | None
 ) -> None:

@@ -176,6 +176,7 @@ def test_a_superseded_checkpoint_goes_after_its_grace(trained: Trained) -> None:
     assert receipts(trained.request(final), "superseded-checkpoint")[0]["done_at"]
 
 
+@pytest.mark.validation
 def test_a_grace_that_ends_before_the_purge_begins_has_its_receipt_all_the_same(trained: Trained) -> None:
     from worker.run_one import run_one
 
@@ -188,6 +189,7 @@ def test_a_grace_that_ends_before_the_purge_begins_has_its_receipt_all_the_same(
     assert dated["done_at"]
 
 
+@pytest.mark.validation
 def test_an_announcement_keeps_no_bytes_alive(trained: Trained) -> None:
     account = trained.account
     digest = account.get(f"{trained.where}/versions/1")["digest"]
@@ -200,6 +202,7 @@ def test_an_announcement_keeps_no_bytes_alive(trained: Trained) -> None:
     assert receipts(trained.request(final), "superseded-checkpoint")[0]["done_at"]
 
 
+@pytest.mark.validation
 def test_bytes_that_another_object_holds_too_stay_and_the_receipt_says_so(trained: Trained) -> None:
     account = trained.account
     twin = account.digits()
@@ -279,6 +282,7 @@ def test_signals_that_are_stored_while_a_purge_rewrites_are_not_forgotten(
     assert trained.request(made)["status"] == "fulfilled"
 
 
+@pytest.mark.validation
 def test_a_comparison_of_another_request_is_purged_once_its_samples_are_erased(trained: Trained) -> None:
     account = trained.account
     grace(trained, 0)
@@ -295,6 +299,7 @@ def test_a_comparison_of_another_request_is_purged_once_its_samples_are_erased(t
     assert comparison["digest"] in {r["digest"] for r in trained.request(final)["receipts"]}
 
 
+@pytest.mark.validation
 def test_a_purge_cannot_be_cancelled(trained: Trained) -> None:
     from worker.run_one import run_one
 
@@ -306,6 +311,7 @@ def test_a_purge_cannot_be_cancelled(trained: Trained) -> None:
     assert trained.request(made)["status"] == "fulfilled"
 
 
+@pytest.mark.validation
 def test_a_purge_that_was_given_up_needs_attention_until_it_is_tried_again(
     trained: Trained, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -329,6 +335,7 @@ def test_a_purge_that_was_given_up_needs_attention_until_it_is_tried_again(
     assert trained.request(made)["status"] == "fulfilled"
 
 
+@pytest.mark.validation
 def test_orphans_and_leftovers_are_swept_and_nothing_that_is_used(trained: Trained) -> None:
     account, folder = trained.account, open_blobs(trained)
     usage.remove_leftovers(account.database, folder)
@@ -451,6 +458,7 @@ def test_what_is_stopped_while_another_purge_takes_it_along_is_not_erased(
 
 
 @pytest.mark.parametrize("verb", ["hold", "cancel", "refuse"])
+@pytest.mark.validation
 def test_what_another_purge_took_along_cannot_be_stopped_any_more(trained: Trained, verb: str) -> None:
     from worker.run_one import run_one
 
@@ -465,6 +473,7 @@ def test_what_another_purge_took_along_cannot_be_stopped_any_more(trained: Train
     assert trained.request(second)["status"] == "fulfilled"
 
 
+@pytest.mark.validation
 def test_a_comparison_that_samples_were_erased_under_leaves_nothing_of_them(
     trained: Trained, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -498,6 +507,7 @@ def test_a_comparison_that_samples_were_erased_under_leaves_nothing_of_them(
         assert not session.scalars(select(JobArtifact).where(JobArtifact.job_id == comparison)).all()
 
 
+@pytest.mark.validation
 def test_what_a_stopped_job_had_stored_goes_also_where_it_waits_to_go_on(trained: Trained) -> None:
     from worker.run_one import run_one
 

@@ -53,6 +53,7 @@ def end(trained: Trained, claim: Claim | None, state: JobState = JobState.SUCCEE
         (JobKind.TRAIN, {"exclude_request": "req_" + "1" * 26, "compare_only": True}),
     ],
 )
+@pytest.mark.validation
 def test_what_can_do_without_the_samples_holds_no_purge_up(
     trained: Trained, kind: JobKind, params: dict[str, Any]
 ) -> None:
@@ -66,6 +67,7 @@ def test_what_can_do_without_the_samples_holds_no_purge_up(
     ("kind", "params"),
     [(JobKind.UNLEARN, {}), (JobKind.TRAIN, {"exclude_request": "its own", "compare_only": True})],
 )
+@pytest.mark.validation
 def test_what_needs_the_samples_and_was_asked_for_before_comes_first(
     trained: Trained, kind: JobKind, params: dict[str, Any]
 ) -> None:
@@ -80,6 +82,7 @@ def test_what_needs_the_samples_and_was_asked_for_before_comes_first(
     assert purge_may_run(trained)
 
 
+@pytest.mark.validation
 def test_what_was_asked_for_later_does_not(trained: Trained) -> None:
     queue_purge(trained)
     queue(trained, JobKind.UNLEARN)
@@ -89,6 +92,7 @@ def test_what_was_asked_for_later_does_not(trained: Trained) -> None:
 
 
 @pytest.mark.parametrize("kind", [JobKind.AUDIT, JobKind.PRECOMPUTE, JobKind.TRAIN])
+@pytest.mark.validation
 def test_whatever_ran_before_it_is_waited_for(trained: Trained, kind: JobKind) -> None:
     queue(trained, kind)
     claim = take(trained)
@@ -119,6 +123,7 @@ def test_a_part_counts_from_when_its_job_was_queued(trained: Trained, ending: st
     assert purge_may_run(trained), "the part that is only queued loads what is left"
 
 
+@pytest.mark.validation
 def test_a_queued_part_does_not_stop_its_own_purge_and_the_purge_not_the_part(trained: Trained) -> None:
     """One worker that takes everything comes to the end of both."""
     parent = queue(trained, JobKind.REFERENCES, params={"count": 4})

@@ -74,6 +74,7 @@ def make_due(account: Account) -> None:
 # -- one receiver ----------------------------------------------------------------------------------
 
 
+@pytest.mark.validation
 def test_a_message_arrives_once_signed_and_thin(open_house: Account, there: Receiver) -> None:
     made = hook(open_house, f"{there.url}/ok")
     assert made["secret"].startswith("whsec_")
@@ -92,6 +93,7 @@ def test_a_message_arrives_once_signed_and_thin(open_house: Account, there: Rece
     assert (delivery["last_error"], delivery["due_at"]) == (None, None)
 
 
+@pytest.mark.validation
 def test_only_wanted_kinds_are_sent(open_house: Account, there: Receiver) -> None:
     some = hook(open_house, f"{there.url}/ok-some", events=["request.fulfilled", "version.*"])
     for kind in ("request.accepted", "request.fulfilled", "version.unlearned"):
@@ -117,6 +119,7 @@ def test_a_failure_is_tried_again_later_under_the_same_id(open_house: Account, t
     assert all(got.signed_by(made["secret"]) for got in there.got())
 
 
+@pytest.mark.validation
 def test_a_receiver_that_fails_is_not_given_the_rest(open_house: Account, there: Receiver) -> None:
     made = hook(open_house, f"{there.url}/failing-9")
     for _ in range(5):
@@ -161,6 +164,7 @@ def test_a_receiver_that_is_gone_is_switched_off(open_house: Account, there: Rec
     is_problem(open_house.http.post(where, json={}), 409, "webhook-off")
 
 
+@pytest.mark.validation
 def test_a_redirect_is_a_failure_and_is_not_followed(open_house: Account, there: Receiver) -> None:
     made = hook(open_house, f"{there.url}/moved")
     tell(open_house)
@@ -191,6 +195,7 @@ def test_for_a_day_after_a_rotation_both_secrets_sign(open_house: Account, there
     assert not after.signed_by(made["secret"])
 
 
+@pytest.mark.validation
 def test_another_tenants_webhook_is_as_one_that_is_not_there(open_house: Account, there: Receiver) -> None:
     made = hook(open_house, f"{there.url}/ok")
     other = as_other(open_house)
@@ -243,6 +248,7 @@ def send_and_die(settings: Settings, webhook_id: str) -> None:
     deliveries.send_due(Database(settings), webhook_id, allow_private=True)
 
 
+@pytest.mark.validation
 def test_a_crash_between_sending_and_recording_repeats_a_message_under_its_id(
     open_house: Account, there: Receiver
 ) -> None:

@@ -120,6 +120,7 @@ def test_what_did_not_pass_has_a_negative_report(trained: Trained, tmp_path: Pat
     is_problem(account.http.get(where.replace("/versions/2/", "/versions/1/")), 404, "not-found")
 
 
+@pytest.mark.validation
 def test_the_log_proves_its_entries_and_its_growth(trained: Trained) -> None:
     account = trained.account
     trained.forget(trained.ids[:5])
@@ -159,6 +160,7 @@ def test_ids_that_another_request_erases_are_committed_to_before(trained: Traine
     assert json.loads(base64.b64decode(certificate["payload"]))["predicate"]["samples"]["count"] == 2
 
 
+@pytest.mark.validation
 def test_a_request_that_cannot_be_sealed_holds_no_other_up(
     trained: Trained, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

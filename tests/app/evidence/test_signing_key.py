@@ -19,6 +19,7 @@ from app.operations.supervisor import Child, Tree
 from tests.trained import Trained
 
 
+@pytest.mark.validation
 def test_the_api_and_a_worker_run_a_whole_deletion_without_a_signing_key(
     trained: Trained, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -45,6 +46,7 @@ def test_a_supervisor_gives_its_signing_key_to_the_sweeper_alone(
     assert os.environ["LETHE_SIGNING_KEY"] == "a key"
 
 
+@pytest.mark.validation
 def test_a_key_left_in_the_data_folder_beside_a_configured_one_is_told(
     trained: Trained, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -77,6 +77,7 @@ def test_a_witness_countersigns_each_head_that_extends_the_last(account: Account
         assert witness.cosign(account.database, [asked], http) == 1
 
 
+@pytest.mark.validation
 def test_a_witness_that_signs_another_tree_is_not_kept(
     account: Account, started: Any, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -17,6 +17,7 @@ from tests.support import QUICK_MODEL, QUICK_POLICY, Account
 from tests.trained import Trained
 
 
+@pytest.mark.validation
 def test_a_name_stands_for_an_id(trained: Trained) -> None:
     account = trained.account
     assert account.get("/v1/models/m")["id"] == trained.model
@@ -29,6 +30,7 @@ def test_a_name_stands_for_an_id(trained: Trained) -> None:
     assert job["model"] == made["id"]
 
 
+@pytest.mark.validation
 def test_a_shared_name_is_refused_with_the_ids_and_a_purged_models_name_is_free(trained: Trained) -> None:
     account = trained.account
     twin = account.post("/v1/models", {"name": "m", "dataset": "digits", **QUICK_MODEL})["id"]
@@ -39,6 +41,7 @@ def test_a_shared_name_is_refused_with_the_ids_and_a_purged_models_name_is_free(
     assert account.get("/v1/models/m")["id"] == trained.model
 
 
+@pytest.mark.validation
 def test_another_tenants_name_says_nothing(trained: Trained) -> None:
     other = as_other(trained.account)
     assert trained.account.http.get("/v1/models/m", headers=other).status_code == 404
@@ -118,6 +121,7 @@ def test_lists_are_filtered_by_name(trained: Trained) -> None:
         assert account.http.get(where, params={"dataset": "digits"}, headers=other).status_code == 404
 
 
+@pytest.mark.validation
 def test_carried_data_name_their_model(account: Account) -> None:
     external = {"name": "external", "params": {"classes": 2, "shape": [8, 8, 1]}}
     account.post("/v1/datasets", {"name": "theirs", "source": external})

@@ -29,6 +29,7 @@ def forget_share(trained: Trained, share: float) -> None:
     assert trained.forget(trained.ids[: int(share * total)])["status"] == "fulfilled"
 
 
+@pytest.mark.validation
 def test_a_tenth_is_not_yet_stale(trained: Trained) -> None:
     forget_share(trained, 0.095)
     assert pools.rebuild_stale(trained.account.database) == 0
@@ -79,6 +80,7 @@ def test_a_pool_that_no_model_needs_is_left_to_its_date(trained: Trained) -> Non
     assert pools.rebuild_stale(trained.account.database) == 0
 
 
+@pytest.mark.validation
 def test_a_larger_pool_is_used_first_and_of_equal_ones_the_fresher(trained: Trained) -> None:
     account = trained.account
     account.post(f"{trained.where}:references", {"count": 6, "seed": 1})
@@ -88,6 +90,7 @@ def test_a_larger_pool_is_used_first_and_of_equal_ones_the_fresher(trained: Trai
 
 
 @pytest.mark.parametrize("erased", [0, 3])
+@pytest.mark.validation
 def test_the_share_counts_what_went_since(erased: int, trained: Trained) -> None:
     pool = pools.Pool("p", "f", trained.dataset, 4, erased, ())
     if erased:

@@ -81,6 +81,7 @@ def test_a_path_that_is_no_route_is_not_logged(account: Account, lines: io.Strin
     assert "0815" not in lines.getvalue()
 
 
+@pytest.mark.validation
 def test_an_unexpected_error_is_a_problem_with_an_id_and_no_text_of_it_anywhere(
     account: Account, lines: io.StringIO, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -188,6 +189,7 @@ def test_deadlines_are_counted(trained: Trained) -> None:
     assert samples(found["lethe_time_to_deadline_seconds"])[()] < 0
 
 
+@pytest.mark.validation
 def test_no_query_of_a_scrape_reads_a_table_that_grows(settings: Settings, database: Database) -> None:
     """On SQLite, whose plans are plain to read: jobs, requests, events, audits, deliveries only through an index."""
     if settings.database_url:

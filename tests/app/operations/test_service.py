@@ -173,6 +173,7 @@ def test_a_database_that_cannot_hold_every_text_is_refused_with_words(tmp_path: 
         database.close()
 
 
+@pytest.mark.validation
 def test_two_may_migrate_at_once(settings: Settings, empty: Database) -> None:
     failures: list[BaseException] = []
     gate = threading.Barrier(4)
@@ -332,6 +333,7 @@ def test_the_audit_is_json_or_a_page_by_what_is_accepted(trained: Trained) -> No
 # -- comparisons -----------------------------------------------------------------------------------
 
 
+@pytest.mark.validation
 def test_a_comparison_names_a_request_and_is_never_published(trained: Trained) -> None:
     account, http, where = trained.account, trained.account.http, f"{trained.where}:train"
     made = trained.delete(trained.ids[:5])
@@ -353,6 +355,7 @@ def test_a_comparison_names_a_request_and_is_never_published(trained: Trained) -
     is_problem(http.post(where, json=wanted), 409, "samples-erased")
 
 
+@pytest.mark.validation
 def test_a_comparison_for_a_request_of_another_dataset_or_model_is_refused(trained: Trained) -> None:
     account = trained.account
     twin = account.digits()["id"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 from sqlalchemy import update
 
 from app.core.tables import Model, Version
@@ -39,6 +40,7 @@ def test_training_beside_a_current_version_makes_a_candidate_that_is_promoted_by
     assert version(trained, 1)["state"] == "superseded"
 
 
+@pytest.mark.validation
 def test_training_takes_its_place_where_that_is_asked_for(trained: Trained) -> None:
     train(trained, promote=True)
     assert current(trained) == (2, 2)
@@ -46,6 +48,7 @@ def test_training_takes_its_place_where_that_is_asked_for(trained: Trained) -> N
     is_problem(trained.account.http.post(f"{trained.where}:train", json=body), 422, "comparison-incomplete")
 
 
+@pytest.mark.validation
 def test_a_candidate_that_holds_a_deleted_sample_goes_with_it(trained: Trained) -> None:
     train(trained)
     digest = version(trained, 2)["digest"]

@@ -243,6 +243,7 @@ def due_in(real: Trained, request: Document, left: timedelta) -> None:
         session.execute(change.values(due_at=db.now(session) + left))
 
 
+@pytest.mark.validation
 def test_a_candidate_under_the_utility_floor_is_passed_over_in_time(trained: Trained) -> None:
     set_policy(trained, method=DAMAGING, utility_floor=0.0)
     made = trained.forget(trained.ids[:40])
@@ -271,12 +272,14 @@ def test_under_the_floor_with_the_deadline_upon_it_it_is_published(trained: Trai
     assert "lethe_gate_deadline_alerts_total 1.0" in metrics
 
 
+@pytest.mark.validation
 def test_an_inconclusive_candidate_is_retrained_where_the_policy_asks(trained: Trained) -> None:
     set_policy(trained, on_inconclusive="retrain")
     trained.forget(trained.ids[:3])
     assert [job["escalation"]["method"] for job in unlearn_jobs(trained)] == ["amun", "retrain"]
 
 
+@pytest.mark.validation
 def test_an_escalation_keeps_the_policy_that_it_began_with(trained: Trained) -> None:
     from worker.run_one import run_one
 
@@ -301,6 +304,7 @@ def test_a_request_cancelled_at_a_waiting_step_is_not_carried_out(trained: Train
     assert trained.account.get(trained.where)["current_version"] == 1
 
 
+@pytest.mark.validation
 def test_a_rejected_candidate_leaves_no_bytes(trained: Trained) -> None:
     from app.blobs import usage
     from app.blobs.open import open_blobs

@@ -211,6 +211,7 @@ def test_a_file_that_does_not_fit_the_architecture_fails_its_job(shared: Trained
         assert shared.account.get(where.removesuffix("/versions"))["current_version"] is None
 
 
+@pytest.mark.validation
 def test_a_good_checkpoint_is_published_and_can_be_unlearned(trained: Trained) -> None:
     account, data, where = trained.account, good(trained), fresh(trained)
     ids = trained.ids[:400]
@@ -235,6 +236,7 @@ def test_a_good_checkpoint_is_published_and_can_be_unlearned(trained: Trained) -
     assert account.get(f"{where}/2")["trained_samples"] == 395
 
 
+@pytest.mark.validation
 def test_of_two_announced_checkpoints_the_first_becomes_the_version(trained: Trained) -> None:
     account, data, where = trained.account, good(trained), fresh(trained)
     other = make_safetensors(read_safetensors(data))
@@ -250,6 +252,7 @@ def test_of_two_announced_checkpoints_the_first_becomes_the_version(trained: Tra
     is_problem(send(trained, where, other, 2), 409, "version-present")
 
 
+@pytest.mark.validation
 def test_what_was_requested_or_erased_is_no_training_data_of_an_import(trained: Trained) -> None:
     account, data = trained.account, good(trained)
     late = fresh(trained)
@@ -285,6 +288,7 @@ def test_a_checkpoint_whose_samples_are_requested_before_it_is_published_goes_wi
     assert digest_of(data) not in blobs(account.settings)
 
 
+@pytest.mark.validation
 def test_what_was_requested_of_one_model_is_no_training_data_of_its_import(trained: Trained) -> None:
     data, where = good(trained), fresh(trained)
     model = where.split("/")[3]

@@ -21,6 +21,7 @@ from tests.helpers import is_problem
 from tests.trained import Trained
 
 
+@pytest.mark.validation
 def test_an_exported_folder_carries_its_signature(trained: Trained, tmp_path: Path) -> None:
     account, where = trained.account, f"{trained.where}/versions/1"
     is_problem(account.http.get(f"{where}/signature"), 404, "not-found")

@@ -33,6 +33,7 @@ def pixels(trained: Trained, digest: str) -> Any:
     return np.load(trained.account.resources.blobs.fetch(digest))
 
 
+@pytest.mark.validation
 def test_models_of_one_geometry_share_a_copy_which_is_erased_with_the_samples(trained: Trained) -> None:
     account = trained.account
     made = register(trained, INPUT)
@@ -94,6 +95,7 @@ def test_a_contract_that_does_not_fit_is_refused_at_registration(
     assert said in str(found)
 
 
+@pytest.mark.validation
 def test_of_a_dataset_that_is_not_ready_the_job_says_what_does_not_fit(trained: Trained) -> None:
     account = trained.account
     dataset = account.post("/v1/datasets", {"name": "later", "source": {"name": "digits"}})["id"]
