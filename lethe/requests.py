@@ -313,6 +313,11 @@ class Compliance:
         params = {} if year is None else {"year": year}
         return self._calls.call("GET", "/v1/compliance/register", params=params, headers={"Accept": "text/csv"}).text
 
+    def register_xlsx(self, year: int | None = None) -> bytes:
+        """A workbook with a row for each request; up to 100,000."""
+        params: dict[str, Any] = {"form": "xlsx"} | ({} if year is None else {"year": year})
+        return self._calls.call("GET", "/v1/compliance/register", params=params).content
+
     def summary(self, year: int | None = None) -> types.Summary:
         return cast("types.Summary", self._calls.get("/v1/compliance/summary", year=year))
 

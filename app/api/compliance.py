@@ -15,6 +15,7 @@ from app.deletions import compliance, compliance_rules, costs
 from app.rules.compliance import Rules
 
 router = APIRouter(prefix="/compliance", tags=["compliance"], dependencies=[needs("audit")])
+WORKBOOK = "application/vnd.openxmlformats-officedocument.spreadsheetml.sheet"
 Year = Annotated[int | None, Query(ge=2000, le=9998, description="of receipt, UTC; absent: all")]
 
 
@@ -26,9 +27,10 @@ Year = Annotated[int | None, Query(ge=2000, le=9998, description="of receipt, UT
             "content": {
                 "text/csv": {"schema": {"type": "string"}},
                 "application/pdf": {"schema": {"type": "string", "format": "binary"}},
+                WORKBOOK: {"schema": {"type": "string", "format": "binary"}},
             }
         },
-        **problems(403),
+        **problems(403, 422),
     },
 )
 def read_register(
@@ -37,10 +39,10 @@ def read_register(
     held: PartsDep,
     year: Year = None,
     form: Annotated[
-        Literal["csv", "json", "pdf"] | None,
+        Literal["csv", "json", "pdf", "xlsx"] | None,
         Query(
             description="instead of `Accept`, where nobody sets it, as in a link; a PDF has the figures, and up to "
-            "200 entries"
+            "200 entries; a workbook (`xlsx`) has up to 100,000"
         ),
     ] = None,
 ) -> Response:
@@ -50,6 +52,10 @@ def read_register(
         headers["Content-Disposition"] = 'attachment; filename="register.pdf"'
         printed = printed_register.print_pdf(held.database, who.tenant_id, year)
         return Response(printed, media_type="application/pdf", headers=headers)
+    if form == "xlsx":
+        headers["Content-Disposition"] = 'attachment; filename="register.xlsx"'
+        book = printed_register.workbook(held.database, who.tenant_id, year)
+        return Response(book, media_type=WORKBOOK, headers=headers)
     pages = compliance.register(held.database, who.tenant_id, year)
     if form == "csv" or (form is None and prefers("text/csv", request.headers.get("accept", ""))):
         lines = compliance.as_csv(pages)

@@ -382,8 +382,11 @@ def write_json(document: Mapping[str, Any], output: Path | None) -> None:
 
 
 def register(year: Year = None, output: Output = None, as_json: AsJson = False) -> None:
-    """Print the register of requests, as CSV or JSON."""
+    """Print the register of requests, as CSV or JSON; with `--output` of a name in .xlsx, write a workbook."""
     with client() as calls:
+        if output is not None and output.suffix.lower() == ".xlsx" and not as_json:
+            output.write_bytes(calls.compliance.register_xlsx(year))
+            return
         found = (
             json.dumps(calls.compliance.register(year), indent=2) if as_json else calls.compliance.register_csv(year)
         )

@@ -1,13 +1,17 @@
-"""The register as PDF: hostile fields are text in it, and a long one is printed without its entries."""
+"""The register as PDF and as a workbook: hostile fields are text in both, and what is too long is said."""
 
 from __future__ import annotations
 
+import io
+import zipfile
 from datetime import UTC, datetime
 from typing import Any
+from xml.etree import ElementTree
 
 import pytest
 
 from app.cases import pdf, register
+from tests.helpers import is_problem
 from tests.trained import Trained
 
 ACTIVE = (b"/JavaScript", b"/JS", b"/URI", b"/Launch", b"/EmbeddedFile", b"/GoToR", b"/SubmitForm")
@@ -55,3 +59,56 @@ def test_a_long_register_is_printed_without_its_entries(trained: Trained, monkey
     assert trained.account.http.get("/v1/compliance/register", params={"form": "pdf"}).content == b"%PDF"
     assert "The register as CSV has them all." in str(said[-1])
     assert "del_" not in str(said)
+
+
+KEPT = "\n\t\u202c\u202e"
+MAIN = "{http://schemas.openxmlformats.org/spreadsheetml/2006/main}"
+
+
+@pytest.mark.validation
+def test_hostile_fields_are_text_in_the_workbook(trained: Trained) -> None:
+    account = trained.account
+    for number, text in enumerate((*HOSTILE, "\uff1dSUM(A1)", "007", "http://example.org/?a=1&b=<2>")):
+        made = trained.delete(trained.ids[2 * number : 2 * number + 2])
+        account.post(f"/v1/deletion-requests/{made['id']}:cancel", {"reason": text.replace("\x00", "").strip()[:1900]})
+    reply = account.http.get("/v1/compliance/register", params={"form": "xlsx"})
+    assert reply.status_code == 200
+    assert 'filename="register.xlsx"' in reply.headers["content-disposition"]
+    with zipfile.ZipFile(io.BytesIO(reply.content)) as book:
+        names = book.namelist()
+        sheet = ElementTree.fromstring(book.read("xl/worksheets/sheet1.xml"))
+    assert not [name for name in names if "vba" in name.lower() or "external" in name.lower() or "_rels/sheet" in name]
+    assert not list(sheet.iter(f"{MAIN}f")), "no cell is a formula"
+    assert not list(sheet.iter(f"{MAIN}hyperlink"))
+    rows = [
+        ["".join(cell.itertext()) for cell in row.iter(f"{MAIN}c") if cell.get("t") == "inlineStr"]
+        for row in sheet.iter(f"{MAIN}row")
+    ]
+    assert rows[0] == list(register.compliance.COLUMNS)
+    entries = account.get("/v1/compliance/register")
+    assert len(rows) == 1 + len(entries) == 10
+    for row, entry in zip(rows[1:], entries, strict=True):
+        shown = (each if each.isprintable() or each in KEPT else f"_x{ord(each):04X}_" for each in entry["reason"])
+        assert "".join(shown) in row
+
+
+@pytest.mark.validation
+def test_a_register_that_no_workbook_takes_is_refused(trained: Trained, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(register, "MOST_ROWS", 1)
+    for number in range(2):
+        trained.delete(trained.ids[2 * number : 2 * number + 2])
+    is_problem(trained.account.http.get("/v1/compliance/register", params={"form": "xlsx"}), 422, "register-too-large")
+
+
+def test_a_cell_holds_what_programs_take() -> None:
+    written = []
+
+    class Sheet:
+        def write_string(self, *cell: Any) -> None:
+            written.append(cell)
+
+        write_number = write_string
+
+    for value in ("a" * 40_000, None, 3, 2.5, False):
+        register._write(Sheet(), 1, 2, value)
+    assert written == [(1, 2, "a" * 32_000 + " …"), (1, 2, 3), (1, 2, 2.5), (1, 2, "False")]
