@@ -37,6 +37,7 @@ SHOWN = {
 }
 LAWS = ("gdpr", "uk-gdpr", "ccpa")
 MOST_NAMED = 200
+OWED = "source-object"  # of a receipt: pictures in the storage of their owner
 CHANGED = "The request has changed since you opened it, perhaps in another tab. Look at it again, and then decide."
 NOTICES = get_args(NoticeCreate.model_fields["kind"].annotation)
 VERBS = {
@@ -50,6 +51,7 @@ VERBS = {
     "dismiss": "The proposed refusal does not happen.",
     "confirm": "The receipt is confirmed.",
     "identity": "The proof of identity is noted.",
+    "confirm-objects": "It is noted that the pictures are deleted at their place.",
 }
 
 DECISIONS = VERBS.keys() - {"case-file"}
@@ -165,8 +167,13 @@ async def show(visit: VisitDep, request_id: RequestId) -> Response:
         *(visit.api.find(f"/models/{model}") for model in models),
     )
     audits = await verdicts.of_request(visit.api, found)
+    left = [each for each in found["receipts"] if each["done_at"] is None]
+    objects = None
+    if visit.can("request") and any(each["subject"] == OWED and each["due_at"] for each in left):
+        objects = (await visit.api.get(f"/deletion-requests/{request_id}/objects"))["addresses"]
     return visit.page(
         "request.html.j2",
+        objects=objects,
         request=found,
         seen=_facts(found),
         jobs=jobs["items"],
@@ -183,7 +190,7 @@ async def show(visit: VisitDep, request_id: RequestId) -> Response:
         audits=audits,
         sentence=verdicts.sentence(found, audits),
         steps=timeline(found, audits),
-        left=[each for each in found["receipts"] if each["done_at"] is None],
+        left=left,
         gone=[each for each in found["receipts"] if each["done_at"] is not None],
         verbs=_possible(found) if visit.can("request") else (),
         done=VERBS.get(visit.request.query_params.get("done", ""), ""),
@@ -230,7 +237,7 @@ async def decide(visit: VisitDep, request_id: RequestId, verb: str) -> Response:
 
 def _said(verb: str, form: Form) -> Document | None:
     """What the API wants to hear of a decision."""
-    if verb in ("release", "approve"):
+    if verb in ("release", "approve", "confirm-objects"):
         return None
     if verb in ("confirm", "identity"):
         return {name: form[name].strip() for name in ("status", "until", "note") if form[name].strip()}

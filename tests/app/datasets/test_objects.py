@@ -19,6 +19,7 @@ from sqlalchemy import select
 from app.core.config import Settings
 from app.core.tables import AuditEvent, OwedObject
 from tests.app.blobs.s3_server import s3_server
+from tests.app.console.browsing import browser
 from tests.helpers import PARQUET, is_problem
 from tests.support import QUICK_MODEL, QUICK_POLICY, Account, Document
 
@@ -385,6 +386,25 @@ def test_elsewhere_the_owner_deletes_and_confirms(account: Account, theirs: Any)
         assert event.data["objects"] == 2
         assert event.data["actor"].startswith("key_")
         assert session.scalars(select(OwedObject)).all() == []
+
+
+@pytest.mark.validation
+def test_an_officer_sees_and_confirms_them_in_the_console(account: Account, theirs: Any) -> None:
+    made = taken_in(account, rows_of(filled(theirs)))
+    at = f"/console/requests/{erased(account, made, sample_ids=['id-4', 'id-9'])['id']}"
+    app, database = account.http.app, account.database
+    with browser(app, database, "officer") as officer, browser(app, database, "auditor") as auditor:
+        page = officer.open(at)
+        assert page.has("2 pictures must be deleted where they lie")
+        assert page.has("s3://faces/people/anna-9.png")
+        assert not auditor.open(at).has("must be deleted where")
+        refused = officer.send(page.form(f"{at}/confirm-objects"), 409)
+        assert refused.has("still there")
+        for row in (4, 9):
+            theirs.delete_object(Bucket="faces", Key=f"people/anna-{row}.png")
+        done = officer.send(officer.open(at).form(f"{at}/confirm-objects"))
+        assert done.has("deleted at their place")
+        assert not done.has("must be deleted where")
 
 
 def test_an_object_that_the_storage_keeps_is_left_to_its_owner(
