@@ -38,6 +38,7 @@ from app.api.case_schemas import (
 )
 from app.api.deletions import RequestId, order_of
 from app.api.http.audit_replies import prefers
+from app.api.http.conditional import IfMatchDep
 from app.api.http.deps import (
     CallerDep,
     IdempotencyKey,
@@ -57,7 +58,7 @@ from app.core.errors import AppError, NotFound, Unprocessable
 from app.core.ids import new_id
 from app.core.tables import CasePaper, DeletionRequest, Notice
 from app.datasets import records as datasets
-from app.deletions import accept, figures, locking, naming, views
+from app.deletions import accept, compliance_rules, figures, locking, naming, views
 from app.deletions.orders import Accepted, Impact, Order
 from app.rules.compliance import Language
 
@@ -237,9 +238,13 @@ def read_template(kind: Kind, language: Language, who: CallerDep, session: Read)
     return TemplateOut(kind=kind, language=language, subject=subject, body=body, updated_at=at, fields=fields)
 
 
-@router.put("/compliance/templates/{kind}/{language}", dependencies=[needs("admin")], responses=problems(403, 404))
-def put_template(kind: Kind, language: Language, body: TemplateBody, who: CallerDep, session: Write) -> TemplateOut:
+@router.put("/compliance/templates/{kind}/{language}", dependencies=[needs("admin")], responses=problems(403, 404, 412))
+def put_template(
+    kind: Kind, language: Language, body: TemplateBody, who: CallerDep, session: Write, seen: IfMatchDep
+) -> TemplateOut:
     """Replace the text of a notice. It is plain text; nothing in it is evaluated but its fields."""
+    compliance_rules.locked(session, who.tenant_id)
+    seen.check(read_template(kind, language, who, session))
     notices.set_template(session, who.tenant_id, kind, language, body.subject, body.body)
     session.flush()
     return read_template(kind, language, who, session)
@@ -249,10 +254,12 @@ def put_template(kind: Kind, language: Language, body: TemplateBody, who: Caller
     "/compliance/templates/{kind}/{language}",
     status_code=204,
     dependencies=[needs("admin")],
-    responses=problems(403, 404),
+    responses=problems(403, 404, 412),
 )
-def drop_template(kind: Kind, language: Language, who: CallerDep, session: Write) -> None:
+def drop_template(kind: Kind, language: Language, who: CallerDep, session: Write, seen: IfMatchDep) -> None:
     """The text that comes with the service holds again."""
+    compliance_rules.locked(session, who.tenant_id)
+    seen.check(read_template(kind, language, who, session))
     notices.drop_template(session, who.tenant_id, kind, language)
 
 

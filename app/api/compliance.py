@@ -8,6 +8,7 @@ from fastapi import APIRouter, Query, Request
 from fastapi.responses import Response, StreamingResponse
 
 from app.api.http.audit_replies import prefers
+from app.api.http.conditional import IfMatchDep
 from app.api.http.deps import CallerDep, PartsDep, Read, Write, needs, problems
 from app.api.schemas import PoolCost, RegisterEntry, RemainsCost, Summary
 from app.cases import register as printed_register
@@ -78,9 +79,10 @@ def read_rules(who: CallerDep, session: Read) -> Rules:
     return compliance_rules.of(session, who.tenant_id)
 
 
-@router.put("/rules", dependencies=[needs("admin")], responses=problems(403))
-def put_rules(body: Rules, who: CallerDep, session: Write) -> Rules:
+@router.put("/rules", dependencies=[needs("admin")], responses=problems(403, 412))
+def put_rules(body: Rules, who: CallerDep, session: Write, seen: IfMatchDep) -> Rules:
     """Replace the rules. Requests keep the dates that they have."""
+    seen.check(compliance_rules.locked(session, who.tenant_id))
     compliance_rules.replace(session, who.tenant_id, body)
     return body
 

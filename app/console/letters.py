@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Annotated, get_args
 
 from fastapi import APIRouter, Path
@@ -10,10 +11,15 @@ from fastapi.responses import Response
 from app.api.case_schemas import TemplateOut
 from app.console.calls import Document, Refused
 from app.console.visit import Form, PageRoute, Visit, VisitDep, see_other
+from app.core.errors import PreconditionFailed
 
 router = APIRouter(prefix="/console/settings", route_class=PageRoute, include_in_schema=False)
 KINDS: tuple[str, ...] = get_args(TemplateOut.model_fields["kind"].annotation)
 LANGUAGES = {"en": "English", "de": "German", "fr": "French"}
+MEANWHILE = (
+    "Somebody has changed this since you opened the page. What you typed is kept here. See in another tab what holds "
+    "now; if you then send this, it takes its place."
+)
 Kind = Annotated[str, Path(pattern=f"^({'|'.join(KINDS)})$")]
 Language = Annotated[str, Path(pattern=f"^({'|'.join(LANGUAGES)})$")]
 
@@ -24,9 +30,11 @@ async def show_rules(visit: VisitDep) -> Response:
 
 
 async def _rules(visit: Visit, typed: Form | None, problem: Document | None) -> Response:
-    rules = await visit.api.get("/compliance/rules")
+    etag, text = await visit.api.fetch("/compliance/rules")
+    rules = json.loads(text)
     return visit.page(
         "rules.html.j2",
+        seen=etag,
         status=int(problem["status"]) if problem else 200,
         rules={**rules, **_said(typed)} if typed is not None else rules,
         languages=LANGUAGES,
@@ -38,14 +46,18 @@ async def _rules(visit: Visit, typed: Form | None, problem: Document | None) -> 
 
 @router.post("/rules")
 async def set_rules(visit: VisitDep) -> Response:
-    """What the form has is changed; what it has not stays as it was."""
+    """What the form has is changed; what it has not stays as it was. Whoever changed them meanwhile is not undone."""
     form = await visit.form()
     now = await visit.api.get("/compliance/rules")
     try:
-        await visit.api.send("PUT", "/compliance/rules", {**now, **_said(form)})
+        await visit.api.send("PUT", "/compliance/rules", {**now, **_said(form)}, seen=form["seen"])
     except Refused as error:
-        return await _rules(visit, form, error.problem)
+        return await _rules(visit, form, _told(error))
     return see_other("/console/settings/rules?done=rules")
+
+
+def _told(error: Refused) -> Document:
+    return {**error.problem, "detail": MEANWHILE} if error.status == PreconditionFailed.status else error.problem
 
 
 def _said(form: Form) -> Document:
@@ -65,9 +77,11 @@ async def show_letter(visit: VisitDep, kind: Kind, language: Language) -> Respon
 
 
 async def _letter(visit: Visit, kind: str, language: str, typed: Form | None, problem: Document | None) -> Response:
-    letter = await visit.api.get(f"/compliance/templates/{kind}/{language}")
+    etag, text = await visit.api.fetch(f"/compliance/templates/{kind}/{language}")
+    letter = json.loads(text)
     return visit.page(
         "letter.html.j2",
+        seen=etag,
         status=int(problem["status"]) if problem else 200,
         letter=letter if typed is None else {**letter, "subject": typed["subject"], "body": typed["body"]},
         languages=LANGUAGES,
@@ -81,9 +95,9 @@ async def set_letter(visit: VisitDep, kind: Kind, language: Language) -> Respons
     form = await visit.form()
     body = {"subject": form["subject"].strip(), "body": form["body"].replace("\r\n", "\n")}
     try:
-        await visit.api.send("PUT", f"/compliance/templates/{kind}/{language}", body)
+        await visit.api.send("PUT", f"/compliance/templates/{kind}/{language}", body, seen=form["seen"])
     except Refused as error:
-        return await _letter(visit, kind, language, form, error.problem)
+        return await _letter(visit, kind, language, form, _told(error))
     return see_other(f"/console/settings/letters/{kind}/{language}?done=letter")
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from app import events
 from app.core import db
-from app.core.tables import ComplianceRules
+from app.core.tables import ComplianceRules, Tenant
 from app.rules.compliance import Rules
 
 
@@ -14,6 +15,12 @@ def of(session: Session, tenant_id: str) -> Rules:
     """The rules that hold; the defaults where the tenant has none of its own."""
     row = session.get(ComplianceRules, tenant_id)
     return Rules() if row is None else Rules.model_validate(row.rules)
+
+
+def locked(session: Session, tenant_id: str) -> Rules:
+    """The same, while nobody else changes the tenant's rules or letters."""
+    session.execute(select(Tenant.id).where(Tenant.id == tenant_id).with_for_update())
+    return of(session, tenant_id)
 
 
 def replace(session: Session, tenant_id: str, rules: Rules) -> None:

@@ -123,6 +123,34 @@ def test_an_owner_changes_rules_and_letters_and_the_others_read_them(shared: Tra
     account.http.put("/v1/compliance/rules", json=before)
 
 
+@pytest.mark.validation
+def test_two_tabs_that_change_rules_or_a_letter_do_not_undo_each_other(
+    shared: Trained, who: dict[str, Browser]
+) -> None:
+    account, owner = shared.account, who["owner"]
+    before = account.get("/v1/compliance/rules")
+    letter = "/console/settings/letters/extension/fr"
+    for at, end, path, name in (
+        ("/console/settings/rules", "/rules", "/v1/compliance/rules", "authority"),
+        (letter, "/extension/fr", "/v1/compliance/templates/extension/fr", "subject"),
+    ):
+        first, second = owner.open(at), owner.open(at)
+        owner.send(first.form(end), **{name: "Ada was here"})
+        refused = owner.send(second.form(end), 412, **{name: "Bob"})
+        assert refused.has("Somebody has changed this")
+        assert refused.form(end).fields[name] == "Bob"
+        assert account.get(path)[name] == "Ada was here"
+        owner.send(refused.form(end))
+        assert account.get(path)[name] == "Bob"
+        etag = account.http.get(path).headers["etag"]
+        sent = before if end == "/rules" else {"subject": "", "body": ""}
+        body = {member: value for member, value in account.get(path).items() if member in sent}
+        assert account.http.put(path, json={**body, name: "C"}, headers={"If-Match": etag}).status_code == 200
+        is_problem(account.http.put(path, json=body, headers={"If-Match": etag}), 412, "precondition-failed")
+    is_problem(account.http.delete(path, headers={"If-Match": etag}), 412, "precondition-failed")
+    account.http.put("/v1/compliance/rules", json=before)
+
+
 def test_an_alias_is_set_and_removed(shared: Trained, who: dict[str, Browser]) -> None:
     path, engineer = f"/console/models/{shared.model}", who["engineer"]
     page, current = engineer.open(path), shared.account.get(shared.where)["current_version"]
