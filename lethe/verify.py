@@ -382,7 +382,7 @@ def check_witness(note: str, verifier: str) -> str:
         refuse("this is not the key of a witness, NAME+HASH+KEY")
     key_id = hashlib.sha256(name.encode() + b"\n" + raw).digest()[:4]
     text, _, lines = note.rpartition("\n\n")
-    for line in lines.splitlines():
+    for line in filter(None, lines.split("\n")):
         dash, own, signature = line.split(" ")
         data = unbase64(signature)
         if dash == "\N{EM DASH}" and own == name and data[:4] == key_id:

@@ -47,6 +47,11 @@ class StorageRefusedError(StorageUnavailableError):
     """The storage answers, and refuses until a person changes something: the text says what."""
 
 
+def is_away(error: Exception) -> bool:
+    """Whether the storage does not answer, so that the next blob would fare no better."""
+    return isinstance(error, StorageUnavailableError) and not isinstance(error, StorageRefusedError)
+
+
 @dataclass(frozen=True)
 class Stored:
     digest: str

@@ -9,12 +9,13 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
+from itertools import islice
 from typing import Any
 
-from sqlalchemy import Select, and_, exists, or_, select, text, union_all
+from sqlalchemy import Row, Select, and_, exists, or_, select, text, union_all
 from sqlalchemy.orm import Session, aliased
 
-from app.blobs.folder import BlobMissingError
+from app.blobs.folder import BlobMissingError, is_away
 from app.blobs.open import Blobs
 from app.core import db
 from app.core.db import Database
@@ -136,20 +137,31 @@ def remove_leftovers(database: Database, blobs: Blobs) -> int:
         purge.dataset_id == Job.dataset_id, purge.kind == JobKind.PURGE, purge.finished_at >= Job.created_at
     )
     stale = and_(Job.state.in_([JobState.FAILED, JobState.DEAD]), Job.kind != JobKind.UNLEARN, erased_under)
-    with database.write() as session:
-        stored = select(JobArtifact).join(Job, Job.id == JobArtifact.job_id)
-        query = stored.where(or_(over, stale), ~kept_for_purge)
-        rows = session.scalars(query.limit(100).with_for_update(skip_locked=True, of=JobArtifact)).all()
-        for row in rows:
+    with database.read() as session:
+        stored = select(JobArtifact.job_id, JobArtifact.name).join(Job, Job.id == JobArtifact.job_id)
+        rows = session.execute(stored.where(or_(over, stale), ~kept_for_purge).limit(1000)).all()
+
+    def remove_one(found: Row[str, str]) -> bool:
+        with database.write() as session:
+            row = session.get(JobArtifact, tuple(found), with_for_update=True)
+            if row is None:
+                return False
             session.delete(row)
-        session.flush()
-        for digest in {row.digest for row in rows}:
-            remove_within(session, blobs, digest)
-        return len(rows)
+            session.flush()
+            remove_within(session, blobs, row.digest)
+        return True
+
+    return db.one_by_one(rows, remove_one, "a resume file could not be removed", most=100, ends=is_away)
 
 
 def remove_orphans(database: Database, blobs: Blobs, older_than_seconds: float) -> int:
     """Remove old bytes that no row points at, left by a crash between storing and recording; how many."""
     removed = blobs.sweep_parts(older_than_seconds)
-    old = blobs.older_than(older_than_seconds)
-    return removed + db.one_by_one(old, partial(remove, database, blobs), "bytes without an owner could not be removed")
+    old = iter(blobs.older_than(older_than_seconds))
+    while part := list(islice(old, 500)):
+        with database.read() as session:  # nearly all are in use: nobody waits for that
+            needed = used(session, part)
+        free = [digest for digest in part if digest not in needed]
+        failure = "bytes without an owner could not be removed"
+        removed += db.one_by_one(free, partial(remove, database, blobs), failure, ends=is_away)
+    return removed

@@ -9,7 +9,7 @@ from fastapi import APIRouter, Path
 from fastapi.responses import Response
 
 from app.api.http.patterns import id_pattern
-from app.console.visit import PageRoute, VisitDep, see_other
+from app.console.visit import PageRoute, VisitDep, lines_of, see_other
 from app.console.words import plain
 
 router = APIRouter(prefix="/console/requests", route_class=PageRoute, include_in_schema=False)
@@ -22,7 +22,7 @@ PaperId = Annotated[str, Path(pattern=id_pattern("pap"))]
 async def find(visit: VisitDep) -> Response:
     """What is held of some people, over all datasets."""
     form = await visit.form()
-    who = [line.strip() for line in form["subjects"].splitlines() if line.strip()]
+    who = lines_of(form["subjects"])
     found = (
         await visit.api.send("POST", "/deletion-requests:find", {"subjects": who}, once=form["once"]) if who else None
     )

@@ -17,6 +17,7 @@ from sqlalchemy.orm import Session, undefer
 
 from app import events, jobs
 from app.blobs import usage
+from app.blobs.folder import StorageRefusedError
 from app.blobs.open import Blobs
 from app.core import db
 from app.core.config import Settings
@@ -46,6 +47,7 @@ from app.jobs import Claim
 from app.models import versions
 from app.rules.states import Decision, JobKind, JobState, Outcome, VersionState, move_outcome
 
+REFUSING = "; it is still there: "  # before why, in a receipt of bytes that their storage keeps
 MOST_TOGETHER = 1000  # requests that one rewriting of a dataset serves
 POOL_LIFE = timedelta(days=90)  # how long a pool outlives, at most, the first erasure of a sample it was built on
 
@@ -378,13 +380,30 @@ def _date_pools(session: Session, request: DeletionRequest, pools: set[str]) -> 
 
 
 def remove_owed(database: Database, blobs: Blobs, request_id: str) -> int:
-    """Delete the bytes behind the request's undated pending receipts, unless a row still needs them."""
+    """Delete the bytes behind the request's undated pending receipts, unless a row still needs them.
+
+    Raises:
+        StorageRefusedError: of some. The others are gone, and the receipts of these say why.
+    """
+    own = (Receipt.request_id == request_id, Receipt.done_at.is_(None), Receipt.due_at.is_(None))
     with database.read() as session:
-        pending = select(Receipt.digest).where(
-            Receipt.request_id == request_id, Receipt.done_at.is_(None), Receipt.due_at.is_(None)
-        )
-        digests = [digest for digest in session.scalars(pending) if digest]
-    return sum(usage.remove(database, blobs, digest) for digest in digests)
+        digests = {digest for digest in session.scalars(select(Receipt.digest).where(*own)) if digest}
+    removed, refused = 0, dict[str, StorageRefusedError]()
+    for digest in sorted(digests):
+        try:
+            removed += usage.remove(database, blobs, digest)
+        except StorageRefusedError as error:
+            refused[digest] = error
+    if refused:
+        with database.write() as session:
+            for row in session.scalars(select(Receipt).where(*own, Receipt.digest.in_(refused))):
+                row.detail = f"{_whole(row.detail)}{REFUSING}{refused[row.digest or '']}"
+        raise next(iter(refused.values()))
+    return removed
+
+
+def _whole(detail: str) -> str:
+    return detail.partition(REFUSING)[0]
 
 
 def complete(session: Session, claim: Claim, request_id: str) -> None:
@@ -437,7 +456,7 @@ def _tick(session: Session, owed: Select[Receipt], now: datetime) -> None:
     Of other tenants nothing is said: that they have the same bytes is theirs to know.
     """
     for receipt in session.scalars(owed).all():
-        receipt.done_at = now
+        receipt.done_at, receipt.detail = now, _whole(receipt.detail)
         tenant_id = session.get_one(DeletionRequest, receipt.request_id).tenant_id
         if receipt.digest and usage.used(session, [receipt.digest], tenant_id):
             receipt.detail += "; another object holds the same bytes, and keeps them"

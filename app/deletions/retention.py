@@ -9,6 +9,7 @@ from sqlalchemy.orm import Session
 
 from app import events
 from app.blobs import usage
+from app.blobs.folder import is_away
 from app.blobs.open import Blobs
 from app.core import db
 from app.core.db import Database
@@ -29,16 +30,20 @@ from app.rules.states import VersionState
 
 def purge_due_versions(database: Database, blobs: Blobs) -> int:
     """Remove superseded checkpoints whose grace is over; how many. Any process may run it, and run it again."""
-    with database.write() as session:
-        now = db.now(session)
-        query = select(Version).where(Version.state == VersionState.SUPERSEDED, Version.purge_after <= now)
-        due = session.scalars(query.with_for_update(skip_locked=True)).all()
-        for version in due:
+    with database.read() as session:
+        ended = (Version.state == VersionState.SUPERSEDED, Version.purge_after <= db.now(session))
+        ids = list(session.scalars(select(Version.id).where(*ended).order_by(Version.purge_after).limit(1000)))
+
+    def purge(version_id: str) -> bool:
+        with database.write() as session:
+            now = db.now(session)
+            version = session.get(Version, version_id, with_for_update=True)
+            if version is None or version.state != VersionState.SUPERSEDED:
+                return False
             version.state, version.purged_at = VersionState.PURGED, now
             session.execute(delete(JobArtifact).where(JobArtifact.digest == version.digest))
             events.record(session, version.tenant_id, "version.purged", version.id, digest=version.digest)
-        session.flush()
-        for version in due:
+            session.flush()
             usage.remove_within(session, blobs, version.digest)
             owed = select(Receipt).where(
                 Receipt.subject == "superseded-checkpoint",
@@ -47,7 +52,9 @@ def purge_due_versions(database: Database, blobs: Blobs) -> int:
                 Receipt.done_at.is_(None),
             )
             _tick(session, owed, now)
-        return len(due)
+        return True
+
+    return db.one_by_one(ids, purge, "a superseded checkpoint could not be removed", ends=is_away)
 
 
 def keep_remains(session: Session, request: DeletionRequest, until: datetime, reason: str) -> None:

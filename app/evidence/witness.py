@@ -67,7 +67,7 @@ class Witness:
             WitnessError: there is none: it is by another key, or over another tree.
         """
         text = note.rpartition("\n\n")[0] + "\n"
-        for line in reply.splitlines():
+        for line in reply.split("\n"):
             dash, _, rest = line.partition(" ")
             name, _, encoded = rest.partition(" ")
             try:
@@ -149,9 +149,9 @@ def cosigned(session: Session, tenant_id: str) -> str | None:
     if not rows:
         return None
     same = [row for row in rows if row.size == rows[0].size and _own(row.note) == _own(rows[0].note)]
-    return _own(rows[0].note) + "".join(row.note.splitlines(keepends=True)[-1] for row in same)
+    return _own(rows[0].note) + "".join(row.note.split("\n")[-2] + "\n" for row in same)
 
 
 def _own(note: str) -> str:
     """The head with the service's own signature alone."""
-    return "".join(note.splitlines(keepends=True)[:-1])
+    return note.removesuffix("\n").rpartition("\n")[0] + "\n"

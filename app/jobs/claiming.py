@@ -19,6 +19,7 @@ from app.jobs.routing import Takes
 from app.rules.states import JobKind, JobState, move_job
 
 CLAIM_TRIES = 8
+IMMINENT = timedelta(days=1)  # among deadlines this near, or over, tenants take turns
 URGENT = timedelta(days=7)  # a deadline this near goes before everything else
 SOON = timedelta(days=45)  # one this near, as every first deadline of the laws is, before its tenant's other jobs
 EVERYTHING = Takes()
@@ -47,9 +48,11 @@ class Claim:
 def claimable(now: datetime, hint: str | None = None) -> Select[Job]:
     """Queued jobs that are first in a free lane; a purge also waits for `_wanted_before` it.
 
-    What must be done within `URGENT` for a legal deadline comes first, by that deadline; then the hinted job; then
-    tenants take turns. Of one tenant, what has a deadline within `SOON` comes first, then the oldest job. A lane keeps
-    its order whichever hint arrives first: unlearning must find the version that training makes.
+    What must be done within `URGENT` for a legal deadline comes first, by that deadline. Where it is `IMMINENT`,
+    tenants take turns: who enters many requests that were late when they came keeps nobody else from a deadline. Then
+    comes the hinted job; then tenants take turns. Of one tenant, what has a deadline within `SOON` comes first, then
+    the oldest job. A lane keeps its order whichever hint arrives first: unlearning must find the version that training
+    makes.
     """
     other = aliased(Job)
     lane_busy = exists().where(other.lane == Job.lane, other.state == JobState.RUNNING)
@@ -57,6 +60,8 @@ def claimable(now: datetime, hint: str | None = None) -> Select[Job]:
     overtakes = exists().where(
         ahead.lane == Job.lane, ahead.state == JobState.QUEUED, ahead.id < Job.id, ahead.available_at <= now
     )
+    deadline = due_at(now + URGENT)
+    imminent = deadline <= now + IMMINENT
     return (
         select(Job)
         .join(Tenant, Tenant.id == Job.tenant_id)
@@ -68,7 +73,9 @@ def claimable(now: datetime, hint: str | None = None) -> Select[Job]:
             or_(Job.kind != JobKind.PURGE, ~_wanted_before()),
         )
         .order_by(
-            due_at(now + URGENT).asc().nulls_last(),
+            case((imminent, 0), else_=1),
+            case((imminent, Tenant.served_at)).asc().nulls_first(),
+            deadline.asc().nulls_last(),
             (Job.id == (hint or "")).desc(),
             Tenant.served_at.asc().nulls_first(),
             due_at(now + SOON).is_(None),
@@ -109,18 +116,21 @@ def _wanted_before(*, running: bool = True) -> ColumnElement[bool]:
     running: count running jobs, too.
 
     These are running jobs, and queued ones that need the samples: unlearning, and the comparison of the purge's own
-    request. Other queued jobs may never find a worker, and later ones may never end, so erasing waits for neither. A
-    part is as old as its job.
+    request. Other queued jobs may never find a worker, and later ones may never end, so erasing waits for neither. Nor
+    does the purge of one model, which leaves the samples, wait for the unlearning of another. A part is as old as its
+    job.
     """
     earlier = aliased(Job)
     compares = and_(earlier.kind == JobKind.TRAIN, earlier.params["exclude_request"].as_string() == Job.request_id)
+    same = or_(Job.model_id.is_(None), earlier.model_id == Job.model_id)
+    unlearns = and_(earlier.kind == JobKind.UNLEARN, same)
     return exists().where(
         earlier.dataset_id == Job.dataset_id,
         func.coalesce(earlier.parent_id, earlier.id) < Job.id,
         earlier.kind != JobKind.PURGE,
         or_(
             earlier.state == JobState.RUNNING if running else false(),
-            and_(earlier.state == JobState.QUEUED, or_(earlier.kind == JobKind.UNLEARN, compares)),
+            and_(earlier.state == JobState.QUEUED, or_(unlearns, compares)),
         ),
     )
 

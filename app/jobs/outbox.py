@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 from sqlalchemy import delete, select
 from sqlalchemy.orm import Session
 
-from app.blobs.folder import StorageRefusedError, StorageUnavailableError
+from app.blobs.folder import is_away
 from app.core import crash_points, db
 from app.core.db import Database
 from app.core.tables import Job, Outbox
@@ -63,11 +63,7 @@ def relay_blobs(database: Database, remove: Callable[[str], object]) -> int:
     with database.read() as session:
         waiting = select(Outbox.number, Outbox.key).where(Outbox.topic == "blob").order_by(Outbox.number)
         rows = [(number, (key,)) for number, key in session.execute(waiting.limit(SEEN)).all()]
-    return _send(database, rows, remove, ends=_is_away)
-
-
-def _is_away(error: Exception) -> bool:
-    return isinstance(error, StorageUnavailableError) and not isinstance(error, StorageRefusedError)
+    return _send(database, rows, remove, ends=is_away)
 
 
 Message = tuple[int, tuple[str, ...]]

@@ -8,10 +8,12 @@ from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from app.console import assets, words
+from app.console.calls import Api
 from app.core.users import end_session
 from tests.app.console.browsing import COOKIE, HOSTILE, Browser, Form, Page, browser, inert, link
 from tests.support import Account
@@ -428,6 +430,19 @@ def test_a_refusal_waits_for_a_second_person(shared: Trained, officer: Browser, 
         assert account.get(f"/v1/deletion-requests/{request_id}")["status"] == "refused"
     finally:
         account.http.put("/v1/compliance/rules", json=rules)
+
+
+def test_only_a_line_feed_ends_a_name(officer: Browser, monkeypatch: pytest.MonkeyPatch) -> None:
+    sent: list[Any] = []
+
+    async def send(_self: Api, _method: str, _path: str, body: Any = None, **_: Any) -> Any:
+        sent.append(body)
+        return {"held": [], "erased": []}
+
+    form = officer.open("/console/requests/find").form("/find")
+    monkeypatch.setattr(Api, "send", send)
+    officer.send(form, subjects="Anna\u2028Bob\r\nCarl\x0cDora\n\n")
+    assert sent == [{"subjects": ["Anna\u2028Bob", "Carl\x0cDora"]}]
 
 
 def test_people_are_found_over_all_datasets(shared: Trained, officer: Browser) -> None:

@@ -15,7 +15,7 @@ from sqlalchemy import select, update
 
 from app import jobs
 from app.blobs import usage
-from app.blobs.folder import Folder
+from app.blobs.folder import Folder, StorageRefusedError
 from app.core import db
 from app.core.positions import unpack
 from app.core.tables import (
@@ -347,6 +347,72 @@ def test_orphans_and_leftovers_are_swept_and_nothing_that_is_used(trained: Train
     assert blobs(account.settings) == kept
     assert orphan not in kept
     assert trained.forget(trained.ids[:5])["status"] == "fulfilled"
+
+
+class Locked(Folder):
+    """Refuses to delete some bytes, as an object storage does while an object is locked."""
+
+    locked: frozenset[str] = frozenset()
+
+    def delete(self, digest: str) -> bool:
+        if digest in self.locked:
+            raise StorageRefusedError("the object storage answered AccessDenied: the object is locked")
+        return super().delete(digest)
+
+
+def test_a_checkpoint_that_its_storage_locks_keeps_no_other(trained: Trained, caplog: pytest.LogCaptureFixture) -> None:
+    account = trained.account
+    for model in (trained.model, account.model(trained.dataset, train=False)["id"]):
+        account.post(f"/v1/models/{model}:train", {"seed": 5 + len(model), "promote": True})
+        account.work()
+    account.post(f"{trained.where}:train", {"seed": 9, "promote": True})
+    account.work()
+    with account.database.write() as session:
+        rows = session.scalars(select(Version).where(Version.state == "superseded").order_by(Version.number)).all()
+        for row in rows:
+            row.purge_after = db.now(session) - timedelta(seconds=1)
+    assert len(rows) == 2
+    folder = Locked(account.settings.data_dir / "blobs")
+    folder.locked = frozenset([rows[0].digest])
+    assert [retention.purge_due_versions(account.database, folder) for _ in range(2)] == [1, 0]
+    assert "a superseded checkpoint could not be removed" in caplog.text
+    with account.database.read() as session:
+        assert [session.get_one(Version, row.id).state for row in rows] == ["superseded", "purged"]
+    assert retention.purge_due_versions(account.database, open_blobs(trained)) == 1
+
+
+def test_a_purge_erases_what_it_can_and_says_what_stays(trained: Trained, monkeypatch: pytest.MonkeyPatch) -> None:
+    account = trained.account
+    with account.database.read() as session:
+        images = session.get_one(Dataset, trained.dataset).images
+    real = Folder.delete
+
+    def delete(self: Folder, digest: str) -> bool:
+        if digest == images:
+            raise StorageRefusedError("the object storage answered AccessDenied: the object is locked")
+        return real(self, digest)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Folder, "delete", delete)
+        found = trained.forget(trained.ids[:3])
+    assert found["status"] == "published"
+    (stays,) = [row for row in found["receipts"] if row["digest"] == images]
+    assert "it is still there: the object storage answered AccessDenied" in stays["detail"]
+    assert {row["digest"] for row in found["receipts"] if not row["due_at"]} & blobs(account.settings) == {images}
+    with account.database.write() as session:
+        session.execute(update(Job).where(Job.state == "queued").values(available_at=db.now(session)))
+    account.work()
+    done = trained.request(found)
+    assert done["status"] == "fulfilled"
+    assert not [row for row in done["receipts"] if "still there" in row["detail"]]
+
+
+@pytest.mark.validation
+def test_a_look_for_orphans_takes_no_turn_from_writers(trained: Trained, monkeypatch: pytest.MonkeyPatch) -> None:
+    account, folder = trained.account, open_blobs(trained)
+    usage.remove_orphans(account.database, folder, -60.0)
+    monkeypatch.setattr(account.database, "write", None)
+    assert usage.remove_orphans(account.database, folder, -60.0) == 0
 
 
 # -- requests whose purges wait together -----------------------------------------------------------

@@ -81,6 +81,39 @@ def test_five_hundred_trainings_of_another_tenant_do_not_hold_up_a_near_deadline
     assert taken(database) == unlearning_id(database)
 
 
+def test_many_requests_that_were_late_when_they_came_keep_no_other_from_its_deadline(trained: Trained) -> None:
+    database = trained.account.database
+    mine = trained.delete(trained.ids[:1])
+    due_in(database, mine["id"], hours=20)
+    other, late = another_tenant(database), []
+    with database.write() as session:
+        long_ago = db.now(session) - timedelta(days=2000)
+        row = session.get_one(DeletionRequest, mine["id"])
+        facts = {column.key: getattr(row, column.key) for column in DeletionRequest.__table__.columns}
+        for number in range(5):
+            request = f"del_{number:026d}"
+            session.add(DeletionRequest(**facts | {"id": request, "tenant_id": other, "due_at": long_ago}))
+            session.flush()
+            lane = f"model:b{number}"
+            late.append(enqueue(session, tenant_id=other, kind=JobKind.PURGE, lane=lane, request_id=request).id)
+    assert [taken(database) for _ in range(3)] == [late[0], unlearning_id(database), late[1]]
+
+
+def test_a_purge_of_one_model_does_not_wait_for_another_model(trained: Trained) -> None:
+    """Whose unlearning may never find a worker."""
+    account, database = trained.account, trained.account.database
+    other = account.model(trained.dataset)["id"]
+    account.post(
+        "/v1/deletion-requests", {"dataset": trained.dataset, "model": other, "sample_ids": trained.ids[:1]}, 202
+    )
+    with database.write() as session:
+        session.execute(update(Job).where(Job.kind == JobKind.UNLEARN).values(device="npu"))
+    body = {"dataset": trained.dataset, "model": trained.model, "sample_ids": trained.ids[1:2]}
+    mine = account.post("/v1/deletion-requests", body, 202)
+    account.work()
+    assert trained.request(mine)["status"] == "fulfilled"
+
+
 def test_a_deadline_in_a_year_takes_its_turn(trained: Trained) -> None:
     database = trained.account.database
     made = trained.delete(trained.ids[:2])
