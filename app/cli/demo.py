@@ -25,6 +25,7 @@ AMUN = {"name": "amun", "params": {"learning_rate": 0.25, "decay_every": 5, "bat
 PEOPLE, EACH = 60, 3  # who ask for deletion, and how many samples each of them has
 MARGIN = 0.1  # that so many samples can pass
 REFERENCES = 16
+LETHE = os.path.relpath(Path(sys.executable).parent / "lethe")  # it may not be on the path
 console = Console(highlight=False, soft_wrap=True)
 
 
@@ -41,7 +42,11 @@ def run(folder: Path) -> int:
         except LetheError as error:
             console.print(f"[red]the demo failed:[/] {error}")
             return 1
-    console.print(f"All of it took {time.monotonic() - began:.0f} s. The service's data are in {folder}.")
+    console.print(
+        f"All of it took {time.monotonic() - began:.0f} s. The service's data are in {folder}. To look around:"
+    )
+    console.print(f"  LETHE_DATA_DIR={folder} {LETHE} serve      # and in another terminal, for a link to sign in:")
+    console.print(f"  LETHE_DATA_DIR={folder} {LETHE} console")
     return 0
 
 
@@ -95,7 +100,6 @@ def _main_job(calls: Client, folder: Path) -> None:
     document = calls.versions.audit(model, number)
     before = calls.versions.audit(model, 1)
     page = folder / "report.html"
-    page.write_text(calls.versions.audit_page(model, number), "utf-8")
     checkpoint = folder / f"version-{number}.safetensors"
     digest = calls.versions.download(model, number, checkpoint)
     final = calls.requests.wait(request["id"])
@@ -105,6 +109,7 @@ def _main_job(calls: Client, folder: Path) -> None:
     if document["report"]["judgement"]["verdict"] == before["report"]["judgement"]["verdict"]:
         raise LetheError("the audit says the same of the unlearned and of the untouched model")
     _hand_over(calls, request["id"], folder)
+    page.write_text(calls.versions.audit_page(model, number), "utf-8")  # now that it names the certificate
 
 
 def _hand_over(calls: Client, request: str, folder: Path) -> None:
@@ -117,7 +122,7 @@ def _hand_over(calls: Client, request: str, folder: Path) -> None:
         wrong = [f"{check.name}: {check.detail}" for check in report.checks if check.verified is False]
         raise LetheError(f"the case file does not verify: {'; '.join(wrong)}")
     done = sum(check.verified is True for check in report.checks)
-    console.print(f"case file   {case}: verified, {done} checks (lethe verify {case} --trust {trust})")
+    console.print(f"case file   {case}: verified, {done} checks ({LETHE} verify {case} --trust {trust})")
 
 
 def _follow(calls: Client, job: str | None, label: str) -> Job:
@@ -157,6 +162,8 @@ def _print(
     console.print(f"untouched   [bold]{untouched['verdict']}[/]: {untouched['reason']}")
     seconds = {**report["stage_seconds"], "retrain": retrained["stage_seconds"]["train"]}
     console.print("seconds     " + ", ".join(f"{stage} {value:.2f}" for stage, value in seconds.items()))
-    console.print(f"request     {final['status']}, {len(final['receipts'])} receipts of what was erased or will be")
+    console.print(
+        f"request     {final['status']}, {len(final['receipts'])} receipts: what is erased, and what goes on a date"
+    )
     console.print(f"checkpoint  {checkpoint} ({digest[:19]}…, checked)")
     console.print(f"report      {page}")

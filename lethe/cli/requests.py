@@ -352,7 +352,8 @@ def show_request(
     rows.append(("receipts", f"{gone} done, {len(found['receipts']) - gone} with a date"))
     for outcome in found["outcomes"]:
         published = f"version {outcome['version']}" if outcome["version"] else ""
-        done = "and its remains are erased" if outcome["state"] == "purged" else outcome["state"]
+        erased = "samples erased" if gone < len(found["receipts"]) else "samples and all copies erased"
+        done = erased if outcome["state"] == "purged" else outcome["state"]
         words = [published, done, outcome["verdict"] or "", outcome["reason"] or ""]
         rows.append(((names or {}).get(outcome["model"], outcome["model"]), " · ".join(word for word in words if word)))
     show(document, rows, as_json=as_json)
@@ -417,7 +418,7 @@ def certificate(thing: RequestId, output: Output = None) -> None:
 
 
 def negative_report(thing: RequestId, output: Output = None) -> None:
-    """Print the signed reasons why no deletion is certified."""
+    """Print the signed statement of what is not certified, and why."""
     with client() as calls:
         write_json(calls.requests.negative_report(thing), output)
 

@@ -22,5 +22,6 @@ def test_the_main_job_of_the_readme_runs_as_it_stands(tmp_path: Path) -> None:
     with embedded(tmp_path / "lethe-data"):
         done = subprocess.run([sys.executable, "-c", found.group(1)], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.strip() == "fulfilled"
+    assert done.stdout.split()[0] == "fulfilled"
+    assert done.stdout.split()[1:] in (["pass"], ["fail"], ["inconclusive"])
     assert (tmp_path / "model.safetensors").stat().st_size > 10_000
