@@ -160,7 +160,7 @@ MUTANTS = (
     Mutant(
         "withheld check: a version that unlearning replaced",
         "app/models/versions.py",
-        "    if not by_admin and replaced_by_unlearning(session, version):\n",
+        "    if not by_admin and kept_back(session, version):\n",
         "    if False:\n",
         ("tests/app/datasets/test_suppression.py::test_a_version_replaced_by_an_unlearning_is_withheld_at_once",),
     ),
@@ -174,8 +174,8 @@ MUTANTS = (
     Mutant(
         "suppression set: checkpoints trained on what was erased",
         "app/models/versions.py",
-        "        if trained[unavailable(dataset, model)].any():\n",
-        "        if False:\n",
+        "    if mask_of(version.trained_on, dataset.sample_count)[unavailable(dataset, model)].any():\n",
+        "    if False:\n",
         ("tests/app/datasets/test_suppression.py::test_the_old_checkpoint_is_refused_under_any_name",),
     ),
     Mutant(
