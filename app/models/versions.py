@@ -8,13 +8,14 @@ from typing import Any
 
 import numpy as np
 from sqlalchemy import func, or_, select
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, undefer
 
 from app.core.errors import Conflict, Gone, NotFound
 from app.core.positions import Positions, mask_of, members, unpack
 from app.core.tables import Dataset, DeletionRequest, Model, OutcomeRow, Version
 from app.datasets import canaries
 from app.datasets import records as datasets
+from app.formats import fingerprints
 from app.rules.states import Decision, VersionState
 
 
@@ -115,11 +116,35 @@ def kept_back(session: Session, version: Version) -> bool:
     return version.state != VersionState.CURRENT and holds_erased(session, version.tenant_id, version.digest)
 
 
-def holds_erased(session: Session, tenant_id: str, digest: str) -> bool:
-    """Whether a version of the tenant with these bytes holds samples that were requested or erased since: it was
-    trained on them, or its training started, at first or second hand, from a version that was."""
-    same = select(Version).where(Version.tenant_id == tenant_id, Version.digest == digest)
-    return any(_holds_erased(session, version) for version in session.scalars(same).all())
+def holds_erased(session: Session, tenant_id: str, digest: str, fingerprint: bytes | None = None) -> bool:
+    """Whether a version of the tenant with these bytes or weights holds samples that were requested or erased since:
+    it was trained on them, or its training started, at first or second hand, from a version that was.
+
+    fingerprint: of the weights, where no version with these bytes has it.
+    """
+    own = Version.tenant_id == tenant_id
+    query = select(Version).where(own, Version.digest == digest).options(undefer(Version.fingerprint))
+    same = list(session.scalars(query))
+    known = fingerprint or next((version.fingerprint for version in same if version.fingerprint), None)
+    if known is not None:
+        others = select(Version.id, Version.fingerprint).where(
+            own, Version.digest != digest, func.length(Version.fingerprint) == len(known)
+        )
+        ids = [version_id for version_id, other in session.execute(others) if fingerprints.alike(known, other)]
+        same += session.scalars(select(Version).where(Version.id.in_(ids)))
+    return any(_holds_erased(session, version) for version in same)
+
+
+def without_fingerprint(session: Session, tenant_id: str) -> list[str]:
+    """The versions of before that hold what was requested or erased, whose bytes are there, and whose weights nobody
+    knows yet."""
+    query = select(Version).where(
+        Version.tenant_id == tenant_id,
+        Version.fingerprint.is_(None),
+        Version.size > 0,
+        Version.state != VersionState.PURGED,
+    )
+    return [version.id for version in session.scalars(query).all() if _holds_erased(session, version)]
 
 
 def _holds_erased(session: Session, version: Version) -> bool:

@@ -17,6 +17,7 @@ from engine import agreement, checkpoints
 from engine.agreement import Stated
 from engine.data.samples import gather
 from worker.runtime.run import JobError, Run
+from worker.stages import fingerprints
 from worker.stages.loaded import LoadedModel
 
 
@@ -35,8 +36,12 @@ def import_checkpoint(run: Run) -> None:
             file_names = checkpoints.file_names(run.resources.blobs.fetch(version.digest), loaded.build())
         except CheckpointError as error:
             raise JobError("checkpoint-refused", str(error)) from None
+        fingerprint = fingerprints.of(run.resources, version.digest, file_names)
+        with run.resources.database.read() as session:
+            unknown = versions.without_fingerprint(session, version.tenant_id)
+        fingerprints.remember(run.resources, unknown)
         with run.resources.database.write() as session:
-            imports.publish_imported(session, run.claim, metrics, warnings, file_names)
+            imports.publish_imported(session, run.claim, metrics, warnings, file_names, fingerprint)
 
 
 def _measured(
