@@ -13,7 +13,7 @@ from app.blobs.folder import Stored
 from app.core.errors import Conflict
 from app.core.positions import Positions, members
 from app.core.tables import Dataset, Job, Model, Version
-from app.jobs import Claim
+from app.jobs import Claim, outbox
 from app.models import records as models
 from app.models import versions
 from app.releases.publishing import add, locked, make_current
@@ -127,3 +127,18 @@ def publish_imported(
     if warnings:
         result["warnings"] = warnings
     jobs.finish(session, job, JobState.SUCCEEDED, result=result)
+
+
+def drop(session: Session, claim: Claim) -> None:
+    """The import was refused: its bytes go, and may be sent again.
+
+    Those of a version that was trained on samples under a request go with that request, which has a receipt for them.
+    """
+    jobs.fenced(session, claim)
+    model = session.get_one(Model, claim.model_id)
+    version = versions.get(session, model, claim.params["version"])
+    dataset = session.get_one(Dataset, model.dataset_id)
+    trained_on = members(version.trained_on, len(version.trained_on) * 8)
+    if not np.intersect1d(trained_on, versions.unavailable(dataset, model)).size:
+        version.size = 0
+        outbox.remove_blob(session, version.digest)

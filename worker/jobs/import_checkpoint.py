@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from app.core.errors import AppError
 from app.core.positions import Positions, mask_of, pack, unpack
 from app.core.tables import Model
 from app.formats.checkpoint_header import CheckpointError
@@ -23,13 +24,24 @@ from worker.stages.loaded import LoadedModel
 
 def import_checkpoint(run: Run) -> None:
     """Check an uploaded checkpoint against its architecture and what its owner measured, and publish it as the model's
-    first version."""
+    first version; or remove its bytes."""
+    try:
+        _import(run)
+    except (JobError, AppError):  # not what another worker may do better
+        with run.resources.database.write() as session:
+            imports.drop(session, run.claim)
+        raise
+
+
+def _import(run: Run) -> None:
     loaded = LoadedModel.load(run.resources, run.claim)
     with run.resources.database.read() as session:
         model = session.get_one(Model, loaded.model_id)
         version = versions.get(session, model, run.claim.params["version"])
         trained_on = unpack(pack(mask_of(version.trained_on, len(loaded.labels)).nonzero()[0]))
         stated = version.stated
+    if not version.size:  # an attempt before has removed them
+        raise JobError("content-missing", "the bytes were removed when their import failed; send them again")
     with run.stage("check", 0.0, 1.0):
         try:
             metrics, warnings = _measured(loaded, version.digest, trained_on, stated)
