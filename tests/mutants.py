@@ -179,6 +179,13 @@ MUTANTS = (
         ("tests/app/datasets/test_suppression.py::test_the_old_checkpoint_is_refused_under_any_name",),
     ),
     Mutant(
+        "suppression set: the same weights in another file",
+        "app/models/versions.py",
+        "    if known is not None:\n",
+        "    if False:\n",
+        ("tests/app/releases/test_bytes_held.py::test_old_weights_in_another_file_are_refused_and_new_ones_are_not",),
+    ),
+    Mutant(
         "parser child: its limits",
         "app/formats/child.py",
         "    walls = put_up_walls(**limits)\n",

@@ -130,7 +130,9 @@ def holds_erased(session: Session, tenant_id: str, digest: str, fingerprint: byt
         others = select(Version.id, Version.fingerprint).where(
             own, Version.digest != digest, func.length(Version.fingerprint) == len(known)
         )
-        ids = [version_id for version_id, other in session.execute(others) if fingerprints.alike(known, other)]
+        ids = [
+            version_id for version_id, other in session.execute(others) if other and fingerprints.alike(known, other)
+        ]
         same += session.scalars(select(Version).where(Version.id.in_(ids)))
     return any(_holds_erased(session, version) for version in same)
 
