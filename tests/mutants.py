@@ -160,7 +160,7 @@ MUTANTS = (
     Mutant(
         "withheld check: a version that unlearning replaced",
         "app/models/versions.py",
-        "    if not by_admin and replaced_by_unlearning(session, version):\n",
+        "    if not by_admin and kept_back(session, version):\n",
         "    if False:\n",
         ("tests/app/datasets/test_suppression.py::test_a_version_replaced_by_an_unlearning_is_withheld_at_once",),
     ),
@@ -174,9 +174,16 @@ MUTANTS = (
     Mutant(
         "suppression set: checkpoints trained on what was erased",
         "app/models/versions.py",
-        "        if trained[unavailable(dataset, model)].any():\n",
-        "        if False:\n",
+        "    if mask_of(version.trained_on, dataset.sample_count)[unavailable(dataset, model)].any():\n",
+        "    if False:\n",
         ("tests/app/datasets/test_suppression.py::test_the_old_checkpoint_is_refused_under_any_name",),
+    ),
+    Mutant(
+        "suppression set: the same weights in another file",
+        "app/models/versions.py",
+        "    if known is not None:\n",
+        "    if False:\n",
+        ("tests/app/releases/test_bytes_held.py::test_old_weights_in_another_file_are_refused_and_new_ones_are_not",),
     ),
     Mutant(
         "parser child: its limits",

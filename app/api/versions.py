@@ -223,8 +223,8 @@ def get_checkpoint(
 ) -> Response:
     """Download: strong ETag, `Range`, `If-None-Match`, `Repr-Digest`; 410 once purged.
 
-    A version that was replaced by an unlearning is withheld (409). A key with the scope `admin` gets it with a
-    `reason`, which the log keeps.
+    A version that is not current and holds what was deleted since is withheld (409). A key with the scope `admin` gets
+    it with a `reason`, which the log keeps.
     """
     if reason is not None:
         keys.require(who, "admin")
@@ -232,7 +232,7 @@ def get_checkpoint(
         row = models.get(session, who.tenant_id, model)
         version = versions.get(session, row, number)
         versions.require_released(session, row, version, by_admin=reason is not None)
-        withheld = versions.replaced_by_unlearning(session, version)
+        withheld = versions.kept_back(session, version)
     response = download(request, held.blobs, version.digest, f"{row.id}-v{number}.safetensors", SAFETENSORS)
     sends = request.method == "GET" and response.status_code in (200, 206)
     if sends or withheld:  # before the first byte goes, and once the bytes are known to be there

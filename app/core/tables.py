@@ -259,6 +259,7 @@ class Version(Base):
     stated: Mapped[dict[str, Any] | None] = mapped_column(deferred=True)  # of an import: what its owner measured
     # Of an import: the network's names of the file's tensors, where they differ; null is one that no network has.
     file_names: Mapped[dict[str, Any] | None] = mapped_column(deferred=True)
+    fingerprint: Mapped[bytes | None] = mapped_column(LargeBinary, deferred=True)  # `app.formats.fingerprints`
     job_id: Mapped[str | None] = mapped_column(ForeignKey("jobs.id"), unique=True)
     created_at: Mapped[datetime]
     purge_after: Mapped[datetime | None]

@@ -15,7 +15,8 @@ from app.core.positions import Positions, mask_of, members, unpack
 from app.core.tables import Dataset, DeletionRequest, Model, OutcomeRow, Version
 from app.datasets import canaries
 from app.datasets import records as datasets
-from app.rules.states import VersionState
+from app.formats import fingerprints
+from app.rules.states import Decision, VersionState
 
 
 def get(session: Session, model: Model, number: int) -> Version:
@@ -110,34 +111,76 @@ def forgets_again(session: Session, model: Model) -> int | None:
     return session.scalars(query).one()
 
 
-def replaced_by_unlearning(session: Session, version: Version) -> bool:
-    """Whether a later version was made by unlearning what this one was trained on."""
-    return version.state == VersionState.SUPERSEDED and _forgot_later(session, version)
+def kept_back(session: Session, version: Version) -> bool:
+    """Whether it is not current, and it or a version of the same bytes holds what was requested or erased since."""
+    return version.state != VersionState.CURRENT and holds_erased(session, version.tenant_id, version.digest)
 
 
-def holds_erased(session: Session, tenant_id: str, digest: str) -> bool:
-    """Whether a version of the tenant with these bytes was trained on samples that were requested or erased since."""
-    same = select(Version).where(Version.tenant_id == tenant_id, Version.digest == digest)
-    for version in session.scalars(same.options(undefer(Version.trained_on))):
-        model = session.get_one(Model, version.model_id)
-        dataset = session.get_one(Dataset, model.dataset_id)
-        if not datasets.is_held(dataset) and _forgot_later(session, version):
-            return True
-        trained = mask_of(version.trained_on, dataset.sample_count)
-        if trained[unavailable(dataset, model)].any():
-            return True
-    return False
+def holds_erased(session: Session, tenant_id: str, digest: str, fingerprint: bytes | None = None) -> bool:
+    """Whether a version of the tenant with these bytes or weights holds samples that were requested or erased since:
+    it was trained on them, or its training started, at first or second hand, from a version that was.
+
+    fingerprint: of the weights, where no version with these bytes has it.
+    """
+    own = Version.tenant_id == tenant_id
+    query = select(Version).where(own, Version.digest == digest).options(undefer(Version.fingerprint))
+    same = list(session.scalars(query))
+    known = fingerprint or next((version.fingerprint for version in same if version.fingerprint), None)
+    if known is not None:
+        others = select(Version.id, Version.fingerprint).where(
+            own, Version.digest != digest, func.length(Version.fingerprint) == len(known)
+        )
+        ids = [
+            version_id for version_id, other in session.execute(others) if other and fingerprints.alike(known, other)
+        ]
+        same += session.scalars(select(Version).where(Version.id.in_(ids)))
+    return any(_holds_erased(session, version) for version in same)
+
+
+def without_fingerprint(session: Session, tenant_id: str) -> list[str]:
+    """The versions of before that hold what was requested or erased, whose bytes are there, and whose weights nobody
+    knows yet."""
+    query = select(Version).where(
+        Version.tenant_id == tenant_id,
+        Version.fingerprint.is_(None),
+        Version.size > 0,
+        Version.state != VersionState.PURGED,
+    )
+    return [version.id for version in session.scalars(query).all() if _holds_erased(session, version)]
+
+
+def _holds_erased(session: Session, version: Version) -> bool:
+    model = session.get_one(Model, version.model_id)
+    dataset = session.get_one(Dataset, model.dataset_id)
+    if not datasets.is_held(dataset) and _forgot_later(session, version):
+        return True
+    if mask_of(version.trained_on, dataset.sample_count)[unavailable(dataset, model)].any():
+        return True
+    if model.base is None:
+        return False
+    query = select(Version).where(Version.model_id == model.base["model"], Version.number == model.base["version"])
+    return _holds_erased(session, session.scalars(query).one())
 
 
 def _forgot_later(session: Session, version: Version) -> bool:
+    """Of data that are not held: whether samples were requested that only a later version is without, or none is."""
     later = select(Version.id).where(
         Version.model_id == version.model_id, Version.number > version.number, Version.origin == "unlearned"
     )
-    return session.scalars(later.limit(1)).first() is not None
+    if session.scalars(later.limit(1)).first() is not None:
+        return True
+    without = (
+        select(OutcomeRow.version)
+        .join(DeletionRequest, DeletionRequest.id == OutcomeRow.request_id)
+        .join(Dataset, Dataset.id == DeletionRequest.dataset_id)
+        .where(OutcomeRow.model_id == version.model_id, Dataset.carried_for == version.model_id)
+        .where(DeletionRequest.decision.in_([Decision.ACCEPTED, Decision.HELD]))
+    )
+    return any(number is None or version.number < number for number in session.scalars(without))
 
 
 def require_released(session: Session, model: Model, version: Version, *, by_admin: bool = False) -> None:
-    """Its bytes may leave the service. by_admin: also those of a version that was replaced by an unlearning.
+    """Its bytes may leave the service. by_admin: also those of a version that is kept back.
 
     Raises:
         Conflict, Gone: not sent yet, purged, or withheld.
@@ -151,10 +194,11 @@ def require_released(session: Session, model: Model, version: Version, *, by_adm
             "takes its place.",
             kind="version-withheld",
         )
-    if not by_admin and replaced_by_unlearning(session, version):
+    if not by_admin and kept_back(session, version):
         raise Conflict(
-            "This version was replaced by an unlearning: it was trained on samples that have been deleted since. Until "
-            "it is purged, a key with the scope `admin` may fetch it and must send a `reason`, which is logged.",
+            "This version is not current, and holds what it learned of samples that have been requested for deletion "
+            "or erased since. Until it is purged, a key with the scope `admin` may fetch it and must send a `reason`, "
+            "which is logged.",
             kind="version-withheld",
         )
 

@@ -13,7 +13,7 @@ from app.blobs.folder import Stored
 from app.core.errors import Conflict
 from app.core.positions import Positions, members
 from app.core.tables import Dataset, Job, Model, Version
-from app.jobs import Claim
+from app.jobs import Claim, outbox
 from app.models import records as models
 from app.models import versions
 from app.releases.publishing import add, locked, make_current
@@ -55,7 +55,9 @@ def _require_first(model: Model) -> None:
         raise Conflict("This model has a version already; an import is its first.", kind="version-present")
 
 
-def _refuse_unavailable(session: Session, model: Model, digest: str, trained_on: Positions) -> None:
+def _refuse_unavailable(
+    session: Session, model: Model, digest: str, trained_on: Positions, fingerprint: bytes | None = None
+) -> None:
     dataset = session.get_one(Dataset, model.dataset_id, with_for_update=True)
     if np.intersect1d(trained_on, versions.unavailable(dataset, model)).size:
         raise Conflict(
@@ -63,10 +65,10 @@ def _refuse_unavailable(session: Session, model: Model, digest: str, trained_on:
             "name the ids that it was trained on.",
             kind="trained-on-erased",
         )
-    if versions.holds_erased(session, model.tenant_id, digest):
+    if versions.holds_erased(session, model.tenant_id, digest, fingerprint):
         raise Conflict(
-            "These bytes are a version that was trained on samples that have been requested for deletion or erased. "
-            "No `trained_on` makes them acceptable.",
+            "These weights are a version that holds samples that have been requested for deletion or erased. No "
+            "`trained_on` makes them acceptable.",
             kind="trained-on-erased",
         )
 
@@ -102,15 +104,22 @@ def publish_imported(
     metrics: dict[str, Any],
     warnings: list[str],
     file_names: dict[str, str | None] | None = None,
+    fingerprint: bytes | None = None,
 ) -> None:
     """End an import job: the announced version becomes current.
 
     file_names: the network's names of the file's tensors, where they differ; None as a name: no network has it.
+    fingerprint: of its weights.
+
+    Raises:
+        Conflict: the model has a version meanwhile, or the weights hold samples that were requested or erased.
     """
     job, _, model = locked(session, claim)
     version = versions.get(session, model, claim.params["version"])
     _require_first(model)
-    _refuse_unavailable(session, model, version.digest, members(version.trained_on, len(version.trained_on) * 8))
+    trained_on = members(version.trained_on, len(version.trained_on) * 8)
+    _refuse_unavailable(session, model, version.digest, trained_on, fingerprint)
+    version.fingerprint = fingerprint
     version.metrics, version.job_id, version.stated = metrics, claim.id, None
     version.file_names = file_names or None
     make_current(session, model, version)
@@ -118,3 +127,18 @@ def publish_imported(
     if warnings:
         result["warnings"] = warnings
     jobs.finish(session, job, JobState.SUCCEEDED, result=result)
+
+
+def drop(session: Session, claim: Claim) -> None:
+    """The import was refused: its bytes go, and may be sent again.
+
+    Those of a version that was trained on samples under a request go with that request, which has a receipt for them.
+    """
+    jobs.fenced(session, claim)
+    model = session.get_one(Model, claim.model_id)
+    version = versions.get(session, model, claim.params["version"])
+    dataset = session.get_one(Dataset, model.dataset_id)
+    trained_on = members(version.trained_on, len(version.trained_on) * 8)
+    if not np.intersect1d(trained_on, versions.unavailable(dataset, model)).size:
+        version.size = 0
+        outbox.remove_blob(session, version.digest)

@@ -8,7 +8,6 @@ from sqlalchemy.orm import Session
 from app import events
 from app.core import db
 from app.core.errors import Conflict
-from app.core.positions import mask_of
 from app.core.tables import Dataset, Model, Version
 from app.datasets import records as datasets
 from app.models import records as models
@@ -21,14 +20,12 @@ LIVE = (VersionState.CURRENT, VersionState.SUPERSEDED)
 def refuse_erased(session: Session, model: Model, version: Version) -> None:
     """A version that contains erased or requested samples would undo their erasure."""
     dataset = session.get_one(Dataset, model.dataset_id, with_for_update=True)
-    trained = mask_of(version.trained_on, dataset.sample_count)
-    gone = mask_of(model.requested, dataset.sample_count)
-    gone[datasets.unavailable(dataset)] = True
     # Of data that are not held nothing is known but that every later version has forgotten some.
     unlearned = not datasets.is_held(dataset) and version.state == VersionState.SUPERSEDED
-    if unlearned or (trained & gone).any():
+    if unlearned or versions.holds_erased(session, model.tenant_id, version.digest):
         raise Conflict(
-            "This version was trained on samples that have been requested for deletion or erased.",
+            "This version, or another of the same bytes, was trained on samples that have been requested for deletion "
+            "or erased.",
             kind="contains-erased",
         )
 

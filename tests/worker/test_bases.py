@@ -224,3 +224,25 @@ def test_a_word_that_says_nothing(client: Any, word: Any) -> None:
         "base": {"model": "mdl_" + "0" * 26, "never_saw": word},
     }
     is_problem(client.post("/v1/models", json=body), 422, "schema")
+
+
+@pytest.mark.validation
+def test_what_a_purged_model_learned_through_its_base_is_known_by_its_bytes(account: Account) -> None:
+    base, data = based(account)
+    own = account.get(f"/v1/models/{base}")["dataset"]
+    one = register(account, data, PROBE, base={"model": base})["id"]
+    account.post(f"/v1/models/{one}:train")
+    account.work()
+    old = account.http.get(f"/v1/models/{one}/versions/1/checkpoint").content
+    request = account.delete(own, account.training_ids(own)[:3])
+    account.work()
+    third = dataset(account, range(3, 8))
+    body = {"name": "m", "dataset": third, **NETWORK, "recipe": PROBE, "policy": QUICK_POLICY}
+    refused = account.http.post("/v1/models", json=body | {"base": {"model": one, "never_saw": WORD}})
+    is_problem(refused, 409, "trained-on-erased")
+    account.post(f"/v1/models/{one}:purge")
+    account.work()
+    assert account.get(f"/v1/deletion-requests/{request['id']}")["status"] == "fulfilled"
+    other = register(account, data, {"name": "sgd", "params": {}})["id"]
+    announced = {"digest": digest_of(old), "trained_on": "train-split"}
+    is_problem(account.http.post(f"/v1/models/{other}/versions", json=announced), 409, "trained-on-erased")

@@ -20,7 +20,7 @@ from app.reports import audit_rows
 from app.rules.policy import Choice
 from engine import seeding
 from worker.runtime.run import JobError, Run
-from worker.stages import auditing
+from worker.stages import auditing, fingerprints
 from worker.stages.auditing import Auditor, Subject
 from worker.stages.loaded import LoadedModel
 from worker.stages.unlearning import train_on
@@ -176,11 +176,12 @@ def compare(run: Run, loaded: LoadedModel) -> None:
         report = auditing.report_of(
             loaded, subject, measured, seed=run.claim.seed, stage_seconds=run.stage_seconds, probes=done
         )
+        fingerprint = fingerprints.of(run.resources, stored.digest)
         with run.resources.database.write() as session:
             document = report.model_dump(mode="json")
             usage.pin(session, run.resources.blobs, stored.digest)
             metrics = auditing.metrics_of(measured.candidate)
-            publishing.publish_trained(
+            made = publishing.publish_trained(
                 session,
                 run.claim,
                 stored,
@@ -190,6 +191,7 @@ def compare(run: Run, loaded: LoadedModel) -> None:
                 compares=request.id,
                 images=loaded.images_digest,
             )
+            made.fingerprint = fingerprint
 
 
 def train_null(run: Run, loaded: LoadedModel) -> None:
@@ -217,9 +219,10 @@ def train_null(run: Run, loaded: LoadedModel) -> None:
         report = auditing.report_of(
             loaded, subject, measured, seed=run.claim.seed, stage_seconds=run.stage_seconds
         ).model_dump(mode="json")
+        fingerprint = fingerprints.of(run.resources, stored.digest)
         with run.resources.database.write() as session:
             usage.pin(session, run.resources.blobs, stored.digest)
-            publishing.publish_trained(
+            made = publishing.publish_trained(
                 session,
                 run.claim,
                 stored,
@@ -229,6 +232,7 @@ def train_null(run: Run, loaded: LoadedModel) -> None:
                 compares=batch.requests[0],
                 images=loaded.images_digest,
             )
+            made.fingerprint = fingerprint
 
 
 def _sides(version: Version, request: DeletionRequest, dataset: Dataset) -> tuple[Positions, Positions]:

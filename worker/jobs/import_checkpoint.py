@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from app.core.errors import AppError
 from app.core.positions import Positions, mask_of, pack, unpack
 from app.core.tables import Model
 from app.formats.checkpoint_header import CheckpointError
@@ -17,26 +18,42 @@ from engine import agreement, checkpoints
 from engine.agreement import Stated
 from engine.data.samples import gather
 from worker.runtime.run import JobError, Run
+from worker.stages import fingerprints
 from worker.stages.loaded import LoadedModel
 
 
 def import_checkpoint(run: Run) -> None:
     """Check an uploaded checkpoint against its architecture and what its owner measured, and publish it as the model's
-    first version."""
+    first version; or remove its bytes."""
+    try:
+        _import(run)
+    except (JobError, AppError):  # not what another worker may do better
+        with run.resources.database.write() as session:
+            imports.drop(session, run.claim)
+        raise
+
+
+def _import(run: Run) -> None:
     loaded = LoadedModel.load(run.resources, run.claim)
     with run.resources.database.read() as session:
         model = session.get_one(Model, loaded.model_id)
         version = versions.get(session, model, run.claim.params["version"])
         trained_on = unpack(pack(mask_of(version.trained_on, len(loaded.labels)).nonzero()[0]))
         stated = version.stated
+    if not version.size:  # an attempt before has removed them
+        raise JobError("content-missing", "the bytes were removed when their import failed; send them again")
     with run.stage("check", 0.0, 1.0):
         try:
             metrics, warnings = _measured(loaded, version.digest, trained_on, stated)
             file_names = checkpoints.file_names(run.resources.blobs.fetch(version.digest), loaded.build())
         except CheckpointError as error:
             raise JobError("checkpoint-refused", str(error)) from None
+        fingerprint = fingerprints.of(run.resources, version.digest, file_names)
+        with run.resources.database.read() as session:
+            unknown = versions.without_fingerprint(session, version.tenant_id)
+        fingerprints.remember(run.resources, unknown)
         with run.resources.database.write() as session:
-            imports.publish_imported(session, run.claim, metrics, warnings, file_names)
+            imports.publish_imported(session, run.claim, metrics, warnings, file_names, fingerprint)
 
 
 def _measured(

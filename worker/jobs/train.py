@@ -8,6 +8,7 @@ from app.models import versions
 from app.releases import publishing
 from worker.jobs import audit
 from worker.runtime.run import Run
+from worker.stages import fingerprints
 from worker.stages.loaded import LoadedModel
 from worker.stages.unlearning import train_on
 
@@ -27,6 +28,8 @@ def train(run: Run) -> None:
     stored = train_on(run, loaded, positions)
     with run.stage("evaluate", 0.95, 1.0):
         metrics = loaded.accuracies(stored.digest, positions)
+        fingerprint = fingerprints.of(run.resources, stored.digest)
         with run.resources.database.write() as session:
             usage.pin(session, run.resources.blobs, stored.digest)
-            publishing.publish_trained(session, run.claim, stored, positions, metrics)
+            made = publishing.publish_trained(session, run.claim, stored, positions, metrics)
+            made.fingerprint = fingerprint

@@ -43,7 +43,7 @@ from engine.errors import DeviceMemoryError, DivergedError, MethodError
 from engine.training import Progress
 from worker.jobs import train
 from worker.runtime.run import JobError, Run
-from worker.stages import auditing, unlearning
+from worker.stages import auditing, fingerprints, unlearning
 from worker.stages.auditing import Auditor, Measurements, Subject
 from worker.stages.loaded import LoadedModel
 from worker.stages.parts import together
@@ -348,6 +348,8 @@ def publish(run: Run, work: Work, stored: Stored, report: AuditReport, action: G
     """Carry out what the gate decided. Each decision ends the job, and once."""
     document, policy = report.model_dump(mode="json"), work.loaded.policy
     facts = escalation.facts(policy, run.claim.params, document)
+    fingerprints.remember(run.resources, [work.parent.id])
+    fingerprint = fingerprints.of(run.resources, stored.digest)
     with run.stage("publish", 0.98, 1.0), run.resources.database.write() as session:
         match action.action:
             case "escalate":
@@ -358,9 +360,10 @@ def publish(run: Run, work: Work, stored: Stored, report: AuditReport, action: G
                 usage.pin(session, run.resources.blobs, stored.digest)
                 metrics = auditing.metrics_of(report.candidate)
                 reason = _how(work, report, action)
-                publishing.publish_unlearned(
+                made = publishing.publish_unlearned(
                     session, run.claim, work.batch, work.parent, stored, metrics, document, facts, reason
                 )
+                made.fingerprint = fingerprint
                 if action.alert:
                     escalation.alert(session, run.claim.tenant_id, run.claim.id, "published")
         crash_points.point("unlearn.publish.uncommitted")

@@ -133,7 +133,7 @@ def download(request: Request, blobs: Blobs, digest: str, filename: str, media_t
     headers = {
         "ETag": etag,
         "Accept-Ranges": "bytes",
-        "Cache-Control": "private, max-age=31536000, immutable",
+        "Cache-Control": "private, no-cache",  # what may be withheld or erased later is asked for each time
         "Repr-Digest": f"sha-256=:{base64.b64encode(bytes.fromhex(digest.removeprefix('sha256:'))).decode()}:",
         "Content-Disposition": f'attachment; filename="{filename}"',
     }

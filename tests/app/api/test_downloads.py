@@ -33,6 +33,7 @@ def test_the_bytes_are_those_of_the_digest(shared: Trained, file: tuple[Any, str
     assert response.headers["accept-ranges"] == "bytes"
     assert response.headers["content-type"] == "application/vnd.safetensors"
     assert response.headers["content-disposition"].startswith("attachment")
+    assert response.headers["cache-control"] == "private, no-cache", "it may be withheld tomorrow"
 
 
 def test_if_none_match(file: tuple[Any, str, bytes, str]) -> None:

@@ -456,6 +456,22 @@ def test_a_model_that_is_purged_meanwhile_takes_the_carried_data_with_it(account
 
 
 @pytest.mark.validation
+def test_the_bytes_of_a_model_that_was_purged_for_a_request_come_back_nowhere(
+    account: Account, checkpoint: bytes
+) -> None:
+    made = model(account, checkpoint)
+    request = ask(account, brought(account, made))
+    other = account.post("/v1/models", {"name": "o", "dataset": external(account), **QUICK_MODEL, "policy": POLICY})
+    announced = {"digest": digest_of(checkpoint), "trained_on": "not-held"}
+    where = f"/v1/models/{other['id']}/versions"
+    is_problem(account.http.post(where, json=announced), 409, "trained-on-erased")
+    account.post(f"/v1/models/{made}:purge")
+    account.work()
+    assert account.get(f"/v1/deletion-requests/{request['id']}")["status"] == "fulfilled"
+    is_problem(account.http.post(where, json=announced), 409, "trained-on-erased")
+
+
+@pytest.mark.validation
 def test_a_crash_between_swap_and_removal_is_repaired(
     account: Account, checkpoint: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:

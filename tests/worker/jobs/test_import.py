@@ -7,9 +7,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from app.blobs import usage
+from app.jobs import outbox
 from engine.evaluation import logits as logits_of
 from tests.app.releases.test_imports import announce, good, send
-from tests.helpers import digest_of, is_problem, make_safetensors, read_safetensors
+from tests.helpers import blobs, digest_of, is_problem, make_safetensors, read_safetensors
 from tests.support import QUICK_MODEL, Document
 from tests.trained import Trained
 from worker.stages.loaded import LoadedModel
@@ -53,6 +55,24 @@ def test_an_accuracy_that_does_not_is_refused_with_both_figures_and_the_cause(sh
     assert "on these 899 samples" in said
     assert "Likeliest causes: `input.mean` and `input.std` should say no normalisation" in said
     assert shared.account.get(f"{where}/1")["state"] == "candidate"
+
+
+def test_a_refused_import_leaves_no_bytes_and_may_be_sent_again(trained: Trained) -> None:
+    account, where = trained.account, model(trained)
+    data = make_safetensors(read_safetensors(good(trained)))
+    before = blobs(account.settings)
+    assert digest_of(data) not in before
+    job = imported(trained, where, {"accuracy": 0.1}, data)
+    assert job["problem"]["type"].endswith("/import-disagrees")
+    outbox.relay_blobs(account.database, lambda digest: usage.remove(account.database, account.resources.blobs, digest))
+    assert blobs(account.settings) == before
+    is_problem(account.http.get(f"{where}/1/checkpoint"), 409, "content-missing")
+    account.post(f"/v1/jobs/{job['id']}:retry")
+    account.work()
+    assert account.get(f"/v1/jobs/{job['id']}")["problem"]["type"].endswith("/content-missing")
+    sent = send(trained, where, data).json()
+    account.work()
+    assert account.get(f"/v1/jobs/{sent['id']}")["problem"]["type"].endswith("/import-disagrees")
 
 
 def some(trained: Trained) -> tuple[list[str], np.ndarray[Any, Any]]:
