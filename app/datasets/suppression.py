@@ -1,5 +1,6 @@
 """What a tenant has erased and must not take in again: keyed digests of contents, of subjects and of ids.
 
+And digests of checkpoints that were trained on what was erased.
 A digest tells nothing without the service's secret. A plain id means something only within the namespace that a dataset
 may name, so that somebody else's "17" is not left out.
 """
@@ -63,6 +64,11 @@ class Marker:
         if namespace is None:
             return [None] * len(ids)
         return [self._digest("id", namespace.encode(), name.encode()) for name in ids]
+
+
+def of_bytes(digest: str) -> str:
+    """Of a checkpoint, by the digest of its bytes (`sha256:…`), which tells nothing of anybody."""
+    return digest.removeprefix("sha256:")
 
 
 def add(session: Session, tenant_id: str, digests: Iterable[str | None]) -> None:

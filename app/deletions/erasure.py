@@ -183,7 +183,7 @@ def swap(session: Session, settings: Settings, claim: Claim, work: Plan, rewritt
     together = [session.get_one(DeletionRequest, request_id) for request_id in work.together]
     for each in [*together, *_losing_ids(session, work)]:
         sealing.commit_ids(session, each)
-    marks = list(rewritten.contents)
+    marks = [*rewritten.contents, *_trained_on(session, request, work)]
     if work.carried:
         _drop_carried(session, dataset, request)
     elif len(work.positions):
@@ -214,6 +214,19 @@ def swap(session: Session, settings: Settings, claim: Claim, work: Plan, rewritt
     _drop_derived(session, request)
     _drop_stated(session, request, work.requested)
     _date_superseded(session, request)
+
+
+def _trained_on(session: Session, request: DeletionRequest, work: Plan) -> set[str]:
+    """Digests of the checkpoints that were trained on the samples: no model takes these bytes in again, also where a
+    restored backup does not know the version."""
+    found = select(Version.digest, Version.trained_on, Version.state).where(Version.model_id.in_(_models(request)))
+    marks = set()
+    for digest, bits, state in session.execute(found):
+        size = len(bits) * 8
+        saw = mask_of(bits, size)[work.requested[work.requested < size]].any()
+        if state != VersionState.CURRENT if work.carried else saw:
+            marks.add(suppression.of_bytes(digest))
+    return marks
 
 
 def _losing_ids(session: Session, work: Plan) -> list[DeletionRequest]:

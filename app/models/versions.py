@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session, undefer
 from app.core.errors import Conflict, Gone, NotFound
 from app.core.positions import Positions, mask_of, members, unpack
 from app.core.tables import Dataset, DeletionRequest, Model, OutcomeRow, Version
-from app.datasets import canaries
+from app.datasets import canaries, suppression
 from app.datasets import records as datasets
 from app.rules.states import VersionState
 
@@ -116,7 +116,12 @@ def replaced_by_unlearning(session: Session, version: Version) -> bool:
 
 
 def holds_erased(session: Session, tenant_id: str, digest: str) -> bool:
-    """Whether a version of the tenant with these bytes was trained on samples that were requested or erased since."""
+    """Whether a version of the tenant with these bytes was trained on samples that were requested or erased since.
+
+    One that the database does not know, because a backup was restored, is known by its suppression.
+    """
+    if suppression.known(session, tenant_id, [suppression.of_bytes(digest)]):
+        return True
     same = select(Version).where(Version.tenant_id == tenant_id, Version.digest == digest)
     for version in session.scalars(same.options(undefer(Version.trained_on))):
         model = session.get_one(Model, version.model_id)
