@@ -21,6 +21,8 @@ from tests.app.datasets.test_uploads import parquet
 from tests.helpers import SAFETENSORS, is_problem
 from tests.support import Account, Document
 from tests.trained import Trained
+from worker.jobs import ingest
+from worker.run_one import run_one
 
 NPZ = "application/x-npz"
 RNG = np.random.default_rng(5)
@@ -124,6 +126,7 @@ def test_what_is_carried_to_be_unlearned_is_taken_in(account: Account) -> None:
     rows = [Dataset(id="dst_x", tenant_id=FIRST_TENANT, carried_for=model) for model in (None, "mdl_1")]
     contents = Marker.of(account.settings, FIRST_TENANT).contents(IMAGES)[::2]
     known = [Known(account.database, account.settings, row) for row in rows]
+    assert [each.look(lambda _: []) for each in known] == [set(), set()]
     found = [each.among(IDS, [None] * 12, [contents]).tolist() for each in known]
     assert found == [[True, True, *[False] * 10], [False] * 12]
 
@@ -143,8 +146,10 @@ def test_what_was_erased_under_an_earlier_secret_stays_out(account: Account) -> 
     )
     for images, names_ in ((IMAGES, [f"o{n}" for n in range(12)]), (fresh, IDS)):
         contents = [marker.contents(images)[::2] for marker in Marker.each(changed, FIRST_TENANT)]
-        found = Known(account.database, changed, row).among(names_, [None] * 12, contents).tolist()
-        assert found == [True, True, *[False] * 10]
+        known = Known(account.database, changed, row)
+        known.look(lambda _: [])
+        found = known.among(names_, [None] * 12, contents).tolist()
+        assert found == [True, True, False, names_ == IDS, *[False] * 8], "the fourth id has an open request"
     with TestClient(create_app(changed)) as http:
         http.headers.update(account.http.headers)
         again = http.post("/v1/deletion-requests", json=body, headers=key)
@@ -220,6 +225,84 @@ def test_what_a_mac_called_a_person_before_there_was_one_form_stays_out(account:
     assert found["erased"] == [1]
 
 
+# -- datasets on their way in ----------------------------------------------------------------------
+
+PEOPLE = ["p1", "p1", *["p2"] * 10]
+
+
+def on_its_way(account: Account, images: np.ndarray, ids: list[str], **fields: Any) -> str:
+    """A dataset whose ingest is queued."""
+    source = {"name": "upload", "params": {"holdout_fraction": 0.0}}
+    made = str(account.post("/v1/datasets", {"name": "on its way", "source": source} | fields)["id"])
+    headers = {"Content-Type": NPZ}
+    answer = account.http.put(f"/v1/datasets/{made}/content", content=packed(images, ids, PEOPLE), headers=headers)
+    assert answer.status_code == 202, answer.text
+    return made
+
+
+def work_on(account: Account, dataset: str) -> Document:
+    [job] = account.get("/v1/jobs", kind="ingest", dataset=dataset)["items"]
+    while account.get(f"/v1/jobs/{job['id']}")["state"] == "queued":
+        run_one(account.resources, "first", job["id"])
+    return account.get(f"/v1/datasets/{dataset}")
+
+
+@pytest.mark.parametrize("same", ["person", "content", "id"])
+def test_what_becomes_ready_before_a_request_is_carried_out_does_not_escape_it(account: Account, same: str) -> None:
+    """As seen: the ingest ran between the answer and the deletion, and the person was found again after it."""
+    ours = {"id_namespace": "ours"} if same == "id" else {}
+    first = taken_in(account, packed(IMAGES, IDS, PEOPLE), **ours)["id"]
+    fresh = RNG.integers(0, 256, IMAGES.shape, dtype=np.uint8)
+    images, ids = IMAGES if same == "content" else fresh, IDS if same == "id" else [f"o{n}" for n in range(12)]
+    second = on_its_way(account, images, ids, **ours)
+    what = {"subjects": ["p1"]} if same == "person" else {"sample_ids": IDS[:2]}
+    made = account.post("/v1/deletion-requests", {"dataset": first, "jurisdiction": "gdpr", **what}, 202)["id"]
+    assert work_on(account, second)["erased_samples"] == 2
+    assert account.get(f"/v1/deletion-requests/{made}")["status"] != "fulfilled"
+    account.work()
+    assert account.get(f"/v1/deletion-requests/{made}")["status"] == "fulfilled"
+    assert names(account, second) == ids[2:]
+    if same == "person":
+        found = account.post("/v1/deletion-requests:find", {"subjects": ["p1"]})
+        assert (found["held"], found["erased"]) == ([], [0])
+
+
+@pytest.mark.validation
+def test_a_request_that_is_cancelled_keeps_nobody_out(account: Account) -> None:
+    first = taken_in(account, packed(IMAGES, IDS, PEOPLE))["id"]
+    made = account.post("/v1/deletion-requests", {"dataset": first, "subjects": ["p1"], "jurisdiction": "gdpr"}, 202)
+    account.post(f"/v1/deletion-requests/{made['id']}:cancel", {"reason": "a change of mind"})
+    assert work_on(account, on_its_way(account, IMAGES, IDS))["erased_samples"] == 0
+    assert account.post("/v1/deletion-requests:find", {"subjects": ["p1"]})["erased"] == []
+
+
+@pytest.mark.parametrize("far", ["accepted", "fulfilled"])
+@pytest.mark.parametrize("same", [True, False])
+def test_a_request_that_comes_while_a_dataset_is_taken_in_is_seen(
+    account: Account, monkeypatch: pytest.MonkeyPatch, far: str, same: bool
+) -> None:
+    """As seen: what a tenant had erased was looked at once, at the start. What does not concern the dataset does not
+    take it in anew."""
+    first = taken_in(account, packed(IMAGES, IDS))["id"]
+    fresh = RNG.integers(0, 256, IMAGES.shape, dtype=np.uint8)
+    second = on_its_way(account, IMAGES if same else fresh, [f"o{number}" for number in range(12)])
+    write_images, times = ingest._write_images, []
+
+    def meanwhile(*arguments: Any) -> None:
+        write_images(*arguments)
+        times.append(1)
+        if len(times) == 1:
+            account.delete(first, IDS[:2])
+            while far == "fulfilled" and run_one(account.resources, "other"):
+                pass
+
+    monkeypatch.setattr(ingest, "_write_images", meanwhile)
+    ready = work_on(account, second)
+    assert (ready["state"], ready["erased_samples"], len(times)) == ("ready", 2 * same, 1 + same)
+    [job] = account.get("/v1/jobs", kind="ingest", dataset=second)["items"]
+    assert job["result"] == {"samples": 12, "left_out": 2 * same}
+
+
 def test_a_picture_of_one_colour_is_nobodys(tmp_path: Any) -> None:
     marks = Marker.of(Settings(data_dir=tmp_path), "ten_1").contents(np.zeros((1, 8, 8, 1), np.uint8))
     assert marks == [None, None]
@@ -245,6 +328,16 @@ def test_the_old_checkpoint_is_refused_under_any_name(trained: Trained) -> None:
         answer = http.post(f"/v1/models/{other}/versions", json={"digest": before["digest"], "trained_on": said})
         is_problem(answer, 409, "trained-on-erased")
     assert content, "it was there"
+
+
+@pytest.mark.validation
+def test_the_old_checkpoint_is_refused_before_the_request_is_carried_out(trained: Trained) -> None:
+    before = trained.account.get(f"{trained.where}/versions/1")
+    trained.delete(trained.ids[:20])
+    other = trained.account.model(trained.dataset, train=False)["id"]
+    body = {"digest": before["digest"], "trained_on": trained.ids[20:]}
+    answer = trained.account.http.post(f"/v1/models/{other}/versions", json=body)
+    is_problem(answer, 409, "trained-on-erased")
 
 
 @pytest.mark.validation
