@@ -273,6 +273,7 @@ def empty(session: Session, dataset: Dataset) -> list[str]:
     digests += session.scalars(copies).all()
     digests += shards.drop(session, dataset)
     session.execute(delete(Sample).where(Sample.dataset_id == dataset.id))
+    datasets.forget_names(session, dataset, None, None)
     dataset.images = dataset.upload = dataset.class_names = dataset.report = None
     dataset.duplicates = None
     dataset.erased = marked(dataset.erased, dataset.sample_count, np.arange(dataset.sample_count))
@@ -297,12 +298,14 @@ def _erase_ids(
         for row in rows:
             row.sample_id, row.subject = datasets.suppression(settings, dataset.id, row.sample_id), None
     dataset.erased = marked(dataset.erased, dataset.sample_count, positions)
-    if dataset.class_names is not None:
+    if dataset.class_names is not None or datasets.has_named_outputs(session, dataset):
         session.flush()
         left = ~mask_of(dataset.erased, dataset.sample_count)
         labels = session.execute(select(Sample.position, Sample.label).where(Sample.dataset_id == dataset.id))
         kept = {label for position, label in labels if left[position]}
-        dataset.class_names = [name if label in kept else None for label, name in enumerate(dataset.class_names)]
+        datasets.forget_names(session, dataset, dataset.class_names, set(range(dataset.class_count)) - kept)
+        if dataset.class_names is not None:
+            dataset.class_names = [name if label in kept else None for label, name in enumerate(dataset.class_names)]
     return marks
 
 

@@ -17,9 +17,11 @@ from app.core.tables import AuditEvent, Dataset, Model
 from app.datasets import suppression
 from app.datasets.suppression import Known, Marker
 from app.main import create_app
+from app.models import records as models
+from app.releases import export
 from tests.app.datasets.test_uploads import parquet
 from tests.helpers import SAFETENSORS, is_problem
-from tests.support import Account, Document
+from tests.support import QUICK_MODEL, QUICK_POLICY, Account, Document
 from tests.trained import Trained
 from worker.jobs import ingest
 from worker.run_one import run_one
@@ -117,6 +119,32 @@ def test_the_name_of_a_class_goes_with_the_last_of_its_samples(account: Account)
     account.work()
     again = taken_in(account, packed(IMAGES, [f"o{number}" for number in range(12)]), source=source)
     assert (again["class_names"], again["erased_samples"]) == ([None, "bob"], 6)
+    for dataset in (account.get(f"/v1/datasets/{first['id']}"), again):
+        assert dataset["source"]["params"]["class_names"] == [None, "bob"]
+    account.http.delete(f"/v1/datasets/{again['id']}")
+    assert account.get(f"/v1/datasets/{again['id']}")["source"]["params"]["class_names"] is None
+
+
+@pytest.mark.parametrize("named", [True, False])
+@pytest.mark.validation
+def test_the_name_of_a_class_goes_from_its_models_and_what_they_export(account: Account, named: bool) -> None:
+    """As seen: the dataset forgot the name, and the next version's export had it. Without names of the dataset's own,
+    a network's outputs are in the order of its labels."""
+    params: Document = {"holdout_fraction": 0.0} | ({"class_names": ["ann", "bob"]} if named else {})
+    dataset = taken_in(account, packed(IMAGES, IDS), source={"name": "upload", "params": params})["id"]
+    outputs = ["bob", "ann"] if named else ["ann", "bob"]
+    body = {"name": "m", "dataset": dataset, **QUICK_MODEL, "policy": QUICK_POLICY, "input": {"class_names": outputs}}
+    made = account.post("/v1/models", body)
+    account.delete(dataset, IDS[::2])
+    account.work()
+    left = [name if name == "bob" else None for name in outputs]
+    assert account.get(f"/v1/models/{made['id']}")["input"]["class_names"] == left
+    with account.database.read() as session:
+        model, row = session.get_one(Model, made["id"]), session.get_one(Dataset, dataset)
+        contract = models.input_of(model)
+        assert contract.order(row.class_names, 2) == ([1, 0] if named else None)
+        exported = export._class_names(contract, row)
+    assert exported == [name or f"LABEL_{output}" for output, name in enumerate(left)]
 
 
 @pytest.mark.validation
