@@ -141,11 +141,9 @@ def _asked(session: Session, marker: Marker, requests: Collection[str]) -> list[
         of_people = set(np.concatenate([*people.get(dataset_id, []), positions[:0]]).tolist())
         marks: set[str | None] = set()
         for start in range(0, len(positions), ROWS_AT_ONCE):
-            part = Sample.position.in_(positions[start : start + ROWS_AT_ONCE].tolist())
-            query = select(Sample.position, Sample.sample_id, Sample.subject).where(
-                Sample.dataset_id == dataset_id, part
-            )
-            rows = session.execute(query).all()
+            place = Sample.position.in_(positions[start : start + ROWS_AT_ONCE].tolist())
+            there = select(Sample.position, Sample.sample_id, Sample.subject)
+            rows = session.execute(there.where(Sample.dataset_id == dataset_id, place)).all()
             marks.update(marker.ids(dataset.id_namespace, [name for _, name, _ in rows]))
             marks.update(marker.subjects([subject for position, _, subject in rows if position in of_people]))
         found.append(Asked(dataset.images, positions, {mark for mark in marks if mark}))

@@ -217,14 +217,14 @@ def swap(session: Session, settings: Settings, claim: Claim, work: Plan, rewritt
 
 
 def _trained_on(session: Session, request: DeletionRequest, work: Plan) -> set[str]:
-    """Digests of the checkpoints that were trained on the samples: no model takes these bytes in again, also where a
-    restored backup does not know the version."""
-    found = select(Version.digest, Version.trained_on, Version.state).where(Version.model_id.in_(_models(request)))
+    """Digests of the checkpoints that were trained on samples that the dataset loses: no model takes these bytes in
+    again, also where a restored backup does not know the version. A model that alone is to forget may need its version
+    again, to forget it after a restore."""
+    found = select(Version.digest, Version.trained_on).where(Version.model_id.in_(_models(request)))
     marks = set()
-    for digest, bits, state in session.execute(found):
+    for digest, bits in session.execute(found) if request.model_id is None and not work.carried else ():
         size = len(bits) * 8
-        saw = mask_of(bits, size)[work.requested[work.requested < size]].any()
-        if state != VersionState.CURRENT if work.carried else saw:
+        if mask_of(bits, size)[work.requested[work.requested < size]].any():
             marks.add(suppression.of_bytes(digest))
     return marks
 
