@@ -176,7 +176,9 @@ MUTANTS = (
         "app/models/versions.py",
         "    if mask_of(version.trained_on, dataset.sample_count)[unavailable(dataset, model)].any():\n",
         "    if False:\n",
-        ("tests/app/datasets/test_suppression.py::test_the_old_checkpoint_is_refused_under_any_name",),
+        (
+            "tests/app/datasets/test_suppression.py::test_the_old_checkpoint_is_refused_before_the_request_is_carried_out",
+        ),
     ),
     Mutant(
         "suppression set: the same weights in another file",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,7 +19,7 @@ from app.core.config import Settings
 from app.core.errors import Conflict, Gone, NotFound
 from app.core.ids import is_id, new_id
 from app.core.positions import Positions, bitmap, mask_of
-from app.core.tables import Dataset, Job, Sample
+from app.core.tables import Dataset, Job, Model, Sample
 from app.datasets import coin as toss
 from app.formats.manifest import ERASED_PREFIX
 from app.jobs import Claim, routing
@@ -182,7 +182,8 @@ def write_manifest(
     # A class may be called after a person: its name goes with the last of its samples.
     left = set(np.delete(labels, erased).tolist())
     gone = set(labels[erased].tolist()) - left
-    names = [None if label in gone else name for label, name in enumerate(class_names or [])]
+    names = _without(class_names or [], gone)
+    forget_names(session, dataset, class_names, gone)
     dataset.class_names = names or None
     dataset.class_count = len(class_names) if class_names else int(labels.max()) + 1
     dataset.erased = bitmap(erased, size) if len(erased) else b""
@@ -190,6 +191,39 @@ def write_manifest(
     dataset.duplicates = duplicates.astype("<u4").tobytes()
     dataset.state, dataset.upload = "ready", None
     events.record(session, claim.tenant_id, "dataset.ready", dataset.id, samples=size)
+
+
+def forget_names(
+    session: Session, dataset: Dataset, names: Sequence[str | None] | None, gone: Collection[int] | None
+) -> None:
+    """Take the names of classes that have no samples any more out of what the client sent for the dataset and for its
+    models. names: of the classes, by label; gone: which of them; None: all."""
+    if gone is not None and not gone:
+        return
+
+    def left(said: list[str | None]) -> list[str | None] | None:
+        if gone is None:
+            return None
+        if not names:  # the outputs of a network are in the order of the labels then
+            return _without(said, gone)
+        lost = {names[label] for label in gone}
+        return [None if name in lost else name for name in said]
+
+    if said := dataset.source_params.get("class_names"):
+        dataset.source_params = {**dataset.source_params, "class_names": left(said)}
+    for model in session.scalars(select(Model).where(Model.dataset_id == dataset.id).order_by(Model.id)):
+        if said := (model.input or {}).get("class_names"):
+            model.input = {**(model.input or {}), "class_names": left(said)}
+
+
+def has_named_outputs(session: Session, dataset: Dataset) -> bool:
+    """Whether a model's input contract names the classes of the dataset."""
+    contracts = session.scalars(select(Model.input).where(Model.dataset_id == dataset.id))
+    return any((contract or {}).get("class_names") for contract in contracts)
+
+
+def _without(names: Sequence[str | None], gone: Collection[int]) -> list[str | None]:
+    return [None if label in gone else name for label, name in enumerate(names)]
 
 
 def fail(session: Session, claim: Claim, problem: dict[str, Any]) -> None:

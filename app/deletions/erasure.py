@@ -185,7 +185,7 @@ def swap(session: Session, settings: Settings, claim: Claim, work: Plan, rewritt
     together = [session.get_one(DeletionRequest, request_id) for request_id in work.together]
     for each in [*together, *_losing_ids(session, work)]:
         sealing.commit_ids(session, each)
-    marks = list(rewritten.contents)
+    marks = [*rewritten.contents, *_trained_on(session, request, work)]
     if work.carried:
         _drop_carried(session, dataset, request)
     elif len(work.positions):
@@ -216,6 +216,19 @@ def swap(session: Session, settings: Settings, claim: Claim, work: Plan, rewritt
     _drop_derived(session, request)
     _drop_stated(session, request, work.requested)
     _date_superseded(session, request)
+
+
+def _trained_on(session: Session, request: DeletionRequest, work: Plan) -> set[str]:
+    """Digests of the checkpoints that were trained on samples that the dataset loses: no model takes these bytes in
+    again, also where a restored backup does not know the version. A model that alone is to forget may need its version
+    again, to forget it after a restore."""
+    found = select(Version.digest, Version.trained_on).where(Version.model_id.in_(_models(request)))
+    marks = set()
+    for digest, bits in session.execute(found) if request.model_id is None and not work.carried else ():
+        size = len(bits) * 8
+        if mask_of(bits, size)[work.requested[work.requested < size]].any():
+            marks.add(suppression.of_bytes(digest))
+    return marks
 
 
 def _losing_ids(session: Session, work: Plan) -> list[DeletionRequest]:
@@ -262,6 +275,7 @@ def empty(session: Session, dataset: Dataset) -> list[str]:
     digests += session.scalars(copies).all()
     digests += shards.drop(session, dataset)
     session.execute(delete(Sample).where(Sample.dataset_id == dataset.id))
+    datasets.forget_names(session, dataset, None, None)
     dataset.images = dataset.upload = dataset.class_names = dataset.report = None
     dataset.duplicates = None
     dataset.erased = marked(dataset.erased, dataset.sample_count, np.arange(dataset.sample_count))
@@ -286,12 +300,14 @@ def _erase_ids(
         for row in rows:
             row.sample_id, row.subject = datasets.suppression(settings, dataset.id, row.sample_id), None
     dataset.erased = marked(dataset.erased, dataset.sample_count, positions)
-    if dataset.class_names is not None:
+    if dataset.class_names is not None or datasets.has_named_outputs(session, dataset):
         session.flush()
         left = ~mask_of(dataset.erased, dataset.sample_count)
         labels = session.execute(select(Sample.position, Sample.label).where(Sample.dataset_id == dataset.id))
         kept = {label for position, label in labels if left[position]}
-        dataset.class_names = [name if label in kept else None for label, name in enumerate(dataset.class_names)]
+        datasets.forget_names(session, dataset, dataset.class_names, set(range(dataset.class_count)) - kept)
+        if dataset.class_names is not None:
+            dataset.class_names = [name if label in kept else None for label, name in enumerate(dataset.class_names)]
     return marks
 
 

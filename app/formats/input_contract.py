@@ -98,8 +98,12 @@ class InputContract(BaseModel):
     std: Annotated[tuple[Positive, ...], Field(strict=False, min_length=1, max_length=3)] | None = Field(
         None, description="the same of the standard deviation; null: 1"
     )
-    class_names: Annotated[tuple[ClassName, ...], Field(strict=False, min_length=1, max_length=10_000)] | None = Field(
-        None, description="in the order of the network's outputs; null: the order of the dataset's labels"
+    class_names: (
+        Annotated[tuple[ClassName | None, ...], Field(strict=False, min_length=1, max_length=10_000)] | None
+    ) = Field(
+        None,
+        description="in the order of the network's outputs; null: the order of the dataset's labels. A name in it is "
+        "null once all samples of the class are erased",
     )
 
     @model_validator(mode="after")
@@ -112,7 +116,8 @@ class InputContract(BaseModel):
                 raise ValueError(f"`{name}` has {len(values)} numbers, for {wanted}: send one for each, or one for all")
         if self.channel_order == "bgr" and self.channels == 1:
             raise ValueError("`channel_order` is one of 3 channels")
-        if self.class_names is not None and len(set(self.class_names)) < len(self.class_names):
+        named = [name for name in self.class_names or () if name is not None]
+        if len(set(named)) < len(named):
             raise ValueError("`class_names` has a name twice")
         return self
 
@@ -195,7 +200,7 @@ class InputContract(BaseModel):
             )
         if labels is None:
             return None
-        where = {name: output for output, name in enumerate(names)}
+        where = {name: output for output, name in enumerate(names) if name is not None}
         if unknown := [name for name in labels if name is not None and name not in where]:
             raise ContractError(
                 f"the dataset's class {unknown[0]!r} is not among `class_names`: send the dataset's names in the order "

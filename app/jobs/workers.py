@@ -5,8 +5,10 @@ from __future__ import annotations
 import logging
 import os
 import secrets
+import shutil
 import socket
 import threading
+import time
 from datetime import timedelta
 
 from sqlalchemy import delete, select, update
@@ -15,6 +17,7 @@ from sqlalchemy.orm import Session
 from app.core import db
 from app.core.config import Settings
 from app.core.db import Database
+from app.core.ids import is_id
 from app.core.tables import Job, StageTime, Worker
 from app.jobs import devices, routing
 from app.rules.states import JobState
@@ -23,6 +26,7 @@ log = logging.getLogger("lethe.presence")
 
 SECONDS = 5.0
 FORGET_AFTER = timedelta(days=1)
+SETTLED_SECONDS = 60.0  # a folder that was touched since may be of an attempt that begins at this moment
 
 _TOKEN = secrets.token_hex(4)
 _stopped = threading.Event()
@@ -54,6 +58,7 @@ def _run(settings: Settings) -> None:
     while True:
         try:
             _say(database, name, settings)
+            sweep_sources(database, settings)
         except Exception:
             log.exception("could not say that this worker is alive; trying again")
         if _stopped.wait(SECONDS):
@@ -61,6 +66,22 @@ def _run(settings: Settings) -> None:
     with database.write() as session:
         session.execute(delete(Worker).where(Worker.name == name))
     database.close()
+
+
+def sweep_sources(database: Database, settings: Settings) -> int:
+    """Remove what killed ingests unpacked on this machine and did not come back for: the folders of jobs that nobody
+    runs. They hold samples that may be erased elsewhere. How many."""
+    limit = time.time() - SETTLED_SECONDS
+    there = [each for each in settings.sources_dir.glob("job_*") if is_id("job", each.name)]
+    old = {each.name: each for each in there if each.lstat().st_mtime < limit}
+    if not old:
+        return 0
+    with database.read() as session:
+        running = set(session.scalars(select(Job.id).where(Job.id.in_(old), Job.state == JobState.RUNNING)))
+    left = [path for name, path in old.items() if name not in running]
+    for path in left:
+        shutil.rmtree(path, ignore_errors=True)
+    return len(left)
 
 
 def busy(session: Session, name: str) -> bool:

@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session, undefer
 from app.core.errors import Conflict, Gone, NotFound
 from app.core.positions import Positions, mask_of, members, unpack
 from app.core.tables import Dataset, DeletionRequest, Model, OutcomeRow, Version
-from app.datasets import canaries
+from app.datasets import canaries, suppression
 from app.datasets import records as datasets
 from app.formats import fingerprints
 from app.rules.states import Decision, VersionState
@@ -120,8 +120,12 @@ def holds_erased(session: Session, tenant_id: str, digest: str, fingerprint: byt
     """Whether a version of the tenant with these bytes or weights holds samples that were requested or erased since:
     it was trained on them, or its training started, at first or second hand, from a version that was.
 
+    One that the database does not know, because a backup was restored, is known by its suppression.
+
     fingerprint: of the weights, where no version with these bytes has it.
     """
+    if suppression.known(session, tenant_id, [suppression.of_bytes(digest)]):
+        return True
     own = Version.tenant_id == tenant_id
     query = select(Version).where(own, Version.digest == digest).options(undefer(Version.fingerprint))
     same = list(session.scalars(query))

@@ -1,8 +1,8 @@
 """The erasure ledger: a file outside the database, so that a restored backup does not bring erased samples back.
 
 It has a line for each fulfilled request, which names its samples by the keyed digests that stand in the place of
-erased ids; and one for each dataset that was deleted and each model that was purged. `app.recovery.replay` reads it
-after a restore.
+erased ids; one for each dataset that was deleted and each model that was purged; and lines of what must not be taken in
+again (`app.datasets.suppression`), whatever became of its dataset. `app.recovery.replay` reads it after a restore.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from app.core import db
 from app.core.config import Settings, private_file
 from app.core.db import Database
 from app.core.positions import Positions, unpack
-from app.core.tables import Dataset, DeletionRequest, Model, Sample
+from app.core.tables import Dataset, DeletionRequest, Model, Sample, Suppression
 from app.datasets import records as datasets
 from app.evidence import transparency_log
 from app.formats.manifest import ERASED_PREFIX
@@ -74,9 +74,21 @@ class Gone:
     log_root: str
 
 
+@dataclass(frozen=True)
+class Kept:
+    """Digests of what a tenant must not take in again. The other members are those of `Line`."""
+
+    suppressed: list[str]
+    check: str
+    tenant: str
+    log_size: int
+    log_root: str
+
+
 _LINE = TypeAdapter(Line)
 _GONE = TypeAdapter(Gone)
-_ANY: TypeAdapter[Line | Gone] = TypeAdapter(Line | Gone)
+_KEPT = TypeAdapter(Kept)
+_ANY: TypeAdapter[Line | Gone | Kept] = TypeAdapter(Line | Gone | Kept)
 
 
 @dataclass(frozen=True)
@@ -86,6 +98,7 @@ class Contents:
     lines: list[tuple[int, Line]]
     damaged: list[int]
     gone: list[tuple[int, Gone]] = field(default_factory=list)
+    kept: list[tuple[int, Kept]] = field(default_factory=list)
 
 
 def read(path: Path) -> Contents:
@@ -96,10 +109,11 @@ def read(path: Path) -> Contents:
         parsed.append((len(whole) + 1, unfinished))
     lines = [(number, line) for number, line in parsed if isinstance(line, Line)]
     gone = [(number, line) for number, line in parsed if isinstance(line, Gone)]
-    return Contents(lines, [number for number, line in parsed if line is None], gone)
+    kept = [(number, line) for number, line in parsed if isinstance(line, Kept)]
+    return Contents(lines, [number for number, line in parsed if line is None], gone, kept)
 
 
-def _parse(raw: bytes) -> Line | Gone | None:
+def _parse(raw: bytes) -> Line | Gone | Kept | None:
     try:
         return _ANY.validate_json(raw)
     except ValueError:
@@ -114,10 +128,12 @@ class Keeper:
         self._seen: datetime | None = None  # the latest fulfilment that the file has, or when that was looked at
         self._recent: dict[str, datetime] = {}  # requests that the file has, fulfilled in the OVERLAP before that
         self._gone: set[str] = set()  # datasets and models that the file has
+        self._looked: datetime | None = None  # when suppressions were last looked at; None: all are to be
+        self._suppressed: set[tuple[str, str]] = set()  # (tenant, digest) that the file has, of the OVERLAP before that
 
     def keep(self) -> int:
-        """Append what the file does not have; how many lines. The file itself is read at the first call, and where
-        the database's clock was set back."""
+        """Append what the file does not have; how many requests, datasets and models. The file itself is read at the
+        first call, and where the database's clock was set back."""
         at = DeletionRequest.fulfilled_at
         query = select(DeletionRequest.id, at).where(at.is_not(None))
         with self._database.read() as session:
@@ -128,6 +144,8 @@ class Keeper:
                 log.warning("line %d of the erasure ledger cannot be read", number)
             known = {line.request for _, line in contents.lines}
             self._gone = {line.gone for _, line in contents.gone}
+            self._suppressed = {(line.tenant, digest) for _, line in contents.kept for digest in line.suppressed}
+            self._looked = None
         else:
             known = set(self._recent)
             query = query.where(at > self._seen - OVERLAP)
@@ -142,7 +160,33 @@ class Keeper:
         if found:
             self._seen = min(now, max(found.values()))
             self._recent = {request: when for request, when in found.items() if when > self._seen - OVERLAP}
+        # What a request's samples leave for ever is committed before the request is fulfilled.
+        if fresh or self._looked is None:
+            self._keep_suppressed()
         return len(fresh) + self._keep_gone()
+
+    def _keep_suppressed(self) -> None:
+        """The same of suppressions, also of datasets that are deleted since: they are looked up by nothing else."""
+        query = select(Suppression.tenant_id, Suppression.digest, Suppression.created_at)
+        if self._looked is not None:
+            query = query.where(Suppression.created_at > self._looked - OVERLAP)
+        known, secret = self._suppressed, self._settings.secret_bytes()
+        with self._database.read() as session:
+            now = db.now(session)
+            found = {(tenant, digest): when for tenant, digest, when in session.execute(query)}
+            fresh: dict[str, list[str]] = {}
+            for tenant, digest in sorted(found.keys() - known):
+                fresh.setdefault(tenant, []).append(digest)
+            heads = {tenant: transparency_log.head(session, tenant) for tenant in fresh}
+        for tenant, digests in fresh.items():
+            head = heads[tenant]
+            size, root = (head.size, head.root.hex()) if head else (0, "")
+            for start in range(0, len(digests), AT_ONCE):
+                part = digests[start : start + AT_ONCE]
+                line = Kept(suppressed=part, check=_check(secret, tenant), tenant=tenant, log_size=size, log_root=root)
+                _append(self._path, _KEPT.dump_json(line) + b"\n")
+        self._suppressed = {each for each, when in found.items() if when > now - OVERLAP}
+        self._looked = now
 
     def _keep_gone(self) -> int:
         """The same of datasets and models. What a deletion carried has a line of its request's."""
@@ -217,9 +261,9 @@ def _line(session: Session, settings: Settings, request: DeletionRequest) -> Lin
     )
 
 
-def is_ours(settings: Settings, line: Line | Gone) -> bool:
+def is_ours(settings: Settings, line: Line | Gone | Kept) -> bool:
     """Whether one of the service's secrets wrote the line."""
-    name = line.request if isinstance(line, Line) else line.gone
+    name = line.request if isinstance(line, Line) else line.gone if isinstance(line, Gone) else line.tenant
     return any(hmac.compare_digest(line.check, _check(secret, name)) for secret in settings.every_secret())
 
 

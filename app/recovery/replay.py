@@ -23,11 +23,12 @@ from app.core.ids import is_id
 from app.core.positions import Positions, marked, mask_of, pack, unpack
 from app.core.tables import AuditEvent, Dataset, DeletionRequest, Job, Model, OutcomeRow, Sample, Tenant
 from app.datasets import records as datasets
+from app.datasets import suppression
 from app.deletions import accept, batches, carried, decisions, erasure, locking, model_purge, unneeded
 from app.deletions.orders import Order
 from app.evidence import transparency_log
 from app.models import versions
-from app.recovery.erasure_ledger import Gone, Line, digests_of, is_ours, names_at, read
+from app.recovery.erasure_ledger import Gone, Kept, Line, digests_of, is_ours, names_at, read
 from app.rules.states import Decision, JobKind, JobState, Outcome
 
 log = logging.getLogger("lethe.replay")
@@ -79,7 +80,7 @@ def replay(database: Database, settings: Settings, path: Path) -> Replayed:
         LedgerError: another secret wrote a line. Nothing has been done.
     """
     contents = read(path)
-    every: list[tuple[int, Line | Gone]] = [*contents.lines, *contents.gone]
+    every: list[tuple[int, Line | Gone | Kept]] = [*contents.lines, *contents.gone, *contents.kept]
     for number, said in every:
         if not is_ours(settings, said):
             raise LedgerError(
@@ -89,6 +90,11 @@ def replay(database: Database, settings: Settings, path: Path) -> Replayed:
     done = Replayed()
     for number in contents.damaged:
         done.add("damaged", f"line {number} cannot be read")
+    # First, and whatever becomes of the dataset: its content may be sent again.
+    for _, kept in contents.kept:
+        with database.write() as session:
+            if session.get(Tenant, kept.tenant) is not None:
+                suppression.add(session, kept.tenant, kept.suppressed)
     _delete_again(database, done, [line for _, line in contents.gone])
     places = _Places(settings)
     lost: list[Line] = []

@@ -172,9 +172,7 @@ def _weights(blobs: Blobs, version: Version) -> Weights:
 
 def _class_names(contract: InputContract, dataset: Dataset) -> list[str]:
     """By output of the network."""
-    if contract.class_names is not None:
-        return list(contract.class_names)
-    named = dataset.class_names or [None] * dataset.class_count
+    named = contract.class_names or dataset.class_names or [None] * dataset.class_count
     return [name or f"LABEL_{label}" for label, name in enumerate(named)]
 
 

@@ -12,10 +12,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from app.core.tables import Dataset
+from app.core.ids import new_id
+from app.core.tables import Dataset, Job
+from app.jobs import workers
 from engine.data import upload
 from tests.app.datasets.test_uploads import columns, dataset, parquet, send
-from tests.support import Account, Document
+from tests.support import Account, Document, eventually
 
 pytestmark = pytest.mark.validation
 HERE = "tests.worker.test_decoding"
@@ -115,6 +117,27 @@ def test_no_pixels_stay_beside_the_blobs(account: Account) -> None:
     account.work()
     assert account.get(f"/v1/datasets/{made}")["state"] == "ready"
     assert [path for path in Path(sources).rglob("*") if path.is_file()] == []
+
+
+@pytest.mark.parametrize("state", ["dead", "queued", "running", "unknown"])
+def test_what_a_killed_ingest_unpacked_goes_from_every_machine(account: Account, state: str) -> None:
+    """As seen: a dead job's folder kept the pixels for ever, and so did a machine that another one took over from."""
+    sent(account, parquet(columns()))
+    [job] = account.get("/v1/jobs", kind="ingest")["items"]
+    if state != "unknown":
+        with account.database.write() as session:
+            session.get_one(Job, job["id"]).state = state
+    folder = account.settings.sources_dir / (job["id"] if state != "unknown" else new_id("job"))
+    (folder / "cache").mkdir(parents=True)
+    (folder / "images").write_bytes(b"pixels")
+    assert workers.sweep_sources(account.database, account.settings) == 0, "an attempt may just have begun"
+    os.utime(folder, (0, 0))
+    workers.start(account.settings)
+    try:
+        eventually(lambda: state == "running" or not folder.exists(), "the folder is gone")
+    finally:
+        workers.stop()
+    assert folder.exists() is (state == "running")
 
 
 def test_encrypted_images_are_refused(account: Account, tmp_path: Path) -> None:

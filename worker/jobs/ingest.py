@@ -14,9 +14,11 @@ from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+from sqlalchemy.orm import Session
 
 from app import jobs
 from app.blobs import usage
+from app.blobs.folder import BlobMissingError, Stored
 from app.catalog import ObjectsSource, UploadSource
 from app.core.positions import Positions
 from app.core.tables import Dataset
@@ -35,8 +37,9 @@ from engine.data.decoding import ADDRESSES, IMAGES
 from engine.data.ingest_report import Counts
 from engine.data.samples import RawData
 from engine.data.upload import Taken, look_over, place_of, refer, take_in
-from worker.runtime.run import Run
+from worker.runtime.run import GaveWayError, Run
 from worker.stages import objects
+from worker.stages.contents import marks_of
 
 ROWS_AT_ONCE = 10_000
 Marks = list[str | None]
@@ -240,6 +243,7 @@ def _store(run: Run, dataset: Dataset, found: Found) -> list[str]:
     with database.read() as session:
         restored = datasets.suppressed(session, dataset.id)
     known = suppression.Known(database, settings, dataset)
+    known.look(partial(_contents, run))
     kept: list[list[Row]] = []
     counts, gone = Counts(), []
     for given in found.parts():
@@ -263,38 +267,82 @@ def _store(run: Run, dataset: Dataset, found: Found) -> list[str]:
             datasets.write_samples(session, run.claim, start, rows)
         run.heartbeat.moved()
     erased: Positions = np.array(gone, dtype=np.int64)
-    report = ingest_report.of(found.taken, counts, erased) if isinstance(found, _Uploaded) else None
     if isinstance(found, _Referred):
         images = run.put(partial(found.write, erased=erased))
     else:
         images = run.put(partial(_write_images, found.images, erased))
-    with database.write() as session:
-        start = 0
-        for rows in kept:
-            datasets.write_samples(session, run.claim, start, rows)
-            start += len(rows)
-        usage.pin(session, run.resources.blobs, images.digest)
-        datasets.write_manifest(
-            session,
-            run.claim,
-            labels=counts.labels,
-            holdout=counts.holdout,
-            class_names=found.class_names,
-            shape=found.shape,
-            images=images,
-            erased=erased,
-            report=report,
-            duplicates=ingest_report.duplicates(found.looked, erased),
-        )
-        sent = []
-        if isinstance(found, _Uploaded):
-            shards.require_same(session, found.held)
-            whole = dataset.upload if dataset.carried_for is None and dataset.source == "upload" else None
-            size = run.resources.blobs.size(whole) if whole else 0
-            sent = shards.taken_in(session, dataset, whole, found.taken.parts, size)
-        job = jobs.fenced(session, run.claim)
-        result = {"samples": counts.samples, "left_out": len(erased)}
-        jobs.finish(session, job, JobState.SUCCEEDED, result=result)
+    while True:
+        _require_none(known.look(partial(_contents, run)), known, found, erased)
+        with database.write() as session:
+            jobs.fenced(session, run.claim)
+            if known.is_behind(session):
+                continue
+            return _finish(session, run, dataset, found, kept, counts, images, erased)
+
+
+def _contents(run: Run, asked: suppression.Asked) -> Sequence[str | None]:
+    """Marks of the pixels that open requests ask for.
+
+    Raises:
+        GaveWayError: they were erased at this moment, and are suppressed now.
+    """
+    try:
+        return marks_of(run, asked.images, asked.positions)
+    except BlobMissingError:
+        raise GaveWayError("samples of another dataset were erased while they were looked at") from None
+
+
+def _require_none(fresh: set[str], known: suppression.Known, found: Found, erased: Positions) -> None:
+    """Raises:
+    GaveWayError: a sample that was let in is erased, or asked for, since: another attempt leaves it out.
+    """
+    start = 0
+    for rows in found.parts() if fresh else ():
+        contents = _marks(found.looked[start : start + len(rows)])
+        own = known.among([row[0] for row in rows], [row[1] for row in rows], contents, fresh)
+        if len(np.setdiff1d(start + np.flatnonzero(own), erased)):
+            raise GaveWayError("samples were erased, or asked for, while the dataset was taken in")
+        start += len(rows)
+
+
+def _finish(
+    session: Session,
+    run: Run,
+    dataset: Dataset,
+    found: Found,
+    kept: list[list[Row]],
+    counts: Counts,
+    images: Stored,
+    erased: Positions,
+) -> list[str]:
+    """The dataset is ready, and the job done; digests of uploaded bytes that are needed no more."""
+    start = 0
+    for rows in kept:
+        datasets.write_samples(session, run.claim, start, rows)
+        start += len(rows)
+    report = ingest_report.of(found.taken, counts, erased) if isinstance(found, _Uploaded) else None
+    usage.pin(session, run.resources.blobs, images.digest)
+    datasets.write_manifest(
+        session,
+        run.claim,
+        labels=counts.labels,
+        holdout=counts.holdout,
+        class_names=found.class_names,
+        shape=found.shape,
+        images=images,
+        erased=erased,
+        report=report,
+        duplicates=ingest_report.duplicates(found.looked, erased),
+    )
+    sent = []
+    if isinstance(found, _Uploaded):
+        shards.require_same(session, found.held)
+        whole = dataset.upload if dataset.carried_for is None and dataset.source == "upload" else None
+        size = run.resources.blobs.size(whole) if whole else 0
+        sent = shards.taken_in(session, dataset, whole, found.taken.parts, size)
+    job = jobs.fenced(session, run.claim)
+    result = {"samples": counts.samples, "left_out": len(erased)}
+    jobs.finish(session, job, JobState.SUCCEEDED, result=result)
     return sent
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -13,15 +12,12 @@ import torch
 from app.blobs import usage
 from app.core import crash_points
 from app.core.positions import Positions, pack, unpack
-from app.datasets.suppression import Marker
 from app.deletions import erasure, objects
 from app.formats.pictures import is_pictures, write_without
 from app.formats.references import at, is_references
 from engine import references
-from engine.data import upload
 from worker.runtime.run import Run
-
-ROWS_AT_ONCE = 1000
+from worker.stages.contents import marks_of
 
 
 def purge(run: Run) -> None:
@@ -33,7 +29,7 @@ def purge(run: Run) -> None:
         copies = {key: _zeroed(run, digest, work.positions) for key, digest in work.copies.items()}
         signals = {key: _without_columns(run, digest, work.positions) for key, digest in work.references.items()}
         sets = {key: _without_rows(run, key, digest, work) for key, digest in work.adversarial.items()}
-        contents = _marks(run, work)
+        contents = marks_of(run, work.images, work.positions)
         fresh = [images, *copies.values(), *signals.values(), *(digest for digest, _ in sets.values())]
         with run.resources.database.write() as session:
             for digest in sorted({digest for digest in fresh if digest}):
@@ -48,23 +44,6 @@ def purge(run: Run) -> None:
         with run.resources.database.write() as session:
             erasure.complete(session, run.claim, work.request_id)
             crash_points.point("purge.complete.uncommitted")
-
-
-def _marks(run: Run, work: erasure.Plan) -> Sequence[str | None]:
-    """Marks of the pixels that are erased, so that they are known when they come again."""
-    if work.images is None or not len(work.positions):
-        return []
-    path = run.resources.blobs.fetch(work.images)
-    if is_references(path):
-        return [mark for reference in at(path, work.positions.tolist()).values() for mark in reference.marks]
-    if is_pictures(path):
-        key = Marker.of(run.resources.settings, run.claim.tenant_id).key
-        return upload.marks_of(path, work.positions, key)
-    images = np.load(path, mmap_mode="r", allow_pickle=False)
-    marker = Marker.of(run.resources.settings, run.claim.tenant_id)
-    # In parts: the array need not fit into memory.
-    parts = np.array_split(work.positions, -(-len(work.positions) // ROWS_AT_ONCE))
-    return [mark for part in parts for mark in marker.contents(images[part])]
 
 
 def _objects(run: Run, work: erasure.Plan) -> dict[int, str]:

@@ -43,10 +43,10 @@ class CancelledError(Exception):
 
 
 class GaveWayError(Exception):
-    """A deletion with a near deadline waits for this worker: the job goes back to the queue, with what is kept."""
+    """A deletion goes first: the job goes back to the queue, with what is kept, and no attempt is counted."""
 
-    def __init__(self) -> None:
-        super().__init__("a deletion with a near deadline goes first")
+    def __init__(self, why: str = "a deletion with a near deadline goes first") -> None:
+        super().__init__(why)
 
 
 class JobError(Exception):

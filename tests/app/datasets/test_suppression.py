@@ -17,10 +17,14 @@ from app.core.tables import AuditEvent, Dataset, Model
 from app.datasets import suppression
 from app.datasets.suppression import Known, Marker
 from app.main import create_app
+from app.models import records as models
+from app.releases import export
 from tests.app.datasets.test_uploads import parquet
 from tests.helpers import SAFETENSORS, is_problem
-from tests.support import Account, Document
+from tests.support import QUICK_MODEL, QUICK_POLICY, Account, Document
 from tests.trained import Trained
+from worker.jobs import ingest
+from worker.run_one import run_one
 
 NPZ = "application/x-npz"
 RNG = np.random.default_rng(5)
@@ -36,11 +40,11 @@ def packed(images: np.ndarray, ids: list[str], subjects: list[str] | None = None
     return file.getvalue()
 
 
-def taken_in(account: Account, data: bytes, **fields: Any) -> Document:
+def taken_in(account: Account, data: bytes, kind: str = NPZ, **fields: Any) -> Document:
     """A dataset of this content, once it was ingested."""
     source = {"name": "upload", "params": {"holdout_fraction": 0.0}}
     made = account.post("/v1/datasets", {"name": "d", "source": source} | fields)["id"]
-    answer = account.http.put(f"/v1/datasets/{made}/content", content=data, headers={"Content-Type": NPZ})
+    answer = account.http.put(f"/v1/datasets/{made}/content", content=data, headers={"Content-Type": kind})
     assert answer.status_code == 202, answer.text
     account.work()
     return account.get(f"/v1/datasets/{made}")
@@ -115,6 +119,32 @@ def test_the_name_of_a_class_goes_with_the_last_of_its_samples(account: Account)
     account.work()
     again = taken_in(account, packed(IMAGES, [f"o{number}" for number in range(12)]), source=source)
     assert (again["class_names"], again["erased_samples"]) == ([None, "bob"], 6)
+    for dataset in (account.get(f"/v1/datasets/{first['id']}"), again):
+        assert dataset["source"]["params"]["class_names"] == [None, "bob"]
+    account.http.delete(f"/v1/datasets/{again['id']}")
+    assert account.get(f"/v1/datasets/{again['id']}")["source"]["params"]["class_names"] is None
+
+
+@pytest.mark.parametrize("named", [True, False])
+@pytest.mark.validation
+def test_the_name_of_a_class_goes_from_its_models_and_what_they_export(account: Account, named: bool) -> None:
+    """As seen: the dataset forgot the name, and the next version's export had it. Without names of the dataset's own,
+    a network's outputs are in the order of its labels."""
+    params: Document = {"holdout_fraction": 0.0} | ({"class_names": ["ann", "bob"]} if named else {})
+    dataset = taken_in(account, packed(IMAGES, IDS), source={"name": "upload", "params": params})["id"]
+    outputs = ["bob", "ann"] if named else ["ann", "bob"]
+    body = {"name": "m", "dataset": dataset, **QUICK_MODEL, "policy": QUICK_POLICY, "input": {"class_names": outputs}}
+    made = account.post("/v1/models", body)
+    account.delete(dataset, IDS[::2])
+    account.work()
+    left = [name if name == "bob" else None for name in outputs]
+    assert account.get(f"/v1/models/{made['id']}")["input"]["class_names"] == left
+    with account.database.read() as session:
+        model, row = session.get_one(Model, made["id"]), session.get_one(Dataset, dataset)
+        contract = models.input_of(model)
+        assert contract.order(row.class_names, 2) == ([1, 0] if named else None)
+        exported = export._class_names(contract, row)
+    assert exported == [name or f"LABEL_{output}" for output, name in enumerate(left)]
 
 
 @pytest.mark.validation
@@ -122,8 +152,9 @@ def test_what_is_carried_to_be_unlearned_is_taken_in(account: Account) -> None:
     """A second model may have to forget the same samples."""
     erased(account)
     rows = [Dataset(id="dst_x", tenant_id=FIRST_TENANT, carried_for=model) for model in (None, "mdl_1")]
-    contents = Marker.of(account.settings, FIRST_TENANT).contents(IMAGES)
+    contents = Marker.of(account.settings, FIRST_TENANT).contents(IMAGES)[::2]
     known = [Known(account.database, account.settings, row) for row in rows]
+    assert [each.look(lambda _: []) for each in known] == [set(), set()]
     found = [each.among(IDS, [None] * 12, [contents]).tolist() for each in known]
     assert found == [[True, True, *[False] * 10], [False] * 12]
 
@@ -142,9 +173,11 @@ def test_what_was_erased_under_an_earlier_secret_stays_out(account: Account) -> 
         update={"secret": given.secret, "earlier_secrets": given.earlier_secrets, "data_dir": account.settings.data_dir}
     )
     for images, names_ in ((IMAGES, [f"o{n}" for n in range(12)]), (fresh, IDS)):
-        contents = [marker.contents(images) for marker in Marker.each(changed, FIRST_TENANT)]
-        found = Known(account.database, changed, row).among(names_, [None] * 12, contents).tolist()
-        assert found == [True, True, *[False] * 10]
+        contents = [marker.contents(images)[::2] for marker in Marker.each(changed, FIRST_TENANT)]
+        known = Known(account.database, changed, row)
+        known.look(lambda _: [])
+        found = known.among(names_, [None] * 12, contents).tolist()
+        assert found == [True, True, False, names_ == IDS, *[False] * 8], "the fourth id has an open request"
     with TestClient(create_app(changed)) as http:
         http.headers.update(account.http.headers)
         again = http.post("/v1/deletion-requests", json=body, headers=key)
@@ -187,6 +220,28 @@ def as_png(image: np.ndarray) -> bytes:
     return file.getvalue()
 
 
+def saved(image: np.ndarray, form: str) -> bytes:
+    """A grey picture as an image program saves it in colour, without loss."""
+    grey, file = Image.fromarray(image[..., 0]), io.BytesIO()
+    kind, mode = {"palette": ("PNG", "P"), "webp": ("WEBP", "RGB"), "gif": ("GIF", "P")}.get(form, ("PNG", form))
+    grey.convert(mode).save(file, kind, **({"lossless": True} if kind == "WEBP" else {}))
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("form", ["RGB", "RGBA", "palette", "webp", "gif", "array"])
+@pytest.mark.validation
+def test_grey_pixels_that_were_erased_stay_out_in_colour(account: Account, form: str) -> None:
+    """As seen: an array had one mark where a picture has two, and came back as any picture in colour."""
+    erased(account)
+    others = [f"o{number}" for number in range(12)]
+    if form == "array":
+        again = taken_in(account, packed(np.repeat(IMAGES, 3, axis=3), others))
+    else:
+        pictures = parquet({"id": others, "image": [saved(image, form) for image in IMAGES], "label": [0, 1] * 6})
+        again = taken_in(account, pictures, kind="application/vnd.apache.parquet")
+    assert (again["state"], names(account, again["id"])) == ("ready", others[2:])
+
+
 @pytest.mark.validation
 def test_what_a_mac_called_a_person_before_there_was_one_form_stays_out(account: Account) -> None:
     decomposed = "Rene\u0301"
@@ -198,9 +253,87 @@ def test_what_a_mac_called_a_person_before_there_was_one_form_stays_out(account:
     assert found["erased"] == [1]
 
 
+# -- datasets on their way in ----------------------------------------------------------------------
+
+PEOPLE = ["p1", "p1", *["p2"] * 10]
+
+
+def on_its_way(account: Account, images: np.ndarray, ids: list[str], **fields: Any) -> str:
+    """A dataset whose ingest is queued."""
+    source = {"name": "upload", "params": {"holdout_fraction": 0.0}}
+    made = str(account.post("/v1/datasets", {"name": "on its way", "source": source} | fields)["id"])
+    headers = {"Content-Type": NPZ}
+    answer = account.http.put(f"/v1/datasets/{made}/content", content=packed(images, ids, PEOPLE), headers=headers)
+    assert answer.status_code == 202, answer.text
+    return made
+
+
+def work_on(account: Account, dataset: str) -> Document:
+    [job] = account.get("/v1/jobs", kind="ingest", dataset=dataset)["items"]
+    while account.get(f"/v1/jobs/{job['id']}")["state"] == "queued":
+        run_one(account.resources, "first", job["id"])
+    return account.get(f"/v1/datasets/{dataset}")
+
+
+@pytest.mark.parametrize("same", ["person", "content", "id"])
+def test_what_becomes_ready_before_a_request_is_carried_out_does_not_escape_it(account: Account, same: str) -> None:
+    """As seen: the ingest ran between the answer and the deletion, and the person was found again after it."""
+    ours = {"id_namespace": "ours"} if same == "id" else {}
+    first = taken_in(account, packed(IMAGES, IDS, PEOPLE), **ours)["id"]
+    fresh = RNG.integers(0, 256, IMAGES.shape, dtype=np.uint8)
+    images, ids = IMAGES if same == "content" else fresh, IDS if same == "id" else [f"o{n}" for n in range(12)]
+    second = on_its_way(account, images, ids, **ours)
+    what = {"subjects": ["p1"]} if same == "person" else {"sample_ids": IDS[:2]}
+    made = account.post("/v1/deletion-requests", {"dataset": first, "jurisdiction": "gdpr", **what}, 202)["id"]
+    assert work_on(account, second)["erased_samples"] == 2
+    assert account.get(f"/v1/deletion-requests/{made}")["status"] != "fulfilled"
+    account.work()
+    assert account.get(f"/v1/deletion-requests/{made}")["status"] == "fulfilled"
+    assert names(account, second) == ids[2:]
+    if same == "person":
+        found = account.post("/v1/deletion-requests:find", {"subjects": ["p1"]})
+        assert (found["held"], found["erased"]) == ([], [0])
+
+
+@pytest.mark.validation
+def test_a_request_that_is_cancelled_keeps_nobody_out(account: Account) -> None:
+    first = taken_in(account, packed(IMAGES, IDS, PEOPLE))["id"]
+    made = account.post("/v1/deletion-requests", {"dataset": first, "subjects": ["p1"], "jurisdiction": "gdpr"}, 202)
+    account.post(f"/v1/deletion-requests/{made['id']}:cancel", {"reason": "a change of mind"})
+    assert work_on(account, on_its_way(account, IMAGES, IDS))["erased_samples"] == 0
+    assert account.post("/v1/deletion-requests:find", {"subjects": ["p1"]})["erased"] == []
+
+
+@pytest.mark.parametrize("far", ["accepted", "fulfilled"])
+@pytest.mark.parametrize("same", [True, False])
+def test_a_request_that_comes_while_a_dataset_is_taken_in_is_seen(
+    account: Account, monkeypatch: pytest.MonkeyPatch, far: str, same: bool
+) -> None:
+    """As seen: what a tenant had erased was looked at once, at the start. What does not concern the dataset does not
+    take it in anew."""
+    first = taken_in(account, packed(IMAGES, IDS))["id"]
+    fresh = RNG.integers(0, 256, IMAGES.shape, dtype=np.uint8)
+    second = on_its_way(account, IMAGES if same else fresh, [f"o{number}" for number in range(12)])
+    write_images, times = ingest._write_images, []
+
+    def meanwhile(*arguments: Any) -> None:
+        write_images(*arguments)
+        times.append(1)
+        if len(times) == 1:
+            account.delete(first, IDS[:2])
+            while far == "fulfilled" and run_one(account.resources, "other"):
+                pass
+
+    monkeypatch.setattr(ingest, "_write_images", meanwhile)
+    ready = work_on(account, second)
+    assert (ready["state"], ready["erased_samples"], len(times)) == ("ready", 2 * same, 1 + same)
+    [job] = account.get("/v1/jobs", kind="ingest", dataset=second)["items"]
+    assert job["result"] == {"samples": 12, "left_out": 2 * same}
+
+
 def test_a_picture_of_one_colour_is_nobodys(tmp_path: Any) -> None:
     marks = Marker.of(Settings(data_dir=tmp_path), "ten_1").contents(np.zeros((1, 8, 8, 1), np.uint8))
-    assert marks == [None]
+    assert marks == [None, None]
 
 
 def test_marks_differ_by_tenant_shape_and_secret(tmp_path: Any) -> None:
@@ -223,6 +356,16 @@ def test_the_old_checkpoint_is_refused_under_any_name(trained: Trained) -> None:
         answer = http.post(f"/v1/models/{other}/versions", json={"digest": before["digest"], "trained_on": said})
         is_problem(answer, 409, "trained-on-erased")
     assert content, "it was there"
+
+
+@pytest.mark.validation
+def test_the_old_checkpoint_is_refused_before_the_request_is_carried_out(trained: Trained) -> None:
+    before = trained.account.get(f"{trained.where}/versions/1")
+    trained.delete(trained.ids[:20])
+    other = trained.account.model(trained.dataset, train=False)["id"]
+    body = {"digest": before["digest"], "trained_on": trained.ids[20:]}
+    answer = trained.account.http.post(f"/v1/models/{other}/versions", json=body)
+    is_problem(answer, 409, "trained-on-erased")
 
 
 @pytest.mark.validation

@@ -24,17 +24,20 @@ from app.cli.main import cli
 from app.core import db, logs
 from app.core.config import Settings, get_settings
 from app.core.errors import Conflict
+from app.core.keys import FIRST_TENANT
 from app.core.positions import members, unpack
-from app.core.tables import Commitment, Dataset, DeletionRequest, Job, Model, Outbox, Sample
+from app.core.tables import Commitment, Dataset, DeletionRequest, Job, Model, Outbox, Sample, Suppression
 from app.datasets import records as datasets
 from app.deletions import accept
 from app.deletions.locking import LockedDatasets
 from app.deletions.orders import Order
+from app.models import versions
 from app.operations import sweeper
 from app.recovery import backup, erasure_ledger, replay
 from app.recovery.backup import BackupError
+from tests.app.datasets.test_suppression import IDS, IMAGES, packed, taken_in
 from tests.helpers import is_problem
-from tests.support import Account, scratch_database
+from tests.support import Account, Document, scratch_database
 from tests.trained import Template, Trained, open_account
 
 
@@ -102,7 +105,7 @@ def test_a_line_names_no_sample_and_none_is_written_twice(trained: Trained, kept
 def test_a_line_that_a_crash_cut_short_is_written_again(trained: Trained, kept: Path) -> None:
     trained.forget(trained.ids[:2])
     keep(trained.account, kept)
-    whole = kept.read_text()
+    whole = kept.read_text().splitlines()[0]
     kept.write_text(whole[: len(whole) // 2])
     assert erasure_ledger.read(kept) == erasure_ledger.Contents([], [])
     assert keep(trained.account, kept) == 1
@@ -155,7 +158,7 @@ def test_a_line_that_was_cut_at_its_very_end_is_kept(trained: Trained, kept: Pat
     kept.write_bytes(kept.read_bytes().rstrip())
     trained.forget(trained.ids[2:4])
     assert keep(trained.account, kept) == 1
-    assert len(lines_of(kept)) == len(kept.read_text().splitlines()) == 2
+    assert (len(lines_of(kept)), len(erasure_ledger.read(kept).kept), len(kept.read_text().splitlines())) == (2, 2, 4)
 
 
 def test_lines_that_cannot_be_read_are_told_and_the_others_replayed(
@@ -165,7 +168,7 @@ def test_lines_that_cannot_be_read_are_told_and_the_others_replayed(
     for start in (0, 2, 4):
         trained.forget(trained.ids[start : start + 2])
     keep(trained.account, kept)
-    first, second, third = kept.read_bytes().splitlines(keepends=True)
+    first, second, third, _ = kept.read_bytes().splitlines(keepends=True)
     kept.write_bytes(first + b"{" + second + b"\xff\xfe\n" + third + third[:50])
     assert erasure_ledger.read(kept).damaged == [2, 3]
     with older(trained, snapshot) as account:
@@ -334,7 +337,7 @@ def test_the_command_says_what_is_left_to_do(
         return ran.exit_code, json.loads(ran.stdout)
 
     code, document = run()
-    assert (code, document["asked_again"], document["todo"]) == (1, 1, ["line 2 cannot be read"])
+    assert (code, document["asked_again"], document["todo"]) == (1, 1, ["line 3 cannot be read"])
     kept.write_bytes(whole)
     code, document = run()
     assert (code, document["reopened"], document["todo"]) == (0, 1, [])
@@ -426,6 +429,92 @@ def test_an_ingest_that_the_backup_has_not_done_brings_no_erased_sample_in(tmp_p
         assert not pixels[gone].any()
         assert pixels.any(axis=(1, 2, 3)).sum() == len(pixels) - 3
         assert replayed(account, kept) == {"gone": 1}
+
+
+# -- what must not be taken in again ---------------------------------------------------------------
+
+PEOPLE = ["p1", "p1", *["p2"] * 10]
+
+
+def sent(account: Account, **fields: Any) -> Document:
+    return taken_in(account, packed(IMAGES, IDS, PEOPLE), id_namespace="ours", **fields)
+
+
+def erased_person(account: Account) -> str:
+    dataset = str(sent(account)["id"])
+    account.post("/v1/deletion-requests", {"dataset": dataset, "subjects": ["p1"], "jurisdiction": "gdpr"}, 202)
+    account.work()
+    assert account.get(f"/v1/datasets/{dataset}")["erased_samples"] == 2
+    return dataset
+
+
+@pytest.mark.parametrize("registered", ["no", "waiting", "ready"])
+def test_what_was_erased_stays_out_whatever_became_of_its_dataset(tmp_path: Path, kept: Path, registered: str) -> None:
+    """As seen: the backup was older than the dataset, or the dataset was deleted since. Replay was complete, and the
+    person came back with the next upload."""
+    data, copy = tmp_path / "data", tmp_path / "backup"
+    with open_account(Settings(data_dir=data)) as account:
+        source = {"name": "upload", "params": {"holdout_fraction": 0.0}}
+        fields = {"name": "d", "source": source, "id_namespace": "ours"}
+        first = sent(account)["id"] if registered == "ready" else ""
+        first = account.post("/v1/datasets", fields)["id"] if registered == "waiting" else first
+        backup.take(account.settings, copy)
+        if registered == "no":
+            erased_person(account)
+        else:
+            if registered == "waiting":
+                data_, headers = packed(IMAGES, IDS, PEOPLE), {"Content-Type": "application/x-npz"}
+                assert account.http.put(f"/v1/datasets/{first}/content", content=data_, headers=headers).is_success
+                account.work()
+            account.post("/v1/deletion-requests", {"dataset": first, "subjects": ["p1"], "jurisdiction": "gdpr"}, 202)
+            account.work()
+            assert account.http.delete(f"/v1/datasets/{first}").status_code == 204
+        keep(account, kept)
+        assert not [name for name in ("p1", "ours", *IDS) if f'"{name}"' in kept.read_text()]
+    with open_account(Settings(data_dir=copy)) as account:
+        for _ in range(2):
+            assert replay.replay(account.database, account.settings, kept).complete
+        account.work()
+        again = sent(account)
+        assert again["erased_samples"] == 2
+        found = account.post("/v1/deletion-requests:find", {"subjects": ["p1"]})
+        assert (found["held"], found["erased"]) == ([], [0])
+
+
+def test_suppressions_are_written_once_and_the_earlier_ones_of_a_service_too(tmp_path: Path, kept: Path) -> None:
+    with open_account(Settings(data_dir=tmp_path / "data")) as account:
+        keeper = erasure_ledger.Keeper(account.database, account.settings, kept)
+        erased_person(account)
+        with account.database.read() as session:
+            every = set(session.scalars(select(Suppression.digest)))
+        assert len(every) == 7  # two marks of each of two pictures, two ids, a person
+        for each in (keeper, keeper, erasure_ledger.Keeper(account.database, account.settings, kept)):
+            each.keep()
+            [(number, line)] = erasure_ledger.read(kept).kept
+            assert (number, set(line.suppressed)) == (2, every)
+        kept.write_bytes(kept.read_bytes().splitlines(keepends=True)[0])
+        keep(account, kept)
+        assert len(erasure_ledger.read(kept).kept) == 1, "a file of before gets them, too"
+        account.delete(sent(account)["id"], IDS[2:3])
+        account.work()
+        keeper.keep()
+        assert [len(line.suppressed) for _, line in erasure_ledger.read(kept).kept] == [7, 3]
+
+
+def test_bytes_that_were_trained_on_erased_samples_are_known_where_their_version_is_not(
+    trained: Trained, kept: Path, tmp_path: Path
+) -> None:
+    before = trained.account.get(f"{trained.where}/versions/1")["digest"]
+    trained.forget(trained.ids[:2])
+    after = trained.account.get(f"{trained.where}/versions/2")["digest"]
+    keep(trained.account, kept)
+    (tmp_path / "empty").mkdir()
+    shutil.copy2(trained.account.settings.data_dir / "secret", tmp_path / "empty" / "secret")
+    with open_account(Settings(data_dir=tmp_path / "empty")) as account:
+        replayed(account, kept)
+        with account.database.read() as session:
+            found = [versions.holds_erased(session, FIRST_TENANT, each) for each in (before, after)]
+        assert found == [True, False]
 
 
 def test_one_refused_line_stops_no_other(
