@@ -6,13 +6,14 @@ there is nothing left to do: then what would only be under way is a violation, t
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 
 import numpy as np
-from sqlalchemy import and_, func, or_, select
+from sqlalchemy import and_, extract, func, or_, select
 from sqlalchemy.orm import Session, aliased, undefer
 
 from app.blobs import usage
@@ -40,6 +41,7 @@ from app.core.tables import (
     Tenant,
     Version,
 )
+from app.deletions import tallies as kept_tallies
 from app.evidence import negative, transparency_log
 from app.evidence.signing import canonical
 from app.formats.manifest import ERASED_PREFIX
@@ -430,6 +432,26 @@ def log_trees(view: View) -> Found:
                 yield tenant_id, f"{left} events are not in its log"
 
 
+def tallies(view: View) -> Found:
+    """What the database has counted of a tenant's requests, year by year, is how many there are."""
+    session = view.session
+    year = extract("year", DeletionRequest.received_at)
+    fulfilled = DeletionRequest.fulfilled_at.is_not(None)
+    query = select(DeletionRequest.tenant_id, year, DeletionRequest.decision, fulfilled, func.count())
+    there: dict[tuple[str, int], Counter[tuple[str, bool]]] = {}
+    for tenant_id, received, decision, ended, count in session.execute(query.group_by(*query.selected_columns[:4])):
+        there.setdefault((tenant_id, int(received)), Counter())[decision, bool(ended)] += count
+    for (tenant_id, received), counted in there.items():
+        kept = Counter[tuple[str, bool]]()
+        for group in kept_tallies.groups(session, tenant_id, received):
+            kept[group.decision, group.ended == "fulfilled"] += group.requests
+        if kept != counted:
+            yield (
+                tenant_id,
+                f"the figures of {received} rest on {kept.total()} requests, and there are {counted.total()}",
+            )
+
+
 RULES: dict[str, Callable[[View], Found]] = {
     "open-requests": open_requests,
     "fulfilled-requests": fulfilled_requests,
@@ -446,4 +468,5 @@ RULES: dict[str, Callable[[View], Found]] = {
     "job-events": job_events,
     "outbox": outbox,
     "log-trees": log_trees,
+    "tallies": tallies,
 }

@@ -38,6 +38,8 @@ from app.core.tables import (
     OutcomeRow,
     Receipt,
     Sample,
+    Tally,
+    TallyChange,
     Version,
 )
 from app.deletions import retention
@@ -130,6 +132,11 @@ def ended_job(session: Session) -> Job:
 def a_blob_is_lost(session: Session, blobs: Blobs, trained: Trained) -> None:
     current = session.scalars(select(Version).where(Version.state == "current")).one()
     assert open_blobs(trained.account.settings).delete(current.digest)
+
+
+def counted_twice(session: Session, blobs: Blobs, trained: Trained) -> None:
+    for table in (Tally, TallyChange):
+        session.execute(update(table).where(table.name == "request").values(requests=2 * table.requests))
 
 
 def a_blob_is_damaged(session: Session, blobs: Blobs, trained: Trained) -> None:
@@ -266,6 +273,7 @@ PLANTS: dict[str, tuple[str, Plant]] = {
     "a hint of nothing": ("outbox", lambda s, b, t: s.add(Outbox(topic="hint", key="job_x", created_at=db.now(s)))),
     "an entry is gone": ("log-trees", change(delete(AuditEvent).where(AuditEvent.leaf == 2))),
     "an entry is changed": ("log-trees", change(update(AuditEvent).where(AuditEvent.leaf == 2).values(object_id="x"))),
+    "a request was counted twice": ("tallies", counted_twice),
     "a head is old": ("log-trees", change(update(LogHead).values(size=1))),
 }
 
