@@ -14,7 +14,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
 from fastapi.security import HTTPAuthorizationCredentials
 from pydantic import ValidationError
-from sqlalchemy import ColumnElement, Text, bindparam, cast, func, literal, select
+from sqlalchemy import ColumnElement, Select, Text, bindparam, cast, func, literal, select
 from sqlalchemy.orm import Session
 from starlette.concurrency import run_in_threadpool
 
@@ -69,7 +69,7 @@ from app.core import db, keys, logs, tracing
 from app.core.errors import AppError, TooLarge, Unprocessable, UnsupportedMedia
 from app.core.keys import Caller
 from app.core.positions import unpack
-from app.core.tables import CaseDetails, DeletionRequest, Job, Model, OutcomeRow, Proposal, Receipt
+from app.core.tables import CaseDetails, DeletionRequest, Job, Model, Notice, OutcomeRow, Proposal, Receipt
 from app.datasets import records as datasets
 from app.deletions import batches, decisions, history, identity, objects, orders, retention, views
 from app.deletions.orders import Accepted, Impact, NewRequest
@@ -335,6 +335,9 @@ def list_all(
     reference: Annotated[str | None, Query(max_length=200, description="exactly this ticket or letter")] = None,
     complaint_about: Annotated[str | None, Query(pattern=id_pattern("del"))] = None,
     case: Annotated[str | None, Query(pattern=id_pattern("del"))] = None,
+    notice_unsent: Annotated[
+        bool | None, Query(description="only those with a notice that is made and not marked as sent")
+    ] = None,
 ) -> Page[DeletionOut]:
     """The requests, newest first."""
     if unanswered and model is not None:
@@ -350,9 +353,10 @@ def list_all(
     query = matching(query, {DeletionRequest.complaint_about: complaint_about, DeletionRequest.case_id: case})
     if reference is not None:
         these = (CaseDetails.tenant_id == who.tenant_id, CaseDetails.reference == reference)
-        ids = select(CaseDetails.request_id).where(*these)
-        few = session.scalars(ids.limit(MOST_REFERRED + 1)).all()  # in steps: what follows is planned for so few
-        query = query.where(DeletionRequest.id.in_(ids if len(few) > MOST_REFERRED else few))
+        query = query.where(_among(session, select(CaseDetails.request_id).where(*these)))
+    if notice_unsent:
+        waiting = select(Notice.request_id).where(Notice.tenant_id == who.tenant_id, Notice.sent_at.is_(None))
+        query = query.where(_among(session, waiting.distinct()))
     if status is not None:
         query = query.where(views.having(status))
     if unanswered:
@@ -381,6 +385,11 @@ def list_all(
         )
     details = views.details(session, rows)
     return Page(items=[_show(row, details[row.id]) for row in rows], next_page_token=token)
+
+
+def _among(session: Session, ids: Select[str]) -> ColumnElement[bool]:
+    few = session.scalars(ids.limit(MOST_REFERRED + 1)).all()  # in steps: what follows is planned for so few
+    return DeletionRequest.id.in_(ids if len(few) > MOST_REFERRED else few)
 
 
 @router.get("/{request:noun}", response_model=DeletionOut, responses=problems(403, 404))

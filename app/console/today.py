@@ -21,11 +21,12 @@ SOON = timedelta(days=7)
 async def today(visit: VisitDep) -> Response:
     soon = f"{visit.clock.now + SOON:%Y-%m-%dT%H:%M:%SZ}"
     api = visit.api
-    due, waiting, attention, held, running, ended, health = await asyncio.gather(
+    due, waiting, attention, held, letters, running, ended, health = await asyncio.gather(
         api.get("/deletion-requests", unanswered=True, due_before=soon, page_size=MOST),
         api.get("/deletion-requests", unanswered=True, page_size=MOST),
         api.get("/deletion-requests", status="needs-attention", page_size=MOST),
         api.get("/deletion-requests", status="held", page_size=MOST),
+        api.get("/deletion-requests", notice_unsent=True, page_size=MOST),
         api.get("/jobs", state="running", page_size=MOST),
         api.get("/jobs", state="dead", page_size=10),
         _health(visit),
@@ -41,6 +42,7 @@ async def today(visit: VisitDep) -> Response:
         more_wait=waiting["next_page_token"] is not None,
         asked=[row for row in held["items"] if row["identity"]["status"] == "asked"],
         held=[row for row in held["items"] if row["identity"]["status"] != "asked"],
+        letters=letters["items"],
         running=running["items"],
         given_up=ended["items"],
         health=health,

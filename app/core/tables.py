@@ -880,6 +880,15 @@ class Notice(Base):
     sent_at: Mapped[datetime | None]
     sent_how: Mapped[str | None] = mapped_column(String(40))
     sent_by: Mapped[str | None] = mapped_column(Id)
+    __table_args__ = (
+        Index(
+            "ix_notices_unsent",
+            "tenant_id",
+            "request_id",
+            postgresql_where=text("sent_at IS NULL"),
+            sqlite_where=text("sent_at IS NULL"),
+        ),
+    )
 
 
 class NoticeTemplate(Base):

@@ -10,6 +10,7 @@ import pytest
 
 from app.cases import notices, pdf
 from tests.app.cases.sealed import REQUESTS, log_of, sweep
+from tests.app.console.browsing import browser
 from tests.helpers import as_other, is_problem
 from tests.trained import Trained
 
@@ -121,3 +122,26 @@ def test_papers_are_bounded_and_never_shown(trained: Trained) -> None:
     is_problem(account.http.get(f"{where}/{paper['id']}", headers=as_other(account)), 404, "not-found")
     assert account.http.delete(f"{where}/{paper['id']}").status_code == 204
     assert account.get(where)["papers"] == []
+
+
+def test_requests_with_a_letter_to_send_are_listed_and_shown_today(trained: Trained) -> None:
+    account = trained.account
+    first, second = (trained.delete(trained.ids[n : n + 1])["id"] for n in (0, 1))
+    made = [account.post(f"{REQUESTS}/{first}/notices", {"kind": "acknowledgement"}, 201)["id"] for _ in range(2)]
+    sent = account.post(f"{REQUESTS}/{second}/notices", {"kind": "acknowledgement"}, 201)["id"]
+    account.post(f"{REQUESTS}/{second}/notices/{sent}:sent", {"how": "letter"})
+
+    def waiting() -> list[str]:
+        return [row["id"] for row in account.get(REQUESTS, notice_unsent=True)["items"]]
+
+    with browser(account.http.app, account.database, "officer") as officer:
+        assert waiting() == [first]
+        theirs = account.http.get(REQUESTS, params={"notice_unsent": True}, headers=as_other(account))
+        assert theirs.json()["items"] == []
+        page = officer.open("/console")
+        assert page.has("Letter to send 1")
+        for notice in made:
+            account.post(f"{REQUESTS}/{first}/notices/{notice}:sent", {"how": "letter"})
+        assert waiting() == []
+        assert officer.open("/console").has("Letter to send 0")
+    assert len(account.get(REQUESTS, notice_unsent=False)["items"]) == 2
