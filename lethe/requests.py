@@ -328,9 +328,9 @@ class Compliance:
     def rules(self) -> types.Rules:
         return cast("types.Rules", self._calls.get("/v1/compliance/rules"))
 
-    def set_rules(self, rules: types.Rules) -> types.Rules:
-        """Replace the rules."""
-        return cast("types.Rules", self._calls.put("/v1/compliance/rules", dict(rules)))
+    def set_rules(self, rules: types.Rules, *, if_match: str | None = None) -> types.Rules:
+        """Replace the rules. if_match: the ETag of those that you have read."""
+        return cast("types.Rules", self._calls.put("/v1/compliance/rules", dict(rules), if_match=if_match))
 
     def remains(self) -> Json:
         """What it costs that reference pools go by the due date, and the alternatives."""
@@ -340,13 +340,15 @@ class Compliance:
         """The text of a notice, and the fields that it may have."""
         return cast("types.Template", self._calls.get(f"/v1/compliance/templates/{kind}/{language}"))
 
-    def set_template(self, kind: types.NoticeKind, language: types.Language, subject: str, body: str) -> types.Template:
+    def set_template(
+        self, kind: types.NoticeKind, language: types.Language, subject: str, body: str, *, if_match: str | None = None
+    ) -> types.Template:
         path = f"/v1/compliance/templates/{kind}/{language}"
-        return cast("types.Template", self._calls.put(path, {"subject": subject, "body": body}))
+        return cast("types.Template", self._calls.put(path, {"subject": subject, "body": body}, if_match=if_match))
 
-    def drop_template(self, kind: types.NoticeKind, language: types.Language) -> None:
+    def drop_template(self, kind: types.NoticeKind, language: types.Language, *, if_match: str | None = None) -> None:
         """The text that comes with the service holds again."""
-        self._calls.delete(f"/v1/compliance/templates/{kind}/{language}")
+        self._calls.delete(f"/v1/compliance/templates/{kind}/{language}", if_match=if_match)
 
 
 class Log:

@@ -383,7 +383,10 @@ def write_json(document: Mapping[str, Any], output: Path | None) -> None:
 
 
 def register(year: Year = None, output: Output = None, as_json: AsJson = False) -> None:
-    """Print the register of requests, as CSV or JSON; with `--output` of a name in .xlsx, write a workbook."""
+    """Print the register of requests, as CSV or JSON.
+
+    With an `--output` whose name ends in .xlsx it is a workbook.
+    """
     with client() as calls:
         if output is not None and output.suffix.lower() == ".xlsx" and not as_json:
             output.write_bytes(calls.compliance.register_xlsx(year))
@@ -418,7 +421,7 @@ def certificate(thing: RequestId, output: Output = None) -> None:
 
 
 def negative_report(thing: RequestId, output: Output = None) -> None:
-    """Print the signed statement of what is not certified, and why."""
+    """Print what is signed as not certified, and why."""
     with client() as calls:
         write_json(calls.requests.negative_report(thing), output)
 

@@ -149,6 +149,10 @@ def test_every_conditional_call_carries_its_condition(trained: Trained, connect:
         "DELETE /v1/webhooks/{webhook}": lambda: lethe.webhooks.disable(hook, if_match=NEVER),
         "DELETE /v1/api-keys/{api_key}": lambda: lethe.keys.revoke(key, if_match=NEVER),
     }
+    calls["PUT /v1/compliance/rules"] = lambda: lethe.compliance.set_rules(lethe.compliance.rules(), if_match=NEVER)
+    letter = "/v1/compliance/templates/{kind}/{language}"
+    calls[f"PUT {letter}"] = lambda: lethe.compliance.set_template("refusal", "en", "No", "No", if_match=NEVER)
+    calls[f"DELETE {letter}"] = lambda: lethe.compliance.drop_template("refusal", "en", if_match=NEVER)
     place = "POST /v1/deletion-requests/{request}"
     for verb in ("cancel", "hold", "extend", "refuse", "dismiss"):
         calls[f"{place}:{verb}"] = partial(getattr(lethe.requests, verb), request["id"], "a reason", if_match=NEVER)
