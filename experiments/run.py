@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from experiments import ablations, by_class, checks, plots, probing, sequences, tables
+from experiments import ablations, by_class, checks, gate, plots, probing, sequences, tables
 from experiments.lab import Lab
 from experiments.report import Section, markdown
 from experiments.scales import Scale
@@ -59,6 +59,7 @@ def _table_sections(lab: Lab, scale: Scale) -> list[Section]:
 
 
 STUDIES: Mapping[str, Study] = {
+    "gate": Study(gate.sections, (gate.plan,)),
     "tables": Study(
         _table_sections,
         (*(_main_table(remain, share) for share in (0, 1) for remain in (True, False)), _other_tables),
@@ -82,11 +83,12 @@ STUDIES: Mapping[str, Study] = {
         (lambda lab, scale: checks.other_plan(lab, checks.larger_settings(scale)),),
     ),
 }
-# The first half of the main tables, the cheap checks, the other half, what explains them, then other data.
+# How long to train, the first half of the main tables, the cheap checks, the other half, what explains them, then other
+# data.
 ORDER = (
-    ("tables", 0), ("tables", 1), ("exactness", 0), ("theory", 0), ("attacks", 0), ("tables", 2), ("tables", 3),
-    ("sequential", 0), ("ablation", 0), ("transfer", 0), ("weak", 0), ("mixunlearn", 0), ("probes", 0), ("tables", 4),
-    ("robust", 0), ("larger", 0), ("references", 0),
+    ("gate", 0), ("tables", 0), ("tables", 1), ("exactness", 0), ("theory", 0), ("attacks", 0), ("tables", 2),
+    ("tables", 3), ("sequential", 0), ("ablation", 0), ("transfer", 0), ("weak", 0), ("mixunlearn", 0), ("probes", 0),
+    ("tables", 4), ("robust", 0), ("larger", 0), ("references", 0),
 )  # fmt: skip
 
 

@@ -19,7 +19,7 @@ class Scale:
     larger: settings of larger data. by_classes: runs of each row of MixUnlearn's protocol, which wants the
     ten classes of the first setting. judged: seeds of the exactness study. weak: the weak
     attack, with steps that suit the images. probed: forget sets of the probes; shadows: of the attack that knows the
-    method. priced: a forecast of what is missing is said first."""
+    method. priced: a forecast of what is missing is said first. gate: epochs of which one was chosen."""
 
     name: str
     settings: tuple[Setting, ...]
@@ -38,6 +38,7 @@ class Scale:
     shadows: int
     threads: int | None = None
     priced: bool = False
+    gate: tuple[int, ...] = ()
 
     @property
     def main(self) -> Setting:
@@ -112,6 +113,7 @@ def tiny(_precision: str) -> Scale:
         probed=1,
         shadows=4,
         threads=1,
+        gate=(10,),
     )
 
 
@@ -263,6 +265,7 @@ def night(precision: str) -> Scale:
         shadows=4,
         threads=1,
         priced=True,
+        gate=(12, 16, 8),
     )
 
 
