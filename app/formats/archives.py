@@ -24,6 +24,7 @@ from typing import Any, Generic, Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from app.formats import depth
 from app.formats.manifest import (
     HOLDOUT,
     MAX_BYTES,
@@ -411,12 +412,12 @@ def pixels(path: Path) -> Iterator[NDArray[np.uint8]]:
 
 def _kept(block: NDArray[Any], images: Images) -> NDArray[np.uint8]:
     if block.dtype.kind == "f":
-        with np.errstate(invalid="ignore"):
-            if not ((block >= 0) & (block <= 1)).all():  # nor is any that is not a number
-                raise SourceError("images holds floats outside [0, 1]; send them as uint8, or divide them")
-        block = np.rint(block.astype(np.float64) * 255)
+        try:
+            block = depth.of_floats(block)
+        except ValueError as error:
+            raise SourceError(f"images holds {error}; send them as uint8, or divide them") from None
     elif block.dtype.itemsize == 2:
-        block = (block.astype(np.uint32) * 255 + 32767) // 65535
+        block = depth.of_integers(block)
     if images.channels_first:
         block = np.moveaxis(block, 1, 3)
     return np.ascontiguousarray(block, dtype=np.uint8).reshape(-1, *images.shape)

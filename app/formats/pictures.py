@@ -21,6 +21,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from app.formats import depth
+
 FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "PPM", "TIFF")
 MAX_PIXELS = 2**27  # of one picture: that of a telephone of 108 million has room
 MAX_SIDE = 65_535
@@ -200,7 +202,7 @@ def _from_integers(image: Any, did: list[str]) -> NDArray[np.uint8]:
         raise _RefusedError("the image holds integers with a sign, whose range is not known; save it with 8 or 16 bits")
     if "16-bit" not in did:
         did.append("16-bit")
-    grey = ((values.astype(np.uint32) * 255 + 32767) // 65535).astype(np.uint8)
+    grey = depth.of_integers(values.astype(np.uint16)[None])[0]
     clear = image.info.get("transparency")
     if isinstance(clear, int) and (values == clear).any():
         did.append("transparent")
@@ -209,9 +211,10 @@ def _from_integers(image: Any, did: list[str]) -> NDArray[np.uint8]:
 
 
 def _from_floats(values: NDArray[np.floating[Any]]) -> NDArray[np.uint8]:
-    if not ((values >= 0) & (values <= 1)).all():  # nor is any that is not a number
-        raise _RefusedError("the image holds floats outside [0, 1]; save it with 8 or 16 bits")
-    return np.rint(values.astype(np.float64) * 255).astype(np.uint8)
+    try:
+        return depth.of_floats(values[None])[0]
+    except ValueError as error:
+        raise _RefusedError(f"the image holds {error}; save it with 8 or 16 bits") from None
 
 
 def _laid_on_white(image: Any, did: list[str]) -> NDArray[np.uint8]:

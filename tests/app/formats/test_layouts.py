@@ -200,7 +200,7 @@ def test_floats_are_kept_as_8_bits_and_told(write: Any, kind: Any) -> None:
 
 
 def test_16_bits_are_kept_as_8(write: Any) -> None:
-    images = np.full((6, 8, 8), 49152, np.uint16)
+    images = np.full((6, 8, 8), 49151, np.uint16)
     path = write(npz(images=images))
     assert check(path).notes == {"16-bit": 6}
     assert set(load_content(path, 0, 0).images.flat) == {191}

@@ -16,7 +16,7 @@ from engine.data import decoding, geometry
 RANDOM = np.random.default_rng(0)
 COLOURS = RANDOM.integers(0, 256, (6, 5, 3), dtype=np.uint8)
 GREYS = RANDOM.integers(0, 256, (6, 5), dtype=np.uint8)
-STEP = np.repeat(np.array([[16384, 49152]], np.uint16), 3, axis=0)
+STEP = np.repeat(np.array([[16385, 49151]], np.uint16), 3, axis=0)
 """16 bits: a quarter, and three quarters of white."""
 
 
@@ -60,7 +60,7 @@ MODES: dict[str, tuple[bytes, str, Any, tuple[str, ...]]] = {
         ("transparent",),
     ),
     "one clear of 16 bits": (
-        saved(picture(STEP), transparency=49152), "I;16", [[64, 255]] * 3, ("16-bit", "transparent"),
+        saved(picture(STEP), transparency=49151), "I;16", [[64, 255]] * 3, ("16-bit", "transparent"),
     ),
     "CMYK": (
         saved(Image.merge("CMYK", [Image.new("L", (2, 2), value) for value in (255, 0, 0, 0)]), "TIFF"),
