@@ -1,0 +1,42 @@
+"""Pixels of other types to 8 bits.
+
+What was 8 bits once comes out as it was, however it was widened: else a picture that was erased would come back as
+another one.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+def of_integers(pictures: NDArray[np.uint16]) -> NDArray[np.uint8]:
+    """(n, …) of 16 bits: scaled, and the high byte in pictures whose low bytes are all 0, which were shifted."""
+    scaled = (pictures.astype(np.uint32) * 255 + 32767) // 65535
+    return _either(~_any(pictures & 255), pictures >> 8, scaled)
+
+
+def of_floats(pictures: NDArray[np.floating[Any]]) -> NDArray[np.uint8]:
+    """(n, …) of [0, 1]: times 255, and times 256 in pictures that were divided by that.
+
+    Raises:
+        ValueError: a value lies outside, or is no number.
+    """
+    with np.errstate(invalid="ignore"):
+        if not ((pictures >= 0) & (pictures <= 1)).all():
+            raise ValueError("floats outside [0, 1]")
+    wide = pictures.astype(np.float64)
+    steps = wide * 256
+    return _either(~_any((steps != np.rint(steps)) | (steps > 255)), steps, np.rint(wide * 255))
+
+
+def _any(found: NDArray[Any]) -> NDArray[np.bool_]:
+    """(n, 1, …): whether there is any in each picture."""
+    there: NDArray[np.bool_] = found.any(axis=tuple(range(1, found.ndim)), keepdims=True)
+    return there
+
+
+def _either(which: NDArray[np.bool_], one: NDArray[Any], other: NDArray[Any]) -> NDArray[np.uint8]:
+    return np.where(which, one, other).astype(np.uint8)

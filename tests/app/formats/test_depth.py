@@ -1,0 +1,34 @@
+"""Pixels of other types as 8 bits."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from app.formats.depth import of_floats, of_integers
+
+EVERY = np.arange(256, dtype=np.uint8).reshape(1, 16, 16)
+
+
+@pytest.mark.parametrize("widened", [EVERY.astype(np.uint16) << 8, EVERY.astype(np.uint16) * 257])
+def test_8_bits_that_were_widened_to_16_come_out_as_they_were(widened: Any) -> None:
+    assert np.array_equal(of_integers(widened), EVERY)
+
+
+@pytest.mark.parametrize("kind", [np.float16, np.float32, np.float64])
+@pytest.mark.parametrize("by", [255, 256])
+def test_8_bits_that_were_divided_come_out_as_they_were(kind: Any, by: int) -> None:
+    assert np.array_equal(of_floats((EVERY / by).astype(kind)), EVERY)
+
+
+def test_16_bits_are_scaled_to_the_nearest_picture_by_picture() -> None:
+    deep = np.array([[[49151, 300, 65535]], [[49152, 512, 65280]]], np.uint16)
+    assert of_integers(deep).tolist() == [[[191, 1, 255]], [[192, 2, 255]]]
+
+
+@pytest.mark.parametrize("value", [1.001, -0.1, np.nan, np.inf])
+def test_floats_of_no_known_range_are_refused(value: float) -> None:
+    with pytest.raises(ValueError, match="outside"):
+        of_floats(np.array([[0.5, value]]))
