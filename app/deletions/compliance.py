@@ -192,7 +192,7 @@ def _open_by_status(session: Session, these: Sequence[ColumnElement[bool]]) -> C
                 func.coalesce(func.max(case((OutcomeRow.state == state, 1), else_=0)), 0).label(state)
                 for state in Outcome
             ),
-            func.max(case((row.id.in_(views.purges_given_up()), 1), else_=0)).label("given_up"),
+            func.max(case((row.id.in_(views.purges_stuck()), 1), else_=0)).label("stuck"),
         )
         .outerjoin(OutcomeRow, OutcomeRow.request_id == row.id)
         .where(*these, row.fulfilled_at.is_(None), row.decision.not_in(_DECIDED))
@@ -200,7 +200,7 @@ def _open_by_status(session: Session, these: Sequence[ColumnElement[bool]]) -> C
         .subquery()
     )
     columns = [states.c[state] for state in Outcome]
-    query = select(*columns, states.c.given_up, func.count()).group_by(*columns, states.c.given_up)
+    query = select(*columns, states.c.stuck, func.count()).group_by(*columns, states.c.stuck)
     found: Counter[RequestStatus] = Counter()
     for *has, failed, count in session.execute(query):
         some = [state for state, there in zip(Outcome, has, strict=True) if there]

@@ -16,7 +16,7 @@ from app.core.tables import AuditRow, CaseDetails, DeletionRequest, Job, Outcome
 from app.deletions.orders import NewOutcome, NewRequest
 from app.rules.states import Decision, JobKind, JobState, Outcome, RequestStatus, request_status
 
-GIVEN_UP = (JobState.DEAD, JobState.FAILED, JobState.CANCELLED)
+NOT_DONE = (JobState.QUEUED, JobState.RUNNING, JobState.DEAD, JobState.FAILED, JobState.CANCELLED)
 REMAINS = ("superseded-checkpoint", "reference-pool")  # subjects of receipts with a date, of what the service holds
 WORST_FIRST = ("fail", "inconclusive", "pass")
 
@@ -83,14 +83,21 @@ def details(session: Session, requests: Sequence[DeletionRequest]) -> dict[str, 
         found[receipt.request_id].receipts.append(receipt)
     purges = select(Job).where(Job.request_id.in_(ids), Job.kind == JobKind.PURGE).order_by(Job.id)
     for job in session.scalars(purges):  # the newest decides
-        reason = (job.problem or {}).get("detail", "")
-        ended = f"the purge job {job.id} ended as {job.state}: {reason}"
-        found[str(job.request_id)].purge_problem = ended if job.state in GIVEN_UP else None
+        found[str(job.request_id)].purge_problem = _stuck(job)
     for detail in session.scalars(select(CaseDetails).where(CaseDetails.request_id.in_(ids))):
         found[detail.request_id].reference = detail.reference
     for proposal in session.scalars(select(Proposal).where(Proposal.request_id.in_(ids))):
         found[proposal.request_id].proposal = proposal
     return found
+
+
+def _stuck(purge: Job) -> str | None:
+    """Why a person must look at a purge job: it has given up, or waits for what only a person can change."""
+    if purge.state not in NOT_DONE or not purge.problem:
+        return None
+    alive = purge.state in (JobState.QUEUED, JobState.RUNNING)
+    how = "is tried again and again" if alive else f"ended as {purge.state}"
+    return f"the purge job {purge.id} {how}: {purge.problem.get('detail', '')}"
 
 
 def _published(session: Session, found: dict[str, RequestDetails]) -> None:
@@ -135,14 +142,15 @@ def is_of(session: Session, tenant_id: str, request_id: str) -> bool:
     return session.scalar(select(DeletionRequest.tenant_id).where(DeletionRequest.id == request_id)) == tenant_id
 
 
-def purges_given_up() -> Select[Any]:
-    """The requests whose newest purge job has ended without success."""
+def purges_stuck() -> Select[Any]:
+    """The requests whose newest purge job has ended without success, or waits for what only a person can change."""
     later = aliased(Job)
     newer = select(later.id).where(later.request_id == Job.request_id, later.kind == JobKind.PURGE, later.id > Job.id)
     return select(Job.request_id).where(
         Job.request_id.is_not(None),
         Job.kind == JobKind.PURGE,
-        Job.state.in_(GIVEN_UP),
+        Job.state.in_(NOT_DONE),
+        Job.problem["type"].as_string().is_not(None),  # a column of JSON may hold its null
         newer.limit(1).scalar_subquery().is_(None),
     )
 
@@ -163,8 +171,8 @@ def having(status: RequestStatus) -> ColumnElement[bool]:
     if status in decided:
         return DeletionRequest.decision == decided[status]
     undecided = DeletionRequest.decision.not_in(decided.values())
-    given_up = purges_given_up().where(Job.request_id == DeletionRequest.id).correlate(DeletionRequest)
-    attention = or_(some(Outcome.ATTENTION), given_up.limit(1).scalar_subquery().is_not(None))
+    stuck = purges_stuck().where(Job.request_id == DeletionRequest.id).correlate(DeletionRequest)
+    attention = or_(some(Outcome.ATTENTION), stuck.limit(1).scalar_subquery().is_not(None))
     # What is fulfilled has nothing under way or in need of attention: said too, so that an index of the rest serves.
     left = DeletionRequest.fulfilled_at.is_(None)
     waiting, begun = some(Outcome.PENDING), some(Outcome.BATCHED, Outcome.PUBLISHED, Outcome.PURGED)

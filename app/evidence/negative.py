@@ -36,7 +36,6 @@ NOT_PROVED = (
     "that the operator ran nothing else: the holder of the signing key states this and is accountable for it",
     "that the times are right: they are the clock of the service",
 )
-GIVEN_UP = (JobState.DEAD, JobState.FAILED, JobState.CANCELLED)
 NOT_YET = "not carried out yet"
 NOT_AUDITED = "no audit measured it"
 
@@ -169,8 +168,8 @@ def _of_request(session: Session, request_id: str, now: datetime) -> NegativeFac
     findings = [_of_outcome(session, row) for row in sorted(outcomes, key=lambda row: row.model_id)]
     purges = select(Job).where(Job.request_id == request_id, Job.kind == JobKind.PURGE).order_by(Job.id.desc())
     purge = session.scalars(purges.limit(1)).first()
-    if purge is not None and purge.state in GIVEN_UP:
-        why = f"the samples could not be erased: {(purge.problem or {}).get('detail', purge.state)}"
+    if purge is not None and purge.state != JobState.SUCCEEDED and purge.problem:
+        why = f"the samples could not be erased: {purge.problem['detail']}"
         findings.append(Finding(None, None, purge.id, "not-erased", None, "not audited", why, None))
     facts = {
         "id": request.id,

@@ -32,11 +32,10 @@ def of_floats(pictures: NDArray[np.floating[Any]]) -> NDArray[np.uint8]:
     return _either(~_any((steps != np.rint(steps)) | (steps > 255)), steps, np.rint(wide * 255))
 
 
-def _any(found: NDArray[Any]) -> NDArray[np.bool_]:
+def _any(found: NDArray[Any]) -> Any:
     """(n, 1, …): whether there is any in each picture."""
-    there: NDArray[np.bool_] = found.any(axis=tuple(range(1, found.ndim)), keepdims=True)
-    return there
+    return found.any(axis=tuple(range(1, found.ndim)), keepdims=True)
 
 
-def _either(which: NDArray[np.bool_], one: NDArray[Any], other: NDArray[Any]) -> NDArray[np.uint8]:
+def _either(which: Any, one: NDArray[Any], other: NDArray[Any]) -> NDArray[np.uint8]:
     return np.where(which, one, other).astype(np.uint8)

@@ -202,7 +202,7 @@ def _from_integers(image: Any, did: list[str]) -> NDArray[np.uint8]:
         raise _RefusedError("the image holds integers with a sign, whose range is not known; save it with 8 or 16 bits")
     if "16-bit" not in did:
         did.append("16-bit")
-    grey = depth.of_integers(values.astype(np.uint16)[None])[0]
+    grey: NDArray[np.uint8] = depth.of_integers(values.astype(np.uint16)[None])[0]
     clear = image.info.get("transparency")
     if isinstance(clear, int) and (values == clear).any():
         did.append("transparent")
@@ -212,9 +212,10 @@ def _from_integers(image: Any, did: list[str]) -> NDArray[np.uint8]:
 
 def _from_floats(values: NDArray[np.floating[Any]]) -> NDArray[np.uint8]:
     try:
-        return depth.of_floats(values[None])[0]
+        pixels: NDArray[np.uint8] = depth.of_floats(values[None])[0]
     except ValueError as error:
         raise _RefusedError(f"the image holds {error}; save it with 8 or 16 bits") from None
+    return pixels
 
 
 def _laid_on_white(image: Any, did: list[str]) -> NDArray[np.uint8]:

@@ -48,9 +48,7 @@ def finish(
             row.state, row.reason = move_outcome(Outcome(row.state), Outcome.ATTENTION), reason
             record(session, job.tenant_id, "request.needs-attention", row.request_id, model=row.model_id)
             negative.ask(session, job.tenant_id, request_id=row.request_id)
-        if job.kind == JobKind.PURGE and job.request_id:
-            record(session, job.tenant_id, "request.needs-attention", job.request_id)
-            negative.ask(session, job.tenant_id, request_id=job.request_id)
+        _purge_is_stuck(session, job)
         if job.kind == JobKind.INGEST:
             _close_ingest(session, job)
     emit(session, job)
@@ -59,6 +57,13 @@ def finish(
         stop_parts(session, job, state.value)
     session.flush()
     _hint_next(session, job)
+
+
+def _purge_is_stuck(session: Session, job: Job) -> None:
+    """The request of a purge needs attention."""
+    if job.kind == JobKind.PURGE and job.request_id:
+        record(session, job.tenant_id, "request.needs-attention", job.request_id)
+        negative.ask(session, job.tenant_id, request_id=job.request_id)
 
 
 def _close_ingest(session: Session, job: Job) -> None:
@@ -78,12 +83,24 @@ def _hint_next(session: Session, ended: Job) -> None:
         outbox.hint(session, job_id)
 
 
-def requeue(session: Session, job: Job, reason: str, *, pause_seconds: float = 0.0, counted: bool = True) -> None:
+def requeue(
+    session: Session,
+    job: Job,
+    reason: str,
+    *,
+    pause_seconds: float = 0.0,
+    counted: bool = True,
+    waits: dict[str, Any] | None = None,
+) -> None:
     """An attempt ended without an end: try again, or bury the job after `MAX_ATTEMPTS`.
 
     With a pause the attempt does not count: the failure lies outside the job, and may pass. Nor does it count where
-    `counted` is false: it was no failure.
+    `counted` is false: it was no failure. waits: the problem that a person must end before the job can; it is tried
+    again meanwhile.
     """
+    if waits and not job.problem:
+        _purge_is_stuck(session, job)
+    job.problem = waits
     job.available_at = db.now(session) + timedelta(seconds=pause_seconds)
     job.attempts -= pause_seconds > 0 or not counted
     job.owner = job.lease_until = None
@@ -100,7 +117,7 @@ def requeue(session: Session, job: Job, reason: str, *, pause_seconds: float = 0
 
 
 def problem(kind: str, detail: str, **members: Any) -> dict[str, Any]:
-    """The problem document of a job that did not succeed."""
+    """The problem document of a job that did not succeed, or has to wait for a person."""
     return {
         "type": problem_type(kind),
         "title": "The job did not succeed",

@@ -13,7 +13,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from app import jobs
 from app.blobs import folder
-from app.blobs.folder import BlobCorruptError, StorageUnavailableError
+from app.blobs.folder import BlobCorruptError, StorageRefusedError, StorageUnavailableError
 from app.core import crash_points, logs, tracing
 from app.core.db import Database
 from app.core.errors import AppError, SupersededError
@@ -64,7 +64,8 @@ def _work(resources: Resources, claim: Claim, work: Callable[[Run], None]) -> No
             _end(resources.database, claim, JobState.FAILED, "corrupt-bytes", f"stored bytes are damaged: {error}")
         except Exception as error:
             reason, pause = _why_again(claim, error)
-            _again(resources.database, claim, reason, pause)
+            waits = jobs.problem("storage-refused", reason) if isinstance(error, StorageRefusedError) else None
+            _again(resources.database, claim, reason, pause_seconds=pause, waits=waits)
         _measure(run)
     with resources.database.read() as session:
         job = session.get_one(Job, claim.id)
@@ -114,10 +115,10 @@ def _end(database: Database, claim: Claim, state: JobState, kind: str, detail: s
         log.warning("job %s: the lease was lost before its end could be written", claim.id)
 
 
-def _again(database: Database, claim: Claim, reason: str, pause_seconds: float = 0.0, *, counted: bool = True) -> None:
-    """Give the attempt up; the job is queued again, or dead once it has had its attempts."""
+def _again(database: Database, claim: Claim, reason: str, **how: Any) -> None:
+    """Give the attempt up; the job is queued again, or dead once it has had its attempts. how: of `jobs.requeue`."""
     try:
         with database.write() as session:
-            jobs.requeue(session, jobs.fenced(session, claim), reason, pause_seconds=pause_seconds, counted=counted)
+            jobs.requeue(session, jobs.fenced(session, claim), reason, **how)
     except LeaseLostError:
         log.warning("job %s: the lease was lost before it could be queued again", claim.id)

@@ -395,7 +395,13 @@ def test_a_purge_erases_what_it_can_and_says_what_stays(trained: Trained, monkey
     with monkeypatch.context() as patch:
         patch.setattr(Folder, "delete", delete)
         found = trained.forget(trained.ids[:3])
-    assert found["status"] == "published"
+    assert found["status"] == "needs-attention"
+    (job,) = account.get("/v1/jobs", kind="purge", state="queued")["items"]
+    assert job["problem"]["type"].endswith("/storage-refused")
+    assert f"the purge job {job['id']} is tried again and again: the object storage answered" in found["reason"]
+    listed = account.http.get("/v1/deletion-requests?status=needs-attention").json()["items"]
+    assert [each["id"] for each in listed] == [found["id"]]
+    assert account.get("/v1/compliance/summary")["by_status"]["needs-attention"] == 1
     (stays,) = [row for row in found["receipts"] if row["digest"] == images]
     assert "it is still there: the object storage answered AccessDenied" in stays["detail"]
     assert {row["digest"] for row in found["receipts"] if not row["due_at"]} & blobs(account.settings) == {images}
