@@ -11,7 +11,7 @@ import os
 import re
 import secrets
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, suppress
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
@@ -99,9 +99,13 @@ class Bucket:
     def clear_scratch(self, owner: str) -> None:
         self._copies.clear_scratch(owner)
 
-    def adopt(self, path: Path) -> Stored:
+    def scratch_owners(self, older_than_seconds: float) -> set[str]:
+        return self._copies.scratch_owners(older_than_seconds)
+
+    def adopt(self, path: Path, announce: Callable[[str], object] = lambda _digest: None) -> Stored:
         with path.open("rb") as file:
             digest = f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
+        announce(digest)
         self._upload(path, digest)
         return Stored(digest, path.stat().st_size)
 

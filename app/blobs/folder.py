@@ -242,7 +242,11 @@ class Folder:
         for path in self._parts.glob(f"{owner}-*.part"):
             path.unlink(missing_ok=True)
 
-    def adopt(self, path: Path) -> Stored:
+    def scratch_owners(self, older_than_seconds: float) -> set[str]:
+        limit = time.time() - older_than_seconds
+        return {path.name.rpartition("-")[0] for path in self._parts.glob("*.part") if stored_at(path) < limit}
+
+    def adopt(self, path: Path, announce: Callable[[str], object] = lambda _digest: None) -> Stored:
         """Make a file of `scratch` a blob, without copying it."""
         found, size = hashlib.sha256(), path.stat().st_size
         with path.open("rb") as file:
@@ -250,6 +254,7 @@ class Folder:
                 found.update(chunk)
             os.fsync(file.fileno())
         digest = f"sha256:{found.hexdigest()}"
+        announce(digest)
         self._rename(path, digest)
         return Stored(digest, size)
 

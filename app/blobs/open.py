@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Protocol
@@ -36,8 +36,11 @@ class Blobs(Protocol):
     def clear_scratch(self, owner: str) -> None:
         """Remove what interrupted writers of that owner left behind."""
 
-    def adopt(self, path: Path) -> Stored:
-        """Make a file of `scratch` a blob."""
+    def scratch_owners(self, older_than_seconds: float) -> set[str]:
+        """Whose files of `scratch` this machine has had that long."""
+
+    def adopt(self, path: Path, announce: Callable[[str], object] = lambda _digest: None) -> Stored:
+        """Make a file of `scratch` a blob. announce: is told the digest before the blob is there."""
 
     def size(self, digest: str) -> int:
         """In bytes. Raises BlobMissingError."""

@@ -6,13 +6,13 @@ bytes and processes that remove them take turns, so that no row ever points at b
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
 from itertools import islice
 from typing import Any
 
-from sqlalchemy import Row, Select, and_, exists, or_, select, text, union_all
+from sqlalchemy import Row, Select, and_, delete, exists, or_, select, text, union_all
 from sqlalchemy.orm import Session, aliased
 
 from app.blobs.folder import BlobMissingError, is_away
@@ -22,6 +22,10 @@ from app.core.db import Database
 from app.core.errors import SupersededError
 from app.core.tables import AdversarialRow, Dataset, DatasetCopy, Job, JobArtifact, ReferenceRow, Shard, Version
 from app.rules.states import JobKind, JobState, VersionState
+
+UNRECORDED = "stored-"
+"""How the artefacts of a job begin that say which bytes it is storing, before any other row points at them. A job that
+is killed at that moment leaves them known."""
 
 HOLDERS = (
     (Dataset.images, Dataset.tenant_id),
@@ -33,6 +37,11 @@ HOLDERS = (
     (AdversarialRow.digest, AdversarialRow.tenant_id),
     (ReferenceRow.digest, ReferenceRow.tenant_id),
 )
+
+
+def unrecorded(digest: str) -> str:
+    """The name of the artefact that says that a job stores bytes of that digest."""
+    return UNRECORDED + digest.removeprefix("sha256:")[:32]
 
 
 def _pointed_at(digest: Any) -> Select[Any]:
@@ -92,6 +101,7 @@ def pin(session: Session, blobs: Blobs, digest: str) -> None:
         blobs.confirm(digest)
     except BlobMissingError:
         raise SupersededError("bytes were removed before they were recorded") from None
+    session.execute(delete(JobArtifact).where(JobArtifact.name == unrecorded(digest)))
 
 
 def _take_turns(session: Session, digest: str) -> None:
@@ -136,11 +146,25 @@ def remove_leftovers(database: Database, blobs: Blobs) -> int:
     erased_under = exists().where(
         purge.dataset_id == Job.dataset_id, purge.kind == JobKind.PURGE, purge.finished_at >= Job.created_at
     )
-    stale = and_(Job.state.in_([JobState.FAILED, JobState.DEAD]), Job.kind != JobKind.UNLEARN, erased_under)
+    given_up = Job.state.in_([JobState.FAILED, JobState.DEAD])
+    stale = and_(given_up, Job.kind != JobKind.UNLEARN, erased_under)
+    stray = and_(given_up, JobArtifact.name.startswith(UNRECORDED))
     with database.read() as session:
         stored = select(JobArtifact.job_id, JobArtifact.name).join(Job, Job.id == JobArtifact.job_id)
-        rows = session.execute(stored.where(or_(over, stale), ~kept_for_purge).limit(1000)).all()
+        rows = session.execute(stored.where(or_(over, stale, stray), ~kept_for_purge).limit(1000)).all()
 
+    return _remove_artifacts(database, blobs, rows)
+
+
+def remove_unrecorded(database: Database, blobs: Blobs, job_id: str) -> int:
+    """Remove what an attempt of this job stored and was killed before it recorded; how many."""
+    own = (JobArtifact.job_id == job_id, JobArtifact.name.startswith(UNRECORDED))
+    with database.read() as session:
+        rows = session.execute(select(JobArtifact.job_id, JobArtifact.name).where(*own)).all()
+    return _remove_artifacts(database, blobs, rows)
+
+
+def _remove_artifacts(database: Database, blobs: Blobs, rows: Sequence[Row[str, str]]) -> int:
     def remove_one(found: Row[str, str]) -> bool:
         with database.write() as session:
             row = session.get(JobArtifact, tuple(found), with_for_update=True)

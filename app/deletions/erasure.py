@@ -315,22 +315,27 @@ def _drop_derived(session: Session, request: DeletionRequest) -> None:
     """Remove files that jobs of the affected models stored: adversarial sets, resume files, candidates that failed.
 
     Any of them may contain the samples. Two kinds of jobs are left out. A running job either ended before this purge
-    could start, or looks for erased samples before it ends. A queued unlearn job is for later requests. Each request
-    that a file was made for gets a receipt.
+    could start, or looks for erased samples before it ends. A queued unlearn job is for later requests; but what a
+    killed attempt stored and did not record goes, of every job that does not run. Each request that a file was made
+    for gets a receipt.
     """
-    waits = and_(Job.state == JobState.QUEUED, Job.kind == JobKind.UNLEARN)
-    stopped = select(Job.id).where(Job.model_id.in_(_models(request)), Job.state != JobState.RUNNING, ~waits)
-    stored = select(JobArtifact).where(JobArtifact.job_id.in_(stopped)).order_by(JobArtifact.job_id, JobArtifact.name)
+    rests, waits = Job.state != JobState.RUNNING, and_(Job.state == JobState.QUEUED, Job.kind == JobKind.UNLEARN)
+    stopped = select(Job.id).where(Job.model_id.in_(_models(request)), rests, ~waits)
+    killed = select(Job.id).where(Job.dataset_id == request.dataset_id, rests)
+    stray = and_(JobArtifact.name.startswith(usage.UNRECORDED), JobArtifact.job_id.in_(killed))
+    stored = select(JobArtifact).where(or_(JobArtifact.job_id.in_(stopped), stray))
+    stored = stored.order_by(JobArtifact.job_id, JobArtifact.name)
     for row in session.scalars(stored.with_for_update()).all():  # the sweeper removes leftovers at the same time
         session.delete(row)
         session.flush()
-        if row.name == "candidate" and usage.in_use(session, row.digest):
-            continue  # it became a version, which has a receipt of its own
+        if (row.name == "candidate" or row.name.startswith(usage.UNRECORDED)) and usage.in_use(session, row.digest):
+            continue  # it became a version, which has a receipt of its own; or what was stored is another's, too
         served = select(OutcomeRow.request_id).where(OutcomeRow.job_id == row.job_id)
         for request_id in {request.id, *session.scalars(served)}:
             owed_to = session.get_one(DeletionRequest, request_id)
             if owed_to.fulfilled_at is None:
-                _owe(session, owed_to, f"{row.name}-artifact", f"the {row.name} file of a job was removed", row.digest)
+                name = "interrupted" if row.name.startswith(usage.UNRECORDED) else row.name
+                _owe(session, owed_to, f"{name}-artifact", f"the {name} file of a job was removed", row.digest)
 
 
 def _drop_stated(session: Session, request: DeletionRequest, positions: Positions) -> None:

@@ -10,7 +10,7 @@ from app.jobs.claiming import Claim, claim, gives_way, has_work, purges_waiting
 from app.jobs.ending import cancel, finish, problem, release, requeue, retry, sweep
 from app.jobs.parts import parts_of, start_parts
 from app.jobs.queueing import emit, enqueue, enqueue_unlearning
-from app.jobs.running import LeaseLostError, advance, artifacts, beat, fenced, keep
+from app.jobs.running import LeaseLostError, advance, announce, artifacts, beat, fenced, keep
 
 __all__ = [
     "Claim",
@@ -18,6 +18,7 @@ __all__ = [
     "NewEvent",
     "SupersededError",
     "advance",
+    "announce",
     "artifacts",
     "beat",
     "cancel",

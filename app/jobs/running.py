@@ -8,6 +8,7 @@ from typing import Any
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from app.blobs import usage
 from app.core import db
 from app.core.db import Database
 from app.core.tables import Job, JobArtifact
@@ -52,6 +53,14 @@ def advance(session: Session, claim: Claim, stage: str, fraction: float) -> None
 def artifacts(session: Session, job_id: str) -> dict[str, JobArtifact]:
     """What earlier attempts have stored, by name."""
     return {row.name: row for row in session.scalars(select(JobArtifact).where(JobArtifact.job_id == job_id))}
+
+
+def announce(session: Session, claim: Claim, digest: str) -> None:
+    """Say, under the fence, that bytes of that digest are about to be stored: should the attempt be killed before it
+    records them (`usage.pin`), they are known, and go."""
+    fenced(session, claim)
+    name, now = usage.unrecorded(digest), db.now(session)
+    session.merge(JobArtifact(job_id=claim.id, name=name, digest=digest, facts={}, created_at=now))
 
 
 def keep(session: Session, claim: Claim, name: str, digest: str, facts: dict[str, Any]) -> str | None:

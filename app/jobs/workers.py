@@ -14,6 +14,7 @@ from datetime import timedelta
 from sqlalchemy import delete, select, update
 from sqlalchemy.orm import Session
 
+from app.blobs.open import Blobs, open_blobs
 from app.core import db
 from app.core.config import Settings
 from app.core.db import Database
@@ -54,11 +55,12 @@ def stop() -> None:
 
 
 def _run(settings: Settings) -> None:
-    database, name = Database(settings), own_name(settings)
+    database, name, blobs = Database(settings), own_name(settings), None
     while True:
         try:
             _say(database, name, settings)
-            sweep_sources(database, settings)
+            blobs = blobs or open_blobs(settings)
+            sweep_files(database, settings, blobs)
         except Exception:
             log.exception("could not say that this worker is alive; trying again")
         if _stopped.wait(SECONDS):
@@ -68,20 +70,23 @@ def _run(settings: Settings) -> None:
     database.close()
 
 
-def sweep_sources(database: Database, settings: Settings) -> int:
-    """Remove what killed ingests unpacked on this machine and did not come back for: the folders of jobs that nobody
-    runs. They hold samples that may be erased elsewhere. How many."""
+def sweep_files(database: Database, settings: Settings, blobs: Blobs) -> int:
+    """Remove what killed attempts left half done on this machine and did not come back for: what they unpacked, and
+    files on their way to the storage. They hold samples that may be erased elsewhere. Of how many jobs."""
     limit = time.time() - SETTLED_SECONDS
     there = [each for each in settings.sources_dir.glob("job_*") if is_id("job", each.name)]
-    old = {each.name: each for each in there if each.lstat().st_mtime < limit}
+    unpacked = {each.name: each for each in there if each.lstat().st_mtime < limit}
+    written = {name for name in blobs.scratch_owners(SETTLED_SECONDS) if is_id("job", name)}
+    old = unpacked.keys() | written
     if not old:
         return 0
     with database.read() as session:
         running = set(session.scalars(select(Job.id).where(Job.id.in_(old), Job.state == JobState.RUNNING)))
-    left = [path for name, path in old.items() if name not in running]
-    for path in left:
-        shutil.rmtree(path, ignore_errors=True)
-    return len(left)
+    for name in old - running:
+        if name in unpacked:
+            shutil.rmtree(unpacked[name], ignore_errors=True)
+        blobs.clear_scratch(name)
+    return len(old - running)
 
 
 def busy(session: Session, name: str) -> bool:

@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from app.blobs.open import open_blobs
 from app.core.ids import new_id
 from app.core.tables import Dataset, Job
 from app.jobs import workers
@@ -130,14 +131,19 @@ def test_what_a_killed_ingest_unpacked_goes_from_every_machine(account: Account,
     folder = account.settings.sources_dir / (job["id"] if state != "unknown" else new_id("job"))
     (folder / "cache").mkdir(parents=True)
     (folder / "images").write_bytes(b"pixels")
-    assert workers.sweep_sources(account.database, account.settings) == 0, "an attempt may just have begun"
-    os.utime(folder, (0, 0))
+    half = account.settings.data_dir / "blobs" / "incoming" / f"{folder.name}-{'0' * 16}.part"
+    half.write_bytes(b"pixels")
+    blobs = open_blobs(account.settings)
+    assert workers.sweep_files(account.database, account.settings, blobs) == 0, "an attempt may just have begun"
+    for each in (folder, half):
+        os.utime(each, (0, 0))
     workers.start(account.settings)
     try:
         eventually(lambda: state == "running" or not folder.exists(), "the folder is gone")
     finally:
         workers.stop()
     assert folder.exists() is (state == "running")
+    assert half.exists() is (state == "running")
 
 
 def test_encrypted_images_are_refused(account: Account, tmp_path: Path) -> None:

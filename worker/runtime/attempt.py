@@ -12,7 +12,7 @@ from opentelemetry.trace import SpanKind
 from sqlalchemy.exc import SQLAlchemyError
 
 from app import jobs
-from app.blobs import folder
+from app.blobs import folder, usage
 from app.blobs.folder import BlobCorruptError, StorageRefusedError, StorageUnavailableError
 from app.core import crash_points, logs, tracing
 from app.core.db import Database
@@ -45,10 +45,11 @@ def attempt(resources: Resources, claim: Claim, work: Callable[[Run], None]) -> 
 
 def _work(resources: Resources, claim: Claim, work: Callable[[Run], None]) -> None:
     log.info("job %s (%s): attempt %d", claim.id, claim.kind.value, claim.attempts)
-    resources.blobs.clear_scratch(claim.id)
     with Heartbeat(resources.database, claim, resources.settings) as heartbeat:
         run = Run(resources, claim, heartbeat)
         try:
+            resources.blobs.clear_scratch(claim.id)
+            usage.remove_unrecorded(resources.database, resources.blobs, claim.id)
             with seeding.deterministic(), memory.shortage_named():
                 work(run)
         except LeaseLostError:

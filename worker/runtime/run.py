@@ -89,6 +89,15 @@ class Resources:
         """The stored tensors of that digest, on the device."""
         return load_file(self.blobs.fetch(digest), device=str(self.device))
 
+    def adopt(self, claim: Claim, path: Path) -> Stored:
+        """Make a file of the job's scratch a blob, which is the job's until a row points at it."""
+
+        def announce(digest: str) -> None:
+            with self.database.write() as session:
+                jobs.announce(session, claim, digest)
+
+        return self.blobs.adopt(path, announce)
+
 
 def _drop_copies(blobs: Blobs, closing: threading.Event) -> None:
     """Local copies of what another machine has erased must go too."""
@@ -246,7 +255,7 @@ class Run:
         with self.resources.blobs.scratch(self.claim.id) as path:
             write(path)
             crash_points.point(f"{self.claim.kind}.written")
-            return self.resources.blobs.adopt(path)
+            return self.resources.adopt(self.claim, path)
 
     def put_tensors(self, tensors: dict[str, Tensor]) -> Stored:
         plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}

@@ -57,7 +57,7 @@ def digest_of(
             upload.write_copy(source, path, contract, (made[0], made[1], made[2]), shape[2], moved)
         else:
             geometry.write_copy(source, path, contract, resources.settings.torch_threads)
-        stored = resources.blobs.adopt(path)
+        stored = resources.adopt(claim, path)
     with resources.database.write() as session:
         now = session.get_one(Dataset, dataset.id, with_for_update=True)
         if now.images != images:
