@@ -24,7 +24,7 @@ MAY_IMPORT = {
     "app.blobs": "app.core app.rules",
     "app.events": "app.core app.rules",
     "app.evidence": "app.core app.rules",
-    "app.jobs": "app.core app.rules app.blobs app.events app.evidence",
+    "app.jobs": "app.core app.rules app.formats app.blobs app.events app.evidence",
     "app.datasets": "app.jobs* app.catalog app.formats",
     "app.reports": "app.jobs app.core app.rules app.formats",
     "app.models": "app.datasets*",

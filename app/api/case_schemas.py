@@ -106,6 +106,7 @@ class PersonHeld(BaseModel):
 class People(BaseModel):
     held: list[PersonHeld]
     erased: list[int] = Field(description="places of subjects whose samples were erased before")
+    not_read: list[str] = Field(description="datasets that are not ready, into which nobody could look")
 
 
 class SpanBody(Body):
@@ -119,6 +120,7 @@ class SpanOut(BaseModel):
     case: str
     requests: list[str]
     due_at: Time
+    not_read: list[str] = Field(description="datasets that are not ready, into which nobody could look")
 
 
 class DownloadOut(BaseModel):

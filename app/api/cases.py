@@ -94,6 +94,7 @@ def find_people(body: PeopleBody, who: CallerDep, held: PartsDep, session: Read,
             for each in found.held
         ],
         erased=found.erased,
+        not_read=found.not_read,
     )
 
 
@@ -142,7 +143,8 @@ def span(body: SpanBody, who: CallerDep, held: PartsDep, session: Write, once: I
         again = {"id": case} if not orders else {}
         orders.append(order_of(one, who, case_id=case, again=again))
     made = [each.request for each in _accept(session, held, orders) if isinstance(each, Accepted)]
-    reply = SpanOut(case=case, requests=[each.id for each in made], due_at=made[0].due_at)
+    left = people.not_read(session, who.tenant_id)
+    reply = SpanOut(case=case, requests=[each.id for each in made], due_at=made[0].due_at, not_read=left)
     return once.reply(202, reply, accepted(f"/v1/deletion-requests/{case}"))
 
 

@@ -36,10 +36,12 @@ class Held:
 
 @dataclass
 class Found:
-    """By the place of a subject in the list. erased: these were erased before, by subject, somewhere in the tenant."""
+    """By the place of a subject in the list. erased: these were erased before, by subject, somewhere in the tenant.
+    not_read: datasets that hold what was sent and are not ready: nobody can look into them."""
 
     held: list[Held]
     erased: list[int]
+    not_read: list[str]
 
 
 def find(session: Session, settings: Settings, tenant_id: str, subjects: Sequence[str]) -> Found:
@@ -57,7 +59,15 @@ def find(session: Session, settings: Settings, tenant_id: str, subjects: Sequenc
     return Found(
         sorted(held, key=lambda each: (each.subject, each.dataset)),
         [number for number, each in enumerate(zip(*marks, strict=True)) if not known.isdisjoint(each)],
+        not_read(session, tenant_id),
     )
+
+
+def not_read(session: Session, tenant_id: str) -> list[str]:
+    """Datasets that may hold somebody's samples and are not ready, so that nobody can look into them. What is asked for
+    or erased by then is left out when they are taken in."""
+    query = select(Dataset.id).where(Dataset.tenant_id == tenant_id, Dataset.state.in_(["ingesting", "failed"]))
+    return list(session.scalars(query.order_by(Dataset.id)))
 
 
 def _positions(session: Session, tenant_id: str, subjects: Sequence[str]) -> dict[tuple[int, str], Positions]:
@@ -65,7 +75,8 @@ def _positions(session: Session, tenant_id: str, subjects: Sequence[str]) -> dic
     listed = reversed(list(enumerate(subjects)))
     number = {form: place for place, name in listed for form in (normal(name), *other_forms(name))}
     asked = list(number)
-    mine = list(session.scalars(select(Dataset.id).where(Dataset.tenant_id == tenant_id)))
+    ready = select(Dataset.id).where(Dataset.tenant_id == tenant_id, Dataset.state == "ready")
+    mine = list(session.scalars(ready))
     for start in range(0, len(asked), AT_ONCE):
         part = asked[start : start + AT_ONCE]
         query = select(Sample.subject, Sample.dataset_id, Sample.position).where(

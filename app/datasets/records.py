@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import json
 from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import delete, select, text
+from sqlalchemy import delete, func, select, text, update
 from sqlalchemy.orm import Session
 
 from app import catalog, events, jobs
@@ -19,7 +20,7 @@ from app.core.config import Settings
 from app.core.errors import Conflict, Gone, NotFound
 from app.core.ids import is_id, new_id
 from app.core.positions import Positions, bitmap, mask_of
-from app.core.tables import Dataset, Job, Model, Sample
+from app.core.tables import Dataset, Idempotency, Job, Model, Sample
 from app.datasets import coin as toss
 from app.formats.manifest import ERASED_PREFIX
 from app.jobs import Claim, routing
@@ -195,25 +196,41 @@ def write_manifest(
 
 def forget_names(
     session: Session, dataset: Dataset, names: Sequence[str | None] | None, gone: Collection[int] | None
-) -> None:
+) -> bool:
     """Take the names of classes that have no samples any more out of what the client sent for the dataset and for its
-    models. names: of the classes, by label; gone: which of them; None: all."""
+    models, and out of replies that are kept for a client that asks again; whether there were any.
+
+    names: of the classes, by label; gone: which of them; None: all."""
     if gone is not None and not gone:
-        return
+        return False
+    lost: set[str] = {name for label, name in enumerate(names or []) if name and (gone is None or label in gone)}
 
     def left(said: list[str | None]) -> list[str | None] | None:
+        if gone is None or not names:  # the outputs of a network are in the order of the labels then
+            lost.update(name for label, name in enumerate(said) if name and (gone is None or label in gone))
         if gone is None:
             return None
-        if not names:  # the outputs of a network are in the order of the labels then
-            return _without(said, gone)
-        lost = {names[label] for label in gone}
-        return [None if name in lost else name for name in said]
+        return _without(said, gone) if not names else [None if name in lost else name for name in said]
 
     if said := dataset.source_params.get("class_names"):
         dataset.source_params = {**dataset.source_params, "class_names": left(said)}
     for model in session.scalars(select(Model).where(Model.dataset_id == dataset.id).order_by(Model.id)):
         if said := (model.input or {}).get("class_names"):
             model.input = {**(model.input or {}), "class_names": left(said)}
+    for name in sorted(lost):
+        _forget_in_replies(session, dataset.tenant_id, name)
+    return bool(lost)
+
+
+def _forget_in_replies(session: Session, tenant_id: str, name: str) -> None:
+    said = json.dumps(name, ensure_ascii=False)
+    named = Idempotency.body.contains(said, autoescape=True), Idempotency.body.contains('"class_names"')
+    session.execute(
+        update(Idempotency)
+        .where(Idempotency.tenant_id == tenant_id, *named)
+        .values(body=func.replace(Idempotency.body, said, "null"))
+        .execution_options(synchronize_session=False)
+    )
 
 
 def has_named_outputs(session: Session, dataset: Dataset) -> bool:
@@ -230,6 +247,7 @@ def fail(session: Session, claim: Claim, problem: dict[str, Any]) -> None:
     """The content could not be taken in: say why; new content may be sent."""
     dataset = session.get_one(Dataset, claim.dataset_id, with_for_update=True)
     dataset.state, dataset.problem, dataset.upload = "failed", problem, None
+    jobs.drop_unfinished(session, dataset.id)
 
 
 _SQLITE_LABELS = text(

@@ -197,6 +197,7 @@ def swap(session: Session, settings: Settings, claim: Claim, work: Plan, rewritt
         people = [unpack(each.positions) for each in erased_now if each.by_subject]
         of_people = np.unique(np.concatenate([*people, work.positions[:0]]))
         marks += _erase_ids(session, settings, dataset, work.positions, of_people)
+        _forget_names(session, dataset, erased_now)
         for (pool, number), digest in rewritten.references.items():
             reference = session.get_one(ReferenceRow, (pool, number))
             detail = f"columns of reference {number} were dropped"
@@ -300,15 +301,22 @@ def _erase_ids(
         for row in rows:
             row.sample_id, row.subject = datasets.suppression(settings, dataset.id, row.sample_id), None
     dataset.erased = marked(dataset.erased, dataset.sample_count, positions)
-    if dataset.class_names is not None or datasets.has_named_outputs(session, dataset):
-        session.flush()
-        left = ~mask_of(dataset.erased, dataset.sample_count)
-        labels = session.execute(select(Sample.position, Sample.label).where(Sample.dataset_id == dataset.id))
-        kept = {label for position, label in labels if left[position]}
-        datasets.forget_names(session, dataset, dataset.class_names, set(range(dataset.class_count)) - kept)
-        if dataset.class_names is not None:
-            dataset.class_names = [name if label in kept else None for label, name in enumerate(dataset.class_names)]
     return marks
+
+
+def _forget_names(session: Session, dataset: Dataset, requests: Sequence[DeletionRequest]) -> None:
+    """The names of classes that have lost their last sample."""
+    if dataset.class_names is None and not datasets.has_named_outputs(session, dataset):
+        return
+    session.flush()
+    left = ~mask_of(dataset.erased, dataset.sample_count)
+    labels = session.execute(select(Sample.position, Sample.label).where(Sample.dataset_id == dataset.id))
+    kept = {label for position, label in labels if left[position]}
+    gone = datasets.forget_names(session, dataset, dataset.class_names, set(range(dataset.class_count)) - kept)
+    if dataset.class_names is not None:
+        dataset.class_names = [name if label in kept else None for label, name in enumerate(dataset.class_names)]
+    for request in requests if gone else ():
+        _owe(session, request, rewriting.NAMES, "names of classes without any samples were taken out", None)
 
 
 def _drop_derived(session: Session, request: DeletionRequest) -> None:
@@ -454,7 +462,7 @@ def _owe(
     request: DeletionRequest,
     subject: str,
     detail: str,
-    digest: str,
+    digest: str | None,
     version: Version | None = None,
 ) -> None:
     session.add(

@@ -23,9 +23,9 @@ from contextlib import contextmanager
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Connection, select, text, update
+from sqlalchemy import Connection, exists, select, text, update
 from sqlalchemy.exc import DBAPIError
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, aliased
 
 from app.core import db
 from app.core.config import Settings
@@ -36,12 +36,14 @@ from app.core.tables import Receipt
 log = logging.getLogger("lethe.sweep")
 
 SUBJECT = "database"
+NAMES = "class-names"  # of a receipt whose request took names of classes also out of replies that are kept
 WITHIN = timedelta(days=2)  # the quiet hour comes once a day
 WAITING = "the database's files may keep earlier forms of erased rows until its tables are rewritten"
 IDS = "samples"
 OTHERS = (
     "datasets", "job_artifacts", "adversarial_sets", "reference_models", "outbox",  # digests, names of classes
     "objects_to_delete",  # addresses that may say whose picture it was
+    "models",  # names of classes, in what a network's outputs mean
 )  # fmt: skip
 # What names people in requests, and goes at the end of its retention: rows of their own, free words of a request, and
 # replies that were kept for a client that asks again. The planner keeps no statistics of these columns.
@@ -89,6 +91,9 @@ class Rewriter:
             return 0
         with self._database.read() as session:
             waiting = list(session.scalars(select(Receipt.id).where(*_PENDING)))
+            named = aliased(Receipt)
+            replies = exists().where(named.request_id == Receipt.request_id, named.subject == NAMES)
+            self._cases_owing |= bool(session.scalars(select(Receipt.id).where(*_PENDING, replies).limit(1)).first())
         cases = self._cases_owing and self._is_time(IDS, *OTHERS, *CASES, *WORDS)
         if not cases and (not (waiting or self._owing) or not self._is_time(IDS, *OTHERS)):
             return 0

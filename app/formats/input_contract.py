@@ -201,10 +201,10 @@ class InputContract(BaseModel):
         if labels is None:
             return None
         where = {name: output for output, name in enumerate(names) if name is not None}
-        if unknown := [name for name in labels if name is not None and name not in where]:
-            raise ContractError(
-                f"the dataset's class {unknown[0]!r} is not among `class_names`: send the dataset's names in the order "
-                "of the network's outputs"
+        if unknown := [label for label, name in enumerate(labels) if name is not None and name not in where]:
+            raise ContractError(  # not by its name: what is said here may outlive the class
+                f"the name of the dataset's class {unknown[0]} is not among `class_names`: send the dataset's names in "
+                "the order of the network's outputs"
             )
         known = {where[name] for name in labels if name is not None}
         rest = iter(output for output in range(classes) if output not in known)

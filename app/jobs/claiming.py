@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session, aliased
 
 from app.core import crash_points, db
 from app.core.db import Database
-from app.core.tables import DeletionRequest, Job, OutcomeRow, Tenant
+from app.core.tables import DeletionRequest, Job, Model, OutcomeRow, Tenant
 from app.jobs import routing
 from app.jobs.queueing import emit
 from app.jobs.routing import Takes
@@ -21,6 +21,7 @@ from app.rules.states import JobKind, JobState, move_job
 CLAIM_TRIES = 8
 IMMINENT = timedelta(days=1)  # among deadlines this near, or over, tenants take turns
 URGENT = timedelta(days=7)  # a deadline this near goes before everything else
+LOOKING = (JobKind.AUDIT, JobKind.PRECOMPUTE)  # they make no version
 SOON = timedelta(days=45)  # one this near, as every first deadline of the laws is, before its tenant's other jobs
 EVERYTHING = Takes()
 
@@ -52,16 +53,20 @@ def claimable(now: datetime, hint: str | None = None) -> Select[Job]:
     tenants take turns: who enters many requests that were late when they came keeps nobody else from a deadline. Then
     comes the hinted job; then tenants take turns. Of one tenant, what has a deadline within `SOON` comes first, then
     the oldest job. A lane keeps its order whichever hint arrives first: unlearning must find the version that training
-    makes.
+    makes. It alone may overtake, see `_passes`.
     """
     other = aliased(Job)
     lane_busy = exists().where(other.lane == Job.lane, other.state == JobState.RUNNING)
-    ahead = aliased(Job)
-    overtakes = exists().where(
-        ahead.lane == Job.lane, ahead.state == JobState.QUEUED, ahead.id < Job.id, ahead.available_at <= now
-    )
     deadline = due_at(now + URGENT)
     imminent = deadline <= now + IMMINENT
+    ahead = aliased(Job)
+    overtakes = exists().where(
+        ahead.lane == Job.lane,
+        ahead.state == JobState.QUEUED,
+        ahead.id < Job.id,
+        ahead.available_at <= now,
+        ~_passes(Job, ahead, now),
+    )
     return (
         select(Job)
         .join(Tenant, Tenant.id == Job.tenant_id)
@@ -76,12 +81,29 @@ def claimable(now: datetime, hint: str | None = None) -> Select[Job]:
             case((imminent, 0), else_=1),
             case((imminent, Tenant.served_at)).asc().nulls_first(),
             deadline.asc().nulls_last(),
+            # Before what it passes, which inherits its deadline.
+            case((and_(deadline.is_not(None), Job.kind == JobKind.UNLEARN), 0), else_=1),
             (Job.id == (hint or "")).desc(),
             Tenant.served_at.asc().nulls_first(),
             due_at(now + SOON).is_(None),
             Job.id,
         )
     )
+
+
+def _passes(unlearning: type[Job], ahead: type[Job], now: datetime) -> ColumnElement[bool]:
+    """Whether an unlearning need not wait for a job that is before it in its lane: one that only looks at a version,
+    which may never find a worker; and if it hurries, whatever does not unlearn."""
+    passed = or_(ahead.kind.in_(LOOKING), and_(ahead.kind != JobKind.UNLEARN, _hurries(unlearning, now)))
+    return and_(unlearning.kind == JobKind.UNLEARN, passed)
+
+
+def _hurries(unlearning: type[Job], now: datetime) -> ColumnElement[bool]:
+    """Whether an unlearning has an imminent deadline, and a version to work on."""
+    due = select(func.min(DeletionRequest.due_at)).join(OutcomeRow, OutcomeRow.request_id == DeletionRequest.id)
+    due = due.where(OutcomeRow.job_id == unlearning.id).correlate(unlearning)
+    current = exists().where(Model.id == unlearning.model_id, Model.current_version.is_not(None))
+    return and_(due.scalar_subquery() <= now + IMMINENT, current.correlate(unlearning))
 
 
 def due_at(until: datetime) -> ColumnElement[datetime]:
@@ -115,15 +137,15 @@ def _wanted_before(*, running: bool = True) -> ColumnElement[bool]:
 
     running: count running jobs, too.
 
-    These are running jobs, and queued ones that need the samples: unlearning, and the comparison of the purge's own
-    request. Other queued jobs may never find a worker, and later ones may never end, so erasing waits for neither. Nor
-    does the purge of one model, which leaves the samples, wait for the unlearning of another. A part is as old as its
-    job.
+    These are running jobs, and queued ones that need the samples of the purge's own request: unlearning, and the
+    comparison. Other queued jobs may never find a worker, and later ones may never end, so erasing waits for neither.
+    Nor does the purge of one model, which leaves the samples, wait for the unlearning of another. A part is as old as
+    its job.
     """
     earlier = aliased(Job)
     compares = and_(earlier.kind == JobKind.TRAIN, earlier.params["exclude_request"].as_string() == Job.request_id)
-    same = or_(Job.model_id.is_(None), earlier.model_id == Job.model_id)
-    unlearns = and_(earlier.kind == JobKind.UNLEARN, same)
+    own = exists().where(OutcomeRow.job_id == earlier.id, OutcomeRow.request_id == Job.request_id)
+    unlearns = and_(earlier.kind == JobKind.UNLEARN, own.correlate(earlier, Job))
     return exists().where(
         earlier.dataset_id == Job.dataset_id,
         func.coalesce(earlier.parent_id, earlier.id) < Job.id,
@@ -219,7 +241,8 @@ def claim_once(
 
 def gives_way(session: Session, claim: Claim, takes: Takes) -> bool:
     """Whether the worker of `claim`, which takes `takes`, should put it back: a job with an urgent deadline waits for
-    it, or for a worker while none is free. A job with such a deadline, own or inherited, never gives way."""
+    it, or for a worker while none is free. A job with such a deadline of its own never gives way, and one that inherits
+    it only to the unlearning that would pass it in the queue."""
     now = db.now(session)
     urgent = now + URGENT
     open_ = (DeletionRequest.due_at <= urgent, DeletionRequest.fulfilled_at.is_(None))
@@ -228,6 +251,11 @@ def gives_way(session: Session, claim: Claim, takes: Takes) -> bool:
     batch = select(OutcomeRow.request_id).join(DeletionRequest, DeletionRequest.id == OutcomeRow.request_id)
     if session.scalars(batch.where(OutcomeRow.job_id == claim.id, *open_).limit(1)).first():
         return False
+    running, behind = aliased(Job), aliased(Job)
+    hurried = select(behind.id).join(running, running.lane == behind.lane).where(running.id == claim.id)
+    hurried = hurried.where(behind.state == JobState.QUEUED, behind.kind == JobKind.UNLEARN, _hurries(behind, now))
+    if claim.kind != JobKind.UNLEARN and session.scalars(hurried.limit(1)).first():
+        return True
     if session.scalars(select(due_at(urgent)).where(Job.id == claim.id)).first():
         return False
     held_up = select(Job.id).where(

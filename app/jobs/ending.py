@@ -5,15 +5,16 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import Any
 
-from sqlalchemy import and_, or_, select, update
+from sqlalchemy import and_, delete, or_, select, update
 from sqlalchemy.orm import Session
 
 from app.core import db
 from app.core.db import Database
 from app.core.errors import Conflict, problem_type
-from app.core.tables import Dataset, Job, JobEvent, OutcomeRow
+from app.core.tables import Dataset, Job, JobEvent, OutcomeRow, Sample
 from app.events.recording import record
 from app.evidence import negative
+from app.formats.manifest import ERASED_PREFIX
 from app.jobs import outbox, routing
 from app.jobs.claiming import claimable
 from app.jobs.parts import parts_of
@@ -70,9 +71,17 @@ def _close_ingest(session: Session, job: Job) -> None:
     """The dataset was not taken in: say why; content may be sent again, or the job tried again where it has any."""
     dataset = session.get_one(Dataset, job.dataset_id, with_for_update=True)
     dataset.state, dataset.problem = "failed", job.problem
+    drop_unfinished(session, dataset.id)
     if job.state == JobState.CANCELLED and dataset.upload is not None:
         outbox.remove_blob(session, dataset.upload)
         dataset.upload = None
+
+
+def drop_unfinished(session: Session, dataset_id: str) -> None:
+    """Remove the samples that an ingest stored and did not come to an end with: nobody can ask for them. What stands
+    for erased ones stays, as a restored backup may have left it."""
+    erased = Sample.sample_id.startswith(ERASED_PREFIX, autoescape=True)
+    session.execute(delete(Sample).where(Sample.dataset_id == dataset_id, ~erased))
 
 
 def _hint_next(session: Session, ended: Job) -> None:
@@ -91,17 +100,20 @@ def requeue(
     pause_seconds: float = 0.0,
     counted: bool = True,
     waits: dict[str, Any] | None = None,
+    patience: timedelta = timedelta(0),
 ) -> None:
     """An attempt ended without an end: try again, or bury the job after `MAX_ATTEMPTS`.
 
     With a pause the attempt does not count: the failure lies outside the job, and may pass. Nor does it count where
-    `counted` is false: it was no failure. waits: the problem that a person must end before the job can; it is tried
-    again meanwhile.
+    `counted` is false: it was no failure. waits: the problem that a person must end before the job can, if the job has
+    existed for `patience`; it is tried again meanwhile.
     """
+    now = db.now(session)
+    waits = waits if now - job.created_at >= patience else None
     if waits and not job.problem:
         _purge_is_stuck(session, job)
     job.problem = waits
-    job.available_at = db.now(session) + timedelta(seconds=pause_seconds)
+    job.available_at = now + timedelta(seconds=pause_seconds)
     job.attempts -= pause_seconds > 0 or not counted
     job.owner = job.lease_until = None
     if job.cancel_requested:

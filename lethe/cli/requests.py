@@ -254,6 +254,8 @@ def find(
     show_list(iter(lines), ("line", "dataset", "samples", "requested", "models"), as_json=False)
     for place in found["erased"]:
         typer.echo(f"line {place + 1}: samples were erased before")
+    for dataset in found["not_read"]:
+        typer.echo(f"{dataset} is not ready: nobody could look into it")
 
 
 def notice(

@@ -38,9 +38,9 @@ def purge(run: Run) -> None:
             erasure.swap(session, run.resources.settings, run.claim, work, rewritten)
             crash_points.point("purge.swap.uncommitted")
     with run.stage("remove", 0.7, 1.0):
-        objects.erase_owed(run.resources.database, run.resources.settings, work.request_id)
         erasure.remove_owed(run.resources.database, run.resources.blobs, work.request_id)
         crash_points.point("purge.removed")
+        objects.erase_owed(run.resources.database, run.resources.settings, work.request_id)
         with run.resources.database.write() as session:
             erasure.complete(session, run.claim, work.request_id)
             crash_points.point("purge.complete.uncommitted")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import logging
 from collections.abc import Callable
+from datetime import timedelta
 from typing import Any
 
 import torch
@@ -28,6 +29,7 @@ from worker.runtime.run import CancelledError, GaveWayError, Heartbeat, JobError
 log = logging.getLogger("lethe.worker")
 
 STORAGE_PAUSE_SECONDS = 30.0
+AWAY_FOR_LONG = timedelta(hours=1)
 SUPERSEDED_PAUSE_SECONDS = 0.2
 
 
@@ -65,8 +67,7 @@ def _work(resources: Resources, claim: Claim, work: Callable[[Run], None]) -> No
             _end(resources.database, claim, JobState.FAILED, "corrupt-bytes", f"stored bytes are damaged: {error}")
         except Exception as error:
             reason, pause = _why_again(claim, error)
-            waits = jobs.problem("storage-refused", reason) if isinstance(error, StorageRefusedError) else None
-            _again(resources.database, claim, reason, pause_seconds=pause, waits=waits)
+            _again(resources.database, claim, reason, pause_seconds=pause, **_for_a_person(error))
         _measure(run)
     with resources.database.read() as session:
         job = session.get_one(Job, claim.id)
@@ -89,6 +90,15 @@ def _why_again(claim: Claim, error: Exception) -> tuple[str, float]:
         return reason, STORAGE_PAUSE_SECONDS if folder.is_refusal(error) else 0.0
     log.exception("job %s failed", claim.id)
     return f"an unexpected {type(error).__name__}; it is in the worker's log", 0.0
+
+
+def _for_a_person(error: Exception) -> dict[str, Any]:
+    """What only a person can change: storage that refuses, or has been away for long."""
+    if isinstance(error, StorageRefusedError):
+        return {"waits": jobs.problem("storage-refused", str(error))}
+    if isinstance(error, StorageUnavailableError):
+        return {"waits": jobs.problem("storage-unavailable", str(error)), "patience": AWAY_FOR_LONG}
+    return {}
 
 
 def _because(job: Job) -> str:

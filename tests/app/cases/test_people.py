@@ -9,15 +9,18 @@ from typing import Any
 
 import numpy as np
 import pytest
-from sqlalchemy import update
+from sqlalchemy import select, update
 
 from app.cases import draft, retention
 from app.core import db
-from app.core.tables import Base, Dataset, DeletionRequest
+from app.core.tables import Base, Dataset, DeletionRequest, Sample
+from app.formats.manifest import SourceError
 from tests.app.cases.sealed import REQUESTS, case_of, log_of, parts, sweep
 from tests.helpers import as_other, is_problem
 from tests.support import Account, Document
 from tests.trained import Trained
+from worker.jobs import ingest
+from worker.runtime.run import CancelledError
 
 
 def upload(account: Account, name: str, subjects: list[str], seed: int) -> Document:
@@ -43,6 +46,34 @@ def upload(account: Account, name: str, subjects: list[str], seed: int) -> Docum
 
 
 PEOPLE = ["anna", "ben", "carla", "anna", "anna", "ben"] * 4
+
+
+@pytest.mark.parametrize("error", [CancelledError(), OSError(28, "No space left on device"), None])
+def test_a_dataset_that_was_not_taken_in_is_named_and_keeps_nobody(
+    account: Account, monkeypatch: pytest.MonkeyPatch, error: Exception | None
+) -> None:
+    """As seen: a letter answered 500 while the person had rows in such a dataset, and the rows stayed for ever."""
+    ready = upload(account, "clinic", PEOPLE, 1)
+
+    def broken(*_args: object) -> None:
+        if error is None:
+            raise SourceError("what was sent is damaged")
+        raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ingest, "_finish" if error else "_found", broken)
+        failed = upload(account, "archive", PEOPLE, 2)
+    if isinstance(error, OSError):  # it waits for its next attempt
+        assert failed["state"] == "ingesting"
+    else:
+        assert failed["state"] == "failed"
+        with account.database.read() as session:
+            assert session.scalars(select(Sample.sample_id).where(Sample.dataset_id == failed["id"])).all() == []
+    found = account.post(f"{REQUESTS}:find", {"subjects": ["anna"]})
+    assert ([each["name"] for each in found["held"]], found["not_read"]) == (["clinic"], [failed["id"]])
+    like = {"dataset": ready["id"], "jurisdiction": "gdpr"}
+    spread = account.post(f"{REQUESTS}:span", {"subjects": ["anna"], "like": like})
+    assert (len(spread["requests"]), spread["not_read"]) == (1, [failed["id"]])
 
 
 def test_people_are_found_across_datasets(account: Account) -> None:
@@ -74,7 +105,7 @@ def test_people_are_found_across_datasets(account: Account) -> None:
         "not-found",
     )
     other = account.http.post(f"{REQUESTS}:find", json={"subjects": ["ben"]}, headers=as_other(account)).json()
-    assert other == {"held": [], "erased": []}
+    assert other == {"held": [], "erased": [], "not_read": []}
 
 
 @pytest.mark.validation

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 from collections.abc import Iterator
+from datetime import timedelta
 from typing import Any
 
 import boto3.session
@@ -16,11 +17,12 @@ import pytest
 from PIL import Image
 from sqlalchemy import select
 
+from app.core import db
 from app.core.config import Settings
-from app.core.tables import AuditEvent, OwedObject
+from app.core.tables import AuditEvent, Job, OwedObject
 from tests.app.blobs.s3_server import s3_server
 from tests.app.console.browsing import browser
-from tests.helpers import PARQUET, is_problem
+from tests.helpers import PARQUET, blobs, is_problem
 from tests.support import QUICK_MODEL, QUICK_POLICY, Account, Document
 
 CSV, NDJSON = "text/csv", "application/x-ndjson"
@@ -436,6 +438,40 @@ def test_an_object_that_the_storage_keeps_is_left_to_its_owner(
     [done] = [receipt for receipt in confirmed["receipts"] if receipt["subject"] == "source-object"]
     assert done["done_at"]
     assert "could not look" in done["detail"]
+
+
+def test_storage_that_is_away_keeps_no_copy_of_the_service(
+    account: Account, theirs: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As seen: what the service held itself waited for an owner's storage, for ever, and nobody was told."""
+    from app.blobs.folder import StorageUnavailableError
+    from app.datasets.objects import Objects
+
+    made = taken_in(account, rows_of(filled(theirs, "kept")))
+
+    def away(self: Objects, address: str) -> None:
+        raise StorageUnavailableError("the object storage does not answer")
+
+    def due_now(age: timedelta) -> None:
+        with account.database.write() as session:
+            [job] = session.scalars(select(Job).where(Job.kind == "purge", Job.state == "queued"))
+            job.available_at, job.created_at = db.now(session), db.now(session) - age
+        account.work()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Objects, "erase", away)
+        found = erased(account, made, sample_ids=["id-4"])
+        where = f"{REQUESTS}/{found['id']}"
+        assert found["status"] == "published"
+        mine = {row["digest"] for row in found["receipts"] if row["digest"]}
+        assert mine
+        assert not mine & blobs(account.settings)
+        due_now(timedelta(hours=2))
+        told = account.get(where)
+        assert told["status"] == "needs-attention"
+        assert "does not answer" in told["reason"]
+    due_now(timedelta(hours=2))
+    assert account.get(where)["status"] == "fulfilled"
 
 
 @pytest.mark.validation

@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from sqlalchemy import select
 
 from app import jobs
-from app.core.tables import Dataset, Job
+from app.core.tables import Dataset, Job, OutcomeRow
 from app.jobs import Claim
 from app.jobs.routing import Takes
 from app.rules.states import JobKind, JobState
@@ -73,12 +74,31 @@ def test_what_needs_the_samples_and_was_asked_for_before_comes_first(
 ) -> None:
     request = trained.delete(trained.ids[:3])["id"]
     trained.account.post(f"/v1/deletion-requests/{request}:cancel", {"reason": "its purge is made by hand"})
-    queue(trained, kind, params=params | ({"exclude_request": request} if params else {}))
+    job = queue(trained, kind, params=params | ({"exclude_request": request} if params else {}))
+    if kind == JobKind.UNLEARN:
+        serves(trained, job, request)
     queue_purge(trained, request)
     assert not purge_may_run(trained)
     claim = take(trained)
     assert not purge_may_run(trained), "it runs"
     end(trained, claim)
+    assert purge_may_run(trained)
+
+
+def serves(trained: Trained, job: str, request: str) -> None:
+    with trained.account.database.write() as session:
+        session.merge(OutcomeRow(request_id=request, model_id=trained.model, state="batched", job_id=job))
+
+
+@pytest.mark.validation
+def test_the_unlearning_of_another_request_holds_no_purge_up(trained: Trained) -> None:
+    """As seen: an unlearning that no worker took kept all other requests of the dataset from being fulfilled."""
+    trained.delete(trained.ids[:3])
+    with trained.account.database.read() as session:
+        assert session.scalars(select(Job.id).where(Job.kind == JobKind.UNLEARN, Job.state == "queued")).all()
+    other = trained.delete(trained.ids[3:6])["id"]
+    trained.account.post(f"/v1/deletion-requests/{other}:cancel", {"reason": "its purge is made by hand"})
+    queue_purge(trained, other)
     assert purge_may_run(trained)
 
 

@@ -18,7 +18,8 @@ from app.deletions import carried, rewriting
 from app.deletions.rewriting import NotRewrittenError, Rewriter, rewrite
 from app.evidence import sealing
 from app.operations import sweeper
-from tests.support import Document, eventually
+from tests.app.datasets.test_suppression import IDS, IMAGES, NPZ, packed
+from tests.support import QUICK_MODEL, QUICK_POLICY, Account, Document, eventually
 from tests.trained import Trained
 
 SUBJECT = "subject-that-asked"
@@ -284,6 +285,39 @@ def test_large_tables_of_requests_wait_for_a_quiet_hour_and_ids_do_not(
     duty = rewriter(trained, rewrite_bytes=small, rewrite_hour=hour)
     duty.round()
     assert ran == [False, True]
+
+
+CLASS = "Änn Zzyzx"
+
+
+def test_no_name_of_an_erased_class_is_left_in_replies_files_or_jobs(account: Account) -> None:
+    """As seen: a kept reply told it again for a month, PostgreSQL's file of models had it, and so had a job."""
+    source = {"name": "upload", "params": {"holdout_fraction": 0.0, "class_names": [CLASS, "bob"]}}
+    once: Document = {"name": "d", "source": source}
+    first = account.post("/v1/datasets", once, **{"Idempotency-Key": "once-1"})["id"]
+    body = {"dataset": first, **QUICK_MODEL, "policy": QUICK_POLICY}
+    outputs: Document = {"name": "m", **body, "input": {"class_names": ["bob", CLASS]}}
+    model = account.post("/v1/models", outputs, **{"Idempotency-Key": "once-2"})["id"]
+    other = account.post("/v1/models", {"name": "n", **body, "input": {"class_names": ["bob", "carl"]}})["id"]
+    sent = account.http.put(f"/v1/datasets/{first}/content", content=packed(IMAGES, IDS), headers={"Content-Type": NPZ})
+    assert sent.status_code == 202
+    account.work()
+    failed = account.post(f"/v1/models/{other}:train", {"seed": 1})["id"]
+    account.work()
+    made = account.delete(first, IDS[::2], allow_data_loss=True)
+    account.work()
+    here = Trained(account, first, model, IDS)
+    analysed(here)
+    run(rewriter(here))
+    request = here.request(made)
+    assert request["status"] == "fulfilled"
+    assert len(of(request, "class-names")) == 1
+    for path, said, key, same in (("/v1/datasets", once, "once-1", first), ("/v1/models", outputs, "once-2", model)):
+        again = account.http.post(path, json=said, headers={"Idempotency-Key": key})
+        assert again.json()["id"] == same
+        assert CLASS not in again.text
+    assert account.get(f"/v1/jobs/{failed}")["state"] == "failed"
+    assert found(here, ["Zzyzx"]) == {}
 
 
 PLANTED = "Wilhelmina-von-Plantagenet"

@@ -8,9 +8,10 @@ from sqlalchemy import select, update
 
 from app.core import db, keys
 from app.core.db import Database
-from app.core.tables import AuditEvent, DeletionRequest, Job, Tenant, Worker
+from app.core.tables import AuditEvent, DeletionRequest, Job, Need, Tenant, Worker
 from app.deletions import compliance
 from app.jobs import Claim, claim, enqueue, gives_way
+from app.jobs.claiming import claimable
 from app.jobs.routing import Takes
 from app.rules.states import JobKind
 from tests.trained import Trained
@@ -143,7 +144,7 @@ def unlearning_id(database: Database) -> str:
 
 
 def test_what_a_deletion_waits_for_has_its_deadline(trained: Trained) -> None:
-    """An earlier job of its model, and the comparison that its purge waits for."""
+    """The comparison that its purge waits for; an earlier job of its model that it passes comes after both."""
     account, database = trained.account, trained.account.database
     long = train(database, keys.FIRST_TENANT, "model:long")
     before = account.post(f"{trained.where}:precompute", {})["id"]
@@ -157,7 +158,7 @@ def test_what_a_deletion_waits_for_has_its_deadline(trained: Trained) -> None:
         order.append(taken(database, long))
         with database.write() as session:
             session.execute(update(Job).where(Job.id == order[-1]).values(state="succeeded"))
-    assert order == [before, unlearn, comparison, long]
+    assert order == [unlearn, comparison, before, long]
 
 
 # -- giving way ------------------------------------------------------------------------------------
@@ -201,13 +202,52 @@ def test_a_job_does_not_give_way_to_a_far_deadline(trained: Trained) -> None:
     assert not yields(database, held)
 
 
-def test_nor_does_one_that_a_deletion_waits_for(trained: Trained) -> None:
+def test_a_job_gives_way_to_an_imminent_unlearning_of_its_own_lane(trained: Trained) -> None:
+    """As read: a training of days inherited the deadline of the deletion behind it, and so never gave way to it."""
     database = trained.account.database
-    trained.account.post(f"{trained.where}:precompute", {})
+    trained.account.post(f"{trained.where}:train", {"seed": 1})
     held = claim(database, "w", 60.0)
-    due_in(database, trained.delete(trained.ids[:2])["id"], seconds=60)
+    made = trained.delete(trained.ids[:2])["id"]
+    due_in(database, made, seconds=2 * 86400)
     assert held is not None
-    assert not yields(database, held)
+    assert not yields(database, held), "it inherits a deadline that is not imminent"
+    due_in(database, made, seconds=60)
+    assert yields(database, held)
+
+
+def test_an_unlearning_passes_audits_that_nobody_takes(trained: Trained) -> None:
+    """As seen: an audit that needed a plug-in of a worker that was gone kept the model's deletions for ever."""
+    account = trained.account
+    with account.database.write() as session:
+        session.add(Need(owner=account.post(f"{trained.where}:audit")["id"], name="audits/theirs"))
+    trained.delete(trained.ids[:2])
+    found = claim(account.database, "w", 60.0, takes=Takes(offers=frozenset()))
+    assert found is not None
+    assert found.kind == JobKind.UNLEARN
+
+
+def test_an_imminent_unlearning_passes_all_that_does_not_unlearn(trained: Trained) -> None:
+    account = trained.account
+    before = account.post(f"{trained.where}:train", {"seed": 1})["id"]
+    made = trained.delete(trained.ids[:2])["id"]
+    due_in(account.database, made, seconds=2 * 86400)
+    with account.database.write() as session:
+        [first, *_] = session.scalars(claimable(db.now(session)))
+        assert first.id == before, "it may need what that makes"
+    due_in(account.database, made, seconds=60)
+    found = claim(account.database, "w", 60.0)
+    assert found is not None
+    assert found.kind == JobKind.UNLEARN
+
+
+def test_twenty_audits_of_a_model_keep_no_deletion_from_its_deadline(trained: Trained) -> None:
+    account = trained.account
+    for _ in range(20):
+        account.post(f"{trained.where}:audit")
+    due_in(account.database, trained.delete(trained.ids[:2])["id"], seconds=60)
+    found = claim(account.database, "w", 60.0)
+    assert found is not None
+    assert found.kind == JobKind.UNLEARN
 
 
 def test_nor_does_a_deletion(trained: Trained) -> None:
