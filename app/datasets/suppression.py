@@ -54,10 +54,8 @@ class Marker:
         return marks.digest(self.key, kind, *parts).hex()
 
     def contents(self, images: Iterable[NDArray[np.uint8]]) -> list[str | None]:
-        """Two of each of `images` (n, H, W, C): by its pixels, and of a grey one as it stands among colours; None for
-        one of a single colour, which is nobody's."""
-        found = (make(self.key, image) for image in images for make in (marks.of_pixels, marks.as_colour))
-        return [mark.hex() if mark else None for mark in found]
+        """Of each of `images` (n, H, W, C), however it comes again; none of a single colour, which is nobody's."""
+        return [mark.hex() for image in images for mark in marks.of_erased(self.key, image)]
 
     def subjects(self, subjects: Iterable[str | None]) -> list[str | None]:
         """Of each subject; canaries are nobody's."""

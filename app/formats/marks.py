@@ -40,3 +40,17 @@ def of_pixels(key: bytes, pixels: NDArray[np.uint8]) -> bytes | None:
 def as_colour(key: bytes, pixels: NDArray[np.uint8]) -> bytes | None:
     """Of a grey picture (H, W, 1) as it stands among colours, or was saved in colour; None of any other."""
     return of_pixels(key, np.repeat(pixels, 3, axis=2)) if pixels.shape[2] == 1 else None
+
+
+def of_erased(key: bytes, pixels: NDArray[np.uint8]) -> list[bytes]:
+    """All marks of a picture (H, W, C) that is erased: as it is, and as it may come again without the loss of a pixel:
+    turned or mirrored, as an orientation that was stripped leaves it; with its colours the other way round; a grey one
+    among colours."""
+    orders = [pixels, pixels[..., ::-1]] if pixels.shape[2] > 1 else [pixels, np.repeat(pixels, 3, axis=2)]
+    made = [
+        of_pixels(key, np.ascontiguousarray(np.rot90(side, quarter)))
+        for each in orders
+        for side in (each, each[:, ::-1])
+        for quarter in range(4)
+    ]
+    return list(dict.fromkeys(mark for mark in made if mark))

@@ -28,6 +28,8 @@ from app.models.versions import ForgetBatch
 from app.reports import audit_rows
 from app.rules.states import JobState, Outcome, VersionState, move_outcome
 
+MOST_TRAININGS = 4  # that one job throws away, less one
+
 
 def add(
     session: Session,
@@ -123,7 +125,9 @@ def publish_trained(
     """End a train job: the new version, or with `comparison` (its report) an exact retrain kept to compare with, which
     left out the request `compares`.
 
-    A version beside a current one stays a candidate, unless the job says to promote it.
+    A version beside a current one stays a candidate, unless the job says to promote it. One that has learned of what
+    was requested meanwhile is trained again; but not for ever, where such requests keep coming: then the unlearning
+    that waits behind the job makes it forget them.
 
     images: digest of the dataset's pixels that a comparison was trained on and measured by.
 
@@ -133,7 +137,8 @@ def publish_trained(
     job, dataset, model = locked(session, claim)
     if comparison is not None and dataset.images != images:
         raise SupersededError("samples were erased while a retrain was compared on them")
-    if comparison is None and np.intersect1d(trained_on, versions.unavailable(dataset, model)).size:
+    asked = np.intersect1d(trained_on, versions.unavailable(dataset, model))
+    if comparison is None and asked.size and (claim.fence < MOST_TRAININGS or not _will_unlearn(session, model, asked)):
         raise SupersededError("samples of the training set were requested for deletion while it trained")
     version = add(
         session,
@@ -151,6 +156,14 @@ def publish_trained(
         make_current(session, model, version)
     jobs.finish(session, job, JobState.SUCCEEDED, result={"version": version.number, "digest": stored.digest})
     return version
+
+
+def _will_unlearn(session: Session, model: Model, positions: Positions) -> bool:
+    """Whether the model has still to carry out requests for all of these samples."""
+    waiting = OutcomeRow.state.in_([Outcome.PENDING, Outcome.BATCHED])
+    query = select(DeletionRequest.positions).join(OutcomeRow, OutcomeRow.request_id == DeletionRequest.id)
+    asked = [unpack(packed) for packed in session.scalars(query.where(OutcomeRow.model_id == model.id, waiting))]
+    return not np.setdiff1d(positions, np.concatenate([positions[:0], *asked])).size
 
 
 def publish_unlearned(

@@ -284,14 +284,14 @@ def _table(values: array[int], columns: int) -> NDArray[np.uint64]:
 
 
 def marks_of(images: str, positions: Sequence[int], key: str) -> list[str]:
-    """The marks of these pictures' pixels, hexadecimal; none of a single colour, nor of what is erased."""
+    """All marks by which these pictures are known again, hexadecimal; none of a single colour, nor of what is
+    erased."""
     secret = bytes.fromhex(key)
     found: list[str] = []
     for picture in _decoded(Path(images), positions):
         if isinstance(picture, Decoded):
             pixels = picture.pixels if picture.pixels.ndim == 3 else picture.pixels[..., None]
-            both = (marks.of_pixels(secret, pixels), marks.as_colour(secret, pixels))
-            found += [mark.hex() for mark in both if mark]
+            found += [mark.hex() for mark in marks.of_erased(secret, pixels)]
     return found
 
 

@@ -17,6 +17,7 @@ from app.core.config import Settings
 from app.core.db import Database
 from app.core.positions import mask_of, unpack
 from app.core.tables import DeletionRequest, Job, JobArtifact, Version
+from app.releases.publishing import MOST_TRAININGS
 from tests.faults.harness import Case, Prepared, account_of, case_of
 from tests.faults.test_leases import enqueue
 from tests.support import Account, eventually
@@ -107,6 +108,27 @@ def test_a_request_that_arrives_during_training_is_not_in_what_is_published(
         later = train(account, second_model(account, case))
         account.work()
         assert digest_of(case, job) == digest_of(case, later)
+
+
+def test_a_training_that_requests_keep_interrupting_ends(
+    account: Account, case: Case, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As seen: each request for one of its samples threw a whole training away, and nobody counted them."""
+    model = second_model(account, case)
+    job = train(account, model)
+    ids, made = account.training_ids(case.origin.dataset), list[str]()
+
+    def hook(name: str) -> None:
+        if name == "train.train.end" and len(made) < 10:
+            made.append(account.delete(case.origin.dataset, [ids[len(made)]])["id"])
+
+    monkeypatch.setattr(crash_points, "point", hook)
+    account.work()
+    assert case.job(job).state == "succeeded"
+    assert len(made) == MOST_TRAININGS
+    for request in made:
+        assert account.get(f"/v1/deletion-requests/{request}")["status"] == "fulfilled"
+        check_forgotten(case, model, request)
 
 
 def check_forgotten(case: Case, model: str, request: str) -> None:
