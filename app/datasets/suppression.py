@@ -25,7 +25,7 @@ from app.core.db import Database
 from app.core.positions import Positions, distinct, mask_of, unpack
 from app.core.tables import Dataset, DeletionRequest, Sample, Suppression
 from app.datasets.canaries import SUBJECT as CANARY
-from app.formats import marks
+from app.formats import fingerprints, marks
 from app.formats.names import forms
 from app.rules.states import Decision
 
@@ -70,9 +70,9 @@ class Marker:
         return [self._digest("id", namespace.encode(), name.encode()) for name in ids]
 
 
-def of_bytes(digest: str) -> str:
-    """Of a checkpoint, by the digest of its bytes (`sha256:…`), which tells nothing of anybody."""
-    return digest.removeprefix("sha256:")
+def of_weights(digest: str, fingerprint: bytes | None) -> list[str]:
+    """Of a checkpoint, by the digest of its bytes (`sha256:…`) and its fingerprint, which tell nothing of anybody."""
+    return [digest.removeprefix("sha256:"), *(fingerprints.digests(fingerprint) if fingerprint else ())]
 
 
 def add(session: Session, tenant_id: str, digests: Iterable[str | None]) -> None:

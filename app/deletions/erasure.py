@@ -220,15 +220,16 @@ def swap(session: Session, settings: Settings, claim: Claim, work: Plan, rewritt
 
 
 def _trained_on(session: Session, request: DeletionRequest, work: Plan) -> set[str]:
-    """Digests of the checkpoints that were trained on samples that the dataset loses: no model takes these bytes in
+    """Digests of the checkpoints that were trained on samples that the dataset loses: no model takes these weights in
     again, also where a restored backup does not know the version. A model that alone is to forget may need its version
     again, to forget it after a restore."""
-    found = select(Version.digest, Version.trained_on).where(Version.model_id.in_(_models(request)))
-    marks = set()
-    for digest, bits in session.execute(found) if request.model_id is None and not work.carried else ():
+    found = select(Version.digest, Version.fingerprint, Version.trained_on)
+    found = found.where(Version.model_id.in_(_models(request)))
+    marks: set[str] = set()
+    for digest, fingerprint, bits in session.execute(found) if request.model_id is None and not work.carried else ():
         size = len(bits) * 8
         if mask_of(bits, size)[work.requested[work.requested < size]].any():
-            marks.add(suppression.of_bytes(digest))
+            marks.update(suppression.of_weights(digest, fingerprint))
     return marks
 
 

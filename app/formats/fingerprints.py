@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from app.formats.checkpoint_header import TensorSpec, read_header
 
 DIGEST = 8  # bytes
+WHOLE = 32
 AT_ONCE = 2**20  # values
 FLOATS = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2"}
 
@@ -43,6 +44,12 @@ def of_file(path: Path, without: Collection[str] = ()) -> bytes:
 def alike(one: bytes, other: bytes) -> bool:
     """Whether every tensor of one is one of the other, in one of their forms."""
     return bool(one) and len(one) == len(other) and _within(one, other) and _within(other, one)
+
+
+def digests(fingerprint: bytes) -> list[str]:
+    """Two digests of all the weights, hexadecimal. A whole file that was cast to half the precision shares one."""
+    pairs = np.frombuffer(fingerprint, "<u8").reshape(-1, 2)
+    return [hashlib.blake2b(np.sort(form).tobytes(), digest_size=WHOLE).hexdigest() for form in pairs.T]
 
 
 def _within(one: bytes, other: bytes) -> bool:

@@ -124,12 +124,12 @@ def holds_erased(session: Session, tenant_id: str, digest: str, fingerprint: byt
 
     fingerprint: of the weights, where no version with these bytes has it.
     """
-    if suppression.known(session, tenant_id, [suppression.of_bytes(digest)]):
-        return True
     own = Version.tenant_id == tenant_id
     query = select(Version).where(own, Version.digest == digest).options(undefer(Version.fingerprint))
     same = list(session.scalars(query))
     known = fingerprint or next((version.fingerprint for version in same if version.fingerprint), None)
+    if suppression.known(session, tenant_id, suppression.of_weights(digest, known)):
+        return True
     if known is not None:
         others = select(Version.id, Version.fingerprint).where(
             own, Version.digest != digest, func.length(Version.fingerprint) == len(known)

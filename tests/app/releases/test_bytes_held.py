@@ -100,6 +100,26 @@ def test_old_weights_in_another_file_are_refused_and_new_ones_are_not(trained: T
 
 
 @pytest.mark.validation
+def test_old_weights_are_refused_though_a_restored_database_does_not_know_their_version(trained: Trained) -> None:
+    """As seen: half of a checkpoint that only the erasure ledger remembered was taken in."""
+    old = checkpoint(trained)
+    assert trained.forget(trained.ids[:20])["status"] == "fulfilled"
+    with trained.account.database.write() as session:  # what a ledger brings back are the suppressions
+        unknown = {"fingerprint": b"", "digest": f"sha256:{'0' * 64}", "trained_on": b""}
+        first = update(Version).where(Version.number == 1, Version.model_id == trained.model)
+        session.execute(first.values(unknown))
+    for name, data in {"itself": old, **forms(old)}.items():
+        announced = {"digest": digest_of(data), "trained_on": trained.ids[20:]}
+        if name == "itself":
+            is_problem(
+                trained.account.http.post(f"{fresh(trained)}/versions", json=announced), 409, "trained-on-erased"
+            )
+            continue
+        ended = brought(trained, fresh(trained), data, trained_on=trained.ids[20:])
+        assert ended["problem"]["type"].endswith("/trained-on-erased"), name
+
+
+@pytest.mark.validation
 def test_a_version_of_the_same_weights_is_withheld_with_them(trained: Trained) -> None:
     """The half of them was imported while all was well. The announcement of its file says enough later."""
     account, other = trained.account, fresh(trained)
