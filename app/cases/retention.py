@@ -17,7 +17,17 @@ from app import events
 from app.core import db
 from app.core.db import Database
 from app.core.ids import new_id
-from app.core.tables import CaseDetails, CaseFile, CasePaper, CaseReason, DeletionRequest, Notice, Receipt, Tenant
+from app.core.tables import (
+    CaseDetails,
+    CaseFile,
+    CasePaper,
+    CaseReason,
+    DeletionRequest,
+    Idempotency,
+    Notice,
+    Receipt,
+    Tenant,
+)
 from app.deletions import compliance_rules
 from app.rules.compliance import Rules
 from app.rules.grounds import law_of
@@ -99,6 +109,9 @@ def _erase(session: Session, request: DeletionRequest, now: datetime) -> None:
     for table in PERSONAL:
         done = session.execute(delete(table).where(table.request_id == request.id))
         gone += done.rowcount  # type: ignore[attr-defined]
+    # Replies that are kept for a client that asks again tell the same.
+    replies = Idempotency.route.startswith(f"/v1/deletion-requests/{request.id}")
+    session.execute(delete(Idempotency).where(Idempotency.tenant_id == request.tenant_id, replies))
     for name in ("reason", "received_reason", "extension_reason", "remains_reason"):
         if getattr(request, name) is not None:
             setattr(request, name, ERASED)
