@@ -85,7 +85,7 @@ def _main_job(calls: Client, folder: Path) -> None:
     # The audit must not believe a model that forgot nothing. Version 1 is one, of the samples that will be asked for.
     people = [f"train-{number}" for number in range(PEOPLE)]
     untouched = calls.models.audit(model, subjects=people)
-    _follow(calls, untouched["id"], "audit version 1, untouched")
+    _follow(calls, untouched["id"], "audit version 1, original")
 
     request = calls.requests.create(dataset["id"], subjects=people, jurisdiction="gdpr")
     console.print(
@@ -150,7 +150,7 @@ def _print(
     table = Table(title="What the models know", title_justify="left")
     for heading in ("", "original", "unlearned", "retrained"):
         table.add_column(heading, justify="left" if not heading else "right")
-    for label, key in (("forget", "accuracy_forget"), ("remain", "accuracy_retain"), ("test", "accuracy_test")):
+    for label, key in (("forget", "accuracy_forget"), ("retain", "accuracy_retain"), ("test", "accuracy_test")):
         table.add_row(f"{label} accuracy", *(f"{100 * column[key]:.1f} %" for column in columns))
     table.add_row("FT-AUC", *(f"{column['ft_auc']['value']:.3f}" for column in columns))
     spans = (column["ft_auc"]["interval"] for column in columns)
@@ -159,7 +159,7 @@ def _print(
     judgement = report["judgement"]
     untouched = before["report"]["judgement"]
     console.print(f"verdict     [bold]{judgement['verdict']}[/]: {judgement['reason']}")
-    console.print(f"untouched   [bold]{untouched['verdict']}[/]: {untouched['reason']}")
+    console.print(f"original    [bold]{untouched['verdict']}[/]: {untouched['reason']}")
     seconds = {**report["stage_seconds"], "retrain": retrained["stage_seconds"]["train"]}
     console.print("seconds     " + ", ".join(f"{stage} {value:.2f}" for stage, value in seconds.items()))
     console.print(
