@@ -21,8 +21,9 @@ from app.core.db import Database
 from app.core.tables import DeletionRequest, Job, OutcomeRow, Tenant
 from app.rules.states import JobKind, JobState
 from faults.clients import Clients, Promise, Shop
-from faults.fleet import FORKS, Fleet
+from faults.fleet import Fleet
 from faults.invariants import overlaps
+from tests import zygote
 from tests.trained import open_account
 
 MODELS, LANE_JOBS, CLAIMERS = 5, 400, 8
@@ -33,12 +34,8 @@ ROUNDS, TRAININGS = 20, 500
 
 def race(count: int, target: Any, *arguments: Any) -> list[int]:
     """Exit codes of that many processes, which begin as soon as they are forked."""
-    processes = [FORKS.Process(target=target, args=(*arguments, number)) for number in range(count)]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join()
-    return [int(process.exitcode or 0) for process in processes]
+    processes = [zygote.call(target, *arguments, number) for number in range(count)]
+    return [process.wait() for process in processes]
 
 
 # -- 400 jobs on 5 models, 8 workers ---------------------------------------------------------------

@@ -11,6 +11,7 @@ import fcntl
 import gc
 import json
 import os
+import pickle
 import runpy
 import selectors
 import signal
@@ -43,7 +44,7 @@ class Forked:
     returncode: int | None = None
 
     def __init__(self, line: socket.socket) -> None:
-        self._line, self._text = line, b""
+        self._line, self._text, self._asking = line, b"", threading.Lock()
         self.pid = int(self._read_line(None) or 0)
 
     def poll(self) -> int | None:
@@ -53,13 +54,14 @@ class Forked:
 
     def wait(self, timeout: float | None = None) -> int:
         """Raises subprocess.TimeoutExpired."""
-        if self.returncode is None:
-            found = self._read_line(timeout)
-            if found is None:
-                raise subprocess.TimeoutExpired("a part", timeout or 0)
-            self.returncode = int(found or -signal.SIGKILL)  # nothing: the zygote has ended, and its children with it
-            self._line.close()
-        return self.returncode
+        with self._asking:
+            if self.returncode is None:
+                found = self._read_line(timeout)
+                if found is None:
+                    raise subprocess.TimeoutExpired("a part", timeout or 0)
+                self.returncode = int(found or -signal.SIGKILL)  # nothing: the zygote has ended, and its children, too
+                self._line.close()
+            return self.returncode
 
     def send_signal(self, number: int) -> None:
         if self.poll() is None:
@@ -88,10 +90,18 @@ class Forked:
 
 def start(arguments: Sequence[str], env: Mapping[str, str], output: int, passed: Sequence[int] = ()) -> Forked:
     """`python -m app …` in a process group of its own, which has the descriptors `passed` under their numbers."""
+    return _asked({"arguments": list(arguments), "environment": dict(env)}, output, passed)
+
+
+def call(function: Callable[..., None], *arguments: Any) -> Forked:
+    """`function(*arguments)` in a process group of its own. It ends with code 1 when the function raises."""
+    return _asked({"call": pickle.dumps((function, arguments)).hex()}, 2)
+
+
+def _asked(what: dict[str, Any], output: int, passed: Sequence[int] = ()) -> Forked:
     line = socket.socket(socket.AF_UNIX)
     line.connect(_place or _zygote())
-    numbers = [1, 2, *passed]
-    asked = {"arguments": list(arguments), "environment": dict(env), "folder": os.getcwd(), "numbers": numbers}
+    asked = {**what, "folder": os.getcwd(), "numbers": [1, 2, *passed]}
     socket.send_fds(line, [json.dumps(asked).encode() + b"\n"], [output, output, *passed])
     return Forked(line)
 
@@ -185,6 +195,12 @@ def _received(line: socket.socket) -> dict[str, Any]:
     return {**json.loads(content), "descriptors": descriptors}
 
 
+def _call(given: str) -> NoReturn:
+    function, arguments = pickle.loads(bytes.fromhex(given))
+    function(*arguments)
+    sys.exit(0)
+
+
 def become(arguments: Sequence[str], environment: Mapping[str, str]) -> NoReturn:
     """This process is the part from here on, and ends with it."""
     from app.core.config import get_settings
@@ -272,6 +288,8 @@ def main(place: str) -> NoReturn:
     nothing = os.open(os.devnull, os.O_RDONLY)
     _take([nothing, *asked["descriptors"]], [0, *asked["numbers"]])
     os.chdir(asked["folder"])
+    if "call" in asked:
+        _end_with(lambda: _call(asked["call"]))
     _end_with(lambda: become(asked["arguments"], asked["environment"]))
 
 

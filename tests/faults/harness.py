@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import multiprocessing
-import os
-import runpy
 import shutil
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -28,41 +25,18 @@ from app.core.tables import Base, DeletionRequest, Job, JobArtifact, OutcomeRow,
 from app.main import create_app
 from app.rules.states import TERMINAL_JOBS
 from tests.conftest import POSTGRES
-from tests.support import Account, eventually, scratch_database
+from tests.support import Account, Process, environment, eventually, scratch_database, start
 from tests.trained import Template
-
-# Workers are forked from a process that has torch loaded already, which takes a fresh interpreter two seconds.
-FORKS = multiprocessing.get_context("forkserver")
-FORKS.set_forkserver_preload(["torch._dynamo", "worker.loop", "worker.run_one", "tests.faults.harness"])
-
-
-def _worker(variables: dict[str, str], log: str) -> None:
-    """`python -m worker` with these settings, its output appended to `log`."""
-    os.setpgid(0, 0)
-    for name in [name for name in os.environ if name.startswith("LETHE_")]:
-        del os.environ[name]
-    os.environ.update(variables)
-    with open(log, "ab") as file:
-        os.dup2(file.fileno(), 1)
-        os.dup2(file.fileno(), 2)
-    runpy.run_module("worker", run_name="__main__", alter_sys=True)
-
-
-def fork(target: Callable[..., None], *arguments: Any) -> Any:
-    process = FORKS.Process(target=target, args=arguments)
-    process.start()
-    return process
 
 
 @contextmanager
-def ended(process: Any) -> Iterator[Any]:
+def ended(process: Process) -> Iterator[Process]:
     """The process, certainly gone afterwards."""
     try:
         yield process
     finally:
-        if process.is_alive():
-            os.kill(process.pid, signal.SIGKILL)
-        process.join()
+        process.kill()
+        process.wait()
 
 
 # -- a prepared service ----------------------------------------------------------------------------
@@ -138,19 +112,19 @@ class Case:
         if self._resources is not None:
             self._resources.close()
 
-    def worker(self, **settings: Any) -> Any:
+    def worker(self, **settings: Any) -> Process:
         """A worker process on this copy."""
         scratch = self.settings.data_dir.parent / "tmp"
         scratch.mkdir(exist_ok=True)
-        values = self.settings.model_dump(include={"data_dir", "database_url", "lease_seconds", "resume_seconds"})
-        variables = {f"LETHE_{name.upper()}": str(value) for name, value in (values | settings).items()}
-        return fork(_worker, variables | {"TMPDIR": str(scratch)}, str(self.log))
+        values = self.settings.model_dump(include={"database_url", "lease_seconds", "resume_seconds"})
+        given = {name: str(value) for name, value in (values | settings).items()}
+        env = environment(self.settings.data_dir, **given) | {"TMPDIR": str(scratch)}
+        return start("worker", log=self.log, env=env)
 
     def killed_at(self, point: str) -> None:
         """Run a worker until it has killed itself at `point`."""
         with ended(self.worker(crash_at=point, worker_name="first")) as process:
-            process.join(60)
-            assert process.exitcode == -signal.SIGKILL, self.log.read_text()[-4000:]
+            assert process.wait(60) == -signal.SIGKILL, self.log.read_text()[-4000:]
 
     def expire(self) -> None:
         """Let every lease run out, and the sweeper see it."""

@@ -12,7 +12,8 @@ from sqlalchemy.exc import OperationalError
 
 from app.core.config import Settings
 from app.core.db import Database
-from tests.faults.harness import ended, fork
+from tests import zygote
+from tests.faults.harness import ended
 from tests.support import eventually
 
 PROCESSES, ROUNDS = 4, 200
@@ -45,11 +46,10 @@ def add(folder: Path, rounds: int) -> None:
 
 def test_no_update_is_lost_and_none_is_refused(tmp_path: Path) -> None:
     database = counter(tmp_path)
-    processes = [fork(add, tmp_path, ROUNDS) for _ in range(PROCESSES)]
+    processes = [zygote.call(add, tmp_path, ROUNDS) for _ in range(PROCESSES)]
     for process in processes:
         with ended(process):
-            process.join(120)
-            assert process.exitcode == 0
+            assert process.wait(120) == 0
     with database.read() as session:
         assert look(session) == PROCESSES * ROUNDS
 

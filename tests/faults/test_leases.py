@@ -129,8 +129,7 @@ def test_a_worker_that_slept_past_its_lease_publishes_nothing(point: str, case: 
         os.kill(zombie.pid, signal.SIGCONT)
         eventually(lambda: "lease was lost" in case.log.read_text(), "the stale worker to be refused")
         os.kill(zombie.pid, signal.SIGTERM)
-        zombie.join(60)
-        assert zombie.exitcode == 0
+        assert zombie.wait(60) == 0
     case.drain()
     job = case.job()
     assert (job.state, job.attempts, job.fence) == ("succeeded", 2, 2)

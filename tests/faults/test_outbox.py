@@ -17,7 +17,8 @@ from app.core.tables import Outbox
 from app.jobs import outbox
 from app.main import create_app
 from app.operations import sweeper
-from tests.faults.harness import ended, fork
+from tests import zygote
+from tests.faults.harness import ended
 from tests.faults.test_leases import enqueue
 from tests.support import free_port
 
@@ -51,9 +52,8 @@ def test_a_crash_between_sending_and_commit_repeats_a_hint(
 ) -> None:
     ids = enqueue(database, 3)
     sent = tmp_path / "sent"
-    with ended(fork(relay_and_die, settings, sent)) as process:
-        process.join(60)
-        assert process.exitcode == -signal.SIGKILL
+    with ended(zygote.call(relay_and_die, settings, sent)) as process:
+        assert process.wait(60) == -signal.SIGKILL
     assert sent.read_text().split() == ids[:1]
     assert relayed(database) == ids
     assert waiting(database) == []

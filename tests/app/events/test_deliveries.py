@@ -19,7 +19,8 @@ from app.core.tables import Delivery, Tenant, Webhook
 from app.events import deliveries, webhooks
 from app.events.deliveries import Courier
 from app.main import create_app
-from tests.faults.harness import ended, fork
+from tests import zygote
+from tests.faults.harness import ended
 from tests.helpers import as_other, is_problem
 from tests.receiver import Receiver, receiver
 from tests.support import Account, Document, eventually
@@ -254,9 +255,8 @@ def test_a_crash_between_sending_and_recording_repeats_a_message_under_its_id(
 ) -> None:
     made = hook(open_house, f"{there.url}/ok")
     tell(open_house)
-    with ended(fork(send_and_die, open_house.settings, made["id"])) as process:
-        process.join(60)
-        assert process.exitcode == -signal.SIGKILL
+    with ended(zygote.call(send_and_die, open_house.settings, made["id"])) as process:
+        assert process.wait(60) == -signal.SIGKILL
     assert len(there.got()) == 1
     assert listed(open_house, made)[0]["attempts"] == 0
     assert send(open_house, made) == 1
