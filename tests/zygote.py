@@ -208,6 +208,7 @@ def become(arguments: Sequence[str], environment: Mapping[str, str]) -> NoReturn
     os.environ.clear()
     os.environ.update(environment)
     get_settings.cache_clear()
+    Path("/proc/self/comm").write_text(f"lethe {arguments[0]}")  # its command line is the zygote's
     _fork_what_it_starts()
     sys.argv = ["lethe", *arguments]
     runpy.run_module("app", run_name="__main__", alter_sys=True)
@@ -223,7 +224,7 @@ def _fork_what_it_starts() -> None:
     from app.operations import supervisor
 
     names: Any = supervisor
-    names.subprocess = SimpleNamespace(Popen=_child, TimeoutExpired=subprocess.TimeoutExpired)
+    names.subprocess = SimpleNamespace(Popen=child, TimeoutExpired=subprocess.TimeoutExpired)
     names.become_worker = _become_worker
 
 
@@ -240,7 +241,7 @@ def _become_worker(device: str) -> NoReturn:
     sys.exit(0)
 
 
-def _child(command: list[str], env: dict[str, str], pass_fds: list[int], process_group: int) -> Forked:
+def child(command: list[str], env: dict[str, str], pass_fds: list[int], process_group: int) -> Forked:
     """A child of a supervisor, in place of `subprocess.Popen`."""
     assert command[:3] == [sys.executable, "-m", "app"]
     assert process_group == 0

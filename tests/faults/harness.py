@@ -212,9 +212,14 @@ def children(pid: int) -> dict[int, str]:
     found = {}
     for entry in Path("/proc").iterdir():
         with suppress(OSError, ValueError):
-            if int((entry / "stat").read_text().rpartition(")")[2].split()[1]) == pid:
+            if parent_of(int(entry.name)) == pid:
                 found[int(entry.name)] = (entry / "cmdline").read_text().replace("\0", " ").strip()
     return found
+
+
+def parent_of(pid: int) -> int:
+    """Raises OSError: it has ended."""
+    return int((Path("/proc") / str(pid) / "stat").read_text().rpartition(")")[2].split()[1])
 
 
 def state_of(pid: int) -> str:

@@ -38,7 +38,7 @@ class Parts:
     def log(self) -> Path:
         return self.case.settings.data_dir.parent / "parts.log"
 
-    def start(self, name: str, **settings: str) -> Process:
+    def start(self, name: str, *, afresh: bool = False, **settings: str) -> Process:
         values = {
             "database_url": self.case.settings.database_url,
             "broker_url": REDIS,
@@ -46,7 +46,7 @@ class Parts:
             "rehint_seconds": "1",
         }
         process = start(
-            name, afresh=True, log=self.log, env=environment(self.case.settings.data_dir, **values | settings)
+            name, afresh=afresh, log=self.log, env=environment(self.case.settings.data_dir, **values | settings)
         )
         self.started.append(process)
         return process
@@ -100,9 +100,11 @@ def client(parts: Parts) -> Iterator[Any]:
 def test_a_killed_pool_child_hands_its_lease_back_at_once_and_a_stopped_worker_its_job(
     parts: Parts, client: Any
 ) -> None:
-    """The lease is of ten minutes: only the failure of the task can have ended it."""
+    """The lease is of ten minutes: only the failure of the task can have ended it. The worker is a program of its own,
+    whose pool child is spawned, as in production.
+    """
     parts.start("sweep", lease_seconds="600")
-    worker = parts.start("worker", lease_seconds="600")
+    worker = parts.start("worker", afresh=True, lease_seconds="600")
     eventually(parts.fulfilled, "the prepared deletion")
     job = train_long(client, parts.case.origin, ENDLESS)
     began = time.monotonic()

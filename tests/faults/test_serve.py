@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import socket
+import subprocess
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -21,8 +24,10 @@ from app.core.config import Settings, get_settings
 from app.core.db import Database
 from app.operations import supervisor
 from lethe import Client
-from tests.faults.harness import Prepared, account_of, alive, children, say, state_of, train_long
+from tests import zygote
+from tests.faults.harness import Prepared, account_of, alive, children, parent_of, say, state_of, train_long
 from tests.support import Process, answers, environment, eventually, start, stop
+from tests.zygote import Forked
 
 ENDLESS = 2000  # of a training that is not to end by itself
 
@@ -41,7 +46,7 @@ class Service:
         return (self.folder.parent / f"{self.folder.name}.log").read_text()
 
     def child(self, name: str) -> int:
-        found = int(eventually(lambda: pid_of(self.process.pid, name), f"the {name} to run"))
+        found = int(eventually(lambda: tree_of(self.process).get(name), f"the {name} to run"))
         self.seen.add(found)
         return found
 
@@ -49,19 +54,32 @@ class Service:
         return self.client.get(f"/v1/jobs/{job}")
 
 
-def pid_of(parent: int, name: str) -> int | None:
-    """The child that runs that part, as its command line names it."""
-    mark = "-m worker" if name == "worker" else f"-m app {name}"
-    return next((pid for pid, line in children(parent).items() if mark in line), None)
+def tree_of(supervisor: Process) -> dict[str, int]:
+    """What runs below it, by part. If it was forked, its parts were, too: they have its own parent.
+
+    Raises OSError: it has ended.
+    """
+    parent = parent_of(supervisor.pid) if isinstance(supervisor, Forked) else supervisor.pid
+    named = {part_of(pid, line): pid for pid, line in children(parent).items() if pid != supervisor.pid}
+    return {name: pid for name, pid in named.items() if name}
+
+
+def part_of(pid: int, line: str) -> str:
+    """The part that a process runs, as its name or its command line has it; empty if it is none."""
+    with suppress(OSError):
+        line += f" {(Path('/proc') / str(pid) / 'comm').read_text().strip()}"
+    found = re.search("(?:-m app|-m|lethe) (api|sweep|worker)", line)
+    return found[1] if found else ""
 
 
 @contextmanager
-def serving(folder: Path, **settings: str) -> Iterator[Service]:
+def serving(folder: Path, *, afresh: bool = False, **settings: str) -> Iterator[Service]:
     seen: set[int] = set()
     log = folder.parent / f"{folder.name}.log"
     url = folder / "url"
     url.unlink(missing_ok=True)  # of a service that was killed
-    process = start("serve", afresh=True, log=log, env=environment(folder, port="0", resume_seconds="0", **settings))
+    env = environment(folder, port="0", resume_seconds="0", **settings)
+    process = start("serve", afresh=afresh, log=log, env=env)
     try:
         eventually(lambda: url.exists() or process.poll() is not None, "the service to start")
         assert process.poll() is None, log.read_text()
@@ -72,7 +90,8 @@ def serving(folder: Path, **settings: str) -> Iterator[Service]:
         print(log.read_text()[-6000:])
         raise
     finally:
-        seen |= set(children(process.pid))
+        with suppress(OSError):  # it was killed
+            seen |= set(tree_of(process).values())
         stop(process)
         for pid in filter(alive, seen):
             os.kill(pid, signal.SIGKILL)
@@ -89,7 +108,7 @@ def folder(on_sqlite: Prepared, tmp_path: Path) -> Path:
 @pytest.mark.slow
 def test_parts_that_are_killed_come_back_and_a_stop_hands_the_job_back(folder: Path, on_sqlite: Prepared) -> None:
     """The lease is of ten minutes: only that it was handed back can have ended it."""
-    with serving(folder, lease_seconds="600") as service:
+    with serving(folder, afresh=True, lease_seconds="600") as service:
         where = (folder / "url").read_text()
         assert "another" in refused(folder)
         assert (folder / "url").read_text() == where
@@ -116,7 +135,7 @@ def test_parts_that_are_killed_come_back_and_a_stop_hands_the_job_back(folder: P
         say(f"worker killed → job taken up again after {time.monotonic() - began:.2f} s")
         assert service.child("worker") != killed
 
-        tree = list(children(service.process.pid))
+        tree = tree_of(service.process).values()
         began = time.monotonic()
         service.process.terminate()
         assert service.process.wait(60) == 0
@@ -135,7 +154,7 @@ def test_whatever_of_the_tree_is_killed_nothing_outlives_it_and_no_job_waits_for
     """
     with serving(folder, lease_seconds="600") as service:
         job = train_long(service.client, on_sqlite, ENDLESS)
-        for pid in [service.process.pid, *children(service.process.pid)]:
+        for pid in [service.process.pid, *tree_of(service.process).values()]:
             os.kill(pid, signal.SIGKILL)
         service.process.wait(60)
     began = time.monotonic()
@@ -156,16 +175,26 @@ def test_a_worker_that_does_not_stop_in_time_is_killed_and_its_attempt_not_count
     folder: Path, on_sqlite: Prepared, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(supervisor, "STOP_SECONDS", 0.5)
-    with supervised(folder, monkeypatch, crash_at="stop:unlearn.finetune.begin"):
-        worker = eventually(lambda: pid_of(os.getpid(), "worker"), "the worker to run")
-        eventually(lambda: state_of(worker) == "T", "the worker to stand still")
-    assert not alive(worker)
+    with supervised(folder, monkeypatch, crash_at="stop:unlearn.finetune.begin") as tree:
+        worker = eventually(lambda: tree.get("worker"), "the worker to run")
+        eventually(lambda: state_of(worker.pid) == "T", "the worker to stand still")
+    assert not alive(worker.pid)
     assert standing(folder, on_sqlite.job) == ("queued", 0, None)
 
 
 @contextmanager
-def supervised(folder: Path, monkeypatch: pytest.MonkeyPatch, **settings: str) -> Iterator[None]:
-    """The supervisor in a thread of this process, so that its waits can be shortened; its children are real."""
+def supervised(folder: Path, monkeypatch: pytest.MonkeyPatch, **settings: str) -> Iterator[dict[str, Forked]]:
+    """The supervisor in a thread of this process, so that its waits can be shortened, and the last child of each part
+    that it started; they are processes.
+    """
+    tree: dict[str, Forked] = {}
+
+    def started(command: list[str], **how: Any) -> Forked:
+        tree[command[3]] = zygote.child(command, **how)
+        return tree[command[3]]
+
+    forking = SimpleNamespace(Popen=started, TimeoutExpired=subprocess.TimeoutExpired)
+    monkeypatch.setattr(supervisor, "subprocess", forking)
     for name, value in environment(folder, port="0", resume_seconds="0", **settings).items():
         monkeypatch.setenv(name, value)
     get_settings.cache_clear()
@@ -175,7 +204,7 @@ def supervised(folder: Path, monkeypatch: pytest.MonkeyPatch, **settings: str) -
     thread.start()
     try:
         eventually((folder / "url").exists, "the service to start")
-        yield
+        yield tree
     finally:
         over.set()
         thread.join()
@@ -197,7 +226,8 @@ def test_a_job_that_kills_its_worker_is_buried_and_can_be_revived(
     folder: Path, on_sqlite: Prepared, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(supervisor, "RESTART_SECONDS", (0.0,))
-    with supervised(folder, monkeypatch, crash_at="unlearn.finetune.begin"), client_of(folder) as client:
+    crashing = supervised(folder, monkeypatch, crash_at="unlearn.finetune.begin")
+    with crashing as tree, client_of(folder) as client:
         made = client.post("/v1/datasets", {"name": "d", "source": {"name": "digits"}})
         request = client.requests.wait(on_sqlite.request, poll_seconds=0.05)
         assert request["status"] == "needs-attention"
@@ -208,8 +238,7 @@ def test_a_job_that_kills_its_worker_is_buried_and_can_be_revived(
         assert (job["state"], job["attempts"]) == ("dead", 3)
         assert "its worker died" in job["problem"]["detail"]
         assert client.jobs.wait(made["job"])["state"] == "succeeded"
-        for name in ("api", "sweep", "worker"):
-            assert pid_of(os.getpid(), name)
+        assert {name: part.poll() for name, part in tree.items()} == {"api": None, "sweep": None, "worker": None}
     monkeypatch.delenv("LETHE_CRASH_AT")
     get_settings.cache_clear()
     with account_of(Settings(data_dir=folder)) as account:
@@ -230,7 +259,7 @@ def client_of(folder: Path) -> Client:
 def refused(folder: Path, **settings: str) -> str:
     """The one line that `lethe serve` says before it ends with code 1."""
     log = folder.parent / "refused.log"
-    process = start("serve", afresh=True, log=log, env=environment(folder, **{"port": "0", **settings}))
+    process = start("serve", log=log, env=environment(folder, **{"port": "0", **settings}))
     try:
         assert process.wait(60) == 1
     finally:
@@ -256,7 +285,7 @@ def test_a_data_folder_that_cannot_be_made(place: str, tmp_path: Path) -> None:
     (tmp_path / "data").write_text("a file\n")
     (tmp_path / "logs").mkdir()
     log = tmp_path / "logs" / "refused.log"
-    process = start("serve", afresh=True, log=log, env=environment(tmp_path / place, port="0"))
+    process = start("serve", log=log, env=environment(tmp_path / place, port="0"))
     assert process.wait(60) == 1
     said = " ".join(log.read_text().split())
     assert "cannot be written" in said
