@@ -8,7 +8,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -134,29 +133,6 @@ def test_equal_seeds_give_equal_figures(whole, tmp_path):
     assert all(straight[name] == value for name, value in figures(again).items())
 
 
-def test_killed_it_goes_on_as_two_processes_and_no_cell_is_computed_twice(whole, tmp_path):
-    process = start(tmp_path)
-    deadline = time.monotonic() + 300
-    while not list(tmp_path.glob("*/cells/*.json")) and time.monotonic() < deadline:
-        assert process.poll() is None
-        time.sleep(0.02)
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
-    kept = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*/cells/*.json")}
-    assert 1 <= len(kept) < 9
-    both = [start(tmp_path), start(tmp_path)]
-    said = [process.communicate(timeout=600)[0] for process in both]
-    assert [process.returncode for process in both] == [0, 0]
-    counted = [
-        int(line.split(": ")[1].split(" ")[0]) for text in said for line in text.splitlines() if " cells in " in line
-    ]
-    assert all(path.stat().st_mtime_ns == stamp for path, stamp in kept.items())
-    documents = list(Store(folder_of_cells(tmp_path)).documents())
-    straight = figures(whole[1])
-    assert all(straight[each["key"]] == each["figures"] for each in documents)
-    assert sum(counted) == len(documents) - len(kept) == 9 - len(kept)
-
-
 def folder_of_cells(out):
     """That of the machines that round as this one does."""
     (found,) = out.glob("*/cells")
@@ -174,24 +150,30 @@ def is_there(pid):
         return False
 
 
-def test_its_helpers_compute_what_it_would_and_end_with_it(whole, tmp_path):
-    process = start(tmp_path, processes=3)
-    helpers = eventually(lambda: [pid for pid in children(process) if b"spawn_main" in cmdline(pid)], "helpers")
-    eventually(lambda: list(tmp_path.glob("*/locks/*")), "the first claim: by then they know what to do")
-    process.send_signal(signal.SIGSTOP)  # what is computed from now on, they compute
+def test_a_helper_computes_and_ends_with_it_and_killed_it_goes_on_and_computes_no_cell_twice(whole, tmp_path):
+    process = start(tmp_path, processes=2)
+    (helper,) = eventually(lambda: [pid for pid in children(process) if b"spawn_main" in cmdline(pid)], "a helper")
+    eventually(lambda: list(tmp_path.glob("*/locks/*")), "the first claim: by then it knows what to do")
+    process.send_signal(signal.SIGSTOP)  # what is computed from now on, the helper computes
     before = {path.name for path in tmp_path.glob("*/cells/*.json")}
     eventually(lambda: {path.name for path in tmp_path.glob("*/cells/*.json")} - before, "cells", patience=300)
-    assert any(map(is_there, helpers))
+    assert is_there(helper)
     process.send_signal(signal.SIGKILL)
     process.communicate()
-    eventually(lambda: not any(map(is_there, helpers)), "the helpers' end", patience=60)
-    process = start(tmp_path, processes=3)
-    said, _ = process.communicate(timeout=600)
-    assert process.returncode == 0, said
-    straight = figures(whole[1])
+    eventually(lambda: not is_there(helper), "the helper's end", patience=60)
+    kept = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*/cells/*.json")}
+    assert 1 <= len(kept) < 9
+    both = [start(tmp_path, processes=2), start(tmp_path)]
+    said = [process.communicate(timeout=600)[0] for process in both]
+    assert [process.returncode for process in both] == [0, 0], said
+    counted = [
+        int(line.split(": ")[1].split(" ")[0]) for text in said for line in text.splitlines() if " cells in " in line
+    ]
+    assert all(path.stat().st_mtime_ns == stamp for path, stamp in kept.items())
     documents = list(Store(folder_of_cells(tmp_path)).documents())
-    assert len(documents) == 9
+    straight = figures(whole[1])
     assert all(straight[each["key"]] == each["figures"] for each in documents)
+    assert sum(counted) == len(documents) - len(kept) == 9 - len(kept)
 
 
 def cmdline(pid):
