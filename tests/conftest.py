@@ -9,8 +9,10 @@ out and counted in the last lines; with LETHE_TEST_SERVICES=required that is a f
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from importlib.util import find_spec
@@ -43,6 +45,7 @@ def own_redis(url: str, process: str) -> str:
 
 
 host.keep_large_blocks()  # as a worker does
+gc.set_threshold(5000)  # every test makes an app, whose routes are a full collection's worth of objects
 os.environ["OMP_NUM_THREADS"] = "1"  # whatever ran before in this process, what is computed is computed alike
 
 POSTGRES = os.environ.get("LETHE_TEST_DATABASE_URL", "")
@@ -50,6 +53,7 @@ REDIS = own_redis(os.environ.get("LETHE_TEST_REDIS_URL", ""), os.environ.get("PY
 CHROMIUM = "/usr/bin/chromium"  # Debian's
 REQUIRED = os.environ.get("LETHE_TEST_SERVICES") == "required"
 left_out: dict[str, int] = {}  # how many tests, by what would run them
+loaded = 0  # modules that the garbage collector leaves alone
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -90,6 +94,19 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         config.workeroutput["left_out"] = left_out
 
 
+def pytest_collection_finish() -> None:
+    freeze_what_was_loaded()
+
+
+def freeze_what_was_loaded() -> None:
+    """Modules stay, and every full collection would walk over them for half a second."""
+    global loaded
+    if len(sys.modules) > loaded + 50:
+        gc.collect()
+        gc.freeze()
+        loaded = len(sys.modules)
+
+
 def on_postgres(item: pytest.Item) -> bool:
     return hasattr(item, "callspec") and "postgres" in item.callspec.params.values()
 
@@ -111,6 +128,12 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     for mark, count in left_out.items():
         if count:
             terminalreporter.write_line(f"left out: {count} tests that {how[mark]}", yellow=True)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _frozen() -> Iterator[None]:
+    yield
+    freeze_what_was_loaded()
 
 
 @pytest.fixture(autouse=True)
