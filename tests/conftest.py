@@ -22,6 +22,10 @@ from urllib.parse import urlsplit
 
 import pytest
 from fastapi.testclient import TestClient
+from sqlalchemy import Engine
+from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg
+from sqlalchemy.dialects.sqlite.pysqlite import SQLiteDialect_pysqlite
+from sqlalchemy.util import LRUCache
 
 from app.core import keys
 from app.core.config import Settings, get_settings
@@ -54,6 +58,18 @@ CHROMIUM = "/usr/bin/chromium"  # Debian's
 REQUIRED = os.environ.get("LETHE_TEST_SERVICES") == "required"
 left_out: dict[str, int] = {}  # how many tests, by what would run them
 loaded = 0  # modules that the garbage collector leaves alone
+
+
+def share_compiled_statements() -> None:
+    """Each test has an engine of its own, which would compile every statement again; a service has one."""
+    compiled: LRUCache[Any, Any] = LRUCache(5000)
+    Engine._compiled_cache = property(lambda _: compiled, lambda *_: None)
+    for dialect in (SQLiteDialect_pysqlite, PGDialect_psycopg):  # they are part of the keys
+        dialect.__eq__ = lambda one, other: type(one) is type(other)
+        dialect.__hash__ = lambda one: hash(type(one))
+
+
+share_compiled_statements()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
