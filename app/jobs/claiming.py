@@ -53,7 +53,7 @@ def claimable(now: datetime, hint: str | None = None) -> Select[Job]:
     tenants take turns: who enters many requests that were late when they came keeps nobody else from a deadline. Then
     comes the hinted job; then tenants take turns. Of one tenant, what has a deadline within `SOON` comes first, then
     the oldest job. A lane keeps its order whichever hint arrives first: unlearning must find the version that training
-    makes. It alone may overtake, see `_passes`.
+    makes. What a deletion waits for may overtake, see `_passes`.
     """
     other = aliased(Job)
     lane_busy = exists().where(other.lane == Job.lane, other.state == JobState.RUNNING)
@@ -91,11 +91,16 @@ def claimable(now: datetime, hint: str | None = None) -> Select[Job]:
     )
 
 
-def _passes(unlearning: type[Job], ahead: type[Job], now: datetime) -> ColumnElement[bool]:
-    """Whether an unlearning need not wait for a job that is before it in its lane: one that only looks at a version,
-    which may never find a worker; and if it hurries, whatever does not unlearn."""
-    passed = or_(ahead.kind.in_(LOOKING), and_(ahead.kind != JobKind.UNLEARN, _hurries(unlearning, now)))
-    return and_(unlearning.kind == JobKind.UNLEARN, passed)
+def _passes(job: type[Job], ahead: type[Job], now: datetime) -> ColumnElement[bool]:
+    """Whether a job need not wait for one that is before it in its lane. What a deletion waits for, an unlearning or a
+    comparison, passes one that only looks at a version, which may never find a worker; an unlearning that hurries,
+    whatever does not unlearn."""
+    compares = and_(job.kind == JobKind.TRAIN, job.params["exclude_request"].as_string().is_not(None))
+    unlearns = job.kind == JobKind.UNLEARN
+    return or_(
+        and_(or_(unlearns, compares), ahead.kind.in_(LOOKING)),
+        and_(unlearns, ahead.kind != JobKind.UNLEARN, _hurries(job, now)),
+    )
 
 
 def _hurries(unlearning: type[Job], now: datetime) -> ColumnElement[bool]:

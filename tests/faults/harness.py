@@ -18,6 +18,7 @@ from sqlalchemy import select, update
 from app import jobs
 from app.blobs import usage
 from app.blobs.folder import Folder
+from app.blobs.usage import UNRECORDED
 from app.core import db
 from app.core.config import Settings
 from app.core.db import Database
@@ -161,9 +162,9 @@ class Case:
         return next(job for job in self.rows(Job) if job.kind == "purge")
 
     def artifacts(self) -> dict[str, tuple[str, Any]]:
-        return {
-            row.name: (row.digest, row.created_at) for row in self.rows(JobArtifact) if row.job_id == self.origin.job
-        }
+        """Of stages that have ended, and not what an attempt was storing."""
+        mine = [row for row in self.rows(JobArtifact) if row.job_id == self.origin.job]
+        return {row.name: (row.digest, row.created_at) for row in mine if not row.name.startswith(UNRECORDED)}
 
     def outcome(self) -> OutcomeRow:
         return self.rows(OutcomeRow)[0]

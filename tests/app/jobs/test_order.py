@@ -144,7 +144,7 @@ def unlearning_id(database: Database) -> str:
 
 
 def test_what_a_deletion_waits_for_has_its_deadline(trained: Trained) -> None:
-    """The comparison that its purge waits for; an earlier job of its model that it passes comes after both."""
+    """The comparison that its purge waits for; an earlier job that both pass has none."""
     account, database = trained.account, trained.account.database
     long = train(database, keys.FIRST_TENANT, "model:long")
     before = account.post(f"{trained.where}:precompute", {})["id"]
@@ -158,7 +158,8 @@ def test_what_a_deletion_waits_for_has_its_deadline(trained: Trained) -> None:
         order.append(taken(database, long))
         with database.write() as session:
             session.execute(update(Job).where(Job.id == order[-1]).values(state="succeeded"))
-    assert order == [unlearn, comparison, before, long]
+    names = {long: "long", before: "before", unlearn: "unlearn", comparison: "comparison"}
+    assert [names[each] for each in order] == ["unlearn", "comparison", "long", "before"]
 
 
 # -- giving way ------------------------------------------------------------------------------------
@@ -218,8 +219,9 @@ def test_a_job_gives_way_to_an_imminent_unlearning_of_its_own_lane(trained: Trai
 def test_an_unlearning_passes_audits_that_nobody_takes(trained: Trained) -> None:
     """As seen: an audit that needed a plug-in of a worker that was gone kept the model's deletions for ever."""
     account = trained.account
+    audit = account.post(f"{trained.where}:audit")["id"]
     with account.database.write() as session:
-        session.add(Need(owner=account.post(f"{trained.where}:audit")["id"], name="audits/theirs"))
+        session.add(Need(owner=audit, name="audits/theirs"))
     trained.delete(trained.ids[:2])
     found = claim(account.database, "w", 60.0, takes=Takes(offers=frozenset()))
     assert found is not None
