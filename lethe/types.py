@@ -511,6 +511,7 @@ class Span(TypedDict):
     case: str
     requests: list[str]
     due_at: str
+    not_read: list[str]
 
 
 class Recall(TypedDict):

@@ -16,7 +16,8 @@ from app.core.tables import AuditRow, CaseDetails, DeletionRequest, Job, Outcome
 from app.deletions.orders import NewOutcome, NewRequest
 from app.rules.states import Decision, JobKind, JobState, Outcome, RequestStatus, request_status
 
-NOT_DONE = (JobState.QUEUED, JobState.RUNNING, JobState.DEAD, JobState.FAILED, JobState.CANCELLED)
+ALIVE = (JobState.QUEUED, JobState.RUNNING)
+GIVEN_UP = (JobState.DEAD, JobState.FAILED, JobState.CANCELLED)
 REMAINS = ("superseded-checkpoint", "reference-pool")  # subjects of receipts with a date, of what the service holds
 WORST_FIRST = ("fail", "inconclusive", "pass")
 
@@ -93,11 +94,12 @@ def details(session: Session, requests: Sequence[DeletionRequest]) -> dict[str, 
 
 def _stuck(purge: Job) -> str | None:
     """Why a person must look at a purge job: it has given up, or waits for what only a person can change."""
-    if purge.state not in NOT_DONE or not purge.problem:
-        return None
-    alive = purge.state in (JobState.QUEUED, JobState.RUNNING)
-    how = "is tried again and again" if alive else f"ended as {purge.state}"
-    return f"the purge job {purge.id} {how}: {purge.problem.get('detail', '')}"
+    why = (purge.problem or {}).get("detail", "")
+    if purge.state in GIVEN_UP:
+        return f"the purge job {purge.id} ended as {purge.state}: {why}"
+    if purge.state in ALIVE and purge.problem:
+        return f"the purge job {purge.id} is tried again and again: {why}"
+    return None
 
 
 def _published(session: Session, found: dict[str, RequestDetails]) -> None:
@@ -149,8 +151,8 @@ def purges_stuck() -> Select[Any]:
     return select(Job.request_id).where(
         Job.request_id.is_not(None),
         Job.kind == JobKind.PURGE,
-        Job.state.in_(NOT_DONE),
-        Job.problem["type"].as_string().is_not(None),  # a column of JSON may hold its null
+        # A column of JSON may hold its null.
+        or_(Job.state.in_(GIVEN_UP), and_(Job.state.in_(ALIVE), Job.problem["type"].as_string().is_not(None))),
         newer.limit(1).scalar_subquery().is_(None),
     )
 

@@ -29,6 +29,7 @@ from worker.runtime.run import CancelledError, GaveWayError, Heartbeat, JobError
 log = logging.getLogger("lethe.worker")
 
 STORAGE_PAUSE_SECONDS = 30.0
+ONE_PAUSE = timedelta(seconds=STORAGE_PAUSE_SECONDS)  # a disk that is full for a moment needs nobody
 AWAY_FOR_LONG = timedelta(hours=1)
 SUPERSEDED_PAUSE_SECONDS = 0.2
 
@@ -95,7 +96,7 @@ def _why_again(claim: Claim, error: Exception) -> tuple[str, float]:
 def _for_a_person(error: Exception) -> dict[str, Any]:
     """What only a person can change: storage that refuses, or has been away for long."""
     if isinstance(error, StorageRefusedError):
-        return {"waits": jobs.problem("storage-refused", str(error))}
+        return {"waits": jobs.problem("storage-refused", str(error)), "patience": ONE_PAUSE}
     if isinstance(error, StorageUnavailableError):
         return {"waits": jobs.problem("storage-unavailable", str(error)), "patience": AWAY_FOR_LONG}
     return {}

@@ -253,6 +253,9 @@ def test_a_range_is_half_open(account: Account) -> None:
 # -- the status of a request -----------------------------------------------------------------------
 
 
+WAITS = "queued, and its storage refuses"
+
+
 def test_the_filter_by_status_finds_what_has_that_status(account: Account) -> None:
     """Every decision with sets of outcomes, purges that stand or fell, fulfilled or not."""
     dataset = account.post("/v1/datasets", {"name": "d", "source": {"name": "digits"}})["id"]
@@ -264,6 +267,7 @@ def test_the_filter_by_status_finds_what_has_that_status(account: Account) -> No
         (JobState.DEAD,),
         (JobState.DEAD, JobState.SUCCEEDED),
         (JobState.QUEUED, JobState.FAILED),
+        (WAITS,),
     ]
     expected: dict[str, str] = {}
     unanswered: list[str] = []
@@ -305,7 +309,8 @@ def test_the_filter_by_status_finds_what_has_that_status(account: Account) -> No
                         lane=f"x{number}",
                         params={},
                         seed=0,
-                        state=state,
+                        state=JobState.QUEUED if state == WAITS else state,
+                        problem={"type": "x", "detail": "its storage refuses"} if state == WAITS else None,
                         created_at=now,
                         available_at=now,
                     )
@@ -316,7 +321,7 @@ def test_the_filter_by_status_finds_what_has_that_status(account: Account) -> No
                     Receipt(id=new_id("rcp"), request_id=request.id, subject="reference-pool", detail="d", due_at=due)
                 )
             affecting |= {request.id} if states else set()
-            failed = bool(purge) and purge[-1] in views.GIVEN_UP
+            failed = bool(purge) and purge[-1] in (*views.GIVEN_UP, WAITS)
             expected[request.id] = request_status(decision, states, done is not None, failed, late)
             if done is None and decision not in (Decision.REFUSED, Decision.CANCELLED):
                 unanswered.append(request.id)

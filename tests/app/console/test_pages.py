@@ -437,7 +437,7 @@ def test_only_a_line_feed_ends_a_name(officer: Browser, monkeypatch: pytest.Monk
 
     async def send(_self: Api, _method: str, _path: str, body: Any = None, **_: Any) -> Any:
         sent.append(body)
-        return {"held": [], "erased": []}
+        return {"held": [], "erased": [], "not_read": []}
 
     form = officer.open("/console/requests/find").form("/find")
     monkeypatch.setattr(Api, "send", send)
