@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
-from functools import cache
+from functools import cache, partial
 from importlib.metadata import version
 
 from fastapi import APIRouter, Depends, FastAPI, Request
 from fastapi.responses import HTMLResponse, RedirectResponse, Response
+from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.routing import BaseRoute
 
@@ -46,13 +48,19 @@ from app.api.http.session_cookie import SessionCookie
 from app.console import router as console
 from app.console.assets import asset
 from app.core import keys, users
+from app.core.causes import cause
 from app.core.config import Settings, get_settings
+from app.formats import sandbox
 from app.operations import agreement, metrics, migrate
+
+log = logging.getLogger("lethe.api")
+SWEEP_SECONDS = 60.0
 
 
 def create_app(settings: Settings | None = None) -> FastAPI:
     settings = settings or get_settings()
     parts = Parts(settings)
+    sandbox.keep_in(settings.looking_dir)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[dict[str, Crowd]]:
@@ -62,6 +70,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         app.state.follower = Follower(parts.database, settings.event_stream_seconds)
         crowd = Crowd(settings)
         tasks = [asyncio.create_task(app.state.follower.run()), asyncio.create_task(crowd.watch())]
+        tasks.append(asyncio.create_task(_sweep(parts)))
         yield {"crowd": crowd}
         for task in tasks:
             task.cancel()
@@ -103,6 +112,17 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.get("/", include_in_schema=False)(_first)
     app.get("/docs", include_in_schema=False, response_class=HTMLResponse)(_docs)
     return app
+
+
+async def _sweep(parts: Parts) -> None:
+    """Remove what other processes of this machine left when they were killed, and copies of what was erased."""
+    while True:
+        for sweep in (partial(sandbox.sweep, parts.settings.looking_dir), parts.blobs.sweep_copies):
+            try:
+                await run_in_threadpool(sweep)
+            except Exception as error:
+                log.warning("what is left on this machine could not be removed: %s", cause(error))
+        await asyncio.sleep(SWEEP_SECONDS)
 
 
 # A request is held against one route after the other: what is asked most comes first.

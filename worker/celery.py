@@ -20,6 +20,7 @@ from app import jobs
 from app.core import logs
 from app.core.config import get_settings
 from app.core.db import Database
+from app.formats import sandbox
 from app.jobs import workers
 
 app = Celery("lethe", broker=get_settings().broker_url or None, set_as_current=False)
@@ -49,6 +50,7 @@ def _resources() -> Any:
     from worker.runtime.run import Resources  # torch only in the pool child
 
     _may_have_children()
+    sandbox.keep_in(get_settings().looking_dir)
     return Resources.open(get_settings())
 
 

@@ -16,10 +16,12 @@ from app import jobs
 from app.core.causes import cause
 from app.core.config import Settings
 from app.core.db import Changes, Database
+from app.formats import sandbox
 from app.jobs import broker, routing, workers
 
 log = logging.getLogger("lethe.worker")
 
+SWEEP_SECONDS = 60.0
 BROKER_SECONDS = 5.0  # between two looks at the broker
 
 
@@ -32,12 +34,20 @@ def run(settings: Settings) -> bool:
 
     A worker whose broker takes no hints watches the database: hints may be lost, and jobs are rows.
     """
+    threading.Thread(target=_sweep, args=(settings,), name="folders", daemon=True).start()
     if not settings.broker_url:
         return watch(settings)
     if (fault := broker.fault(settings.broker_url)) is None:
         return consume(settings)
     log.warning("%s", fault.words)
     return watch(settings, BrokerWatch(settings))
+
+
+def _sweep(settings: Settings) -> None:
+    """What killed processes of this machine looked at must not stay."""
+    while True:
+        sandbox.sweep(settings.looking_dir)
+        time.sleep(SWEEP_SECONDS)
 
 
 class BrokerWatch:
@@ -64,6 +74,7 @@ def watch(settings: Settings, missing: BrokerWatch | None = None) -> bool:
     owner = workers.own_name(settings)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _stop)
+    sandbox.keep_in(settings.looking_dir)
     resources = Resources.open(settings)
     workers.start(settings)
     log.info("worker %s on %s watches the database", owner, resources.device)

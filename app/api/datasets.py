@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path as FilePath
 from typing import Annotated, Any, Literal
@@ -17,6 +17,7 @@ from starlette.concurrency import run_in_threadpool
 from app import events
 from app.api.http.deps import (
     BY_METHOD,
+    ONE_TRANSFER,
     CallerDep,
     IdempotencyKey,
     IdempotentDep,
@@ -32,7 +33,7 @@ from app.api.http.deps import (
 )
 from app.api.http.paging import Created, Page, matching
 from app.api.http.patterns import reference
-from app.api.http.transfer import FilePart, receive, takes_file
+from app.api.http.transfer import FilePart, receive, room_for, takes_file
 from app.api.schemas import (
     CoinOut,
     DatasetCreate,
@@ -56,8 +57,6 @@ from app.datasets.open_objects import objects_of
 from app.deletions import carried, unneeded
 from app.formats import previews, sandbox, uploads
 from app.formats.manifest import ERASED_PREFIX, SourceError
-from app.formats.pictures import PictureWriter
-from app.formats.references import at, is_references
 from app.rules.policy import Choice
 
 log = logging.getLogger("lethe.api")
@@ -107,6 +106,8 @@ class Expected:
     params: dict[str, Any]
 
 
+NPZ = "application/x-npz"
+WAIT = {"Retry-After": "60"}
 ALL_TYPES = tuple({**uploads.FORMS, **uploads.MANIFESTS})
 
 
@@ -144,7 +145,7 @@ def look_at(path: FilePath, what: Expected, split: str | None, *, alone: bool) -
         return samples
     except sandbox.SandboxError as error:
         log.warning("an upload could not be looked at: %s", error)
-        raise Unavailable("The content could not be looked at just now. Send it again.") from None
+        raise Unavailable(f"Just now {error}. Send it again.", headers=WAIT) from None
     except SourceError as error:
         raise Unprocessable(
             error.detail, kind="dataset-content", errors=[{"detail": line} for line in error.errors]
@@ -219,9 +220,6 @@ def list_samples(
     return Page(items=items, next_page_token=token)
 
 
-NPZ = "application/x-npz"
-
-
 @router.get(
     "/{dataset}/canaries",
     response_class=Response,
@@ -231,8 +229,9 @@ NPZ = "application/x-npz"
             "description": "arrays `images` (N, H, W, C) uint8, `labels` and `ids`. If the dataset's pictures have "
             "different sizes, `image_0` (H, W, C), `image_1` and so on stand for `images`",
         },
-        **problems(403, 404, 409),
+        **problems(403, 404, 409, 507),
     },
+    dependencies=[ONE_TRANSFER],
 )
 def get_canaries(dataset: DatasetId, who: CallerDep, held: PartsDep) -> Response:
     """The canaries of the train split as an npz: what to mix into your training data if you train the model elsewhere.
@@ -252,35 +251,40 @@ def get_canaries(dataset: DatasetId, who: CallerDep, held: PartsDep) -> Response
         digest, shape = row.images, row.shape or []
     if not len(planted):
         raise Conflict("No sample of this dataset has the subject `lethe:canary`.", kind="no-canaries")
-    with tempfile.TemporaryDirectory() as folder:
-        target = FilePath(folder) / "canaries.npz"
-        said = [(position, name, label) for position, name, label in trained]
-        try:
-            images = held.blobs.fetch(digest)
-            if is_references(images):
-                images, said = _fetched(held, who.tenant_id, images, said, FilePath(folder) / "pictures")
-            previews.as_npz(images, target, said, shape)
-        except storage.ObjectError as error:
-            raise Conflict(f"A picture cannot be read: {error}.", kind=error.kind) from None
-        except (BlobMissingError, sandbox.SandboxError, SourceError):
-            raise Unavailable("The pictures could not be looked at just now. Ask again.") from None
-        size, file = target.stat().st_size, target.open("rb")  # which goes with the last who has it open
+    said = [(name, label) for _, name, label in trained]
+    try:
+        size = held.blobs.size(digest)
+        most = _most_of(held, shape, said)
+        theirs, positions = objects_of(held.settings, who.tenant_id), [row[0] for row in trained]
+        with room_for(held, who.tenant_id, 2 * most), sandbox.folder() as folder:  # as pictures, and as arrays
+            pictures = previews.encoded_at(_reader(held, digest), size, positions, theirs.picture)
+            target = previews.as_npz(pictures, folder, said, shape, most)
+            made, file = target.stat().st_size, target.open("rb")  # which goes with the last who has it open
+    except storage.ObjectError as error:
+        raise Conflict(f"A picture cannot be read: {error}.", kind=error.kind) from None
+    except sandbox.SandboxError as error:
+        raise Unavailable(f"Just now {error}. Ask again.", headers=WAIT) from None
+    except (BlobMissingError, SourceError):
+        raise Unavailable("The pictures could not be looked at just now. Ask again.", headers=WAIT) from None
     name = f"{row.id}-canaries.npz"
-    headers = {"Content-Disposition": f'attachment; filename="{name}"', "Content-Length": str(size)}
-    return FilePart(file, 0, size, 200, headers, NPZ)
+    headers = {"Content-Disposition": f'attachment; filename="{name}"', "Content-Length": str(made)}
+    return FilePart(file, 0, made, 200, headers, NPZ)
 
 
-Said = list[tuple[int, str, int]]
-"""(position, id, label) of samples."""
+MOST_UNKNOWN = 2**31  # bytes of an npz of pictures whose sizes nobody has said
+BESIDE = 2**16  # bytes of an npz besides its arrays
 
 
-def _fetched(held: Parts, tenant_id: str, references: FilePath, said: Said, target: FilePath) -> tuple[FilePath, Said]:
-    """The pictures that are referred to, in a file of their own, where they have other positions."""
-    theirs, there = objects_of(held.settings, tenant_id), at(references, [position for position, *_ in said])
-    with PictureWriter(target) as writer:
-        for position, *_ in said:
-            writer.put(theirs.picture(there[position]))
-    return target, [(row, name, label) for row, (_, name, label) in enumerate(said)]
+def _most_of(held: Parts, shape: Sequence[int | None], said: Sequence[tuple[str, int]]) -> int:
+    """Bytes that an npz of these pictures may have."""
+    longest = max((len(name) for name, _ in said), default=0)
+    height, width, channels = shape
+    pixels = MOST_UNKNOWN if height is None or width is None else height * width * (channels or 1) * len(said)
+    return min(held.settings.max_upload_bytes, BESIDE + len(said) * (8 + 4 * longest) + pixels)
+
+
+def _reader(held: Parts, digest: str) -> previews.Read:
+    return lambda start, stop: b"".join(held.blobs.read(digest, start, stop))
 
 
 @router.get("/{dataset}/report", response_model=IngestReport, responses=problems(403, 404, 409))
@@ -327,13 +331,13 @@ def preview(
         events.record(session, who.tenant_id, "dataset.previewed", row.id, samples=len(positions), key=who.key_id)
     try:
         size, theirs = held.blobs.size(digest), objects_of(held.settings, who.tenant_id)
-        found = previews.pngs(
-            lambda start, stop: b"".join(held.blobs.read(digest, start, stop)), size, positions, theirs.picture
-        )
+        found = previews.pngs(_reader(held, digest), size, positions, theirs.picture)
     except storage.ObjectError as error:
         raise Conflict(f"A picture cannot be shown: {error}.", kind=error.kind) from None
-    except (BlobMissingError, sandbox.SandboxError, SourceError):
-        raise Unavailable("The pictures could not be looked at just now. Ask again.") from None
+    except sandbox.SandboxError as error:
+        raise Unavailable(f"Just now {error}. Ask again.", headers=WAIT) from None
+    except (BlobMissingError, SourceError):
+        raise Unavailable("The pictures could not be looked at just now. Ask again.", headers=WAIT) from None
     return [
         PictureOut(label=int(labels[position]), split="train" if train[position] else "holdout", **each)
         for position, each in zip(positions, found, strict=True)

@@ -251,7 +251,7 @@ async def put_references(
                 stored = [held.blobs.adopt(path) for path in paths]
         except sandbox.SandboxError as error:
             log.warning("references could not be looked at: %s", error)
-            raise Unavailable("The file could not be looked at just now. Send it again.") from None
+            raise Unavailable(f"Just now {error}. Send it again.", headers={"Retry-After": "60"}) from None
         except SourceError as error:
             raise Unprocessable(
                 error.detail, kind="references-refused", errors=[{"detail": line} for line in error.errors]

@@ -6,8 +6,7 @@ The keys that count are those of this service, never those that a file brings al
 from __future__ import annotations
 
 import json
-import tempfile
-from pathlib import Path
+import logging
 from typing import Any
 
 from sqlalchemy.orm import Session
@@ -19,6 +18,8 @@ from app.formats.manifest import SourceError
 
 LIMITS = sandbox.Limits(memory=2 * 2**30, cpu_seconds=60, file_bytes=64 * 2**20)
 SECONDS = 90.0
+
+log = logging.getLogger("lethe.sandbox")
 
 
 def trust(session: Session) -> str:
@@ -33,15 +34,16 @@ def check(content: bytes, trusted: str) -> dict[str, Any]:
         Unprocessable: the file crashes what looks at it, or takes more time or memory than a case file can need.
         Unavailable: it could not be looked at now.
     """
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "file"
-        path.write_bytes(content)
-        try:
+    try:
+        with sandbox.folder() as folder:
+            path = folder / "file"
+            path.write_bytes(content)
             found: dict[str, Any] = sandbox.call(
                 "app.cases.verifying:report", str(path), trusted, limits=LIMITS, seconds=SECONDS
             )
-        except SourceError as error:
-            raise Unprocessable(error.detail, kind="not-verifiable") from None
-        except sandbox.SandboxError:
-            raise Unavailable("The file could not be looked at just now. Send it again.") from None
+    except SourceError as error:
+        raise Unprocessable(error.detail, kind="not-verifiable") from None
+    except sandbox.SandboxError as error:
+        log.warning("a file could not be verified: %s", error)
+        raise Unavailable(f"Just now {error}. Send it again.", headers={"Retry-After": "60"}) from None
     return found

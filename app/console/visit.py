@@ -21,6 +21,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from starlette.concurrency import run_in_threadpool
 
 from app.api.http.deps import Parts, PartsDep
+from app.api.http.rooms import MOST_OF_STRANGERS
 from app.api.http.session_cookie import SIGN_IN
 from app.console import words
 from app.console.assets import asset
@@ -30,7 +31,6 @@ from app.core.errors import AppError, Forbidden, NotFound, TooLarge, Unauthorize
 from app.core.users import Visitor
 from app.reports.numbers import decimal, percent, true_minus
 
-UNKNOWN_BODY = 2**18  # bytes that are kept of a form whose session has ended
 MOST_FIELDS = 500
 ZONE, ROWS = "lethe-zone", "lethe-rows"
 ROWS_OFFERED = (25, 50, 100, 200)
@@ -258,9 +258,12 @@ async def _refusal(request: Request, problem: Document) -> Response:
     typed: Form | None = getattr(request.state, "typed", None)
     if request.method == "POST" and typed is None and status != 413:
         try:
-            typed = await read_form(request, UNKNOWN_BODY)
-        except AppError:
+            typed = await read_form(request, MOST_OF_STRANGERS)
+        except TooLarge:
             problem = {**problem, "detail": f"{problem['detail']} The form was too large to keep."}
+        except AppError as error:  # it did not come, or there is no room for it
+            if error.status != status:
+                problem = {**problem, "detail": f"{problem['detail']} The form was not kept: {error.detail}"}
     if request.headers.get("hx-request"):
         return HTMLResponse(PAGES.get_template("problem.html.j2").render(problem=problem), status, HEADERS)
     held: Parts = request.app.state.parts

@@ -39,7 +39,7 @@ OTHERS = stat.S_IRWXG | stat.S_IRWXO
 OWN_FILES = {
     *("lethe.db", "lethe.db-journal", "lethe.db-wal", "lethe.db-shm", "backup.json", "lethe.dump"),
     *("secret", "signing-key.pem", "api-key", "url", "serve.lock", "erasures.jsonl", "service.log"),
-    *("blobs", "copies", "sources"),
+    *("blobs", "copies", "sources", "tmp"),
 }
 
 
@@ -342,6 +342,11 @@ class Settings(BaseSettings):
     @property
     def sources_dir(self) -> Path:
         return self.source_cache or self.data_dir / "sources"
+
+    @property
+    def looking_dir(self) -> Path:
+        """Of what this machine's processes look at, for as long as they do."""
+        return self.data_dir / "tmp"
 
     @property
     def authorities(self) -> str | None:

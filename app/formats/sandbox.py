@@ -5,13 +5,18 @@ Whatever the child does, the caller gets its result or a `SourceError`: a child 
 
 from __future__ import annotations
 
+import fcntl
 import json
 import logging
 import multiprocessing
 import os
+import shutil
 import signal
 import tempfile
 import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from multiprocessing import forkserver
 from pathlib import Path
@@ -22,6 +27,7 @@ from app.formats.manifest import SourceError
 
 log = logging.getLogger("lethe.sandbox")
 
+LOCK = "lock"
 MOST_ANSWER = 2**30  # bytes of JSON
 UNREADABLE = "the file cannot be read"
 # Children are forked from a small process that has the parsers loaded: in milliseconds, and without the threads and
@@ -34,7 +40,9 @@ _FORKS = multiprocessing.get_context("forkserver")
 _FORKS.set_forkserver_preload(_LOADED)
 
 CRASHES = {signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGILL, signal.SIGFPE, signal.SIGSYS, signal.SIGXCPU}
+SETTLED_SECONDS = 60.0  # a folder that was touched since may be one that is not locked yet
 _starting = threading.Lock()
+_root: Path | None = None  # where this process makes its folders; None: where the system has temporary files
 _told: set[str] = set()  # what this process has said of the walls
 
 
@@ -47,6 +55,65 @@ def preload(module: str) -> None:
 
 class SandboxError(Exception):
     """The machine, not the file, kept the child from looking: try again."""
+
+
+def keep_in(root: Path) -> None:
+    """Have this process make its folders in `root`, which `sweep` looks after."""
+    global _root
+    _root = root
+
+
+@contextmanager
+def folder() -> Iterator[Path]:
+    """A folder for what is being looked at, for this user alone, that goes with the block.
+
+    It is locked as long as its process lives, in a container too, so that `sweep` finds those whose process was killed.
+
+    Raises:
+        SandboxError: the system refuses a file in it, or anything else within the block.
+    """
+    try:
+        if _root is not None:
+            _root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with (
+            tempfile.TemporaryDirectory(dir=_root, ignore_cleanup_errors=True) as made,
+            (Path(made) / LOCK).open("w") as lock,
+        ):
+            with suppress(OSError):  # a file system that has no locks
+                fcntl.flock(lock, fcntl.LOCK_EX)
+            yield Path(made)
+    except (OSError, EOFError) as error:
+        reason = getattr(error, "strerror", None) or type(error).__name__
+        raise SandboxError(f"the machine refused while a file was looked at: {reason}") from error
+
+
+def check() -> None:
+    """Write a little as `call` does, for readiness. Raises SandboxError."""
+    with folder() as path:
+        (path / "answer").write_bytes(bytes(4096))
+
+
+def sweep(root: Path) -> int:
+    """Remove the folders of processes that were killed, with the pictures in them; how many."""
+    removed, limit = 0, time.time() - SETTLED_SECONDS
+    for each in root.glob("*"):
+        with suppress(FileNotFoundError):  # its process has just ended it
+            if each.lstat().st_mtime < limit and not _is_locked(each / LOCK):
+                shutil.rmtree(each, ignore_errors=True)
+                removed += 1
+    return removed
+
+
+def _is_locked(path: Path) -> bool:
+    """Whether a process holds the lock; also where that cannot be said."""
+    try:
+        with path.open() as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True
+    return False
 
 
 @dataclass(frozen=True)
@@ -67,8 +134,8 @@ def call(place: str, *arguments: Any, limits: Limits | None = None, seconds: flo
         SandboxError: the child could not be started, was ended from outside, could not answer, or met a full disk.
     """
     allowed = limits or Limits()
-    with tempfile.TemporaryDirectory() as folder:
-        answer = Path(folder) / "answer"
+    with folder() as path:
+        answer = path / "answer"
         _start_server()
         child = _FORKS.Process(target=run, args=(place, arguments, asdict(allowed), answer), daemon=True)
         child.start()

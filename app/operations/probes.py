@@ -9,6 +9,7 @@ from typing import Generic, TypeVar
 
 from app.blobs.folder import StorageRefusedError, StorageUnavailableError
 from app.blobs.open import Blobs
+from app.formats import sandbox
 from app.jobs.broker import Fault
 
 SECONDS = 10.0  # for which what was found is taken as still true
@@ -18,13 +19,17 @@ Found = TypeVar("Found")
 
 
 def storage_fault(blobs: Blobs) -> Fault | None:
-    """Why no bytes can be kept now."""
+    """Why no bytes can be kept now, or none looked at."""
     try:
         blobs.check()
     except StorageRefusedError as error:
         return Fault("refuses", f"the storage takes nothing in: {error}")
     except StorageUnavailableError as error:
         return Fault("unreachable", f"the storage does not answer ({error}); {WAITS}")
+    try:
+        sandbox.check()
+    except sandbox.SandboxError as error:
+        return Fault("refuses", f"uploads are refused and no picture is shown: {error}; mend its folder for them")
     return None
 
 

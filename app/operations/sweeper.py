@@ -26,6 +26,7 @@ from app.deletions.rewriting import Rewriter
 from app.events import deliveries
 from app.evidence import model_signing, negative, sealing, witness
 from app.evidence.witness import Witness
+from app.formats import sandbox
 from app.jobs import broker, outbox
 from app.jobs.broker import BrokerError
 from app.jobs.outbox import SendHint
@@ -94,6 +95,7 @@ def run(settings: Settings, stop: threading.Event) -> None:
         (600.0, lambda: shams.start_due(database)),
         (60.0, lambda: rewriter.owe(carried.expire(database))),
         (5.0, lambda: usage.remove_leftovers(database, blobs)),
+        (60.0, lambda: sandbox.sweep(settings.looking_dir)),
         (DAY_SECONDS, lambda: forget_replies(database)),  # it reads the whole table
         (HOUSEKEEPING_SECONDS, lambda: usage.remove_orphans(database, blobs, DAY_SECONDS)),
     ]

@@ -7,6 +7,7 @@ the call does is checked again in the transaction that does it.
 from __future__ import annotations
 
 import asyncio
+import math
 import re
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -23,10 +24,11 @@ from starlette.routing import compile_path
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.api.http import failures
+from app.api.http.connections import CONNECTION
 from app.api.http.deps import BY_METHOD_SCOPE, Parts, token_of
-from app.api.http.rooms import Room
+from app.api.http.rooms import MOST_OF_STRANGERS, Room
 from app.core import keys, logs
-from app.core.errors import RequestTimeout, TooLarge
+from app.core.errors import RequestTimeout, TooLarge, Unauthorized
 from app.core.keys import Caller
 
 FILES = re.compile(r"/v1/(datasets/[^/]+/(content|shards/\d+)|models/[^/]+/versions/[^/]+/checkpoint)")
@@ -82,7 +84,8 @@ class Admission:
     """Reads no body of a call without a valid key, with a scope missing, or beyond what the process can hold.
 
     Files have a limit of their own, kept while they are streamed to disk (`transfer.receive`); here they must only
-    come fast enough. Routes that need no key read no body.
+    come fast enough. The forms of the console need no key to be read. One that comes without a session must come as
+    fast, is small, and makes room for others while it has not come.
     """
 
     def __init__(
@@ -97,7 +100,7 @@ class Admission:
             return
         guarded = self._routes.find(scope["method"], scope["path"])
         if guarded is None:
-            await self._app(scope, receive, send)
+            await (self._form(scope, receive, send) if length else self._app(scope, receive, send))
             return
         parts, held = self._parts, 0
         is_file = scope["method"] == "PUT" and FILES.fullmatch(scope["path"]) is not None
@@ -128,6 +131,31 @@ class Admission:
         finally:
             body.give_back()
 
+    async def _form(self, scope: Scope, receive: Receive, send: Send) -> None:
+        parts, who, whole = self._parts, None, _nothing
+        try:
+            who = await parts.known.find(_token(scope["headers"]))
+        except Unauthorized:
+            if connection := scope.get(CONNECTION):
+                connection.sends_unknown()
+                whole = connection.has_sent
+        except Exception as error:
+            response = failures.reply(error, Request(scope, receive), self._handlers)
+            await response(scope, receive, send)
+            return
+        room, most = (
+            (parts.strangers, MOST_OF_STRANGERS) if who is None else (parts.bodies, parts.settings.max_json_bytes)
+        )
+        body = _Body(receive, parts.settings.body_seconds, room, who, 0, most, free=LEAST_HELD, whole=whole)
+        try:
+            await self._app(scope, body.receive, send)
+        finally:
+            body.give_back()
+
+
+def _nothing() -> None:
+    pass
+
 
 def _length(headers: Iterable[tuple[bytes, bytes]]) -> int:
     """Of the body in bytes, as it is declared; the server refuses one that is declared twice, or with both headers."""
@@ -150,14 +178,23 @@ def _too_large(limit: int) -> TooLarge:
 
 
 class _Body:
-    """One body on its way in. `room`: where its bytes count as long as the call lasts; None where it is streamed."""
+    """One body on its way in. `room`: where its bytes, but for the first `free` ones, count as long as the call lasts;
+    None where it is streamed. `whole` is told when all of it has come."""
 
     def __init__(
-        self, receive: Receive, patience: float, room: Room | None, who: Caller, held: int, limit: int
+        self,
+        receive: Receive,
+        patience: float,
+        room: Room | None,
+        who: Caller | None,
+        held: int,
+        limit: int,
+        free: int = 0,
+        whole: Callable[[], None] = _nothing,
     ) -> None:
         self._receive, self._patience = receive, patience
-        self._room, self._who, self._held, self._limit = room, who, held, limit
-        self._waited, self._received, self._whole = 0.0, 0, False
+        self._room, self._who, self._held, self._limit, self._free = room, who, held, limit, free
+        self._waited, self._received, self._whole, self._tell = 0.0, 0, False, whole
 
     async def receive(self) -> Message:
         """The next piece.
@@ -175,18 +212,22 @@ class _Body:
             async with asyncio.timeout(left):
                 message = await self._receive()
         except TimeoutError:
+            self._waited = math.inf  # whoever asks again waits no more
             slow = f"The body stopped for {self._patience:g} s, or came with less than {SLOWEST} bytes a second."
             raise RequestTimeout(f"{slow} Send it again.") from None
         self._waited += time.monotonic() - began
         self._received += len(message.get("body", b""))
         self._whole = not message.get("more_body", False)
+        if self._whole:
+            self._tell()
         if self._room is not None and self._received > self._limit:
             raise _too_large(self._limit)
-        if self._room is not None and self._received > self._held:
-            self._room.take(self._who, self._received - self._held)
-            self._held = self._received
+        if self._room is not None and (more := self._received - self._free - self._held) > 0:
+            self._room.take(self._who, more)
+            self._held += more
         return message
 
     def give_back(self) -> None:
+        self._tell()
         if self._room is not None:
             self._room.give_back(self._who, self._held)

@@ -11,6 +11,7 @@ import json
 import logging
 import resource
 from http import HTTPStatus
+from itertools import chain
 from typing import Any
 
 from starlette.responses import JSONResponse
@@ -30,23 +31,26 @@ SLICE = 2**15  # bytes that are parsed at once
 OTHER_FILES = 256  # files that a process opens besides connections: database, blobs, logs
 SPARE = 16  # connections beyond the limit, which get health checks answered
 WATCH_SECONDS = 1.0
+CONNECTION = "lethe.connection"  # where the scope of a call has the connection that it came on
 PROBE_PATHS = {path.encode() for path in PROBES}
 
 
 class Crowd:
-    """The connections of one process. Those that wait for the head of a request make room for others, the one that
-    has waited longest first: half-sent heads keep nobody out."""
+    """The connections of one process. Those that wait for the head of a request, then those that wait for the body of
+    a call without a key, make room for others, the one that has waited longest first: what is sent by half keeps nobody
+    out."""
 
     def __init__(self, settings: Settings) -> None:
         files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
         self.most = max(1, min(settings.max_connections, files - OTHER_FILES - SPARE))
         self._head_seconds, self._write_seconds = settings.head_seconds, settings.body_seconds
         self.waiting: dict[Connection, float] = {}  # for a head, since when; longest first
+        self.unknown: dict[Connection, None] = {}  # that send a body without a key or a session; longest first
         self.blocked: dict[Connection, tuple[int, float]] = {}  # by a slow reader: bytes left, and since when
 
     def make_room(self, newcomer: Connection) -> bool:
-        """End the connection that has waited longest for a head, but not one that still sends its last reply."""
-        for one in self.waiting:
+        """End the connection that has waited longest, but not one that still sends its last reply."""
+        for one in chain(self.waiting, self.unknown):
             if one is not newcomer and not one.transport.get_write_buffer_size():
                 one.end()
                 return True
@@ -105,8 +109,16 @@ class Connection(HttpToolsProtocol):
         self.connections.discard(self)
         self.transport.abort()
 
+    def sends_unknown(self) -> None:
+        """It has a body to send, and nobody knows whose it is."""
+        self._crowd.unknown[self] = None
+
+    def has_sent(self) -> None:
+        self._crowd.unknown.pop(self, None)
+
     def _forget(self) -> None:
         self._crowd.waiting.pop(self, None)
+        self._crowd.unknown.pop(self, None)
         self._crowd.blocked.pop(self, None)
 
     def head_is_late(self, seconds: float) -> None:
@@ -161,6 +173,7 @@ class Connection(HttpToolsProtocol):
         self._crowd.waiting.pop(self, None)
         if self._spare:
             self.app = self.config.loaded_app if self.url.partition(b"?")[0] in PROBE_PATHS else _full
+        self.scope[CONNECTION] = self  # type: ignore[literal-required]
         super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:

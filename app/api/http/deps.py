@@ -26,7 +26,7 @@ from app.api.http.known_keys import KnownKeys
 from app.api.http.paging import Pager
 from app.api.http.patterns import IDEMPOTENCY_KEY
 from app.api.http.replies import Reply, fingerprints, replayed, require_same_body
-from app.api.http.rooms import Rates, Room
+from app.api.http.rooms import MOST_OF_STRANGERS, Rates, Room
 from app.api.http.status_polls import Poll, Polls
 from app.blobs.open import open_blobs
 from app.core import db, keys, logs
@@ -69,6 +69,7 @@ class Parts:
         self.known = KnownKeys(self.database)
         self.rates = Rates(settings.key_calls_per_second, settings.tenant_calls_per_second)
         self.bodies = Room("bytes of bodies", settings.max_held_bytes, least=settings.max_json_bytes)
+        self.strangers = Room("bytes of forms without a session", settings.max_held_bytes // 8, least=MOST_OF_STRANGERS)
         self.transfers = Room("uploads and downloads", settings.max_transfers)
         self.streams = Room("event streams", settings.max_event_streams)
 

@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from app.core.errors import TooManyRequests, Unavailable
 from app.core.keys import Caller
 
+MOST_OF_STRANGERS = 2**18  # bytes of one body that comes without a key or a session
+
 
 class Room:
     """A number of things (bytes, streams, files) that a process handles at once.
@@ -26,15 +28,17 @@ class Room:
         self._used = 0
         self._by_owner: Counter[str] = Counter()
 
-    def take(self, who: Caller, amount: int = 1) -> None:
-        """Count `amount` more for the caller, until it is given back.
+    def take(self, who: Caller | None, amount: int = 1) -> None:
+        """Count `amount` more for the caller, until it is given back. Of callers whom nobody knows (None) none has a
+        share.
 
         Raises:
             TooManyRequests: it is more than the share of the key or of its tenant.
             Unavailable: the process has no more.
         """
         wait = {"Retry-After": "1"}
-        for owner, name, most in ((who.key_id, "key", self._of_key), (who.tenant_id, "tenant", self._of_tenant)):
+        owners = _owners(who)
+        for owner, name, most in zip(owners, ("key", "tenant"), (self._of_key, self._of_tenant), strict=False):
             if self._by_owner[owner] + amount > most:
                 reached = (
                     f"This {name} has reached its limit of {most} {self._what} at once. Wait until some have ended."
@@ -45,12 +49,12 @@ class Room:
                 f"The service has reached its limit of {self._what}. Try again.", kind="busy", headers=wait
             )
         self._used += amount
-        self._by_owner[who.key_id] += amount
-        self._by_owner[who.tenant_id] += amount
+        for owner in owners:
+            self._by_owner[owner] += amount
 
-    def give_back(self, who: Caller, amount: int = 1) -> None:
+    def give_back(self, who: Caller | None, amount: int = 1) -> None:
         self._used -= amount
-        for owner in (who.key_id, who.tenant_id):
+        for owner in _owners(who):
             self._by_owner[owner] -= amount
             if not self._by_owner[owner]:
                 del self._by_owner[owner]
@@ -63,6 +67,10 @@ class Room:
             yield
         finally:
             self.give_back(who)
+
+
+def _owners(who: Caller | None) -> tuple[str, ...]:
+    return () if who is None else (who.key_id, who.tenant_id)
 
 
 class Rates:

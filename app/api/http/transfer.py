@@ -6,8 +6,8 @@ import asyncio
 import base64
 import os
 import re
-from collections.abc import Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any, BinaryIO
 
 from fastapi import Request
@@ -101,11 +101,23 @@ def _require_room(blobs: Blobs, settings: Settings, tenant_id: str) -> None:
     space = blobs.space(tenant_id)
     free, wait = space.free - settings.disk_reserve_bytes, {"Retry-After": "60"}
     if space.claimed > free:
-        full = "The disk has no room for this beside its reserve and other uploads. Send it again later."
+        full = "The disk has no room for this beside its reserve and other uploads. Try it again later."
         raise InsufficientStorage(full, headers=wait)
     if space.own > TENANT_SHARE * free:
-        share = "This tenant's uploads under way claim more than three quarters of the free room. Send it again later."
+        share = "This tenant's uploads under way claim more than three quarters of the free room. Try it again later."
         raise InsufficientStorage(share, headers=wait)
+
+
+@contextmanager
+def room_for(held: Parts, tenant_id: str, size: int) -> Iterator[None]:
+    """Claim room for a file that is made for a download, as long as the block lasts.
+
+    Raises:
+        InsufficientStorage: the disk has none beside its reserve and what others claim.
+    """
+    with held.blobs.writer(size, tenant_id):
+        _require_room(held.blobs, held.settings, tenant_id)
+        yield
 
 
 ANY_SIZE = 2**62  # of a route's body: `receive` counts by itself, up to the limit of the settings

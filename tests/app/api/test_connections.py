@@ -20,7 +20,9 @@ import pytest
 import uvicorn
 from fastapi import FastAPI
 
+from app.api.http.admission import LEAST_HELD
 from app.api.http.connections import MOST_HEAD, MOST_PIPELINED, MOST_UNREAD, SPARE, Connection
+from app.api.http.rooms import MOST_OF_STRANGERS
 from app.core import keys
 from app.core.config import Settings
 from app.core.db import Database
@@ -233,6 +235,55 @@ def test_an_upload_that_stops_ends_in_408_and_gives_up_its_room(server: Server) 
     with server.line(upload(server, server.key, 2**20) + bytes(2**16)) as line:
         assert reply(line).status == 408
     assert server.app.state.parts.blobs.space().claimed == 0
+
+
+# -- bodies without a key --------------------------------------------------------------------------
+
+LINK = "/console/sign-in/link"
+FORM = {"Content_Type": "application/x-www-form-urlencoded", "Content_Length": 1000}
+
+
+@pytest.mark.parametrize("path", [LINK, "/console/requests", "/console/sign-out"])
+def test_a_form_that_does_not_end_ends_without_a_key_too(server: Server, path: str) -> None:
+    with server.line(head("POST", path, **FORM) + b"t") as line:
+        assert reply(line).status == (408 if path == LINK else 401)
+        assert rest_of(line) == b""
+
+
+def test_half_sent_forms_keep_nobody_out(server: Server) -> None:
+    """As seen: as many forms of the page that signs in as there are connections, and no key was answered."""
+    with ExitStack() as stack:
+        half = [stack.enter_context(server.line(head("POST", LINK, **FORM) + b"t")) for _ in range(3 * CONNECTIONS)]
+        for line in half[:CONNECTIONS]:  # the oldest have made room
+            assert rest_of(line) == b""
+        assert server.ask(head("GET", "/v1/jobs", server.key)).status == 200
+        whole = server.ask(head("POST", LINK, **FORM | {"Content_Length": 7}) + b"token=a")
+        assert whole.status == 401
+
+
+def test_a_body_with_a_key_is_not_ended_to_make_room(server: Server) -> None:
+    with ExitStack() as stack:
+        mine = stack.enter_context(server.line(post(server.key, 2)))
+        for _ in range(2 * CONNECTIONS):
+            stack.enter_context(server.line(head("POST", LINK, **FORM) + b"t"))
+        mine.sendall(b"{}")
+        assert reply(mine).status == 422
+
+
+def test_forms_without_a_session_are_bounded_in_memory_and_small_ones_are_still_taken(server: Server) -> None:
+    """Of a form whose session has ended, what was typed is kept, so a large one is read."""
+    room = server.app.state.parts.strangers
+    most, large = MOST_OF_STRANGERS - LEAST_HELD, {**FORM, "Content_Length": 2**30}
+    with ExitStack() as stack:
+        filled = [stack.enter_context(server.line(head("POST", "/console/requests", **large))) for _ in range(2)]
+        filled[0].sendall(b"a" * 2**18)
+        settled(room, most)
+        filled[1].sendall(b"a" * 2**18)
+        assert reply(filled[1]).status == 401
+        assert server.ask(head("POST", LINK, **FORM | {"Content_Length": 7}) + b"token=a").status == 401
+        filled[0].sendall(b"a" * 2**17)
+        assert "too large to keep" in reply(filled[0]).text
+    settled(room, 0)
 
 
 # -- bodies in memory ------------------------------------------------------------------------------
