@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import codecs
 import hashlib
 from collections.abc import Collection, Mapping
 from datetime import date, datetime, timedelta
@@ -282,7 +283,8 @@ async def import_lines(request: Request, held: PartsDep, sent: ToRequest, key: I
     that were accepted are not done twice."""
     if request.headers.get("content-type", "").partition(";")[0].strip().lower() != NDJSON:
         raise UnsupportedMedia(f"Send {NDJSON}.")
-    lines = [(number, line) for number, line in enumerate((await request.body()).split(b"\n")) if line.strip()]
+    sent_lines = (await request.body()).removeprefix(codecs.BOM_UTF8).split(b"\n")
+    lines = [(number, line) for number, line in enumerate(sent_lines) if line.strip()]
     if len(lines) > MOST_LINES:
         raise TooLarge(f"At most {MOST_LINES} lines are taken at once.")
     results: list[ImportLine] = []

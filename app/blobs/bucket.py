@@ -25,6 +25,7 @@ from app.blobs.folder import (
     BlobMissingError,
     Folder,
     Space,
+    StorageRefusedError,
     StorageUnavailableError,
     Stored,
     Writer,
@@ -53,6 +54,7 @@ class Bucket:
         self._copies = Folder(self._root)
         self._settings = settings
         self._abilities = s3.Abilities()
+        self._versioned: bool | None = None  # None: not asked yet
         self._probe = f"probe-{secrets.token_hex(8)}"  # one name: where nothing can be removed, one object is left
 
     @cached_property
@@ -200,12 +202,25 @@ class Bucket:
         """Remove an object with all its versions."""
         with s3.asking():
             reply = client.delete_object(**place)
-        if reply.get("DeleteMarker"):  # the bucket keeps versions: the bytes are still there
+        # Where the bucket keeps versions the bytes are still there. Not every storage says so in its reply.
+        if reply.get("DeleteMarker") or self._keeps_versions(client):
             for page in self._pages("list_object_versions", place["Key"], client):
                 for version in page.get("Versions", []) + page.get("DeleteMarkers", []):
                     if version["Key"] == place["Key"]:
                         with s3.asking():
                             client.delete_object(**place, VersionId=version["VersionId"])
+
+    def _keeps_versions(self, client: Any) -> bool:
+        """Whether the bucket keeps versions, or once did; asked once. Not where the storage does not say."""
+        if self._versioned is None:
+            try:
+                with s3.asking():
+                    self._versioned = bool(client.get_bucket_versioning(Bucket=self._bucket).get("Status"))
+            except StorageUnavailableError as error:
+                if error.code not in s3.NOT_KNOWN and not isinstance(error, StorageRefusedError):
+                    raise
+                self._versioned = False
+        return self._versioned
 
     def older_than(self, seconds: float) -> Iterator[str]:
         for page in self._pages("list_objects_v2", self._prefix):

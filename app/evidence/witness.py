@@ -86,18 +86,21 @@ class Witness:
 
 
 def cosign(database: Database, witnesses: list[Witness], http: httpx.Client) -> int:
-    """Have every witness countersign the newest heads; how many did. A witness that fails is asked again later."""
+    """Have every witness countersign the newest heads; how many did. One that does not answer is asked again at the
+    next call, and for no other head before."""
     import httpx  # only the sweeper asks witnesses; the API reads what they said
 
     with database.read() as session:
         tenants = list(session.scalars(select(LogHead.tenant_id).where(LogHead.size > 0)))
     done = 0
-    for tenant in tenants:
-        for witness in witnesses:
+    for witness in witnesses:
+        for tenant in tenants:
             try:
                 done += _cosign(database, tenant, witness, http)
             except (WitnessError, httpx.HTTPError) as error:
                 log.warning("witness %s did not countersign: %s", witness.name, str(error) or type(error).__name__)
+                if isinstance(error, httpx.HTTPError):
+                    break
     return done
 
 

@@ -6,6 +6,7 @@ of `bucket/prefix/`, or of `bucket/` for all of a bucket.
 
 from __future__ import annotations
 
+import codecs
 import csv
 import io
 import json
@@ -31,6 +32,7 @@ from app.formats.options import Options
 
 _ADDRESS = re.compile(r"s3://([a-z0-9][a-z0-9.-]{1,61}[a-z0-9])/(.+)", re.DOTALL)
 _CONTROL = re.compile(r"[\x00-\x1f\x7f\\]")
+MOST_BEFORE = 4096  # bytes, of white space and blank lines before what tells the form
 DELIMITERS = (",", ";", "\t")
 NAMES = ("address", "id", "label", "split", "subject")
 LAYOUT = "a manifest has an address and a label for each sample and, optionally, an id, a split and a subject"
@@ -70,12 +72,13 @@ def read(path: Path, options: Options, forms: Sequence[str]) -> Columns:
         SourceError: which rows are wrong, and how; never an address.
     """
     with path.open("rb") as file:
-        first = file.read(4)
-    if first == b"PAR1":
+        first = file.read(MOST_BEFORE)
+    if first.startswith(b"PAR1"):
         require_form("parquet", forms)
         found, addresses = parquet.referring(path, options)
     else:
-        found, addresses = _read_text(path, options, "ndjson" if first[:1] == b"{" else "csv", forms)
+        begins = first.removeprefix(codecs.BOM_UTF8).lstrip()
+        found, addresses = _read_text(path, options, "ndjson" if begins.startswith(b"{") else "csv", forms)
     faults = ((row, fault_of(address, options.allowed or ())) for row, address in enumerate(addresses))
     errors = [f"row {row}: {fault}" for row, fault in faults if fault]
     seen: dict[str, int] = {}
@@ -93,7 +96,7 @@ def _read_text(path: Path, options: Options, form: str, forms: Sequence[str]) ->
         raise SourceError(f"the manifest is over {MAX_COLUMN_BYTES // 2**20} MiB; use Parquet, or several files")
     values: dict[str, list[Any]] = {name: [] for name in NAMES}
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
+        with path.open(encoding="utf-8-sig", newline="\n") as file:  # only LF and CRLF end a line
             for row in _csv(file, options) if form == "csv" else _ndjson(file, options):
                 for name, value in zip(NAMES, row, strict=True):
                     values[name].append(value)
@@ -120,12 +123,12 @@ def _read_text(path: Path, options: Options, form: str, forms: Sequence[str]) ->
 
 
 def _csv(file: io.TextIOWrapper, options: Options) -> Iterator[list[str | None]]:
-    first = file.readline(2**16)
+    first = next((line for line in iter(lambda: file.readline(2**16), "") if line.strip()), "")
     file.seek(0)
     delimiter = max(DELIMITERS, key=first.count)
     try:
         rows = csv.reader(file, delimiter=delimiter, strict=True)
-        header = [name.strip() for name in next(rows, [])]
+        header = [name.strip() for name in next((row for row in rows if row), [])]
         place = _places(header, options)
         for row in rows:
             if not row:

@@ -42,6 +42,7 @@ DAY_SECONDS = 24 * 3600.0
 DELIVERY_SECONDS = 0.5
 QUIET_SECONDS = 2.0  # what is due by time alone waits this long where nothing else changes the database
 STOP_SECONDS = 5.0
+WITNESS_SECONDS = 10.0
 REPLIES_KEPT = timedelta(days=30)  # a client that has no reply for this long does not send the same call again
 
 
@@ -112,15 +113,13 @@ def run(settings: Settings, stop: threading.Event) -> None:
     ]
     model_key = model_signing.load(settings.model_signing_key.get_secret_value(), settings.data_dir)
     duties.append((1.0, lambda: signatures.sign_due(database, blobs, model_key)))
-    if settings.witnesses:
-        import httpx
-
-        asked = [Witness.parse(text) for text in settings.witnesses]
-        http = httpx.Client(trust_env=False, follow_redirects=False)
-        duties.append((10.0, lambda: witness.cosign(database, asked, http)))
     log.info("sweeping; heads and certificates are signed with key %s", key.id)
-    receivers = threading.Thread(target=_deliver, args=(settings, stop), name="webhooks", daemon=True)
-    receivers.start()
+    # What asks others has threads of its own: one that answers slowly, or never, delays nothing else.
+    others = [threading.Thread(target=_deliver, args=(settings, stop), name="webhooks", daemon=True)]
+    if settings.witnesses:
+        others.append(threading.Thread(target=_cosign, args=(settings, stop), name="witnesses", daemon=True))
+    for thread in others:
+        thread.start()
     timer = Timer(database)
     while not stop.is_set():
         timer.look()
@@ -128,7 +127,8 @@ def run(settings: Settings, stop: threading.Event) -> None:
             if timer.is_time(duty, period):
                 _try(duty)
         stop.wait(settings.poll_seconds)
-    receivers.join(STOP_SECONDS)
+    for thread in others:
+        thread.join(STOP_SECONDS)
     _try(lambda: sweepers.leave(database, settings))
     timer.close()
     database.close()
@@ -179,13 +179,24 @@ def _try(duty: Callable[[], object]) -> None:
 
 
 def _deliver(settings: Settings, stop: threading.Event) -> None:
-    """Webhooks have threads of their own: a receiver that answers slowly delays nothing else."""
     database = Database(settings)
     courier = deliveries.Courier(database, allow_private=settings.private_receivers)
+    _again_and_again(database, DELIVERY_SECONDS, courier.round, stop)
+
+
+def _cosign(settings: Settings, stop: threading.Event) -> None:
+    import httpx
+
+    database, asked = Database(settings), [Witness.parse(text) for text in settings.witnesses]
+    with httpx.Client(trust_env=False, follow_redirects=False) as http:
+        _again_and_again(database, WITNESS_SECONDS, lambda: witness.cosign(database, asked, http), stop)
+
+
+def _again_and_again(database: Database, period: float, duty: Callable[[], object], stop: threading.Event) -> None:
     timer = Timer(database)
     while not stop.wait(DELIVERY_SECONDS):
         timer.look()
-        if timer.is_time(courier.round, DELIVERY_SECONDS):
-            _try(courier.round)
+        if timer.is_time(duty, period):
+            _try(duty)
     timer.close()
     database.close()

@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import json
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from sqlalchemy import text
 
-from app import events
-from app.core.tables import Cosignature
+from app import events, jobs
+from app.core import db
+from app.core.tables import Cosignature, Tenant
 from app.evidence import certificate, sealing, signing, witness
 from app.evidence.witness import Witness, WitnessError
+from app.operations import sweeper
 from lethe import verify
 from tests.app.evidence import witness_server
 from tests.support import Account
@@ -109,6 +115,54 @@ def test_a_history_that_was_changed_is_not_countersigned(account: Account, start
 def test_a_witness_is_named_by_its_key_and_its_address(given: str) -> None:
     with pytest.raises(ValueError):
         Witness.parse(given)
+
+
+def test_a_witness_that_does_not_answer_is_asked_for_one_head_only(
+    account: Account,
+) -> None:
+    """As seen: a mute one held the sweeper up for five seconds a tenant, round after round."""
+    with account.database.write() as session:
+        for number in range(4):
+            session.add(Tenant(id=f"ten_{number}", name=f"t{number}", created_at=db.now(session)))
+            session.flush()
+            events.record(session, f"ten_{number}", "model.registered", f"mdl_{number}", dataset="x")
+    key = sealing.open_key(account.database, account.settings)
+    sealing.sequence_waiting(account.database, key, account.settings.log_name)
+    asked: list[httpx.Request] = []
+
+    def silent(request: httpx.Request) -> httpx.Response:
+        asked.append(request)
+        raise httpx.ReadTimeout("nothing came", request=request)
+
+    raw = bytes([4]) + Ed25519PrivateKey.generate().public_key().public_bytes_raw()
+    mark = hashlib.sha256(b"w\n" + raw).digest()[:4].hex()
+    mute = Witness.parse(f"w+{mark}+{base64.b64encode(raw).decode()}@http://127.0.0.1:9")
+    with httpx.Client(transport=httpx.MockTransport(silent)) as http:
+        assert witness.cosign(account.database, [mute], http) == 0
+    assert len(asked) == 1
+
+
+def test_sweeping_goes_on_beside_a_mute_witness(account: Account, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked, swept, stop = threading.Event(), threading.Event(), threading.Event()
+
+    def hangs(*_: object) -> None:
+        asked.set()
+        swept.wait(30)
+
+    def sweeps(*_: object) -> None:
+        if asked.is_set():
+            swept.set()
+            stop.set()
+
+    monkeypatch.setattr(witness, "cosign", hangs)
+    monkeypatch.setattr(jobs, "sweep", sweeps)
+    monkeypatch.setattr(sweeper, "Witness", SimpleNamespace(parse=lambda text: text))
+    settings = account.settings.model_copy(update={"witnesses": ["one"], "lease_seconds": 1.0})
+    thread = threading.Thread(target=sweeper.run, args=(settings, stop))
+    thread.start()
+    assert swept.wait(20)
+    stop.set()
+    thread.join(20)
 
 
 def test_a_key_with_another_hash_is_refused() -> None:
