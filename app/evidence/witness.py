@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import logging
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -31,6 +32,7 @@ log = logging.getLogger("lethe.witness")
 
 COSIGNATURE = b"\x04"
 SECONDS = 5.0
+MOST_REPLY = 2**16  # bytes
 DASH = "\N{EM DASH}"
 
 
@@ -86,8 +88,8 @@ class Witness:
 
 
 def cosign(database: Database, witnesses: list[Witness], http: httpx.Client) -> int:
-    """Have every witness countersign the newest heads; how many did. One that does not answer is asked again at the
-    next call, and for no other head before."""
+    """Have every witness countersign the newest heads; how many did. A witness that fails is asked again in a later
+    round: one that says nothing costs one wait, not one for each tenant."""
     import httpx  # only the sweeper asks witnesses; the API reads what they said
 
     with database.read() as session:
@@ -99,7 +101,7 @@ def cosign(database: Database, witnesses: list[Witness], http: httpx.Client) -> 
                 done += _cosign(database, tenant, witness, http)
             except (WitnessError, httpx.HTTPError) as error:
                 log.warning("witness %s did not countersign: %s", witness.name, str(error) or type(error).__name__)
-                if isinstance(error, httpx.HTTPError):
+                if not isinstance(error, WitnessError):  # the next tree would fare no better
                     break
     return done
 
@@ -112,17 +114,17 @@ def _cosign(database: Database, tenant: str, witness: Witness, http: httpx.Clien
         if head is None or seen == head.size:
             return False
         proof = _proof(session, tenant, seen, head)
-    reply = _ask(http, witness, seen, proof, head)
-    if reply.status_code == 409:  # it has seen another size, which it names
-        known = reply.text.strip()
+    status, said = _ask(http, witness, seen, proof, head)
+    if status == 409:  # it has seen another size, which it names
+        known = said.strip()
         if not known.isdecimal() or int(known) > head.size:
             raise WitnessError("it has seen a larger tree of this log: there may be two histories")
         with database.read() as session:
             proof = _proof(session, tenant, int(known), head)
-        reply = _ask(http, witness, int(known), proof, head)
-    if reply.status_code != 200:
-        raise WitnessError(f"it answered {reply.status_code}")
-    line = witness.line_over(head.note, reply.text)
+        status, said = _ask(http, witness, int(known), proof, head)
+    if status != 200:
+        raise WitnessError(f"it answered {status}")
+    line = witness.line_over(head.note, said)
     with database.write() as session:
         session.merge(
             Cosignature(
@@ -136,10 +138,24 @@ def _proof(session: Session, tenant: str, seen: int, head: Head) -> list[bytes]:
     return transparency_log.prove_consistency(session, tenant, seen, head.size) if 0 < seen < head.size else []
 
 
-def _ask(http: httpx.Client, witness: Witness, seen: int, proof: list[bytes], head: Head) -> httpx.Response:
+def _ask(http: httpx.Client, witness: Witness, seen: int, proof: list[bytes], head: Head) -> tuple[int, str]:
+    """Status and text of its reply.
+
+    Raises:
+        httpx.HTTPError: it did not answer, or not within the time and the length of such a reply.
+    """
+    import httpx
+
     lines = [f"old {seen}", *(base64.b64encode(value).decode() for value in proof)]
     body = "\n".join(lines) + "\n\n" + head.note
-    return http.post(f"{witness.url}/add-checkpoint", content=body.encode(), timeout=SECONDS)
+    until, said = time.monotonic() + SECONDS, bytearray()
+    url = f"{witness.url}/add-checkpoint"
+    with http.stream("POST", url, content=body.encode(), timeout=SECONDS) as reply:
+        for piece in reply.iter_raw():  # the timeout is for each piece
+            said += piece
+            if len(said) > MOST_REPLY or time.monotonic() > until:
+                raise httpx.ReadTimeout("its reply does not end")
+    return reply.status_code, said.decode(errors="replace")
 
 
 def cosigned(session: Session, tenant_id: str) -> str | None:

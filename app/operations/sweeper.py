@@ -13,7 +13,7 @@ from sqlalchemy import delete
 
 from app import jobs
 from app.blobs import usage
-from app.blobs.open import open_blobs
+from app.blobs.open import Blobs, open_blobs
 from app.cases import file
 from app.cases import retention as cases_retention
 from app.core import db
@@ -42,7 +42,6 @@ DAY_SECONDS = 24 * 3600.0
 DELIVERY_SECONDS = 0.5
 QUIET_SECONDS = 2.0  # what is due by time alone waits this long where nothing else changes the database
 STOP_SECONDS = 5.0
-WITNESS_SECONDS = 10.0
 REPLIES_KEPT = timedelta(days=30)  # a client that has no reply for this long does not send the same call again
 
 
@@ -68,37 +67,32 @@ def hint_sender(settings: Settings) -> SendHint:
     return send
 
 
+Duties = list[tuple[float, Callable[[], object]]]
+"""What is done, each after its period in seconds."""
+
+
 def run(settings: Settings, stop: threading.Event) -> None:
-    """Work in rounds until `stop` is set. A round that fails is logged and tried again."""
-    database, blobs, send_hint = Database(settings), open_blobs(settings), hint_sender(settings)
+    """Work in rounds until `stop` is set. A round that fails is logged and tried again.
+
+    What waits for others (receivers of webhooks, the broker, the storage, witnesses) has a thread for each of them: one
+    that is slow or mute delays nothing else.
+    """
+    database, blobs = Database(settings), open_blobs(settings)
     lease_check = settings.lease_seconds / LEASE_BEATS
     rewriter = Rewriter(database, settings)
-
-    def relay() -> None:
-        if outbox.is_empty(database):
-            return
-        try:
-            outbox.relay_hints(database, send_hint)
-        finally:  # neither waits for what the other needs
-            outbox.relay_blobs(database, partial(usage.remove, database, blobs))
-
-    duties: list[tuple[float, Callable[[], object]]] = [
+    duties: Duties = [
         (sweepers.SECONDS, lambda: sweepers.say(database, settings)),
-        (settings.poll_seconds, relay),
         (min(lease_check, 5.0), lambda: jobs.sweep(database, settings.rehint_seconds)),
         (0.5, lambda: batches.close_due(database)),
         (60.0, lambda: compliance.notice_overdue(database)),
-        (1.0, lambda: retention.purge_due_versions(database, blobs)),
         (60.0, lambda: retention.retire_due_pools(database)),
         (HOUSEKEEPING_SECONDS, lambda: rewriter.owe_cases(cases_retention.erase_due(database))),
         (10.0, lambda: tallies.add_up(database)),
         (10.0, lambda: pools.rebuild_stale(database)),
         (600.0, lambda: shams.start_due(database)),
         (60.0, lambda: rewriter.owe(carried.expire(database))),
-        (5.0, lambda: usage.remove_leftovers(database, blobs)),
         (60.0, lambda: sandbox.sweep(settings.looking_dir)),
         (DAY_SECONDS, lambda: forget_replies(database)),  # it reads the whole table
-        (HOUSEKEEPING_SECONDS, lambda: usage.remove_orphans(database, blobs, DAY_SECONDS)),
     ]
     if (kept := settings.erasures_file) is not None:
         ledger = erasure_ledger.Keeper(database, settings, kept)
@@ -112,14 +106,30 @@ def run(settings: Settings, stop: threading.Event) -> None:
         (1.0, lambda: file.make_due(database, key)),
     ]
     model_key = model_signing.load(settings.model_signing_key.get_secret_value(), settings.data_dir)
-    duties.append((1.0, lambda: signatures.sign_due(database, blobs, model_key)))
+    others: dict[str, Callable[[Database], Duties]] = {
+        "webhooks": partial(_webhooks, settings),
+        "hints": partial(_hints, settings),
+        "storage": partial(_storage, settings, blobs),
+        "signatures": lambda own: [(1.0, lambda: signatures.sign_due(own, blobs, model_key))],
+    }
+    for number, text in enumerate(settings.witnesses):
+        others[f"witness-{number}"] = partial(_witness, Witness.parse(text))
     log.info("sweeping; heads and certificates are signed with key %s", key.id)
-    # What asks others has threads of its own: one that answers slowly, or never, delays nothing else.
-    others = [threading.Thread(target=_deliver, args=(settings, stop), name="webhooks", daemon=True)]
-    if settings.witnesses:
-        others.append(threading.Thread(target=_cosign, args=(settings, stop), name="witnesses", daemon=True))
-    for thread in others:
+    threads = [
+        threading.Thread(target=_beside, args=(settings, stop, made), name=name, daemon=True)
+        for name, made in others.items()
+    ]
+    for thread in threads:
         thread.start()
+    _rounds(settings, database, stop, duties)
+    until = time.monotonic() + STOP_SECONDS
+    for thread in threads:
+        thread.join(max(0.0, until - time.monotonic()))
+    _try(lambda: sweepers.leave(database, settings))
+    database.close()
+
+
+def _rounds(settings: Settings, database: Database, stop: threading.Event, duties: Duties) -> None:
     timer = Timer(database)
     while not stop.is_set():
         timer.look()
@@ -127,11 +137,41 @@ def run(settings: Settings, stop: threading.Event) -> None:
             if timer.is_time(duty, period):
                 _try(duty)
         stop.wait(settings.poll_seconds)
-    for thread in others:
-        thread.join(STOP_SECONDS)
-    _try(lambda: sweepers.leave(database, settings))
     timer.close()
+
+
+def _beside(settings: Settings, stop: threading.Event, made: Callable[[Database], Duties]) -> None:
+    """Do what `made` says with a database of its own, in a thread."""
+    database = Database(settings)
+    _rounds(settings, database, stop, made(database))
     database.close()
+
+
+def _webhooks(settings: Settings, database: Database) -> Duties:
+    courier = deliveries.Courier(database, allow_private=settings.private_receivers)
+    return [(DELIVERY_SECONDS, courier.round)]
+
+
+def _hints(settings: Settings, database: Database) -> Duties:
+    send = hint_sender(settings)
+    return [(settings.poll_seconds, lambda: outbox.is_empty(database) or outbox.relay_hints(database, send))]
+
+
+def _storage(settings: Settings, blobs: Blobs, database: Database) -> Duties:
+    remove = partial(usage.remove, database, blobs)
+    return [
+        (settings.poll_seconds, lambda: outbox.is_empty(database) or outbox.relay_blobs(database, remove)),
+        (1.0, lambda: retention.purge_due_versions(database, blobs)),
+        (5.0, lambda: usage.remove_leftovers(database, blobs)),
+        (HOUSEKEEPING_SECONDS, lambda: usage.remove_orphans(database, blobs, DAY_SECONDS)),
+    ]
+
+
+def _witness(asked: Witness, database: Database) -> Duties:
+    import httpx
+
+    http = httpx.Client(trust_env=False, follow_redirects=False)
+    return [(10.0, lambda: witness.cosign(database, [asked], http))]
 
 
 class Timer:
@@ -176,27 +216,3 @@ def _try(duty: Callable[[], object]) -> None:
     except Exception as error:
         log.warning("a round of the sweeper failed and will be tried again: %s", cause(error))
         log.debug("the failure", exc_info=error)
-
-
-def _deliver(settings: Settings, stop: threading.Event) -> None:
-    database = Database(settings)
-    courier = deliveries.Courier(database, allow_private=settings.private_receivers)
-    _again_and_again(database, DELIVERY_SECONDS, courier.round, stop)
-
-
-def _cosign(settings: Settings, stop: threading.Event) -> None:
-    import httpx
-
-    database, asked = Database(settings), [Witness.parse(text) for text in settings.witnesses]
-    with httpx.Client(trust_env=False, follow_redirects=False) as http:
-        _again_and_again(database, WITNESS_SECONDS, lambda: witness.cosign(database, asked, http), stop)
-
-
-def _again_and_again(database: Database, period: float, duty: Callable[[], object], stop: threading.Event) -> None:
-    timer = Timer(database)
-    while not stop.wait(DELIVERY_SECONDS):
-        timer.look()
-        if timer.is_time(duty, period):
-            _try(duty)
-    timer.close()
-    database.close()

@@ -5,12 +5,14 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import httpx
@@ -18,12 +20,11 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from sqlalchemy import text
 
-from app import events, jobs
+from app import events
 from app.core import db
 from app.core.tables import Cosignature, Tenant
 from app.evidence import certificate, sealing, signing, witness
 from app.evidence.witness import Witness, WitnessError
-from app.operations import sweeper
 from lethe import verify
 from tests.app.evidence import witness_server
 from tests.support import Account
@@ -95,6 +96,35 @@ def test_a_witness_that_signs_another_tree_is_not_kept(
     assert account.http.get("/v1/log/checkpoint", params={"witnessed": True}).status_code == 404
 
 
+def mute(server: socket.socket) -> Witness:
+    """One that takes connections and says nothing."""
+    verifier = witness_server.VERIFIER
+    return Witness.parse(f"{verifier}@http://127.0.0.1:{server.getsockname()[1]}")
+
+
+@pytest.mark.parametrize("piece", [b"", b"x" * 2**14])
+def test_a_reply_that_does_not_end_is_given_up(account: Account, monkeypatch: pytest.MonkeyPatch, piece: bytes) -> None:
+    monkeypatch.setattr(witness, "SECONDS", 0.5)
+    happen(account, 1)
+    key = sealing.open_key(account.database, account.settings)
+    sealing.sequence_waiting(account.database, key, account.settings.log_name)
+
+    def drip(server: socket.socket) -> None:
+        line, _ = server.accept()
+        with line, suppress(OSError):
+            line.sendall(b"HTTP/1.1 200 OK\r\n\r\n")
+            for _ in range(100):
+                line.sendall(piece or b"x")
+                time.sleep(0 if piece else 0.1)
+
+    with socket.create_server(("127.0.0.1", 0)) as server, httpx.Client(trust_env=False) as http:
+        thread = threading.Thread(target=drip, args=(server,))
+        thread.start()
+        with pytest.raises(httpx.ReadTimeout, match="does not end"):
+            witness._cosign(account.database, TENANT, mute(server), http)
+        thread.join()
+
+
 def test_a_history_that_was_changed_is_not_countersigned(account: Account, started: Any) -> None:
     """The witness has seen a longer log than this one."""
     asked = started("honest")
@@ -140,29 +170,6 @@ def test_a_witness_that_does_not_answer_is_asked_for_one_head_only(
     with httpx.Client(transport=httpx.MockTransport(silent)) as http:
         assert witness.cosign(account.database, [mute], http) == 0
     assert len(asked) == 1
-
-
-def test_sweeping_goes_on_beside_a_mute_witness(account: Account, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked, swept, stop = threading.Event(), threading.Event(), threading.Event()
-
-    def hangs(*_: object) -> None:
-        asked.set()
-        swept.wait(30)
-
-    def sweeps(*_: object) -> None:
-        if asked.is_set():
-            swept.set()
-            stop.set()
-
-    monkeypatch.setattr(witness, "cosign", hangs)
-    monkeypatch.setattr(jobs, "sweep", sweeps)
-    monkeypatch.setattr(sweeper, "Witness", SimpleNamespace(parse=lambda text: text))
-    settings = account.settings.model_copy(update={"witnesses": ["one"], "lease_seconds": 1.0})
-    thread = threading.Thread(target=sweeper.run, args=(settings, stop))
-    thread.start()
-    assert swept.wait(20)
-    stop.set()
-    thread.join(20)
 
 
 def test_a_key_with_another_hash_is_refused() -> None:

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Callable
+
 import pytest
 
 from app import jobs
+from app.core.config import Settings
 from app.core.db import Changes, Database
 from app.core.keys import FIRST_TENANT
 from app.core.tables import Outbox
+from app.deletions import retention
+from app.evidence import witness
 from app.jobs import claiming, outbox
 from app.operations import sweeper
+from app.releases import signatures
 from app.rules.states import JobKind
+from tests.app.evidence import witness_server
 
 
 def enqueue(database: Database) -> str:
@@ -91,3 +99,41 @@ def test_an_outbox_is_empty_until_something_waits(database: Database) -> None:
 def all_of(database: Database) -> list[Outbox]:
     with database.read() as session:
         return list(session.query(Outbox))
+
+
+def test_who_is_mute_delays_no_one_else(
+    database: Database, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As seen: a witness that said nothing kept leases from ending. So would a storage, or a broker."""
+    mute, stop, swept = threading.Event(), threading.Event(), threading.Event()
+    hung: set[str] = set()
+
+    def hang(name: str) -> Callable[..., int]:
+        def waits(*_: object, **__: object) -> int:
+            hung.add(name)
+            mute.wait(90)
+            return 0
+
+        return waits
+
+    places = {
+        "witness": (witness, "cosign"),
+        "hint": (outbox, "relay_hints"),
+        "blob": (outbox, "relay_blobs"),
+        "signature": (signatures, "sign_due"),
+        "version": (retention, "purge_due_versions"),
+    }
+    for name, (module, function) in places.items():
+        monkeypatch.setattr(module, function, hang(name))
+    enqueue(database)
+    monkeypatch.setattr(jobs, "sweep", lambda *_: len(hung) >= 4 and swept.set())
+    given = settings.model_copy(update={"witnesses": [f"{witness_server.VERIFIER}@http://127.0.0.1:9"]})
+    thread = threading.Thread(target=sweeper.run, args=(given, stop))
+    thread.start()
+    try:
+        assert swept.wait(60), hung
+        assert {"witness", "hint", "signature"} < hung
+    finally:
+        stop.set()
+        mute.set()
+        thread.join()
