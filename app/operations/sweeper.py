@@ -115,35 +115,41 @@ def run(settings: Settings, stop: threading.Event) -> None:
     for number, text in enumerate(settings.witnesses):
         others[f"witness-{number}"] = partial(_witness, Witness.parse(text))
     log.info("sweeping; heads and certificates are signed with key %s", key.id)
+    timer = Timer(database)  # one for all: each look costs
     threads = [
-        threading.Thread(target=_beside, args=(settings, stop, made), name=name, daemon=True)
+        threading.Thread(target=_beside, args=(settings, timer, stop, made), name=name, daemon=True)
         for name, made in others.items()
     ]
     for thread in threads:
         thread.start()
-    _rounds(settings, database, stop, duties)
+    _rounds(settings, timer, stop, duties, timer.look)
     until = time.monotonic() + STOP_SECONDS
     for thread in threads:
         thread.join(max(0.0, until - time.monotonic()))
     _try(lambda: sweepers.leave(database, settings))
+    timer.close()
     database.close()
 
 
-def _rounds(settings: Settings, database: Database, stop: threading.Event, duties: Duties) -> None:
-    timer = Timer(database)
+def _rounds(
+    settings: Settings,
+    timer: Timer,
+    stop: threading.Event,
+    duties: Duties,
+    look: Callable[[], object] = lambda: None,
+) -> None:
     while not stop.is_set():
-        timer.look()
+        look()
         for period, duty in duties:
             if timer.is_time(duty, period):
                 _try(duty)
         stop.wait(settings.poll_seconds)
-    timer.close()
 
 
-def _beside(settings: Settings, stop: threading.Event, made: Callable[[Database], Duties]) -> None:
+def _beside(settings: Settings, timer: Timer, stop: threading.Event, made: Callable[[Database], Duties]) -> None:
     """Do what `made` says with a database of its own, in a thread."""
     database = Database(settings)
-    _rounds(settings, database, stop, made(database))
+    _rounds(settings, timer, stop, made(database))
     database.close()
 
 
