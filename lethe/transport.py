@@ -262,7 +262,7 @@ class Transport:
                 if not response.is_success:
                     response.read()
                     checked(response)
-                yield _parse(response.iter_lines())
+                yield _parse(_lines(response.iter_bytes()))
                 return
 
 
@@ -336,6 +336,14 @@ def checked(response: httpx.Response, *, tried_again: bool = False) -> httpx.Res
 def _sent(fields: Json) -> Json:
     """Without what was not given."""
     return {name: value for name, value in fields.items() if value is not None}
+
+
+def _lines(pieces: Iterator[bytes]) -> Iterator[str]:
+    """Only LF and CRLF end a line: httpx ends it at marks, too, that a JSON text may hold."""
+    rest = b""
+    for piece in pieces:
+        *whole, rest = (rest + piece).split(b"\n")
+        yield from (line.removesuffix(b"\r").decode() for line in whole)
 
 
 def _parse(lines: Iterator[str]) -> Iterator[tuple[int, str, Json] | None]:

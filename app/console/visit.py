@@ -166,8 +166,9 @@ async def read_body(request: Request, most: int, what: str) -> bytes:
 
 
 def lines_of(text: str) -> list[str]:
-    """Names, one in each line. Lines end with LF or CRLF, and with no other mark, which a name may have in it."""
-    return [line for line in text.replace("\r\n", "\n").split("\n") if line.strip()]
+    """Names, one in each line. Lines end with LF or CRLF, and with no other mark, which a name may have in it. A byte
+    order mark before the first, as files have it, is no part of the name."""
+    return [line for line in text.removeprefix("\ufeff").replace("\r\n", "\n").split("\n") if line.strip()]
 
 
 def number_of(form: Form, name: str, usual: float) -> float:

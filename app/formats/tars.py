@@ -126,7 +126,7 @@ def _fault(member: tarfile.TarInfo) -> str:
 
 def _say(sample: _Sample, ending: str, data: bytes) -> str:
     try:
-        text = data.decode().strip()
+        text = data.decode("utf-8-sig").strip()
         if ending == "cls":
             sample.said["label"] = int(text) if text.isdecimal() else text
             return ""

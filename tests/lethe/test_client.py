@@ -20,6 +20,7 @@ from lethe import (
     TransferError,
     UnreachableError,
     WaitTimeoutError,
+    transport,
 )
 from lethe.transport import retry_after
 
@@ -63,6 +64,15 @@ class Forgetful:
             self.lost -= 1
             raise httpx.ReadError("connection reset")
         return httpx.Response(202, json=self.made[key])
+
+
+def test_only_a_line_feed_ends_a_line_of_a_stream() -> None:
+    """httpx ends them wherever Unicode has a line's end. The service escapes such marks; others need not."""
+    event = {"state": "failed", "why": "a\u2028b\u0085c\x0cd\x1ce"}
+    body = f"id: 1\r\nevent: state\r\ndata: {json.dumps(event, ensure_ascii=False)}\r\n\r\n: alive\n".encode()
+    for size in (1, 7, len(body)):
+        pieces = (body[at : at + size] for at in range(0, len(body), size))
+        assert list(transport._parse(transport._lines(pieces))) == [(1, "state", event), None]
 
 
 def test_a_post_whose_reply_was_lost_is_not_done_twice() -> None:

@@ -13,6 +13,7 @@ import pytest
 
 from app.console import charts
 from app.console.versions import _canary_audit
+from app.console.visit import lines_of
 from tests.app.cases.sealed import case_of, parts, zipped
 from tests.app.console.browsing import HOSTILE, Browser, Form, Page, browser, inert
 from tests.helpers import is_problem
@@ -239,3 +240,8 @@ def test_a_reference_finds_its_requests(shared: Trained, who: dict[str, Browser]
     assert made in page.source
     assert "reference=Ticket%20%26%2017" in page.source  # kept by the tabs
     assert who["officer"].open("/console/requests?show=all&reference=none").has("None of these fits your filter.")
+
+
+def test_names_are_one_in_each_line_without_a_mark_before_the_first() -> None:
+    """As pasted from a file: editors put a byte order mark before its first line."""
+    assert lines_of("\ufeffann\r\nb\u2028c\r\n\r\nd\re") == ["ann", "b\u2028c", "d\re"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import io
 import json
 import struct
@@ -249,6 +250,15 @@ def test_a_webdataset_is_read_by_its_keys(write: Any, kind: int) -> None:
     assert (found.form, found.ids) == ("webdataset", [f"a/person{row}" for row in range(4)])
     assert (found.labels, found.class_names, found.holdout) == ([0, 1, 0, 1], None, None)
     assert load_content(path, 0, 0).images[:, 0, 0, 0].tolist() == [0, 1, 2, 3]
+
+
+def test_a_mark_before_what_a_webdataset_says_is_no_part_of_it(write: Any) -> None:
+    """As seen: the class 0 and a class whose name was a byte order mark and 0."""
+    members: dict[str, bytes] = {f"{row}.png": png(row) for row in range(4)}
+    members |= {"0.cls": b"0", "1.cls": codecs.BOM_UTF8 + b"1", "2.cls": codecs.BOM_UTF8 + b"0\r\n"}
+    members |= {"3.json": codecs.BOM_UTF8 + b'{"label": 1}'}
+    found = check(write(tar(members)))
+    assert (found.labels, found.class_names) == ([0, 1, 0, 1], None)
 
 
 def test_a_webdatasets_json_says_label_split_subject_and_id(write: Any) -> None:
