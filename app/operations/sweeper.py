@@ -42,6 +42,7 @@ DAY_SECONDS = 24 * 3600.0
 DELIVERY_SECONDS = 0.5
 QUIET_SECONDS = 2.0  # what is due by time alone waits this long where nothing else changes the database
 STOP_SECONDS = 5.0
+BESIDE_SECONDS = 0.25  # between two looks at what is due in a thread beside the rounds
 REPLIES_KEPT = timedelta(days=30)  # a client that has no reply for this long does not send the same call again
 
 
@@ -122,7 +123,7 @@ def run(settings: Settings, stop: threading.Event) -> None:
     ]
     for thread in threads:
         thread.start()
-    _rounds(settings, timer, stop, duties, timer.look)
+    _rounds(settings.poll_seconds, timer, stop, duties, timer.look)
     until = time.monotonic() + STOP_SECONDS
     for thread in threads:
         thread.join(max(0.0, until - time.monotonic()))
@@ -132,7 +133,7 @@ def run(settings: Settings, stop: threading.Event) -> None:
 
 
 def _rounds(
-    settings: Settings,
+    pause: float,
     timer: Timer,
     stop: threading.Event,
     duties: Duties,
@@ -143,13 +144,13 @@ def _rounds(
         for period, duty in duties:
             if timer.is_time(duty, period):
                 _try(duty)
-        stop.wait(settings.poll_seconds)
+        stop.wait(pause)
 
 
 def _beside(settings: Settings, timer: Timer, stop: threading.Event, made: Callable[[Database], Duties]) -> None:
     """Do what `made` says with a database of its own, in a thread."""
     database = Database(settings)
-    _rounds(settings, timer, stop, made(database))
+    _rounds(max(settings.poll_seconds, BESIDE_SECONDS), timer, stop, made(database))
     database.close()
 
 
