@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, and_, case, exists, false, func, or_, select, update
+from sqlalchemy import ColumnElement, Select, and_, case, exists, false, func, or_, select, true, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session, aliased
 
@@ -53,20 +53,12 @@ def claimable(now: datetime, hint: str | None = None) -> Select[Job]:
     tenants take turns: who enters many requests that were late when they came keeps nobody else from a deadline. Then
     comes the hinted job; then tenants take turns. Of one tenant, what has a deadline within `SOON` comes first, then
     the oldest job. A lane keeps its order whichever hint arrives first: unlearning must find the version that training
-    makes. What a deletion waits for may overtake, see `_passes`.
+    makes. What a deletion waits for may overtake, see `_waits_in_lane`.
     """
     other = aliased(Job)
     lane_busy = exists().where(other.lane == Job.lane, other.state == JobState.RUNNING)
     deadline = due_at(now + URGENT)
     imminent = deadline <= now + IMMINENT
-    ahead = aliased(Job)
-    overtakes = exists().where(
-        ahead.lane == Job.lane,
-        ahead.state == JobState.QUEUED,
-        ahead.id < Job.id,
-        ahead.available_at <= now,
-        ~_passes(Job, ahead, now),
-    )
     return (
         select(Job)
         .join(Tenant, Tenant.id == Job.tenant_id)
@@ -74,7 +66,7 @@ def claimable(now: datetime, hint: str | None = None) -> Select[Job]:
             Job.state == JobState.QUEUED,
             Job.available_at <= now,
             ~lane_busy,
-            ~overtakes,
+            ~_waits_in_lane(now),
             or_(Job.kind != JobKind.PURGE, ~_wanted_before()),
         )
         .order_by(
@@ -91,15 +83,29 @@ def claimable(now: datetime, hint: str | None = None) -> Select[Job]:
     )
 
 
-def _passes(job: type[Job], ahead: type[Job], now: datetime) -> ColumnElement[bool]:
-    """Whether a job need not wait for one that is before it in its lane. What a deletion waits for, an unlearning or a
-    comparison, passes one that only looks at a version, which may never find a worker; an unlearning that hurries,
-    whatever does not unlearn."""
-    compares = and_(job.kind == JobKind.TRAIN, job.params["exclude_request"].as_string().is_not(None))
-    unlearns = job.kind == JobKind.UNLEARN
-    return or_(
-        and_(or_(unlearns, compares), ahead.kind.in_(LOOKING)),
-        and_(unlearns, ahead.kind != JobKind.UNLEARN, _hurries(job, now)),
+def _waits_in_lane(now: datetime) -> ColumnElement[bool]:
+    """Whether a job that is before `Job` in its lane keeps it waiting.
+
+    What a deletion waits for, an unlearning or a comparison, passes one that only looks at a version, which may never
+    find a worker; an unlearning that hurries, whatever does not unlearn. Each case asks a question of its own, which
+    the first rows of the lane answer: one for all would look at the whole lane for each of its jobs.
+    """
+    ahead = aliased(Job)
+    kind = func.coalesce(ahead.kind, "")  # as it stands, SQLite would look for the kind and not along the lane
+
+    def there_is(*which: ColumnElement[bool]) -> ColumnElement[bool]:
+        before = (ahead.lane == Job.lane, ahead.state == JobState.QUEUED, ahead.id < Job.id, ahead.available_at <= now)
+        return exists().where(*before, *which)
+
+    unlearns = there_is(kind == JobKind.UNLEARN)
+    compares = and_(Job.kind == JobKind.TRAIN, Job.params["exclude_request"].as_string().is_not(None))
+    makes = there_is(kind.not_in([*LOOKING, JobKind.UNLEARN]))
+    return case(  # a case ends at the first that holds; SQLite asks both sides of an OR within one
+        (and_(Job.kind == JobKind.UNLEARN, unlearns), true()),
+        (and_(Job.kind == JobKind.UNLEARN, makes), ~_hurries(Job, now)),
+        (Job.kind == JobKind.UNLEARN, false()),
+        (compares, there_is(kind.not_in(LOOKING))),
+        else_=there_is(),
     )
 
 
