@@ -12,11 +12,11 @@ from sqlalchemy.orm import Session, aliased
 
 from app.core import crash_points, db
 from app.core.db import Database
-from app.core.tables import DeletionRequest, Job, Model, OutcomeRow, Tenant
+from app.core.tables import DeletionRequest, Job, OutcomeRow, Tenant
 from app.jobs import routing
 from app.jobs.queueing import emit
 from app.jobs.routing import Takes
-from app.rules.states import JobKind, JobState, move_job
+from app.rules.states import Decision, JobKind, JobState, Outcome, move_job
 
 CLAIM_TRIES = 8
 IMMINENT = timedelta(days=1)  # among deadlines this near, or over, tenants take turns
@@ -67,7 +67,7 @@ def claimable(now: datetime, hint: str | None = None) -> Select[Job]:
             Job.available_at <= now,
             ~lane_busy,
             ~_waits_in_lane(now),
-            or_(Job.kind != JobKind.PURGE, ~_wanted_before()),
+            or_(Job.kind != JobKind.PURGE, ~_wanted_before(now)),
         )
         .order_by(
             case((imminent, 0), else_=1),
@@ -102,26 +102,27 @@ def _waits_in_lane(now: datetime) -> ColumnElement[bool]:
     makes = there_is(kind.not_in([*LOOKING, JobKind.UNLEARN]))
     return case(  # a case ends at the first that holds; SQLite asks both sides of an OR within one
         (and_(Job.kind == JobKind.UNLEARN, unlearns), true()),
-        (and_(Job.kind == JobKind.UNLEARN, makes), ~_hurries(Job, now)),
+        (and_(Job.kind == JobKind.UNLEARN, makes), ~_hurries(now)),
         (Job.kind == JobKind.UNLEARN, false()),
         (compares, there_is(kind.not_in(LOOKING))),
         else_=there_is(),
     )
 
 
-def _hurries(unlearning: type[Job], now: datetime) -> ColumnElement[bool]:
-    """Whether an unlearning has an imminent deadline, and a version to work on."""
-    due = select(func.min(DeletionRequest.due_at)).join(OutcomeRow, OutcomeRow.request_id == DeletionRequest.id)
-    due = due.where(OutcomeRow.job_id == unlearning.id).correlate(unlearning)
-    current = exists().where(Model.id == unlearning.model_id, Model.current_version.is_not(None))
-    return and_(due.scalar_subquery() <= now + IMMINENT, current.correlate(unlearning))
+def _hurries(now: datetime) -> ColumnElement[bool]:
+    """Whether a request that `Job`'s model has still to forget has an imminent deadline: a later one, perhaps, that
+    waits behind the unlearning `Job`, or for the next batch."""
+    open_ = OutcomeRow.state.in_([Outcome.PENDING, Outcome.BATCHED])
+    due = select(OutcomeRow.request_id).join(DeletionRequest, DeletionRequest.id == OutcomeRow.request_id)
+    due = due.where(OutcomeRow.model_id == Job.model_id, open_, DeletionRequest.due_at <= now + IMMINENT)
+    return due.where(DeletionRequest.decision == Decision.ACCEPTED).correlate(Job).exists()
 
 
 def due_at(until: datetime) -> ColumnElement[datetime]:
     """The earliest legal deadline up to `until` that waits for the queued `Job`; null where none does.
 
     A job has the deadlines of the requests that it carries out, or that it is compared for while their samples are
-    there, and inherits those of the jobs behind it in its lane.
+    there, and inherits those of the jobs behind it in its lane; an unlearning also those that wait for the next batch.
     """
     first = select(func.min(DeletionRequest.due_at)).where(DeletionRequest.due_at <= until)
     behind = aliased(Job)  # or itself
@@ -135,26 +136,33 @@ def due_at(until: datetime) -> ColumnElement[datetime]:
     compared_for = Job.params["exclude_request"].as_string() == DeletionRequest.id
     own = first.where(compared_for, DeletionRequest.fulfilled_at.is_(None)).correlate(Job).scalar_subquery()
     inherited = batches.correlate(Job).scalar_subquery()
+    of_model = first.join(OutcomeRow, OutcomeRow.request_id == DeletionRequest.id).where(
+        OutcomeRow.model_id == Job.model_id, OutcomeRow.state.in_([Outcome.PENDING, Outcome.BATCHED])
+    )
     is_training = Job.kind == JobKind.TRAIN
     return case(
+        (Job.kind == JobKind.UNLEARN, of_model.correlate(Job).scalar_subquery()),
         (Job.kind == JobKind.PURGE, purges.correlate(Job).scalar_subquery()),
         (and_(is_training, own.is_not(None), or_(inherited.is_(None), own < inherited)), own),
         else_=inherited,
     )
 
 
-def _wanted_before(*, running: bool = True) -> ColumnElement[bool]:
+def _wanted_before(now: datetime, *, running: bool = True) -> ColumnElement[bool]:
     """Whether a job older than the purge (`Job`) works on the samples of the dataset or still needs them.
 
     running: count running jobs, too.
 
     These are running jobs, and queued ones that need the samples of the purge's own request: unlearning, and the
     comparison. Other queued jobs may never find a worker, and later ones may never end, so erasing waits for neither.
-    Nor does the purge of one model, which leaves the samples, wait for the unlearning of another. A part is as old as
-    its job.
+    Nor does the purge of one model, which leaves the samples, wait for the unlearning of another. With an imminent
+    deadline it does not wait for a comparison that is not first in its own lane. A part is as old as its job.
     """
-    earlier = aliased(Job)
+    earlier, first = aliased(Job), aliased(Job)
     compares = and_(earlier.kind == JobKind.TRAIN, earlier.params["exclude_request"].as_string() == Job.request_id)
+    goes_first = or_(first.state == JobState.RUNNING, and_(first.state == JobState.QUEUED, first.id < earlier.id))
+    late = exists().where(first.lane == earlier.lane, goes_first).correlate(earlier)
+    soon = exists().where(DeletionRequest.id == Job.request_id, DeletionRequest.due_at <= now + IMMINENT)
     own = exists().where(OutcomeRow.job_id == earlier.id, OutcomeRow.request_id == Job.request_id)
     unlearns = and_(earlier.kind == JobKind.UNLEARN, own.correlate(earlier, Job))
     return exists().where(
@@ -163,7 +171,7 @@ def _wanted_before(*, running: bool = True) -> ColumnElement[bool]:
         earlier.kind != JobKind.PURGE,
         or_(
             earlier.state == JobState.RUNNING if running else false(),
-            and_(earlier.state == JobState.QUEUED, or_(unlearns, compares)),
+            and_(earlier.state == JobState.QUEUED, or_(unlearns, and_(compares, ~and_(soon.correlate(Job), late)))),
         ),
     )
 
@@ -173,7 +181,7 @@ def purges_waiting(session: Session, dataset_id: str) -> list[str]:
     query = (
         select(Job.request_id)
         .where(Job.dataset_id == dataset_id, Job.kind == JobKind.PURGE, Job.state == JobState.QUEUED)
-        .where(Job.request_id.is_not(None), ~_wanted_before())
+        .where(Job.request_id.is_not(None), ~_wanted_before(db.now(session)))
         .order_by(Job.id)
     )
     return [request for request in session.scalars(query) if request]
@@ -262,9 +270,22 @@ def gives_way(session: Session, claim: Claim, takes: Takes) -> bool:
     batch = select(OutcomeRow.request_id).join(DeletionRequest, DeletionRequest.id == OutcomeRow.request_id)
     if session.scalars(batch.where(OutcomeRow.job_id == claim.id, *open_).limit(1)).first():
         return False
-    running, behind = aliased(Job), aliased(Job)
-    hurried = select(behind.id).join(running, running.lane == behind.lane).where(running.id == claim.id)
-    hurried = hurried.where(behind.state == JobState.QUEUED, behind.kind == JobKind.UNLEARN, _hurries(behind, now))
+    compared = DeletionRequest.id == (claim.params.get("exclude_request") or "")
+    if session.scalars(select(DeletionRequest.id).where(compared, *open_)).first():
+        return False
+    busy = set(session.scalars(select(Job.owner).where(Job.state == JobState.RUNNING)))
+    free = [routing.takes(each).fits() for each in routing.live(session) if each.name not in busy]
+    running, older = aliased(Job), aliased(Job)
+    same_lane = exists().where(running.id == claim.id, running.lane == Job.lane)
+    queued = (older.lane == Job.lane, older.state == JobState.QUEUED, older.kind == JobKind.UNLEARN)
+    hurried = select(Job.id).where(
+        Job.state == JobState.QUEUED,
+        Job.kind == JobKind.UNLEARN,
+        same_lane,
+        ~exists().where(*queued, older.id < Job.id),
+        _hurries(now),
+        or_(takes.fits(), *free),
+    )
     if claim.kind != JobKind.UNLEARN and session.scalars(hurried.limit(1)).first():
         return True
     if session.scalars(select(due_at(urgent)).where(Job.id == claim.id)).first():
@@ -275,15 +296,13 @@ def gives_way(session: Session, claim: Claim, takes: Takes) -> bool:
         Job.dataset_id == claim.dataset_id,
         Job.id > (claim.parent_id or claim.id),
         due_at(urgent).is_not(None),
-        ~_wanted_before(running=False),
+        ~_wanted_before(now, running=False),
     )
     if session.scalars(held_up.limit(1)).first():
         return True
     waiting = session.scalars(claimable(now).where(due_at(urgent).is_not(None), takes.fits()).limit(1)).first()
     if waiting is None:
         return False
-    busy = set(session.scalars(select(Job.owner).where(Job.state == JobState.RUNNING)))
-    free = [routing.takes(each).fits() for each in routing.live(session) if each.name not in busy]
     return session.scalars(select(Job.id).where(Job.id == waiting.id, or_(false(), *free))).first() is None
 
 

@@ -110,7 +110,8 @@ def pass_over(run: Run, work: Work, error: Exception) -> bool:
 
 
 def _load(run: Run) -> Work | None:
-    """None: the model has no version, so nothing was learned. Its training came before this job, and has ended."""
+    """None: the model has no version, so nothing was learned. Its training came before this job and has ended, or it
+    comes after it, and leaves the samples out."""
     loaded = LoadedModel.load(run.resources, run.claim)
     loaded = replace(loaded, policy=escalation.policy_of(run.claim.params, loaded.policy))
     with run.resources.database.read() as session:

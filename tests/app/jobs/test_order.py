@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from typing import Any
 
+import pytest
 from sqlalchemy import select, update
 
 from app.core import db, keys
 from app.core.db import Database
-from app.core.tables import AuditEvent, DeletionRequest, Job, Need, Tenant, Worker
+from app.core.tables import AuditEvent, DeletionRequest, Job, Model, Need, OutcomeRow, Tenant, Worker
 from app.deletions import compliance
-from app.jobs import Claim, claim, enqueue, gives_way
+from app.jobs import Claim, claim, enqueue, fenced, gives_way, requeue
 from app.jobs.claiming import claimable
 from app.jobs.routing import Takes
 from app.rules.states import JobKind
@@ -313,3 +315,107 @@ def test_what_is_overdue_is_told_once(trained: Trained) -> None:
     assert [compliance.notice_overdue(database), compliance.notice_overdue(database)] == [1, 0]
     with database.read() as session:
         assert session.scalars(select(AuditEvent.object_id).where(AuditEvent.kind == "request.overdue")).all() == [made]
+
+
+# -- a model's deletions among its other jobs ------------------------------------------------------
+
+
+def for_nobody(trained: Trained, job: str) -> None:
+    """Queue a job for a device that no worker has."""
+    with trained.account.database.write() as session:
+        session.execute(update(Job).where(Job.id == job).values(device="npu"))
+
+
+def put_back(database: Database, held: Claim, **how: Any) -> Claim | None:
+    """It gives way; what its worker claims then."""
+    with database.write() as session:
+        requeue(session, fenced(session, held), "another job needs this worker", counted=False)
+    return claim(database, "w", 60.0, **how)
+
+
+def test_an_imminent_deletion_behind_one_that_is_not_waits_for_no_training(trained: Trained) -> None:
+    """As seen: the first, which might wait, kept the second behind a training that nobody took."""
+    account = trained.account
+    for_nobody(trained, account.post(f"{trained.where}:train", {"seed": 1})["id"])
+    first, second = (trained.delete(trained.ids[at : at + 2])["id"] for at in (0, 4))
+    due_in(account.database, first, days=29)
+    due_in(account.database, second, hours=2)
+    account.work()
+    assert [trained.request({"id": each})["status"] for each in (first, second)] == ["fulfilled"] * 2
+
+
+@pytest.mark.parametrize("rule", ["each", "batch"])
+def test_a_training_gives_way_once_to_a_later_request_that_is_imminent(trained: Trained, rule: str) -> None:
+    """As seen: it gave way, claimed itself again, and so on; or not at all, where that request awaits its batch."""
+    account, database = trained.account, trained.account.database
+    if rule == "batch":
+        with database.write() as session:
+            model = session.get_one(Model, trained.model)
+            when = {"mode": "batch", "max_requests": 1, "max_samples": 1000, "max_age_seconds": 60}
+            model.policy = {**model.policy, "when": when}
+    account.post(f"{trained.where}:train", {"seed": 1})
+    held = claim(database, "w", 60.0)
+    assert held is not None
+    due_in(database, trained.delete(trained.ids[:2])["id"], days=29)
+    due_in(database, trained.delete(trained.ids[4:6])["id"], hours=2)
+    assert yields(database, held)
+    found = put_back(database, held)
+    assert found is not None
+    assert found.kind == JobKind.UNLEARN
+
+
+def test_a_model_that_never_learned_keeps_no_imminent_request(trained: Trained) -> None:
+    """As seen: its first training waited for a device that was gone."""
+    account = trained.account
+    other = account.model(trained.dataset, train=False)["id"]
+    for_nobody(trained, account.post(f"/v1/models/{other}:train", {"seed": 1})["id"])
+    made = trained.delete(trained.ids[:2])
+    due_in(account.database, made["id"], hours=2)
+    account.work()
+    assert trained.request(made)["status"] == "fulfilled"
+
+
+def test_a_comparison_behind_a_long_training_keeps_no_imminent_purge(trained: Trained) -> None:
+    account, database = trained.account, trained.account.database
+    long = account.post(f"{trained.where}:train", {"seed": 1})["id"]
+    for_nobody(trained, long)
+    made = trained.delete(trained.ids[:2])
+    due_in(database, made["id"], hours=2)
+    body = {"seed": 1, "compare_only": True, "exclude_request": made["id"]}
+    compared = account.post(f"{trained.where}:train", body)["id"]
+    account.work()
+    assert trained.request(made)["status"] == "fulfilled"
+    with database.write() as session:
+        session.execute(update(Job).where(Job.id == long).values(device=None))
+    account.work()
+    assert account.get(f"/v1/jobs/{compared}")["problem"]["type"].endswith("/samples-erased")
+
+
+def test_nothing_gives_way_to_what_its_worker_cannot_take(trained: Trained) -> None:
+    """As seen: a worker for trainings put its training back and claimed it again, for ever."""
+    account, database = trained.account, trained.account.database
+    account.post(f"{trained.where}:train", {"seed": 1})
+    trains = Takes(kinds=frozenset({JobKind.TRAIN}))
+    held = claim(database, "w", 60.0, takes=trains)
+    assert held is not None
+    due_in(database, trained.delete(trained.ids[:2])["id"], hours=20)
+    with database.write() as session:
+        assert not gives_way(session, held, trains)
+        session.add(Worker(name="free", device="cpu", label="cpu", kinds=[], seen_at=db.now(session)))
+    with database.read() as session:
+        assert gives_way(session, held, trains), "another worker takes it"
+
+
+def test_a_comparison_with_a_deadline_of_its_own_does_not_give_way(trained: Trained) -> None:
+    account, database = trained.account, trained.account.database
+    made = trained.delete(trained.ids[:2])["id"]
+    due_in(database, made, hours=1)
+    account.post(f"{trained.where}:train", {"seed": 1, "compare_only": True, "exclude_request": made})
+    with database.write() as session:
+        session.execute(update(Job).where(Job.kind == JobKind.UNLEARN).values(state="succeeded"))
+        session.execute(update(OutcomeRow).values(state="published"))
+    held = claim(database, "w", 60.0)
+    assert held is not None
+    assert held.params["exclude_request"] == made
+    due_in(database, trained.delete(trained.ids[4:6])["id"], hours=20)
+    assert not yields(database, held)
