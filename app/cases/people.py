@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-from sqlalchemy import select
+from sqlalchemy import and_, exists, or_, select
 from sqlalchemy.orm import Session, undefer
 
 from app.core.config import Settings
 from app.core.positions import Positions, mask_of, unpack
-from app.core.tables import Dataset, DeletionRequest, Model, Sample, Version
+from app.core.tables import Dataset, DeletionRequest, Model, Sample, Shard, Version
 from app.datasets import suppression
 from app.formats.names import forms, normal, normal_all, other_forms
 from app.rules.states import Decision, VersionState
@@ -66,7 +66,9 @@ def find(session: Session, settings: Settings, tenant_id: str, subjects: Sequenc
 def not_read(session: Session, tenant_id: str) -> list[str]:
     """Datasets that may hold somebody's samples and are not ready, so that nobody can look into them. What is asked for
     or erased by then is left out when they are taken in."""
-    query = select(Dataset.id).where(Dataset.tenant_id == tenant_id, Dataset.state.in_(["ingesting", "failed"]))
+    received = exists().where(Shard.dataset_id == Dataset.id)
+    there = or_(Dataset.state.in_(["ingesting", "failed"]), and_(Dataset.state == "awaiting-content", received))
+    query = select(Dataset.id).where(Dataset.tenant_id == tenant_id, there)
     return list(session.scalars(query.order_by(Dataset.id)))
 
 

@@ -110,7 +110,7 @@ def _erase(session: Session, request: DeletionRequest, now: datetime) -> None:
         done = session.execute(delete(table).where(table.request_id == request.id))
         gone += done.rowcount  # type: ignore[attr-defined]
     # Replies that are kept for a client that asks again tell the same.
-    replies = Idempotency.route.startswith(f"/v1/deletion-requests/{request.id}")
+    replies = Idempotency.route.contains(f"/v1/deletion-requests/{request.id}")  # perhaps behind a proxy's path
     session.execute(delete(Idempotency).where(Idempotency.tenant_id == request.tenant_id, replies))
     for name in ("reason", "received_reason", "extension_reason", "remains_reason"):
         if getattr(request, name) is not None:

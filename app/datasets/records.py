@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import delete, func, select, text, update
+from sqlalchemy import delete, or_, select, text
 from sqlalchemy.orm import Session
 
 from app import catalog, events, jobs
@@ -217,20 +217,29 @@ def forget_names(
     for model in session.scalars(select(Model).where(Model.dataset_id == dataset.id).order_by(Model.id)):
         if said := (model.input or {}).get("class_names"):
             model.input = {**(model.input or {}), "class_names": left(said)}
-    for name in sorted(lost):
-        _forget_in_replies(session, dataset.tenant_id, name)
+    if lost:
+        _forget_in_replies(session, dataset, lost)
     return bool(lost)
 
 
-def _forget_in_replies(session: Session, tenant_id: str, name: str) -> None:
-    said = json.dumps(name, ensure_ascii=False)
-    named = Idempotency.body.contains(said, autoescape=True), Idempotency.body.contains('"class_names"')
-    session.execute(
-        update(Idempotency)
-        .where(Idempotency.tenant_id == tenant_id, *named)
-        .values(body=func.replace(Idempotency.body, said, "null"))
-        .execution_options(synchronize_session=False)
-    )
+def _forget_in_replies(session: Session, dataset: Dataset, names: Collection[str]) -> None:
+    """In what was said of this dataset and of its models, which name it, to calls that made or changed them."""
+    about = or_(*(Idempotency.route.contains(f"/v1/{kind}") for kind in ("datasets", "models")))
+    told = Idempotency.body.contains('"class_names"'), Idempotency.body.contains(dataset.id)
+    for row in session.scalars(select(Idempotency).where(Idempotency.tenant_id == dataset.tenant_id, about, *told)):
+        row.body = json.dumps(_unnamed(json.loads(row.body or "null"), names), ensure_ascii=False)
+
+
+def _unnamed(said: Any, names: Collection[str]) -> Any:
+    """A document with null for these names of classes."""
+    if isinstance(said, list):
+        return [_unnamed(each, names) for each in said]
+    if not isinstance(said, dict):
+        return said
+    found = {key: _unnamed(value, names) for key, value in said.items()}
+    if isinstance(listed := found.get("class_names"), list):
+        found["class_names"] = [None if name in names else name for name in listed]
+    return found
 
 
 def has_named_outputs(session: Session, dataset: Dataset) -> bool:

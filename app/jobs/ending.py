@@ -22,6 +22,7 @@ from app.jobs.queueing import emit
 from app.rules.sources import awaits_content
 from app.rules.states import MAX_ATTEMPTS, JobKind, JobState, Outcome, move_job, move_outcome
 
+THROWN_AWAY = "thrown_away"  # a parameter of a training: how often its work was whole, and of no use
 # Parameters that put an unlearn job on a further step of an escalation; version 0.1 calls `step` `rung`.
 OF_A_STEP = ("step", "rung", "policy", "why")
 
@@ -100,20 +101,22 @@ def requeue(
     pause_seconds: float = 0.0,
     counted: bool = True,
     waits: dict[str, Any] | None = None,
-    patience: timedelta = timedelta(0),
+    patience: int = 0,
+    thrown_away: bool = False,
 ) -> None:
     """An attempt ended without an end: try again, or bury the job after `MAX_ATTEMPTS`.
 
     With a pause the attempt does not count: the failure lies outside the job, and may pass. Nor does it count where
-    `counted` is false: it was no failure. waits: the problem that a person must end before the job can, if the job has
-    existed for `patience`; it is tried again meanwhile.
+    `counted` is false: it was no failure. waits: the problem that a person must end before the job can, once it has
+    been tried more often than `patience`; it is tried again meanwhile. thrown_away: its work was whole, and of no use.
     """
-    now = db.now(session)
-    waits = waits if now - job.created_at >= patience else None
-    if waits and not job.problem:
-        _purge_is_stuck(session, job)
-    job.problem = waits
-    job.available_at = now + timedelta(seconds=pause_seconds)
+    if waits and job.fence > patience:
+        if not job.problem:
+            _purge_is_stuck(session, job)
+        job.problem = waits
+    if thrown_away:
+        job.params = {**job.params, THROWN_AWAY: job.params.get(THROWN_AWAY, 0) + 1}
+    job.available_at = db.now(session) + timedelta(seconds=pause_seconds)
     job.attempts -= pause_seconds > 0 or not counted
     job.owner = job.lease_until = None
     if job.cancel_requested:

@@ -22,13 +22,13 @@ from app.datasets import canaries
 from app.datasets import records as datasets
 from app.deletions import erasure
 from app.evidence import negative
-from app.jobs import Claim
+from app.jobs import THROWN_AWAY, Claim
 from app.models import versions
 from app.models.versions import ForgetBatch
 from app.reports import audit_rows
 from app.rules.states import JobState, Outcome, VersionState, move_outcome
 
-MOST_TRAININGS = 4  # that one job throws away, less one
+MOST_THROWN_AWAY = 3  # trainings of one job
 
 
 def add(
@@ -138,7 +138,11 @@ def publish_trained(
     if comparison is not None and dataset.images != images:
         raise SupersededError("samples were erased while a retrain was compared on them")
     asked = np.intersect1d(trained_on, versions.unavailable(dataset, model))
-    if comparison is None and asked.size and (claim.fence < MOST_TRAININGS or not _will_unlearn(session, model, asked)):
+    if (
+        comparison is None
+        and asked.size
+        and (claim.params.get(THROWN_AWAY, 0) < MOST_THROWN_AWAY or not _will_unlearn(session, model, asked))
+    ):
         raise SupersededError("samples of the training set were requested for deletion while it trained")
     version = add(
         session,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import logging
 from collections.abc import Callable
-from datetime import timedelta
 from typing import Any
 
 import torch
@@ -21,7 +20,7 @@ from app.core.errors import AppError, SupersededError
 from app.core.tables import Job
 from app.formats.sandbox import SandboxError
 from app.jobs import Claim, LeaseLostError, workers
-from app.rules.states import JobState
+from app.rules.states import JobKind, JobState
 from engine import memory, seeding
 from engine.errors import EngineError
 from worker.runtime.run import CancelledError, GaveWayError, Heartbeat, JobError, Resources, Run
@@ -29,8 +28,7 @@ from worker.runtime.run import CancelledError, GaveWayError, Heartbeat, JobError
 log = logging.getLogger("lethe.worker")
 
 STORAGE_PAUSE_SECONDS = 30.0
-ONE_PAUSE = timedelta(seconds=STORAGE_PAUSE_SECONDS)  # a disk that is full for a moment needs nobody
-AWAY_FOR_LONG = timedelta(hours=1)
+ONCE, AN_HOUR = 1, 120  # tries, with such a pause after each: a disk that is full for a moment needs nobody
 SUPERSEDED_PAUSE_SECONDS = 0.2
 
 
@@ -68,7 +66,7 @@ def _work(resources: Resources, claim: Claim, work: Callable[[Run], None]) -> No
             _end(resources.database, claim, JobState.FAILED, "corrupt-bytes", f"stored bytes are damaged: {error}")
         except Exception as error:
             reason, pause = _why_again(claim, error)
-            _again(resources.database, claim, reason, pause_seconds=pause, **_for_a_person(error))
+            _again(resources.database, claim, reason, pause_seconds=pause, **_after(claim, error))
         _measure(run)
     with resources.database.read() as session:
         job = session.get_one(Job, claim.id)
@@ -93,13 +91,13 @@ def _why_again(claim: Claim, error: Exception) -> tuple[str, float]:
     return f"an unexpected {type(error).__name__}; it is in the worker's log", 0.0
 
 
-def _for_a_person(error: Exception) -> dict[str, Any]:
-    """What only a person can change: storage that refuses, or has been away for long."""
+def _after(claim: Claim, error: Exception) -> dict[str, Any]:
+    """What else there is to say of a job that is tried again: see `jobs.requeue`."""
     if isinstance(error, StorageRefusedError):
-        return {"waits": jobs.problem("storage-refused", str(error)), "patience": ONE_PAUSE}
+        return {"waits": jobs.problem("storage-refused", str(error)), "patience": ONCE}
     if isinstance(error, StorageUnavailableError):
-        return {"waits": jobs.problem("storage-unavailable", str(error)), "patience": AWAY_FOR_LONG}
-    return {}
+        return {"waits": jobs.problem("storage-unavailable", str(error)), "patience": AN_HOUR}
+    return {"thrown_away": isinstance(error, SupersededError) and claim.kind == JobKind.TRAIN}
 
 
 def _because(job: Job) -> str:

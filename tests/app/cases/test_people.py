@@ -16,6 +16,8 @@ from app.core import db
 from app.core.tables import Base, Dataset, DeletionRequest, Sample
 from app.formats.manifest import SourceError
 from tests.app.cases.sealed import REQUESTS, case_of, log_of, parts, sweep
+from tests.app.datasets.test_shards import part, put
+from tests.app.datasets.test_uploads import dataset
 from tests.helpers import as_other, is_problem
 from tests.support import Account, Document
 from tests.trained import Trained
@@ -74,6 +76,14 @@ def test_a_dataset_that_was_not_taken_in_is_named_and_keeps_nobody(
     like = {"dataset": ready["id"], "jurisdiction": "gdpr"}
     spread = account.post(f"{REQUESTS}:span", {"subjects": ["anna"], "like": like})
     assert (len(spread["requests"]), spread["not_read"]) == (1, [failed["id"]])
+
+
+def test_a_dataset_whose_shards_were_received_is_named(account: Account) -> None:
+    """As seen: nobody heard of a person in shards of a dataset that was not closed yet."""
+    made, empty = dataset(account), dataset(account)
+    assert put(account, made, 0, part(0, subject=["ann"] * 20)).status_code == 200
+    assert account.post(f"{REQUESTS}:find", {"subjects": ["ann"]})["not_read"] == [made]
+    assert account.get(f"/v1/datasets/{empty}")["state"] == "awaiting-content"
 
 
 def test_people_are_found_across_datasets(account: Account) -> None:

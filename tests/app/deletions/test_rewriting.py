@@ -289,6 +289,22 @@ def test_large_tables_of_requests_wait_for_a_quiet_hour_and_ids_do_not(
 CLASS = "Änn Zzyzx"
 
 
+@pytest.mark.validation
+def test_the_name_of_a_class_goes_from_replies_about_its_dataset_alone(account: Account) -> None:
+    """As seen: a class called as a member of the document broke a reply about another dataset."""
+    source = {"name": "upload", "params": {"holdout_fraction": 0.0, "class_names": ["state", "b"]}}
+    once: Document = {"name": "e", "source": source}
+    first = account.post("/v1/datasets", once | {"name": "d"}, **{"Idempotency-Key": "one"})["id"]
+    other = account.post("/v1/datasets", once, **{"Idempotency-Key": "two"})
+    account.http.put(f"/v1/datasets/{first}/content", content=packed(IMAGES, IDS), headers={"Content-Type": NPZ})
+    account.work()
+    account.delete(first, IDS[::2])
+    account.work()
+    assert account.post("/v1/datasets", once, **{"Idempotency-Key": "two"}) == other
+    again = account.post("/v1/datasets", once | {"name": "d"}, **{"Idempotency-Key": "one"})
+    assert (again["state"], again["source"]["params"]["class_names"]) == ("awaiting-content", [None, "b"])
+
+
 def test_no_name_of_an_erased_class_is_left_in_replies_files_or_jobs(account: Account) -> None:
     """As seen: a kept reply told it again for a month, PostgreSQL's file of models had it, and so had a job."""
     source = {"name": "upload", "params": {"holdout_fraction": 0.0, "class_names": [CLASS, "bob"]}}
