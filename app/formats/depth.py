@@ -32,6 +32,16 @@ def of_floats(pictures: NDArray[np.floating[Any]]) -> NDArray[np.uint8]:
     return _either(~_any((steps != np.rint(steps)) | (steps > 255)), steps, np.rint(wide * 255))
 
 
+# What the versions before made of 8 bits that were shifted, or divided by 256: all of it was scaled.
+_BEFORE = ((np.arange(256, dtype=np.uint32) * 256 * 255 + 32767) // 65535).astype(np.uint8)
+
+
+def as_before(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Pixels of today as a version before took the same file in, so that what was erased of it then is known again."""
+    made: NDArray[np.uint8] = _BEFORE[pixels]
+    return made
+
+
 def _any(found: NDArray[Any]) -> Any:
     """(n, 1, …): whether there is any in each picture."""
     return found.any(axis=tuple(range(1, found.ndim)), keepdims=True)

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from app.formats import archives, marks, pictures, uploads
+from app.formats import archives, depth, marks, pictures, uploads
 from app.formats.input_contract import InputContract
 from app.formats.manifest import MAX_ERRORS, Columns, Manifest, SourceError, join
 from app.formats.options import Options
@@ -30,6 +30,7 @@ from engine.data import geometry
 
 _MADE = re.compile(r"sha256:([0-9a-f]{64})(?:#([1-9]\d{0,6}))?")
 NO_MARK = bytes(marks.SIZE)
+WIDENED = {"16-bit", "floats"}  # what is told of pixels that were not 8 bits
 HELD = "held"  # the form of files that another dataset has
 IMAGES, ROWS, ADDRESSES = "images", "rows", "addresses"
 """Files of `unpack`: pictures or array, a line of JSON for each sample; and one for where it lies, of `refer`."""
@@ -228,17 +229,18 @@ class _Array:
 # -- looking ---------------------------------------------------------------------------------------
 
 
-def look(images: str, start: int, stop: int, keys: Sequence[str], target: str) -> dict[str, Any]:
+def look(images: str, start: int, stop: int, keys: Sequence[str], target: str, widened: bool = False) -> dict[str, Any]:
     """Decode the pictures from `start` to `stop` once, and say what they are.
 
     keys: of `app.formats.marks`, hexadecimal. The file `target` gets, for each picture, height, width, channels,
-    whether it is of one colour, its mark with each key, and that of a grey one among colours; zeros where it has none.
+    whether it is of one colour, its mark with each key, that of a grey one among colours, and that of one of 16 bits or
+    floats as versions before took it in; zeros where it has none. widened: they came as arrays of such types.
 
     Returns:
         `errors` ([row, text]), `modes` and `did`, counted.
     """
     seen = array("Q")
-    made = {"mark": bytearray(), "colour": bytearray()}
+    made = {"mark": bytearray(), "colour": bytearray(), "former": bytearray()}
     errors: list[tuple[int, str]] = []
     modes: Counter[str] = Counter()
     did: Counter[str] = Counter()
@@ -256,6 +258,8 @@ def look(images: str, start: int, stop: int, keys: Sequence[str], target: str) -
             constant = mark is None
             made["mark"] += mark or NO_MARK
             made["colour"] += marks.as_colour(secret, pixels) or NO_MARK
+            former = marks.of_pixels(secret, depth.as_before(pixels)) if widened or WIDENED & {*picture.did} else None
+            made["former"] += former or NO_MARK
         seen.extend((*pixels.shape, constant))
         modes[picture.mode] += 1
         if picture.did:
@@ -272,11 +276,9 @@ def look(images: str, start: int, stop: int, keys: Sequence[str], target: str) -
 
 
 def looked_at(keys: int) -> np.dtype[np.void]:
-    """What `look` says of one picture; `mark` and `colour` have a row for each key."""
-    mark = ("u1", (keys, marks.SIZE))
-    return np.dtype(
-        [("height", "<u4"), ("width", "<u4"), ("channels", "u1"), ("constant", "?"), ("mark", *mark), ("colour", *mark)]
-    )
+    """What `look` says of one picture; the last three have a row for each key."""
+    facts = [("height", "<u4"), ("width", "<u4"), ("channels", "u1"), ("constant", "?")]
+    return np.dtype([*facts, *((kind, "u1", (keys, marks.SIZE)) for kind in ("mark", "colour", "former"))])
 
 
 def _table(values: array[int], columns: int) -> NDArray[np.uint64]:

@@ -21,7 +21,7 @@ from app.formats.pictures import PictureFile, is_pictures
 from app.formats.sandbox import Limits
 from engine import host
 from engine.data import decoding, geometry
-from engine.data.decoding import IMAGES, ROWS, looked_at
+from engine.data.decoding import IMAGES, ROWS, WIDENED, looked_at
 from engine.data.samples import RawData
 
 sandbox.preload("engine.data.decoding")
@@ -122,10 +122,11 @@ def look_over(
 ) -> Taken:
     """Decode the pictures in `folder` once; said: what was read of their files."""
     images, n = folder / IMAGES, said["samples"]
-    parts = spans(images, n)
+    parts, secrets = spans(images, n), [key.hex() for key in keys]
+    widened = not WIDENED.isdisjoint(said["notes"])
     answers = each_part(
         [
-            ("engine.data.decoding:look", str(images), *part, [key.hex() for key in keys], str(_beside(folder, part)))
+            ("engine.data.decoding:look", str(images), *part, secrets, str(_beside(folder, part)), widened)
             for part in parts
         ],
         lambda done: progress(0.2 + 0.8 * done),

@@ -203,8 +203,8 @@ class _Referred(_Uploaded):
 
 
 def _marks(part: NDArray[np.void]) -> list[Marks]:
-    """The marks of the contents of some rows: of each secret, and of a grey picture among colours, too."""
-    return [_hex(made) for kind in ("mark", "colour") for made in part[kind].swapaxes(0, 1)]
+    """The marks of the contents of some rows, of each secret and kind (`decoding.looked_at`)."""
+    return [_hex(made) for kind in ("mark", "colour", "former") for made in part[kind].swapaxes(0, 1)]
 
 
 def _hex(marks: NDArray[np.uint8]) -> list[str | None]:

@@ -17,7 +17,7 @@ from app.core.keys import FIRST_TENANT
 from app.core.tables import AuditEvent, Dataset, Model
 from app.datasets import suppression
 from app.datasets.suppression import Known, Marker
-from app.formats import marks
+from app.formats import depth, marks
 from app.main import create_app
 from app.models import records as models
 from app.releases import export
@@ -105,6 +105,24 @@ def test_a_picture_that_comes_turned_mirrored_or_with_its_colours_reversed_is_kn
     for name, images in forms.items():
         again = taken_in(account, packed(np.ascontiguousarray(images), [f"{name} {n}" for n in range(12)]))
         assert again["erased_samples"] == 2, name
+
+
+@pytest.mark.parametrize("form", ["16-bit array", "floats", "16-bit PNG"])
+@pytest.mark.validation
+def test_what_was_taken_in_before_as_other_pixels_is_known_in_the_same_file(account: Account, form: str) -> None:
+    """Versions before scaled 8 bits that were shifted, or divided by 256. What was erased of such a file stays out."""
+    wide = IMAGES.astype(np.uint16) << 8
+    sent = {
+        "16-bit array": (packed(wide, IDS), NPZ),
+        "floats": (packed((IMAGES / 256).astype(np.float32), IDS), NPZ),
+        "16-bit PNG": (folder_of(wide[..., 0]), "application/zip"),
+    }
+    before = packed(depth.as_before(IMAGES), [f"b{number}" for number in range(12)])
+    first = taken_in(account, before)
+    account.delete(first["id"], ["b0", "b1"])
+    account.work()
+    again = taken_in(account, *sent[form])
+    assert again["erased_samples"] == 2
 
 
 def folder_of(images: np.ndarray, **how: Any) -> bytes:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from app.formats.depth import of_floats, of_integers
+from app.formats.depth import as_before, of_floats, of_integers
 
 EVERY = np.arange(256, dtype=np.uint8).reshape(1, 16, 16)
 
@@ -32,3 +32,10 @@ def test_16_bits_are_scaled_to_the_nearest_picture_by_picture() -> None:
 def test_floats_of_no_known_range_are_refused(value: float) -> None:
     with pytest.raises(ValueError, match="outside"):
         of_floats(np.array([[0.5, value]]))
+
+
+def test_what_versions_before_made_of_them_is_known() -> None:
+    shifted, divided = EVERY.astype(np.uint16) << 8, EVERY / 256
+    scaled = (shifted.astype(np.uint32) * 255 + 32767) // 65535
+    assert np.array_equal(as_before(of_integers(shifted)), scaled)
+    assert np.array_equal(as_before(of_floats(divided)), np.rint(divided * 255))
