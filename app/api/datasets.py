@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path as FilePath
 from typing import Annotated, Any, Literal
@@ -252,7 +253,7 @@ def get_canaries(dataset: DatasetId, who: CallerDep, held: PartsDep) -> Response
     if not len(planted):
         raise Conflict("No sample of this dataset has the subject `lethe:canary`.", kind="no-canaries")
     said = [(name, label) for _, name, label in trained]
-    try:
+    with _refusals():
         size = held.blobs.size(digest)
         most = _most_of(held, shape, said)
         theirs, positions = objects_of(held.settings, who.tenant_id), [row[0] for row in trained]
@@ -260,15 +261,22 @@ def get_canaries(dataset: DatasetId, who: CallerDep, held: PartsDep) -> Response
             pictures = previews.encoded_at(_reader(held, digest), size, positions, theirs.picture)
             target = previews.as_npz(pictures, folder, said, shape, most)
             made, file = target.stat().st_size, target.open("rb")  # which goes with the last who has it open
+    name = f"{row.id}-canaries.npz"
+    headers = {"Content-Disposition": f'attachment; filename="{name}"', "Content-Length": str(made)}
+    return FilePart(file, 0, made, 200, headers, NPZ)
+
+
+@contextmanager
+def _refusals() -> Iterator[None]:
+    """What keeps stored pictures from being looked at, in words."""
+    try:
+        yield
     except storage.ObjectError as error:
         raise Conflict(f"A picture cannot be read: {error}.", kind=error.kind) from None
     except sandbox.SandboxError as error:
         raise Unavailable(f"Just now {error}. Ask again.", headers=WAIT) from None
     except (BlobMissingError, SourceError):
         raise Unavailable("The pictures could not be looked at just now. Ask again.", headers=WAIT) from None
-    name = f"{row.id}-canaries.npz"
-    headers = {"Content-Disposition": f'attachment; filename="{name}"', "Content-Length": str(made)}
-    return FilePart(file, 0, made, 200, headers, NPZ)
 
 
 MOST_UNKNOWN = 2**31  # bytes of an npz of pictures whose sizes nobody has said
@@ -329,15 +337,9 @@ def preview(
         labels, train = datasets.labels_of(session, row)
         digest = row.images
         events.record(session, who.tenant_id, "dataset.previewed", row.id, samples=len(positions), key=who.key_id)
-    try:
+    with _refusals():
         size, theirs = held.blobs.size(digest), objects_of(held.settings, who.tenant_id)
         found = previews.pngs(_reader(held, digest), size, positions, theirs.picture)
-    except storage.ObjectError as error:
-        raise Conflict(f"A picture cannot be shown: {error}.", kind=error.kind) from None
-    except sandbox.SandboxError as error:
-        raise Unavailable(f"Just now {error}. Ask again.", headers=WAIT) from None
-    except (BlobMissingError, SourceError):
-        raise Unavailable("The pictures could not be looked at just now. Ask again.", headers=WAIT) from None
     return [
         PictureOut(label=int(labels[position]), split="train" if train[position] else "holdout", **each)
         for position, each in zip(positions, found, strict=True)
