@@ -7,7 +7,18 @@ token; every write of a worker goes through `fenced`, so a worker that lost its 
 from app.core.errors import SupersededError
 from app.events.recording import NewEvent, record, record_many
 from app.jobs.claiming import Claim, claim, gives_way, has_work, purges_waiting
-from app.jobs.ending import THROWN_AWAY, cancel, drop_unfinished, finish, problem, release, requeue, retry, sweep
+from app.jobs.ending import (
+    THROWN_AWAY,
+    cancel,
+    drop_unfinished,
+    finish,
+    problem,
+    release,
+    requeue,
+    retry,
+    step_aside,
+    sweep,
+)
 from app.jobs.parts import parts_of, start_parts
 from app.jobs.queueing import emit, enqueue, enqueue_unlearning
 from app.jobs.running import LeaseLostError, advance, announce, artifacts, beat, fenced, keep
@@ -42,5 +53,6 @@ __all__ = [
     "requeue",
     "retry",
     "start_parts",
+    "step_aside",
     "sweep",
 ]

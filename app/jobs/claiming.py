@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, and_, case, exists, false, func, or_, select, true, update
+from sqlalchemy import CTE, ColumnElement, Select, and_, case, exists, false, func, or_, select, true, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session, aliased
 
@@ -53,7 +53,7 @@ def claimable(now: datetime, hint: str | None = None) -> Select[Job]:
     tenants take turns: who enters many requests that were late when they came keeps nobody else from a deadline. Then
     comes the hinted job; then tenants take turns. Of one tenant, what has a deadline within `SOON` comes first, then
     the oldest job. A lane keeps its order whichever hint arrives first: unlearning must find the version that training
-    makes. What a deletion waits for may overtake, see `_waits_in_lane`.
+    makes. What a deletion waits for may overtake, and purges have no order, see `_waits_in_lane`.
     """
     other = aliased(Job)
     lane_busy = exists().where(other.lane == Job.lane, other.state == JobState.RUNNING)
@@ -87,8 +87,10 @@ def _waits_in_lane(now: datetime) -> ColumnElement[bool]:
     """Whether a job that is before `Job` in its lane keeps it waiting.
 
     What a deletion waits for, an unlearning or a comparison, passes one that only looks at a version, which may never
-    find a worker; an unlearning that hurries, whatever does not unlearn. Each case asks a question of its own, which
-    the first rows of the lane answer: one for all would look at the whole lane for each of its jobs.
+    find a worker; an unlearning that hurries, whatever does not unlearn. Of unlearnings the one with the first deadline
+    within `URGENT` leads, else the oldest. A purge passes all, since other purges may wait for something else. Each
+    case asks a question of its own, which the first rows of the lane answer: one for all would look at the whole lane
+    for each of its jobs.
     """
     ahead = aliased(Job)
     kind = func.coalesce(ahead.kind, "")  # as it stands, SQLite would look for the kind and not along the lane
@@ -97,16 +99,35 @@ def _waits_in_lane(now: datetime) -> ColumnElement[bool]:
         before = (ahead.lane == Job.lane, ahead.state == JobState.QUEUED, ahead.id < Job.id, ahead.available_at <= now)
         return exists().where(*before, *which)
 
+    leads = _urgent_leads(now)
+    follows = Job.id.not_in(select(leads.c.id))
     unlearns = there_is(kind == JobKind.UNLEARN)
     compares = and_(Job.kind == JobKind.TRAIN, Job.params["exclude_request"].as_string().is_not(None))
     makes = there_is(kind.not_in([*LOOKING, JobKind.UNLEARN]))
     return case(  # a case ends at the first that holds; SQLite asks both sides of an OR within one
-        (and_(Job.kind == JobKind.UNLEARN, unlearns), true()),
+        (and_(Job.kind == JobKind.UNLEARN, follows, or_(Job.lane.in_(select(leads.c.lane)), unlearns)), true()),
         (and_(Job.kind == JobKind.UNLEARN, makes), ~_hurries(now)),
         (Job.kind == JobKind.UNLEARN, false()),
+        (Job.kind == JobKind.PURGE, false()),
         (compares, there_is(kind.not_in(LOOKING))),
         else_=there_is(),
     )
+
+
+def _urgent_leads(now: datetime) -> CTE:
+    """Of each lane with unlearnings due within `URGENT`, the one that is due first: its id and the lane."""
+    mine = aliased(Job)
+    place = func.row_number().over(partition_by=mine.lane, order_by=(func.min(DeletionRequest.due_at), mine.id))
+    ranked = (
+        select(mine.id, mine.lane, place.label("place"))
+        .join(OutcomeRow, OutcomeRow.job_id == mine.id)
+        .join(DeletionRequest, DeletionRequest.id == OutcomeRow.request_id)
+        .where(mine.state == JobState.QUEUED, mine.kind == JobKind.UNLEARN, mine.available_at <= now)
+        .where(DeletionRequest.due_at <= now + URGENT, DeletionRequest.decision == Decision.ACCEPTED)
+        .group_by(mine.id, mine.lane)
+        .subquery()
+    )
+    return select(ranked.c.id, ranked.c.lane).where(ranked.c.place == 1).cte("urgent_leads")
 
 
 def _hurries(now: datetime) -> ColumnElement[bool]:
@@ -122,12 +143,15 @@ def due_at(until: datetime) -> ColumnElement[datetime]:
     """The earliest legal deadline up to `until` that waits for the queued `Job`; null where none does.
 
     A job has the deadlines of the requests that it carries out, or that it is compared for while their samples are
-    there, and inherits those of the jobs behind it in its lane; an unlearning also those that wait for the next batch.
+    there, and inherits those of unlearnings behind it in its lane; an unlearning also those that wait for the next
+    batch.
+    What is on hold has no deadline for any job.
     """
     first = select(func.min(DeletionRequest.due_at)).where(DeletionRequest.due_at <= until)
+    first = first.where(DeletionRequest.decision == Decision.ACCEPTED)
     behind = aliased(Job)  # or itself
     waits = (behind.lane == Job.lane, behind.state == JobState.QUEUED)
-    purges = first.join(behind, behind.request_id == DeletionRequest.id).where(*waits, behind.kind == JobKind.PURGE)
+    purges = first.where(DeletionRequest.id == Job.request_id)
     batches = (
         first.join(OutcomeRow, OutcomeRow.request_id == DeletionRequest.id)
         .join(behind, behind.id == OutcomeRow.job_id)
@@ -156,24 +180,30 @@ def _wanted_before(now: datetime, *, running: bool = True) -> ColumnElement[bool
     These are running jobs, and queued ones that need the samples of the purge's own request: unlearning, and the
     comparison. Other queued jobs may never find a worker, and later ones may never end, so erasing waits for neither.
     Nor does the purge of one model, which leaves the samples, wait for the unlearning of another. With an imminent
-    deadline it does not wait for a comparison that is not first in its own lane. A part is as old as its job.
+    deadline it waits for no comparison that has not begun. A part is as old as its job.
     """
-    earlier, first = aliased(Job), aliased(Job)
-    compares = and_(earlier.kind == JobKind.TRAIN, earlier.params["exclude_request"].as_string() == Job.request_id)
-    goes_first = or_(first.state == JobState.RUNNING, and_(first.state == JobState.QUEUED, first.id < earlier.id))
-    late = exists().where(first.lane == earlier.lane, goes_first).correlate(earlier)
-    soon = exists().where(DeletionRequest.id == Job.request_id, DeletionRequest.due_at <= now + IMMINENT)
-    own = exists().where(OutcomeRow.job_id == earlier.id, OutcomeRow.request_id == Job.request_id)
-    unlearns = and_(earlier.kind == JobKind.UNLEARN, own.correlate(earlier, Job))
-    return exists().where(
-        earlier.dataset_id == Job.dataset_id,
-        func.coalesce(earlier.parent_id, earlier.id) < Job.id,
-        earlier.kind != JobKind.PURGE,
-        or_(
-            earlier.state == JobState.RUNNING if running else false(),
-            and_(earlier.state == JobState.QUEUED, or_(unlearns, and_(compares, ~and_(soon.correlate(Job), late)))),
-        ),
+    earlier = aliased(Job)
+    age = func.coalesce(earlier.parent_id, earlier.id).label("age")
+    # Made once for all purges of a dataset, which may be thousands.
+    at_work = select(earlier.dataset_id, age).where(earlier.state == JobState.RUNNING, earlier.kind != JobKind.PURGE)
+    for_whom = earlier.params["exclude_request"].as_string()
+    compares = select(for_whom.label("request_id"), age).where(
+        earlier.state == JobState.QUEUED, earlier.kind == JobKind.TRAIN, for_whom.is_not(None)
     )
+    works, compared = (
+        query.cte(name).prefix_with("MATERIALIZED", dialect="postgresql")
+        for name, query in (("at_work", at_work), ("compares", compares))
+    )
+    soon = exists().where(DeletionRequest.id == Job.request_id, DeletionRequest.due_at <= now + IMMINENT)
+    to_unlearn = select(earlier.id).where(earlier.state == JobState.QUEUED, earlier.kind == JobKind.UNLEARN)
+    unlearns = select(OutcomeRow.request_id).where(
+        OutcomeRow.request_id == Job.request_id, OutcomeRow.job_id < Job.id, OutcomeRow.job_id.in_(to_unlearn)
+    )
+    waits = exists().where(compared.c.request_id == Job.request_id, compared.c.age < Job.id)
+    queued = or_(unlearns.correlate(Job).exists(), and_(waits, ~soon.correlate(Job)))
+    if not running:
+        return queued
+    return or_(exists().where(works.c.dataset_id == Job.dataset_id, works.c.age < Job.id), queued)
 
 
 def purges_waiting(session: Session, dataset_id: str) -> list[str]:
@@ -260,50 +290,57 @@ def claim_once(
 
 def gives_way(session: Session, claim: Claim, takes: Takes) -> bool:
     """Whether the worker of `claim`, which takes `takes`, should put it back: a job with an urgent deadline waits for
-    it, or for a worker while none is free. A job with such a deadline of its own never gives way, and one that inherits
-    it only to the unlearning that would pass it in the queue."""
+    it, or for a worker while none is free. A job that has an urgent deadline of its own, or one that it inherits,
+    gives way to an imminent one alone, and to none once its own is imminent; but to the unlearning that would pass it
+    in the queue it gives way whatever it inherits."""
     now = db.now(session)
-    urgent = now + URGENT
-    open_ = (DeletionRequest.due_at <= urgent, DeletionRequest.fulfilled_at.is_(None))
+    open_ = (DeletionRequest.due_at <= now + URGENT, DeletionRequest.fulfilled_at.is_(None))
     if session.scalars(select(DeletionRequest.id).where(*open_).limit(1)).first() is None:
         return False  # as nearly always, and quickly found
-    batch = select(OutcomeRow.request_id).join(DeletionRequest, DeletionRequest.id == OutcomeRow.request_id)
-    if session.scalars(batch.where(OutcomeRow.job_id == claim.id, *open_).limit(1)).first():
-        return False
-    compared = DeletionRequest.id == (claim.params.get("exclude_request") or "")
-    if session.scalars(select(DeletionRequest.id).where(compared, *open_)).first():
+    own = _own_deadline(session, claim, now)
+    if own is not None and own <= now + IMMINENT:
         return False
     busy = set(session.scalars(select(Job.owner).where(Job.state == JobState.RUNNING)))
-    free = [routing.takes(each).fits() for each in routing.live(session) if each.name not in busy]
+    free = or_(false(), *(routing.takes(each).fits() for each in routing.live(session) if each.name not in busy))
     running, older = aliased(Job), aliased(Job)
     same_lane = exists().where(running.id == claim.id, running.lane == Job.lane)
     queued = (older.lane == Job.lane, older.state == JobState.QUEUED, older.kind == JobKind.UNLEARN)
+    ready = (Job.state == JobState.QUEUED, Job.available_at <= now)
     hurried = select(Job.id).where(
-        Job.state == JobState.QUEUED,
+        *ready,
         Job.kind == JobKind.UNLEARN,
         same_lane,
         ~exists().where(*queued, older.id < Job.id),
         _hurries(now),
-        or_(takes.fits(), *free),
+        or_(takes.fits(), free),
     )
     if claim.kind != JobKind.UNLEARN and session.scalars(hurried.limit(1)).first():
         return True
-    if session.scalars(select(due_at(urgent)).where(Job.id == claim.id)).first():
+    inherited = session.scalars(select(due_at(now + URGENT)).where(Job.id == claim.id)).first()
+    if inherited is not None and inherited <= now + IMMINENT:
         return False
+    until = now + (URGENT if own is None and inherited is None else IMMINENT)
     held_up = select(Job.id).where(
+        *ready,
         Job.kind == JobKind.PURGE,
-        Job.state == JobState.QUEUED,
         Job.dataset_id == claim.dataset_id,
         Job.id > (claim.parent_id or claim.id),
-        due_at(urgent).is_not(None),
+        due_at(until).is_not(None),
         ~_wanted_before(now, running=False),
+        or_(takes.fits(), free),
     )
     if session.scalars(held_up.limit(1)).first():
         return True
-    waiting = session.scalars(claimable(now).where(due_at(urgent).is_not(None), takes.fits()).limit(1)).first()
-    if waiting is None:
-        return False
-    return session.scalars(select(Job.id).where(Job.id == waiting.id, or_(false(), *free))).first() is None
+    waiting = session.scalars(claimable(now).where(due_at(until).is_not(None), takes.fits()).limit(1)).first()
+    return waiting is not None and session.scalars(select(Job.id).where(Job.id == waiting.id, free)).first() is None
+
+
+def _own_deadline(session: Session, claim: Claim, now: datetime) -> datetime | None:
+    """The first deadline within `URGENT` of what `claim` carries out, or is compared for."""
+    carried_out = select(OutcomeRow.request_id).where(OutcomeRow.job_id == claim.id)
+    whose = or_(DeletionRequest.id.in_(carried_out), DeletionRequest.id == (claim.params.get("exclude_request") or ""))
+    first = select(func.min(DeletionRequest.due_at)).where(whose, DeletionRequest.due_at <= now + URGENT)
+    return session.scalars(first.where(DeletionRequest.fulfilled_at.is_(None))).one()
 
 
 def has_work(database: Database) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 from sqlalchemy import and_, delete, or_, select, update
@@ -16,13 +16,15 @@ from app.events.recording import record
 from app.evidence import negative
 from app.formats.manifest import ERASED_PREFIX
 from app.jobs import outbox, routing
-from app.jobs.claiming import claimable
+from app.jobs.claiming import URGENT, claimable, due_at
 from app.jobs.parts import parts_of
 from app.jobs.queueing import emit
 from app.rules.sources import awaits_content
 from app.rules.states import MAX_ATTEMPTS, JobKind, JobState, Outcome, move_job, move_outcome
 
 THROWN_AWAY = "thrown_away"  # a parameter of a training: how often its work was whole, and of no use
+REFUSED_SINCE = "refused_since"  # a parameter: when storage first kept this job from its end
+ASIDE_SECONDS = 2.0  # in which another worker takes what a job gave way to
 # Parameters that put an unlearn job on a further step of an escalation; version 0.1 calls `step` `rung`.
 OF_A_STEP = ("step", "rung", "policy", "why")
 
@@ -101,22 +103,25 @@ def requeue(
     pause_seconds: float = 0.0,
     counted: bool = True,
     waits: dict[str, Any] | None = None,
-    patience: int = 0,
+    patience: timedelta = timedelta(0),
     thrown_away: bool = False,
 ) -> None:
     """An attempt ended without an end: try again, or bury the job after `MAX_ATTEMPTS`.
 
     With a pause the attempt does not count: the failure lies outside the job, and may pass. Nor does it count where
-    `counted` is false: it was no failure. waits: the problem that a person must end before the job can, once it has
-    been tried more often than `patience`; it is tried again meanwhile. thrown_away: its work was whole, and of no use.
+    `counted` is false: it was no failure. waits: the problem that a person must end before the job can, if it is still
+    there when the job is tried again and `patience` is over. thrown_away: its work was whole, and of no use.
     """
-    if waits and job.fence > patience:
+    now = db.now(session)
+    if waits and (since := job.params.get(REFUSED_SINCE)) is None:
+        job.params = {**job.params, REFUSED_SINCE: now.isoformat()}
+    elif waits and now - datetime.fromisoformat(since) >= patience:
         if not job.problem:
             _purge_is_stuck(session, job)
         job.problem = waits
     if thrown_away:
         job.params = {**job.params, THROWN_AWAY: job.params.get(THROWN_AWAY, 0) + 1}
-    job.available_at = db.now(session) + timedelta(seconds=pause_seconds)
+    job.available_at = now + timedelta(seconds=pause_seconds)
     job.attempts -= pause_seconds > 0 or not counted
     job.owner = job.lease_until = None
     if job.cancel_requested:
@@ -129,6 +134,17 @@ def requeue(
         job.fraction = 0.0
         emit(session, job)
         outbox.hint(session, job.id)
+
+
+def step_aside(session: Session, job: Job) -> None:
+    """Queue a job again that gave way to an urgent one. It waits a little, so that the other is taken, by whichever
+    worker it goes to, and is not found behind this one again; the other's hint may have been spent behind it."""
+    requeue(session, job, "another job went first", pause_seconds=ASIDE_SECONDS, counted=False)
+    session.flush()
+    now = db.now(session)
+    urgent = claimable(now).with_only_columns(Job.id).where(due_at(now + URGENT).is_not(None))
+    for job_id in session.scalars(urgent.limit(2)):
+        outbox.hint(session, job_id)
 
 
 def problem(kind: str, detail: str, **members: Any) -> dict[str, Any]:
@@ -210,6 +226,7 @@ def _restart_escalation(job: Job) -> None:
 
 def _begin_again(session: Session, job: Job) -> None:
     job.attempts, job.fraction, job.problem, job.finished_at = 0, 0.0, None, None
+    job.params = {name: value for name, value in job.params.items() if name != REFUSED_SINCE}
     job.cancel_requested, job.available_at = False, db.now(session)
     emit(session, job)
     outbox.hint(session, job.id)

@@ -80,7 +80,7 @@ def _default_escalation(data: dict[str, Any]) -> tuple[EscalationChoice, ...]:
 
 
 class EachRule(BaseModel):
-    """A job for each request, in the order of the requests."""
+    """A job for each request: those due within seven days first, by date, then in the order of the requests."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 

@@ -5,11 +5,14 @@ from __future__ import annotations
 import errno
 import logging
 from collections.abc import Callable
+from datetime import timedelta
+from functools import partial
 from typing import Any
 
 import torch
 from opentelemetry.trace import SpanKind
 from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.orm import Session
 
 from app import jobs
 from app.blobs import folder, usage
@@ -28,7 +31,7 @@ from worker.runtime.run import CancelledError, GaveWayError, Heartbeat, JobError
 log = logging.getLogger("lethe.worker")
 
 STORAGE_PAUSE_SECONDS = 30.0
-ONCE, AN_HOUR = 1, 120  # tries, with such a pause after each: a disk that is full for a moment needs nobody
+AT_ONCE, AN_HOUR = timedelta(0), timedelta(hours=1)  # a storage that is away for a moment needs nobody
 SUPERSEDED_PAUSE_SECONDS = 0.2
 
 
@@ -57,8 +60,8 @@ def _work(resources: Resources, claim: Claim, work: Callable[[Run], None]) -> No
             log.warning("job %s: the lease was lost; nothing was written", claim.id)
         except CancelledError:
             _end(resources.database, claim, JobState.CANCELLED, "cancelled", "cancelled on request")
-        except GaveWayError as error:
-            _again(resources.database, claim, str(error), counted=False)
+        except GaveWayError:
+            _again(resources.database, claim, jobs.step_aside)
         except (EngineError, JobError, AppError) as error:
             members = error.members if isinstance(error, JobError) else {}
             _end(resources.database, claim, JobState.FAILED, error.kind, str(error), **members)
@@ -66,7 +69,8 @@ def _work(resources: Resources, claim: Claim, work: Callable[[Run], None]) -> No
             _end(resources.database, claim, JobState.FAILED, "corrupt-bytes", f"stored bytes are damaged: {error}")
         except Exception as error:
             reason, pause = _why_again(claim, error)
-            _again(resources.database, claim, reason, pause_seconds=pause, **_after(claim, error))
+            how = {"pause_seconds": pause, **_after(claim, error)}
+            _again(resources.database, claim, partial(jobs.requeue, reason=reason, **how))
         _measure(run)
     with resources.database.read() as session:
         job = session.get_one(Job, claim.id)
@@ -94,7 +98,7 @@ def _why_again(claim: Claim, error: Exception) -> tuple[str, float]:
 def _after(claim: Claim, error: Exception) -> dict[str, Any]:
     """What else there is to say of a job that is tried again: see `jobs.requeue`."""
     if isinstance(error, StorageRefusedError):
-        return {"waits": jobs.problem("storage-refused", str(error)), "patience": ONCE}
+        return {"waits": jobs.problem("storage-refused", str(error)), "patience": AT_ONCE}
     if isinstance(error, StorageUnavailableError):
         return {"waits": jobs.problem("storage-unavailable", str(error)), "patience": AN_HOUR}
     return {"thrown_away": isinstance(error, SupersededError) and claim.kind == JobKind.TRAIN}
@@ -125,10 +129,10 @@ def _end(database: Database, claim: Claim, state: JobState, kind: str, detail: s
         log.warning("job %s: the lease was lost before its end could be written", claim.id)
 
 
-def _again(database: Database, claim: Claim, reason: str, **how: Any) -> None:
-    """Give the attempt up; the job is queued again, or dead once it has had its attempts. how: of `jobs.requeue`."""
+def _again(database: Database, claim: Claim, queue: Callable[[Session, Job], None]) -> None:
+    """Give the attempt up and `queue` the job again."""
     try:
         with database.write() as session:
-            jobs.requeue(session, jobs.fenced(session, claim), reason, **how)
+            queue(session, jobs.fenced(session, claim))
     except LeaseLostError:
         log.warning("job %s: the lease was lost before it could be queued again", claim.id)

@@ -8,6 +8,7 @@ It prints its verifier key and its address.
 from __future__ import annotations
 
 import base64
+import gzip
 import hashlib
 import sys
 import time
@@ -62,10 +63,14 @@ class Handler(BaseHTTPRequestHandler):
         return self.answer(200, cosignature(text))
 
     def answer(self, status: int, text: str) -> None:
+        body = text.encode()
         self.send_response(status)
-        self.send_header("content-length", str(len(text.encode())))
+        if "gzip" in self.headers.get("accept-encoding", ""):  # as one behind a proxy does
+            body = gzip.compress(body)
+            self.send_header("content-encoding", "gzip")
+        self.send_header("content-length", str(len(body)))
         self.end_headers()
-        self.wfile.write(text.encode())
+        self.wfile.write(body)
 
     def log_message(self, *_: object) -> None:
         pass

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
@@ -12,11 +12,14 @@ from app.core import db, keys
 from app.core.db import Database
 from app.core.tables import AuditEvent, DeletionRequest, Job, Model, Need, OutcomeRow, Tenant, Worker
 from app.deletions import compliance
-from app.jobs import Claim, claim, enqueue, fenced, gives_way, requeue
+from app.jobs import Claim, claim, enqueue, fenced, gives_way, outbox, problem, requeue, step_aside
 from app.jobs.claiming import claimable
+from app.jobs.ending import REFUSED_SINCE
 from app.jobs.routing import Takes
 from app.rules.states import JobKind
 from tests.trained import Trained
+
+DAY = timedelta(days=1)
 
 
 def another_tenant(database: Database) -> str:
@@ -329,7 +332,7 @@ def for_nobody(trained: Trained, job: str) -> None:
 def put_back(database: Database, held: Claim, **how: Any) -> Claim | None:
     """It gives way; what its worker claims then."""
     with database.write() as session:
-        requeue(session, fenced(session, held), "another job needs this worker", counted=False)
+        step_aside(session, fenced(session, held))
     return claim(database, "w", 60.0, **how)
 
 
@@ -341,7 +344,10 @@ def test_an_imminent_deletion_behind_one_that_is_not_waits_for_no_training(train
     due_in(account.database, first, days=29)
     due_in(account.database, second, hours=2)
     account.work()
-    assert [trained.request({"id": each})["status"] for each in (first, second)] == ["fulfilled"] * 2
+    assert [trained.request({"id": each})["status"] for each in (first, second)] == ["processing", "fulfilled"]
+    due_in(account.database, first, hours=20)
+    account.work()
+    assert trained.request({"id": first})["status"] == "fulfilled"
 
 
 @pytest.mark.parametrize("rule", ["each", "batch"])
@@ -419,3 +425,134 @@ def test_a_comparison_with_a_deadline_of_its_own_does_not_give_way(trained: Trai
     assert held.params["exclude_request"] == made
     due_in(database, trained.delete(trained.ids[4:6])["id"], hours=20)
     assert not yields(database, held)
+
+
+def request_of(trained: Trained, found: Claim | None) -> str:
+    """The request that the claimed unlearning carries out."""
+    assert found is not None
+    with trained.account.database.read() as session:
+        return session.scalars(select(OutcomeRow.request_id).where(OutcomeRow.job_id == found.id)).one()
+
+
+def compared(trained: Trained, request: str) -> str:
+    """The job of a retraining that the request is compared with."""
+    body = {"seed": 1, "compare_only": True, "exclude_request": request}
+    return str(trained.account.post(f"{trained.where}:train", body)["id"])
+
+
+def test_a_purge_passes_one_that_waits_for_its_comparison(trained: Trained) -> None:
+    """As read: it stood behind it in the dataset's lane, and no deadline brought it past."""
+    account = trained.account
+    one = trained.delete(trained.ids[:2])
+    due_in(account.database, one["id"], days=20)
+    for_nobody(trained, compared(trained, one["id"]))
+    account.work()
+    two = trained.delete(trained.ids[4:6])
+    due_in(account.database, two["id"], hours=1)
+    account.work()
+    assert [trained.request(each)["status"] for each in (one, two)] == ["published", "fulfilled"]
+
+
+def test_of_a_models_unlearnings_the_one_that_is_due_leads(trained: Trained) -> None:
+    """As read: the last of many waited for all before it, and had lent them its deadline."""
+    made = [trained.delete(trained.ids[at : at + 1])["id"] for at in range(4)]
+    due_in(trained.account.database, made[2], hours=2)
+    due_in(trained.account.database, made[3], hours=1)
+    order = []
+    for _ in made:
+        found = claim(trained.account.database, "w", 60.0, hint=made[1])
+        order.append(request_of(trained, found))
+        published_one(trained, found)
+    assert order == [made[3], made[2], made[0], made[1]]
+
+
+def published_one(trained: Trained, found: Claim | None) -> None:
+    assert found is not None
+    with trained.account.database.write() as session:
+        session.execute(update(OutcomeRow).where(OutcomeRow.job_id == found.id).values(state="published"))
+        session.execute(update(Job).where(Job.id == found.id).values(state="succeeded"))
+
+
+def test_what_is_due_in_six_days_gives_way_to_an_hour(trained: Trained) -> None:
+    """As read: a comparison, or an unlearning, with any urgent deadline of its own kept the only worker."""
+    database = trained.account.database
+    one = trained.delete(trained.ids[:2])["id"]
+    due_in(database, one, days=6)
+    held = claim(database, "w", 60.0)
+    two = trained.delete(trained.ids[4:6])["id"]
+    due_in(database, two, days=5)
+    assert held is not None
+    assert not yields(database, held), "both are urgent"
+    due_in(database, two, hours=1)
+    published_one(trained, held)
+    compared(trained, one)
+    with database.write() as session:
+        session.execute(update(Job).where(Job.kind == JobKind.UNLEARN).values(available_at=db.now(session) + DAY))
+    held = claim(database, "w", 60.0)
+    assert held is not None
+    assert held.params["exclude_request"] == one
+    assert not yields(database, held), "what pauses takes nobody's place"
+    with database.write() as session:
+        session.execute(update(Job).where(Job.kind == JobKind.UNLEARN).values(available_at=db.now(session)))
+    assert yields(database, held)
+    assert request_of(trained, put_back(database, held)) == two
+
+
+def test_what_gave_way_to_another_workers_job_is_not_taken_back_first(trained: Trained) -> None:
+    """As read: a worker for trainings put its training back and had it again before the other looked, whose hint was
+    spent behind it."""
+    account, database = trained.account, trained.account.database
+    account.post(f"{trained.where}:train", {"seed": 1})
+    trains = Takes(kinds=frozenset({JobKind.TRAIN}))
+    held = claim(database, "w", 60.0, takes=trains)
+    assert held is not None
+    due_in(database, trained.delete(trained.ids[:2])["id"], hours=20)
+    outbox.relay_hints(database, outbox.discard)
+    with database.write() as session:
+        session.add(Worker(name="b", device="cpu", label="cpu", kinds=["unlearn", "purge"], seen_at=db.now(session)))
+    with database.read() as session:
+        assert gives_way(session, held, trains)
+    assert put_back(database, held, takes=trains) is None
+    sent: list[str] = []
+    outbox.relay_hints(database, lambda _job, queue: sent.append(queue))
+    assert [each for each in sent if each.startswith("lethe.unlearn")]
+    assert request_of(trained, claim(database, "b", 60.0, takes=Takes(kinds=frozenset({JobKind.UNLEARN}))))
+
+
+def test_what_is_on_hold_lends_no_deadline(trained: Trained) -> None:
+    """As read: since a hold that was long over its date, every unlearning of its model counted as overdue."""
+    account, database = trained.account, trained.account.database
+    other = account.model(trained.dataset)["id"]
+    held = trained.delete(trained.ids[:1], model=trained.model)["id"]
+    account.post(f"/v1/deletion-requests/{held}:hold", {"reason": "litigation"})
+    due_in(database, held, days=-90)
+    due_in(database, trained.delete(trained.ids[1:2], model=trained.model)["id"], days=29)
+    near = trained.delete(trained.ids[2:3], model=other)["id"]
+    due_in(database, near, hours=1)
+    assert request_of(trained, claim(database, "w", 60.0)) == near
+
+
+def test_a_refusing_storage_is_told_when_it_has_refused_for_so_long(trained: Trained) -> None:
+    """As read: tries were counted, which a give-way also makes, and of which a busy worker makes one an hour."""
+    database, waits = trained.account.database, problem("storage-unavailable", "the storage is away")
+    job = trained.account.post(f"{trained.where}:train", {"seed": 1})["id"]
+
+    def fails(**how: Any) -> dict[str, Any] | None:
+        held = claim(database, "w", 60.0)
+        assert held is not None
+        with database.write() as session:
+            row = fenced(session, held)
+            requeue(session, row, "the storage is away", counted=False, **how)
+            return row.problem
+
+    def earlier(**how: float) -> None:
+        with database.write() as session:
+            row = session.get_one(Job, job)
+            since = datetime.fromisoformat(row.params[REFUSED_SINCE]) - timedelta(**how)
+            row.params = {**row.params, REFUSED_SINCE: since.isoformat()}
+
+    hour = timedelta(hours=1)
+    assert [fails() for _ in range(3)] == [None] * 3, "other ends are no refusals"
+    assert [fails(waits=waits, patience=hour) for _ in range(3)] == [None] * 3
+    earlier(hours=1)
+    assert fails(waits=waits, patience=hour) == waits
