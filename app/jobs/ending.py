@@ -113,12 +113,14 @@ def requeue(
     there when the job is tried again and `patience` is over. thrown_away: its work was whole, and of no use.
     """
     now = db.now(session)
-    if waits and (since := job.params.get(REFUSED_SINCE)) is None:
-        job.params = {**job.params, REFUSED_SINCE: now.isoformat()}
-    elif waits and now - datetime.fromisoformat(since) >= patience:
-        if not job.problem:
-            _purge_is_stuck(session, job)
-        job.problem = waits
+    if waits:
+        since = job.params.get(REFUSED_SINCE)
+        if since is None:
+            job.params = {**job.params, REFUSED_SINCE: now.isoformat()}
+        elif now - datetime.fromisoformat(since) >= patience:
+            if not job.problem:
+                _purge_is_stuck(session, job)
+            job.problem = waits
     if thrown_away:
         job.params = {**job.params, THROWN_AWAY: job.params.get(THROWN_AWAY, 0) + 1}
     job.available_at = now + timedelta(seconds=pause_seconds)
