@@ -12,6 +12,7 @@ import torch
 from app.blobs.folder import BlobCorruptError, StorageUnavailableError
 from app.core.errors import Conflict, SupersededError
 from app.core.tables import Job, Model
+from app.formats.manifest import SourceError
 from app.jobs import LeaseLostError
 from app.rules.states import JobState
 from engine.errors import (
@@ -89,6 +90,7 @@ def test_a_cancelled_job_is_cancelled(attempted: Callable[[Exception], Any]) -> 
     [
         StorageUnavailableError("the storage does not answer"),
         SupersededError("samples were erased"),
+        SourceError("a child that looked at pictures needed more than it may"),
         OSError(errno.ENOSPC, "No space left on device"),
         OSError(errno.EIO, "Input/output error"),
         ZeroDivisionError("a fault of ours"),

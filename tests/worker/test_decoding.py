@@ -5,20 +5,26 @@ from __future__ import annotations
 import errno
 import io
 import os
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
 from app.blobs.open import open_blobs
 from app.core.ids import new_id
 from app.core.tables import Dataset, Job
+from app.formats.input_contract import InputContract
+from app.formats.pictures import PictureWriter
+from app.formats.sandbox import Limits
 from app.jobs import workers
 from engine.data import upload
 from tests.app.datasets.test_uploads import columns, dataset, parquet, send
-from tests.support import Account, Document, eventually
+from tests.support import QUICK_MODEL, QUICK_POLICY, Account, Document, eventually
 
 pytestmark = pytest.mark.validation
 HERE = "tests.worker.test_decoding"
@@ -165,3 +171,49 @@ def test_encrypted_images_are_refused(account: Account, tmp_path: Path) -> None:
         assert response.status_code == 422
     with account.database.read() as session:
         assert session.get_one(Dataset, made).state in ("failed", "awaiting-content")
+
+
+LINES = {"geometry": {"resize": 256, "crop": 224}}
+
+
+def test_pictures_of_one_pixel_and_of_a_line_become_what_a_model_sees(tmp_path: Path) -> None:
+    """In children of two GiB. As seen: what became of a line took five, and ended the job without words."""
+    sides = [(1, 1), (1, 20_000), (20_000, 1), (224, 224)]
+    with PictureWriter(tmp_path / "pictures") as writer:
+        for height, width in sides:
+            buffer = io.BytesIO()
+            Image.new("RGB", (width, height), (9, 99, 199)).save(buffer, "PNG")
+            writer.put(buffer.getvalue())
+    contract = InputContract.model_validate(LINES)
+    call = partial(upload.sandbox.call, limits=Limits(memory=2 * 2**30))
+    target = tmp_path / "copy"
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(upload, "call", call)
+        wrong = upload.write_copy(tmp_path / "pictures", target, contract, (224, 224, 3), 3, lambda _: None)
+    assert wrong == []
+    made = np.load(target)
+    assert made.shape == (4, 224, 224, 3)
+    assert (made == (9, 99, 199)).all()
+
+
+def finds_one_unfit(_images: str, _target: str, start: int, *_: Any) -> list[tuple[int, str]]:
+    return [] if start else [(5, "it is too large")]
+
+
+def test_a_picture_of_which_nothing_can_be_made_is_named_by_the_job(
+    account: Account, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = sent(account, parquet(columns()))
+    account.work()
+    policy = {"input": LINES, "policy": QUICK_POLICY}
+    model = account.post("/v1/models", {"name": "m", "dataset": made, **QUICK_MODEL, **policy})["id"]
+    with monkeypatch.context() as patched:
+        decoded_by(patched, "finds_one_unfit")
+        job = account.post(f"/v1/models/{model}:train", {"seed": 1})["id"]
+        account.work()
+    found = account.get(f"/v1/jobs/{job}")
+    assert (found["state"], found["attempts"]) == ("failed", 1)
+    assert found["problem"]["type"].endswith("picture-unfit")
+    assert "cannot be made into what the model sees, the first because it is too large" in found["problem"]["detail"]
+    [line] = found["problem"]["errors"]
+    assert (line["position"], line["sample_id"]) == (5, "person-5")

@@ -21,6 +21,7 @@ from app.core import crash_points, logs, tracing
 from app.core.db import Database
 from app.core.errors import AppError, SupersededError
 from app.core.tables import Job
+from app.formats.manifest import SourceError
 from app.formats.sandbox import SandboxError
 from app.jobs import Claim, LeaseLostError, workers
 from app.rules.states import JobKind, JobState
@@ -84,6 +85,9 @@ def _why_again(claim: Claim, error: Exception) -> tuple[str, float]:
     if isinstance(error, StorageUnavailableError):
         log.warning("job %s waits for the storage: %s", claim.id, error)
         return str(error), STORAGE_PAUSE_SECONDS
+    if isinstance(error, SourceError):  # stored pictures: a child that looked at them needed more than it may
+        log.warning("job %s could not read its pictures: %s", claim.id, error)
+        return str(error), 0.0
     if isinstance(error, SandboxError):
         log.warning("job %s waits for its machine: %s", claim.id, error)
         return str(error), 0.0

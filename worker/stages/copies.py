@@ -35,7 +35,8 @@ def digest_of(
     Raises:
         SupersededError: samples were erased while the copy was made.
         ContractError: the contract does not fit such images.
-        JobError: pictures that stay in object storage are gone, or are not what was taken in.
+        JobError: pictures that stay in object storage are gone, or are not what was taken in; or nothing can be made of
+            some. Says which.
     """
     shape = dataset.shape or []
     made = list(contract.pixels_of(shape))
@@ -54,7 +55,9 @@ def digest_of(
             objects.bring(resources, dataset, source, brought, moved)
             source = brought
         if beginning in (MAGIC, REFERENCES):
-            upload.write_copy(source, path, contract, (made[0], made[1], made[2]), shape[2], moved)
+            wrong = upload.write_copy(source, path, contract, (made[0], made[1], made[2]), shape[2], moved)
+            if wrong:
+                raise objects.refusal("picture-unfit", "cannot be made into what the model sees", wrong)
         else:
             geometry.write_copy(source, path, contract, resources.settings.torch_threads)
         stored = resources.adopt(claim, path)
