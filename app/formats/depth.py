@@ -11,11 +11,22 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+FEW = 4096
+"""A picture of 16 bits whose values are all below holds 12 bits or fewer, and hardly a level is left of it."""
 
-def of_integers(pictures: NDArray[np.uint16]) -> NDArray[np.uint8]:
-    """(n, …) of 16 bits: scaled, and the high byte in pictures whose low bytes are all 0, which were shifted."""
-    scaled = (pictures.astype(np.uint32) * 255 + 32767) // 65535
-    return _either(~_any(pictures & 255), pictures >> 8, scaled)
+
+def of_integers(pictures: NDArray[np.uint16], bits: int = 16) -> NDArray[np.uint8]:
+    """(n, …) of 16 bits, or of `bits` in them: scaled, and the high 8 in pictures whose others are all 0, which were
+    shifted."""
+    most = 2**bits - 1
+    scaled = (pictures.astype(np.uint32) * 255 + most // 2) // most
+    return _either(~_any(pictures & (most >> 8)), pictures >> (bits - 8), scaled)
+
+
+def of_few_levels(pictures: NDArray[np.uint16], limit: int = FEW) -> int:
+    """How many pictures (n, …) have no value from `limit` on, and not 0 alone."""
+    most = pictures.reshape(len(pictures), -1).max(axis=1)
+    return int(((most > 0) & (most < limit)).sum())
 
 
 def of_floats(pictures: NDArray[np.floating[Any]]) -> NDArray[np.uint8]:

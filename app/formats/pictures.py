@@ -28,6 +28,7 @@ MAX_PIXELS = 2**27  # of one picture: that of a telephone of 108 million has roo
 MAX_SIDE = 65_535
 BACKGROUND = 255  # white, which transparent pictures are laid on
 ORIENTATION = 0x0112  # EXIF
+PHOTOMETRIC = 262  # TIFF: whether 0 is white
 ROWS_OF_A_BLOCK = 2**22  # pixels that are blended at a time
 APP1, APP2, START_OF_SCAN = 0xE1, 0xE2, 0xDA
 """Segments of a JPEG: EXIF or XMP, which may tell an orientation; an index of several pictures; the pixels."""
@@ -38,11 +39,13 @@ _OWN = re.compile(rb"P([56])\n(\d{1,5}) (\d{1,5})\n255\n")
 
 @dataclass(frozen=True)
 class Decoded:
-    """pixels: uint8, (H, W) or (H, W, 3). mode: Pillow's name of what the file holds. did: codes of `NOTES`."""
+    """pixels: uint8, (H, W) or (H, W, 3). mode: Pillow's name of what the file holds. did: codes of `NOTES`. former:
+    what a version before made of the same file, where that was something else."""
 
     pixels: NDArray[np.uint8]
     mode: str
     did: tuple[str, ...] = ()
+    former: NDArray[np.uint8] | None = None
 
 
 def decode(encoded: bytes | None) -> Decoded:
@@ -166,7 +169,10 @@ def _by_pillow(encoded: bytes) -> Decoded:
 
 def _converted(image: Any) -> Decoded:
     mode, did = image.mode, []
-    deep = any(";16" in str(part) for tile in image.tile for part in tile)
+    stored = " ".join(str(part) for tile in image.tile for part in tile)
+    deep, twelve = ";16" in stored, ";12" in stored
+    # Pillow inverts such of 8 bits or fewer alone.
+    white_is_zero = image.format == "TIFF" and image.tag_v2.get(PHOTOMETRIC) == 0 and mode.startswith(("I", "F"))
     if getattr(image, "n_frames", 1) > 1:
         did.append("first-frame")
         image.seek(0)
@@ -175,34 +181,52 @@ def _converted(image: Any) -> Decoded:
     left = image.getexif().get(ORIENTATION, 1)  # Pillow turns some formats by itself
     if deep:
         did.append("16-bit")
+    if twelve:
+        did.append("12-bit")
+    former = None
     if mode in ("L", "RGB") and "transparency" not in image.info:
         pixels = np.asarray(image)
     elif mode.startswith("I"):
-        pixels = _from_integers(image, did)
+        pixels = _from_integers(image, did, 12 if twelve else 16)
+        former = depth.of_integers(np.asarray(image)[None])[0] if twelve else pixels
     elif mode == "F":
-        pixels = _from_floats(np.asarray(image))
+        pixels = former = _from_floats(np.asarray(image))
         did.append("floats")
     elif "transparency" in image.info or mode in ("RGBA", "LA", "PA", "La", "RGBa"):
-        pixels = _laid_on_white(image, did)
+        pixels = _laid_on_white(image, did, "LA;" in stored)
     elif mode in ("1", "P", "CMYK", "RGBX", "YCbCr"):
         did += {"1": ["1-bit"], "P": ["palette"], "CMYK": ["cmyk"]}.get(mode, [])
         pixels = np.asarray(image.convert("L" if mode == "1" else "RGB"))
     else:
         raise _RefusedError(f"the image is of the mode {mode}, which is not taken; save it as RGB")
+    if white_is_zero:
+        pixels = 255 - pixels
+    if deep and _has_few_levels(np.asarray(image)):
+        did.append("few-levels")
     if turned in range(2, 9):
         did.append("turned")
-    return Decoded(np.ascontiguousarray(_turned(pixels, left)), mode, tuple(did))
+    seen = np.ascontiguousarray(_turned(pixels, left))
+    if not (white_is_zero or twelve) or former is None:
+        return Decoded(seen, mode, tuple(did))
+    return Decoded(seen, mode, tuple(did), np.ascontiguousarray(_turned(former, left)))
 
 
-def _from_integers(image: Any, did: list[str]) -> NDArray[np.uint8]:
+def _has_few_levels(values: NDArray[Any]) -> bool:
+    """Of a picture of 16 bits; in colour Pillow gives their high bytes, and transparency last."""
+    if values.ndim == 2:
+        return depth.of_few_levels(values[None]) > 0
+    return depth.of_few_levels(values[None, ..., :3], depth.FEW >> 8) > 0
+
+
+def _from_integers(image: Any, did: list[str], bits: int) -> NDArray[np.uint8]:
     values = np.asarray(image)
     if values.dtype.itemsize > 2 and (image.format not in ("PNG", "PPM") or values.min() < 0 or values.max() > 65535):
         raise _RefusedError("the image holds integers of 32 bits, whose range is not known; save it with 8 or 16 bits")
     if values.dtype.kind == "i" and values.dtype.itemsize == 2:
         raise _RefusedError("the image holds integers with a sign, whose range is not known; save it with 8 or 16 bits")
-    if "16-bit" not in did:
+    if not {"16-bit", "12-bit"} & {*did}:
         did.append("16-bit")
-    grey: NDArray[np.uint8] = depth.of_integers(values.astype(np.uint16)[None])[0]
+    grey: NDArray[np.uint8] = depth.of_integers(values.astype(np.uint16)[None], bits)[0]
     clear = image.info.get("transparency")
     if isinstance(clear, int) and (values == clear).any():
         did.append("transparent")
@@ -218,9 +242,10 @@ def _from_floats(values: NDArray[np.floating[Any]]) -> NDArray[np.uint8]:
     return pixels
 
 
-def _laid_on_white(image: Any, did: list[str]) -> NDArray[np.uint8]:
-    grey = image.mode in ("L", "LA", "La", "1")
-    if image.mode == "P":
+def _laid_on_white(image: Any, did: list[str], is_grey: bool) -> NDArray[np.uint8]:
+    """is_grey: it is grey with transparency, though Pillow, which has no such mode of 16 bits, gives it as RGBA."""
+    grey = is_grey or image.mode in ("L", "LA", "La", "1")
+    if image.mode in ("P", "PA"):
         did.append("palette")
     layers = np.asarray(image.convert("LA" if image.mode == "LA" else "RGBA"))
     colours, cover = layers[..., :-1], layers[..., -1:]

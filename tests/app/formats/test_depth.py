@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from app.formats.depth import as_before, of_floats, of_integers
+from app.formats.depth import as_before, of_few_levels, of_floats, of_integers
 
 EVERY = np.arange(256, dtype=np.uint8).reshape(1, 16, 16)
 
@@ -21,6 +21,20 @@ def test_8_bits_that_were_widened_to_16_come_out_as_they_were(widened: Any) -> N
 @pytest.mark.parametrize("by", [255, 256])
 def test_8_bits_that_were_divided_come_out_as_they_were(kind: Any, by: int) -> None:
     assert np.array_equal(of_floats((EVERY / by).astype(kind)), EVERY)
+
+
+@pytest.mark.parametrize("bits", [10, 12, 14])
+def test_fewer_bits_are_scaled_to_all_of_8(bits: int) -> None:
+    assert np.array_equal(of_integers(EVERY.astype(np.uint16) << (bits - 8), bits), EVERY)
+    most = 2**bits - 1
+    values = np.array([[[0, 1, most // 2, most]]], np.uint16)
+    assert of_integers(values, bits).tolist() == [[[0, round(255 / most), 127, 255]]]
+
+
+def test_pictures_of_few_levels_are_counted() -> None:
+    values = np.zeros((5, 2, 2), np.uint16)
+    values[1:, 0, 0] = [1, 4095, 4096, 65535]
+    assert of_few_levels(values) == 2, "one that is black has no levels to lose"
 
 
 def test_16_bits_are_scaled_to_the_nearest_picture_by_picture() -> None:

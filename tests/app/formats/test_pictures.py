@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import io
+import struct
+import zlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
+from app.formats.input_contract import InputContract
 from app.formats.pictures import MAX_PIXELS, PictureFile, PictureWriter, decode, encode, write_without
 from engine.data import decoding, geometry
 
@@ -26,6 +30,38 @@ def saved(image: Image.Image, kind: str = "PNG", **options: Any) -> bytes:
     return buffer.getvalue()
 
 
+def tiff(values: Any, bits: int, photometric: int = 1, kind: int = 1, order: str = "<") -> bytes:
+    """A grey TIFF by hand: Pillow writes none of 12 bits, and none whose 0 is white. kind: 1 integers, 3 floats."""
+    rows = np.asarray(values)
+    height, width = rows.shape
+    if bits == 12:
+        pairs = rows.reshape(-1, 2).astype(np.uint32)
+        packed = pairs[:, 0] << 12 | pairs[:, 1]
+        data = b"".join(int(each).to_bytes(3, "big") for each in packed)
+    else:
+        data = rows.astype(f"{order}{'f' if kind == 3 else 'u'}{bits // 8}").tobytes()
+    tags = {256: width, 257: height, 258: bits, 259: 1, 262: photometric, 273: 8, 277: 1, 278: height, 279: len(data)}
+    tags |= {339: kind}
+    entries = b"".join(struct.pack(f"{order}HHII", tag, 4, 1, value) for tag, value in sorted(tags.items()))
+    begins = b"II*\0" if order == "<" else b"MM\0*"
+    directory = struct.pack(f"{order}H", len(tags)) + entries + bytes(4)
+    return begins + struct.pack(f"{order}I", 8 + len(data)) + data + directory
+
+
+def png16(values: Any, kind: int, transparent: Sequence[int] = ()) -> bytes:
+    """A PNG of 16 bits by hand: Pillow writes none in colour or with alpha. kind: its colour type."""
+
+    def chunk(name: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+    rows = np.asarray(values).astype(">u2")
+    height, width = rows.shape[:2]
+    data = b"".join(b"\0" + row.tobytes() for row in rows)
+    clear = chunk(b"tRNS", struct.pack(f">{len(transparent)}H", *transparent)) if transparent else b""
+    made = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 16, kind, 0, 0, 0)) + clear
+    return b"\x89PNG\r\n\x1a\n" + made + chunk(b"IDAT", zlib.compress(data)) + chunk(b"IEND", b"")
+
+
 def picture(pixels: Any, mode: str | None = None) -> Image.Image:
     made = Image.fromarray(np.asarray(pixels))
     assert mode in (None, made.mode)
@@ -38,6 +74,12 @@ CLEAR[0, 0, 3], CLEAR[0, 1, 3] = 0, 51
 SEEN = COLOURS.copy()
 SEEN[0, 0] = 255
 SEEN[0, 1] = np.rint(COLOURS[0, 1] * 0.2 + 255 * 0.8)
+FOUR = np.array([[0, 4095], [2048, 1]])
+INKS = RANDOM.integers(0, 256, (16, 16, 4), dtype=np.uint8)
+INKED = saved(Image.fromarray(INKS, "CMYK"), "JPEG", quality=100, subsampling=0)
+SEEN_INKS = np.asarray(Image.open(io.BytesIO(INKED))).astype(np.int64)
+CLEAR_PALETTE = picture(np.uint8([[0, 1, 2]]), "L").convert("P")
+CLEAR_PALETTE.putpalette([255, 0, 0, 0, 255, 0, 0, 0, 255])
 HALF = np.dstack([GREYS, np.full((6, 5), 0, np.uint8)])
 
 # As it came, its mode, what is kept, what is told.
@@ -71,6 +113,33 @@ MODES: dict[str, tuple[bytes, str, Any, tuple[str, ...]]] = {
     "WebP": (saved(picture(COLOURS), "WEBP", lossless=True), "RGB", COLOURS, ()),
     "PPM": (saved(picture(COLOURS), "PPM"), "RGB", COLOURS, ()),
     "PGM of 16 bits": (b"P5 2 1 65535\n" + STEP[:1].astype(">u2").tobytes(), "I", [[64, 191]], ("16-bit",)),
+    "12-bit TIFF": (tiff(FOUR, 12), "I;16", [[0, 255], [128, 0]], ("12-bit",)),
+    "12-bit TIFF of 8 bits": (tiff([[16, 4080]], 12), "I;16", [[1, 255]], ("12-bit",)),
+    "16-bit TIFF whose 0 is white": (tiff(STEP, 16, 0), "I;16", [[191, 64]] * 3, ("16-bit",)),
+    "8-bit TIFF whose 0 is white": (tiff(GREYS, 8, 0), "L", 255 - GREYS, ()),
+    "float TIFF whose 0 is white": (tiff([[0, 0.5, 1]], 32, 0, 3), "F", [[255, 127, 0]], ("floats",)),
+    "16-bit TIFF, big-endian": (tiff(STEP, 16, order=">"), "I;16B", [[64, 191]] * 3, ("16-bit",)),
+    "16-bit grey and clear": (
+        png16([[[0x4000, 0xFFFF], [0xC000, 0]]], 4), "RGBA", [[64, 255]], ("16-bit", "transparent"),
+    ),
+    "16-bit colour and clear": (
+        png16([[[0x4000, 0x8000, 0xC000, 0xFFFF], [1, 2, 3, 0x8000]]], 6),
+        "RGBA", [[[64, 128, 192], [127, 127, 127]]], ("16-bit", "transparent"),
+    ),
+    "12 bits in 16-bit grey": (saved(picture(np.uint16([[0, 4095]]))), "I;16", [[0, 16]], ("16-bit", "few-levels")),
+    "12 bits in 16-bit colour": (png16([[[0, 1, 4095]]], 2), "RGB", [[[0, 0, 15]]], ("16-bit", "few-levels")),
+    "black of 16 bits": (saved(picture(np.zeros((2, 2), np.uint16))), "I;16", np.zeros((2, 2)), ("16-bit",)),
+    "CMYK JPEG": (
+        INKED, "CMYK",
+        np.rint((255 - SEEN_INKS[..., :3]) * (255 - SEEN_INKS[..., 3:]) / 255), ("cmyk",),
+    ),
+    "a palette with transparency": (
+        saved(CLEAR_PALETTE, transparency=b"\xff\x00\x80"), "P",
+        [[[255, 0, 0], [255, 255, 255], [127, 127, 255]]], ("palette", "transparent"),
+    ),
+    "a palette with alpha": (
+        saved(CLEAR_PALETTE.convert("PA"), "TIFF"), "PA", [[[255, 0, 0], [0, 255, 0], [0, 0, 255]]], ("palette",),
+    ),
     "an array": (encode(COLOURS), "RGB", COLOURS, ()),
     "a grey array": (encode(GREYS[..., None]), "L", GREYS, ()),
 }  # fmt: skip
@@ -86,19 +155,23 @@ def test_each_mode_becomes_the_pixels_that_are_seen(name: str) -> None:
 
 
 def test_deep_colours_keep_their_high_bytes() -> None:
-    """Pillow writes no such PNG: one by hand, of two pixels."""
-    import struct
-    import zlib
-
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-    row = struct.pack(">6H", 16384, 49152, 65535, 0, 255, 256)
-    made = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">IIBBBBB", 2, 1, 16, 2, 0, 0, 0))
-    made += chunk(b"IDAT", zlib.compress(b"\0" + row)) + chunk(b"IEND", b"")
-    found = decode(made)
+    found = decode(png16([[[16384, 49152, 65535], [0, 255, 256]]], 2))
     assert found.pixels.tolist() == [[[64, 192, 255], [0, 0, 1]]]
     assert found.did == ("16-bit",)
+
+
+@pytest.mark.parametrize(
+    ("encoded", "former"),
+    [
+        (tiff(FOUR, 12), [[0, 16], [8, 0]]),
+        (tiff(STEP, 16, 0), [[64, 191]] * 3),
+        (tiff([[0.2, 1]], 32, 0, 3), [[51, 255]]),
+    ],
+)
+def test_what_a_version_before_made_of_a_file_is_known(encoded: bytes, former: Any) -> None:
+    found = decode(encoded).former
+    assert found is not None
+    assert found.tolist() == np.asarray(former).tolist()
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF"])
@@ -209,8 +282,6 @@ def test_a_file_that_is_none_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_copy_has_black_where_a_picture_was_erased_and_colours_where_others_have_them(tmp_path: Path) -> None:
-    from app.formats.input_contract import InputContract
-
     written(tmp_path / "a", [saved(picture(COLOURS)), b"", saved(picture(GREYS))])
     np.save(tmp_path / "b.npy", np.zeros((3, 6, 5, 3), np.uint8))
     decoding.copy_rows(str(tmp_path / "a"), str(tmp_path / "b.npy"), 0, 3, InputContract().model_dump_json(), 3)
@@ -219,3 +290,21 @@ def test_a_copy_has_black_where_a_picture_was_erased_and_colours_where_others_ha
     assert not made[1].any()
     assert np.array_equal(made[2], np.repeat(GREYS[..., None], 3, axis=2))
     assert np.array_equal(geometry.prepared(COLOURS, InputContract()), COLOURS)
+
+
+def test_pictures_of_which_no_copy_can_be_made_are_named_by_their_places(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written(tmp_path / "a", [saved(picture(COLOURS)), b"no picture", saved(picture(GREYS))])
+    np.save(tmp_path / "b.npy", np.zeros((3, 6, 5, 3), np.uint8))
+    prepared = geometry.prepared
+
+    def is_full(image: Any, contract: Any) -> Any:
+        if np.ptp(image, axis=2).any():
+            return prepared(image, contract)
+        raise MemoryError
+
+    monkeypatch.setattr(geometry, "prepared", is_full)
+    found = decoding.copy_rows(str(tmp_path / "a"), str(tmp_path / "b.npy"), 0, 3, InputContract().model_dump_json(), 3)
+    assert found == [(1, "the image cannot be decoded"), (2, decoding.TOO_LARGE)]
+    assert np.array_equal(np.load(tmp_path / "b.npy")[0], COLOURS)
