@@ -23,6 +23,7 @@ from app.core.positions import Positions, bitmap, mask_of
 from app.core.tables import Dataset, Idempotency, Job, Model, Sample
 from app.datasets import coin as toss
 from app.formats.manifest import ERASED_PREFIX
+from app.formats.names import normal
 from app.jobs import Claim, routing
 from app.rules import plugins
 from app.rules.policy import Choice
@@ -203,14 +204,14 @@ def forget_names(
     names: of the classes, by label; gone: which of them; None: all."""
     if gone is not None and not gone:
         return False
-    lost: set[str] = {name for label, name in enumerate(names or []) if name and (gone is None or label in gone)}
+    lost = {normal(name) for label, name in enumerate(names or []) if name and (gone is None or label in gone)}
 
     def left(said: list[str | None]) -> list[str | None] | None:
         if gone is None or not names:  # the outputs of a network are in the order of the labels then
-            lost.update(name for label, name in enumerate(said) if name and (gone is None or label in gone))
+            lost.update(normal(name) for label, name in enumerate(said) if name and (gone is None or label in gone))
         if gone is None:
             return None
-        return _without(said, gone) if not names else [None if name in lost else name for name in said]
+        return _without(said, gone) if not names else _left(said, lost)
 
     if said := dataset.source_params.get("class_names"):
         dataset.source_params = {**dataset.source_params, "class_names": left(said)}
@@ -238,8 +239,13 @@ def _unnamed(said: Any, names: Collection[str]) -> Any:
         return said
     found = {key: _unnamed(value, names) for key, value in said.items()}
     if isinstance(listed := found.get("class_names"), list):
-        found["class_names"] = [None if name in names else name for name in listed]
+        found["class_names"] = _left(listed, names)
     return found
+
+
+def _left(said: Sequence[str | None], lost: Collection[str]) -> list[str | None]:
+    """Names but for those that are lost, in whatever form they were sent."""
+    return [None if name is not None and normal(name) in lost else name for name in said]
 
 
 def has_named_outputs(session: Session, dataset: Dataset) -> bool:

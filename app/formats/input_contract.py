@@ -13,6 +13,8 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from app.formats.names import normal
+
 MAX_SIDE = 1024  # pixels that a network sees
 Side = Annotated[int, Field(ge=1, le=MAX_SIDE)]
 Sides = Annotated[tuple[Side, Side], Field(strict=False)]
@@ -200,7 +202,10 @@ class InputContract(BaseModel):
             )
         if labels is None:
             return None
-        where = {name: output for output, name in enumerate(names) if name is not None}
+        where = {normal(name): output for output, name in enumerate(names) if name is not None}
+        if len(where) < sum(name is not None for name in names):
+            raise ContractError("`class_names` has a name twice, in two forms of Unicode")
+        labels = [name and normal(name) for name in labels]
         if unknown := [label for label, name in enumerate(labels) if name is not None and name not in where]:
             raise ContractError(  # not by its name: what is said here may outlive the class
                 f"the name of the dataset's class {unknown[0]} is not among `class_names`: send the dataset's names in "

@@ -13,7 +13,18 @@ from pathlib import Path
 from typing import Any
 
 from app.formats.archives import MAX_COLUMN_BYTES, MAX_IMAGE_BYTES
-from app.formats.manifest import MAX_ADDRESS, MAX_ID_LENGTH, MAX_ROWS, MULTI_LABEL, Columns, SourceError, check_columns
+from app.formats.manifest import (
+    CLASS_NAME,
+    MAX_ADDRESS,
+    MAX_ID_LENGTH,
+    MAX_ROWS,
+    MULTI_LABEL,
+    Columns,
+    SourceError,
+    check_columns,
+    is_class_name,
+)
+from app.formats.names import normal
 from app.formats.options import Options
 
 ROWS_AT_ONCE = 1024
@@ -27,7 +38,7 @@ def read(path: Path, options: Options) -> Columns:
     """The columns of a file without its pictures.
 
     id (optional): text or integer. image: binary, or a struct with a binary `bytes`. label: integer, text, boolean or
-    category. split (optional): a name of `HOLDOUT`. subject (optional): text or null.
+    category. split (optional): a name of `HOLDOUT`. subject (optional): text, integer or null.
 
     Raises:
         SourceError: what is wrong with it.
@@ -198,6 +209,9 @@ def _class_label(schema: Any, label: str) -> list[str] | None:
         return None
     if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
         return None
+    names = [normal(name) for name in names]
+    if not all(map(is_class_name, names)):
+        raise SourceError(f"a label name in the file's metadata must have {CLASS_NAME}")
     if len(set(names)) < len(names):
         raise SourceError("the label names in the file's metadata are not distinct")
     return names
@@ -226,8 +240,9 @@ def _check_schema(schema: Any, options: Options, pictures: str) -> None:
     for name in ("id", "split", "subject"):
         if schema.names.count(called[name]) > 1:
             raise SourceError(f"the file has more than one column {called[name]}")
-    if called["id"] in schema.names and kind_of(schema.field(called["id"]).type) not in ("text", "integer"):
-        errors.append(f"column {called['id']} must hold strings or integers")
+    for name in ("id", "subject"):
+        if called[name] in schema.names and kind_of(schema.field(called[name]).type) not in ("text", "integer"):
+            errors.append(f"column {called[name]} must hold strings or integers")
     kind = schema.field(called[pictures]).type
     if is_type.is_struct(kind) and kind.get_field_index("bytes") >= 0:
         kind = kind.field("bytes").type
@@ -240,8 +255,7 @@ def _check_schema(schema: Any, options: Options, pictures: str) -> None:
         errors.append(f"column {called['label']} holds lists: {MULTI_LABEL}")
     elif kind not in ("integer", "text", "boolean"):
         errors.append(f"column {called['label']} must hold integers, strings, categories or booleans")
-    for name in {"split", "subject"}:
-        if called[name] in schema.names and kind_of(schema.field(called[name]).type) != "text":
-            errors.append(f"column {called[name]} must hold strings")
+    if called["split"] in schema.names and kind_of(schema.field(called["split"]).type) != "text":
+        errors.append(f"column {called['split']} must hold strings")
     if errors:
         raise SourceError("the columns are not of the right types", errors)

@@ -22,6 +22,8 @@ from app.main import create_app
 from app.models import records as models
 from app.releases import export
 from tests.app.datasets.test_uploads import parquet
+from tests.app.formats.archive_cases import zipped
+from tests.app.formats.test_pictures import tiff
 from tests.helpers import SAFETENSORS, is_problem
 from tests.support import QUICK_MODEL, QUICK_POLICY, Account, Document
 from tests.trained import Trained
@@ -125,6 +127,19 @@ def test_what_was_taken_in_before_as_other_pixels_is_known_in_the_same_file(acco
     assert again["erased_samples"] == 2
 
 
+@pytest.mark.validation
+def test_a_file_of_12_bits_that_was_erased_before_stays_out(account: Account) -> None:
+    """The versions before took it in sixteen times as dark."""
+    values = [RNG.integers(0, 4096, (8, 8)) for _ in range(4)]
+    former = [((each * 255 + 32767) // 65535).astype(np.uint8) for each in values]
+    first = taken_in(account, packed(np.stack(former)[..., None], [f"b{number}" for number in range(4)]))
+    account.delete(first["id"], ["b0", "b1"])
+    account.work()
+    members = {f"{number % 2}/p{number}.tif": tiff(each, 12) for number, each in enumerate(values)}
+    again = taken_in(account, zipped(members), "application/zip")
+    assert again["erased_samples"] == 2
+
+
 def folder_of(images: np.ndarray, **how: Any) -> bytes:
     """A zip of PNG pictures."""
     file = io.BytesIO()
@@ -185,14 +200,14 @@ def test_the_name_of_a_class_goes_with_the_last_of_its_samples(account: Account)
     assert account.get(f"/v1/datasets/{again['id']}")["source"]["params"]["class_names"] is None
 
 
-@pytest.mark.parametrize("named", [True, False])
+@pytest.mark.parametrize(("named", "ann"), [(True, "ann"), (False, "ann"), (True, "Zoe\u0308"), (False, "Zoe\u0308")])
 @pytest.mark.validation
-def test_the_name_of_a_class_goes_from_its_models_and_what_they_export(account: Account, named: bool) -> None:
+def test_the_name_of_a_class_goes_from_its_models_and_what_they_export(account: Account, named: bool, ann: str) -> None:
     """As seen: the dataset forgot the name, and the next version's export had it. Without names of the dataset's own,
     a network's outputs are in the order of its labels."""
-    params: Document = {"holdout_fraction": 0.0} | ({"class_names": ["ann", "bob"]} if named else {})
+    params: Document = {"holdout_fraction": 0.0} | ({"class_names": [ann, "bob"]} if named else {})
     dataset = taken_in(account, packed(IMAGES, IDS), source={"name": "upload", "params": params})["id"]
-    outputs = ["bob", "ann"] if named else ["ann", "bob"]
+    outputs = ["bob", ann] if named else [ann, "bob"]
     body = {"name": "m", "dataset": dataset, **QUICK_MODEL, "policy": QUICK_POLICY, "input": {"class_names": outputs}}
     made = account.post("/v1/models", body)
     account.delete(dataset, IDS[::2])

@@ -70,6 +70,16 @@ def test_classes_in_another_order():
         contract.order(["fish", "cat", "dog"], 3)
 
 
+def test_class_names_are_the_same_in_either_form_of_unicode():
+    """As seen: what a Mac sent was refused."""
+    contract = InputContract(class_names=("u\u0308ber", "e\u0301", "z"))
+    for names in (["\u00e9", "z", "\u00fcber"], ["e\u0301", "z", "u\u0308ber"]):
+        assert contract.order(names, 3) == [1, 2, 0]
+    both = InputContract(class_names=("\u00e9", "e\u0301", "z"))
+    with pytest.raises(ContractError, match="twice, in two forms"):
+        both.order(["\u00e9", "a", "z"], 3)
+
+
 @pytest.mark.parametrize(
     ("body", "reason"),
     [
