@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import io
+import shutil
+import tempfile
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, cast
 from urllib.parse import quote, urlencode
@@ -24,6 +27,7 @@ DATASET_TYPES = {
     ".tar": "application/x-tar",
     ".csv": "text/csv",
     ".ndjson": "application/x-ndjson",
+    ".jsonl": "application/x-ndjson",
 }
 NPZ = "application/x-npz"
 SAFETENSORS = "application/vnd.safetensors"
@@ -65,12 +69,12 @@ class Datasets(Collection[types.Dataset]):
         self, dataset: str, file: Path, *, content_type: str | None = None, progress: Bytes | None = None
     ) -> types.Dataset:
         """Send the content in one file: Parquet, a zip of image folders, npz, or a WebDataset, recognised by its name;
-        or a manifest of addresses, as CSV, NDJSON or Parquet. `job` takes it in."""
-        form = content_type or _form(file)
+        or a manifest of addresses, as CSV, NDJSON or Parquet. An image folder as it lies is sent as a zip. `job` takes
+        it in."""
         try:
-            return cast(
-                "types.Dataset", self._calls.upload(f"{self._at(dataset)}/content", file, form, progress).json()
-            )
+            with _as_file(file) as sent:
+                where, form = f"{self._at(dataset)}/content", content_type or _form(sent)
+                return cast("types.Dataset", self._calls.upload(where, sent, form, progress).json())
         except ProblemError as refused:
             # The reply of the try that was committed had been lost: a dataset takes its content only once.
             if not (refused.tried_again and refused.kind == "content-present"):
@@ -90,39 +94,39 @@ class Datasets(Collection[types.Dataset]):
         """Send the content in several files, one after the other, and close the dataset. `job` takes it in.
 
         holdout: files whose samples are never trained on. A file that an earlier call has sent is not sent again, and
-        one that it sent in part goes on. Nor is one that another dataset of yours has: its samples keep their splits.
+        one that it sent in part goes on. Nor is one that another dataset of yours has and was sent as the same, for
+        training or as holdout: its samples keep their splits. A folder is sent as a zip.
 
         Raises:
             TransferError: another file was sent as one of these before; `delete_shard` removes it.
         """
         there = {shard["number"]: shard for shard in self.shards(dataset)}
-        for number, file in enumerate([*files, *holdout]):
+        for number, given in enumerate([*files, *holdout]):
             split = "holdout" if number >= len(files) else None
-            digest = file_digest(file)
-            shard = there.get(number)
-            if shard is None:
-                held = self._reuse(dataset, number, digest, split)
-                shard = held or self._send_shard(dataset, number, file, split, 0, progress)
-            elif not shard["whole"]:
-                shard = self._send_shard(dataset, number, file, split, shard["size"], progress)
+            with _as_file(given) as file:
+                digest = file_digest(file)
+                shard = there.get(number)
+                if shard is None:
+                    held = self._reuse(dataset, number, digest, split)
+                    shard = held or self._send_shard(dataset, number, file, split, 0, progress)
+                elif not shard["whole"]:
+                    shard = self._send_shard(dataset, number, file, split, shard["size"], progress)
             if shard["digest"] != digest:
-                raise TransferError(f"another file than {file.name} was sent as shard {number}")
+                raise TransferError(f"another file than {given.name} was sent as shard {number}")
         return self.close(dataset, len(files) + len(holdout))
 
     def close(self, dataset: str, shards: int) -> types.Dataset:
         """No file follows that number of shards. `job` takes them in."""
         return cast("types.Dataset", self._verb(dataset, "close", shards=shards))
 
-    def reuse(self, dataset: str, number: int, digest: str) -> types.Shard:
-        """Take a file, by its SHA-256 (`sha256:…`), from another dataset of yours that has it."""
+    def reuse(self, dataset: str, number: int, digest: str, split: str | None = None) -> types.Shard:
+        """Take a file, by its SHA-256 (`sha256:…`), from another dataset of yours that has it, sent with this split."""
         where = f"{self._at(dataset)}/shards/{number}:reuse"
-        return cast("types.Shard", self._calls.post(where, {"digest": digest}))
+        return cast("types.Shard", self._calls.post(where, {"digest": digest, "split": split}))
 
     def _reuse(self, dataset: str, number: int, digest: str, split: str | None) -> types.Shard | None:
-        if split is not None:  # it may have been sent as training data before
-            return None
         try:
-            return self.reuse(dataset, number, digest)
+            return self.reuse(dataset, number, digest, split)
         except ProblemError as refused:
             if refused.status == 404:
                 return None
@@ -422,6 +426,33 @@ class Versions:
     def model_card(self, model: str, number: int) -> str:
         """Markdown with YAML front matter."""
         return self._calls.call("GET", f"{_version(model, number)}/model_card.md").text
+
+
+@contextmanager
+def _as_file(given: Path) -> Iterator[Path]:
+    """A file itself; of a folder a zip, the same bytes each time, so that it can go on and be known again."""
+    if not given.is_dir():
+        yield given
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        packed = Path(folder) / "folder.zip"
+        found = sorted(path for path in given.rglob("*") if path.is_file())
+        if not found:
+            raise TransferError(f"the folder {given.name} has no files")
+        with zipfile.ZipFile(packed, "w") as archive:  # pictures are compressed already
+            for path in found:
+                with path.open("rb") as source, archive.open(_member(given, path), "w", force_zip64=True) as target:
+                    shutil.copyfileobj(source, target)
+        yield packed
+
+
+def _member(folder: Path, path: Path) -> zipfile.ZipInfo:
+    name = path.relative_to(folder).as_posix()
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        raise TransferError("the name of a file in the folder is not UTF-8") from None
+    return zipfile.ZipInfo(name)
 
 
 def _form(file: Path) -> str:

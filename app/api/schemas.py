@@ -233,6 +233,7 @@ class DatasetErasable(BaseModel):
 
 class ShardReuse(Body):
     digest: str = Field(pattern=r"^sha256:[0-9a-f]{64}$", description="of the file, as it was sent before")
+    split: ShardSplit | None = Field(None, description="that it was sent with, as its samples keep theirs")
 
 
 class DatasetClose(Body):

@@ -146,10 +146,11 @@ def reuse_shard(
     _: IdempotencyKey = None,  # the same again gives the same
 ) -> ShardOut:
     """Take a shard from another dataset of yours that has it, so that it is not sent twice. Its samples keep ids,
-    labels, subjects and splits; what was erased or is requested is left out. Without one that has it: 404."""
+    labels, subjects and splits; what was erased or is requested is left out. Without one that has it, sent with the
+    same `split`: 404."""
     with held.database.write() as session:
         row = datasets.get(session, who.tenant_id, dataset, lock=True)
-        gone = shards.reuse(session, row, number, body.digest)
+        gone = shards.reuse(session, row, number, body.digest, body.split)
         [found] = shards.received(session, row.id, number)
     for digest in gone:
         usage.remove(held.database, held.blobs, digest)

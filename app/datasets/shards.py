@@ -12,6 +12,7 @@ from app.blobs.folder import Stored
 from app.core.errors import Conflict, Gone, NotFound, SupersededError
 from app.core.tables import Dataset, Job, Sample, Shard
 from app.datasets import records as datasets
+from app.formats.manifest import HOLDOUT
 
 MOST_SHARDS = 10_000
 MOST_PIECES = 1000  # of one shard
@@ -93,12 +94,14 @@ def keep(
     return [digest for digest in needless if digest != stored.digest]
 
 
-def reuse(session: Session, dataset: Dataset, number: int, digest: str) -> list[str]:
+def reuse(session: Session, dataset: Dataset, number: int, digest: str, split: str | None) -> list[str]:
     """Make a file that another dataset of the tenant has a shard of this one; digests of what that makes needless.
+
+    split: that it was sent with. What was trained on there is not held out here, nor the other way round.
 
     Raises:
         Conflict: the dataset takes no content any more, or only by itself.
-        NotFound: no dataset that is ready has such a file, or its samples are all erased.
+        NotFound: no dataset that is ready has such a file of this split, or its samples are all erased.
     """
     datasets.require_awaiting(dataset)
     if dataset.source != "upload":
@@ -108,11 +111,12 @@ def reuse(session: Session, dataset: Dataset, number: int, digest: str) -> list[
         .join(Dataset, Dataset.id == Shard.dataset_id)
         .where(Shard.tenant_id == dataset.tenant_id, Shard.digest == digest, Shard.samples > 0)
         .where(Dataset.state == "ready", Dataset.source == "upload", Dataset.carried_for.is_(None))
+        .where(Shard.split.is_(None) if split is None else Shard.split.in_(_like(split)))
         .order_by(Dataset.id.desc(), Shard.number)
     )
     found = session.scalars(query.limit(1)).first()
     if found is None:
-        raise NotFound("No dataset of yours has such a file. Send it.")
+        raise NotFound("No dataset of yours has such a file, sent with this split. Send it.")
     needless = drop(session, dataset, number)
     session.add(
         Shard(
@@ -121,7 +125,7 @@ def reuse(session: Session, dataset: Dataset, number: int, digest: str) -> list[
             offset=0,
             tenant_id=dataset.tenant_id,
             content_type=found.content_type,
-            split=None,  # samples keep theirs
+            split=found.split,
             size=found.size,
             digest=digest,
             samples=found.samples,
@@ -132,14 +136,21 @@ def reuse(session: Session, dataset: Dataset, number: int, digest: str) -> list[
     return needless
 
 
+def _like(split: str) -> list[str]:
+    """All names of splits that mean the same."""
+    return [name for name, held in HOLDOUT.items() if held == HOLDOUT[split]]
+
+
 @dataclass(frozen=True)
 class Held:
     """A shard that another dataset has, within its file `images`: what is said of the samples that nobody has asked to
-    erase, as (position there, id, subject, class, holdout), while the session is open."""
+    erase, as (position there, id, subject, label, holdout), while the session is open. class_names: by label, where
+    classes have names; None in the place of one that is erased."""
 
     dataset: str
     images: str
-    samples: Iterator[tuple[int, str, str | None, int | str, bool]]
+    class_names: list[str | None] | None
+    samples: Iterator[tuple[int, str, str | None, int, bool]]
 
 
 def held(session: Session, shard: Shard) -> Held:
@@ -157,17 +168,16 @@ def held(session: Session, shard: Shard) -> Held:
     start = sum(each.samples or 0 for each in theirs[:place])
     stop = start + (theirs[place].samples or 0)
     gone = set(datasets.unavailable(other).tolist())
-    names = other.class_names
     within = select(Sample.position, Sample.sample_id, Sample.subject, Sample.label, Sample.holdout).where(
         Sample.dataset_id == other.id, Sample.position >= start, Sample.position < stop
     )
     there = session.execute(within.order_by(Sample.position), execution_options={"yield_per": ROWS_AT_ONCE})
     samples = (
-        (position, name, subject, names[label] if names else label, holdout)
+        (position, name, subject, label, holdout)
         for position, name, subject, label, holdout in there
         if position not in gone
     )
-    return Held(other.id, other.images, samples)
+    return Held(other.id, other.images, other.class_names, samples)
 
 
 def require_same(session: Session, found: Sequence[Held]) -> None:

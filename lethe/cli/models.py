@@ -62,7 +62,7 @@ def register_dataset(
         str | None, typer.Option(metavar="MODEL", help="The model that has to forget it; its other data are not here.")
     ] = None,
     file: Annotated[
-        Path | None, typer.Option(exists=True, dir_okay=False, help="Send this file as its content.")
+        Path | None, typer.Option(exists=True, help="Send this file, or image folder, as its content.")
     ] = None,
     assign_canaries: Annotated[
         bool, typer.Option("--assign-canaries", help="The service's coin decides which canaries are trained on.")
@@ -89,7 +89,11 @@ def upload_dataset(
     thing: DatasetId,
     files: Annotated[
         list[Path],
-        typer.Argument(metavar="FILE", help="A .parquet file, a .zip of image folders, an .npz or a .tar."),
+        typer.Argument(
+            metavar="FILE",
+            help="A .parquet file, a .zip of image folders, an .npz, a .tar, a manifest as .csv or .jsonl, or an image "
+            "folder as it lies.",
+        ),
     ],
     holdout: Annotated[
         list[Path] | None, typer.Option(help="A file whose samples are never trained on; may be repeated.")

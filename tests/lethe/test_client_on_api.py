@@ -14,6 +14,7 @@ from app.core import db
 from app.core.tables import JobEvent
 from lethe import Client, JobFailedError, ProblemError, TransferError
 from tests.app.datasets.test_uploads import columns, parquet
+from tests.app.formats.archive_cases import png
 from tests.helpers import PARQUET, counts, incoming
 from tests.support import Account
 from tests.trained import Trained
@@ -233,6 +234,42 @@ def test_files_are_sent_as_shards_and_what_was_sent_is_not_sent_again(
     assert lethe.datasets.erasable(made)["needed"] == []
     lethe.datasets.delete(made)
     assert lethe.datasets.get(made)["state"] == "erased"
+
+
+@pytest.mark.validation
+def test_a_folder_is_sent_as_it_lies_and_a_file_is_not_sent_again_as_what_it_was(
+    account: Account, connect: Connect, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number, name in enumerate(("train/cat", "train/dog", "test/cat", "train/cat/.cache")):
+        (tmp_path / "pets" / name).mkdir(parents=True)
+        (tmp_path / "pets" / name / f"{number}.png").write_bytes(png(number))
+    held = parquet_of(tmp_path / "held.parquet", [f"held-{row}" for row in range(20)])
+    lethe, _ = connect(account)
+    made = lethe.datasets.register("pets")["id"]
+    lethe.datasets.upload(made, tmp_path / "pets")
+    account.work()
+    ids = ["test/cat/2.png", "train/cat/0.png", "train/dog/1.png"]
+    assert [sample["id"] for sample in lethe.datasets.samples(made)] == ids
+    told = {each["code"]: each["samples"] for each in lethe.datasets.report(made)["conversions"]}
+    assert told == {"passed-over": 1}
+    first = lethe.datasets.register("numbers")["id"]
+    lethe.datasets.send(first, [parquet_of(tmp_path / "a.parquet", ["a", "b"])], [held])
+    account.work()
+    second = lethe.datasets.register("more numbers")["id"]
+
+    def sent(*_: object) -> None:
+        raise AssertionError("it was sent again")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(lethe.datasets, "_send_shard", sent)
+        lethe.datasets.send(second, [tmp_path / "a.parquet"], [held])
+        with pytest.raises(AssertionError):  # as something else
+            lethe.datasets.send(lethe.datasets.register("turned round")["id"], [held])
+    account.work()
+    assert lethe.datasets.get(second)["train_samples"] == 2
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(TransferError, match="has no files"):
+        lethe.datasets.upload(lethe.datasets.register("nothing")["id"], tmp_path / "empty")
 
 
 def test_another_file_in_the_place_of_a_shard_is_seen(account: Account, connect: Connect, tmp_path: Path) -> None:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import io
+import json
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
@@ -186,3 +189,109 @@ def test_samples_that_are_erased_while_a_held_shard_is_taken_in_are_left_out(
     assert account.get(f"/v1/datasets/{made}")["state"] == "ready"
     assert "person-0-7" not in ids_of(account, made)
     assert len(ids_of(account, made)) == 19
+
+
+@pytest.mark.validation
+def test_a_file_is_held_as_what_it_was_sent(account: Account) -> None:
+    """As seen: what was held out became training data's twin, or was sent again."""
+    files = [of_people(number) for number in (0, 1)]
+    digests = [digest_of(data) for data in files]
+    old = dataset(account)
+    assert put(account, old, 0, files[0]).status_code == 200
+    assert put(account, old, 1, files[1], split="test").status_code == 200
+    close(account, old, 2)
+    account.work()
+    made = dataset(account)
+    where = f"/v1/datasets/{made}/shards"
+    for number, (digest, split) in enumerate(((digests[0], "holdout"), (digests[1], None), (digests[1], "train"))):
+        refused = account.http.post(f"{where}/{number}:reuse", json={"digest": digest, "split": split})
+        is_problem(refused, 404, "not-found")
+    assert reuse(account, made, 0, digests[0]).json()["split"] is None
+    held = account.http.post(f"{where}/1:reuse", json={"digest": digests[1], "split": "holdout"})
+    assert held.json()["split"] == "test"
+    close(account, made, 2)
+    account.work()
+    splits = {item["id"]: item["split"] for item in account.get(f"/v1/datasets/{made}/samples")["items"]}
+    assert {splits[f"person-1-{row}"] for row in range(20)} == {"holdout"}
+    assert splits == {item["id"]: item["split"] for item in account.get(f"/v1/datasets/{old}/samples")["items"]}
+    third = dataset(account)  # from either
+    again = account.http.post(f"/v1/datasets/{third}/shards/0:reuse", json={"digest": digests[1], "split": "val"})
+    assert again.status_code == 200
+
+
+def labelled(number: int, labels: list[Any], names: list[str] | None = None) -> bytes:
+    """A file of 20 samples with these labels in turn."""
+    table = pa.table(
+        {
+            "id": [f"person-{number}-{row:02}" for row in range(20)],
+            "label": [labels[row % len(labels)] for row in range(20)],
+            "image": [noise(number * 100 + row) for row in range(20)],
+        }
+    )
+    if names is not None:
+        info = {"info": {"features": {"label": {"names": names, "_type": "ClassLabel"}}}}
+        table = table.replace_schema_metadata({"huggingface": json.dumps(info)})
+    buffer = io.BytesIO()
+    pq.write_table(table, buffer)
+    return buffer.getvalue()
+
+
+# Labels of the first file and of the second, label names in their metadata, class names of the client; the classes.
+KINDS: dict[str, tuple[list[Any], list[Any], list[str] | None, list[str] | None, list[str] | None]] = {
+    "numbers": ([0, 1, 2], [2, 3], None, None, None),
+    "gaps": ([0, 7, 42, 1000], [1000, 7, 8], None, None, ["0", "7", "8", "42", "1000"]),
+    "from one on": (list(range(1, 11)), [10, 2], None, None, [str(label) for label in range(1, 11)]),
+    "class names": ([0, 2, 1], [1, 2], None, ["cat", "ant", "bee"], ["cat", "ant", "bee"]),
+    "numbers as class names": ([7, 1000], [1000], None, ["1000", "7"], ["1000", "7"]),
+    "a ClassLabel": ([0, 1, 2], [2, 0], ["cat", "ant", "bee"], None, ["cat", "ant", "bee"]),
+    "a ClassLabel of numbers": ([0, 1, 2], [2, 0], ["2", "0", "1"], None, ["2", "0", "1"]),
+    "names": (["bee", "ant"], ["cat", "bee"], None, None, ["ant", "bee", "cat"]),
+    "booleans": ([True, False], [True], None, None, ["false", "true"]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.validation
+def test_classes_of_a_dataset_that_grows_are_those_of_one_that_was_sent_whole(account: Account, kind: str) -> None:
+    """As seen: numbers beside names were refused, and numbers of classes changed in silence."""
+    first, second, names, client, expected = KINDS[kind]
+    files = [labelled(0, first, names), labelled(1, second, names)]
+    made: dict[str, Any] = {}
+    for name, shards in (("old", files[:1]), ("held", files[:1]), ("grown", files), ("whole", files)):
+        made[name] = dataset(account, **({"class_names": client} if client else {}))
+        for number, data in enumerate(shards):
+            if name in ("grown", "held") and number == 0:
+                assert reuse(account, made[name], 0, digest_of(data)).status_code == 200
+            else:
+                assert put(account, made[name], number, data).status_code == 200
+        close(account, made[name], len(shards))
+        account.work()
+    found = {name: account.get(f"/v1/datasets/{where}") for name, where in made.items()}
+    labels = {
+        name: [(item["id"], item["label"]) for item in account.get(f"/v1/datasets/{where}/samples")["items"]]
+        for name, where in made.items()
+    }
+    assert {each["state"] for each in found.values()} == {"ready"}, found
+    assert found["grown"]["class_names"] == found["whole"]["class_names"] == expected
+    assert labels["grown"] == labels["whole"]
+    assert found["held"]["class_names"] == found["old"]["class_names"]
+    assert labels["held"] == labels["old"]
+
+
+@pytest.mark.validation
+def test_a_class_that_was_erased_leaves_the_others_in_their_order(account: Account) -> None:
+    old = dataset(account)
+    data = labelled(0, [0, 1, 2], ["cat", "ant", "bee"])
+    put(account, old, 0, data)
+    close(account, old, 1)
+    account.work()
+    account.delete(old, [f"person-0-{row:02}" for row in range(1, 20, 3)])
+    account.work()
+    assert account.get(f"/v1/datasets/{old}")["class_names"] == ["cat", None, "bee"]
+    made = dataset(account)
+    assert reuse(account, made, 0, digest_of(data)).status_code == 200
+    close(account, made, 1)
+    account.work()
+    assert account.get(f"/v1/datasets/{made}")["class_names"] == ["cat", "bee"]
+    there = {item["id"]: item["label"] for item in account.get(f"/v1/datasets/{made}/samples")["items"]}
+    assert (there["person-0-00"], there["person-0-02"], len(there)) == (0, 1, 13)
