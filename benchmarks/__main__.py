@@ -62,6 +62,8 @@ ALL: dict[str, Callable[[], dict[str, object]]] = {
     "ingest": datasets.ingest,
     "purge_500_of_50k": datasets.purge_500,
     "two_million_samples": datasets.two_million,
+    "five_million_samples": datasets.most_samples,
+    "page_of_two_million": datasets.page_of_two_million,
     "large_jpegs": datasets.large_jpegs,
     "hostile_connections": door.hostile_connections,
     "two_tenant_race": door.two_tenant_race,
