@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from typing import Annotated, Literal
 
 from pydantic import (
@@ -31,9 +32,11 @@ class DigitsSource(Params):
 
 
 def _distinct(names: tuple[str, ...]) -> tuple[str, ...]:
-    if len(set(names)) < len(names):
+    """Composed (NFC), as `app.formats.names` has all names."""
+    composed = tuple(unicodedata.normalize("NFC", name) for name in names)
+    if len(set(composed)) < len(composed):
         raise ValueError("class names must differ")
-    return names
+    return composed
 
 
 ClassName = Annotated[str, Field(min_length=1, max_length=200, pattern=CLASS_NAME)]
@@ -105,15 +108,18 @@ class UploadSource(_Content):
 
     `application/vnd.apache.parquet`: columns `image` and `label` and, optionally, `id`, `split` and `subject`.
     `application/x-npz`: arrays `images` and `labels` and, optionally, `ids`, `holdout` or `split`, and `subject`,
-    without pickle. `application/zip`: an image folder, `<split>/<class>/<name>` or `<class>/<name>`, whose paths are
-    the ids; or an npz: a zip archive is one when all of its members end in `.npy`. `application/x-tar`: a WebDataset.
+    without pickle; or two arrays for each split, such as `x_train` and `y_train`. `application/zip`: an image folder,
+    `<split>/<class>/<name>` or `<class>/<name>`, whose paths are the ids; or an npz: a zip archive is one when all of
+    its members end in `.npy`. `application/x-tar`: a WebDataset.
     """
 
     columns: dict[Literal["id", "image", "label", "split", "subject"], ColumnName] = Field(
         default_factory=dict, description="what Parquet files call these columns, where they call them otherwise"
     )
     names_encoding: CodePage | None = Field(
-        None, description="code page of names in zip archives that are not UTF-8; null: such archives are refused"
+        None,
+        description="code page of all names in zip archives that do not say that they are UTF-8; null: such names are "
+        "UTF-8, or refused",
     )
 
 

@@ -13,13 +13,21 @@ import json
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
 from app.formats import parquet
-from app.formats.archives import MAX_COLUMN_BYTES, fault_of_name, images_of, is_clutter
+from app.formats.archives import (
+    BUT_CLUTTER,
+    MAX_COLUMN_BYTES,
+    fault_of_name,
+    images_of,
+    is_clutter,
+    notes_of,
+    splits_of,
+)
 from app.formats.manifest import (
-    HOLDOUT,
     MAX_ADDRESS,
     MAX_ERRORS,
     MAX_ROWS,
@@ -161,7 +169,9 @@ def _ndjson(file: io.TextIOWrapper, options: Options) -> Iterator[list[Any]]:
         if not isinstance(said, dict):
             raise SourceError(f"line {number + 1} of the manifest is no JSON object: {LAYOUT}")
         row = [said.get(name) for name in called]
-        if wrong := [name for name, value in zip(called, row, strict=True) if isinstance(value, bool | float | list)]:
+        if wrong := [
+            name for name, value in zip(called, row, strict=True) if isinstance(value, bool | float | list | dict)
+        ]:
             raise SourceError(f"line {number + 1} of the manifest: {wrong[0]} must be a string, or an integer")
         yield [None if value == "" else value for value in row]
 
@@ -173,24 +183,27 @@ class _Listed:
     size: int
 
 
-def of_folder(found: Sequence[tuple[str, int]]) -> Iterator[dict[str, str | None]]:
+def of_folder(found: Sequence[tuple[str, int]]) -> tuple[list[dict[str, str | None]], dict[str, int]]:
     """The manifest, but for the addresses, of an image folder that lies in object storage: `<split>/<class>/<name>` or
-    `<class>/<name>`. found: path and bytes of each object. Yields `path`, `id`, `label` and `split`.
+    `<class>/<name>`. found: path and bytes of each object. Returns `path`, `id`, `label` and `split` of each image, and
+    what there is to tell (`NOTES`).
 
     Raises:
         SourceError: something else lies there, or nothing does.
     """
     files = [_Listed(number, name, size) for number, (name, size) in enumerate(found) if not is_clutter(name)]
     if not files:
-        raise SourceError("there are no objects under the prefix")
+        raise SourceError(f"there are no objects under the prefix{BUT_CLUTTER if found else ''}")
     if len(files) > MAX_ROWS:
         raise SourceError(f"there are more than {MAX_ROWS:,} objects under the prefix")
     faults = ((each.number, fault_of_name(each.name)) for each in files)
     if errors := [f"object {number}: {fault}" for number, fault in faults if fault]:
         raise SourceError(f"{len(errors)} objects under the prefix cannot be taken", errors)
     images = images_of(files)
-    # Splits that all say train say nothing, as in an archive.
-    says = any(image.split is not None and HOLDOUT[image.split] for image in images)
-    for image in images:
-        split = image.split if says else None
-        yield {"path": image.member.name, "id": image.path, "label": image.class_name, "split": split}
+    splits = splits_of(images) or repeat(None, len(images))
+    rows: list[dict[str, str | None]] = [
+        {"path": image.member.name, "id": image.path, "label": image.class_name, "split": split}
+        for image, split in zip(images, splits, strict=True)
+    ]
+    passed_over = len(found) - len(files)
+    return rows, notes_of(images) | ({"passed-over": passed_over} if passed_over else {})

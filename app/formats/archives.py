@@ -14,7 +14,8 @@ import stat
 import struct
 import zipfile
 import zlib
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from math import prod
@@ -32,7 +33,6 @@ from app.formats.manifest import (
     MAX_ROWS,
     MAX_SIDE,
     MULTI_LABEL,
-    SPLITS,
     Columns,
     SourceError,
     check_columns,
@@ -50,8 +50,25 @@ MAX_COLUMN_BYTES = 512 * 2**20  # of an array other than images
 MAX_ARRAY_HEADER = 10_000
 CHUNK = 2**20
 SUFFIXES = (".png", ".jpg", ".jpeg", ".jfif", ".bmp", ".webp", ".gif", ".ppm", ".pgm", ".pbm", ".tif", ".tiff")
-LAYOUT = f"an image lies at <split>/<class>/<name>, or <class>/<name> in all of the archive, with a split of {SPLITS}"
+SPLIT_FOLDERS = {name: "holdout" if held else "train" for name, held in HOLDOUT.items()} | {
+    "training": "train", "testing": "holdout", "dev": "holdout", "eval": "holdout", "evaluation": "holdout"
+}  # fmt: skip
+_SPLIT = re.compile(rf"({'|'.join(SPLIT_FOLDERS)})([ _-]?(set|split|data|images?))?[ _-]?\d{{0,4}}")
+LAYOUT = (
+    "an image lies at <split>/<class>/<name>, or <class>/<name> in all of the archive; folders of splits are called "
+    f"{', '.join(SPLIT_FOLDERS)}"
+)
+SPLIT_WITHIN = (
+    "a folder within that of the class is called as a split is; the split comes first: <split>/<class>/<name>, in one "
+    "folder for all"
+)
+SAME_FOLDERS = (
+    "each of the folders that should be classes has the same folders within it, and no pictures beside them, so that "
+    "it cannot be told which of both are the classes: leave one level out, or send labels in a table or a manifest"
+)
 NO_IMAGE = f"it is no image by its name, which ends in {', '.join(SUFFIXES)}"
+CLUTTER = ("__macosx", "@eadir", "#recycle", "$recycle.bin", "thumbs.db", "desktop.ini")
+BUT_CLUTTER = ", but for names that begin with a dot and what file managers leave"
 UNICODE_PATH = 0x7075  # the extra field of Info-ZIP with a member's name in UTF-8
 UTF8 = 0x800  # flag: the name is UTF-8
 ENCRYPTED = 0x1 | 0x40 | 0x2000  # flags: encrypted, strongly so, directory too
@@ -61,9 +78,15 @@ COLUMNS = {
     "ids": "strings or integers",
     "holdout": "booleans",
     "split": "strings",
-    "subject": "strings",
+    "subject": "strings or integers",
 }
-KINDS = {"labels": "iuUb", "ids": "Uiu", "holdout": "b", "split": "U", "subject": "U"}
+KINDS = {"labels": "iuUb", "ids": "Uiu", "holdout": "b", "split": "U", "subject": "Uiu"}
+BY_SPLIT = (("x_{}", "y_{}"), ("{}_images", "{}_labels"))
+"""Names of images and labels in an npz that has two arrays for each split, as Keras and MedMNIST have them."""
+ARRAYS = (
+    "an npz has the arrays images and labels and, optionally, ids, subject and one of holdout and split; or, for each "
+    "split, x_train and y_train, or train_images and train_labels"
+)
 PIXELS = {"uint8": "", "uint16": "16-bit", "float16": "floats", "float32": "floats", "float64": "floats"}
 """Types of pixels that are taken, with what is told of them."""
 
@@ -98,12 +121,12 @@ def read(path: Path, options: Options, forms: Sequence[str]) -> Columns:
         SourceError: what is wrong with it.
     """
     with opened(path) as file:
-        found = members(file, path.stat().st_size, options.names_encoding)
+        found, passed_over = members(file, path.stat().st_size, options.names_encoding)
         if all(member.name.endswith(".npy") for member in found):
             require_form("npz", forms)
-            return _read_npz(file, found)
+            return _read_npz(file, found, passed_over)
         require_form("image folder", forms)
-        return _read_image_folder(found)
+        return _read_image_folder(found, passed_over)
 
 
 # -- the directory ---------------------------------------------------------------------------------
@@ -137,9 +160,9 @@ class Named(Protocol):
 File = TypeVar("File", bound=Named)
 
 
-def members(file: zipfile.ZipFile, size: int, encoding: str | None = None) -> list[Member]:
-    """All members but folders and what file managers leave. size: the archive's, bytes. encoding: the code page of
-    names that are not UTF-8.
+def members(file: zipfile.ZipFile, size: int, encoding: str | None = None) -> tuple[list[Member], int]:
+    """All members but folders and clutter, and how many are clutter. size: the archive's, bytes. encoding: the code
+    page of names that do not say that they are UTF-8; None: they are UTF-8.
 
     Raises:
         SourceError: names, kinds or sizes that no archive of samples has.
@@ -150,6 +173,7 @@ def members(file: zipfile.ZipFile, size: int, encoding: str | None = None) -> li
     errors: list[str] = []
     seen: dict[str, int] = {}
     found: list[Member] = []
+    passed_over = 0
     for number, info in enumerate(infos):
         name = _name(info, encoding)
         if fault := _fault(info, name):
@@ -158,7 +182,11 @@ def members(file: zipfile.ZipFile, size: int, encoding: str | None = None) -> li
         folded = normal(name).casefold().rstrip("/")
         if seen.setdefault(folded, number) != number:
             errors.append(f"entry {number}: the name of entry {seen[folded]}, but for its case at most")
-        elif not (name.endswith("/") or is_clutter(name)):
+        elif name.endswith("/"):
+            continue
+        elif is_clutter(name):
+            passed_over += 1
+        else:
             found.append(Member(number, normal(name), info, normal(name) != name))
     if errors:
         raise SourceError(lines_of(errors, "with the archive's members"), errors)
@@ -168,8 +196,8 @@ def members(file: zipfile.ZipFile, size: int, encoding: str | None = None) -> li
     if total > max(FREE_OF_RATIO, MAX_RATIO * size):
         raise SourceError(f"the archive unpacks to more than {MAX_RATIO} times its size")
     if not found:
-        raise SourceError("the archive is empty")
-    return found
+        raise SourceError(f"the archive is empty{BUT_CLUTTER if passed_over else ''}")
+    return found, passed_over
 
 
 def lines_of(errors: Sequence[str], where: str) -> str:
@@ -177,7 +205,7 @@ def lines_of(errors: Sequence[str], where: str) -> str:
 
 
 def _name(info: zipfile.ZipInfo, encoding: str | None) -> str:
-    """The name that was meant; with U+FFFD where it is in a code page that nobody has named.
+    """The name that was meant; with U+FFFD where it is not in the code page that is stated, or in one that nobody has.
 
     Python reads a name without the flag of UTF-8 in the code page 437, which loses nothing. Many programs, those of a
     Mac among them, write UTF-8 there and set no flag.
@@ -188,14 +216,8 @@ def _name(info: zipfile.ZipInfo, encoding: str | None) -> str:
     written = name.encode("cp437")
     if (meant := _unicode_path(info.extra, written)) is not None:
         return meant
-    try:
-        return written.decode()
-    except UnicodeDecodeError:
-        pass
-    try:
-        return written.decode(encoding) if encoding else "\ufffd"
-    except UnicodeDecodeError:
-        return "\ufffd"
+    # A name in a code page may be valid UTF-8 by chance, and would be another name: what is stated holds for all.
+    return written.decode(encoding or "utf-8", errors="replace")
 
 
 def _unicode_path(extra: bytes, written: bytes) -> str | None:
@@ -234,9 +256,10 @@ def fault_of_name(name: str) -> str:
 
 
 def is_clutter(name: str) -> bool:
-    """Whether a file manager left it."""
-    last = name.rpartition("/")[2]
-    return name.startswith("__MACOSX/") or last.startswith(".") or last.lower() in ("thumbs.db", "desktop.ini")
+    """Whether a file manager or an editor left it, or the folder that it lies in."""
+    return any(
+        part.lower() in CLUTTER or (part.startswith(".") and part not in (".", "..")) for part in name.split("/")
+    )
 
 
 def pieces(file: zipfile.ZipFile, info: zipfile.ZipInfo) -> Iterator[bytes]:
@@ -269,57 +292,85 @@ class Array:
 
 @dataclass(frozen=True)
 class Images:
-    """The pixels of an npz. channels_first: (N, C, H, W), else (N, H, W) or (N, H, W, C)."""
+    """The pixels of an npz, of one or several arrays. channels_first: (N, C, H, W), else (N, H, W) or (N, H, W, C)."""
 
-    array: Array
+    arrays: Sequence[Array]
     channels_first: bool
+
+    @property
+    def rows(self) -> int:
+        return sum(array.shape[0] for array in self.arrays)
 
     @property
     def shape(self) -> tuple[int, int, int]:
         """(H, W, C) of one image as it is kept."""
-        sides = self.array.shape[1:]
+        sides = self.arrays[0].shape[1:]
         if len(sides) == 2:
             return sides[0], sides[1], 1
         return (sides[1], sides[2], sides[0]) if self.channels_first else (sides[0], sides[1], sides[2])
 
 
-def arrays(file: zipfile.ZipFile, found: Sequence[Member]) -> tuple[Images, dict[str, Array]]:
-    """The images of an npz and its other arrays by name: their headers, held against their sizes.
+def arrays(file: zipfile.ZipFile, found: Sequence[Member]) -> tuple[Images, dict[str, list[Array]], list[str] | None]:
+    """The images of an npz, its other arrays by the name of their column, and the split of each where there are arrays
+    for each: their headers, held against their sizes.
 
     Raises:
-        SourceError: another array than the six, one that is missing, or one of another shape or type.
+        SourceError: other arrays than these, one that is missing, or one of another shape or type.
     """
     by_name = {member.name.removesuffix(".npy"): member.info for member in found}
-    if not {"images", "labels"} <= by_name.keys() <= {"images", *COLUMNS} or {"holdout", "split"} <= by_name.keys():
-        raise SourceError(
-            "an npz has the arrays images and labels and, optionally, ids, subject and one of holdout and split"
-        )
+    splits, names = _splits_of(by_name), by_name.keys()
+    if splits is None and not (
+        {"images", "labels"} <= names <= {"images", *COLUMNS} and not {"holdout", "split"} <= names
+    ):
+        raise SourceError(ARRAYS)
     read = {name: header(file, info, name) for name, info in by_name.items()}
-    images = _images(read.pop("images"))
-    rows = images.array.shape[0]
-    for name, array in read.items():
-        if name == "labels" and len(array.shape) == 2 and array.shape[1] > 1:
-            raise SourceError(f"labels is of the shape {list(array.shape)}: {MULTI_LABEL}")
-        shapes = [(rows,), (rows, 1)] if name == "labels" else [(rows,)]
-        if array.dtype.kind not in KINDS[name] or array.shape not in shapes:
-            raise SourceError(f"{name} must hold {COLUMNS[name]}, one for each image")
-        if array.info.file_size > MAX_COLUMN_BYTES:
-            raise SourceError(f"{name} is over {MAX_COLUMN_BYTES // 2**20} MiB")
-    return images, read
+    if splits is None:
+        images, columns = _images([read.pop("images")]), {name: [array] for name, array in read.items()}
+    else:
+        images = _images([read[pixels] for _, pixels, _ in splits])
+        columns = {"labels": [read[labels] for _, _, labels in splits]}
+    for name, parts in columns.items():
+        for array, pixels in zip(parts, images.arrays, strict=True):
+            rows = pixels.shape[0]
+            if name == "labels" and len(array.shape) == 2 and array.shape[1] > 1:
+                raise SourceError(f"labels is of the shape {list(array.shape)}: {MULTI_LABEL}")
+            shapes = [(rows,), (rows, 1)] if name == "labels" else [(rows,)]
+            if array.dtype.kind not in KINDS[name] or array.shape not in shapes:
+                raise SourceError(f"{name} must hold {COLUMNS[name]}, one for each image")
+            if array.info.file_size > MAX_COLUMN_BYTES:
+                raise SourceError(f"{name} is over {MAX_COLUMN_BYTES // 2**20} MiB")
+        if len({array.dtype.kind.replace("u", "i") for array in parts}) > 1:
+            raise SourceError(f"{name} must hold values of one type in all arrays")
+    if splits is None:
+        return images, columns, None
+    counted = zip(splits, images.arrays, strict=True)
+    return images, columns, [split for (split, *_), array in counted for _ in range(array.shape[0])]
 
 
-def _images(array: Array) -> Images:
-    shape = array.shape
+def _splits_of(names: Collection[str]) -> list[tuple[str, str, str]] | None:
+    """(split, images, labels) of an npz that has two arrays for each split; None: it is no such."""
+    for pixels, labels in BY_SPLIT:
+        found = [(split, pixels.format(split), labels.format(split)) for split in HOLDOUT]
+        found = [each for each in found if {*each[1:]} <= {*names}]
+        if found and {name for each in found for name in each[1:]} == {*names}:
+            return found
+    return None
+
+
+def _images(parts: Sequence[Array]) -> Images:
+    shape = parts[0].shape
     last = len(shape) == 3 or (len(shape) == 4 and shape[3] in (1, 3))
     first = len(shape) == 4 and not last and shape[1] in (1, 3)
-    if array.dtype.name not in PIXELS or not (last or first):
+    if any(array.dtype.name not in PIXELS for array in parts) or not (last or first):
         raise SourceError(
             "images must be uint8, uint16 or floats in [0, 1], of the shape (N, H, W), (N, H, W, C) or (N, C, H, W), "
             "with 1 or 3 channels"
         )
-    found = Images(array, first)
-    if not 0 < shape[0] <= MAX_ROWS:
-        raise SourceError(f"there are {shape[0]} images; there must be 1 to {MAX_ROWS:,}")
+    if len({array.shape[1:] for array in parts}) > 1:
+        raise SourceError("the images of all arrays must be of one shape")
+    found = Images(parts, first)
+    if not 0 < found.rows <= MAX_ROWS:
+        raise SourceError(f"there are {found.rows} images; there must be 1 to {MAX_ROWS:,}")
     if not 0 < min(found.shape[:2]) <= max(found.shape[:2]) <= MAX_SIDE:
         raise SourceError(f"images must have sides of 1 to {MAX_SIDE} pixels")
     return found
@@ -350,21 +401,26 @@ def header(file: zipfile.ZipFile, info: zipfile.ZipInfo, name: str) -> Array:
     return Array(info, shape, dtype, start.tell())
 
 
-def _read_npz(file: zipfile.ZipFile, found: Sequence[Member]) -> Columns:
-    images, others = arrays(file, found)
-    rows = images.array.shape[0]
-    columns = {name: values(file, array, name).reshape(-1).tolist() for name, array in others.items()}
+def _read_npz(file: zipfile.ZipFile, found: Sequence[Member], passed_over: int) -> Columns:
+    images, others, splits = arrays(file, found)
+    rows = images.rows
+    columns = {
+        name: [value for array in parts for value in values(file, array, name).reshape(-1).tolist()]
+        for name, parts in others.items()
+    }
     labels, names = columns["labels"], None
-    if others["labels"].dtype.kind == "b":
+    if others["labels"][0].dtype.kind == "b":
         labels, names = [int(label) for label in labels], ["false", "true"]
-    splits = columns.get("split")
+    splits = splits or columns.get("split")
     if "holdout" in columns:
         splits = ["holdout" if held else "train" for held in columns["holdout"]]
-    subjects = columns.get("subject") and [name or None for name in columns["subject"]]
-    notes = {PIXELS[images.array.dtype.name]: rows, "channels-first": rows * images.channels_first}
-    notes |= {"ids-made": rows * ("ids" not in columns)}
-    notes = {code: count for code, count in notes.items() if code and count}
-    return check_columns(columns.get("ids"), labels, splits, subjects, form="npz", label_names=names, notes=notes)
+    subjects = columns.get("subject") and [None if name == "" else name for name in columns["subject"]]
+    notes = Counter({"channels-first": rows * images.channels_first})
+    for array in images.arrays:
+        notes[PIXELS[array.dtype.name]] += array.shape[0]
+    notes.update({"ids-made": rows * ("ids" not in columns), "passed-over": passed_over})
+    told = {code: count for code, count in notes.items() if code and count}
+    return check_columns(columns.get("ids"), labels, splits, subjects, form="npz", label_names=names, notes=told)
 
 
 def values(file: zipfile.ZipFile, array: Array, name: str) -> NDArray[Any]:
@@ -386,28 +442,31 @@ def values(file: zipfile.ZipFile, array: Array, name: str) -> NDArray[Any]:
 def shape_of(path: Path) -> tuple[int, int, int]:
     """(H, W, C) of the images of an npz that was read."""
     with opened(path) as file:
-        return arrays(file, members(file, path.stat().st_size))[0].shape
+        return arrays(file, members(file, path.stat().st_size)[0])[0].shape
 
 
-def pixels(path: Path) -> Iterator[NDArray[np.uint8]]:
-    """The images of an npz that was read, in blocks (n, H, W, C) of its order.
+def pixels(path: Path, told: Counter[str]) -> Iterator[NDArray[np.uint8]]:
+    """The images of an npz that was read, in blocks (n, H, W, C) of its order. told: counts what there is to tell of
+    them (`NOTES`).
 
     Raises:
         SourceError: it is damaged, or holds floats outside [0, 1].
     """
     with opened(path) as file:
-        images, _ = arrays(file, members(file, path.stat().st_size))
-        array = images.array
-        row = array.dtype.itemsize * prod(array.shape[1:])
-        rest, skip = bytearray(), array.offset  # the header comes first
-        for piece in pieces(file, array.info):
-            rest += piece[skip:]
-            skip = max(0, skip - len(piece))
-            whole = len(rest) // row * row
-            if whole:
-                block = np.frombuffer(bytes(rest[:whole]), array.dtype).reshape(-1, *array.shape[1:])
-                del rest[:whole]
-                yield _kept(block, images)
+        images, *_ = arrays(file, members(file, path.stat().st_size)[0])
+        for array in images.arrays:
+            row = array.dtype.itemsize * prod(array.shape[1:])
+            rest, skip = bytearray(), array.offset  # the header comes first
+            for piece in pieces(file, array.info):
+                rest += piece[skip:]
+                skip = max(0, skip - len(piece))
+                whole = len(rest) // row * row
+                if whole:
+                    block = np.frombuffer(bytes(rest[:whole]), array.dtype).reshape(-1, *array.shape[1:])
+                    del rest[:whole]
+                    if block.dtype.kind == "u" and block.dtype.itemsize == 2:
+                        told["few-levels"] += depth.of_few_levels(block)
+                    yield _kept(block, images)
 
 
 def _kept(block: NDArray[Any], images: Images) -> NDArray[np.uint8]:
@@ -428,12 +487,22 @@ def _kept(block: NDArray[Any], images: Images) -> NDArray[np.uint8]:
 
 @dataclass(frozen=True)
 class Picture(Generic[File]):
-    """One image of a folder. path: its id, without a root folder. split: None where classes lie at the top."""
+    """One image of a folder. path: its id, without a root folder. split: train or holdout; None where classes lie at
+    the top. within: whether it lies in a folder within that of its class."""
 
     member: File
     path: str
     split: str | None
     class_name: str
+    within: str | None
+
+    @property
+    def notes(self) -> Iterator[str]:
+        """What is told of it, by codes of `NOTES`."""
+        if self.path != self.member.name:
+            yield "root-folder"
+        if self.within is not None:
+            yield "folders-within-classes"
 
 
 def images_of(found: Sequence[File]) -> list[Picture[File]]:
@@ -442,7 +511,8 @@ def images_of(found: Sequence[File]) -> list[Picture[File]]:
     Either all lie at <split>/<class>/…, or all at <class>/…; a folder around all of them is left out.
 
     Raises:
-        SourceError: something lies elsewhere, is no image by its name, or is too large.
+        SourceError: something lies elsewhere, is no image by its name, or is too large; or which folders are the
+            classes cannot be told.
     """
     root = _root([member.name.split("/") for member in found])
     by_split = any(_split(member.name.split("/")[root:]) for member in found)
@@ -451,21 +521,41 @@ def images_of(found: Sequence[File]) -> list[Picture[File]]:
     for member in found:
         parts = member.name.split("/")[root:]
         split = _split(parts)
+        folders = parts[1 if by_split else 0 : -1]  # of the class, and within it
         if not parts[-1].lower().endswith(SUFFIXES):
             errors.append(f"entry {member.number}: {NO_IMAGE}")
-        elif (by_split and split is None) or len(parts) < (3 if by_split else 2):
+        elif (by_split and split is None) or not folders:
             errors.append(f"entry {member.number}: {LAYOUT}")
+        elif any(map(split_of, folders[1:])):
+            errors.append(f"entry {member.number}: {SPLIT_WITHIN}")
         elif member.size > MAX_IMAGE_BYTES:
             errors.append(f"entry {member.number}: the file is over {MAX_IMAGE_BYTES // 2**20} MiB")
         else:
-            images.append(Picture(member, "/".join(parts), split, parts[1 if by_split else 0]))
+            images.append(Picture(member, "/".join(parts), split, folders[0], folders[1] if folders[1:] else None))
     if errors:
         raise SourceError(f"{len(errors)} members are no images of an image folder", errors)
+    if _is_crossed(images):
+        raise SourceError(SAME_FOLDERS)
     return images
 
 
+def _is_crossed(images: Sequence[Picture[Any]]) -> bool:
+    """Whether all classes have the same folders, several, and nothing else: then these may be the classes."""
+    within: dict[str, set[str | None]] = {}
+    for image in images:
+        within.setdefault(image.class_name, set()).add(image.within)
+    first, *others = within.values()
+    return None not in first and len(first) > 1 and bool(others) and all(each == first for each in others)
+
+
+def split_of(folder: str) -> str | None:
+    """The split that a folder of this name is: `Training`, `val2017`, `test_images`; None: it is none."""
+    match = _SPLIT.fullmatch(folder.lower())
+    return SPLIT_FOLDERS[match[1]] if match else None
+
+
 def _split(parts: Sequence[str]) -> str | None:
-    return parts[0].lower() if len(parts) > 1 and parts[0].lower() in HOLDOUT else None
+    return split_of(parts[0]) if len(parts) > 1 else None
 
 
 def _root(paths: Sequence[Sequence[str]]) -> int:
@@ -473,22 +563,30 @@ def _root(paths: Sequence[Sequence[str]]) -> int:
     depth = 0
     while True:
         shared = {parts[depth] if len(parts) > depth + 2 else "" for parts in paths}
-        if len(shared) > 1 or "" in shared or next(iter(shared)).lower() in HOLDOUT:
+        if len(shared) > 1 or "" in shared or split_of(next(iter(shared))):
             return depth
         depth += 1
 
 
-def _read_image_folder(found: Sequence[Member]) -> Columns:
-    images = images_of(found)
+def notes_of(images: Sequence[Picture[Any]]) -> dict[str, int]:
+    """How many images there is something to tell of, by codes of `NOTES`."""
+    return dict(Counter(code for image in images for code in image.notes))
+
+
+def splits_of(images: Sequence[Picture[Any]]) -> list[str] | None:
+    """The split of each; None where all are for training, which says nothing of what is held out."""
     splits = [image.split for image in images if image.split is not None]
-    notes = {
-        "root-folder": sum(image.path != image.member.name for image in images),
-        "ids-composed": sum(image.member.composed for image in images),
-    }
+    return splits if any(HOLDOUT[split] for split in splits) else None
+
+
+def _read_image_folder(found: Sequence[Member], passed_over: int) -> Columns:
+    images = images_of(found)
+    composed = sum(image.member.composed for image in images)
+    notes = notes_of(images) | {"ids-composed": composed, "passed-over": passed_over}
     return check_columns(
         [image.path for image in images],
         [image.class_name for image in images],
-        splits if any(HOLDOUT[split] for split in splits) else None,
+        splits_of(images),
         None,
         form="image folder",
         notes={code: count for code, count in notes.items() if count},
@@ -499,7 +597,7 @@ def _read_image_folder(found: Sequence[Member]) -> Columns:
 def pictures(path: Path, options: Options) -> Iterator[tuple[str, bytes | SourceError]]:
     """(entry, encoded picture) of each image of a folder that was read, one at a time."""
     with opened(path) as file:
-        for picture in images_of(members(file, path.stat().st_size, options.names_encoding)):
+        for picture in images_of(members(file, path.stat().st_size, options.names_encoding)[0]):
             try:
                 data: bytes | SourceError = b"".join(pieces(file, picture.member.info))
             except MemoryError:

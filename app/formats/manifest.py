@@ -24,6 +24,8 @@ MULTI_LABEL = (
     "each sample must have one label. Lethe unlearns classifiers of one class a sample; data with several labels a "
     "sample are not taken"
 )
+CLASS_NAME = f"1 to {MAX_ID_LENGTH} characters, none of them a control character"
+_NUMBER = re.compile(r"0|[1-9][0-9]{0,15}")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 
@@ -64,12 +66,18 @@ NOTES = {
     "ids-composed": "ids and subjects were written in decomposed Unicode; they are kept composed (NFC)",
     "labels-with-gaps": "the labels have gaps; each label that occurs is a class, named by its number",
     "root-folder": "all lay in one folder; its name is not part of the ids",
+    "folders-within-classes": "pictures lie in folders within that of their class; they belong to the class",
     "channels-first": "the array has its channels first (N, C, H, W); they are kept last",
     "floats": "pixels were floats in [0, 1]; they are kept as 8 bits",
     "16-bit": "pixels had 16 bits; they are kept as 8 bits",
+    "12-bit": "pixels had 12 bits; they are kept as 8 bits",
+    "few-levels": "pixels had 16 bits and values below 4,096 alone, of which 8 bits keep 16 levels; if they have 12 "
+    "bits or fewer, multiply them before you send them",
+    "holdout-drawn": "no file says which samples are held out; these were drawn at random",
     "no-split": "some files name no split beside files that do; their samples are for training",
     "untrained": "the holdout has samples of classes that no training sample has",
-    "passed-over": "members of archives that are neither pictures nor labels were passed over",
+    "passed-over": "files that are neither pictures nor labels, begin with a dot or are left by file managers were "
+    "passed over",
     "turned": "turned as their orientation (EXIF) says",
     "transparent": "transparent pictures were laid on white",
     "cmyk": "CMYK became RGB without a colour profile",
@@ -142,7 +150,7 @@ def check_columns(
     people: list[str | None] | None = None
     if subjects is not None:
         people = [None if name is None else normal(str(name)) for name in subjects]
-        composed += sum(name != sent for name, sent in zip(people, subjects, strict=True))
+        composed += sum(name is not None and name != str(sent) for name, sent in zip(people, subjects, strict=True))
         errors += faults(
             people,
             lambda name: name is None or (0 < len(name) <= MAX_ID_LENGTH and "\x00" not in name),
@@ -161,13 +169,13 @@ def check_columns(
 
 def _label_rule(labels: Sequence[Any], names: Sequence[str] | None) -> tuple[Callable[[Any], bool], str]:
     if any(isinstance(label, str) for label in labels):
-        return _is_class_name, f"the label must have 1 to {MAX_ID_LENGTH} characters, none of them a control character"
+        return is_class_name, f"the label must have {CLASS_NAME}"
     most = 2**53 if names is None else len(names)
     text = f"the label must be an integer from 0{f' to {most - 1}' if names is not None else ''}"
     return lambda label: label is not None and 0 <= label < most, text
 
 
-def _is_class_name(label: Any) -> bool:
+def is_class_name(label: Any) -> bool:
     return isinstance(label, str) and 0 < len(label) <= MAX_ID_LENGTH and not _CONTROL.search(label)
 
 
@@ -240,23 +248,26 @@ def _holdout(parts: Sequence[Columns], notes: dict[str, int]) -> list[bool] | No
 def _classes(
     parts: Sequence[Columns], class_names: Sequence[str] | None, notes: dict[str, int]
 ) -> tuple[list[int], list[str] | None]:
-    """Labels as places in the list of classes, and that list; None where classes have numbers only."""
-    texts = [bool(part.label_names) or isinstance(part.labels[0], str) for part in parts]
-    if any(texts) and not all(texts):
-        raise SourceError("some shards have class names as labels and others have numbers")
-    if all(texts):
-        values = [_texts(part) for part in parts]
-        known = list(class_names or _named(parts) or sorted({label for part in values for label in part}))
-        whose = "the dataset's class names" if class_names else "the label names of the first shard"
-        return _placed(parts, [label for part in values for label in part], known, whose), known
-    numbers = [label for part in parts for label in part.labels]
+    """Labels as places in the list of classes, and that list; None where classes have numbers only.
+
+    Where files say their class names in an order, that is kept, and what others add follows.
+    """
+    named = [bool(part.label_names) or isinstance(part.labels[0], str) for part in parts]
     if class_names is not None:
-        if all(name.isdecimal() for name in class_names):
-            whose = "the dataset's class names"
-            return _placed(parts, [str(label) for label in numbers], list(class_names), whose), list(class_names)
-        if max(numbers) >= len(class_names):
-            raise SourceError(f"a label is beyond the {len(class_names)} classes that the dataset has names for")
-        return numbers, list(class_names)
+        names = [normal(name) for name in class_names]
+        values = [name for part in parts for name in _texts(part, names)]
+        return _placed(parts, values, names), names
+    if all(named):
+        values = [name for part in parts for name in _texts(part)]
+        said = dict.fromkeys(name for part in parts for name in part.label_names or [])
+        names = [*said, *sorted(set(values) - said.keys())]
+        return _placed(parts, values, names), names
+    if not all(_are_numbers(part.label_names) for part, each in zip(parts, named, strict=True) if each):
+        raise SourceError(
+            "some shards have class names as labels and others have numbers; if the numbers are places in a list of "
+            "names, state it as the source's `class_names`"
+        )
+    numbers = [int(label) for part in parts for label in (_texts(part) if part.label_names else part.labels)]
     occurring = sorted(set(numbers))
     _refuse_too_many(len(occurring))
     if len(occurring) == occurring[-1] + 1:
@@ -266,20 +277,30 @@ def _classes(
     return [place[label] for label in numbers], [str(label) for label in occurring]
 
 
-def _texts(part: Columns) -> list[str]:
-    return [part.label_names[label] for label in part.labels] if part.label_names else part.labels
+def _are_numbers(names: Sequence[str] | None) -> bool:
+    """Whether class names are numbers, as those of integers with gaps are."""
+    return bool(names) and all(_NUMBER.fullmatch(name) for name in names or ())
 
 
-def _named(parts: Sequence[Columns]) -> list[str]:
-    """The label names of the files in the order of the first, then what others add."""
-    return list(dict.fromkeys(name for part in parts for name in part.label_names or []))
+def _texts(part: Columns, known: Sequence[str] = ()) -> Sequence[str]:
+    """The class names of the samples. known: those of the client, whose places, or names, numbers are."""
+    if part.label_names:
+        return [part.label_names[label] for label in part.labels]
+    if isinstance(part.labels[0], str):
+        return part.labels
+    if all(name.isdecimal() for name in known):
+        return [str(label) for label in part.labels]
+    if max(part.labels) >= len(known):
+        raise SourceError(f"a label is beyond the {len(known)} classes that the dataset has names for")
+    return [known[label] for label in part.labels]
 
 
-def _placed(parts: Sequence[Columns], labels: Sequence[str], known: Sequence[str], whose: str) -> list[int]:
+def _placed(parts: Sequence[Columns], labels: Sequence[str], known: Sequence[str]) -> list[int]:
     _refuse_too_many(len(known))
     place = {name: number for number, name in enumerate(known)}
     unknown = [row for row, label in enumerate(labels) if label not in place]
     if unknown:
+        whose = "the dataset's class names"
         raise SourceError(
             f"{len(unknown)} samples are of a class that is not among {whose}",
             [f"{place_of(parts, row)}: the class is not among {whose}" for row in unknown[:MAX_ERRORS]],

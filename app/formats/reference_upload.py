@@ -63,7 +63,7 @@ def write(path: str, positions: Sequence[int], labels: Sequence[int], size: int,
 
 def _read(path: Path) -> Arrays:
     with archives.opened(path) as file:
-        found = archives.members(file, path.stat().st_size)
+        found, _ = archives.members(file, path.stat().st_size)
         members = {member.name.removesuffix(".npy"): member.info for member in found}
         if members.keys() not in ({"ids", "membership", "log_odds"}, {"ids", "membership", "logits"}):
             raise SourceError(FORM)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from app.formats.archives import MAX_IMAGE_BYTES, SUFFIXES, fault_of_name, is_clutter, lines_of
+from app.formats.archives import BUT_CLUTTER, MAX_IMAGE_BYTES, SUFFIXES, fault_of_name, is_clutter, lines_of
 from app.formats.manifest import HOLDOUT, MAX_ROWS, MULTI_LABEL, Columns, SourceError, check_columns
 from app.formats.names import normal
 
@@ -70,8 +70,8 @@ def _lack(sample: _Sample) -> str:
         return MULTI_LABEL
     if not isinstance(sample.said["label"], str | int):
         return "the label must be an integer or a name"
-    wrong = [name for name in ("id", "split", "subject") if not isinstance(sample.said.get(name, ""), str)]
-    return f"{wrong[0]} must be a string" if wrong else ""
+    wrong = [name for name in ("id", "subject") if isinstance(sample.said.get(name, ""), bool | float | list | dict)]
+    return f"{wrong[0]} must be a string, or an integer" if wrong else ""
 
 
 def _samples(path: Path) -> tuple[list[_Sample], int]:
@@ -82,12 +82,16 @@ def _samples(path: Path) -> tuple[list[_Sample], int]:
         for number, member in enumerate(archive):
             if number > 4 * MAX_ROWS:
                 raise SourceError(f"the archive has more than {4 * MAX_ROWS:,} members")
-            if member.isdir() or is_clutter(member.name):
+            place = member.name.removeprefix("./")  # as `tar -c .` writes it
+            if member.isdir():
                 continue
-            if fault := _fault(member):
+            if is_clutter(place):
+                passed_over += 1
+                continue
+            if fault := _fault(member, place):
                 errors.append(f"entry {number}: {fault}")
                 continue
-            folder, _, name = member.name.rpartition("/")
+            folder, _, name = place.rpartition("/")
             stem, _, ending = name.partition(".")
             key = normal(f"{folder}/{stem}" if folder else stem)
             sample = found.setdefault(key, _Sample(key, number))
@@ -108,20 +112,20 @@ def _samples(path: Path) -> tuple[list[_Sample], int]:
     if errors:
         raise SourceError(lines_of(errors, "with the archive's members"), errors)
     if not found:
-        raise SourceError("the archive is empty")
+        raise SourceError(f"the archive is empty{BUT_CLUTTER if passed_over else ''}")
     if len(found) > MAX_ROWS:
         raise SourceError(f"the archive has {len(found):,} samples; at most {MAX_ROWS:,} are taken")
     return list(found.values()), passed_over
 
 
-def _fault(member: tarfile.TarInfo) -> str:
+def _fault(member: tarfile.TarInfo, name: str) -> str:
     if not member.isreg() or member.issparse():
         return "it is a link or a special file"
     try:
-        member.name.encode()
+        name.encode()
     except UnicodeEncodeError:
         return "the name is not UTF-8"
-    return fault_of_name(member.name.removeprefix("./"))
+    return fault_of_name(name)
 
 
 def _say(sample: _Sample, ending: str, data: bytes) -> str:

@@ -5,6 +5,7 @@ A file is known by its first bytes. `app.formats.parquet`, `archives` (npz and i
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -57,8 +58,11 @@ def read(path: Path, options: Options = AS_THEY_ARE, forms: Sequence[str] = ALL_
     return found
 
 
-def pictures(path: Path, form: str, options: Options = AS_THEY_ARE) -> Iterator[tuple[str, Any]]:
-    """(what it is, picture) of each sample of a file that was read, in its order.
+def pictures(
+    path: Path, form: str, options: Options = AS_THEY_ARE, told: Counter[str] | None = None
+) -> Iterator[tuple[str, Any]]:
+    """(what it is, picture) of each sample of a file that was read, in its order. told: counts what there is to tell
+    of pixels that came as an array (`NOTES`).
 
     A picture is its encoded bytes, None where there is none, a SourceError where its member is damaged, or an array
     (H, W, C) of pixels. What it is names the row or the entry of the archive.
@@ -68,12 +72,12 @@ def pictures(path: Path, form: str, options: Options = AS_THEY_ARE) -> Iterator[
     if form == "webdataset":
         return tars.pictures(path)
     if form == "npz":
-        return ((f"row {row}", pixels) for row, pixels in enumerate(_rows(path)))
+        return ((f"row {row}", pixels) for row, pixels in enumerate(_rows(path, Counter() if told is None else told)))
     return archives.pictures(path, options)
 
 
-def _rows(path: Path) -> Iterator[NDArray[np.uint8]]:
-    for block in archives.pixels(path):
+def _rows(path: Path, told: Counter[str]) -> Iterator[NDArray[np.uint8]]:
+    for block in archives.pixels(path, told):
         yield from block
 
 

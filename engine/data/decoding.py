@@ -24,12 +24,14 @@ from numpy.typing import NDArray
 from app.formats import archives, depth, marks, pictures, uploads
 from app.formats.input_contract import InputContract
 from app.formats.manifest import MAX_ERRORS, Columns, Manifest, SourceError, join
+from app.formats.names import normal
 from app.formats.options import Options
 from app.formats.pictures import Decoded, PictureFile, PictureWriter
 from engine.data import geometry
 
 _MADE = re.compile(r"sha256:([0-9a-f]{64})(?:#([1-9]\d{0,6}))?")
 NO_MARK = bytes(marks.SIZE)
+TOO_LARGE = "the picture, or what the input contract makes of it, takes more memory than there is"
 WIDENED = {"16-bit", "floats"}  # what is told of pixels that were not 8 bits
 HELD = "held"  # the form of files that another dataset has
 IMAGES, ROWS, ADDRESSES = "images", "rows", "addresses"
@@ -43,8 +45,8 @@ def unpack(folder: str, files: Sequence[Mapping[str, Any]], params: Mapping[str,
     """Write the pictures and the samples of `files` into `folder`; the rest is the answer.
 
     files: each with `path` and, optionally, the `split` of its samples; or, of a file of pictures or an array that is
-    here already, with `said`: a file with a line for each of its samples that is wanted, [position, id, subject, class,
-    holdout]. params: of the source `upload`.
+    here already, with `said`: a file with a line for each of its samples that is wanted, [position, id, subject, label,
+    holdout], and with `class_names` by label, or None. params: of the source `upload`.
 
     Raises:
         SourceError: what is wrong with them, naming files, rows or entries (counted from 0, at most 20), never ids.
@@ -63,11 +65,11 @@ def unpack(folder: str, files: Sequence[Mapping[str, Any]], params: Mapping[str,
         rows = stack.enter_context((target / ROWS).open("w", encoding="utf-8"))
         keep = _Array(target / IMAGES, len(held), shape) if shape else _Encoded(PictureWriter(target / IMAGES))
         stack.enter_context(keep)
-        made = _made_before(parts)
+        made, told = _made_before(parts), Counter[str]()
         line = json.JSONEncoder(ensure_ascii=False).encode
         row = 0
         for path, part, option, said in zip(paths, parts, options, kept, strict=True):
-            found = uploads.pictures(path, part.form, option) if said is None else _there(path, said[1])
+            found = uploads.pictures(path, part.form, option, told) if said is None else _there(path, said[1])
             left = max(archives.FREE_OF_RATIO, archives.MAX_RATIO * path.stat().st_size)
             for own in range(part.rows):
                 _, picture = next(found, ("", SourceError("the file has fewer pictures than samples")))
@@ -80,17 +82,20 @@ def unpack(folder: str, files: Sequence[Mapping[str, Any]], params: Mapping[str,
                 subject = manifest.subjects[row] if manifest.subjects else None
                 rows.write(line([sample, subject, manifest.labels[row], held[row]]) + "\n")
                 row += 1
-    return _answer(manifest, parts) | {"damaged": keep.damaged}
+    return _answer(manifest, parts, held, told) | {"damaged": keep.damaged}
 
 
 def refer(folder: str, files: Sequence[Mapping[str, Any]], params: Mapping[str, Any]) -> dict[str, Any]:
     """The same of manifests of addresses: their pictures are still to be fetched, in this order.
 
-    params: of the source `objects`, with the storage that is `allowed`.
+    files: as in `unpack`; with `notes`, what else there is to tell of one. params: of the source `objects`, with the
+    storage that is `allowed`.
     """
     paths, options = _files(files, params)
     parts = [uploads.read(path, option) for path, option in zip(paths, options, strict=True)]
+    parts = [replace(part, notes=part.notes | file.get("notes", {})) for part, file in zip(parts, files, strict=True)]
     manifest = join(parts, params.get("class_names"))
+    held = holdout(manifest, params)
     addresses = [address for part in parts for address in part.addresses or []]
     if len(set(addresses)) < len(addresses):
         raise SourceError("an address is in two shards")
@@ -98,22 +103,25 @@ def refer(folder: str, files: Sequence[Mapping[str, Any]], params: Mapping[str, 
     line = json.JSONEncoder(ensure_ascii=False).encode
     with (target / ROWS).open("w", encoding="utf-8") as rows, (target / ADDRESSES).open("w", encoding="utf-8") as where:
         subjects = manifest.subjects or [None] * len(manifest.labels)
-        said = zip(manifest.ids or [], subjects, manifest.labels, holdout(manifest, params), strict=True)
+        said = zip(manifest.ids or [], subjects, manifest.labels, held, strict=True)
         rows.writelines(line(each) + "\n" for each in said)
         where.writelines(line(address) + "\n" for address in addresses)
-    return _answer(manifest, parts)
+    return _answer(manifest, parts, held, {})
 
 
 def _files(files: Sequence[Mapping[str, Any]], params: Mapping[str, Any]) -> tuple[list[Path], list[Options]]:
     return [Path(file["path"]) for file in files], [Options.of(params, file.get("split")) for file in files]
 
 
-def _answer(manifest: Manifest, parts: Sequence[Columns]) -> dict[str, Any]:
+def _answer(
+    manifest: Manifest, parts: Sequence[Columns], held: Sequence[bool], told: Mapping[str, int]
+) -> dict[str, Any]:
+    notes = manifest.notes | dict(told) | {"holdout-drawn": sum(held) * (manifest.holdout is None)}
     return {
         "samples": len(manifest.labels),
         "class_names": manifest.class_names,
         "form": manifest.form,
-        "notes": manifest.notes,
+        "notes": {code: count for code, count in notes.items() if count},
         "entries": [part.entries for part in parts],
         "rows": [part.rows for part in parts],
         "damaged": {},
@@ -153,8 +161,15 @@ def _said(file: Mapping[str, Any]) -> tuple[Columns, list[int]] | None:
         return None
     with Path(file["said"]).open(encoding="utf-8", newline="\n") as lines:
         rows = [json.loads(line) for line in lines]
-    positions, ids, subjects, classes, held = (list(column) for column in zip(*rows, strict=True))
-    return Columns(len(rows), ids, classes, None, held, subjects if any(subjects) else None, HELD), positions
+    positions, ids, subjects, labels, held = (list(column) for column in zip(*rows, strict=True))
+    names = None
+    if file["class_names"]:
+        # Erased classes have no name, and no sample here: those that have one move up.
+        places = [label for label, name in enumerate(file["class_names"]) if name is not None]
+        names = [normal(file["class_names"][label]) for label in places]
+        moved = {label: place for place, label in enumerate(places)}
+        labels = [moved[label] for label in labels]
+    return Columns(len(rows), ids, labels, names, held, subjects if any(subjects) else None, HELD), positions
 
 
 def _there(images: Path, positions: Sequence[int]) -> Iterator[tuple[str, bytes | NDArray[np.uint8]]]:
@@ -252,14 +267,14 @@ def look(images: str, start: int, stop: int, keys: Sequence[str], target: str, w
                 break
             continue
         pixels = picture.pixels if picture.pixels.ndim == 3 else picture.pixels[..., None]
+        former = _former(picture, pixels, widened)
         constant = True
         for secret in secrets:
             mark = marks.of_pixels(secret, pixels)
             constant = mark is None
             made["mark"] += mark or NO_MARK
             made["colour"] += marks.as_colour(secret, pixels) or NO_MARK
-            former = marks.of_pixels(secret, depth.as_before(pixels)) if widened or WIDENED & {*picture.did} else None
-            made["former"] += former or NO_MARK
+            made["former"] += (marks.of_pixels(secret, former) if former is not None else None) or NO_MARK
         seen.extend((*pixels.shape, constant))
         modes[picture.mode] += 1
         if picture.did:
@@ -273,6 +288,13 @@ def look(images: str, start: int, stop: int, keys: Sequence[str], target: str, w
     with Path(target).open("wb") as file:
         np.save(file, found, allow_pickle=False)
     return {"errors": errors, "modes": modes, "did": did}
+
+
+def _former(picture: Decoded, pixels: NDArray[np.uint8], widened: bool) -> NDArray[np.uint8] | None:
+    """(H, W, C) as versions before took the same file in; None where that may be the same."""
+    if picture.former is not None:
+        return picture.former.reshape(pixels.shape)
+    return depth.as_before(pixels) if widened or WIDENED & {*picture.did} else None
 
 
 def looked_at(keys: int) -> np.dtype[np.void]:
@@ -315,18 +337,30 @@ def _decoded(images: Path, rows: Sequence[int]) -> Iterator[Decoded | ValueError
 # -- copies ----------------------------------------------------------------------------------------
 
 
-def copy_rows(images: str, target: str, start: int, stop: int, contract: str, channels: int) -> None:
+def copy_rows(images: str, target: str, start: int, stop: int, contract: str, channels: int) -> list[tuple[int, str]]:
     """Write what `contract` (as JSON) makes of the pictures from `start` to `stop` into the array .npy at `target`.
 
     channels: of the dataset: where some of its pictures have colour, grey ones get three. What is erased is black.
+
+    Returns:
+        position and reason of each of which nothing can be made, at most 20.
     """
     made = np.load(target, mmap_mode="r+", allow_pickle=False)
     seen = InputContract.model_validate_json(contract)
     there = PictureFile(Path(images))
+    wrong: list[tuple[int, str]] = []
     for row in range(start, stop):
-        if data := there[row]:
-            made[row] = geometry.prepared(_with_channels(pictures.decode(data).pixels, channels), seen)
+        try:
+            if data := there[row]:
+                made[row] = geometry.prepared(_with_channels(pictures.decode(data).pixels, channels), seen)
+        except ValueError as error:
+            wrong.append((row, str(error)))
+        except MemoryError:
+            wrong.append((row, TOO_LARGE))
+        if len(wrong) == MAX_ERRORS:
+            break
     made.flush()
+    return wrong
 
 
 def _with_channels(pixels: NDArray[np.uint8], channels: int) -> NDArray[np.uint8]:

@@ -219,10 +219,16 @@ def call(place: str, *arguments: Any) -> Any:
 
 def write_copy(
     images: Path, target: Path, contract: InputContract, shape: tuple[int, int, int], channels: int, progress: Progress
-) -> None:
+) -> list[tuple[int, str]]:
     """Write what `contract` makes of a file of pictures to `target`, as .npy (N, H, W, C): decoded in children.
 
     shape: (h, w, c) of what it makes. channels: of the dataset.
+
+    Returns:
+        position and reason of each picture of which nothing can be made, at most 20; then the copy is not whole.
+
+    Raises:
+        SourceError: a child needed more than its limits.
     """
     n = len(PictureFile(images))
     with target.open("wb") as file:
@@ -230,7 +236,8 @@ def write_copy(
         np.lib.format.write_array_header_1_0(file, header)
         file.truncate(file.tell() + n * int(np.prod(shape)))
     place, said = "engine.data.decoding:copy_rows", contract.model_dump_json()
-    each_part([(place, str(images), str(target), *part, said, channels) for part in spans(images, n)], progress)
+    calls = [(place, str(images), str(target), *part, said, channels) for part in spans(images, n)]
+    return [(row, text) for part in each_part(calls, progress) for row, text in part][:MAX_ERRORS]
 
 
 def marks_of(images: Path, positions: NDArray[np.int64], key: bytes) -> list[str]:

@@ -109,7 +109,7 @@ def _sent(run: Run, dataset: Dataset, folder: Path) -> tuple[list[dict[str, Any]
                 file.writelines(json.dumps(sample) + "\n" for sample in held.samples)
             if not said.stat().st_size:  # all erased
                 raise SourceError(f"shard {row.number} has no samples any more: close the dataset without it")
-            files.append({"path": str(fetch(held.images)), "said": str(said)})
+            files.append({"path": str(fetch(held.images)), "said": str(said), "class_names": held.class_names})
             found.append(held)
     return files, found
 
@@ -129,7 +129,7 @@ def _referred(
     """
     settings = run.resources.settings
     theirs = objects_of(settings, dataset.tenant_id)
-    files = _sent(run, dataset, folder)[0] or [{"path": str(objects.listed(theirs, params, folder)), "split": None}]
+    files = _sent(run, dataset, folder)[0] or [objects.listed(theirs, params, folder)]
     said = refer(folder, files, params, storage.allowed(settings, dataset.tenant_id))
     n = said["samples"]
     digests, sizes = np.zeros((n, 32), dtype=np.uint8), np.zeros(n, dtype=np.int64)

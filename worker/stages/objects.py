@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from app.catalog import ObjectsSource
 from app.core.tables import Dataset
@@ -55,8 +55,8 @@ def fetch(theirs: Objects, wanted: Iterator[Reference | str | None]) -> Iterator
                 future.cancel()
 
 
-def listed(theirs: Objects, params: ObjectsSource, folder: Path) -> Path:
-    """A manifest of the image folder under the prefix of the source.
+def listed(theirs: Objects, params: ObjectsSource, folder: Path) -> dict[str, Any]:
+    """A manifest of the image folder under the prefix of the source, as a file of `decoding.refer`.
 
     Raises:
         SourceError: something else lies there, or nothing does.
@@ -66,11 +66,12 @@ def listed(theirs: Objects, params: ObjectsSource, folder: Path) -> Path:
     found = [(name.removeprefix(key), size) for name, size in theirs.under(prefix)]
     names = {name: params.columns.get(name, name) for name in ("id", "address", "label", "split")}
     target = folder / LISTED
+    rows, notes = addresses.of_folder(found)
     with target.open("w", encoding="utf-8") as file:
-        for each in addresses.of_folder(found):
+        for each in rows:
             row = {"address": f"{prefix}{each['path']}", **{name: each[name] for name in ("id", "label", "split")}}
             file.write(json.dumps({names[name]: value for name, value in row.items()}) + "\n")
-    return target
+    return {"path": str(target), "split": None, "notes": notes}
 
 
 def bring(resources: Resources, dataset: Dataset, references: Path, path: Path, moved: Callable[[float], None]) -> None:
@@ -91,13 +92,14 @@ def bring(resources: Resources, dataset: Dataset, references: Path, path: Path, 
             writer.put(found if isinstance(found, bytes) else b"")
             moved(row / len(there))
     if wrong:
-        raise _refusal(wrong)
+        raise refusal(wrong[0][1].kind, "cannot be read from where they lie", wrong)
 
 
-def _refusal(wrong: Sequence[tuple[int, ObjectError]]) -> JobError:
-    """Names samples by their positions: whoever may read the job may see what ids these have, until they are erased."""
-    first = wrong[0][1]
+def refusal(kind: str, what: str, wrong: Sequence[tuple[int, object]]) -> JobError:
+    """Names samples by their positions: whoever may read the job may see what ids these have, until they are erased.
+
+    wrong: positions and reasons."""
     least = "at least " if len(wrong) == MAX_ERRORS else ""
-    detail = f"{least}{len(wrong)} pictures cannot be read from where they lie, the first because {first}"
+    detail = f"{least}{len(wrong)} pictures {what}, the first because {wrong[0][1]}"
     lines = [{"position": row, "detail": str(error)} for row, error in wrong]
-    return JobError(first.kind, f"{detail}. `errors` names their samples", errors=lines)
+    return JobError(kind, f"{detail}. `errors` names their samples", errors=lines)

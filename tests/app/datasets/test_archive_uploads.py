@@ -16,6 +16,7 @@ from app.formats.pictures import PictureFile, decode, is_pictures
 from app.main import create_app
 from tests.app.datasets.test_uploads import columns, dataset, parquet, send
 from tests.app.formats.archive_cases import folder, npz, patched, png, zipped
+from tests.app.formats.test_layouts import unflagged
 from tests.helpers import PARQUET, blobs, counts, incoming, is_problem, other_tenant
 from tests.support import QUICK_MODEL, Account
 
@@ -93,6 +94,32 @@ def test_class_names_and_a_shape_that_the_client_says(account: Account) -> None:
     for params in ({"class_names": ["a", "a"]}, {"class_names": ["a/b"]}, {"shape": [8, 8]}, {"shape": [8, 8, 2]}):
         source = {"name": "upload", "params": params}
         is_problem(account.http.post("/v1/datasets", json={"name": "d", "source": source}), 422, "schema")
+
+
+@pytest.mark.validation
+def test_class_names_are_the_same_in_either_form_of_unicode(account: Account) -> None:
+    """As seen: what a Mac sent was refused."""
+    decomposed, composed = "Zoe\u0308", "Zo\u00eb"
+    found = taken_in(
+        account, zipped({f"{composed}/1.png": png(1), "b/2.png": png(2)}), ZIP, class_names=["b", decomposed]
+    )
+    assert (found["state"], found["class_names"]) == ("ready", ["b", composed])
+    assert found["source"]["params"]["class_names"] == ["b", composed]
+    source = {"name": "upload", "params": {"class_names": [composed, decomposed]}}
+    is_problem(account.http.post("/v1/datasets", json={"name": "d", "source": source}), 422, "schema")
+
+
+@pytest.mark.validation
+def test_names_in_a_code_page_that_the_source_states(account: Account) -> None:
+    name = "train/Jos\u00e9/1.png"
+    data = unflagged(name.encode("cp1252"))
+    made = dataset(account)
+    refused = send(account, made, data, ZIP)
+    is_problem(refused, 422, "dataset-content")
+    assert "names_encoding" in refused.text
+    found = taken_in(account, data, ZIP, names_encoding="cp1252")
+    assert (found["state"], found["class_names"]) == ("ready", ["Jos\u00e9"])
+    assert [item["id"] for item in account.get(f"/v1/datasets/{found['id']}/samples")["items"]] == [name]
 
 
 SECRET = "train/ant/secret-person.png"

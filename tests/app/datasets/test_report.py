@@ -82,7 +82,7 @@ def test_a_report_says_what_was_converted(account: Account) -> None:
     made = taken_in(account, npz(images=np.zeros((6, 3, 8, 8), np.float32), ids=None), "application/x-npz")
     found = account.get(f"/v1/datasets/{made}/report")
     assert [(each["code"], each["samples"]) for each in found["conversions"]] == [
-        ("channels-first", 6), ("floats", 6), ("ids-made", 6)
+        ("channels-first", 6), ("floats", 6), ("holdout-drawn", 1), ("ids-made", 6)
     ]  # fmt: skip
     assert all(each["detail"] for each in found["conversions"])
 

@@ -94,7 +94,7 @@ def taken(request: pytest.FixtureRequest, tmp_path: Path) -> Any:
         elif not path.exists():
             pytest.skip("the files are not beside this checkout")
         (tmp_path / "folder").mkdir()
-        return take_in(tmp_path / "folder", [{"path": str(path)}], UploadSource(), [b"k" * 32])
+        return take_in(tmp_path / "folder", [{"path": str(path)}], UploadSource(holdout_fraction=0), [b"k" * 32])
 
     return take
 

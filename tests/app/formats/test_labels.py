@@ -44,6 +44,9 @@ TAKEN: dict[str, tuple[Any, Any, Any, list[int], Any, dict[str, int]]] = {
     "names in another order": (["ant", "bee"], None, ["bee", "ant"], [1, 0], ["bee", "ant"], {}),
     "a ClassLabel in another order": ([0, 1], ["ant", "bee"], ["bee", "ant"], [1, 0], ["bee", "ant"], {}),
     "decomposed and composed": (["e\u0301", "\u00e9"], None, None, [0, 0], ["\u00e9"], {}),
+    "a decomposed ClassLabel": ([1, 0], ["e\u0301", "b"], None, [1, 0], ["\u00e9", "b"], {}),
+    "decomposed names of the client": (["\u00e9", "b"], None, ["b", "e\u0301"], [1, 0], ["b", "\u00e9"], {}),
+    "numbers of decomposed names": ([0, 1], None, ["b", "e\u0301"], [0, 1], ["b", "\u00e9"], {}),
     "a very large number": ([2**40, 0], None, None, [1, 0], ["0", str(2**40)], {"labels-with-gaps": 2}),
 }  # fmt: skip
 
@@ -68,6 +71,10 @@ REFUSED: dict[str, tuple[Any, Any, Any, str]] = {
     "unlabelled, as the library datasets has it": ([0, -1], ["a", "b"], None, "row 1: the label must be an integer"),
     "beyond its label names": ([0, 2], ["a", "b"], None, "row 1: the label must be an integer from 0 to 1"),
     "label names that are one": ([0, 1], ["a", "a"], None, "not distinct"),
+    "label names that are one composed": ([0, 1], ["e\u0301", "\u00e9"], None, "not distinct"),
+    "an empty label name": ([0, 0], ["a", ""], None, "a label name in the file's metadata must have 1 to 200"),
+    "a long label name": ([0, 0], ["a", "x" * 201], None, "a label name in the file's metadata must"),
+    "a label name of two lines": ([0, 0], ["a", "b\nc"], None, "a label name in the file's metadata must"),
     "a name that the client lacks": (["ant", "wasp"], None, ["ant"], "row 1: the class is not among"),
     "a number that the client lacks": ([0, 2], None, ["x", "y"], "beyond the 2 classes"),
     "too many classes": (list(range(10_001)), None, None, "at most 10,000"),
@@ -135,9 +142,32 @@ def test_classes_are_those_of_all_files() -> None:
     assert (found.labels, found.class_names) == ([0, 1, 2], ["x", "y", "z"])
 
 
+def test_classes_of_files_that_say_an_order_keep_it_and_others_follow() -> None:
+    """As those of a file that another dataset has: the numbers of classes do not change in silence."""
+    found = joined([0, 1], ["wasp", "bee"], names=[["cat", "ant"], None])
+    assert (found.labels, found.class_names) == ([0, 1, 3, 2], ["cat", "ant", "bee", "wasp"])
+
+
+def test_numbers_that_are_names_join_with_numbers() -> None:
+    found = joined([0, 2, 1], [42, 1000], names=[["0", "7", "42"], None])
+    assert (found.labels, found.class_names) == ([0, 2, 1, 2, 3], ["0", "7", "42", "1000"])
+    assert found.notes == {"labels-with-gaps": 5}
+    assert joined([0, 1], [1], names=[["0", "2"], None]).class_names is None, "no gap any more"
+
+
+def test_numbers_are_places_in_the_clients_list_beside_names() -> None:
+    found = joined([1, 0], [0, 2], names=[["bee", "cat"], None], client=["ant", "bee", "cat"])
+    assert (found.labels, found.class_names) == ([2, 1, 0, 2], ["ant", "bee", "cat"])
+    with pytest.raises(SourceError, match="beyond the 2 classes"):
+        joined(["a"], [2], client=["a", "b"])
+
+
 def test_files_that_do_not_fit_together_are_refused() -> None:
-    with pytest.raises(SourceError, match="some shards have class names"):
-        joined(["a"], [0])
+    for labels, names in (((["a"], [0]), None), ((["1"], [0]), None), (([0], [0]), [["a"], None])):
+        with pytest.raises(
+            SourceError, match=r"some shards have class names .* state it as the source's `class_names`"
+        ):
+            joined(*labels, names=names)
     parts = [check_columns(["a", "b"], [0, 1], None, None), check_columns(["c", "a"], [0, 1], None, None)]
     with pytest.raises(SourceError, match="1 ids are in two shards") as refused:
         join(parts)

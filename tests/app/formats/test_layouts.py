@@ -19,9 +19,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from app.formats import archives, uploads
+from app.formats.addresses import of_folder
 from app.formats.manifest import SourceError
 from app.formats.options import Options
 from app.formats.uploads import check, read
+from engine.data import decoding
 from engine.data.upload import load_content
 from tests.app.formats.archive_cases import folder, npz, png, zipped
 
@@ -63,9 +65,90 @@ def test_flat_class_folders_keep_a_fraction_out(write: Any) -> None:
     assert (wrapped.ids, wrapped.class_names) == (list(members), ["ant", "bee"])
 
 
-def test_folders_within_a_class_belong_to_it(write: Any) -> None:
+def test_folders_within_a_class_belong_to_it_and_are_told(write: Any) -> None:
     found = check(write(zipped({"ant/2024/1.png": png(1), "bee/1.png": png(2)})))
     assert (found.labels, found.ids) == ([0, 1], ["ant/2024/1.png", "bee/1.png"])
+    assert found.notes == {"folders-within-classes": 1}
+    found = check(write(zipped({"train/ant/a/1.png": png(1), "train/bee/b/c/2.png": png(2), "val/ant/3.png": png(3)})))
+    assert (found.labels, found.class_names) == ([0, 1, 0], ["ant", "bee"])
+    assert found.notes == {"folders-within-classes": 2}
+
+
+TRAINING = ["training", "Train", "train2017", "train_set", "train-images", "TrainData", "train 1"]
+HELD = ["testing", "dev", "eval", "evaluation", "val2017", "test_images", "holdout-1", "valid_set"]
+
+
+@pytest.mark.parametrize(
+    ("training", "held"), [*((name, "val") for name in TRAINING), *(("train", name) for name in HELD)]
+)
+def test_splits_are_known_by_the_names_that_people_give_them(write: Any, training: str, held: str) -> None:
+    """As seen: classes of these names, in silence."""
+    path = write(zipped({f"{training}/cat/1.png": png(1), f"{held}/dog/2.png": png(2), f"{held}/cat/3.png": png(3)}))
+    found = check(path)
+    assert (found.labels, found.class_names, found.holdout) == ([0, 1, 0], ["cat", "dog"], [False, True, True])
+    assert found.ids == [f"{training}/cat/1.png", f"{held}/dog/2.png", f"{held}/cat/3.png"]
+
+
+@pytest.mark.parametrize("held", ["val2017", "testing", "dev"])
+def test_a_file_of_one_split_is_of_that_split(write: Any, held: str) -> None:
+    """Its only folder is no folder around it all."""
+    found = read(write(zipped({f"{held}/cat/1.png": png(1), f"{held}/dog/2.png": png(2)})))
+    assert (found.holdout, found.ids) == ([True, True], [f"{held}/cat/1.png", f"{held}/dog/2.png"])
+
+
+@pytest.mark.parametrize("name", ["trains", "latest", "value", "devices", "1", "set", "trainer", "contest"])
+def test_other_names_are_classes(write: Any, name: str) -> None:
+    found = check(write(zipped({f"{name}/1.png": png(1), "zebra/2.png": png(2)})))
+    assert (found.class_names, found.holdout) == ([name, "zebra"], None)
+
+
+UNCLEAR: dict[str, tuple[list[str], str]] = {
+    "the class before the split": (["cat/train/1.png", "cat/test/2.png", "dog/train/3.png"], "the split comes first"),
+    "two roots": (["a/train/cat/1.png", "b/test/dog/2.png"], "the split comes first"),
+    "splits of splits": (["train/cat/val2017/1.png", "test/cat/2.png"], "the split comes first"),
+    "a split beside classes": (["training/cat/1.png", "cat/2.png"], "an image lies at"),
+    "something around the classes": (
+        ["root/images/cat/1.png", "root/images/dog/2.png", "root/masks/cat/1.png", "root/masks/dog/2.png"],
+        "it cannot be told which of both are the classes",
+    ),
+    "something around the classes of each split": (
+        [f"{split}/{kind}/{name}.png" for split in ("train", "val") for kind in "ab" for name in ("cat/1", "dog/1")],
+        "it cannot be told which of both are the classes",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", UNCLEAR)
+def test_folders_that_may_mean_something_else_are_refused(write: Any, name: str) -> None:
+    names, reason = UNCLEAR[name]
+    with pytest.raises(SourceError) as refused:
+        check(write(zipped({each: png(row) for row, each in enumerate(names)})))
+    said = refused.value.detail + " ".join(refused.value.errors)
+    assert reason in said
+    assert "dog" not in said
+    with pytest.raises(SourceError) as refused:
+        of_folder([(each, 99) for each in names])
+    assert reason in refused.value.detail + " ".join(refused.value.errors)
+
+
+def test_folders_that_only_some_classes_have_or_that_lie_beside_pictures_are_no_classes(write: Any) -> None:
+    for names in (
+        ["ant/x/1.png", "ant/y/2.png", "bee/x/3.png"],
+        ["ant/x/1.png", "ant/y/2.png", "ant/3.png", "bee/x/3.png", "bee/y/4.png", "bee/5.png"],
+        ["ant/x/1.png", "bee/x/2.png"],
+    ):
+        found = check(write(zipped({each: png(row) for row, each in enumerate(names)})))
+        assert found.class_names == ["ant", "bee"]
+        assert found.notes["folders-within-classes"] == sum(each.count("/") == 2 for each in names)
+
+
+def test_a_prefix_is_read_as_a_folder_is_and_tells_the_same() -> None:
+    names = ["a/training/cat/1.png", "a/training/cat/.x/2.png", "a/dev/dog/2024/3.png", "a/dev/dog/Thumbs.db"]
+    rows, notes = of_folder([(name, 99) for name in names])
+    assert [(row["id"], row["label"], row["split"]) for row in rows] == [
+        ("training/cat/1.png", "cat", "train"), ("dev/dog/2024/3.png", "dog", "holdout")
+    ]  # fmt: skip
+    assert notes == {"root-folder": 2, "folders-within-classes": 1, "passed-over": 2}
 
 
 # -- names -----------------------------------------------------------------------------------------
@@ -104,6 +187,18 @@ def test_a_code_page_is_named_or_refused(write: Any) -> None:
     assert data == png(1)
 
 
+@pytest.mark.parametrize("page", ["cp936", "gb18030"])
+def test_a_code_page_that_is_stated_holds_for_names_that_are_utf_8_by_chance(write: Any, page: str) -> None:
+    """As seen: a name of two bytes that are one character of UTF-8 was read as that."""
+    name = "train/\u5c0f/1.png"
+    written = name.encode(page)
+    assert written.decode() != name, "it is UTF-8, too"
+    path = write(unflagged(written))
+    found = read(path, Options({}, page))
+    assert (found.ids, found.labels) == ([name], ["\u5c0f"])
+    assert next(archives.pictures(path, Options({}, page)))[1] == png(1)
+
+
 def test_info_zips_field_names_a_member(write: Any) -> None:
     written = NAME.encode("cp1252")
     field = struct.pack("<BI", 1, zlib.crc32(written)) + NAME.encode()
@@ -114,9 +209,29 @@ def test_info_zips_field_names_a_member(write: Any) -> None:
         check(write(unflagged(written, other)))  # of another name
 
 
-def test_what_file_managers_leave_is_passed_over(write: Any) -> None:
-    more = {"train/ant/Thumbs.db": b"x", "train/desktop.ini": b"x", "__MACOSX/train/ant/._a.png": b"x"}
-    assert check(write(zipped(folder() | more))).ids == list(folder())
+CLUTTER = [
+    "train/ant/Thumbs.db", "train/desktop.ini", "__MACOSX/train/ant/._a.png", "train/ant/.ipynb_checkpoints/1.png",
+    "train/ant/@eaDir/1.png", "train/__MACOSX/ant/1.png", "#recycle/ant/1.png", ".git/ant/1.png", "train/ant/._1.png",
+]  # fmt: skip
+
+
+def test_what_file_managers_and_editors_leave_is_passed_over_and_told(write: Any) -> None:
+    """As seen: what lay in their folders was taken for samples."""
+    found = check(write(zipped(folder() | dict.fromkeys(CLUTTER, png(1)))))
+    assert (found.ids, found.notes) == (list(folder()), {"passed-over": len(CLUTTER)})
+    found = check(write(tar(dict.fromkeys(CLUTTER, png(1)) | {"./ant/.x/2.cls": b"0", "1.png": png(1), "1.cls": b"0"})))
+    assert (found.ids, found.notes) == (["1"], {"passed-over": len(CLUTTER) + 1})
+    array = zipped({"images.npy": npy_of(np.zeros((2, 8, 8), np.uint8)), "labels.npy": npy_of([0, 1]), ".x": b""})
+    assert check(write(array)).notes == {"ids-made": 2, "passed-over": 1}
+    for data in (zipped(dict.fromkeys(CLUTTER, png(1))), tar(dict.fromkeys(CLUTTER, png(1)))):
+        with pytest.raises(SourceError, match="the archive is empty, but for names that begin with a dot"):
+            check(write(data))
+
+
+def npy_of(values: Any) -> bytes:
+    buffer = io.BytesIO()
+    np.save(buffer, np.asarray(values))
+    return buffer.getvalue()
 
 
 # -- Parquet ---------------------------------------------------------------------------------------
@@ -207,6 +322,14 @@ def test_16_bits_are_kept_as_8(write: Any) -> None:
     assert set(load_content(path, 0, 0).images.flat) == {191}
 
 
+def test_12_bits_in_16_are_told(tmp_path: Path) -> None:
+    images = np.zeros((6, 8, 8), np.uint16)
+    images[:4, 0, 0] = [255, 4095, 4096, 65535]
+    (tmp_path / "a.npz").write_bytes(npz(images=images))
+    said = decoding.unpack(str(tmp_path), [{"path": str(tmp_path / "a.npz")}], {})
+    assert said["notes"] == {"16-bit": 6, "few-levels": 2}
+
+
 @pytest.mark.parametrize("value", [1.5, -0.1, 255.0, np.nan, np.inf])
 def test_floats_outside_0_and_1_are_refused(write: Any, value: float) -> None:
     images = np.zeros((6, 8, 8))
@@ -221,6 +344,72 @@ def test_an_npz_may_name_splits_and_lack_ids(write: Any) -> None:
     assert found.holdout == [False, True, True, False, False, False]
     assert found.notes == {"ids-made": 6}
     assert len(set(load_content(path, 0, 0).ids)) == 6
+
+
+@pytest.mark.parametrize(("pixels", "labels"), [("x_{}", "y_{}"), ("{}_images", "{}_labels")])
+def test_arrays_of_each_split_are_taken_as_keras_and_medmnist_have_them(write: Any, pixels: str, labels: str) -> None:
+    images = np.arange(6 * 8 * 8).astype(np.uint8).reshape(6, 8, 8)
+    given = {
+        pixels.format("test"): images[4:], labels.format("test"): np.array([[1], [0]]),
+        pixels.format("train"): images[:4], labels.format("train"): np.array([[0], [1], [2], [0]], np.uint8),
+    }  # fmt: skip
+    path = write(npz(images=None, labels=None, ids=None, **given))
+    found = check(path)
+    assert (found.labels, found.holdout) == ([0, 1, 2, 0, 1, 0], [False] * 4 + [True] * 2)
+    assert found.notes == {"ids-made": 6}
+    loaded = load_content(path, 0, 0)
+    assert np.array_equal(loaded.images[..., 0], images)
+    one = write(npz(images=None, labels=None, ids=None, **{name: given[name] for name in [*given][2:]}))
+    assert check(one).holdout == [False] * 4
+
+
+KERAS = {"x_train": np.zeros((2, 8, 8), np.uint8), "y_train": np.arange(2), "x_test": np.ones((1, 8, 8), np.uint8)}
+BAD_PAIRS: dict[str, tuple[dict[str, Any], str]] = {
+    "labels of one split only": (KERAS, "an npz has the arrays"),
+    "a third array": (KERAS | {"y_test": np.arange(1), "weights": np.arange(3)}, "an npz has the arrays"),
+    "two sizes": (KERAS | {"x_test": np.ones((1, 9, 8), np.uint8), "y_test": np.arange(1)}, "of one shape"),
+    "two kinds of labels": (KERAS | {"y_test": np.array(["a"])}, "of one type"),
+    "too few labels": (KERAS | {"y_test": np.arange(2)}, "one for each image"),
+    "several labels": (KERAS | {"y_test": np.zeros((1, 3), int)}, "must have one label"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_PAIRS)
+def test_arrays_of_splits_that_do_not_fit_are_refused(write: Any, name: str) -> None:
+    given, reason = BAD_PAIRS[name]
+    with pytest.raises(SourceError, match=reason):
+        check(write(npz(images=None, labels=None, ids=None, **given)))
+
+
+def test_ids_and_subjects_may_be_numbers_in_every_form(write: Any, tmp_path: Path) -> None:
+    expected = (["7", "8"], ["0", "12"], {})
+    found = read(write(npz(images=np.ones((2, 8, 8), np.uint8), labels=[0, 1], ids=[7, 8], subject=[0, 12])))
+    assert (found.ids, found.subjects, found.notes) == expected
+    pq.write_table(
+        pa.table({"image": [png(1), png(2)], "label": [0, 1], "id": [7, 8], "subject": [0, 12]}), tmp_path / "a"
+    )
+    found = read(tmp_path / "a")
+    assert (found.ids, found.subjects, found.notes) == expected
+    said = [{"label": 0, "id": 7, "subject": 0}, {"label": 1, "id": 8, "subject": 12}]
+    members = {f"{row}.json": json.dumps(each).encode() for row, each in enumerate(said)} | {
+        "0.png": png(1),
+        "1.png": png(2),
+    }
+    found = read(write(tar(members)))
+    assert (found.ids, found.subjects, found.notes) == expected
+    for wrong in (True, 1.5, [1], {"a": 1}):
+        with pytest.raises(SourceError) as refused:
+            read(write(tar({"a.png": png(1), "a.json": json.dumps({"label": 0, "id": wrong}).encode()})))
+        assert refused.value.errors == ["entry 0: id must be a string, or an integer"]
+
+
+def test_a_holdout_that_is_drawn_is_told(tmp_path: Path) -> None:
+    members = {f"train/{name}/{row}.png": png(row) for name in ("ant", "bee") for row in range(10)}
+    (tmp_path / "a.zip").write_bytes(zipped(members))
+    file = {"path": str(tmp_path / "a.zip")}
+    assert decoding.unpack(str(tmp_path), [file], {"holdout_fraction": 0.2})["notes"] == {"holdout-drawn": 4}
+    assert decoding.unpack(str(tmp_path), [file], {"holdout_fraction": 0.0})["notes"] == {}
+    assert decoding.unpack(str(tmp_path), [file | {"split": "train"}], {"holdout_fraction": 0.2})["notes"] == {}
 
 
 # -- WebDataset ------------------------------------------------------------------------------------
@@ -266,9 +455,9 @@ def test_a_webdatasets_json_says_label_split_subject_and_id(write: Any) -> None:
         {"label": "bee", "split": "train", "subject": "eve", "id": "one", "width": 8},
         {"label": "ant", "split": "val"},
     ]
-    members = {"1.txt": b"a caption", "./2.jpg": png(2)}
-    members |= {f"{row}.json": json.dumps(each).encode() for row, each in enumerate(said, 1)} | {"1.jpg": png(1)}
-    found = check(write(tar({name.removeprefix("./"): data for name, data in members.items()})))
+    members = {"1.txt": b"a caption", "./2.jpg": png(2)}  # as `tar -c .` writes names
+    members |= {f"./{row}.json": json.dumps(each).encode() for row, each in enumerate(said, 1)} | {"1.jpg": png(1)}
+    found = check(write(tar(members)))
     assert (found.ids, found.labels, found.class_names) == (["one", "2"], [1, 0], ["ant", "bee"])
     assert (found.holdout, found.subjects, found.notes) == (
         [False, True],
