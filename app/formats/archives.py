@@ -64,7 +64,7 @@ SPLIT_WITHIN = (
 )
 SAME_FOLDERS = (
     "each of the folders that should be classes has the same folders within it, and no pictures beside them, so that "
-    "it cannot be told which of both are the classes: leave one level out, or send labels in a table or a manifest"
+    "either may be the classes: leave one level out, or send labels in a table or a manifest"
 )
 NO_IMAGE = f"it is no image by its name, which ends in {', '.join(SUFFIXES)}"
 CLUTTER = ("__macosx", "@eadir", "#recycle", "$recycle.bin", "thumbs.db", "desktop.ini")

@@ -109,11 +109,11 @@ UNCLEAR: dict[str, tuple[list[str], str]] = {
     "a split beside classes": (["training/cat/1.png", "cat/2.png"], "an image lies at"),
     "something around the classes": (
         ["root/images/cat/1.png", "root/images/dog/2.png", "root/masks/cat/1.png", "root/masks/dog/2.png"],
-        "it cannot be told which of both are the classes",
+        "either may be the classes",
     ),
     "something around the classes of each split": (
         [f"{split}/{kind}/{name}.png" for split in ("train", "val") for kind in "ab" for name in ("cat/1", "dog/1")],
-        "it cannot be told which of both are the classes",
+        "either may be the classes",
     ),
 }  # fmt: skip
 
