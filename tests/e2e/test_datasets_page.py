@@ -93,9 +93,9 @@ def test_pictures_stay_where_they_are(
 def test_each_layout_is_uploaded(service: Client, folder: Path) -> None:
     assert run(example("layouts"), folder).splitlines() == [
         "splits.zip 16 ['ant', 'bee'] [8, 8, 1] root-folder",
-        "classes.zip 16 ['ant', 'bee'] [8, 8, 1]",
-        "table.parquet 16 ['ant', 'bee'] [8, 8, 1] ids-made",
-        "array.npz 16 ['ant', 'bee'] [8, 8, 3] channels-first floats",
-        "shard.tar 16 ['ant', 'bee'] [None, None, 1]",
+        "classes.zip 16 ['ant', 'bee'] [8, 8, 1] holdout-drawn",
+        "table.parquet 16 ['ant', 'bee'] [8, 8, 1] holdout-drawn ids-made",
+        "array.npz 16 ['ant', 'bee'] [8, 8, 3] channels-first floats holdout-drawn",
+        "shard.tar 16 ['ant', 'bee'] [None, None, 1] holdout-drawn",
     ]
     assert run(example("shards"), folder) == "60 40 3"
