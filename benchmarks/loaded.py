@@ -196,7 +196,7 @@ def _statements(lite: bool) -> Iterator[str]:
         },
         FULFILLED,
     )
-    receipt = {"request_id": name("del"), "model_id": model, "detail": "'text'"}
+    receipt = {"request_id": name("del"), "model_id": model, "detail": "'text'", "sealed": "true"}
     done = {"due_at": at("40000"), "done_at": at("40000")}
     yield into("receipts", {"id": name("rcp"), **receipt, "subject": "'samples'", "done_at": at("70")}, FULFILLED)
     late = {"due_at": at("90000"), "done_at": "NULL"}  # some of what the newest left is still there

@@ -336,17 +336,17 @@ class Compliance:
         """What it costs that reference pools go by the due date, and the alternatives."""
         return cast("Json", self._calls.get("/v1/compliance/remains"))
 
-    def template(self, kind: types.NoticeKind, language: types.Language) -> types.Template:
+    def template(self, kind: types.NoticeText, language: types.Language) -> types.Template:
         """The text of a notice, and the fields that it may have."""
         return cast("types.Template", self._calls.get(f"/v1/compliance/templates/{kind}/{language}"))
 
     def set_template(
-        self, kind: types.NoticeKind, language: types.Language, subject: str, body: str, *, if_match: str | None = None
+        self, kind: types.NoticeText, language: types.Language, subject: str, body: str, *, if_match: str | None = None
     ) -> types.Template:
         path = f"/v1/compliance/templates/{kind}/{language}"
         return cast("types.Template", self._calls.put(path, {"subject": subject, "body": body}, if_match=if_match))
 
-    def drop_template(self, kind: types.NoticeKind, language: types.Language, *, if_match: str | None = None) -> None:
+    def drop_template(self, kind: types.NoticeText, language: types.Language, *, if_match: str | None = None) -> None:
         """The text that comes with the service holds again."""
         self._calls.delete(f"/v1/compliance/templates/{kind}/{language}", if_match=if_match)
 

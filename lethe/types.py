@@ -14,7 +14,8 @@ RequestStatus = Literal[
     "accepted", "processing", "published", "fulfilled", "incomplete", "needs-attention", "held", "refused", "cancelled"
 ]
 Verdict = Literal["pass", "fail", "inconclusive"]
-NoticeKind = Literal["acknowledgement", "extension", "refusal", "completion", "recall"]
+NoticeKind = Literal["acknowledgement", "identity", "extension", "refusal", "completion", "recall"]
+NoticeText = Literal[NoticeKind, "extension-ccpa", "refusal-ccpa"]
 Language = Literal["en", "de", "fr"]
 
 
@@ -431,6 +432,7 @@ class Summary(TypedDict):
     year: int | None
     received: int
     by_status: dict[str, int]
+    by_verdict: dict[str, int]
     samples: int
     extended: int
     overdue: list[str]
@@ -454,6 +456,7 @@ class CertificateStatus(TypedDict):
     digest: str
     request: str
     status: Literal["valid", "superseded", "contested", "revoked"]
+    since: str
     superseded_by: str | None
     contested_by: list[str]
     revoked_at: str | None
@@ -472,7 +475,7 @@ class Notice(TypedDict):
 
 
 class Template(TypedDict):
-    kind: NoticeKind
+    kind: NoticeText
     language: Language
     subject: str
     body: str
@@ -498,11 +501,13 @@ class FileCheck(TypedDict):
 class FileReport(TypedDict):
     """What the service's verifier says of a case file or a certificate."""
 
-    of: Literal["certificate", "case file"]
+    of: Literal["certificate", "negative report", "case file"]
     verified: bool
     checks: list[FileCheck]
     says: list[str]
     not_proved: list[str]
+    uncertified: list[str]
+    revoked: str | None
 
 
 class Span(TypedDict):

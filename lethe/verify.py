@@ -32,16 +32,36 @@ Object = dict[str, Any]
 
 PAYLOAD_TYPE = "application/vnd.in-toto+json"
 STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
-PREDICATE_TYPE = "urn:lethe:attestation/deletion/v1"
-PREDICATE_TYPES = (PREDICATE_TYPE, "https://lethe.invalid/attestation/deletion/v1")  # the second: of Lethe 0.1
-CASE_TYPE = "urn:lethe:attestation/case/v1"
-DECISION_TYPE = "urn:lethe:attestation/decision/v1"
-NEGATIVE_TYPE = "urn:lethe:attestation/no-deletion/v1"
+# Of each type, the newest form first. The last one of certificates is that of Lethe 0.1.
+PREDICATE_TYPE, *EARLIER_TYPES = (
+    "urn:lethe:attestation/deletion/v2",
+    "urn:lethe:attestation/deletion/v1",
+    "https://lethe.invalid/attestation/deletion/v1",
+)
+PREDICATE_TYPES = (PREDICATE_TYPE, *EARLIER_TYPES)
+NEGATIVE_TYPES = ("urn:lethe:attestation/no-deletion/v2", "urn:lethe:attestation/no-deletion/v1")
+CASE_TYPES = ("urn:lethe:attestation/case/v2", "urn:lethe:attestation/case/v1")
+DECISION_TYPES = ("urn:lethe:attestation/decision/v2", "urn:lethe:attestation/decision/v1")
 MANIFEST, CERTIFICATE, TRUST = "manifest.json", "certificate.json", "trust.json"
 NEGATIVE = "negative-report.json"
 MAX_BYTES = 64 * 2**20
 MAX_PARTS, MAX_CASE_BYTES = 2000, 512 * 2**20  # of a case file, unpacked
 NOTHING = type(None)
+
+DATES: dict[str, tuple[type, ...]] = {
+    "received_at": (str,), "due_at": (str,), "extended_at": (str, NOTHING), "fulfilled_at": (str,),
+}  # fmt: skip
+REQUEST_1: dict[str, tuple[type, ...]] = {
+    "id": (str,), **DATES, "jurisdiction": (str,), "rule": (str,), "ground": (str,), "decision": (str,),
+}  # fmt: skip
+REQUEST: dict[str, tuple[type, ...]] = REQUEST_1 | {
+    "posted_at": (str,), "ground": (str, NOTHING), "complaint_about": (str, NOTHING), "identity": (dict,),
+    "refused": (list,), "decided": (list,),
+}  # fmt: skip
+OPEN: dict[str, tuple[type, ...]] = {"fulfilled_at": (str, NOTHING)}
+CASE_1: dict[str, tuple[type, ...]] = {
+    "wording": (str,), "issued_at": (str,), "request": (str,), "certificate": (str, NOTHING), "not_proved": (list,),
+}  # fmt: skip
 
 # The exact members of every object of a statement. Objects that are not listed hold figures and are free.
 MEMBERS: dict[str, dict[str, tuple[type, ...]]] = {
@@ -51,10 +71,13 @@ MEMBERS: dict[str, dict[str, tuple[type, ...]]] = {
         "wording": (str,), "issued_at": (str,), "request": (dict,), "samples": (dict,), "dataset": (dict,),
         "models": (list,), "receipts": (list,), "not_proved": (list,), "supersedes": (str, NOTHING), "log": (dict,),
     },
-    "request": {
-        "id": (str,), "received_at": (str,), "due_at": (str,), "extended_at": (str, NOTHING),
-        "fulfilled_at": (str,), "jurisdiction": (str,), "rule": (str,), "ground": (str,), "decision": (str,),
-    },
+    "request": REQUEST,
+    "request of version 1": REQUEST_1,
+    "open request": REQUEST | OPEN,
+    "open request of version 1": REQUEST_1 | OPEN,
+    "identity": {"status": (str,), "asked_at": (str, NOTHING), "until": (str, NOTHING), "ended_at": (str, NOTHING)},
+    "refusal": {"samples": (int,), "ground": (str, NOTHING)},
+    "step": {"kind": (str,), "at": (str,), "by": (str,), "proposed_by": (str, NOTHING)},
     "samples": {"count": (int,), "scheme": (str,), "tags": (str,)},
     "dataset": {"id": (str,), "digest": (str, NOTHING)},
     "model": {
@@ -71,16 +94,14 @@ MEMBERS: dict[str, dict[str, tuple[type, ...]]] = {
         "head": (str,),
     },
     "entry": {"at": (str,), "data": (dict,), "kind": (str,), "object": (str,)},
-    "case": {
-        "wording": (str,), "issued_at": (str,), "request": (str,), "certificate": (str, NOTHING), "not_proved": (list,),
+    "case": CASE_1 | {"status": (str,), "certificates": (list,)},
+    "case of version 1": CASE_1,
+    "status": {
+        "digest": (str,), "status": (str,), "since": (str,), "superseded_by": (str, NOTHING), "contested_by": (list,),
     },
     "negative report": {
         "wording": (str,), "issued_at": (str,), "about": (str,), "request": (dict, NOTHING), "findings": (list,),
         "not_proved": (list,), "log": (dict,),
-    },
-    "open request": {
-        "id": (str,), "received_at": (str,), "due_at": (str,), "extended_at": (str, NOTHING),
-        "fulfilled_at": (str, NOTHING), "jurisdiction": (str,), "rule": (str,), "ground": (str,), "decision": (str,),
     },
     "finding": {
         "model": (str, NOTHING), "version": (int, NOTHING), "job": (str, NOTHING), "state": (str,),
@@ -234,7 +255,7 @@ class Certificate:
 
     @property
     def is_negative(self) -> bool:
-        return bool(self.statement["predicateType"] == NEGATIVE_TYPE)
+        return bool(self.statement["predicateType"] in NEGATIVE_TYPES)
 
 
 def open_envelope(data: bytes, trusted: Sequence[TrustedKey]) -> Certificate:
@@ -269,7 +290,8 @@ def check_statement(value: Any) -> Object:
     if statement["_type"] != STATEMENT_TYPE or statement["predicateType"] not in PREDICATE_TYPES:
         refuse("the statement is of another type")
     predicate = shaped(statement["predicate"], "predicate")
-    for part in ("request", "samples", "dataset", "log"):
+    check_request(predicate["request"], "request", statement["predicateType"] == PREDICATE_TYPE)
+    for part in ("samples", "dataset", "log"):
         shaped(predicate[part], part)
     shaped(predicate["log"]["entry"], "entry")
     models = [shaped(model, "model") for model in predicate["models"]]
@@ -287,15 +309,28 @@ def check_statement(value: Any) -> Object:
     return statement
 
 
+def check_request(request: Any, what: str, newest: bool) -> Object:
+    """The legal life of a request in the form of the statement's version."""
+    if not newest:
+        return shaped(request, f"{what} of version 1")
+    shaped(shaped(request, what)["identity"], "identity")
+    for part in request["refused"]:
+        shaped(part, "refusal")
+    for step in request["decided"]:
+        shaped(step, "step")
+    return dict(request)
+
+
 def check_negative(value: Any) -> Object:
     """A negative report: its subject is what it says, and something in it is no success."""
     statement = shaped(value, "statement")
-    if statement["_type"] != STATEMENT_TYPE or statement["predicateType"] != NEGATIVE_TYPE:
+    if statement["_type"] != STATEMENT_TYPE or statement["predicateType"] not in NEGATIVE_TYPES:
         refuse("the statement is of another type")
     predicate = shaped(statement["predicate"], "negative report")
     shaped(shaped(predicate["log"], "log")["entry"], "entry")
     request, about = predicate["request"], predicate["about"]
-    if request is not None and shaped(request, "open request")["id"] != about:
+    newest = statement["predicateType"] == NEGATIVE_TYPES[0]
+    if request is not None and check_request(request, "open request", newest)["id"] != about:
         refuse("the report is about another request than the one it shows")
     findings = [shaped(finding, "finding") for finding in predicate["findings"]]
     for finding in findings:
@@ -511,13 +546,17 @@ class Evidence:
 
 @dataclass
 class Report:
-    """What is verified, what the certificate says, what neither proves, and which forgetting is not certified."""
+    """What is verified, what the certificate says, what neither proves, and which forgetting is not certified.
+
+    revoked: since when the newest certificate of a case file does not count any more.
+    """
 
     checks: list[Check] = field(default_factory=list)
     says: list[str] = field(default_factory=list)
     not_proved: list[str] = field(default_factory=list)
     of: str = "certificate"
     uncertified: list[str] = field(default_factory=list)
+    revoked: str | None = None
 
     @property
     def verified(self) -> bool:
@@ -537,12 +576,13 @@ class Report:
         self.checks.append(Check(name, None, f"give {needs}"))
 
 
+REVOKED = "certificate.revoked"
 SEALED_AS = {False: "certificate.sealed", True: "negative-report.sealed"}
 
 
 def check_either(value: Any) -> Object:
     """A certificate, or a negative report."""
-    negative = isinstance(value, dict) and value.get("predicateType") == NEGATIVE_TYPE
+    negative = isinstance(value, dict) and value.get("predicateType") in NEGATIVE_TYPES
     return check_negative(value) if negative else check_statement(value)
 
 
@@ -652,9 +692,17 @@ def read_case(data: bytes) -> dict[str, bytes]:
 
 def check_manifest(value: Any) -> Object:
     statement = shaped(value, "statement")
-    if statement["_type"] != STATEMENT_TYPE or statement["predicateType"] != CASE_TYPE:
+    if statement["_type"] != STATEMENT_TYPE or statement["predicateType"] not in CASE_TYPES:
         refuse("the manifest is a statement of another type")
-    shaped(statement["predicate"], "case")
+    if statement["predicateType"] == CASE_TYPES[0]:
+        predicate = shaped(statement["predicate"], "case")
+        for each in predicate["certificates"]:
+            moment(shaped(each, "status")["since"])
+        newest = predicate["certificates"][0]["digest"] if predicate["certificates"] else None
+        if newest != predicate["certificate"]:
+            refuse("the manifest does not say how its certificate stands")
+    else:
+        shaped(statement["predicate"], "case of version 1")
     names = [subject["name"] for subject in subjects(statement)]
     if len(set(names)) != len(names):
         refuse("the manifest names a part twice")
@@ -665,7 +713,7 @@ def check_manifest(value: Any) -> Object:
 
 def check_decision(value: Any) -> Object:
     statement = shaped(value, "statement")
-    if statement["_type"] != STATEMENT_TYPE or statement["predicateType"] != DECISION_TYPE:
+    if statement["_type"] != STATEMENT_TYPE or statement["predicateType"] not in DECISION_TYPES:
         refuse("the record is a statement of another type")
     predicate = shaped(statement["predicate"], "decision")
     entry = shaped(shaped(predicate["log"], "log")["entry"], "entry")
@@ -716,7 +764,9 @@ def _check_case(report: Report, data: bytes, trusted: Sequence[TrustedKey], give
         return
     case = opened[0]
     _check_parts(report, case, parts)
-    report.says = [f"{case.predicate['wording']} Issued {case.predicate['issued_at']}."]
+    report.says = [f"{case.predicate['wording']} Issued {case.predicate['issued_at']}.", *standings(case.predicate)]
+    for newest in case.predicate.get("certificates", [])[:1]:
+        report.revoked = newest["since"] if newest["status"] == "revoked" else None
     report.not_proved = [*map(str, case.predicate["not_proved"])]
     if case.predicate["certificate"] is not None and CERTIFICATE in parts:
         _check_certificate(report, case, parts, keys, given)
@@ -821,13 +871,47 @@ def _check_record(report: Report, case: Certificate, data: bytes, keys: Sequence
     head = check_entry(log, keys, record.issued_at)
     if request["id"] != case.predicate["request"]:
         refuse("it is of another request than the manifest: of another case")
-    kind = str(log["entry"]["kind"]).partition(".")[2]
-    ground = f", {request['refusal_ground']}" if kind == "refused" and request.get("refusal_ground") else ""
+    entry = log["entry"]
+    if entry["kind"] == REVOKED:
+        known = {each["digest"]: each["status"] for each in case.predicate.get("certificates", [])}
+        if known.get(entry["data"]["certificate"], "revoked") != "revoked":
+            refuse(f"it revokes a certificate that the manifest calls {known[entry['data']['certificate']]}")
+    first = f", proposed by {entry['data']['proposed_by']}" if entry["data"].get("proposed_by") else ""
     report.says.append(
-        f"request {request['id']} was {kind}{ground} on {log['entry']['at']}: received {request['received_at']}, "
-        f"due {request['due_at']}"
+        f"request {request['id']}, received {request['received_at']}: {decided(entry)} on {entry['at']} "
+        f"by {entry['data'].get('actor', 'unknown')}{first}"
     )
+    kind = str(entry["kind"]).partition(".")[2]
     return f"{kind}, leaf {log['leaf_index']} of the signed tree of {head.size} leaves"
+
+
+def decided(entry: Object) -> str:
+    """What an entry of the log says was decided: as it was then, whatever came later."""
+    kind, data = str(entry["kind"]), entry["data"]
+    if kind == "request.refused":
+        one = data.get("samples") == 1
+        return f"{samples_of(data)} {'was' if one else 'were'} refused{ground_of(data)}"
+    if kind == REVOKED:
+        return f"the certificate {data['certificate']} was REVOKED"
+    if kind == "request.remains-kept":
+        return f"what is left of it was given time until {data['until']}"
+    moved = f": due {data['due_at']} instead of {data['was_due_at']}" if "was_due_at" in data else ""
+    return f"it was {kind.partition('.')[2]}{moved}"
+
+
+def standings(predicate: Object) -> list[str]:
+    """How the request and its certificates stood when the case file was made."""
+    lines = [f"then the request {predicate['request']} was {predicate['status']}"] if "status" in predicate else []
+    for each in predicate.get("certificates", []):
+        words = str(each["status"])
+        if words == "superseded":
+            words += f" by {each['superseded_by']}"
+        elif words == "contested":
+            words = f"CONTESTED by {', '.join(map(str, each['contested_by']))}"
+        elif words == "revoked":
+            words = "REVOKED"
+        lines.append(f"then the certificate {each['digest']} was {words}, since {each['since']}")
+    return lines
 
 
 def _is_witnessed(parts: dict[str, bytes], verifier: str, keys: Sequence[TrustedKey]) -> str:
@@ -857,6 +941,7 @@ def summary(certificate: Certificate) -> list[str]:
         f"request {request['id']} ({request['decision']}, {request['jurisdiction']}: {request['rule']}): "
         f"received {request['received_at']}, due {request['due_at']}{extended}, "
         f"fulfilled {request['fulfilled_at']}, {late}",
+        *legal_life(request),
         f"samples: {predicate['samples']['count']} in dataset {predicate['dataset']['id']}",
     ]
     for model in predicate["models"]:
@@ -867,6 +952,37 @@ def summary(certificate: Certificate) -> list[str]:
         when = f"done {receipt['done_at']}" if receipt["done_at"] else f"PENDING until {receipt['due_at'] or 'unknown'}"
         lines.append(f"purge of {receipt['subject']} ({receipt['detail']}): {when}")
     return lines
+
+
+def legal_life(request: Object) -> list[str]:
+    """What a request of the newest form says besides its dates. Free words of earlier forms are not repeated."""
+    if "decided" not in request:
+        return []
+    named = f"its legal ground is {request['ground']}" if request["ground"] else "no legal ground is named"
+    lines = [f"entered {request['posted_at']}; {named}"]
+    if request["complaint_about"]:
+        lines.append(f"it is a complaint about request {request['complaint_about']}")
+    identity = request["identity"]
+    if identity["status"] != "not-needed":
+        lines.append(
+            f"the identity is {identity['status']}: asked {identity['asked_at'] or 'never'}, waited for until "
+            f"{identity['until'] or 'no date'}, ended {identity['ended_at'] or 'not yet'}"
+        )
+    lines += [f"REFUSED: {samples_of(part)}{ground_of(part)}" for part in request["refused"]]
+    for step in request["decided"]:
+        first = f", proposed by {step['proposed_by']}" if step["proposed_by"] else ""
+        lines.append(f"{step['kind'].partition('.')[2]} {step['at']} by {step['by']}{first}")
+    return lines
+
+
+def samples_of(data: Object) -> str:
+    """How many samples a refusal is about, where it says so."""
+    count = data.get("samples")
+    return "samples of it" if count is None else "1 sample of it" if count == 1 else f"{count} samples of it"
+
+
+def ground_of(data: Object) -> str:
+    return f", {data['ground']}" if data.get("ground") else ""
 
 
 def negative_summary(predicate: Object) -> list[str]:
@@ -880,6 +996,7 @@ def negative_summary(predicate: Object) -> list[str]:
             f"request {request['id']} ({request['decision']}, {request['jurisdiction']}: {request['rule']}): "
             f"received {request['received_at']}, due {request['due_at']}, {fulfilled}"
         )
+        lines += legal_life(request)
     for finding in predicate["findings"]:
         name = finding["model"] or "the samples"
         if finding["version"] is not None:
@@ -991,6 +1108,8 @@ def show(report: Report) -> str:
     verdict = f"The {report.of} is verified." if report.verified else f"The {report.of} is NOT VERIFIED."
     if report.verified and report.uncertified:
         verdict += f" It does NOT certify forgetting: {', '.join(report.uncertified)}."
+    if report.verified and report.revoked:
+        verdict += f" Its certificate was REVOKED on {report.revoked}: do not rely on it."
     clean = ["".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in line) for line in lines]
     return "\n".join([*clean, "", verdict])
 

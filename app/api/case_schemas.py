@@ -8,7 +8,7 @@ from pydantic import BaseModel, Field, field_validator
 
 from app.api.http.patterns import DIGEST, id_pattern
 from app.api.schemas import Body, DayOrMoment, DeletionCreate, Name, SampleId, Time, real_time
-from app.cases.notices import LONGEST, Kind
+from app.cases.notices import LONGEST, Kind, Text
 from app.cases.papers import Kind as PaperKind
 from app.rules.compliance import Language
 
@@ -16,7 +16,7 @@ from app.rules.compliance import Language
 
 
 class NoticeCreate(Body):
-    kind: Literal["acknowledgement", "extension", "refusal", "completion"]
+    kind: Literal["acknowledgement", "identity", "extension", "refusal", "completion"]
     language: Language | None = Field(None, description="absent: that of the tenant's rules")
 
 
@@ -49,7 +49,7 @@ class TemplateBody(Body):
 
 
 class TemplateOut(BaseModel):
-    kind: Kind
+    kind: Text
     language: Language
     subject: str
     body: str
@@ -128,6 +128,7 @@ class DownloadOut(BaseModel):
     name: str | None = Field(description="of the key")
     form: str
     at: Time
+    reason: str | None = Field(description="of a version that was withheld, until the end of the retention of reasons")
 
 
 class HeldVersion(BaseModel):
@@ -187,6 +188,7 @@ class StatusOut(BaseModel):
     digest: Annotated[str, Field(pattern=DIGEST)]
     request: Annotated[str, Field(pattern=id_pattern("del"))]
     status: Literal["valid", "superseded", "contested", "revoked"]
+    since: Time = Field(description="when it became that; of `valid`, when it was sealed")
     superseded_by: str | None
     contested_by: list[str] = Field(description="open requests that complain about its request")
     revoked_at: Time | None

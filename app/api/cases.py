@@ -53,7 +53,7 @@ from app.api.http.deps import (
 from app.api.http.patterns import DIGEST, id_pattern
 from app.api.schemas import DeletionCreate, ReasonBody, in_place
 from app.cases import certificates, draft, file, notices, papers, people, recall
-from app.cases.notices import Kind
+from app.cases.notices import Text
 from app.core.errors import AppError, NotFound, Unprocessable
 from app.core.ids import new_id
 from app.core.tables import CasePaper, DeletionRequest, Notice
@@ -233,7 +233,7 @@ def _notice(row: Notice) -> NoticeOut:
 
 
 @router.get("/compliance/templates/{kind}/{language}", dependencies=[AUDIT], responses=problems(403, 404))
-def read_template(kind: Kind, language: Language, who: CallerDep, session: Read) -> TemplateOut:
+def read_template(kind: Text, language: Language, who: CallerDep, session: Read) -> TemplateOut:
     """The text of a notice, and the fields that it may have."""
     subject, body, at = notices.template(session, who.tenant_id, kind, language)
     fields = list(notices.FIELDS)
@@ -242,7 +242,7 @@ def read_template(kind: Kind, language: Language, who: CallerDep, session: Read)
 
 @router.put("/compliance/templates/{kind}/{language}", dependencies=[needs("admin")], responses=problems(403, 404, 412))
 def put_template(
-    kind: Kind, language: Language, body: TemplateBody, who: CallerDep, session: Write, seen: IfMatchDep
+    kind: Text, language: Language, body: TemplateBody, who: CallerDep, session: Write, seen: IfMatchDep
 ) -> TemplateOut:
     """Replace the text of a notice. It is plain text; nothing in it is evaluated but its fields."""
     compliance_rules.locked(session, who.tenant_id)
@@ -258,7 +258,7 @@ def put_template(
     dependencies=[needs("admin")],
     responses=problems(403, 404, 412),
 )
-def drop_template(kind: Kind, language: Language, who: CallerDep, session: Write, seen: IfMatchDep) -> None:
+def drop_template(kind: Text, language: Language, who: CallerDep, session: Write, seen: IfMatchDep) -> None:
     """The text that comes with the service holds again."""
     compliance_rules.locked(session, who.tenant_id)
     seen.check(read_template(kind, language, who, session))

@@ -974,6 +974,7 @@ class Summary(BaseModel):
     year: int | None
     received: int
     by_status: dict[str, int]
+    by_verdict: dict[str, int] = Field(description="models of requests, by the verdict of the audit in that year")
     samples: int
     extended: int
     overdue: list[str] = Field(description="ids, the earliest due date first; 1000 at most")

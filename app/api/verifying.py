@@ -24,11 +24,13 @@ class CheckOut(BaseModel):
 
 
 class VerifyOut(BaseModel):
-    of: Literal["certificate", "case file"]
+    of: Literal["certificate", "negative report", "case file"]
     verified: bool = Field(description="no check failed")
     checks: list[CheckOut]
     says: list[str]
     not_proved: list[str] = Field(description="what a file that is verified does not prove either")
+    uncertified: list[str] = Field(description="models of which it does not certify that they forgot the samples")
+    revoked: str | None = Field(description="since when the newest certificate of a case file does not count any more")
 
 
 @router.post(

@@ -224,7 +224,7 @@ def get_checkpoint(
     """Download: strong ETag, `Range`, `If-None-Match`, `Repr-Digest`; 410 once purged.
 
     A version that is not current and holds what was deleted since is withheld (409). A key with the scope `admin` gets
-    it with a `reason`, which the log keeps.
+    it with a `reason`. The log has the download; the reason, which may name people, is beside it.
     """
     if reason is not None:
         keys.require(who, "admin")
@@ -238,9 +238,9 @@ def get_checkpoint(
     if sends or withheld:  # before the first byte goes, and once the bytes are known to be there
         with held.database.write(who.key_id) as session:
             if sends:
-                recall.record_download(session, version, who.key_id, "checkpoint")
+                recall.record_download(session, version, who.key_id, "checkpoint", reason if withheld else None)
             if withheld:
-                data = {"key": who.key_id, "reason": reason, "digest": version.digest}
+                data = {"key": who.key_id, "digest": version.digest}
                 events.record(session, who.tenant_id, "version.withheld-download", version.id, **data)
     return response
 

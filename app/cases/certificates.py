@@ -6,13 +6,14 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal
 
-from sqlalchemy import select
+from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from app import events
 from app.core import db
 from app.core.errors import Conflict, NotFound
 from app.core.tables import CertificateRow, DeletionRequest
+from app.evidence import legal
 from app.rules.states import Decision
 
 Status = Literal["valid", "superseded", "contested", "revoked"]
@@ -20,11 +21,12 @@ Status = Literal["valid", "superseded", "contested", "revoked"]
 
 @dataclass(frozen=True)
 class Standing:
-    """The status, and what made it that: a later certificate, or requests by which it is contested."""
+    """The status, since when, and what made it that: a later certificate, or requests by which it is contested."""
 
     digest: str
     request: str
     status: Status
+    since: datetime
     superseded_by: str | None
     contested_by: list[str]
     revoked_at: datetime | None
@@ -40,17 +42,22 @@ def get(session: Session, tenant_id: str, digest: str, *, lock: bool = False) ->
 
 def standing(session: Session, row: CertificateRow) -> Standing:
     """Revoked comes first, then superseded, then contested: while the complaint about it is open."""
-    later = session.scalars(select(CertificateRow.digest).where(CertificateRow.supersedes == row.digest)).first()
-    complaints = select(DeletionRequest.id).where(
+    later = session.scalars(select(CertificateRow).where(CertificateRow.supersedes == row.digest)).first()
+    entered = func.coalesce(DeletionRequest.posted_at, DeletionRequest.received_at)
+    complaints = select(DeletionRequest.id, entered).where(
         DeletionRequest.complaint_about == row.request_id,
         DeletionRequest.fulfilled_at.is_(None),
         DeletionRequest.decision.in_([Decision.ACCEPTED, Decision.HELD]),
     )
-    contested = list(session.scalars(complaints.order_by(DeletionRequest.id)))
-    status: Status = "contested" if contested else "valid"
-    status = "superseded" if later is not None else status
-    status = "revoked" if row.revoked_at is not None else status
-    return Standing(row.digest, row.request_id, status, later, contested, row.revoked_at)
+    contested: dict[str, datetime] = dict(session.execute(complaints.order_by(DeletionRequest.id)).all())
+    status: Status
+    status, since = ("contested", min(contested.values())) if contested else ("valid", row.issued_at)
+    if later is not None:
+        status, since = "superseded", later.issued_at
+    if row.revoked_at is not None:
+        status, since = "revoked", row.revoked_at
+    superseded_by = None if later is None else later.digest
+    return Standing(row.digest, row.request_id, status, since, superseded_by, list(contested), row.revoked_at)
 
 
 def revoke(session: Session, row: CertificateRow, reason: str) -> None:
@@ -62,6 +69,4 @@ def revoke(session: Session, row: CertificateRow, reason: str) -> None:
     if row.revoked_at is not None:
         raise Conflict("The certificate is revoked already.", kind="revoked-already")
     row.revoked_at = db.now(session)
-    events.record_decision(
-        session, row.tenant_id, "certificate.revoked", row.request_id, reason, certificate=row.digest
-    )
+    events.record_decision(session, row.tenant_id, legal.REVOKED, row.request_id, reason, certificate=row.digest)

@@ -2,7 +2,7 @@
 
 A client asks for it; the sweeper, which has the signing key, puts it together. `lethe verify case.zip` checks all of
 it. Refusals, extensions, holds and cancellations have no certificate: of each there is a signed record, which is its
-entry in the log with the proof.
+entry in the log with the proof; so there is of later dates for what is left, and of a revoked certificate.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import hashlib
 import io
 import json
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -22,39 +22,46 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
 from app import events
-from app.cases import notices, papers
+from app.cases import certificates, notices, papers, recall
+from app.cases.certificates import Standing
+from app.cases.recall import Held
 from app.core import db
 from app.core.db import Database
 from app.core.errors import Conflict, NotFound
 from app.core.tables import (
+    ApiKey,
     AuditEvent,
     AuditRow,
     CaseFile,
+    CasePaper,
     CertificateRow,
     DeletionRequest,
     Job,
     Model,
+    Notice,
     OutcomeRow,
+    Recall,
     Version,
 )
 from app.deletions import history, views
 from app.deletions.views import RequestDetails
-from app.evidence import certificate, negative, sealing, signing, transparency_log, witness
+from app.evidence import certificate, legal, negative, sealing, signing, transparency_log, witness
 from app.evidence.signing import SigningKey, canonical
 from app.evidence.transparency_log import Head
 from app.formats.audit_report import AuditReport
 from app.reports import page
 
 VERIFIER = Path(__file__).parents[2] / "lethe" / "verify.py"
-CASE_TYPE = "urn:lethe:attestation/case/v1"
-DECISION_TYPE = "urn:lethe:attestation/decision/v1"
-DECISIONS = ("request.refused", "request.extended", "request.held", "request.released", "request.cancelled")
+CASE_TYPE = "urn:lethe:attestation/case/v2"  # fixed, as the next one: a new form of it gets a new version
+DECISION_TYPE = "urn:lethe:attestation/decision/v2"
+DECISIONS = (*legal.ANSWERS, legal.REVOKED)
 AT_ONCE, SEEN = 5, 1000
 WORDING = "These are the parts of this case, as the service had them at this time."
 NOT_PROVED = (
     "that the case had no other part: the service put in what it had",
     "that letters and notices are true: they are what people wrote and sent",
     "that the times are right: they are the clock of the service, and the dates of receipt are what a person entered",
+    "that a certificate still holds: this file says how it stood when the file was made, and the service how it stands",
 )
 README = """How to check this case file
 
@@ -74,13 +81,23 @@ manifest.json         every part with its digest, signed
 certificate.json      the signed statement of the erasure, if there was one
 superseded-N.json     earlier certificates, newest first
 negative-report.json  the newest signed statement that no deletion is certified, if there was one
-decision-N.json       signed records of refusals, extensions, legal holds and cancellations
+decision-N.json       signed records of refusals, extensions, legal holds, cancellations, later dates for what is left,
+                      and revoked certificates: as it was decided then
 audit-MODEL.json      the audit report whose digest the certificate has; audit-MODEL.html shows it
 policy-MODEL.json     the policy as it was
-notices/, papers/     what was sent, and what came
+notices/              the letters that were made; what begins with not-sent was not marked as sent. case.json says
+                      which were sent, when, how and by whom
+papers/               what came, if it was asked for. case.json has the list
 head.txt, proof.json  the log's signed head, and the proof that it continues the certificate's
 witnessed.txt         the newest head that witnesses have countersigned
 trust.json            the public keys
+
+A certificate can be revoked, contested or superseded later. manifest.json says how it stood when this file was made.
+Ask the service how it stands now, with a key of scope "audit", at
+
+    /v1/certificates/DIGEST/status
+
+where DIGEST is the certificate's in manifest.json. A revocation is in the log, too.
 """
 
 
@@ -142,8 +159,7 @@ def _make(session: Session, request_id: str, key: SigningKey) -> bool:
     request = session.get_one(DeletionRequest, request_id)
     if row.made_at is not None:
         return False
-    waits = request.fulfilled_at is not None and sealing.latest(session, request_id) is None
-    waits = waits or negative.is_waiting(session, request_id)
+    waits = sealing.is_behind(session, request) or negative.is_waiting(session, request_id)
     unplaced = select(AuditEvent.number).where(AuditEvent.object_id == request_id, AuditEvent.leaf.is_(None))
     if waits or session.scalars(unplaced.limit(1)).first() is not None:
         return False  # the log and the certificate come first, within seconds
@@ -165,7 +181,15 @@ class Case:
     head: Head
     at: datetime
     models: dict[str, str]
+    with_papers: bool
     certificates: Sequence[CertificateRow] = ()
+    standings: Sequence[Standing] = ()  # of the certificates
+    notices: Sequence[Notice] = ()
+    papers: Sequence[CasePaper] = ()
+    letter: Sequence[dict[str, Any]] = ()  # the other requests of the same letter
+    recalls: Sequence[Recall] = ()
+    fetched: Sequence[Held] = ()  # versions that learned from the samples, which somebody has
+    keys: Mapping[str, str] = field(default_factory=dict)  # names
     parts: dict[str, bytes] = field(default_factory=dict)
 
 
@@ -181,6 +205,8 @@ def build(session: Session, request: DeletionRequest, key: SigningKey, *, with_p
     details = views.details(session, [request])[request.id]
     named = select(Model.id, Model.name).where(Model.id.in_([row.model_id for row in details.outcomes]))
     sealed = select(CertificateRow).where(CertificateRow.request_id == request.id)
+    newest_first = sealed.order_by(CertificateRow.issued_at.desc(), CertificateRow.receipts_done.desc())
+    rows = session.scalars(newest_first).all()
     case = Case(
         request=request,
         details=details,
@@ -188,20 +214,47 @@ def build(session: Session, request: DeletionRequest, key: SigningKey, *, with_p
         head=head,
         at=db.now(session),
         models=dict(session.execute(named).all()),
-        certificates=session.scalars(sealed.order_by(CertificateRow.receipts_done.desc())).all(),
+        with_papers=with_papers,
+        certificates=rows,
+        standings=[certificates.standing(session, row) for row in rows],
+        notices=notices.of(session, request),
+        papers=papers.of(session, request),
+        letter=_same_letter(session, request),
+        recalls=session.scalars(select(Recall).where(Recall.request_id == request.id).order_by(Recall.id)).all(),
+        fetched=[each for each in recall.of_request(session, request) if each.downloads],
+        keys=dict(session.execute(select(ApiKey.id, ApiKey.name).where(ApiKey.tenant_id == request.tenant_id)).all()),
     )
     _add_evidence(session, case, key)
     _add_audits(session, case)
-    for notice in notices.of(session, request):
-        case.parts[f"notices/{notice.kind}-{notice.id}.pdf"] = notices.print_pdf(notice)
-    for paper in papers.of(session, request) if with_papers else ():
-        case.parts[f"papers/{paper.id}.bin"] = paper.content
+    for notice in case.notices:
+        case.parts[_notice_part(notice)] = notices.print_pdf(notice)
+    for paper in case.papers if with_papers else ():
+        case.parts[_paper_part(paper)] = paper.content
     case.parts["case.json"] = json.dumps(_document(case), indent=2, ensure_ascii=False).encode()
     case.parts["case.pdf"] = _printed(case)
     case.parts["README.txt"] = README.encode()
     case.parts["verify.py"] = VERIFIER.read_bytes()
     case.parts["manifest.json"] = json.dumps(_manifest(case, key)).encode()
     return _zipped(case)
+
+
+def _same_letter(session: Session, request: DeletionRequest) -> list[dict[str, Any]]:
+    if request.case_id is None:
+        return []
+    others = (DeletionRequest.case_id == request.case_id, DeletionRequest.id != request.id)
+    mine = (DeletionRequest.tenant_id == request.tenant_id, *others)
+    rows = session.scalars(select(DeletionRequest).where(*mine).order_by(DeletionRequest.id)).all()
+    details = views.details(session, rows)
+    return [{"id": row.id, "dataset": row.dataset_id, "status": details[row.id].status(row).value} for row in rows]
+
+
+def _notice_part(row: Notice) -> str:
+    return f"notices/{'' if row.sent_at else 'not-sent-'}{row.kind}-{row.id}.pdf"
+
+
+def _paper_part(row: CasePaper) -> str:
+    """The name that the person gave it stays in the list: it could be that of any program."""
+    return f"papers/{row.kind}-{row.id}.bin"
 
 
 def _add_evidence(session: Session, case: Case, key: SigningKey) -> None:
@@ -235,7 +288,11 @@ def _record(session: Session, case: Case, event: AuditEvent, key: SigningKey) ->
         "predicate": {
             "wording": "The service recorded this decision about this request.",
             "issued_at": _time(case.at),
-            "request": _facts(case.request),
+            "request": {
+                "id": case.request.id,
+                "received_at": _time(case.request.received_at),
+                "jurisdiction": case.request.jurisdiction,
+            },
             "log": {
                 "entry": entry,
                 "leaf_index": leaf,
@@ -266,46 +323,45 @@ def _add_audits(session: Session, case: Case) -> None:
         case.parts[f"policy-{outcome.model_id}.json"] = json.dumps(policy, indent=2).encode()
 
 
-def _facts(request: DeletionRequest) -> dict[str, Any]:
-    """Of the request, what names nobody."""
-    return {
-        "id": request.id,
-        "received_at": _time(request.received_at),
-        "due_at": _time(request.due_at),
-        "extended_at": _time(request.extended_at),
-        "fulfilled_at": _time(request.fulfilled_at),
-        "jurisdiction": request.jurisdiction,
-        "rule": request.rule,
-        "ground": request.ground or request.basis,
-        "refusal_ground": request.refusal_ground,
-        "decision": request.decision,
-    }
-
-
 def _document(case: Case) -> dict[str, Any]:
     request, details = case.request, case.details
     return {
         "made_at": _time(case.at),
-        "request": _facts(request)
-        | {
+        "request": {
+            "id": request.id,
             "status": details.status(request).value,
+            "decision": request.decision,
             "reference": details.reference,
-            "samples": request.sample_count,
-            "samples_refused": request.refused_count,
+            "jurisdiction": request.jurisdiction,
+            "rule": request.rule,
+            "ground": request.ground,
+            "basis": request.basis,
+            "received_at": _time(request.received_at),
             "posted_at": _time(request.posted_at or request.received_at),
             "received_reason": request.received_reason,
-            "identity": request.identity,
-            "identity_asked_at": _time(request.identity_asked_at),
-            "identity_ended_at": _time(request.identity_ended_at),
+            "due_at": _time(request.due_at),
+            "extended_at": _time(request.extended_at),
+            "extension_reason": request.extension_reason,
             "confirm_by": _time(request.confirm_by),
             "confirmed_at": _time(request.confirmed_at),
+            "identity": request.identity,
+            "identity_asked_at": _time(request.identity_asked_at),
+            "identity_until": _time(request.identity_until),
+            "identity_ended_at": _time(request.identity_ended_at),
+            "samples": request.sample_count,
+            "samples_refused": request.refused_count,
+            "refusal_ground": request.refusal_ground,
             "reason": request.reason,
-            "extension_reason": request.extension_reason,
             "complaint_about": request.complaint_about,
+            "case": request.case_id,
             "verdict": details.verdict,
             "model_replaced_at": _time(details.replaced_at),
+            "fulfilled_at": _time(request.fulfilled_at),
+            "remains_until": _time(request.remains_until),
+            "remains_reason": request.remains_reason,
             "erasure_complete_at": _time(details.complete_at(request)),
         },
+        "same_letter": list(case.letter),
         "models": [
             {
                 "id": row.model_id,
@@ -316,6 +372,7 @@ def _document(case: Case) -> dict[str, Any]:
             }
             for row in details.outcomes
         ],
+        "certificates": _standings(case),
         "receipts": [
             {
                 "subject": row.subject,
@@ -325,8 +382,68 @@ def _document(case: Case) -> dict[str, Any]:
             }
             for row in details.receipts
         ],
+        "notices": [
+            {
+                "id": row.id,
+                "kind": row.kind,
+                "language": row.language,
+                "file": _notice_part(row),
+                "made_at": _time(row.created_at),
+                "sent_at": _time(row.sent_at),
+                "sent_how": row.sent_how,
+                "sent_by": row.sent_by,
+                "sent_by_name": case.keys.get(row.sent_by or ""),
+            }
+            for row in case.notices
+        ],
+        "papers": [
+            {
+                "id": row.id,
+                "kind": row.kind,
+                "name": row.name,
+                "size": row.size,
+                "digest": row.digest,
+                "attached_at": _time(row.created_at),
+                "file": _paper_part(row) if case.with_papers else None,
+            }
+            for row in case.papers
+        ],
+        "fetched": [
+            {
+                "model": each.model,
+                "version": each.number,
+                "digest": each.digest,
+                "by": [
+                    {"key": one.key, "name": one.name, "form": one.form, "at": _time(one.at)} for one in each.downloads
+                ],
+            }
+            for each in case.fetched
+        ],
+        "recalls": [
+            {
+                "id": row.id,
+                "at": _time(row.created_at),
+                "versions": row.versions,
+                "recipients": [{"key": key, "name": case.keys.get(key)} for key in row.keys],
+            }
+            for row in case.recalls
+        ],
         "history": [entry | {"at": _time(entry["at"])} for entry in case.history],
     }
+
+
+def _standings(case: Case) -> list[dict[str, Any]]:
+    """Of the certificates, newest first."""
+    return [
+        {
+            "digest": each.digest,
+            "status": each.status,
+            "since": _time(each.since),
+            "superseded_by": each.superseded_by,
+            "contested_by": each.contested_by,
+        }
+        for each in case.standings
+    ]
 
 
 def _printed(case: Case) -> bytes:
@@ -336,30 +453,78 @@ def _printed(case: Case) -> bytes:
     request = {name: value for name, value in document["request"].items() if value is not None}
     blocks: list[pdf.Block] = [
         [(name.replace("_", " "), str(value)) for name, value in request.items()],
+        "# Other requests of the same letter",
+        [(row["id"], f"{row['status']}, dataset {row['dataset']}") for row in document["same_letter"]] or "None.",
         "# Models",
         [
             (f"{row['name'] or row['id']}", f"version {row['version'] or '—'}, {row['state']}, {row['verdict'] or '—'}")
             for row in document["models"]
         ]
         or "No model is affected.",
+        "# Certificates",
+        [
+            (
+                f"{row['status'].upper()} since {row['since']}",
+                row["digest"] + (f", by {', '.join(row['contested_by'])}" if row["status"] == "contested" else ""),
+            )
+            for row in document["certificates"]
+        ]
+        or "None.",
         "# Erased, or to be erased",
         [
             (row["subject"], f"{row['detail']}: {row['done_at'] or 'until ' + str(row['due_at'] or 'unknown')}")
             for row in document["receipts"]
         ]
         or "Nothing.",
-        "# What happened",
+        "# Letters to the person",
+        [(f"{row['kind']} ({row['language']})", f"{_sending(row)}; {row['file']}") for row in document["notices"]]
+        or "None were made here.",
+        "# Papers that came",
+        [
+            (f"{row['kind']}: {row['name']}", f"{row['attached_at']}; {row['file'] or 'not in this file'}")
+            for row in document["papers"]
+        ]
+        or "None were attached.",
+        "# Who fetched what had learned from the samples",
         [
             (
-                str(entry["at"]),
-                f"{entry['kind']} · {entry['actor_name'] or entry['actor'] or '—'}"
-                + (f" · {entry['reason']}" if entry["reason"] else ""),
+                f"{case.models.get(row['model']) or row['model']} version {row['version']}",
+                ", ".join(f"{one['name'] or one['key']} on {one['at']}" for one in row["by"]),
             )
-            for entry in document["history"]
-        ],
+            for row in document["fetched"]
+        ]
+        or "Nobody.",
+        "# Recalls",
+        [
+            (
+                str(row["at"]),
+                ", ".join(one["name"] or one["key"] for one in row["recipients"])
+                + ": "
+                + ", ".join(f"{each['model']} version {each['number']}" for each in row["versions"]),
+            )
+            for row in document["recalls"]
+        ]
+        or "None.",
+        "# What happened",
+        [(str(entry["at"]), _happened(entry)) for entry in document["history"]],
         "Times are UTC. The signed parts of this case file are beside this page; README.txt says how to check them.",
     ]
     return pdf.pages(f"Case {case.request.id}", blocks, foot=case.request.id, at=case.at)
+
+
+def _sending(notice: dict[str, Any]) -> str:
+    made = f"made {notice['made_at']}"
+    if notice["sent_at"] is None:
+        return f"{made}, NOT MARKED AS SENT"
+    by = notice["sent_by_name"] or notice["sent_by"] or "—"
+    return f"{made}, sent {notice['sent_at']}: {notice['sent_how']}; marked by {by}"
+
+
+def _happened(entry: dict[str, Any]) -> str:
+    """An entry of the history, with the data that the log has of it."""
+    said = [f"{entry['kind']} · {entry['actor_name'] or entry['actor'] or '—'}"]
+    said += [f"{name.replace('_', ' ')}: {value}" for name, value in sorted(entry["data"].items()) if value is not None]
+    return " · ".join([*said, *([entry["reason"]] if entry["reason"] else [])])
 
 
 def _manifest(case: Case, key: SigningKey) -> dict[str, Any]:
@@ -374,7 +539,9 @@ def _manifest(case: Case, key: SigningKey) -> dict[str, Any]:
             "wording": WORDING,
             "issued_at": _time(case.at),
             "request": case.request.id,
+            "status": case.details.status(case.request).value,
             "certificate": newest,
+            "certificates": _standings(case),
             "not_proved": list(NOT_PROVED),
         },
     }

@@ -1,6 +1,7 @@
 """Notices to a person: rendered from a template, kept as they are, printed as PDF, and marked as sent.
 
-A template is plain text with fields in double braces; its first line is the subject. Nothing in it is evaluated.
+A template is plain text with fields in double braces; its first line is the subject. Nothing in it is evaluated. Where
+a law asks for other words, there is a text of its own for it.
 """
 
 from __future__ import annotations
@@ -24,14 +25,16 @@ from app.deletions import compliance_rules, decisions, views
 from app.rules import grounds
 from app.rules.compliance import Language
 from app.rules.deadlines import clock
-from app.rules.states import Decision
+from app.rules.states import Decision, Identity
 
-Kind = Literal["acknowledgement", "extension", "refusal", "completion", "recall"]
+Kind = Literal["acknowledgement", "identity", "extension", "refusal", "completion", "recall"]
+Text = Literal[Kind, "extension-ccpa", "refusal-ccpa"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
+TEXTS: tuple[Text, ...] = get_args(Text)
 LANGUAGES: tuple[Language, ...] = get_args(Language)
 FIELDS = (
-    "authority", "complete_on", "contact", "controller", "due_on", "files", "ground", "reason", "received_on",
-    "reference", "replaced_on", "request", "samples", "samples_refused", "today",
+    "authority", "complete_on", "contact", "controller", "due_on", "files", "ground", "identity_until", "reason",
+    "received_on", "reference", "replaced_on", "request", "samples", "samples_refused", "today",
 )  # fmt: skip
 MOST = 100  # notices of one request
 LONGEST = 20_000  # characters of a template
@@ -39,6 +42,9 @@ TEMPLATES = Path(__file__).parent / "templates"
 _FIELD = re.compile(r"\{\{\s*(.*?)\s*\}\}", re.DOTALL)
 _MARKUP = re.compile(r"<\s*[A-Za-z/!?]|\{%|\{#|\$\{|javascript:", re.IGNORECASE)
 NONE = "—"
+AUTHORITIES = {
+    "uk-gdpr": "Information Commissioner, ico.org.uk"
+}  # where the law names one, and the tenant's rules none
 
 
 # -- templates -------------------------------------------------------------------------------------
@@ -56,20 +62,26 @@ def check(text: str) -> None:
         raise ValueError("a field begins with {{ and ends with }}")
 
 
+def text_of(kind: Kind, jurisdiction: str) -> Text:
+    """The text of a notice under that law."""
+    own = f"{kind}-{grounds.law_of(jurisdiction)}"
+    return next((text for text in TEXTS if text == own), kind)
+
+
 @cache
-def shipped(kind: Kind, language: Language) -> tuple[str, str]:
+def shipped(text: Text, language: Language) -> tuple[str, str]:
     """Subject and body of the text that comes with the service."""
-    subject, _, body = (TEMPLATES / f"{kind}.{language}.txt").read_text("utf-8").partition("\n")
+    subject, _, body = (TEMPLATES / f"{text}.{language}.txt").read_text("utf-8").partition("\n")
     return subject, body
 
 
-def template(session: Session, tenant_id: str, kind: Kind, language: Language) -> tuple[str, str, datetime | None]:
+def template(session: Session, tenant_id: str, kind: Text, language: Language) -> tuple[str, str, datetime | None]:
     """Subject and body of the tenant's own text, and when it was set; else what is shipped."""
     row = session.get(NoticeTemplate, (tenant_id, kind, language))
     return (*shipped(kind, language), None) if row is None else (row.subject, row.body, row.updated_at)
 
 
-def set_template(session: Session, tenant_id: str, kind: Kind, language: Language, subject: str, body: str) -> None:
+def set_template(session: Session, tenant_id: str, kind: Text, language: Language, subject: str, body: str) -> None:
     """Replace the text of the notice.
 
     Raises:
@@ -88,7 +100,7 @@ def set_template(session: Session, tenant_id: str, kind: Kind, language: Languag
     events.record(session, tenant_id, "compliance.template-changed", tenant_id, notice=kind, language=language)
 
 
-def drop_template(session: Session, tenant_id: str, kind: Kind, language: Language) -> None:
+def drop_template(session: Session, tenant_id: str, kind: Text, language: Language) -> None:
     """The shipped text holds again."""
     row = session.get(NoticeTemplate, (tenant_id, kind, language))
     if row is not None:
@@ -112,6 +124,7 @@ def make(session: Session, request: DeletionRequest, kind: Kind, language: Langu
     """
     details = views.details(session, [request])[request.id]
     missing = {
+        "identity": request.identity != Identity.ASKED and "no proof of identity is waited for",
         "extension": request.extended_at is None and "it has not been extended",
         "refusal": request.decision != Decision.REFUSED and not request.refused_count and "nothing of it is refused",
         "completion": request.fulfilled_at is None and "it is not fulfilled",
@@ -123,7 +136,7 @@ def make(session: Session, request: DeletionRequest, kind: Kind, language: Langu
     fields = _fields(session, request, details) | {
         "controller": rules.controller or NONE,
         "contact": rules.contact or NONE,
-        "authority": rules.authority or NONE,
+        "authority": rules.authority or AUTHORITIES.get(grounds.law_of(request.jurisdiction), NONE),
         "reason": (request.extension_reason if kind == "extension" else request.reason) or NONE,
     }
     return keep(session, request, kind, chosen, fields)
@@ -135,7 +148,7 @@ def keep(
     """The rendered notice as a row, with an event that does not repeat it."""
     if session.scalars(select(func.count()).where(Notice.request_id == request.id)).one() >= MOST:
         raise Conflict(f"A request may have {MOST} notices.", kind="too-many-notices")
-    subject, body, _ = template(session, request.tenant_id, kind, language)
+    subject, body, _ = template(session, request.tenant_id, text_of(kind, request.jurisdiction), language)
     row = Notice(
         id=new_id("ntc"),
         tenant_id=request.tenant_id,
@@ -165,6 +178,7 @@ def _fields(session: Session, request: DeletionRequest, details: views.RequestDe
         "reference": details.reference or NONE,
         "received_on": day(request.received_at),
         "due_on": day(request.due_at),
+        "identity_until": day(request.identity_until),
         "today": day(db.now(session)),
         "ground": f"{ground}: {refused[ground]}" if ground else "",
         "samples": str(request.sample_count),

@@ -22,12 +22,13 @@ from app.rules.compliance import Language
 
 @dataclass(frozen=True)
 class Fetched:
-    """One download. `name`: of the key that fetched it."""
+    """One download. `name`: of the key that fetched it. `reason`: of a version that was withheld."""
 
     key: str
     name: str | None
     form: str
     at: datetime
+    reason: str | None
 
 
 @dataclass(frozen=True)
@@ -46,10 +47,17 @@ class Held:
     downloads: list[Fetched]
 
 
-def record_download(session: Session, version: Version, key_id: str, form: str) -> None:
+def record_download(session: Session, version: Version, key_id: str, form: str, reason: str | None = None) -> None:
     """Keep who fetched the bytes. A download that goes on where it was cut counts again."""
     session.add(
-        Download(tenant_id=version.tenant_id, version_id=version.id, key_id=key_id, form=form, at=db.now(session))
+        Download(
+            tenant_id=version.tenant_id,
+            version_id=version.id,
+            key_id=key_id,
+            form=form,
+            at=db.now(session),
+            reason=reason,
+        )
     )
 
 
@@ -80,7 +88,8 @@ def holding(session: Session, dataset: Dataset, positions: Positions, model_id: 
     got = select(Download, ApiKey.name).outerjoin(ApiKey, ApiKey.id == Download.key_id)
     these = Download.version_id.in_([row.id for row, _ in rows])
     for download, name in session.execute(got.where(these).order_by(Download.number)):
-        fetched.setdefault(download.version_id, []).append(Fetched(download.key_id, name, download.form, download.at))
+        one = Fetched(download.key_id, name, download.form, download.at, download.reason)
+        fetched.setdefault(download.version_id, []).append(one)
     return [
         Held(
             id=row.id,

@@ -1,7 +1,8 @@
 """The retention of what names people: references, letters, notices, identity notes and reasons.
 
 They go a number of months after the request has ended: the tenant's choice, under the CCPA never less than the 24 that
-its regulations ask for (section 7101). Each has a receipt, and the request stays in the register without them.
+its regulations ask for (section 7101). Each has a receipt, and the request stays in the register without them. Reasons
+of downloads, which are about no request, go as many months after the download.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import calendar
 from datetime import datetime, timedelta
 from functools import partial
 
-from sqlalchemy import Select, delete, func, or_, select, union
+from sqlalchemy import Select, delete, func, or_, select, union, update
 from sqlalchemy.orm import Session
 
 from app import events
@@ -23,6 +24,7 @@ from app.core.tables import (
     CasePaper,
     CaseReason,
     DeletionRequest,
+    Download,
     Idempotency,
     Notice,
     Receipt,
@@ -36,6 +38,7 @@ AT_ONCE = 500
 CCPA_MONTHS = 24
 PERSONAL = (CaseDetails, CaseReason, CasePaper, Notice, CaseFile)
 ERASED = "[erased at the end of its retention]"
+BASIS = "erasure-request"  # where nobody said it in words of their own
 
 
 def months(rules: Rules, jurisdiction: str) -> int:
@@ -59,7 +62,10 @@ def erase_on(rules: Rules, request: DeletionRequest) -> datetime | None:
 
 
 def erase_due(database: Database) -> int:
-    """Erase what names people of requests whose retention is over; how many requests. The sweeper's duty."""
+    """Erase what names people of requests whose retention is over, and reasons of downloads; how many of both.
+
+    The sweeper's duty.
+    """
     with database.read() as session:
         tenants = list(session.scalars(select(Tenant.id)))
     return db.one_by_one(tenants, partial(_erase_of, database), "names of people could not be erased")
@@ -69,9 +75,17 @@ def _erase_of(database: Database, tenant_id: str) -> int:
     with database.read() as session:  # it looks at many rows: nobody waits for that
         rules, now = compliance_rules.of(session, tenant_id), db.now(session)
         found = [name for law in (True, False) for name in session.scalars(_ended_long_ago(tenant_id, rules, now, law))]
-    if not found:
+        old = select(Download.number, Download.at).where(
+            Download.tenant_id == tenant_id,
+            Download.reason.is_not(None),
+            Download.at < now - timedelta(days=28 * rules.keep_months),
+        )
+        dated = session.execute(old.order_by(Download.at).limit(AT_ONCE)).all()
+        reasons = [number for number, at in dated if later(at, rules.keep_months) <= now]
+    if not found and not reasons:
         return 0
     with database.write() as session:
+        session.execute(update(Download).where(Download.number.in_(reasons)).values(reason=None))
         rows = session.scalars(
             select(DeletionRequest)
             .where(DeletionRequest.id.in_(found), func.coalesce(DeletionRequest.received_reason, "") != ERASED)
@@ -81,7 +95,7 @@ def _erase_of(database: Database, tenant_id: str) -> int:
         due = [row for row in rows if (at := erase_on(rules, row)) is not None and at <= now]
         for row in due:
             _erase(session, row, now)
-        return len(due)
+        return len(due) + len(reasons)
 
 
 def _ended_long_ago(tenant_id: str, rules: Rules, now: datetime, ccpa: bool) -> Select[str]:
@@ -97,7 +111,7 @@ def _ended_long_ago(tenant_id: str, rules: Rules, now: datetime, ccpa: bool) -> 
         select(row.id)
         .where(row.tenant_id == tenant_id, law if ccpa else ~law)
         .where(end < now - timedelta(days=28 * months(rules, "ccpa" if ccpa else "gdpr")))
-        .where(or_(row.id.in_(named), row.received_reason.is_not(None)))
+        .where(or_(row.id.in_(named), row.received_reason.is_not(None), row.basis != BASIS))
         .where(func.coalesce(row.received_reason, "") != ERASED)
         .order_by(end, row.id)
         .limit(AT_ONCE)
@@ -112,8 +126,8 @@ def _erase(session: Session, request: DeletionRequest, now: datetime) -> None:
     # Replies that are kept for a client that asks again tell the same.
     replies = Idempotency.route.contains(f"/v1/deletion-requests/{request.id}")  # perhaps behind a proxy's path
     session.execute(delete(Idempotency).where(Idempotency.tenant_id == request.tenant_id, replies))
-    for name in ("reason", "received_reason", "extension_reason", "remains_reason"):
-        if getattr(request, name) is not None:
+    for name in ("reason", "received_reason", "extension_reason", "remains_reason", "basis"):
+        if getattr(request, name) not in (None, BASIS):
             setattr(request, name, ERASED)
             gone += 1
     request.received_reason = ERASED  # so that it is not looked at again

@@ -23,7 +23,7 @@ from sqlalchemy import (
     text,
 )
 from sqlalchemy.dialects.postgresql import JSONB
-from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, validates
 
 Json = JSON().with_variant(JSONB(), "postgresql")
 Serial = BigInteger().with_variant(Integer(), "sqlite")  # SQLite numbers only INTEGER keys by itself
@@ -590,7 +590,10 @@ class ReferenceRow(Base):
 
 
 class Receipt(Base):
-    """One thing that was purged for a request, or will be at a date. Nothing is claimed that has none."""
+    """One thing that was purged for a request, or will be at a date. Nothing is claimed that has none.
+
+    `sealed`: the newest certificate has it with these dates.
+    """
 
     __tablename__ = "receipts"
     id: Mapped[str] = mapped_column(Id, primary_key=True)
@@ -601,8 +604,21 @@ class Receipt(Base):
     digest: Mapped[str | None] = mapped_column(String(71))
     due_at: Mapped[datetime | None]
     done_at: Mapped[datetime | None]
+    sealed: Mapped[bool] = mapped_column(default=False, server_default=text("false"))
+
+    @validates("due_at", "done_at")
+    def _moved(self, _: str, moment: datetime | None) -> datetime | None:
+        self.sealed = False
+        return moment
+
     __table_args__ = (
         Index(  # what the sweeper looks for every second
+            "ix_receipts_unsealed",
+            "request_id",
+            postgresql_where=text("NOT sealed"),
+            sqlite_where=text("sealed = 0"),
+        ),
+        Index(  # the same
             "ix_receipts_pending",
             "subject",
             postgresql_where=text("done_at IS NULL"),
@@ -935,6 +951,16 @@ class Download(Base):
     key_id: Mapped[str] = mapped_column(Id)
     form: Mapped[str] = mapped_column(String(20))  # checkpoint | plain | hugging-face
     at: Mapped[datetime]
+    reason: Mapped[str | None] = mapped_column(Text)  # of a withheld one; it may name people, and goes as reasons do
+    __table_args__ = (
+        Index(
+            "ix_downloads_reasons",
+            "tenant_id",
+            "at",
+            postgresql_where=text("reason IS NOT NULL"),
+            sqlite_where=text("reason IS NOT NULL"),
+        ),
+    )
 
 
 class ModelSignature(Base):

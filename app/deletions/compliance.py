@@ -164,6 +164,7 @@ def summary(database: Database, tenant_id: str, year: int | None = None) -> dict
             "year": year,
             "received": sum(group.requests for group in groups),
             "by_status": {status.value: count for status, count in by_status.items()},
+            "by_verdict": dict(sorted(tallies.verdicts(session, tenant_id, year).items())),
             "samples": sum(group.samples for group in groups),
             "extended": sum(group.requests for group in groups if group.extended),
             "overdue": _first(session, overdue),

@@ -47,7 +47,7 @@ OTHERS = (
 )  # fmt: skip
 # What names people in requests, and goes at the end of its retention: rows of their own, free words of a request, and
 # replies that were kept for a client that asks again. The planner keeps no statistics of these columns.
-CASES = ("case_details", "case_reasons", "case_papers", "notices", "case_files", "proposals")
+CASES = ("case_details", "case_reasons", "case_papers", "notices", "case_files", "proposals", "downloads")
 WORDS = ("deletion_requests", "idempotency")
 STATISTICS = "pg_statistic"  # the planner's: they quote ids
 LOCK_SECONDS = 1.0  # who comes after us waits as long as we do

@@ -21,15 +21,16 @@ from typing import Any
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from app.core.tables import AuditRow, DeletionRequest, Job, OutcomeRow, Receipt, Version
+from app.core.tables import AuditRow, Job, OutcomeRow, Receipt, Version
 from app.evidence import transparency_log
+from app.evidence.legal import RequestFacts
 from app.evidence.signing import SigningKey, canonical
 from app.evidence.transparency_log import Proven
 
 Statement = dict[str, Any]
 
 STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
-PREDICATE_TYPE = "urn:lethe:attestation/deletion/v1"  # fixed: a new form of the statement gets a new version
+PREDICATE_TYPE = "urn:lethe:attestation/deletion/v2"  # fixed: a new form of the statement gets a new version
 PAYLOAD_TYPE = "application/vnd.in-toto+json"
 EVENT_KIND = "certificate.sealed"
 TAG_BYTES = 16
@@ -49,25 +50,11 @@ NOT_PROVED = (
     "that the times are right: they are the clock of the service",
     "whose samples these were: the tags mean nothing without the ids and the salt",
     "that this is the latest certificate of the request: a later one would name this one as superseded",
+    "that it still holds: ask the service, at /v1/certificates/{digest}/status, whether it was revoked or is contested",
 )
 
 
 # -- facts -----------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class RequestFacts:
-    """The legal life. `rule`: which reading of the law set `due_at`, which an extension at `extended_at` moved."""
-
-    id: str
-    received_at: datetime
-    due_at: datetime
-    extended_at: datetime | None
-    fulfilled_at: datetime
-    jurisdiction: str
-    rule: str
-    ground: str
-    decision: str
 
 
 @dataclass(frozen=True)
@@ -137,8 +124,11 @@ def build(facts: CertificateFacts) -> Statement:
     """The in-toto statement of the facts; its subjects are the new checkpoints.
 
     Raises:
-        ValueError: neither a model nor the dataset's content was changed, so there is nothing to certify.
+        ValueError: the request is not fulfilled yet, or neither a model nor the dataset's content was changed, so there
+            is nothing to certify.
     """
+    if facts.request.fulfilled_at is None:
+        raise ValueError("a certificate is sealed once its request is fulfilled")
     subjects = {f"{m.model}/versions/{m.version}": m.result_digest for m in facts.models}
     if not subjects and facts.dataset_digest:
         subjects = {facts.dataset: facts.dataset_digest}
@@ -155,7 +145,7 @@ def build(facts: CertificateFacts) -> Statement:
         },
         "dataset": {"id": facts.dataset, "digest": facts.dataset_digest},
         "models": [asdict(m) | {"verdict": verdict(m.audit)} for m in facts.models],
-        "receipts": [asdict(r) | {"state": "done" if r.done_at else "pending"} for r in facts.receipts],
+        "receipts": _receipts(facts.receipts),
         "not_proved": list(NOT_PROVED),
         "supersedes": facts.supersedes,
         "log": log_part(facts.log) if facts.log else None,
@@ -166,6 +156,15 @@ def build(facts: CertificateFacts) -> Statement:
         "predicateType": PREDICATE_TYPE,
         "predicate": plain(predicate),
     }
+
+
+def _receipts(facts: Iterable[ReceiptFacts]) -> list[dict[str, Any]]:
+    return [asdict(each) | {"state": "done" if each.done_at else "pending"} for each in facts]
+
+
+def has_receipts(statement: Statement, facts: Iterable[ReceiptFacts]) -> bool:
+    """Whether the statement has these receipts, as they are."""
+    return bool(statement["predicate"]["receipts"] == plain(_receipts(facts)))
 
 
 def verdict(audit: Mapping[str, Any] | None) -> str:
@@ -303,20 +302,3 @@ def _report(session: Session, version: Version) -> dict[str, Any]:
 def receipt_facts(rows: Sequence[Receipt]) -> tuple[ReceiptFacts, ...]:
     """Receipts as a certificate tells them: without the digests of what was purged, which could be guessed at."""
     return tuple(ReceiptFacts(row.subject, row.detail, row.model_id, row.done_at, row.due_at) for row in rows)
-
-
-def request_facts(request: DeletionRequest) -> RequestFacts:
-    """Raises ValueError: the request is not fulfilled yet."""
-    if request.fulfilled_at is None:
-        raise ValueError("a certificate is sealed once its request is fulfilled")
-    return RequestFacts(
-        id=request.id,
-        received_at=request.received_at,
-        due_at=request.due_at,
-        extended_at=request.extended_at,
-        fulfilled_at=request.fulfilled_at,
-        jurisdiction=request.jurisdiction,
-        rule=request.rule,
-        ground=request.basis,
-        decision=request.decision,
-    )

@@ -21,13 +21,14 @@ from sqlalchemy.orm import Session
 from app.core import db
 from app.core.db import Database
 from app.core.tables import AuditRow, DeletionRequest, Job, NegativeReport, OutcomeRow
-from app.evidence import certificate, transparency_log
+from app.evidence import certificate, legal, transparency_log
 from app.evidence.certificate import Statement
+from app.evidence.legal import RequestFacts
 from app.evidence.signing import SigningKey, canonical
 from app.evidence.transparency_log import Proven
 from app.rules.states import JobKind, JobState, Outcome
 
-PREDICATE_TYPE = "urn:lethe:attestation/no-deletion/v1"  # fixed: a new form of the statement gets a new version
+PREDICATE_TYPE = "urn:lethe:attestation/no-deletion/v2"  # fixed: a new form of the statement gets a new version
 EVENT_KIND = "negative-report.sealed"
 AT_ONCE, SEEN = 20, 1000
 WORDING = "No deletion is certified."
@@ -67,7 +68,7 @@ class NegativeFacts:
 
     issued_at: datetime
     about: str
-    request: Mapping[str, Any] | None
+    request: RequestFacts | None
     findings: tuple[Finding, ...]
     log: Proven | None = None
 
@@ -80,7 +81,8 @@ def build(facts: NegativeFacts) -> Statement:
     """
     if all(finding.certified for finding in facts.findings):
         raise ValueError("a negative report needs a finding that is no success")
-    said = {"request": facts.request, "findings": [asdict(finding) for finding in facts.findings]}
+    request = asdict(facts.request) if facts.request else None
+    said = {"request": request, "findings": [asdict(finding) for finding in facts.findings]}
     said = certificate.plain(said)
     digest = hashlib.sha256(canonical(said)).hexdigest()
     predicate = {
@@ -171,18 +173,7 @@ def _of_request(session: Session, request_id: str, now: datetime) -> NegativeFac
     if purge is not None and purge.state != JobState.SUCCEEDED and purge.problem:
         why = f"the samples could not be erased: {purge.problem['detail']}"
         findings.append(Finding(None, None, purge.id, "not-erased", None, "not audited", why, None))
-    facts = {
-        "id": request.id,
-        "received_at": request.received_at,
-        "due_at": request.due_at,
-        "extended_at": request.extended_at,
-        "fulfilled_at": request.fulfilled_at,
-        "jurisdiction": request.jurisdiction,
-        "rule": request.rule,
-        "ground": request.basis,
-        "decision": request.decision,
-    }
-    return NegativeFacts(now, request_id, facts, tuple(findings))
+    return NegativeFacts(now, request_id, legal.of(session, request), tuple(findings))
 
 
 def _of_outcome(session: Session, outcome: OutcomeRow) -> Finding:

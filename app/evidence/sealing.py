@@ -6,7 +6,7 @@ import hashlib
 import json
 import logging
 
-from sqlalchemy import func, select
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from app.core import db
@@ -24,7 +24,7 @@ from app.core.tables import (
     SigningKeyRow,
     Tenant,
 )
-from app.evidence import certificate, signing, transparency_log
+from app.evidence import certificate, legal, signing, transparency_log
 from app.evidence.certificate import CertificateFacts
 from app.evidence.signing import KnownKey, SigningKey
 
@@ -114,25 +114,18 @@ def shred(session: Session, request: DeletionRequest) -> bool:
 
 
 def seal_due(database: Database, key: SigningKey, log_name: str) -> int:
-    """Seal fulfilled requests that have no certificate, or whose receipts have moved since; how many.
+    """Seal fulfilled requests of which no certificate has all receipts with their dates as they are; how many.
 
     One that cannot be sealed keeps none of the others from it.
     """
-    done = (
-        select(func.count())
-        .where(Receipt.request_id == DeletionRequest.id, Receipt.done_at.is_not(None))
-        .scalar_subquery()
-    )
-    sealed = (
-        select(func.max(CertificateRow.receipts_done))
-        .where(CertificateRow.request_id == DeletionRequest.id)
-        .scalar_subquery()
-    )
     with database.read() as session:
-        due = select(DeletionRequest.id).where(
-            DeletionRequest.fulfilled_at.is_not(None), func.coalesce(sealed, -1) < done
+        due = (
+            select(Receipt.request_id)
+            .join(DeletionRequest, DeletionRequest.id == Receipt.request_id)
+            .where(~Receipt.sealed, DeletionRequest.fulfilled_at.is_not(None))
+            .distinct()
         )
-        request_ids = list(session.scalars(due.order_by(DeletionRequest.id).limit(SEEN)))
+        request_ids = list(session.scalars(due.order_by(Receipt.request_id).limit(SEEN)))
 
     def seal(request_id: str) -> bool:
         with database.write() as session:
@@ -141,13 +134,23 @@ def seal_due(database: Database, key: SigningKey, log_name: str) -> int:
     return db.one_by_one(request_ids, seal, "a request could not be sealed", most=AT_ONCE)
 
 
+def is_behind(session: Session, request: DeletionRequest) -> bool:
+    """Whether the request is fulfilled, and its newest certificate does not have it as it is."""
+    unsealed = select(Receipt.id).where(Receipt.request_id == request.id, ~Receipt.sealed)
+    return request.fulfilled_at is not None and session.scalars(unsealed.limit(1)).first() is not None
+
+
 def _seal(session: Session, request_id: str, key: SigningKey, log_name: str) -> bool:
     request = session.get_one(DeletionRequest, request_id, with_for_update=True)
-    receipts = session.scalars(select(Receipt).where(Receipt.request_id == request.id).order_by(Receipt.id)).all()
-    done = sum(receipt.done_at is not None for receipt in receipts)
-    earlier = latest(session, request_id)
-    if earlier is not None and earlier.receipts_done >= done:
-        return False  # another sweeper was faster
+    mine = select(Receipt).where(Receipt.request_id == request.id).order_by(Receipt.id)
+    receipts = session.scalars(mine.with_for_update()).all()  # nobody gives one another date meanwhile
+    told, earlier = certificate.receipt_facts(receipts), latest(session, request_id)
+    for receipt in receipts:
+        receipt.sealed = True
+    if earlier is not None and earlier.revoked_at is not None:
+        return False  # its controller does not stand behind it: a date that passes does not overrule that
+    if earlier is not None and certificate.has_receipts(certificate.opened(earlier.envelope), told):
+        return False  # another sweeper was faster, or a date is what it was
     # A model that had no version when its job ran learned nothing, and has nothing to show.
     shown = (OutcomeRow.request_id == request.id, OutcomeRow.version.is_not(None))
     outcomes = select(OutcomeRow).where(*shown).order_by(OutcomeRow.model_id)
@@ -157,12 +160,12 @@ def _seal(session: Session, request_id: str, key: SigningKey, log_name: str) -> 
     now = db.now(session)
     facts = CertificateFacts(
         issued_at=now,
-        request=certificate.request_facts(request),
+        request=legal.of(session, request),
         dataset=request.dataset_id,
         dataset_digest=NOTHING if dataset.state == "erased" else dataset.images,
         tags=tuple(tags[start : start + TAG_BYTES] for start in range(0, len(tags), TAG_BYTES)),
         models=tuple(certificate.model_facts(session, row) for row in session.scalars(outcomes).all()),
-        receipts=certificate.receipt_facts(receipts),
+        receipts=told,
         supersedes=earlier.digest if earlier else None,
     )
     sealed = certificate.seal(session, request.tenant_id, facts, key, log_name)
@@ -172,7 +175,7 @@ def _seal(session: Session, request_id: str, key: SigningKey, log_name: str) -> 
             tenant_id=request.tenant_id,
             request_id=request.id,
             supersedes=facts.supersedes,
-            receipts_done=done,
+            receipts_done=sum(receipt.done_at is not None for receipt in receipts),
             envelope=json.dumps(sealed.envelope),
             issued_at=now,
         )

@@ -27,7 +27,8 @@ from app.core.db import Database
 from app.core.positions import Positions, unpack
 from app.core.tables import Dataset, DeletionRequest, Model, Sample, Suppression
 from app.datasets import records as datasets
-from app.evidence import transparency_log
+from app.evidence import legal, transparency_log
+from app.evidence.legal import Identity, Refusal
 from app.formats.manifest import ERASED_PREFIX
 
 log = logging.getLogger("lethe.erasures")
@@ -39,10 +40,25 @@ SET_BACK = OVERLAP / 2  # where the clock went back further, all is looked at on
 
 
 @dataclass(frozen=True)
+class Law:
+    """Of a request's legal life what its certificate needs, and no free words: those cannot be erased from a file."""
+
+    posted_at: datetime | None
+    extended_at: datetime | None
+    confirmed_at: datetime | None
+    ground: str | None
+    complaint_about: str | None
+    case_id: str | None
+    identity: Identity
+    refused: list[Refusal]
+
+
+@dataclass(frozen=True)
 class Line:
     """One fulfilled request. `samples`: keyed digests. `log_size`, `log_root`: the tenant's log when it was written.
 
     `check`: what shows that another LETHE_SECRET wrote it. `carried_for`: the model whose deletion carried the samples.
+    law: None in lines of earlier versions.
     """
 
     request: str
@@ -53,7 +69,6 @@ class Line:
     carried_for: str | None
     jurisdiction: str
     rule: str
-    basis: str
     by_subject: bool
     received_at: datetime
     due_at: datetime
@@ -61,6 +76,7 @@ class Line:
     samples: list[str]
     log_size: int
     log_root: str
+    law: Law | None = None
 
 
 @dataclass(frozen=True)
@@ -250,7 +266,6 @@ def _line(session: Session, settings: Settings, request: DeletionRequest) -> Lin
         carried_for=session.get_one(Dataset, request.dataset_id).carried_for,
         jurisdiction=request.jurisdiction,
         rule=request.rule,
-        basis=request.basis,
         by_subject=request.by_subject,
         received_at=request.received_at,
         due_at=request.due_at,
@@ -258,6 +273,16 @@ def _line(session: Session, settings: Settings, request: DeletionRequest) -> Lin
         samples=[digest_of(settings, request.dataset_id, name) for name in names],
         log_size=head.size if head else 0,
         log_root=head.root.hex() if head else "",
+        law=Law(
+            posted_at=request.posted_at,
+            extended_at=request.extended_at,
+            confirmed_at=request.confirmed_at,
+            ground=request.ground,
+            complaint_about=request.complaint_about,
+            case_id=request.case_id,
+            identity=legal.identity_of(request),
+            refused=list(legal.refused(request)),
+        ),
     )
 
 

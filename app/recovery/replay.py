@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from sqlalchemy import ColumnElement, select
@@ -34,6 +35,7 @@ from app.rules.states import Decision, JobKind, JobState, Outcome
 log = logging.getLogger("lethe.replay")
 
 RESTORED, LOST = "log.restored", "request.lost"  # events
+BASIS = "restored from the erasure ledger"  # which has no free words
 
 
 class LedgerError(Exception):
@@ -256,13 +258,14 @@ def _replay(session: Session, settings: Settings, places: _Places, line: Line) -
         return "fulfilled"
     positions = places.of(session, dataset, line)
     if request is not None:
-        _reopen(session, request, positions)
+        _reopen(session, request, positions, line)
         return "reopened"
     return _ask_again(session, settings, dataset, positions, line)
 
 
-def _reopen(session: Session, request: DeletionRequest, positions: Positions) -> None:
-    """In the backup the request is still open: it goes on, with the samples that were granted."""
+def _reopen(session: Session, request: DeletionRequest, positions: Positions, line: Line) -> None:
+    """In the backup the request is still open: it goes on, with the samples that were granted and the dates that it
+    had at its end."""
     if request.replayed_at is not None:
         return
     own = unpack(request.positions)
@@ -274,10 +277,33 @@ def _reopen(session: Session, request: DeletionRequest, positions: Positions) ->
         of.requested = marked(of.requested, dataset.sample_count, refused, value=False)
         request.positions, request.sample_count = pack(np.intersect1d(own, positions)), len(own) - len(refused)
         request.refused_count += len(refused)
+    for name, value in _law_of(line).items():
+        setattr(request, name, value)
     request.replayed_at = db.now(session)
     if request.decision == Decision.HELD:
-        decisions.release(session, request)
+        decisions.resume(session, request)
     events.record(session, request.tenant_id, "request.replayed", request.id)
+
+
+def _law_of(line: Line) -> dict[str, Any]:
+    """The columns of the request that the line's law has; none of a line of an earlier version."""
+    if (law := line.law) is None:
+        return {}
+    return {
+        "due_at": line.due_at,
+        "posted_at": law.posted_at,
+        "extended_at": law.extended_at,
+        "confirmed_at": law.confirmed_at,
+        "ground": law.ground,
+        "complaint_about": law.complaint_about,
+        "case_id": law.case_id,
+        "identity": law.identity.status,
+        "identity_asked_at": law.identity.asked_at,
+        "identity_until": law.identity.until,
+        "identity_ended_at": law.identity.ended_at,
+        "refused_count": sum(each.samples for each in law.refused),
+        "refusal_ground": law.refused[-1].ground if law.refused else None,
+    }
 
 
 def _ask_again(session: Session, settings: Settings, dataset: Dataset, positions: Positions, line: Line) -> str:
@@ -300,7 +326,7 @@ def _ask_again(session: Session, settings: Settings, dataset: Dataset, positions
         dataset_id=dataset.id,
         model_id=line.model,
         jurisdiction=line.jurisdiction,
-        basis=line.basis,
+        basis=BASIS,
         allow_data_loss=True,
         again={
             "id": line.request,
@@ -309,6 +335,7 @@ def _ask_again(session: Session, settings: Settings, dataset: Dataset, positions
             "received_at": line.received_at,
             "due_at": line.due_at,
             "replayed_at": db.now(session),
+            **_law_of(line),
         },
     )
     [found] = accept.accept_many(session, settings, locking.lock(session, [order]), [order], db.now(session))

@@ -260,7 +260,9 @@ def find(
 
 def notice(
     thing: RequestId,
-    kind: Annotated[str, typer.Argument(metavar="KIND", help="acknowledgement, extension, refusal or completion.")],
+    kind: Annotated[
+        str, typer.Argument(metavar="KIND", help="acknowledgement, identity, extension, refusal or completion.")
+    ],
     language: Annotated[str | None, typer.Option(help="en, de or fr; without it: that of your rules.")] = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="PDF to write; else the text is shown.")] = None,
     sent: Annotated[str | None, typer.Option(help="Mark it as sent: letter, e-mail …")] = None,
@@ -405,6 +407,7 @@ def summary(year: Year = None, as_json: AsJson = False) -> None:
         found = calls.compliance.summary(year)
     rows: list[tuple[str, Any]] = [("as of", local(found["as_of"])), ("received", found["received"])]
     rows += [(status, count) for status, count in found["by_status"].items() if count]
+    rows += [(f"models, {verdict}", count) for verdict, count in found["by_verdict"].items()]
     rows += [(name.replace("_", " "), found[name]) for name in ("samples", "extended", "answered_late")]
     rows += [("mean days", found["mean_days"]), ("median days", found["median_days"])]
     lists = (

@@ -172,14 +172,16 @@ def case_manifest() -> bytes:
         "wording": "w",
         "issued_at": "2026-03-12T09:30:00.000000Z",
         "request": "del_1",
+        "status": "accepted",
         "certificate": None,
+        "certificates": [],
         "not_proved": [],
     }
     subject = [{"name": "proof.json", "digest": {"sha256": "ab" * 32}}]
     return json.dumps(
         {
             "_type": verify.STATEMENT_TYPE,
-            "predicateType": verify.CASE_TYPE,
+            "predicateType": verify.CASE_TYPES[0],
             "predicate": predicate,
             "subject": subject,
         }

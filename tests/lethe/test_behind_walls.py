@@ -253,7 +253,8 @@ DOCUMENT = {"id": WORD, "name": WORD, "state": "dead", "current_version": 1, "st
 COUNTS = (
     "received", "samples", "extended", "answered_late", "mean_days", "median_days", "overdue_count", "due_soon_count"
 )  # fmt: skip
-DOCUMENT |= {"as_of": WORD, "by_status": {WORD: 1}, "overdue": [WORD], "due_soon": [], **dict.fromkeys(COUNTS, 1)}
+DOCUMENT |= dict.fromkeys(("by_status", "by_verdict"), {WORD: 1})
+DOCUMENT |= {"as_of": WORD, "overdue": [WORD], "due_soon": [], **dict.fromkeys(COUNTS, 1)}
 
 def answer(request):
     path = request.url.path

@@ -93,13 +93,48 @@ def test_an_untouched_certificate_is_verified():
     assert found.not_proved == [*certificate.NOT_PROVED, "the audit does not show: other attacks"]
 
 
-def test_a_certificate_of_version_0_1_is_verified():
-    of_0_1 = with_value(STATEMENT, "https://lethe.invalid/attestation/deletion/v1", "predicateType")
-    found = report(logged_as_it_is(of_0_1))
+FIRST_FORM = {
+    "id", "received_at", "due_at", "extended_at", "fulfilled_at", "jurisdiction", "rule", "ground", "decision",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", verify.EARLIER_TYPES)
+def test_certificates_of_earlier_forms_are_verified_and_each_form_has_its_own_members(name):
+    first = copy.deepcopy(STATEMENT) | {"predicateType": name}
+    first["predicate"]["request"] = {n: v for n, v in STATEMENT["predicate"]["request"].items() if n in FIRST_FORM}
+    found = report(logged_as_it_is(first))
     assert found.verified, failures(found)
-    assert not report(
-        logged_as_it_is(with_value(STATEMENT, "urn:lethe:attestation/deletion/v2", "predicateType"))
-    ).verified
+    assert "in time" in found.says[1]
+    for mixed in (
+        with_value(STATEMENT, name, "predicateType"),
+        with_value(first, verify.PREDICATE_TYPE, "predicateType"),
+    ):
+        assert "members" in failures(report(logged_as_it_is(mixed)))["signature"]
+    later = with_value(STATEMENT, "urn:lethe:attestation/deletion/v3", "predicateType")
+    assert not report(logged_as_it_is(later)).verified
+
+
+def test_the_legal_life_is_told():
+    told = report(ENVELOPE).says
+    assert "entered 2026-03-03T09:30:00.000000Z; its legal ground is 17(1)(b)" in told
+    assert any(line.startswith("the identity is confirmed: asked 2026-03-04") for line in told)
+    assert "REFUSED: 2 samples of it, 17(3)(e)" in told
+    assert "refused 2026-03-05T09:30:00.000000Z by key_2, proposed by key_1" in told
+
+
+HERE = Path(__file__).parent / "first_form"
+
+
+def test_a_case_file_of_the_first_form_is_verified():
+    """Made by the service before statements had their second form, with words of an officer as the ground."""
+    keys = verify.read_trust((HERE / "trust.json").read_bytes())
+    found = verify.verify_case((HERE / "case.zip").read_bytes(), keys)
+    assert found.verified, failures(found)
+    told = "\n".join(found.says)
+    assert "1 sample of it was refused, 17(3)(e)" in told
+    assert "it was extended: due " in told
+    assert "NO DELETION IS CERTIFIED" in told
+    assert {check.name for check in found.checks} >= {"negative-report.json, signature", "certificate.json, signature"}
 
 
 @pytest.mark.parametrize("path", leaves_of(STATEMENT), ids=lambda path: ".".join(map(str, path)))
@@ -626,7 +661,7 @@ def test_a_signed_manifest_that_names_a_part_without_its_digest_is_refused_and_r
     predicate = {"wording": "", "issued_at": "2026-03-12T09:30:00.000000Z", "request": "del_1", "certificate": None}
     statement = {
         "_type": verify.STATEMENT_TYPE,
-        "predicateType": verify.CASE_TYPE,
+        "predicateType": verify.CASE_TYPES[1],
         "predicate": predicate | {"not_proved": []},
     }
     for digest, words in (
@@ -652,7 +687,7 @@ def test_names_of_parts_with_endless_numbers_are_an_answer():
     }
     statement = {
         "_type": verify.STATEMENT_TYPE,
-        "predicateType": verify.CASE_TYPE,
+        "predicateType": verify.CASE_TYPES[1],
         "predicate": predicate,
         "subject": subject,
     }

@@ -6,14 +6,22 @@ import json
 import subprocess
 import sys
 import warnings
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
-from app.evidence.certificate import opened
+from app.cases import file
+from app.core import db
+from app.core.tables import DeletionRequest, Receipt
+from app.deletions import retention
+from app.evidence import sealing
+from app.evidence.certificate import opened, sign
 from lethe import verify
 from tests.app.cases.sealed import REQUESTS, case_of, faults, parts, sweep, trusted, zipped
+from tests.app.cases.test_people import PEOPLE, upload
 from tests.helpers import as_other, is_problem
+from tests.support import Account
 from tests.trained import Trained
 
 
@@ -38,7 +46,7 @@ def test_a_case_file_verifies_and_each_tampered_copy_is_refused(fulfilled: tuple
         "case.pdf", "case.json", "certificate.json", "trust.json", "head.txt", "proof.json", "README.txt", "verify.py",
         f"audit-{model}.json", f"audit-{model}.html", f"policy-{model}.json", "manifest.json",
     }  # fmt: skip
-    assert any(name.startswith("notices/completion-") for name in found)
+    assert any(name.startswith("notices/not-sent-completion-") for name in found)
     certified = opened(found["certificate.json"].decode())["predicate"]["models"][0]["audit"]["report"]
     assert certified == f"sha256:{verify.hashlib.sha256(found[f'audit-{model}.json']).hexdigest()}"
     assert json.loads(found["case.json"])["request"]["reference"] == "Anna Müller, letter 4"
@@ -102,8 +110,9 @@ def test_refused_extended_and_held_requests_have_signed_records(trained: Trained
     assert "certificate.json" not in found
     assert all(b"Anna" not in verify.unbase64(json.loads(found[f"decision-{n}.json"])["payload"]) for n in (1, 2, 3))
     report = verify.verify_case(case, keys)
-    assert any("was refused, 17(3)(e)" in line for line in report.says)
-    assert [line for line in report.says if "was extended" in line]
+    assert any("2 samples of it were refused, 17(3)(e)" in line for line in report.says)
+    assert any("was extended" in line for line in report.says)
+    assert f"then the request {made['id']} was refused" in report.says
     swapped = found | {"decision-1.json": found["decision-3.json"]}
     assert faults(zipped(swapped), keys) == {"decision-1.json": "has the content of decision-3.json"}
 
@@ -158,3 +167,158 @@ def test_a_certificate_has_a_status(trained: Trained) -> None:
     sweep(account)
     entries = account.get("/v1/log/entries", limit=1000)["entries"]
     assert [each["data"]["certificate"] for each in entries if each["kind"] == "certificate.revoked"] == [row["digest"]]
+
+
+def newest(account: Account, request: str) -> str:
+    return str(account.get("/v1/certificates", request=request)["items"][0]["digest"])
+
+
+def says(case: bytes, keys: list[verify.TrustedKey]) -> str:
+    """What the command prints of a file that is verified."""
+    report = verify.verify_case(case, keys)
+    assert report.verified, faults(case, keys)
+    return verify.show(report)
+
+
+def test_a_later_date_of_what_is_left_gets_a_certificate_that_says_so(trained: Trained) -> None:
+    """As seen: the old certificate stayed valid and read "in time", while the API said incomplete."""
+    account = trained.account
+    made = trained.forget(trained.ids[:2])
+    assert "NOT COMPLETE" not in says(case_of(account, made["id"]), trusted(account))
+    first = newest(account, made["id"])
+    until = datetime.now(UTC) + timedelta(days=80)
+    body = {"until": f"{until:%Y-%m-%d}", "reason": "the pool takes nine days to build"}
+    assert account.post(f"{REQUESTS}/{made['id']}:keep-remains", body)["status"] == "incomplete"
+    case, keys = case_of(account, made["id"]), trusted(account)
+    assert account.get(f"/v1/certificates/{first}/status")["superseded_by"] == newest(account, made["id"])
+    told = says(case, keys)
+    assert f"NOT COMPLETE before {until:%Y-%m-%d}" in told
+    assert f"what is left of it was given time until {until:%Y-%m-%d}" in told
+    document = json.loads(parts(case)["case.json"])
+    assert document["request"]["remains_reason"] == body["reason"]
+    assert document["request"]["remains_until"][:10] == body["until"]
+    sweep(account)
+    assert len(account.get("/v1/certificates", request=made["id"])["items"]) == 2, "once"
+
+
+def test_a_revoked_certificate_is_called_that_by_the_case_file_and_the_verifier(trained: Trained) -> None:
+    """As seen: a case file made after the revocation told nothing of it."""
+    account = trained.account
+    made = trained.forget(trained.ids[:2])
+    early = case_of(account, made["id"])
+    digest = newest(account, made["id"])
+    account.post(f"/v1/certificates/{digest}:revoke", {"reason": "another Anna's pictures"})
+    case, keys = case_of(account, made["id"]), trusted(account)
+    since = account.get(f"/v1/certificates/{digest}/status")["since"]
+    told = says(case, keys)
+    assert told.endswith(f"Its certificate was REVOKED on {since}: do not rely on it.")
+    assert f"the certificate {digest} was REVOKED" in told
+    assert "REVOKED" not in says(early, keys)
+    [standing] = json.loads(parts(case)["case.json"])["certificates"]
+    assert (standing["status"], standing["since"]) == ("revoked", since)
+    assert "Anna" not in str(verify.unbase64(json.loads(parts(case)["decision-1.json"])["payload"]))
+    assert "/v1/certificates/DIGEST/status" in parts(case)["README.txt"].decode()
+    # a date that passes does not make another certificate that nobody revoked
+    assert retention.retire_due_pools(account.database) == 0
+    with account.database.write() as session:
+        for receipt in session.query(Receipt).filter(Receipt.subject == "reference-pool"):
+            receipt.done_at = db.now(session)
+    sweep(account)
+    assert newest(account, made["id"]) == digest
+
+
+def test_a_revocation_that_the_manifest_hides_is_found(trained: Trained) -> None:
+    account = trained.account
+    made = trained.forget(trained.ids[:2])
+    sweep(account)
+    account.post(f"/v1/certificates/{newest(account, made['id'])}:revoke", {"reason": "wrong person"})
+    found = parts(case_of(account, made["id"]))
+    signing = sealing.open_key(account.database, account.settings)
+    statement = opened(found["manifest.json"].decode())
+    statement["predicate"]["certificates"][0]["status"] = "valid"
+    found["manifest.json"] = json.dumps(sign(statement, signing)).encode()
+    words = faults(zipped(found), trusted(account))
+    assert words == {"decision-1.json": "it revokes a certificate that the manifest calls valid"}
+    statement["predicate"]["certificates"] = []
+    found["manifest.json"] = json.dumps(sign(statement, signing)).encode()
+    words = faults(zipped(found), trusted(account))
+    assert words == {"manifest.json": "the manifest does not say how its certificate stands"}
+
+
+def test_a_contested_certificate_says_by_whom(trained: Trained) -> None:
+    account = trained.account
+    made = trained.forget(trained.ids[:2])
+    sweep(account)
+    again = account.post(REQUESTS, {"dataset": trained.dataset, "complaint_about": made["id"]})
+    case, keys = case_of(account, made["id"]), trusted(account)
+    assert f"was CONTESTED by {again['id']}, since " in says(case, keys)
+
+
+def test_each_record_tells_its_own_decision(trained: Trained) -> None:
+    """As seen: two partial refusals both read as the second, and an extension showed a date that a pause had moved."""
+    account = trained.account
+    made = trained.delete(trained.ids[:6], jurisdiction="gdpr")
+    where = f"{REQUESTS}/{made['id']}"
+    extended = account.post(f"{where}:extend", {"reason": "many letters"})["due_at"]
+    account.post(f"{where}:refuse", {"reason": "a", "ground": "17(3)(e)", "sample_ids": trained.ids[:2]})
+    account.post(f"{where}:refuse", {"reason": "b", "ground": "17(3)(b)", "sample_ids": trained.ids[2:3]})
+    until = datetime.now(UTC) + timedelta(days=20)
+    account.post(f"{where}:identity", {"status": "asked", "until": f"{until:%Y-%m-%d}"})
+    moved = account.post(f"{where}:identity", {"status": "refused"})["due_at"]
+    with account.database.write() as session:  # as after a pause of days
+        session.get_one(DeletionRequest, made["id"]).due_at += timedelta(days=9)
+    told = says(case_of(account, made["id"]), trusted(account))
+    assert "2 samples of it were refused, 17(3)(e)" in told
+    assert "1 sample of it was refused, 17(3)(b)" in told
+    assert f"it was extended: due {extended} instead of {made['due_at']}" in told
+    assert moved == extended, "asked and answered on one day"
+    assert f"then the request {made['id']} was held" in told
+
+
+def test_the_case_says_which_letters_were_sent_which_papers_came_and_who_was_told(trained: Trained) -> None:
+    account = trained.account
+    account.http.get(f"{trained.where}/versions/1/checkpoint").raise_for_status()
+    made = trained.delete(trained.ids[:4])
+    where = f"{REQUESTS}/{made['id']}"
+    sent = account.post(f"{where}/notices", {"kind": "acknowledgement"})
+    account.post(f"{where}/notices/{sent['id']}:sent", {"how": "registered letter"})
+    account.post(f"{where}/papers", {"kind": "letter", "name": "Brief.pdf", "content": "aGk="})
+    account.post(f"{where}:refuse", {"reason": "a lawsuit", "ground": "17(3)(e)", "sample_ids": trained.ids[:1]})
+    account.work()
+    account.post(f"{where}/notices", {"kind": "completion"})
+    account.post(f"{where}:recall", {})
+    found = parts(case_of(account, made["id"], with_papers=True))
+    document = json.loads(found["case.json"])
+    letters = {row["kind"]: row for row in document["notices"]}
+    assert (letters["acknowledgement"]["sent_how"], letters["acknowledgement"]["sent_by_name"]) == (
+        "registered letter",
+        "first key",
+    )
+    assert letters["completion"]["sent_at"] is None
+    assert letters["acknowledgement"]["file"] == f"notices/acknowledgement-{sent['id']}.pdf"
+    assert letters["completion"]["file"].startswith("notices/not-sent-completion-")
+    assert {row["file"] for row in document["notices"]} == {name for name in found if name.startswith("notices/")}
+    [paper] = document["papers"]
+    assert (paper["kind"], paper["name"]) == ("letter", "Brief.pdf")
+    assert found[paper["file"]] == b"hi"
+    [recalled] = document["recalls"]
+    assert [each["name"] for each in recalled["recipients"]] == ["first key"]
+    assert [each["by"][0]["form"] for each in document["fetched"]] == ["checkpoint"]
+    [bare] = json.loads(parts(case_of(account, made["id"]))["case.json"])["papers"]
+    assert bare["file"] is None
+    printed = file._happened(next(each for each in document["history"] if each["kind"] == "request.refused"))
+    assert printed == "request.refused · first key · ground: 17(3)(e) · samples: 1 · a lawsuit"
+    assert file._sending(letters["completion"]).endswith("NOT MARKED AS SENT")
+
+
+def test_the_requests_of_one_letter_name_each_other(account: Account) -> None:
+    for number, name in enumerate(("clinic", "archive")):
+        upload(account, name, PEOPLE, number)
+    spread = account.post(
+        f"{REQUESTS}:span", {"subjects": ["anna"], "like": {"dataset": "archive", "jurisdiction": "gdpr"}}
+    )
+    account.work()
+    one, two = spread["requests"]
+    document = json.loads(parts(case_of(account, one))["case.json"])
+    assert [(each["id"], each["status"]) for each in document["same_letter"]] == [(two, "fulfilled")]
+    assert document["request"]["case"] == spread["case"]

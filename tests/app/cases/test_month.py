@@ -151,7 +151,7 @@ def test_an_officers_month(trained: Trained, tmp_path: Path) -> None:
         (folder / f"case-{number}.zip").write_bytes(case)
     said = verified_alone(folder, range(12))
     assert said.count("The case file is verified.") == 12
-    assert said.count("was refused, 17(3)(e)") == 1
+    assert said.count("2 samples of it were refused, 17(3)(e)") == 1
     assert said.count("LATE") == 1
 
     for number, case in enumerate(cases):

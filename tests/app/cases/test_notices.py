@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import logging
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
@@ -17,9 +17,9 @@ from tests.trained import Trained
 RULES = {"controller": "Beispiel GmbH\nHauptstraße 1", "contact": "privacy@example.org", "authority": "LfDI"}
 
 
-@pytest.mark.parametrize("kind", notices.KINDS)
+@pytest.mark.parametrize("kind", notices.TEXTS)
 @pytest.mark.parametrize("language", notices.LANGUAGES)
-def test_every_shipped_text_has_known_fields_alone(kind: notices.Kind, language: notices.Language) -> None:
+def test_every_shipped_text_has_known_fields_alone(kind: notices.Text, language: notices.Language) -> None:
     subject, body = notices.shipped(kind, language)
     notices.check(subject)
     notices.check(body)
@@ -29,6 +29,13 @@ def test_every_shipped_text_has_known_fields_alone(kind: notices.Kind, language:
     if kind in ("extension", "refusal"):  # Art. 12(4): the complaint and the court
         assert "{{authority}}" in body
         assert any(word in body for word in ("court", "Gericht", "tribunal"))
+    if kind.endswith("-ccpa"):  # which knows no supervisory authority
+        assert "{{authority}}" not in body
+        assert not any(word in body for word in ("supervisory", "Aufsichtsbehörde", "autorité de contrôle"))
+    if kind == "refusal-ccpa":
+        assert "cppa.ca.gov" in body
+    if kind == "identity":
+        assert {"{{identity_until}}", "{{due_on}}"} <= set(body.split()) | {word.strip(".,") for word in body.split()}
 
 
 @pytest.mark.parametrize(
@@ -101,6 +108,47 @@ def test_a_tenant_has_its_own_words(trained: Trained) -> None:
     assert notice["body"] == "<b>{{due_on}}</b> / 17(3)(e): legal claims"
     assert account.http.delete(where).status_code == 204
     assert account.get(where)["updated_at"] is None
+
+
+@pytest.mark.parametrize(
+    ("law", "words", "not_there"),
+    [
+        ("gdpr:DE", "supervisory authority: LfDI", "cppa"),
+        ("ccpa", "California Privacy Protection Agency", "supervisory"),
+        ("uk-gdpr", "supervisory authority: LfDI", "cppa"),
+    ],
+)
+def test_a_refusal_says_what_its_law_says(trained: Trained, law: str, words: str, not_there: str) -> None:
+    account = trained.account
+    account.http.put("/v1/compliance/rules", json=RULES).raise_for_status()
+    made = trained.delete(trained.ids[:2], jurisdiction=law)
+    account.post(f"{REQUESTS}/{made['id']}:refuse", {"reason": "needed"})
+    notice = account.post(f"{REQUESTS}/{made['id']}/notices", {"kind": "refusal"})
+    assert words in " ".join(notice["body"].split())
+    assert not_there not in notice["body"]
+    own = {"subject": "{{request}}", "body": "our own words"}
+    account.http.put("/v1/compliance/templates/refusal-ccpa/en", json=own).raise_for_status()
+    again = account.post(f"{REQUESTS}/{made['id']}/notices", {"kind": "refusal"})
+    assert (again["body"] == "our own words") == (law == "ccpa")
+
+
+def test_under_the_uk_gdpr_the_authority_is_known(trained: Trained) -> None:
+    made = trained.delete(trained.ids[:2], jurisdiction="uk-gdpr")
+    trained.account.post(f"{REQUESTS}/{made['id']}:refuse", {"reason": "needed"})
+    notice = trained.account.post(f"{REQUESTS}/{made['id']}/notices", {"kind": "refusal"})
+    assert "Information Commissioner" in notice["body"]
+
+
+def test_a_letter_asks_for_the_proof_of_identity(trained: Trained) -> None:
+    account = trained.account
+    made = trained.delete(trained.ids[:2])
+    where = f"{REQUESTS}/{made['id']}"
+    is_problem(account.http.post(f"{where}/notices", json={"kind": "identity"}), 409, "notice-too-early")
+    until = (datetime.now(UTC) + timedelta(days=14)).date().isoformat()
+    asked = account.post(f"{where}:identity", {"status": "asked", "until": until})
+    notice = account.post(f"{where}/notices", {"kind": "identity"})
+    assert f"by {until}" in notice["body"]
+    assert asked["due_at"][:10] in notice["body"]
 
 
 def test_papers_are_bounded_and_never_shown(trained: Trained) -> None:

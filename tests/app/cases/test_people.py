@@ -13,8 +13,10 @@ from sqlalchemy import select, update
 
 from app.cases import draft, retention
 from app.core import db
-from app.core.tables import Base, Dataset, DeletionRequest, Sample
+from app.core.tables import Base, CertificateRow, Dataset, DeletionRequest, Download, NegativeReport, Sample
+from app.evidence import certificate, negative
 from app.formats.manifest import SourceError
+from app.recovery import erasure_ledger
 from tests.app.cases.sealed import REQUESTS, case_of, log_of, parts, sweep
 from tests.app.datasets.test_shards import part, put
 from tests.app.datasets.test_uploads import dataset
@@ -231,24 +233,34 @@ PLANTED = "Wilhelmina-von-Plantagenet"
 def test_what_names_people_is_in_its_own_tables_and_goes_with_a_receipt(trained: Trained) -> None:
     account = trained.account
     account.http.put("/v1/compliance/rules", json={"keep_months": 1}).raise_for_status()
-    made = trained.forget(trained.ids[:2], reference=f"letter of {PLANTED}")
+    made = trained.forget(trained.ids[:2], reference=f"letter of {PLANTED}", basis=f"consent of {PLANTED}")
     where = f"{REQUESTS}/{made['id']}"
     refused = trained.delete(trained.ids[4:6], reference=PLANTED, jurisdiction="ccpa")
     account.post(f"{REQUESTS}/{refused['id']}:identity", {"status": "confirmed", "note": f"saw {PLANTED}'s passport"})
     account.post(f"{REQUESTS}/{refused['id']}:refuse", {"reason": f"{PLANTED} wrote 300 letters"})
     account.post(f"{where}/notices", {"kind": "completion"})
     account.post(f"{where}/papers", {"kind": "letter", "name": f"{PLANTED}.pdf", "content": "aGk="})
+    why = {"reason": f"{PLANTED} sues"}
+    fetched = account.http.get(f"{trained.where}/versions/1/checkpoint", params=why)
+    assert fetched.status_code == 200
     case = case_of(account, made["id"], with_papers=True)
     assert PLANTED.encode() in parts(case)["case.json"]
     sweep(account)
-    personal = {table.__tablename__ for table in retention.PERSONAL} | {"deletion_requests", "idempotency"}
+    personal = {table.__tablename__ for table in retention.PERSONAL} | {"deletion_requests", "idempotency", "downloads"}
     assert holders(account) <= personal
     assert PLANTED not in str(log_of(account))
     assert PLANTED not in account.http.get("/metrics").text
     assert PLANTED not in json.dumps(account.get("/v1/certificates", request=made["id"]))
+    statements = signed(account)
+    assert {kind for kind, _ in statements} == {certificate.PREDICATE_TYPE, negative.PREDICATE_TYPE}
+    assert PLANTED not in str(statements)
+    ledger = account.settings.data_dir / "ledger"
+    erasure_ledger.Keeper(account.database, account.settings, ledger).keep()
+    assert made["id"] in ledger.read_text()
+    assert PLANTED not in ledger.read_text()
     assert retention.erase_due(account.database) == 0
     move(account, -timedelta(days=40))
-    assert retention.erase_due(account.database) == 1  # the other is under the CCPA, which asks for 24 months
+    assert retention.erase_due(account.database) == 2  # a download; the other is under the CCPA: 24 months
     assert retention.erase_due(account.database) == 0
     move(account, -timedelta(days=24 * 31))
     assert retention.erase_due(account.database) == 1
@@ -257,6 +269,7 @@ def test_what_names_people_is_in_its_own_tables_and_goes_with_a_receipt(trained:
     assert shown["reference"] is None
     assert [each for each in shown["receipts"] if each["subject"] == "case-details" and each["done_at"]]
     assert account.get(f"{REQUESTS}/{refused['id']}")["reason"] == retention.ERASED
+    assert (shown["basis"], account.get(f"{REQUESTS}/{refused['id']}")["basis"]) == (retention.ERASED, retention.BASIS)
     assert account.get(where)["status"] == "fulfilled"
     assert len(account.get("/v1/compliance/register")) == 2
 
@@ -273,8 +286,31 @@ def test_what_is_kept_longer_stands_in_nobodys_way(trained: Trained, monkeypatch
     assert [retention.erase_due(account.database) for _ in range(3)] == [1, 1, 0]
 
 
+def test_words_about_a_request_that_has_no_other_detail_go_too(trained: Trained) -> None:
+    account = trained.account
+    account.http.put("/v1/compliance/rules", json={"keep_months": 1}).raise_for_status()
+    made = trained.forget(trained.ids[:2], basis=PLANTED)
+    move(account, -timedelta(days=40))
+    assert [retention.erase_due(account.database) for _ in range(2)] == [1, 0]
+    assert account.get(f"{REQUESTS}/{made['id']}")["basis"] == retention.ERASED
+    assert holders(account) <= {"idempotency"}
+
+
+def signed(account: Account) -> list[tuple[str, str]]:
+    """Type and text of every signed statement that is kept."""
+    with account.database.read() as session:
+        envelopes = [
+            *session.scalars(select(CertificateRow.envelope)),
+            *session.scalars(select(NegativeReport.envelope)),
+        ]
+    statements = [certificate.opened(envelope) for envelope in envelopes if envelope]
+    return [(each["predicateType"], json.dumps(each)) for each in statements]
+
+
 def move(account: Account, by: timedelta) -> None:
     with account.database.write() as session:
+        for download in session.scalars(select(Download)):
+            download.at += by
         for name in ("fulfilled_at", "decided_at"):
             column = getattr(DeletionRequest, name)
             for row in session.query(DeletionRequest).filter(column.is_not(None)):

@@ -466,7 +466,7 @@ def test_a_version_replaced_by_an_unlearning_is_withheld_at_once(trained: Traine
     with account.database.write() as session:  # so that it is not purged within the test
         model = session.get_one(Model, trained.model)
         model.policy = {**model.policy, "grace_seconds": 7 * 86400}
-    trained.forget(trained.ids[:5])
+    made = trained.forget(trained.ids[:5])
     is_problem(account.http.get(where), 409, "version-withheld")
     assert account.http.head(where).status_code == 409
     assert account.http.get(f"{trained.where}/versions/2/checkpoint").status_code == 200
@@ -475,7 +475,9 @@ def test_a_version_replaced_by_an_unlearning_is_withheld_at_once(trained: Traine
     assert len(answer.content) == account.get(f"{trained.where}/versions/1")["size"]
     with account.database.read() as session:
         kept = select(AuditEvent.data).where(AuditEvent.kind == "version.withheld-download")
-        assert [data["reason"] for data in session.scalars(kept)] == ["a regulator asked to compare"]
+        assert [set(data) for data in session.scalars(kept)] == [{"actor", "key", "digest"}]
+    [version, *_] = account.get(f"/v1/deletion-requests/{made['id']}/blast-radius")["versions"]
+    assert [each["reason"] for each in version["downloads"]] == ["a regulator asked to compare"]
     reader = account.post("/v1/api-keys", {"name": "reader", "scopes": ["read"]})["token"]
     answer = account.http.get(where, params={"reason": "curious"}, headers={"Authorization": f"Bearer {reader}"})
     is_problem(answer, 403, "scope-missing")

@@ -13,10 +13,13 @@ from random import Random
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from app import events
 from app.core.config import StartError
+from app.core.db import SERVICE
 from app.core.tables import AuditRow, Dataset, DeletionRequest, Job, Model, OutcomeRow, Receipt, Tenant, Version
-from app.evidence import certificate, signing, transparency_log
-from app.evidence.certificate import CertificateFacts, ModelFacts, ReceiptFacts, RequestFacts
+from app.evidence import certificate, legal, signing, transparency_log
+from app.evidence.certificate import CertificateFacts, ModelFacts, ReceiptFacts
+from app.evidence.legal import Identity, Refusal, RequestFacts, Step
 from app.evidence.signing import SigningKey, canonical
 from app.evidence.transparency_log import cover, fold, grow, leaf_hash
 from lethe.verify import canonical_json
@@ -53,13 +56,21 @@ def facts(result="sha256:" + "ab" * 32, issued=T + timedelta(days=9), supersedes
         request=RequestFacts(
             id="del_1",
             received_at=T,
+            posted_at=T + timedelta(days=1),
             due_at=T + timedelta(days=31),
             extended_at=None,
             fulfilled_at=T + timedelta(days=8),
             jurisdiction="gdpr",
             rule="GDPR Art. 12(3), one calendar month by Regulation 1182/71",
-            ground="erasure-request",
+            ground="17(1)(b)",
             decision="accepted",
+            complaint_about=None,
+            identity=Identity("confirmed", T + timedelta(days=2), T + timedelta(days=9), T + timedelta(days=2)),
+            refused=(Refusal(2, "17(3)(e)"),),
+            decided=(
+                Step("request.accepted", T + timedelta(days=1), "key_1", None),
+                Step("request.refused", T + timedelta(days=3), "key_2", "key_1"),
+            ),
         ),
         dataset="dst_1",
         dataset_digest="sha256:" + "cd" * 32,
@@ -256,6 +267,8 @@ def test_without_a_model_the_dataset_is_the_subject():
     assert statement["subject"] == [{"name": "dst_1", "digest": {"sha256": "cd" * 32}}]
     with pytest.raises(ValueError, match="needs a result"):
         certificate.build(replace(facts(), models=(), dataset_digest=None))
+    with pytest.raises(ValueError, match="fulfilled"):
+        certificate.build(replace(facts(), request=replace(facts().request, fulfilled_at=None)))
 
 
 def test_the_binding_covers_everything_but_the_place_in_the_log():
@@ -326,16 +339,17 @@ def test_facts_come_out_of_the_database(database):
     with database.write() as session:
         assert session.get(Tenant, "ten_first")
         request = seed_rows(session)
-        with pytest.raises(ValueError, match="fulfilled"):
-            certificate.request_facts(request)
-        request.fulfilled_at = T + timedelta(days=8)
+        waiting = legal.of(session, request)
+        request.ground, request.fulfilled_at = "17(1)(a)", T + timedelta(days=8)
+        request.refused_count, request.refusal_ground = 3, "17(3)(b)"
         session.flush()
-        found = certificate.request_facts(request)
-        assert (found.ground, found.rule, found.fulfilled_at) == (
-            "erasure-request",
-            "one month",
-            T + timedelta(days=8),
-        )
+        events.record(session, "ten_first", "request.extended", "del_1", due_at="later")
+        found = legal.of(session, request)
+        assert (waiting.ground, waiting.fulfilled_at, waiting.refused, waiting.decided) == (None, None, (), ())
+        assert (found.ground, found.rule, found.fulfilled_at) == ("17(1)(a)", "one month", T + timedelta(days=8))
+        assert (found.posted_at, found.refused) == (T, (Refusal(3, "17(3)(b)"),))
+        assert [(step.kind, step.by) for step in found.decided] == [("request.extended", SERVICE)]
+        assert "erasure-request" not in str(found), "free words"
         model = certificate.model_facts(session, session.get_one(OutcomeRow, ("del_1", "mod_1")))
         receipts = certificate.receipt_facts([session.get_one(Receipt, "rcp_1")])
     assert (model.base_digest, model.result_digest) == (f"sha256:{1:064x}", f"sha256:{2:064x}")

@@ -7,7 +7,7 @@ import shutil
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -254,6 +254,64 @@ def test_a_request_the_backup_has_open_goes_on_and_what_was_refused_since_stays(
         shown = {item["id"] for item in account.get(
             f"/v1/datasets/{trained.dataset}/samples", split="train", page_size=1000)["items"]}  # fmt: skip
         assert shown & set(trained.ids[:4]) == {trained.ids[0]}
+
+
+LEGAL = (
+    "received_at", "posted_at", "due_at", "extended_at", "confirmed_at", "ground", "samples", "samples_refused",
+    "refusal_ground", "identity", "case", "complaint_about", "jurisdiction", "rule",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("known", ["no", "held", "asked"])
+def test_the_legal_life_of_a_request_comes_back_without_free_words(
+    trained: Trained, kept: Path, snapshot: Path, known: str
+) -> None:
+    """As seen: ground, extension, date of entry and refused part were lost; the words of the officer were not. What the
+    backup had held for the identity was not carried out again. known: as what the backup has it."""
+    account, now = trained.account, datetime.now(UTC)
+    fields = {"ground": "17(1)(b)", "basis": "Anna took it back", "reference": "Anna", "received_reason": "Anna's post"}
+    if known == "no":
+        take(trained, snapshot)
+    made = trained.delete(trained.ids[:4], received_at=f"{now - timedelta(days=5):%Y-%m-%d}", **fields)
+    where = f"/v1/deletion-requests/{made['id']}"
+    asked = {"status": "asked", "until": f"{now + timedelta(days=20):%Y-%m-%d}", "note": "Anna"}
+    if known == "held":
+        account.post(f"{where}:hold", {"reason": "a court"})
+        take(trained, snapshot)
+        account.post(f"{where}:release", {})
+    account.post(f"{where}:identity", asked)
+    if known == "asked":
+        take(trained, snapshot)
+    account.post(f"{where}:identity", {"status": "confirmed"})
+    account.post(f"{where}:confirm", {})
+    account.post(f"{where}:extend", {"reason": "Anna wrote three hundred letters"})
+    account.post(f"{where}:refuse", {"reason": "Anna", "ground": "17(3)(e)", "sample_ids": trained.ids[:1]})
+    account.work()
+    before = account.get(where)
+    assert before["status"] == "fulfilled"
+    keep(account, kept)
+    assert "Anna" not in kept.read_text()
+    with older(trained, snapshot) as again:
+        assert replayed(again, kept) == {"asked_again" if known == "no" else "reopened": 1}
+        again.work()
+        after = again.get(where)
+    assert after["status"] == "fulfilled"
+    assert {name: after[name] for name in LEGAL} == {name: before[name] for name in LEGAL}
+
+
+def test_a_line_of_an_earlier_version_is_replayed(trained: Trained, kept: Path, snapshot: Path) -> None:
+    take(trained, snapshot)
+    made = trained.forget(trained.ids[:2])
+    keep(trained.account, kept)
+    first, *rest = kept.read_text().splitlines()
+    line = json.loads(first) | {"basis": "words of an officer"}
+    del line["law"]
+    kept.write_text("\n".join([json.dumps(line), *rest, ""]))
+    with older(trained, snapshot) as again:
+        assert replayed(again, kept) == {"asked_again": 1}
+        again.work()
+        after = again.get(f"/v1/deletion-requests/{made['id']}")
+    assert (after["status"], after["basis"], after["due_at"]) == ("fulfilled", replay.BASIS, made["due_at"])
 
 
 def test_a_request_that_named_one_model_is_made_again_for_it_alone(
