@@ -15,6 +15,8 @@ from typing import Any
 
 from app.core.tables import Model
 from app.deletions import batches, compliance
+from app.evidence.certificate import opened
+from app.rules.deadlines import Pause, clock
 from tests.app.cases.sealed import REQUESTS, case_of, faults, parts, trusted, zipped
 from tests.app.rules.test_deadlines import closing, is_off, walk_months
 from tests.trained import Trained
@@ -154,6 +156,12 @@ def test_an_officers_month(trained: Trained, tmp_path: Path) -> None:
     assert said.count("2 samples of it were refused, 17(3)(e)") == 1
     assert said.count("LATE") == 1
 
+    for letter, case in zip(LETTERS, cases, strict=True):
+        if "certificate.json" in parts(case):
+            assert due_by(opened(parts(case)["certificate.json"].decode())["predicate"]["request"]) == expected_due(
+                letter
+            )
+
     for number, case in enumerate(cases):
         found = parts(case)
         other = parts(cases[(number + 1) % 12])
@@ -163,6 +171,22 @@ def test_an_officers_month(trained: Trained, tmp_path: Path) -> None:
         assert "another case" in faults(zipped(foreign), keys)["case.json"]
         renamed = left_out | {"file.json": found["case.json"]}
         assert "renamed" in faults(zipped(renamed), keys)["case.json"]
+
+
+def due_by(request: dict[str, Any]) -> datetime:
+    """The due date that follows from what a certificate says of the law."""
+
+    def moment(text: str) -> datetime:
+        return datetime.fromisoformat(text).replace(tzinfo=None)
+
+    law, identity, pause = clock(request["jurisdiction"]), request["identity"], None
+    if identity["asked_at"]:
+        ended = min(identity["ended_at"] or identity["until"], identity["until"])
+        pause = Pause(moment(identity["asked_at"]), moment(ended))
+    period = law.extended if request["extended_at"] else law.due
+    found = period(moment(request["received_at"]), pause)
+    assert moment(request["due_at"]) == found
+    return found
 
 
 def day(shift: int) -> str:

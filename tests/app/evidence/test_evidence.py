@@ -6,16 +6,20 @@ import base64
 import json
 import subprocess
 import sys
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
+from alembic import command
 from sqlalchemy.orm import Session
 
 from app.blobs.open import open_blobs
-from app.core.tables import Model
+from app.cases.retention import ERASED
+from app.core.tables import DeletionRequest, Model
 from app.deletions import retention
 from app.evidence import negative, sealing
+from app.operations import migrate
 from tests.helpers import is_problem
 from tests.trained import Trained
 
@@ -158,6 +162,25 @@ def test_ids_that_another_request_erases_are_committed_to_before(trained: Traine
     done = verify(tmp_path, certificate, trust, "--membership", "membership.json")
     assert done.returncode == 0, done.stdout + done.stderr
     assert json.loads(base64.b64decode(certificate["payload"]))["predicate"]["samples"]["count"] == 2
+
+
+def test_after_an_upgrade_only_certificates_with_an_earlier_date_are_made_again(trained: Trained) -> None:
+    account = trained.account
+    moved, kept, erased = (trained.forget(trained.ids[n : n + 2], basis="words") for n in (0, 2, 4))
+    assert seal(trained) == 3
+    until = datetime.now(UTC) + timedelta(days=80)
+    body = {"until": f"{until:%Y-%m-%d}", "reason": "a pool takes nine days"}
+    account.post(f"/v1/deletion-requests/{moved['id']}:keep-remains", body)
+    with account.database.write() as session:  # as the version before left it
+        session.get_one(DeletionRequest, erased["id"]).received_reason = ERASED
+    with account.database.engine.connect().execution_options(lethe_write=True) as connection, connection.begin():
+        config = migrate._config()
+        config.attributes["connection"] = connection
+        command.downgrade(config, "0019")
+        command.upgrade(config, "head")
+    assert (seal(trained), seal(trained)) == (1, 0)
+    assert len(account.get("/v1/certificates", request=moved["id"])["items"]) == 2
+    assert [trained.request(each)["basis"] for each in (kept, erased)] == ["words", ERASED]
 
 
 @pytest.mark.validation
