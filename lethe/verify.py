@@ -889,8 +889,8 @@ def decided(entry: Object) -> str:
     """What an entry of the log says was decided: as it was then, whatever came later."""
     kind, data = str(entry["kind"]), entry["data"]
     if kind == "request.refused":
-        one = data.get("samples") == 1
-        return f"{samples_of(data)} {'was' if one else 'were'} refused{ground_of(data)}"
+        were, late = "was" if data.get("samples") == 1 else "were", ", LATE" if data.get("late") else ""
+        return f"{samples_of(data)} {were} refused{ground_of(data)}{late}"
     if kind == REVOKED:
         return f"the certificate {data['certificate']} was REVOKED"
     if kind == "request.remains-kept":
