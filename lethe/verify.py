@@ -878,8 +878,8 @@ def _check_record(report: Report, case: Certificate, data: bytes, keys: Sequence
             refuse(f"it revokes a certificate that the manifest calls {known[entry['data']['certificate']]}")
     first = f", proposed by {entry['data']['proposed_by']}" if entry["data"].get("proposed_by") else ""
     report.says.append(
-        f"request {request['id']}, received {request['received_at']}: {decided(entry)} on {entry['at']} "
-        f"by {entry['data'].get('actor', 'unknown')}{first}"
+        f"request {request['id']}, received {request['received_at']}: on {entry['at']}, by "
+        f"{entry['data'].get('actor', 'unknown')}{first}: {decided(entry)}"
     )
     kind = str(entry["kind"]).partition(".")[2]
     return f"{kind}, leaf {log['leaf_index']} of the signed tree of {head.size} leaves"
@@ -901,7 +901,9 @@ def decided(entry: Object) -> str:
 
 def standings(predicate: Object) -> list[str]:
     """How the request and its certificates stood when the case file was made."""
-    lines = [f"then the request {predicate['request']} was {predicate['status']}"] if "status" in predicate else []
+    lines = (
+        [f"at that time the request {predicate['request']} was {predicate['status']}"] if "status" in predicate else []
+    )
     for each in predicate.get("certificates", []):
         words = str(each["status"])
         if words == "superseded":
@@ -910,7 +912,7 @@ def standings(predicate: Object) -> list[str]:
             words = f"CONTESTED by {', '.join(map(str, each['contested_by']))}"
         elif words == "revoked":
             words = "REVOKED"
-        lines.append(f"then the certificate {each['digest']} was {words}, since {each['since']}")
+        lines.append(f"at that time the certificate {each['digest']} was {words}, since {each['since']}")
     return lines
 
 

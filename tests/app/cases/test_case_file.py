@@ -112,7 +112,7 @@ def test_refused_extended_and_held_requests_have_signed_records(trained: Trained
     report = verify.verify_case(case, keys)
     assert any("2 samples of it were refused, 17(3)(e)" in line for line in report.says)
     assert any("was extended" in line for line in report.says)
-    assert f"then the request {made['id']} was refused" in report.says
+    assert f"at that time the request {made['id']} was refused" in report.says
     swapped = found | {"decision-1.json": found["decision-3.json"]}
     assert faults(zipped(swapped), keys) == {"decision-1.json": "has the content of decision-3.json"}
 
@@ -272,7 +272,7 @@ def test_each_record_tells_its_own_decision(trained: Trained) -> None:
     assert "1 sample of it was refused, 17(3)(b)" in told
     assert f"it was extended: due {extended} instead of {made['due_at']}" in told
     assert moved == extended, "asked and answered on one day"
-    assert f"then the request {made['id']} was held" in told
+    assert f"at that time the request {made['id']} was held" in told
 
 
 def test_the_case_says_which_letters_were_sent_which_papers_came_and_who_was_told(trained: Trained) -> None:
