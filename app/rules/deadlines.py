@@ -7,7 +7,8 @@ zone in which the day of receipt is a day; bare `gdpr` has no holidays but week-
 Times may be aware, or naive and then UTC as in the database; results are naive UTC, the last second in time.
 
 A pause is the time in which the controller waits for what confirms the person's identity. It always has an end: the
-answer, or the day until which the controller waits. What it does to the periods is the law's (`Law.pause`).
+answer, or the day until which the controller waits. What it does to the periods is the law's (`Law.pause`). A period
+that has ended before the controller asked is over: a pause that begins later does not revive it.
 """
 
 from __future__ import annotations
@@ -237,12 +238,14 @@ class Clock:
         return None
 
     def _end(self, period: Period, received: datetime, pause: Pause | None) -> datetime:
-        start, paused = self.day(received), 0
-        if pause is not None and self.law.pause == "stops":
-            paused = max(0, (self.day(pause.ended) - self.day(pause.asked)).days)
-        elif pause is not None and self.law.pause == "restarts":
-            start = max(start, self.day(pause.ended))
-        return self.end_of(period(start, self.region, paused))
+        day = self.day(received)
+        plain = self.end_of(period(day, self.region, 0))
+        if pause is None or utc(pause.asked) > utc(plain) or self.law.pause == "runs":
+            return plain
+        if self.law.pause == "restarts":
+            return self.end_of(period(max(day, self.day(pause.ended)), self.region, 0))
+        paused = max(0, (self.day(pause.ended) - self.day(pause.asked)).days)
+        return self.end_of(period(day, self.region, paused))
 
 
 JURISDICTION = re.compile(r"([a-z-]+)(?::([A-Z]{2})(?:-(\w+))?)?", re.ASCII)

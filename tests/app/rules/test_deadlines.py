@@ -8,7 +8,7 @@ import holidays
 import pytest
 from dateutil.relativedelta import MO, SU, TH, relativedelta
 
-from app.rules.deadlines import ZONES, clock, known
+from app.rules.deadlines import ZONES, Pause, clock, known
 
 SECOND = timedelta(seconds=1)
 NOON = "T12:00:00"
@@ -215,8 +215,21 @@ FEASTS = {  # fixed days (month, day), and days from Easter Sunday
 def days_off(jurisdiction, year):
     if jurisdiction == "ccpa":
         return federal_days(year)
+    if jurisdiction == "uk-gdpr":
+        return bank_holidays(year)
     fixed, moving = FEASTS[jurisdiction]
     return {date(year, *day) for day in fixed} | {easter(year) + timedelta(days=shift) for shift in moving}
+
+
+def bank_holidays(year):
+    """What all parts of the kingdom keep since 2024; of a week-end's, the next working days instead."""
+    found = {date(year, 5, 1) + relativedelta(weekday=MO(1)), date(year, 5, 31) + relativedelta(weekday=MO(-1))}
+    found |= {easter(year) - timedelta(days=2)}
+    for day in (date(year, 1, 1), date(year, 12, 25), date(year, 12, 26)):
+        while day.isoweekday() > 5 or day in found:
+            day += timedelta(days=1)
+        found.add(day)
+    return found
 
 
 def federal_days(year):
@@ -256,7 +269,8 @@ def summer(jurisdiction, year):
             first + relativedelta(weekday=SU(2), hour=10),
             last + relativedelta(days=1, weekday=SU(1), hour=9),
         )
-    return 1, first + relativedelta(day=31, weekday=SU(-1), hour=1), last + relativedelta(weekday=SU(-1), hour=1)
+    hours = 0 if jurisdiction == "uk-gdpr" else 1
+    return hours, first + relativedelta(day=31, weekday=SU(-1), hour=1), last + relativedelta(weekday=SU(-1), hour=1)
 
 
 def shift_at(jurisdiction, moment):
@@ -272,12 +286,15 @@ def closing(jurisdiction, day):
     return found
 
 
-def walk_months(jurisdiction, day, count):
-    """Day by day: the `count`-th time that the receipt's number comes, or a month ends without it."""
+def walk_months(jurisdiction, day, count, paused=0):
+    """Day by day: the `count`-th time that the receipt's number comes, or a month ends without it; then those for which
+    the clock stood still."""
     number = day.day
     while count:
         day += timedelta(days=1)
         count -= day.day == number or (day.day < number and (day + timedelta(days=1)).day == 1)
+    for _ in range(paused):
+        day += timedelta(days=1)
     while is_off(jurisdiction, day):
         day += timedelta(days=1)
     return day
@@ -304,3 +321,60 @@ def test_ten_thousand_receipts_agree_with_the_oracle(jurisdiction):
     assert found == [oracle(jurisdiction, r) for r in receipts]
     for moments in ([row[0] for row in found], [row[1] for row in found]):
         assert moments == sorted(moments)  # who asked first is due first
+
+
+# -- pauses ----------------------------------------------------------------------------------------
+
+
+def paused_oracle(jurisdiction, received, asked, ended):
+    """(due, extended) in UTC, of a wait for a proof of identity; what ended before it began is not moved by it."""
+    plain = oracle(jurisdiction, received)
+    if jurisdiction == "ccpa":
+        return plain[:2]
+    came, wrote, shown = ((moment + shift_at(jurisdiction, moment)).date() for moment in (received, asked, ended))
+    found = []
+    for end, count in zip(plain, (1, 3), strict=False):
+        if asked > end:
+            found.append(end)
+        elif jurisdiction == "uk-gdpr":
+            found.append(closing(jurisdiction, walk_months(jurisdiction, max(came, shown), count)))
+        else:
+            still = sum(1 for _ in walk_days(wrote, shown))
+            found.append(closing(jurisdiction, walk_months(jurisdiction, came, count, still)))
+    return tuple(found)
+
+
+def walk_days(first, last):
+    while first < last:
+        first += timedelta(days=1)
+        yield first
+
+
+@pytest.mark.parametrize("jurisdiction", [*FEASTS, "uk-gdpr", "ccpa"])
+def test_pauses_agree_with_the_oracle(jurisdiction):
+    start, span = at("2024-01-01"), 36 * 365 * 86400
+    draw = random.Random(f"pause {jurisdiction}")
+    made = clock(jurisdiction)
+    for _ in range(3000):
+        received = start + timedelta(seconds=draw.randrange(span))
+        asked = received + timedelta(seconds=draw.randrange(130 * 86400))
+        ended = asked + timedelta(seconds=draw.randrange(92 * 86400))
+        pause = Pause(asked, ended)
+        found = (made.due(received, pause), made.extended(received, pause))
+        assert found == paused_oracle(jurisdiction, received, asked, ended), (received, pause)
+        assert made.due(received) == oracle(jurisdiction, received)[0]
+
+
+@pytest.mark.parametrize("jurisdiction", ["gdpr", "gdpr:DE", "uk-gdpr", "ccpa"])
+def test_a_wait_that_begins_after_the_period_revives_nothing(jurisdiction):
+    made, received = clock(jurisdiction), at("2026-03-02T12:00")
+    for end in (made.due, made.extended):
+        over = end(received)
+        late = Pause(over + SECOND, over + timedelta(days=60))
+        assert end(received, late) == over
+        assert end(received, Pause(over, over + timedelta(days=60))) == (
+            over if jurisdiction == "ccpa" else end(received, Pause(over - SECOND, over + timedelta(days=60)))
+        )
+    late = Pause(made.due(received) + SECOND, made.due(received) + timedelta(days=60))
+    assert not made.may_refuse(received, late.ended, pause=late)
+    assert not made.may_extend(received, late.ended, late)
