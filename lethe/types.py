@@ -193,11 +193,24 @@ class ReceiptListed(Receipt):
     model: str | None
 
 
+class Refusal(TypedDict):
+    """One refusal, of the request or of a part."""
+
+    at: str
+    by: str | None
+    samples: int
+    ground: str | None
+    reason: str | None
+    late: bool
+    letter_sent_at: str | None
+
+
 class Identity(TypedDict):
     status: Literal["not-needed", "asked", "confirmed", "refused"]
     asked_at: str | None
     until: str | None
     ended_at: str | None
+    moves_due_at: bool
 
 
 class Proposal(TypedDict):
@@ -245,18 +258,23 @@ class DeletionRequest(TypedDict):
     received_at: str
     posted_at: str
     received_reason: str | None
+    channel: str | None
     confirm_by: str | None
     confirmed_at: str | None
     due_at: str
     extended_at: str | None
     extension_reason: str | None
+    extension_sent_at: str | None
     decided_at: str | None
     refusal_ground: str | None
+    refusals: list[Refusal]
     proposal: Proposal | None
     fulfilled_at: str | None
     verdict: Verdict | None
     model_replaced_at: str | None
     erasure_complete_at: str | None
+    answered_at: str | None
+    answered_how: str | None
     remains: list[Remain]
     remains_reason: str | None
     outcomes: list[Outcome]
@@ -407,6 +425,8 @@ class RegisterEntry(TypedDict):
     ground: str | None
     jurisdiction: str
     rule: str
+    channel: str | None
+    received_on: str
     received_at: str
     posted_at: str
     received_reason: str | None
@@ -417,13 +437,18 @@ class RegisterEntry(TypedDict):
     due_at: str
     extended_at: str | None
     extension_reason: str | None
+    extension_sent_at: str | None
     decided_at: str | None
     reason: str | None
     refusal_ground: str | None
+    refusal_reason: str | None
+    refused_late: bool | None
     verdict: str | None
     model_replaced_at: str | None
     fulfilled_at: str | None
     erasure_complete_at: str | None
+    answered_at: str | None
+    answered_how: str | None
     days: float | None
 
 
@@ -545,6 +570,7 @@ class Figures(TypedDict):
     by_ground: dict[str, int]
     by_outcome: dict[str, int]
     by_refusal_ground: dict[str, int]
+    refused_late: int
     by_verdict: dict[str, int]
     days: Json
     days_by_law: dict[str, Json]

@@ -198,7 +198,7 @@ class StatusOut(BaseModel):
 
 
 class Days(BaseModel):
-    """From receipt to the answer."""
+    """From receipt to the letter with the answer, or to the decision where no letter is marked as sent."""
 
     answered: int
     mean: float | None
@@ -212,7 +212,8 @@ class Figures(BaseModel):
     by_law: dict[str, int]
     by_ground: dict[str, int] = Field(description="the statute's; `none` where none was named")
     by_outcome: dict[str, int]
-    by_refusal_ground: dict[str, int]
+    by_refusal_ground: dict[str, int] = Field(description="refusals, of whole requests and of parts")
+    refused_late: int = Field(description="of these, after the law's time for a refusal")
     by_verdict: dict[str, int] = Field(description="models of requests, by the verdict of the audit in that year")
     days: Days
     days_by_law: dict[str, Days]

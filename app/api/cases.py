@@ -68,7 +68,7 @@ READ, REQUEST, AUDIT = needs("read"), needs("request"), needs("audit")
 NoticeId = Annotated[str, Path(pattern=id_pattern("ntc"))]
 PaperId = Annotated[str, Path(pattern=id_pattern("pap"))]
 Digest = Annotated[str, Path(pattern=DIGEST)]
-Year = Annotated[int | None, Query(ge=2000, le=9998, description="of receipt, UTC; absent: all")]
+Year = Annotated[int | None, Query(ge=2000, le=9998, description="of receipt, where the controller acts; absent: all")]
 PDF, ZIP = "application/pdf", "application/zip"
 FILE = {"schema": {"type": "string", "format": "binary"}}
 

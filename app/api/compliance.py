@@ -17,7 +17,7 @@ from app.rules.compliance import Rules
 
 router = APIRouter(prefix="/compliance", tags=["compliance"], dependencies=[needs("audit")])
 WORKBOOK = "application/vnd.openxmlformats-officedocument.spreadsheetml.sheet"
-Year = Annotated[int | None, Query(ge=2000, le=9998, description="of receipt, UTC; absent: all")]
+Year = Annotated[int | None, Query(ge=2000, le=9998, description="of receipt, where the controller acts; absent: all")]
 
 
 @router.get(

@@ -15,7 +15,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
 from fastapi.security import HTTPAuthorizationCredentials
 from pydantic import ValidationError
-from sqlalchemy import ColumnElement, Select, Text, bindparam, cast, func, literal, select
+from sqlalchemy import ColumnElement, CompoundSelect, Select, Text, bindparam, cast, func, literal, select, union
 from sqlalchemy.orm import Session
 from starlette.concurrency import run_in_threadpool
 
@@ -61,6 +61,7 @@ from app.api.schemas import (
     ProposalOut,
     ReasonBody,
     ReceiptOut,
+    RefusalOut,
     RefuseBody,
     RemainOut,
     RemainsBody,
@@ -70,7 +71,7 @@ from app.core import db, keys, logs, tracing
 from app.core.errors import AppError, TooLarge, Unprocessable, UnsupportedMedia
 from app.core.keys import Caller
 from app.core.positions import unpack
-from app.core.tables import CaseDetails, DeletionRequest, Job, Model, Notice, OutcomeRow, Proposal, Receipt
+from app.core.tables import CaseDetails, DeletionRequest, Job, Model, Notice, OutcomeRow, Proposal, Receipt, Refusal
 from app.datasets import records as datasets
 from app.deletions import batches, decisions, history, identity, objects, orders, retention, views
 from app.deletions.orders import Accepted, Impact, NewRequest
@@ -131,24 +132,30 @@ def _show(request: DeletionRequest | NewRequest, details: RequestDetails) -> Del
             asked_at=request.identity_asked_at,
             until=request.identity_until,
             ended_at=request.identity_ended_at,
+            moves_due_at=identity.moves_due(request),
         ),
         complaint_about=request.complaint_about,
         case=request.case_id,
         received_at=request.received_at,
         posted_at=request.posted_at or request.received_at,
         received_reason=request.received_reason,
+        channel=request.channel,
         confirm_by=request.confirm_by,
         confirmed_at=request.confirmed_at,
         due_at=request.due_at,
         extended_at=request.extended_at,
         extension_reason=request.extension_reason,
+        extension_sent_at=request.extension_sent_at,
         decided_at=request.decided_at,
         refusal_ground=request.refusal_ground,
+        refusals=[RefusalOut.model_validate(each, from_attributes=True) for each in details.refusals],
         proposal=_show_proposal(details.proposal),
         fulfilled_at=request.fulfilled_at,
         verdict=details.verdict,
         model_replaced_at=details.replaced_at,
         erasure_complete_at=details.complete_at(request),
+        answered_at=request.answered_at,
+        answered_how=request.answered_how,
         remains=[RemainOut(subject=r.subject, model=r.model_id, until=r.due_at) for r in details.remaining],
         remains_reason=request.remains_reason,
         outcomes=[
@@ -189,6 +196,7 @@ def order_of(
         received_at=in_place(body.received_at, body.jurisdiction),
         received_reason=body.received_reason,
         reference=body.reference,
+        channel=body.channel,
         ground=body.ground,
         complaint_about=body.complaint_about,
         sample_ids=body.sample_ids or [],
@@ -340,6 +348,10 @@ def list_all(
     notice_unsent: Annotated[
         bool | None, Query(description="only those with a notice that is made and not marked as sent")
     ] = None,
+    letter_missing: Annotated[
+        bool | None,
+        Query(description="only those with an extension or a refusal of which no letter is marked as sent"),
+    ] = None,
 ) -> Page[DeletionOut]:
     """The requests, newest first."""
     if unanswered and model is not None:
@@ -359,6 +371,8 @@ def list_all(
     if notice_unsent:
         waiting = select(Notice.request_id).where(Notice.tenant_id == who.tenant_id, Notice.sent_at.is_(None))
         query = query.where(_among(session, waiting.distinct()))
+    if letter_missing:
+        query = query.where(_among(session, _without_letter(who.tenant_id)))
     if status is not None:
         query = query.where(views.having(status))
     if unanswered:
@@ -389,7 +403,14 @@ def list_all(
     return Page(items=[_show(row, details[row.id]) for row in rows], next_page_token=token)
 
 
-def _among(session: Session, ids: Select[str]) -> ColumnElement[bool]:
+def _without_letter(tenant_id: str) -> CompoundSelect[str]:
+    row = DeletionRequest
+    refused = select(Refusal.request_id).where(Refusal.tenant_id == tenant_id, Refusal.letter_sent_at.is_(None))
+    unsaid = (row.extended_at.is_not(None), row.extension_sent_at.is_(None))
+    return union(refused, select(row.id).where(row.tenant_id == tenant_id, *unsaid, *views.UNANSWERED))
+
+
+def _among(session: Session, ids: Select[str] | CompoundSelect[str]) -> ColumnElement[bool]:
     few = session.scalars(ids.limit(MOST_REFERRED + 1)).all()  # in steps: what follows is planned for so few
     return DeletionRequest.id.in_(ids if len(few) > MOST_REFERRED else few)
 
@@ -449,11 +470,13 @@ _ROWS = select(DeletionRequest).where(*_THESE)
 _OF_ROW = [column for column in DeletionRequest.__table__.columns if column.name != "positions"]
 _OUTCOMES = _joined(OutcomeRow.model_id, OutcomeRow.state, OutcomeRow.job_id, OutcomeRow.version, OutcomeRow.reason)
 _RECEIPTS = _joined(Receipt.id, Receipt.detail, Receipt.digest, Receipt.due_at, Receipt.done_at)
+_REFUSALS = _joined(Refusal.event, Refusal.letter_sent_at)
 _PURGES = _joined(Job.id, Job.state, Job.problem)
 _FACTS = select(
     *_OF_ROW,
     select(_OUTCOMES).where(OutcomeRow.request_id == DeletionRequest.id).scalar_subquery().label("outcomes"),
     select(_RECEIPTS).where(Receipt.request_id == DeletionRequest.id).scalar_subquery(),
+    select(_REFUSALS).where(Refusal.request_id == DeletionRequest.id).scalar_subquery(),
     select(CaseDetails.reference).where(CaseDetails.request_id == DeletionRequest.id).scalar_subquery(),
     select(Proposal.created_at).where(Proposal.request_id == DeletionRequest.id).scalar_subquery(),
     select(_PURGES).where(Job.request_id == DeletionRequest.id, Job.kind == JobKind.PURGE).scalar_subquery(),
@@ -498,7 +521,8 @@ def refuse(
 ) -> JSONResponse:
     """Refuse the request, or with `sample_ids` that part of it (a partial grant).
 
-    Where the tenant's rules ask for two people, this proposes it: another key approves or dismisses it.
+    Where the tenant's rules ask for two people, this proposes it and holds the request: another key approves or
+    dismisses it. After the law's time it is possible all the same, and marked as late.
     """
     row = _begin(session, who, request, seen)
     decisions.refuse(session, held.settings, row, body.reason, body.sample_ids, body.ground)
@@ -571,7 +595,7 @@ def approve(request: RequestId, who: CallerDep, session: Write, once: Idempotent
 def dismiss(
     request: RequestId, body: ReasonBody, who: CallerDep, session: Write, once: IdempotentDep, seen: IfMatchDep
 ) -> JSONResponse:
-    """A proposed refusal does not happen."""
+    """A proposed refusal does not happen, and the request goes on."""
     row = _begin(session, who, request, seen)
     decisions.dismiss(session, row, body.reason)
     return _verb_reply(session, row, once)

@@ -25,6 +25,7 @@ from app.api.http.patterns import (
 from app.formats.input_contract import InputContract
 from app.formats.preprocessing import InputBody, timm_pool, with_file
 from app.rules import grounds
+from app.rules.compliance import Channel
 from app.rules.deadlines import clock
 from app.rules.policy import Choice, Policy, choose, choose_probes
 
@@ -605,10 +606,12 @@ class DeletionCreate(Body):
     reference: CaseReference | None = Field(
         None, description="your ticket or letter; it may name a person, and is erased at the end of its retention"
     )
+    channel: Channel | None = Field(None, description="how it came")
     complaint_about: str | None = Field(
         None,
         pattern=id_pattern("del"),
-        description="an answered request that this one reopens; without samples: the same ones again",
+        description="an answered request that this one reopens; without samples: those that were refused, or, where "
+        "nothing was, the same ones again",
     )
     allow_data_loss: bool = Field(False, description="accept that a model loses its last sample of a class, or all")
     validate_only: bool = Field(False, description="check everything, store nothing, say what it would mean")
@@ -738,11 +741,26 @@ class ProposalOut(BaseModel):
     created_at: Time
 
 
+class RefusalOut(BaseModel):
+    """One refusal, of the request or of a part."""
+
+    at: Time
+    by: str | None = Field(description="the key that decided; the second one where two people had to")
+    samples: int
+    ground: str | None = Field(description="the statute's")
+    reason: str | None = Field(description="null once it is erased")
+    late: bool = Field(description="the law's time for a refusal had passed")
+    letter_sent_at: Time | None = Field(description="when the letter that says it went")
+
+
 class IdentityOut(BaseModel):
     status: Literal["not-needed", "asked", "confirmed", "refused"]
     asked_at: Time | None
     until: Time | None
-    ended_at: Time | None
+    ended_at: Time | None = Field(description="when the wait ended; a proof that comes after it moves no date")
+    moves_due_at: bool = Field(
+        description="whether the due date is later for the wait: not under `ccpa`, nor where you asked after it"
+    )
 
 
 class RemainOut(BaseModel):
@@ -786,13 +804,16 @@ class DeletionOut(BaseModel):
     received_at: Time
     posted_at: Time = Field(description="when it was entered here")
     received_reason: str | None
+    channel: str | None = Field(description="how it came")
     confirm_by: Time | None
     confirmed_at: Time | None
     due_at: Time
     extended_at: Time | None
     extension_reason: str | None
+    extension_sent_at: Time | None = Field(description="when the notice of the extension went")
     decided_at: Time | None
-    refusal_ground: str | None
+    refusal_ground: str | None = Field(description="of the last refusal; `refusals` has each")
+    refusals: list[RefusalOut]
     proposal: ProposalOut | None
     fulfilled_at: Time | None
     verdict: Literal["pass", "fail", "inconclusive"] | None = Field(description="of all models the worst")
@@ -800,6 +821,8 @@ class DeletionOut(BaseModel):
     erasure_complete_at: Time | None = Field(
         description="when the last thing that the service holds goes, or went; null until the samples are erased"
     )
+    answered_at: Time | None = Field(description="when the letter with the answer went")
+    answered_how: str | None
     remains: list[RemainOut] = Field(description="what is left until then")
     remains_reason: str | None = Field(description="why it is kept past the due date")
     outcomes: list[OutcomeOut]
@@ -949,6 +972,8 @@ class RegisterEntry(BaseModel):
     ground: str | None
     jurisdiction: str
     rule: str
+    channel: str | None
+    received_on: str = Field(description="the day of receipt where the controller acts, which counts for the year")
     received_at: str
     posted_at: str
     received_reason: str | None
@@ -959,14 +984,21 @@ class RegisterEntry(BaseModel):
     due_at: str
     extended_at: str | None
     extension_reason: str | None
+    extension_sent_at: str | None
     decided_at: str | None
     reason: str | None
-    refusal_ground: str | None
+    refusal_ground: str | None = Field(description="of each refusal")
+    refusal_reason: str | None
+    refused_late: bool | None = Field(description="null: nothing was refused")
     verdict: str | None
     model_replaced_at: str | None
     fulfilled_at: str | None
     erasure_complete_at: str | None
-    days: float | None
+    answered_at: str | None
+    answered_how: str | None
+    days: float | None = Field(
+        description="to the letter with the answer; to the decision where none is marked as sent"
+    )
 
 
 class Summary(BaseModel):

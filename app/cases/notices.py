@@ -21,7 +21,8 @@ from app.core import db
 from app.core.errors import Conflict, NotFound, Unprocessable
 from app.core.ids import new_id
 from app.core.tables import DeletionRequest, Notice, NoticeTemplate
-from app.deletions import compliance_rules, decisions, views
+from app.deletions import compliance_rules, decisions, refusals, views
+from app.deletions.refusals import Refused
 from app.rules import grounds
 from app.rules.compliance import Language
 from app.rules.deadlines import clock
@@ -34,7 +35,7 @@ TEXTS: tuple[Text, ...] = get_args(Text)
 LANGUAGES: tuple[Language, ...] = get_args(Language)
 FIELDS = (
     "authority", "complete_on", "contact", "controller", "due_on", "files", "ground", "identity_until", "reason",
-    "received_on", "reference", "replaced_on", "request", "samples", "samples_refused", "today",
+    "received_on", "reference", "refused_part", "replaced_on", "request", "samples", "samples_refused", "today",
 )  # fmt: skip
 MOST = 100  # notices of one request
 LONGEST = 20_000  # characters of a template
@@ -45,6 +46,11 @@ NONE = "—"
 AUTHORITIES = {
     "uk-gdpr": "Information Commissioner, ico.org.uk"
 }  # where the law names one, and the tenant's rules none
+REFUSED_PART: Mapping[Language, str] = {
+    "en": " {} of the items that you asked about stay with us, because your request was refused for them.",
+    "de": " {} der Daten, um die es Ihnen ging, bleiben bei uns, weil Ihr Antrag für sie abgelehnt wurde.",
+    "fr": " {} des données concernées restent chez nous, car votre demande a été refusée pour elles.",
+}
 
 
 # -- templates -------------------------------------------------------------------------------------
@@ -139,7 +145,32 @@ def make(session: Session, request: DeletionRequest, kind: Kind, language: Langu
         "authority": rules.authority or AUTHORITIES.get(grounds.law_of(request.jurisdiction), NONE),
         "reason": (request.extension_reason if kind == "extension" else request.reason) or NONE,
     }
+    if kind == "refusal" and details.refusals:
+        fields |= _refused(request, details.refusals)
+    if request.refused_count:
+        fields["refused_part"] = REFUSED_PART[chosen].format(request.refused_count)
     return keep(session, request, kind, chosen, fields)
+
+
+def _refused(request: DeletionRequest, all_of_it: Sequence[Refused]) -> dict[str, str]:
+    """What a letter says of the refusals that no letter has said yet, or of all. Of several, each is a line."""
+    told = [each for each in all_of_it if each.letter_sent_at is None] or all_of_it
+
+    def lines(words: Sequence[str]) -> str:
+        if len(told) == 1:
+            return words[0]
+        return "\n".join(f"{each.samples}: {said}" for each, said in zip(told, words, strict=True) if said)
+
+    return {
+        "samples_refused": str(sum(each.samples for each in told)),
+        "reason": lines([each.reason or NONE for each in told]),
+        "ground": lines([_ground(request, each.ground) for each in told]),
+    }
+
+
+def _ground(request: DeletionRequest, ground: str | None) -> str:
+    known = grounds.REFUSALS[grounds.law_of(request.jurisdiction)]
+    return f"{ground}: {known.get(ground, '')}" if ground else ""
 
 
 def keep(
@@ -171,8 +202,6 @@ def _fields(session: Session, request: DeletionRequest, details: views.RequestDe
     def day(moment: datetime | None) -> str:
         return NONE if moment is None else law.day(moment).isoformat()
 
-    refused = grounds.REFUSALS[grounds.law_of(request.jurisdiction)]
-    ground = request.refusal_ground
     return {
         "request": request.id,
         "reference": details.reference or NONE,
@@ -180,7 +209,8 @@ def _fields(session: Session, request: DeletionRequest, details: views.RequestDe
         "due_on": day(request.due_at),
         "identity_until": day(request.identity_until),
         "today": day(db.now(session)),
-        "ground": f"{ground}: {refused[ground]}" if ground else "",
+        "ground": _ground(request, request.refusal_ground),
+        "refused_part": "",
         "samples": str(request.sample_count),
         "samples_refused": str(request.refused_count),
         "replaced_on": day(details.replaced_at),
@@ -203,7 +233,8 @@ def of(session: Session, request: DeletionRequest) -> Sequence[Notice]:
 
 
 def mark_sent(session: Session, request: DeletionRequest, row: Notice, how: str, at: datetime | None) -> None:
-    """It went to the person. An acknowledgement confirms the receipt.
+    """It went to the person. An acknowledgement confirms the receipt. A completion is the answer, and so is the last
+    refusal of a request that is refused.
 
     Raises:
         Conflict: it was marked before.
@@ -217,6 +248,14 @@ def mark_sent(session: Session, request: DeletionRequest, row: Notice, how: str,
     events.record(session, request.tenant_id, "request.notice-sent", request.id, **data)
     if row.kind == "acknowledgement" and request.confirmed_at is None:
         decisions.confirm(session, request, row.sent_at)
+    elif row.kind == "extension":
+        request.extension_sent_at = request.extension_sent_at or row.sent_at
+    answers = row.kind == "completion" and request.fulfilled_at is not None
+    if row.kind == "refusal":
+        told = refusals.mark_told(session, request, row.created_at, row.sent_at)
+        answers = told and request.decision == Decision.REFUSED
+    if answers and request.answered_at is None:
+        request.answered_at, request.answered_how = row.sent_at, how
 
 
 def print_pdf(row: Notice) -> bytes:

@@ -25,7 +25,7 @@ def print_pdf(database: Database, tenant_id: str, year: int | None) -> bytes:
         now = db.now(session)
     title = f"Register of requests, {year or 'all years'}"
     blocks: list[pdf.Block] = [
-        f"{found['received']} requests received {f'in {year}' if year else 'in all years'} (UTC). "
+        f"{found['received']} requests received {f'in {year}' if year else 'in all years'}. "
         f"Printed on {now:%Y-%m-%d %H:%M} UTC."
     ]
     for name in ("by_law", "by_ground", "by_outcome", "by_refusal_ground", "by_verdict"):

@@ -27,6 +27,7 @@ from app.core.tables import (
     Download,
     Idempotency,
     Notice,
+    Proposal,
     Receipt,
     Tenant,
 )
@@ -36,7 +37,7 @@ from app.rules.grounds import law_of
 
 AT_ONCE = 500
 CCPA_MONTHS = 24
-PERSONAL = (CaseDetails, CaseReason, CasePaper, Notice, CaseFile)
+PERSONAL = (CaseDetails, CaseReason, CasePaper, Notice, CaseFile, Proposal)
 ERASED = "[erased at the end of its retention]"
 BASIS = "erasure-request"  # where nobody said it in words of their own
 
@@ -126,7 +127,8 @@ def _erase(session: Session, request: DeletionRequest, now: datetime) -> None:
     # Replies that are kept for a client that asks again tell the same.
     replies = Idempotency.route.contains(f"/v1/deletion-requests/{request.id}")  # perhaps behind a proxy's path
     session.execute(delete(Idempotency).where(Idempotency.tenant_id == request.tenant_id, replies))
-    for name in ("reason", "received_reason", "extension_reason", "remains_reason", "basis"):
+    free = ("reason", "received_reason", "extension_reason", "remains_reason", "answered_how", "basis")
+    for name in free:
         if getattr(request, name) not in (None, BASIS):
             setattr(request, name, ERASED)
             gone += 1

@@ -20,6 +20,7 @@ from app.console.lists import listed
 from app.console.timeline import timeline
 from app.console.visit import HEADERS, PAGES, Form, PageRoute, Visit, VisitDep, lines_of, see_other
 from app.core.errors import NotFound, PreconditionFailed
+from app.rules.compliance import Channel
 from app.rules.grounds import GROUNDS, REFUSALS, law_of
 
 router = APIRouter(prefix="/console/requests", route_class=PageRoute, include_in_schema=False)
@@ -103,6 +104,7 @@ async def _new(visit: Visit, typed: Form, problem: Document | None = None) -> HT
         models=models["items"],
         laws=LAWS,
         grounds=GROUNDS,
+        channels=get_args(Channel),
         typed=typed,
         problem=problem,
     )
@@ -146,7 +148,7 @@ def _body(form: Form) -> Document:
     }
     if lines:
         body["subjects" if form.get("by") == "subjects" else "sample_ids"] = lines
-    for name in ("model", "reference", "received_at", "received_reason", "ground"):
+    for name in ("model", "reference", "received_at", "received_reason", "channel", "ground"):
         if form[name].strip():
             body[name] = form[name].strip()
     return body
@@ -204,13 +206,14 @@ def _possible(request: Document) -> tuple[str, ...]:
         return ("approve", "dismiss")
     confirm = ("confirm",) if request["confirm_by"] and not request["confirmed_at"] else ()
     match request["status"]:
-        case "held" if request["identity"]["status"] == "asked":
+        case "held" if request["identity"]["status"] in ("asked", "refused"):
             return (*confirm, "identity", "refuse", "cancel")
         case "held":
             return (*confirm, "release", "refuse", "cancel")
         case "accepted" | "processing" | "published" | "needs-attention":
             extend = () if request["extended_at"] else ("extend",)
-            return (*confirm, *extend, "identity", "hold", "refuse", "cancel")
+            ask = ("identity",) if request["identity"]["status"] == "not-needed" else ()
+            return (*confirm, *extend, *ask, "hold", "refuse", "cancel")
     return ()
 
 

@@ -11,6 +11,7 @@ from starlette.concurrency import run_in_threadpool
 
 from app.api.health import ready
 from app.console.visit import PageRoute, Visit, VisitDep
+from app.console.words import parse
 
 router = APIRouter(route_class=PageRoute, include_in_schema=False)
 MOST = 50
@@ -21,17 +22,20 @@ SOON = timedelta(days=7)
 async def today(visit: VisitDep) -> Response:
     soon = f"{visit.clock.now + SOON:%Y-%m-%dT%H:%M:%SZ}"
     api = visit.api
-    due, waiting, attention, held, letters, running, ended, health = await asyncio.gather(
+    due, waiting, attention, held, letters, unsaid, running, ended, health = await asyncio.gather(
         api.get("/deletion-requests", unanswered=True, due_before=soon, page_size=MOST),
         api.get("/deletion-requests", unanswered=True, page_size=MOST),
         api.get("/deletion-requests", status="needs-attention", page_size=MOST),
         api.get("/deletion-requests", status="held", page_size=MOST),
         api.get("/deletion-requests", notice_unsent=True, page_size=MOST),
+        api.get("/deletion-requests", letter_missing=True, page_size=MOST),
         api.get("/jobs", state="running", page_size=MOST),
         api.get("/jobs", state="dead", page_size=10),
         _health(visit),
     )
     late = [row for row in due["items"] if visit.clock.days_until(row["due_at"], row["jurisdiction"]) < 0]
+    asked = [row for row in held["items"] if row["identity"]["status"] == "asked"]
+    over = [row for row in asked if parse(row["identity"]["until"]) < visit.clock.now]
     return visit.page(
         "today.html.j2",
         late=late,
@@ -40,9 +44,12 @@ async def today(visit: VisitDep) -> Response:
         attention=attention["items"],
         confirm=[row for row in waiting["items"] if row["confirm_by"] and not row["confirmed_at"]],
         more_wait=waiting["next_page_token"] is not None,
-        asked=[row for row in held["items"] if row["identity"]["status"] == "asked"],
+        asked=[row for row in asked if row not in over],
+        over=over,
         held=[row for row in held["items"] if row["identity"]["status"] != "asked"],
         letters=letters["items"],
+        unsaid=unsaid["items"],
+        to_write=len({row["id"] for row in [*letters["items"], *unsaid["items"]]}),
         running=running["items"],
         given_up=ended["items"],
         health=health,

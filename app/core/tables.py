@@ -312,7 +312,26 @@ class DeletionRequest(Base):
     case_id: Mapped[str | None] = mapped_column(Id)  # of requests of one letter about several datasets: the first's id
     remains_until: Mapped[datetime | None]  # later than the due date, by a decision of a person
     remains_reason: Mapped[str | None] = mapped_column(Text)
+    channel: Mapped[str | None] = mapped_column(String(20))  # how it came: `app.rules.compliance.Channel`
+    local_year: Mapped[int | None] = mapped_column(Integer)  # of receipt where the controller acts, if it is not UTC's
+    wait_over_at: Mapped[datetime | None]  # when it was noticed that no proof of identity had come in time
+    extension_sent_at: Mapped[datetime | None]  # when the notice of the extension went
+    answered_at: Mapped[datetime | None]  # when the letter with the answer went
+    answered_how: Mapped[str | None] = mapped_column(Text)
     __table_args__ = (
+        Index(
+            "ix_requests_extension_unsent",
+            "tenant_id",
+            "id",
+            postgresql_where=text("extended_at IS NOT NULL AND extension_sent_at IS NULL"),
+            sqlite_where=text("extended_at IS NOT NULL AND extension_sent_at IS NULL"),
+        ),
+        Index(
+            "ix_requests_waiting",
+            "identity_until",
+            postgresql_where=text("identity = 'asked' AND wait_over_at IS NULL"),
+            sqlite_where=text("identity = 'asked' AND wait_over_at IS NULL"),
+        ),
         Index(
             "ix_requests_complaints",
             "complaint_about",
@@ -831,8 +850,39 @@ class ComplianceRules(Base):
     updated_at: Mapped[datetime]
 
 
+class Refusal(Base):
+    """One refusal, of a request or of a part: the event that records it has its moment, its people and its reason.
+
+    year: of receipt, as figures count it. positions: of the samples; none where an earlier version refused a part.
+    late: the law's time for a refusal had passed. letter_sent_at: when the letter that says it went.
+    """
+
+    __tablename__ = "refusals"
+    event: Mapped[int] = mapped_column(Serial, primary_key=True, autoincrement=False)
+    tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"))
+    request_id: Mapped[str] = mapped_column(ForeignKey("deletion_requests.id"), index=True)
+    year: Mapped[int] = mapped_column(Integer)
+    samples: Mapped[int] = mapped_column(Integer)
+    ground: Mapped[str | None] = mapped_column(String(30))
+    positions: Mapped[bytes | None] = mapped_column(LargeBinary, deferred=True)
+    late: Mapped[bool] = mapped_column(server_default=text("false"))
+    letter_sent_at: Mapped[datetime | None]
+    __table_args__ = (
+        Index(
+            "ix_refusals_unsent",
+            "tenant_id",
+            "request_id",
+            postgresql_where=text("letter_sent_at IS NULL"),
+            sqlite_where=text("letter_sent_at IS NULL"),
+        ),
+    )
+
+
 class Proposal(Base):
-    """A refusal that waits for its second person. `positions`: a part of the request; none: all of it."""
+    """A refusal that waits for its second person. `positions`: a part of the request; none: all of it.
+
+    suspended: the request was under way, and waits for this decision alone.
+    """
 
     __tablename__ = "proposals"
     request_id: Mapped[str] = mapped_column(ForeignKey("deletion_requests.id"), primary_key=True)
@@ -840,6 +890,7 @@ class Proposal(Base):
     reason: Mapped[str] = mapped_column(Text)
     ground: Mapped[str | None] = mapped_column(String(30))
     positions: Mapped[bytes | None] = mapped_column(LargeBinary)
+    suspended: Mapped[bool] = mapped_column(server_default=text("false"))
     created_at: Mapped[datetime]
 
 

@@ -24,7 +24,7 @@ from app.core.positions import Positions, pack, unpack
 from app.core.tables import CaseDetails, DeletionRequest, Model, OutcomeRow
 from app.datasets import records as datasets
 from app.datasets import samples
-from app.deletions import batches, carried, erasure, views
+from app.deletions import batches, carried, erasure, refusals, views
 from app.deletions.locking import LockedDataset, LockedDatasets, LockedModel, Mask
 from app.deletions.orders import Accepted, Impact, NewOutcome, NewRequest, Order
 from app.models import bases
@@ -106,7 +106,7 @@ def _assess(
     if data.dataset.carried_for is not None:
         positions = _whole(session, data, order)
     elif known is None and before is not None and not order.subjects:
-        positions = _again(before, refused)
+        positions = _again(session, before, refused)
     elif known is None:
         if not order.subjects:
             raise Unprocessable("Send either `sample_ids` or `subjects`.", kind="samples-missing")
@@ -182,14 +182,16 @@ def _complained_about(session: Session, order: Order) -> DeletionRequest | None:
     return before
 
 
-def _again(before: DeletionRequest, refused: Sequence[Mask]) -> Positions:
-    """The samples of the request that a complaint names: erased ones are looked for once more.
+def _again(session: Session, before: DeletionRequest, refused: Sequence[Mask]) -> Positions:
+    """The samples that a complaint is about: those that the request it names was refused, or all where nothing was.
+    Erased ones are looked for once more.
 
     Raises:
-        Conflict: another request has taken them meanwhile.
+        Conflict: another request has taken them meanwhile, or nobody knows which were refused.
     """
-    positions = unpack(before.positions)
-    if before.fulfilled_at is None and any(mask[positions].any() for mask in refused):
+    positions = refusals.positions(session, before) if before.refused_count else unpack(before.positions)
+    looks_again = before.fulfilled_at is not None and not before.refused_count
+    if not looks_again and any(mask[positions].any() for mask in refused):
         raise Conflict("Another request has taken samples of the earlier one meanwhile.", kind="sample-requested")
     return positions
 
@@ -314,6 +316,7 @@ def _keep_references(
 
 def _row(order: Order, impact: Impact, now: datetime) -> dict[str, Any]:
     law = clock(order.jurisdiction)
+    year = law.day(impact.received_at).year
     return {
         "id": new_id("del"),
         "tenant_id": order.tenant_id,
@@ -330,6 +333,8 @@ def _row(order: Order, impact: Impact, now: datetime) -> dict[str, Any]:
         "received_at": impact.received_at,
         "posted_at": None if order.received_at is None else now,
         "received_reason": order.received_reason,
+        "channel": order.channel,
+        "local_year": None if year == impact.received_at.year else year,
         "ground": order.ground,
         "complaint_about": order.complaint_about,
         "case_id": order.case_id,

@@ -12,7 +12,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from pydantic_core import to_json
-from sqlalchemy import ColumnElement, case, func, literal, select, tuple_
+from sqlalchemy import ColumnElement, case, extract, func, literal, select, tuple_
 from sqlalchemy.orm import Session
 
 from app import events
@@ -21,21 +21,24 @@ from app.core.db import Database
 from app.core.tables import DeletionRequest, OutcomeRow, Receipt
 from app.deletions import tallies, views
 from app.deletions.views import RequestDetails
-from app.rules.states import Decision, Outcome, RequestStatus, request_status
+from app.rules.deadlines import clock
+from app.rules.states import Decision, Identity, Outcome, RequestStatus, request_status
 
 PAGE = 1000
 DUE_SOON = timedelta(days=7)
+ZONES = timedelta(days=1)  # by which a day may begin earlier or later than in UTC, at most
 MOST_LISTED = 1000
 COLUMNS = (
     "request", "status", "reference", "dataset", "model", "samples", "samples_refused", "basis", "ground",
-    "jurisdiction", "rule", "received_at", "posted_at", "received_reason", "identity", "complaint_about", "confirm_by",
-    "confirmed_at", "due_at", "extended_at", "extension_reason", "decided_at", "reason", "refusal_ground", "verdict",
-    "model_replaced_at", "fulfilled_at", "erasure_complete_at", "days",
+    "jurisdiction", "rule", "channel", "received_on", "received_at", "posted_at", "received_reason", "identity",
+    "complaint_about", "confirm_by", "confirmed_at", "due_at", "extended_at", "extension_reason", "extension_sent_at",
+    "decided_at", "reason", "refusal_ground", "refusal_reason", "refused_late", "verdict", "model_replaced_at",
+    "fulfilled_at", "erasure_complete_at", "answered_at", "answered_how", "days",
 )  # fmt: skip
 
 
 def register(database: Database, tenant_id: str, year: int | None = None) -> Iterator[list[dict[str, Any]]]:
-    """Pages of the entries, one per request, oldest first; `year`: of receipt (UTC).
+    """Pages of the entries, one per request, oldest first; `year`: of receipt, where the controller acts.
 
     Each is a transaction of its own, so that a slow reader holds none.
     """
@@ -56,13 +59,16 @@ def _received(tenant_id: str, year: int | None) -> list[ColumnElement[bool]]:
     """The requests of the tenant, of that year."""
     found = [DeletionRequest.tenant_id == tenant_id]
     if year is not None:
-        start, stop = datetime(year, 1, 1), datetime(year + 1, 1, 1)  # noqa: DTZ001  (the database holds UTC)
+        start, stop = datetime(year, 1, 1) - ZONES, datetime(year + 1, 1, 1) + ZONES  # noqa: DTZ001  (it holds UTC)
         found += [DeletionRequest.received_at >= start, DeletionRequest.received_at < stop]
+        found.append(func.coalesce(DeletionRequest.local_year, extract("year", DeletionRequest.received_at)) == year)
     return found
 
 
 def _entry(row: DeletionRequest, details: RequestDetails) -> dict[str, Any]:
-    end = row.fulfilled_at or row.decided_at
+    end = views.answer_at(row)
+    grounds = dict.fromkeys(each.ground for each in details.refusals if each.ground)
+    reasons = dict.fromkeys(each.reason for each in details.refusals if each.reason)
     return {
         "request": row.id,
         "status": details.status(row).value,
@@ -75,6 +81,8 @@ def _entry(row: DeletionRequest, details: RequestDetails) -> dict[str, Any]:
         "ground": row.ground,
         "jurisdiction": row.jurisdiction,
         "rule": row.rule,
+        "channel": row.channel,
+        "received_on": clock(row.jurisdiction).day(row.received_at).isoformat(),
         "received_at": _time(row.received_at),
         "posted_at": _time(row.posted_at or row.received_at),
         "received_reason": row.received_reason,
@@ -85,13 +93,18 @@ def _entry(row: DeletionRequest, details: RequestDetails) -> dict[str, Any]:
         "due_at": _time(row.due_at),
         "extended_at": _time(row.extended_at),
         "extension_reason": row.extension_reason,
+        "extension_sent_at": _time(row.extension_sent_at),
         "decided_at": _time(row.decided_at),
         "reason": row.reason,
-        "refusal_ground": row.refusal_ground,
+        "refusal_ground": ", ".join(grounds) or row.refusal_ground,
+        "refusal_reason": "; ".join(reasons) or None,
+        "refused_late": any(each.late for each in details.refusals) if details.refusals else None,
         "verdict": details.verdict,
         "model_replaced_at": _time(details.replaced_at),
         "fulfilled_at": _time(row.fulfilled_at),
         "erasure_complete_at": _time(details.complete_at(row)),
+        "answered_at": _time(row.answered_at),
+        "answered_how": row.answered_how,
         "days": round((end - row.received_at).total_seconds() / 86400, 2) if end else None,
     }
 
@@ -213,7 +226,7 @@ def _incomplete(session: Session, these: Sequence[ColumnElement[bool]]) -> Count
     """Those of which something is left after the due date, by the hundredths of a day that the answer took."""
     row = DeletionRequest
     query = (
-        select(row.id, row.received_at, row.fulfilled_at)
+        select(row.id, row.received_at, func.coalesce(row.answered_at, row.fulfilled_at))
         .join(Receipt, Receipt.request_id == row.id)
         .where(*these, row.fulfilled_at.is_not(None), row.decision.not_in(_DECIDED), *views.late_remains())
         .distinct()
@@ -244,8 +257,28 @@ def _days(took: Counter[int]) -> dict[str, float | None]:
     return {"mean_days": round(mean / 100, 2), "median_days": round(statistics.fmean(middle) / 100, 2)}
 
 
+def notice_waits(database: Database) -> int:
+    """Record once for each request that no proof of identity has come in the time for which one was waited; how many.
+    The sweeper's duty."""
+    with database.write() as session:
+        now = db.now(session)
+        query = select(DeletionRequest).where(
+            DeletionRequest.identity == Identity.ASKED,
+            DeletionRequest.wait_over_at.is_(None),
+            DeletionRequest.identity_until < now,
+            DeletionRequest.decision == Decision.HELD,
+        )
+        rows = session.scalars(query.limit(PAGE).with_for_update(skip_locked=True)).all()
+        for row in rows:
+            row.wait_over_at = now
+            until = f"{row.identity_until:%Y-%m-%dT%H:%M:%SZ}"
+            events.record(session, row.tenant_id, "request.identity-wait-over", row.id, until=until)
+        return len(rows)
+
+
 def notice_overdue(database: Database) -> int:
-    """Record once for each accepted request that it has not ended by its due date; how many. The sweeper's duty.
+    """Record once for each request that is accepted or held that it has not ended by its due date; how many. The
+    sweeper's duty.
 
     Its jobs come first already (`app.jobs.claiming`); the event tells people, by webhook too.
     """
@@ -254,7 +287,7 @@ def notice_overdue(database: Database) -> int:
         query = select(DeletionRequest).where(
             DeletionRequest.fulfilled_at.is_(None),
             DeletionRequest.due_at < now,
-            DeletionRequest.decision == Decision.ACCEPTED,
+            DeletionRequest.decision.in_([Decision.ACCEPTED, Decision.HELD]),
             DeletionRequest.overdue_at.is_(None),
         )
         rows = session.scalars(query.limit(PAGE).with_for_update(skip_locked=True)).all()

@@ -2,6 +2,7 @@
 a reason.
 
 Where the tenant's rules ask for two people on a refusal, the first proposes it, and the key of another carries it out.
+Until then the request is held: nothing is erased that may be refused.
 
 A request whose job is running can no longer be stopped: its verbs answer 409 until the job has ended.
 """
@@ -12,7 +13,7 @@ from collections.abc import Sequence
 from datetime import datetime
 
 import numpy as np
-from sqlalchemy import func, select
+from sqlalchemy import delete, func, select
 from sqlalchemy.orm import Session
 
 from app import events, jobs
@@ -22,11 +23,14 @@ from app.core.errors import Conflict, Unprocessable
 from app.core.positions import Positions, marked, mask_of, pack, unpack
 from app.core.tables import Dataset, DeletionRequest, Job, Model, OutcomeRow, Proposal
 from app.datasets import samples
-from app.deletions import batches, compliance_rules, erasure
+from app.deletions import batches, compliance_rules, erasure, refusals
+from app.deletions.orders import NewRequest
 from app.evidence import sealing
 from app.rules import grounds
 from app.rules.deadlines import Pause, clock
 from app.rules.states import Decision, Identity, JobKind, JobState, Outcome, move_decision, move_outcome
+
+WAITS = "A refusal waits for its second person."
 
 
 def begin(session: Session, request: DeletionRequest) -> DeletionRequest:
@@ -57,7 +61,7 @@ def refuse(
     """Refuse the request, or with `sample_ids` that part of it; or propose that, where two people must decide.
 
     Raises:
-        Conflict: too late by the law's clock, being carried out, or another refusal waits for its second person.
+        Conflict: being carried out, or another refusal waits for its second person.
         Unprocessable: an id that is not of this request, or a ground that its law does not have.
     """
     require_unproposed(session, request)
@@ -72,6 +76,9 @@ def refuse(
     if not compliance_rules.of(session, request.tenant_id).two_people_on_refusal:
         _refuse(session, request, part, reason, ground)
         return
+    suspended = request.decision != Decision.HELD
+    if suspended:
+        suspend(session, request, WAITS)
     session.add(
         Proposal(
             request_id=request.id,
@@ -79,6 +86,7 @@ def refuse(
             reason=reason,
             ground=ground,
             positions=None if sample_ids is None else pack(part),
+            suspended=suspended,
             created_at=db.now(session),
         )
     )
@@ -102,11 +110,17 @@ def approve(session: Session, request: DeletionRequest) -> None:
     session.delete(proposal)
     session.flush()
     _refuse(session, request, part, proposal.reason, proposal.ground, proposed_by=proposal.key_id)
+    if proposal.suspended and request.decision == Decision.HELD:  # the rest of it goes on
+        resume(session, request)
 
 
 def dismiss(session: Session, request: DeletionRequest, reason: str) -> None:
-    """The proposed refusal does not happen. Raises Conflict: nothing is proposed."""
-    session.delete(_proposal(session, request))
+    """The proposed refusal does not happen: the request is as it was before. Raises Conflict: nothing is proposed."""
+    proposal = _proposal(session, request)
+    session.delete(proposal)
+    session.flush()
+    if proposal.suspended:
+        resume(session, request)
     events.record_decision(session, request.tenant_id, "request.refusal-dismissed", request.id, reason)
 
 
@@ -124,9 +138,6 @@ def require_unproposed(session: Session, request: DeletionRequest) -> None:
 
 
 def _require_refusable(session: Session, request: DeletionRequest, part: Positions) -> None:
-    law, now, extended = clock(request.jurisdiction), db.now(session), request.extended_at is not None
-    if not law.may_refuse(request.received_at, now, extended=extended, pause=pause_of(request)):
-        raise Conflict("The time in which a refusal must be given has passed.", kind="refusal-too-late")
     move_decision(Decision(request.decision), Decision.REFUSED)
     _require_stoppable(session, request)
     if not len(part):
@@ -136,19 +147,27 @@ def _require_refusable(session: Session, request: DeletionRequest, part: Positio
 def _refuse(
     session: Session, request: DeletionRequest, part: Positions, reason: str, ground: str | None, **said: str
 ) -> None:
+    late = _is_late(session, request)
     request.refused_count += len(part)
     request.refusal_ground = ground
     if len(part) == len(unpack(request.positions)):
         _end(session, request, Decision.REFUSED, reason)
     else:
-        _leave_out(session, request, part, reason)
-    events.record_decision(
-        session, request.tenant_id, "request.refused", request.id, reason, samples=len(part), ground=ground, **said
-    )
+        _leave_out(session, request, part)
+    about = {"samples": len(part), "ground": ground, **({"late": True} if late else {}), **said}
+    event = events.record_decision(session, request.tenant_id, "request.refused", request.id, reason, **about)
+    refusals.keep(session, request, event, part, ground, late=late)
+
+
+def _is_late(session: Session, request: DeletionRequest) -> bool:
+    """Whether the law's time for a refusal has passed. The person must hear of it all the same."""
+    law, extended = clock(request.jurisdiction), request.extended_at is not None
+    return not law.may_refuse(request.received_at, db.now(session), extended=extended, pause=pause_of(request))
 
 
 def give_up(session: Session, request: DeletionRequest, positions: Positions, reason: str) -> None:
-    """Take these samples out of an open request. A request without any left is cancelled.
+    """Take these samples out of an open request, because another one has them: nobody refuses them. A request without
+    any left is cancelled.
 
     Raises:
         Conflict: it is being carried out.
@@ -158,17 +177,16 @@ def give_up(session: Session, request: DeletionRequest, positions: Positions, re
     if len(part) == len(own):
         cancel(session, request, reason)
         return
-    request.refused_count += len(part)
-    _leave_out(session, request, part, reason)
-    events.record_decision(session, request.tenant_id, "request.refused", request.id, reason, samples=len(part))
+    _leave_out(session, request, part)
+    events.record_decision(session, request.tenant_id, "request.given-up", request.id, reason, samples=len(part))
 
 
-def _leave_out(session: Session, request: DeletionRequest, part: Positions, reason: str) -> None:
+def _leave_out(session: Session, request: DeletionRequest, part: Positions) -> None:
     _require_stoppable(session, request)
     _free(session, request, part)
     sealing.leave_out(session, request, part)
     left = np.setdiff1d(unpack(request.positions), part)
-    request.positions, request.sample_count, request.reason = pack(left), len(left), reason
+    request.positions, request.sample_count = pack(left), len(left)
 
 
 def _own(
@@ -215,6 +233,13 @@ def resume(session: Session, request: DeletionRequest) -> None:
     for row in rows:
         batches.close_if_due(session, session.get_one(Model, row.model_id))
     erasure.start_if_published(session, request.id)  # no model is affected, or all were purged meanwhile
+
+
+def reopen(session: Session, request: DeletionRequest) -> None:
+    """A held request goes on whatever it waited for: a restored backup has it as it was before it was carried out."""
+    session.execute(delete(Proposal).where(Proposal.request_id == request.id))
+    resume(session, request)
+    events.record_decision(session, request.tenant_id, "request.released", request.id, None)
 
 
 def extend(session: Session, request: DeletionRequest, reason: str) -> None:
@@ -271,7 +296,7 @@ def within(session: Session, request: DeletionRequest, at: datetime | None) -> d
     return at
 
 
-def pause_of(request: DeletionRequest) -> Pause | None:
+def pause_of(request: DeletionRequest | NewRequest) -> Pause | None:
     """The time for which the law's clock may stand still: until the answer, or the end of the wait for it."""
     if request.identity_asked_at is None or request.identity_until is None:
         return None

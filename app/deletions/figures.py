@@ -17,23 +17,25 @@ from app.rules.states import Decision
 
 
 def of(database: Database, tenant_id: str, year: int | None) -> dict[str, Any]:
-    """The figures of the year of receipt (UTC), or of all years; verdicts by the year of their audit."""
+    """The figures of the year of receipt, where the controller acts, or of all years; verdicts by the year of their
+    audit. A request that was refused in parts has a refusal for each."""
     with database.read() as session:
         groups = list(tallies.groups(session, tenant_id, year))
+        refusals = list(tallies.refusals(session, tenant_id, year))
         verdicts = tallies.verdicts(session, tenant_id, year)
     counts: dict[str, Counter[str]] = {name: Counter() for name in ("law", "ground", "outcome", "refusal")}
     days: dict[str, Counter[int]] = {}
-    late: Counter[str] = Counter()
+    answered_late: Counter[str] = Counter()
     for group in groups:
         law, count = law_of(group.jurisdiction), group.requests
         counts["law"][law] += count
         counts["ground"][group.ground or "none"] += count
         counts["outcome"][_outcome(group)] += count
-        if group.partly_refused or group.decision == Decision.REFUSED:
-            counts["refusal"][group.refusal_ground or "none"] += count
         if group.days is not None:
             days.setdefault(law, Counter())[group.days] += count
-            late[law] += count * group.late
+            answered_late[law] += count * group.late
+    for ground, _, count in refusals:
+        counts["refusal"][ground or "none"] += count
     together: Counter[int] = sum(days.values(), Counter())
     return {
         "year": year,
@@ -42,9 +44,10 @@ def of(database: Database, tenant_id: str, year: int | None) -> dict[str, Any]:
         "by_ground": _sorted(counts["ground"]),
         "by_outcome": _sorted(counts["outcome"]),
         "by_refusal_ground": _sorted(counts["refusal"]),
+        "refused_late": sum(count for _, late, count in refusals if late),
         "by_verdict": _sorted(verdicts),
-        "days": _days(together, sum(late.values())),
-        "days_by_law": {law: _days(found, late[law]) for law, found in sorted(days.items())},
+        "days": _days(together, sum(answered_late.values())),
+        "days_by_law": {law: _days(found, answered_late[law]) for law, found in sorted(days.items())},
     }
 
 

@@ -11,8 +11,9 @@ from sqlalchemy.orm import Session
 
 from app import events
 from app.core.errors import Conflict, Unprocessable
-from app.core.tables import CaseDetails, DeletionRequest
+from app.core.tables import CaseDetails, DeletionRequest, Proposal
 from app.deletions import decisions
+from app.deletions.orders import NewRequest
 from app.rules.deadlines import clock
 from app.rules.states import Decision, Identity
 
@@ -49,29 +50,51 @@ def ask(
 def end(
     session: Session, request: DeletionRequest, *, confirmed: bool, at: datetime | None, note: str | None = None
 ) -> None:
-    """The person has shown who they are, and the request goes on; or has not, and it may be refused.
+    """The person has shown who they are, and the request goes on; or has not, and it may be refused. A proof that comes
+    after that is taken, too; the wait was over before, so that it moves no date.
 
     Raises:
-        Conflict: nothing was asked.
+        Conflict: nothing was asked, or the request is decided.
     """
     ended = decisions.within(session, request, at)
     if request.identity == Identity.ASKED:
         request.identity_ended_at = max(ended, request.identity_asked_at or ended)
     elif request.identity == Identity.NOT_NEEDED and confirmed:  # shown with the request
         request.identity_ended_at = ended
-    else:
+    elif request.identity != Identity.REFUSED or not confirmed:
         raise Conflict("No proof of identity is waited for.", kind="identity-not-asked")
+    elif request.decision in (Decision.REFUSED, Decision.CANCELLED):
+        raise Conflict("The request has been answered: a complaint about it reopens it.", kind="illegal-move")
     request.identity = Identity.CONFIRMED if confirmed else Identity.REFUSED
-    if confirmed and request.decision == Decision.HELD and request.reason == HELD:
-        decisions.resume(session, request)
+    if confirmed and request.decision == Decision.HELD:
+        _go_on(session, request)
     _changed(session, request, note)
+
+
+def _go_on(session: Session, request: DeletionRequest) -> None:
+    """End a hold that only waited for the proof, unless a refusal waits for its second person: then with that."""
+    if request.reason != HELD:
+        return
+    proposal = session.get(Proposal, request.id)
+    if proposal is None:
+        decisions.resume(session, request)
+    else:
+        request.reason, proposal.suspended = decisions.WAITS, True
+
+
+def moves_due(request: DeletionRequest | NewRequest) -> bool:
+    """Whether the due date is later for the wait: not where the law's clock runs on, or the period was over before."""
+    pause, law = decisions.pause_of(request), clock(request.jurisdiction)
+    period = law.due if request.extended_at is None else law.extended
+    return pause is not None and period(request.received_at, pause) != period(request.received_at)
 
 
 def _changed(session: Session, request: DeletionRequest, note: str | None) -> None:
     """The due date as the law has it now. The note may name a person, so it is kept apart."""
     law, was = clock(request.jurisdiction), request.due_at
     period = law.due if request.extended_at is None else law.extended
-    request.due_at = period(request.received_at, decisions.pause_of(request))
+    if request.identity_asked_at is not None and request.identity_asked_at <= was:
+        request.due_at = period(request.received_at, decisions.pause_of(request))
     if note is not None:
         details = session.get(CaseDetails, request.id)
         if details is None:

@@ -34,6 +34,7 @@ class Order:
     received_at: datetime | None = None  # UTC; none: now
     received_reason: str | None = None
     reference: str | None = None
+    channel: str | None = None
     ground: str | None = None
     complaint_about: str | None = None
     case_id: str | None = None
@@ -77,6 +78,8 @@ class NewRequest:
     confirm_by: datetime | None
     posted_at: datetime | None
     received_reason: str | None
+    channel: str | None
+    local_year: int | None
     ground: str | None
     complaint_about: str | None
     case_id: str | None
@@ -95,6 +98,9 @@ class NewRequest:
     confirmed_at: datetime | None = None
     remains_until: datetime | None = None
     remains_reason: str | None = None
+    extension_sent_at: datetime | None = None
+    answered_at: datetime | None = None
+    answered_how: str | None = None
 
 
 @dataclass

@@ -16,14 +16,14 @@ from sqlalchemy.orm import Session
 from app.core.db import Database
 from app.core.tables import Tally, TallyChange
 
-REQUEST, ANSWERED, VERDICT = "request", "answered", "verdict"
+REQUEST, ANSWERED, VERDICT, REFUSAL = "request", "answered", "verdict", "refusal"
 MOST_CHANGES = 1000  # before they are added up
 
 
 @dataclass(frozen=True)
 class Group:
-    """Requests that have all of this in common. `ended`: fulfilled | decided | nothing; `days`: whole ones until
-    then; `late`: after the due date."""
+    """Requests that have all of this in common. `ended`: fulfilled | decided | nothing; `days`: whole ones until the
+    answer, which is the letter where one is marked as sent; `late`: after the due date."""
 
     jurisdiction: str
     ground: str | None
@@ -39,7 +39,7 @@ class Group:
 
 
 def groups(session: Session, tenant_id: str, year: int | None) -> Iterator[Group]:
-    """Of the requests received in that year (UTC), or in all years."""
+    """Of the requests received in that year, where the controller acts, or in all years."""
     for value, requests, samples in _sums(session, tenant_id, REQUEST, year):
         law, ground, decision, refusal, partly, extended, ended, late, days = value.split("|")
         yield Group(
@@ -60,6 +60,13 @@ def groups(session: Session, tenant_id: str, year: int | None) -> Iterator[Group
 def answered(session: Session, tenant_id: str, year: int | None) -> Counter[int]:
     """Of those that are fulfilled: how many, by the hundredths of a day that the answer took."""
     return Counter({int(value): count for value, count, _ in _sums(session, tenant_id, ANSWERED, year)})
+
+
+def refusals(session: Session, tenant_id: str, year: int | None) -> Iterator[tuple[str | None, bool, int]]:
+    """Refusals of requests received in that year: the ground, whether they came late, and how many."""
+    for value, count, _ in _sums(session, tenant_id, REFUSAL, year):
+        ground, _, late = value.partition("|")
+        yield ground or None, late == "1", count
 
 
 def verdicts(session: Session, tenant_id: str, year: int | None) -> dict[str, int]:

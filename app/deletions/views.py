@@ -13,7 +13,9 @@ from sqlalchemy.orm import Session, aliased
 
 from app.core.errors import NotFound
 from app.core.tables import AuditRow, CaseDetails, DeletionRequest, Job, OutcomeRow, Proposal, Receipt, Version
+from app.deletions import refusals
 from app.deletions.orders import NewOutcome, NewRequest
+from app.deletions.refusals import Refused
 from app.rules.states import Decision, JobKind, JobState, Outcome, RequestStatus, request_status
 
 ALIVE = (JobState.QUEUED, JobState.RUNNING)
@@ -40,6 +42,7 @@ class RequestDetails:
     replaced: dict[str, datetime] = field(default_factory=dict)
     reference: str | None = None
     proposal: Proposal | None = None
+    refusals: list[Refused] = field(default_factory=list)
 
     def status(self, request: DeletionRequest | NewRequest) -> RequestStatus:
         states = [Outcome(row.state) for row in self.outcomes]
@@ -89,6 +92,8 @@ def details(session: Session, requests: Sequence[DeletionRequest]) -> dict[str, 
         found[detail.request_id].reference = detail.reference
     for proposal in session.scalars(select(Proposal).where(Proposal.request_id.in_(ids))):
         found[proposal.request_id].proposal = proposal
+    for request_id, refused in refusals.of(session, [row.id for row in requests if row.refused_count]).items():
+        found[request_id].refusals = refused
     return found
 
 
@@ -137,6 +142,11 @@ def affecting(model_id: str) -> ColumnElement[bool]:
     return or_(
         DeletionRequest.model_id == model_id, one.correlate(DeletionRequest).limit(1).scalar_subquery().is_not(None)
     )
+
+
+def answer_at(request: DeletionRequest) -> datetime | None:
+    """When the person had the answer: its letter, or the decision where no letter is marked as sent."""
+    return request.answered_at or request.fulfilled_at or request.decided_at
 
 
 def is_of(session: Session, tenant_id: str, request_id: str) -> bool:

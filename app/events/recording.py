@@ -25,12 +25,13 @@ def record(session: Session, tenant_id: str, kind: str, object_id: str, **data: 
 
 def record_decision(
     session: Session, tenant_id: str, kind: str, request_id: str, reason: str | None, **data: Any
-) -> None:
-    """The same of what a person decided about a request, with the reason in free words."""
+) -> AuditEvent:
+    """The same of what a person decided about a request, with the reason in free words. The event."""
     event = _record(session, tenant_id, kind, request_id, {}, data)
     if reason:
         session.flush()
         session.add(CaseReason(event=event.number, request_id=request_id, reason=reason))
+    return event
 
 
 def record_about(

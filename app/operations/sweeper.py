@@ -86,6 +86,7 @@ def run(settings: Settings, stop: threading.Event) -> None:
         (min(lease_check, 5.0), lambda: jobs.sweep(database, settings.rehint_seconds)),
         (0.5, lambda: batches.close_due(database)),
         (60.0, lambda: compliance.notice_overdue(database)),
+        (60.0, lambda: compliance.notice_waits(database)),
         (60.0, lambda: retention.retire_due_pools(database)),
         (HOUSEKEEPING_SECONDS, lambda: rewriter.owe_cases(cases_retention.erase_due(database))),
         (10.0, lambda: tallies.add_up(database)),

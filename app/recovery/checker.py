@@ -451,7 +451,7 @@ def log_trees(view: View) -> Found:
 def tallies(view: View) -> Found:
     """What the database has counted of a tenant's requests, year by year, is how many there are."""
     session = view.session
-    year = extract("year", DeletionRequest.received_at)
+    year = func.coalesce(DeletionRequest.local_year, extract("year", DeletionRequest.received_at))
     fulfilled = DeletionRequest.fulfilled_at.is_not(None)
     query = select(DeletionRequest.tenant_id, year, DeletionRequest.decision, fulfilled, func.count())
     there: dict[tuple[str, int], Counter[tuple[str, bool]]] = {}

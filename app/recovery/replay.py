@@ -281,7 +281,7 @@ def _reopen(session: Session, request: DeletionRequest, positions: Positions, li
         setattr(request, name, value)
     request.replayed_at = db.now(session)
     if request.decision == Decision.HELD:
-        decisions.resume(session, request)
+        decisions.reopen(session, request)
     events.record(session, request.tenant_id, "request.replayed", request.id)
 
 

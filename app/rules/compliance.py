@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 Language = Literal["en", "de", "fr"]
+Channel = Literal["letter", "e-mail", "web-form", "phone", "in-person", "agent", "other"]
 
 
 class Rules(BaseModel):

@@ -35,7 +35,7 @@ from lethe.types import DeletionRequest
 log = group("The transparency log: head, entries, proofs.")
 
 RequestId = Annotated[str, typer.Argument(metavar="REQUEST", help="Id of the deletion request.")]
-Year = Annotated[int | None, typer.Option(help="Year of receipt, UTC.")]
+Year = Annotated[int | None, typer.Option(help="Year of receipt, where the controller acts.")]
 
 
 def request(
@@ -55,6 +55,9 @@ def request(
     ] = None,
     received_reason: Annotated[str | None, typer.Option(help="Why it is entered on a later day.")] = None,
     reference: Annotated[str | None, typer.Option(help="Your ticket or letter.")] = None,
+    channel: Annotated[
+        str | None, typer.Option(help="How it came: letter, e-mail, web-form, phone, in-person, agent or other.")
+    ] = None,
     complaint_about: Annotated[
         str | None, typer.Option(help="The answered request that this one reopens; then samples may be left out.")
     ] = None,
@@ -90,6 +93,7 @@ def request(
         "received_at": received,
         "received_reason": received_reason,
         "reference": reference,
+        "channel": channel,
         "complaint_about": complaint_about,
         "allow_data_loss": allow_data_loss,
     }
@@ -305,6 +309,7 @@ def figures(year: Year = None, as_json: AsJson = False) -> None:
     rows = [("received", found["received"])]
     for name in ("by_law", "by_ground", "by_outcome", "by_refusal_ground", "by_verdict"):
         rows += [(f"{name.replace('_', ' ')}: {key}", count) for key, count in found[name].items()]
+    rows.append(("refused late", found["refused_late"]))
     days = found["days"]
     rows.append(("days to the answer", f"mean {days['mean']}, median {days['median']}, late {days['late']}"))
     show(found, rows, as_json=as_json)
@@ -332,23 +337,28 @@ def show_request(
     rows += [
         (name.replace("_", " "), document[name])
         for name in (
-            "reason", "reference", "refusal_ground", "extension_reason", "samples", "jurisdiction", "basis", "ground",
+            "reason", "reference", "channel", "extension_reason", "samples", "jurisdiction", "basis", "ground",
             "complaint_about", "verdict",
         )
         if document[name] is not None
     ]  # fmt: skip
-    if found["samples_refused"]:
+    for refusal in found["refusals"]:
+        said = (refusal["ground"], refusal["reason"], "late" if refusal["late"] else None)
+        letter = f"letter sent {local(refusal['letter_sent_at'])}" if refusal["letter_sent_at"] else "no letter sent"
+        rows.append((f"refused: {refusal['samples']}", " · ".join(word for word in (*said, letter) if word)))
+    if found["samples_refused"] and not found["refusals"]:
         rows.append(("samples refused", found["samples_refused"]))
     if found["identity"]["status"] != "not-needed":
         until = f", wait until {local(found['identity']['until'])}" if found["identity"]["status"] == "asked" else ""
-        rows.append(("identity", found["identity"]["status"] + until))
+        moves = "" if found["identity"]["moves_due_at"] else ", which moves no date"
+        rows.append(("identity", found["identity"]["status"] + until + moves))
     if found["proposal"] is not None:
         rows.append(("waits", f"a refusal by {found['proposal']['by']} waits for a second person"))
     rows += [
         (name.removesuffix("_at").replace("_", " "), local(document[name]))
         for name in (
-            "received_at", "confirm_by", "confirmed_at", "due_at", "extended_at", "decided_at", "fulfilled_at",
-            "model_replaced_at", "erasure_complete_at",
+            "received_at", "confirm_by", "confirmed_at", "due_at", "extended_at", "extension_sent_at", "decided_at",
+            "fulfilled_at", "model_replaced_at", "erasure_complete_at", "answered_at",
         )
         if document[name] is not None
     ]  # fmt: skip

@@ -60,6 +60,7 @@ NAMES = {
     "Identity": "IdentityOut",
     "Proposal": "ProposalOut",
     "Remain": "RemainOut",
+    "Refusal": "RefusalOut",
     "HistoryEntry": "HistoryEntry",
     "CertificateStatus": "StatusOut",
     "Notice": "NoticeOut",

@@ -471,7 +471,7 @@ def test_a_bucket_that_is_not_there_and_missing_keys_are_refusals(
         open_blobs(keyless).check()
 
 
-def test_a_refusal_is_told_at_once(blobs: Bucket, shim: Proxy) -> None:
+def test_a_refusal_is_letter_sent_at_once(blobs: Bucket, shim: Proxy) -> None:
     shim.spoil("PUT", answers(403, "AccessDenied"))
     with pytest.raises(StorageUnavailableError, match="answered AccessDenied to PutObject"):
         blobs.put(SMALL)

@@ -40,7 +40,7 @@ LETTERS = [
     Letter("gdpr:FR", 20),
     Letter("gdpr:DE-BY", 5, "extended"),
     Letter("gdpr", 11, "refused"),
-    Letter("gdpr:DE", 12, "no-identity"),
+    Letter("gdpr:DE", 12, "no-identity"),  # the wait runs out
     Letter("gdpr", 16, "identity"),
     Letter("ccpa", 3),
     Letter("ccpa", 21),
@@ -49,6 +49,7 @@ LETTERS = [
     Letter("gdpr", 1, "complaint"),
 ]
 ASKED, SHOWN, UNTIL = 7, 4, 14  # days: asked and shown before today, waited for after it
+OVER = 1  # of the one whose wait runs out: days before today
 
 
 def expected_due(letter: Letter) -> datetime:
@@ -57,7 +58,7 @@ def expected_due(letter: Letter) -> datetime:
     if letter.law == "ccpa":
         return closing("ccpa", came + timedelta(days=45))
     months = 3 if letter.fate == "extended" else 1
-    paused = {"identity": ASKED - SHOWN, "no-identity": ASKED}.get(letter.fate, 0)
+    paused = {"identity": ASKED - SHOWN, "no-identity": ASKED - OVER}.get(letter.fate, 0)
     last = month_without_rolling(letter.law, came, months)
     for _ in range(paused):
         last += timedelta(days=1)
@@ -105,11 +106,13 @@ def test_an_officers_month(trained: Trained, tmp_path: Path) -> None:
             ground = "1798.105(d)(1)" if letter.law == "ccpa" else "17(3)(e)"
             account.post(f"{where}:refuse", {"reason": "a lawsuit needs them", "ground": ground})
         elif letter.fate in ("identity", "no-identity"):
-            asked = {"status": "asked", "at": day(-ASKED), "until": day(UNTIL), "note": "wrote to the address"}
+            until = day(UNTIL if letter.fate == "identity" else -OVER)
+            asked = {"status": "asked", "at": day(-ASKED), "until": until, "note": "wrote to the address"}
             account.post(f"{where}:identity", asked)
             if letter.fate == "identity":
                 account.post(f"{where}:identity", {"status": "confirmed", "at": day(-SHOWN)})
             else:
+                assert [compliance.notice_waits(account.database) for _ in range(2)] == [1, 0]
                 account.post(f"{where}:identity", {"status": "refused", "at": day(0)})
                 account.post(f"{where}:refuse", {"reason": "no proof came", "ground": "12(2)"})
     with account.database.write() as session:

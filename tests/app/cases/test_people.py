@@ -13,7 +13,16 @@ from sqlalchemy import select, update
 
 from app.cases import draft, retention
 from app.core import db
-from app.core.tables import Base, CertificateRow, Dataset, DeletionRequest, Download, NegativeReport, Sample
+from app.core.tables import (
+    Base,
+    CertificateRow,
+    Dataset,
+    DeletionRequest,
+    Download,
+    NegativeReport,
+    Proposal,
+    Sample,
+)
 from app.evidence import certificate, negative
 from app.formats.manifest import SourceError
 from app.recovery import erasure_ledger
@@ -238,13 +247,17 @@ def test_what_names_people_is_in_its_own_tables_and_goes_with_a_receipt(trained:
     refused = trained.delete(trained.ids[4:6], reference=PLANTED, jurisdiction="ccpa")
     account.post(f"{REQUESTS}/{refused['id']}:identity", {"status": "confirmed", "note": f"saw {PLANTED}'s passport"})
     account.post(f"{REQUESTS}/{refused['id']}:refuse", {"reason": f"{PLANTED} wrote 300 letters"})
-    account.post(f"{where}/notices", {"kind": "completion"})
+    notice = account.post(f"{where}/notices", {"kind": "completion"})
+    account.post(f"{where}/notices/{notice['id']}:sent", {"how": f"by {PLANTED}"})
     account.post(f"{where}/papers", {"kind": "letter", "name": f"{PLANTED}.pdf", "content": "aGk="})
     why = {"reason": f"{PLANTED} sues"}
     fetched = account.http.get(f"{trained.where}/versions/1/checkpoint", params=why)
     assert fetched.status_code == 200
     case = case_of(account, made["id"], with_papers=True)
     assert PLANTED.encode() in parts(case)["case.json"]
+    with account.database.write() as session:  # as a version before left one that nobody decided
+        words = {"reason": f"{PLANTED} sues us", "created_at": db.now(session)}
+        session.add(Proposal(request_id=made["id"], key_id="key_x", **words))
     sweep(account)
     personal = {table.__tablename__ for table in retention.PERSONAL} | {"deletion_requests", "idempotency", "downloads"}
     assert holders(account) <= personal

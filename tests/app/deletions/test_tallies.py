@@ -10,12 +10,13 @@ from typing import Any
 
 import pytest
 from alembic import command
-from sqlalchemy import delete, func, select, update
+from sqlalchemy import delete, func, insert, select, update
+from sqlalchemy.orm import Session
 
 from app.core import keys
 from app.core.db import Database, insert_many
 from app.core.ids import new_id
-from app.core.tables import Dataset, DeletionRequest, Tally, TallyChange
+from app.core.tables import Dataset, DeletionRequest, Refusal, Tally, TallyChange
 from app.deletions import compliance, figures, tallies
 from app.operations import migrate
 from app.rules.grounds import law_of
@@ -42,6 +43,8 @@ def some(chance: random.Random, received: datetime) -> dict[str, Any]:
         "due_at": received + timedelta(days=chance.randrange(45)),
         "decided_at": chance.choice([None, later]),
         "fulfilled_at": chance.choice([None, later, later]),
+        "answered_at": chance.choice([None, None, later + timedelta(days=chance.randrange(9))]),
+        "local_year": chance.choice([None, None, received.year + 1]),
         "sample_count": chance.randrange(1, 9),
     }
 
@@ -67,11 +70,31 @@ def change(database: Database, dataset: str, chance: random.Random, ids: list[st
                 values = {one: values[one]}
             session.execute(update(DeletionRequest).where(DeletionRequest.id == name).values(**values))
         gone = chance.sample(ids, min(len(ids), chance.choice([0, 0, 1])))
+        refuse(session, chance, [row["id"] for row in new])
+        session.execute(delete(Refusal).where(Refusal.request_id.in_(gone)))
         session.execute(delete(DeletionRequest).where(DeletionRequest.id.in_(gone)))
         if chance.random() < 0.2:
             session.rollback()
             return
     ids[:] = [name for name in ids + [row["id"] for row in new] if name not in gone]
+
+
+def refuse(session: Session, chance: random.Random, requests: list[str]) -> None:
+    for number in session.scalars(select(Refusal.event)).all():
+        if chance.random() < 0.1:
+            session.execute(update(Refusal).where(Refusal.event == number).values(late=True, ground="12(5)"))
+    for name in requests:
+        refusal = {
+            "event": chance.randrange(10**9),
+            "tenant_id": TENANT,
+            "request_id": name,
+            "year": chance.choice([2024, 2025]),
+            "samples": chance.randrange(1, 9),
+            "ground": chance.choice([None, "17(3)(e)"]),
+            "late": chance.choice([False, False, True]),
+        }
+        if chance.random() < 0.5:
+            session.execute(insert(Refusal), refusal)
 
 
 def seconds(start: datetime, end: datetime) -> int:
@@ -82,8 +105,9 @@ def counted(database: Database, year: int | None) -> dict[str, Any]:
     """The figures as a loop over all requests finds them."""
     with database.read() as session:
         rows = list(session.scalars(select(DeletionRequest)))
-    rows = [row for row in rows if year is None or row.received_at.year == year]
-    ended = [(row, end) for row in rows if (end := row.fulfilled_at or row.decided_at)]
+        refused = [each for each in session.scalars(select(Refusal)) if year in (None, each.year)]
+    rows = [row for row in rows if year is None or (row.local_year or row.received_at.year) == year]
+    ended = [(row, end) for row in rows if (end := row.answered_at or row.fulfilled_at or row.decided_at)]
     days: dict[str, list[int]] = {}
     late: Counter[str] = Counter()
     for row, end in ended:
@@ -102,20 +126,21 @@ def counted(database: Database, year: int | None) -> dict[str, Any]:
             return "open"
         return "granted-in-part" if row.refused_count else "granted"
 
-    refused = [row for row in rows if row.refused_count or row.decision == "refused"]
     answered = [row for row in rows if row.fulfilled_at and row.decision not in ("refused", "cancelled", "held")]
-    took = [int((seconds(row.received_at, row.fulfilled_at) + 432) / 864) for row in answered if row.fulfilled_at]
+    ends = [(row, end) for row in answered if (end := row.answered_at or row.fulfilled_at)]
+    took = [int((seconds(row.received_at, end) + 432) / 864) for row, end in ends]
     return {
         "received": len(rows),
         "by_law": Counter(law_of(row.jurisdiction) for row in rows),
         "by_ground": Counter(row.ground or "none" for row in rows),
         "by_outcome": Counter(map(outcome, rows)),
-        "by_refusal_ground": Counter(row.refusal_ground or "none" for row in refused),
+        "by_refusal_ground": Counter(each.ground or "none" for each in refused),
+        "refused_late": sum(each.late for each in refused),
         "days": length([day for found in days.values() for day in found], late.total()),
         "days_by_law": {law: length(found, late[law]) for law, found in days.items()},
         "samples": sum(row.sample_count for row in rows),
         "extended": sum(row.extended_at is not None for row in rows),
-        "answered_late": sum(bool(row.fulfilled_at and row.fulfilled_at > row.due_at) for row in rows),
+        "answered_late": sum(row.fulfilled_at is not None and end > row.due_at for row, end in ended),
         "mean_days": round(sum(took) / len(took) / 100, 2) if took else None,
         "median_days": round(statistics.median(took) / 100, 2) if took else None,
     }

@@ -309,8 +309,11 @@ def test_of_two_deadlines_the_nearer_is_first_whatever_came_first(trained: Train
     assert [taken(account.database), taken(account.database)] == [jobs[1], jobs[0]]
 
 
-def test_what_is_overdue_is_told_once(trained: Trained) -> None:
+@pytest.mark.parametrize("held", [False, True])
+def test_what_is_overdue_is_told_once(trained: Trained, held: bool) -> None:
     database, made = trained.account.database, trained.delete(trained.ids[:2])["id"]
+    if held:
+        trained.account.post(f"/v1/deletion-requests/{made}:hold", {"reason": "a court asked for it"})
     assert compliance.notice_overdue(database) == 0
     with database.write() as session:
         late = db.now(session) - timedelta(seconds=1)
