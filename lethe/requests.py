@@ -189,6 +189,11 @@ class Requests(Collection[types.DeletionRequest]):
         found = self._calls.post(f"{self.path}:span", body, idempotency_key=idempotency_key)
         return cast("types.Span", found)
 
+    def draft_span(self, subjects: Sequence[str], dataset: str, **fields: Any) -> Json:
+        """What `span` would mean: a draft for each dataset. Nothing is stored."""
+        body = {"subjects": list(subjects), "like": {"dataset": dataset, "validate_only": True, **fields}}
+        return cast("Json", self._calls.post(f"{self.path}:span", body))
+
     def blast_radius(self, request: str) -> list[Json]:
         """Every version that was trained on its samples, with aliases, and who fetched it when."""
         return cast("list[Json]", self._calls.get(f"{self.path}/{request}/blast-radius")["versions"])

@@ -168,6 +168,19 @@ class DraftOut(BaseModel):
     notes: list[str]
 
 
+class DatasetDraft(DraftOut):
+    dataset: str
+    name: str = Field(description="of the dataset")
+
+
+class SpanDraft(BaseModel):
+    """What one letter about several datasets would mean; nothing is stored."""
+
+    due_at: Time
+    drafts: list[DatasetDraft]
+    not_read: list[str] = Field(description="datasets that are not ready, into which nobody could look")
+
+
 # -- recalls and certificates ----------------------------------------------------------------------
 
 

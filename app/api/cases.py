@@ -15,6 +15,7 @@ from app.api.case_schemas import (
     BlastRadius,
     CaseFileBody,
     CaseFileOut,
+    DatasetDraft,
     DraftOut,
     Figures,
     HeldVersion,
@@ -31,6 +32,7 @@ from app.api.case_schemas import (
     RecallOut,
     SentBody,
     SpanBody,
+    SpanDraft,
     SpanOut,
     StatusOut,
     TemplateBody,
@@ -56,7 +58,7 @@ from app.cases import certificates, draft, file, notices, papers, people, recall
 from app.cases.notices import Text
 from app.core.errors import AppError, NotFound, Unprocessable
 from app.core.ids import new_id
-from app.core.tables import CasePaper, DeletionRequest, Notice
+from app.core.tables import CasePaper, Dataset, DeletionRequest, Notice
 from app.datasets import records as datasets
 from app.deletions import accept, compliance_rules, figures, locking, naming, views
 from app.deletions.orders import Accepted, Impact, Order
@@ -108,16 +110,11 @@ def draft_request(body: DeletionCreate, who: CallerDep, held: PartsDep, _: Idemp
         [found] = _accept(session, held, [order])
         if isinstance(found, Accepted):
             raise TypeError("a draft stores nothing")
-        made = draft.of(session, order.dataset_id, found)
-    return DraftOut(
-        samples=made.samples,
-        received_at=made.received_at,
-        due_at=made.due_at,
-        models=[asdict(each) for each in made.models],
-        versions=_held(made.versions),
-        duplicates=made.duplicates,
-        notes=made.notes,
-    )
+        return DraftOut.model_validate(_drafted(draft.of(session, order.dataset_id, found)))
+
+
+def _drafted(made: draft.Draft) -> dict[str, Any]:
+    return asdict(made) | {"versions": _held(made.versions)}
 
 
 @router.post(
@@ -125,27 +122,42 @@ def draft_request(body: DeletionCreate, who: CallerDep, held: PartsDep, _: Idemp
     status_code=202,
     response_model=SpanOut,
     dependencies=[REQUEST],
-    responses=problems(403, 404, 409),
+    responses={200: {"model": SpanDraft, "description": "`validate_only`"}, **problems(403, 404, 409)},
 )
 def span(body: SpanBody, who: CallerDep, held: PartsDep, session: Write, once: IdempotentDep) -> JSONResponse:
     """One letter about everything that is held of some subjects: a request for each dataset that has samples of them,
-    under one case; all of them, or none."""
-    if body.like.sample_ids or body.like.subjects or body.like.model or body.like.validate_only:
-        raise Unprocessable("`like` names no samples, no model and no `validate_only`: `subjects` says whose.")
+    under one case; all of them, or none. With `validate_only` nothing is stored: the reply says what it would mean."""
+    if body.like.sample_ids or body.like.subjects or body.like.model:
+        raise Unprocessable("`like` names no samples and no model: `subjects` says whose.")
     where = people.datasets_of(session, who.tenant_id, body.subjects)
     first = datasets.id_of(session, who.tenant_id, body.like.dataset)
     if first not in where:
         raise NotFound("The dataset that `like` names has no sample of these subjects left to request.")
     case = new_id("del")
+    looks = body.like.validate_only
     orders: list[Order] = []
     for dataset in sorted(where, key=lambda each: (each != first, each)):
-        one = body.like.model_copy(update={"dataset": dataset, "subjects": where[dataset]})
+        own = {"dataset": dataset, "subjects": where[dataset]} | ({"allow_data_loss": True} if looks else {})
+        one = body.like.model_copy(update=own)
         again = {"id": case} if not orders else {}
         orders.append(order_of(one, who, case_id=case, again=again))
-    made = [each.request for each in _accept(session, held, orders) if isinstance(each, Accepted)]
+    accepted_ = _accept(session, held, orders)
     left = people.not_read(session, who.tenant_id)
+    if looks:
+        found = [(order.dataset_id, each) for order, each in zip(orders, accepted_, strict=True)]
+        return once.reply(200, _span_draft(session, found, left))
+    made = [each.request for each in accepted_ if isinstance(each, Accepted)]
     reply = SpanOut(case=case, requests=[each.id for each in made], due_at=made[0].due_at, not_read=left)
     return once.reply(202, reply, accepted(f"/v1/deletion-requests/{case}"))
+
+
+def _span_draft(session: Write, found: Sequence[tuple[str, Accepted | Impact]], left: list[str]) -> SpanDraft:
+    drafts = []
+    for dataset, each in found:
+        if isinstance(each, Impact):
+            named = {"dataset": dataset, "name": session.get_one(Dataset, dataset).name}
+            drafts.append(DatasetDraft.model_validate(_drafted(draft.of(session, dataset, each)) | named))
+    return SpanDraft(due_at=drafts[0].due_at, drafts=drafts, not_read=left)
 
 
 def _accept(session: Write, held: PartsDep, orders: Sequence[Order]) -> list[Accepted | Impact]:

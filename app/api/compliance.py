@@ -90,6 +90,10 @@ def put_rules(body: Rules, who: CallerDep, session: Write, seen: IfMatchDep) -> 
 ALTERNATIVES = (
     "`by-due-date`: a pool goes by the due date of the first request that erased of its samples, and is built again.",
     "`by-grace`: a pool stays up to 90 days; requests are `incomplete` past their due date until it has gone.",
+    "References that never saw the samples keep their columns, and only the others are trained again: of one sample "
+    "that is half of a pool in `halves`, and one of k in `folds`.",
+    "`folds` of k models, each on (k - 1) / k of the data: a pool of k - 1 trainings, such as 4, instead of 8 for "
+    "sixteen halves. Its verdict holds for these models.",
     "`:keep-remains` of a request: a later date for that one, with a reason.",
     "Fewer references, or canaries alone: less to build, and audits that show less.",
 )

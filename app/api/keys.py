@@ -88,7 +88,7 @@ def rotate(api_key: KeyId, body: KeyRotate, who: CallerDep, session: Write, once
         raise Conflict("A user of the console has no token that could be rotated.", kind="user-key")
     if old.revoked_at or (old.expires_at and old.expires_at <= now):
         raise Conflict("This key has ended: make a new one.", kind="key-ended")
-    row, token = keys.create(session, who.tenant_id, old.name, tuple(old.scopes), old.lifetime_days)
+    row, token = keys.create(session, who.tenant_id, old.name, tuple(old.scopes), old.lifetime_days, old.id)
     end = now + timedelta(seconds=body.overlap_seconds)
     old.expires_at = min(old.expires_at, end) if old.expires_at else end
     return _made(session, row, token, once)

@@ -36,7 +36,7 @@ class Held:
 
 @dataclass
 class Found:
-    """By the place of a subject in the list. erased: these were erased before, by subject, somewhere in the tenant.
+    """By the place of a subject in the list. erased: samples of these were erased before, somewhere in the tenant.
     not_read: datasets that hold what was sent and are not ready: nobody can look into them."""
 
     held: list[Held]
@@ -48,7 +48,8 @@ def find(session: Session, settings: Settings, tenant_id: str, subjects: Sequenc
     """What is held of each subject, and which of them had been erased before."""
     places = _positions(session, tenant_id, subjects)
     said = list(forms(normal_all(subjects)))
-    marks = [each.subjects(form) for each in suppression.Marker.each(settings, tenant_id) for form in said]
+    markers = suppression.Marker.each(settings, tenant_id)
+    marks = [make(form) for each in markers for form in said for make in (each.subjects, each.seen)]
     known = suppression.known(session, tenant_id, [mark for each in marks for mark in each])
     held: list[Held] = []
     by_dataset: dict[str, list[tuple[int, Positions]]] = defaultdict(list)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from typing import Annotated, get_args
 
@@ -30,13 +31,16 @@ async def show_rules(visit: VisitDep) -> Response:
 
 
 async def _rules(visit: Visit, typed: Form | None, problem: Document | None) -> Response:
-    etag, text = await visit.api.fetch("/compliance/rules")
+    (etag, text), remains = await asyncio.gather(
+        visit.api.fetch("/compliance/rules"), visit.api.get("/compliance/remains")
+    )
     rules = json.loads(text)
     return visit.page(
         "rules.html.j2",
         seen=etag,
         status=int(problem["status"]) if problem else 200,
         rules={**rules, **_said(typed)} if typed is not None else rules,
+        remains=remains,
         languages=LANGUAGES,
         kinds=KINDS,
         problem=problem,

@@ -44,6 +44,7 @@ def create(
     name: str,
     scopes: tuple[str, ...] = SCOPES,
     lifetime_days: int | None = None,
+    rotated_from: str | None = None,
 ) -> tuple[ApiKey, str]:
     """Store a new key and return it with its token, which cannot be read again."""
     secret, now = secrets.token_urlsafe(32), db.now(session)
@@ -56,10 +57,18 @@ def create(
         lifetime_days=lifetime_days,
         created_at=now,
         expires_at=now + timedelta(days=lifetime_days) if lifetime_days else None,
+        rotated_from=rotated_from,
     )
     session.add(row)
     session.flush()
     return row, f"lethe_{row.id.removeprefix('key_')}_{secret}"
+
+
+def first_of(session: Session, key_id: str) -> str:
+    """The key that this one came from by rotations: keys that have it in common are one holder's."""
+    while (before := session.scalar(select(ApiKey.rotated_from).where(ApiKey.id == key_id))) is not None:
+        key_id = before
+    return key_id
 
 
 def authenticate(session: Session, token: str) -> Caller:

@@ -61,6 +61,7 @@ class ApiKey(Base):
     revoked_at: Mapped[datetime | None]
     role: Mapped[str | None] = mapped_column(String(20))
     identity: Mapped[str | None] = mapped_column(Text)
+    rotated_from: Mapped[str | None] = mapped_column(Id)  # the key in whose place it came
     __table_args__ = (
         Index(
             "uq_api_keys_identity",

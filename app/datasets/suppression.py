@@ -1,6 +1,7 @@
 """What a tenant has erased and must not take in again: keyed digests of contents, of subjects and of ids.
 
-And digests of checkpoints that were trained on what was erased.
+And digests of checkpoints that were trained on what was erased; and of people of whom samples were erased by id, which
+keep nothing out, and are known when somebody looks them up.
 A digest tells nothing without the service's secret. A plain id means something only within the namespace that a dataset
 may name, so that somebody else's "17" is not left out.
 """
@@ -61,6 +62,12 @@ class Marker:
         """Of each subject; canaries are nobody's."""
         return [
             self._digest("subject", subject.encode()) if subject and subject != CANARY else None for subject in subjects
+        ]
+
+    def seen(self, subjects: Iterable[str | None]) -> list[str | None]:
+        """Of each subject of whom samples were erased by id: it keeps nothing out, and says that some were there."""
+        return [
+            self._digest("seen", subject.encode()) if subject and subject != CANARY else None for subject in subjects
         ]
 
     def ids(self, namespace: str | None, ids: Sequence[str]) -> list[str | None]:

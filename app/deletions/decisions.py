@@ -17,7 +17,7 @@ from sqlalchemy import delete, func, select
 from sqlalchemy.orm import Session
 
 from app import events, jobs
-from app.core import db
+from app.core import db, keys
 from app.core.config import Settings
 from app.core.errors import Conflict, Unprocessable
 from app.core.positions import Positions, marked, mask_of, pack, unpack
@@ -99,10 +99,11 @@ def approve(session: Session, request: DeletionRequest) -> None:
     """The second person agrees with the proposed refusal, which happens.
 
     Raises:
-        Conflict: nothing is proposed, the same key proposed it, or it cannot happen any more.
+        Conflict: nothing is proposed, the same key proposed it, or one that it was rotated from or to, or it cannot
+            happen any more.
     """
     proposal = _proposal(session, request)
-    if proposal.key_id == db.acting(session):
+    if keys.first_of(session, proposal.key_id) == keys.first_of(session, db.acting(session)):
         raise Conflict("Another person must approve it: this key has proposed the refusal.", kind="same-person")
     own = unpack(request.positions)
     part = own if proposal.positions is None else np.intersect1d(own, unpack(proposal.positions))

@@ -298,7 +298,7 @@ def _erase_ids(
         rows = session.scalars(select(Sample).where(Sample.dataset_id == dataset.id, Sample.position.in_(part))).all()
         subjects = {row.subject for row in rows if row.position in people}
         ids = marker.ids(dataset.id_namespace, [row.sample_id for row in rows])
-        marks += [*ids, *marker.subjects(subjects)]
+        marks += [*ids, *marker.subjects(subjects), *marker.seen({row.subject for row in rows} - subjects)]
         for row in rows:
             row.sample_id, row.subject = datasets.suppression(settings, dataset.id, row.sample_id), None
     dataset.erased = marked(dataset.erased, dataset.sample_count, positions)

@@ -14,6 +14,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from app.core.tables import AuditEvent, DeletionRequest
+from app.core.tables import Refusal as RefusalRow
 
 REVOKED = "certificate.revoked"
 ANSWERS = (
@@ -92,7 +93,7 @@ def of(session: Session, request: DeletionRequest) -> RequestFacts:
         decision=request.decision,
         complaint_about=request.complaint_about,
         identity=identity_of(request),
-        refused=refused(request),
+        refused=refused(session, request),
         decided=_decided(session, request.id),
     )
 
@@ -101,9 +102,13 @@ def identity_of(request: DeletionRequest) -> Identity:
     return Identity(request.identity, request.identity_asked_at, request.identity_until, request.identity_ended_at)
 
 
-def refused(request: DeletionRequest) -> tuple[Refusal, ...]:
-    """What of the request was refused, as its row says it: together, with the newest ground."""
-    return (Refusal(request.refused_count, request.refusal_ground),) if request.refused_count else ()
+def refused(session: Session, request: DeletionRequest) -> tuple[Refusal, ...]:
+    """What of the request was refused, oldest first; of what a version before refused, together, the newest ground."""
+    query = select(RefusalRow.samples, RefusalRow.ground).where(RefusalRow.request_id == request.id)
+    rows = session.execute(query.order_by(RefusalRow.event)).all()
+    kept = tuple(Refusal(samples, ground) for samples, ground in rows)
+    before = request.refused_count - sum(each.samples for each in kept)
+    return (Refusal(before, request.refusal_ground), *kept) if before > 0 else kept
 
 
 def _decided(session: Session, request_id: str) -> tuple[Step, ...]:

@@ -281,7 +281,7 @@ def _line(session: Session, settings: Settings, request: DeletionRequest) -> Lin
             complaint_about=request.complaint_about,
             case_id=request.case_id,
             identity=legal.identity_of(request),
-            refused=list(legal.refused(request)),
+            refused=list(legal.refused(session, request)),
         ),
     )
 

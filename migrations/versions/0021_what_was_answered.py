@@ -6,7 +6,7 @@ from alembic import op
 from app.rules.deadlines import clock, known
 
 revision = "0021"
-down_revision = "0019"
+down_revision = "0020"
 branch_labels = None
 depends_on = None
 
@@ -182,6 +182,7 @@ def upgrade() -> None:
     for name, kind in REQUEST.items():
         op.add_column("deletion_requests", sa.Column(name, kind, nullable=True))
     op.add_column("proposals", sa.Column("suspended", sa.Boolean(), nullable=False, server_default=sa.text("false")))
+    op.add_column("api_keys", sa.Column("rotated_from", ID, nullable=True))
     op.create_table(
         "refusals",
         sa.Column("event", SERIAL, primary_key=True, autoincrement=False),
@@ -220,6 +221,7 @@ def downgrade() -> None:
         op.drop_index(name, table_name=table)
     op.drop_table("refusals")
     op.drop_column("proposals", "suspended")
+    op.drop_column("api_keys", "rotated_from")
     for name in reversed(REQUEST):
         op.drop_column("deletion_requests", name)
     off, on = (of_request(row, sign, after=False) for row, sign in (("OLD", "-"), ("NEW", "")))

@@ -1,7 +1,8 @@
 """Building a pool of references: a job that divides itself into one part for each missing model.
 
 Free workers take parts like any other job; the job's own worker takes them too, and waits for the last ones. A
-model depends on the pool's seed and its number only, so that it makes no difference who trains it.
+model depends on the pool's seed and its number only, and on the one in whose place it comes, so that it makes no
+difference who trains it.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from sqlalchemy import func, select
 
 from app import jobs
 from app.blobs import usage
+from app.blobs.folder import BlobMissingError
 from app.core import crash_points
 from app.core.errors import SupersededError
 from app.core.positions import mask_of
@@ -39,7 +41,7 @@ def build(run: Run) -> None:
         there = set(session.scalars(select(ReferenceRow.number).where(ReferenceRow.pool == pool)))
     lanes = {number: f"reference:{pool[:40]}:{number}" for number in range(count) if number not in there}
     with run.stage("references", 0.0, 1.0) as progress:
-        each = {"pool": pool, "count": count, "design": design}
+        each = {"pool": pool, "count": count, "design": design, "replaces": run.claim.params.get("replaces")}
         together(run, progress, JobKind.REFERENCE, lanes, train_one, "reference model", **each)
     with run.resources.database.write() as session:
         job = jobs.fenced(session, run.claim)
@@ -63,15 +65,37 @@ def train_one(run: Run) -> None:
     if there:
         return
     loaded = LoadedModel.load(run.resources, run.claim)
+    before = _before(run, loaded.samples.n)
+    if before is not None and not before.membership[loaded.erased].any():
+        _keep(run, loaded, before)  # it never saw what is erased: nothing of it has to go
+        return
     with run.stage("reference", 0.0, 1.0) as progress:
         draw = references.folds if params.get("design") == pools.FOLDS else references.membership
         design = draw(count, loaded.samples.n, run.claim.seed)
+        if before is not None:  # as the others that are kept
+            design[number] = before.membership
         design[:, loaded.erased] = False
         resumable = progress.part(0.0, 1.0, f"reference:{pool}:{number}:{loaded.images_digest}")
         signal = references.train_reference(
             number, design, loaded.samples, loaded.recipe, loaded.start, run.claim.seed, resumable
         )
         _keep(run, loaded, references.erase(signal, loaded.erased))
+
+
+def _before(run: Run, samples: int) -> ReferenceSignal | None:
+    """The signals in whose place the new ones come, of a pool that is built again while it is there."""
+    params = run.claim.params
+    with run.resources.database.read() as session:
+        row = session.get(ReferenceRow, (params.get("replaces") or "", params["number"]))
+        same = row is not None and (row.pool_size, row.design) == (params["count"], params.get("design", pools.HALVES))
+        digest = row.digest if row is not None and same else None
+    if digest is None:
+        return None
+    try:
+        signal = references.from_file(run.resources.blobs.fetch(digest))
+    except BlobMissingError:  # it went meanwhile
+        return None
+    return signal if len(signal.membership) == samples else None
 
 
 def _keep(run: Run, loaded: LoadedModel, signal: ReferenceSignal) -> None:

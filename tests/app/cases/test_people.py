@@ -129,6 +129,33 @@ def test_people_are_found_across_datasets(account: Account) -> None:
     assert other == {"held": [], "erased": [], "not_read": []}
 
 
+def test_a_letter_about_several_datasets_has_a_draft(account: Account) -> None:
+    one, two = upload(account, "clinic", PEOPLE, 1), upload(account, "archive", [*PEOPLE[1:], "dora"], 2)
+    like = {"dataset": one["id"], "jurisdiction": "gdpr:DE", "validate_only": True}
+    found = account.post(f"{REQUESTS}:span", {"subjects": ["anna"], "like": like}, 200)
+    drafts = [(each["dataset"], each["name"], each["samples"], each["models"]) for each in found["drafts"]]
+    assert drafts == [(one["id"], "clinic", 12, []), (two["id"], "archive", 11, [])]
+    assert found["due_at"] == found["drafts"][0]["due_at"]
+    assert all("No model is affected" in each["notes"][0] for each in found["drafts"])
+    assert account.get(REQUESTS)["items"] == []
+    made = account.post(f"{REQUESTS}:span", {"subjects": ["anna"], "like": like | {"validate_only": False}})
+    assert len(made["requests"]) == 2
+
+
+def test_people_whose_samples_were_erased_by_id_are_known(account: Account) -> None:
+    """As read: only what was erased by subject was remembered."""
+    one = upload(account, "clinic", PEOPLE, 1)
+    mine = [f"clinic-{number}" for number, subject in enumerate(PEOPLE) if subject == "anna"]
+    account.delete(one["id"], mine)
+    assert account.post(f"{REQUESTS}:find", {"subjects": ["anna"]})["erased"] == []
+    account.work()
+    found = account.post(f"{REQUESTS}:find", {"subjects": ["ben", "Anna", "anna"]})
+    assert found["erased"] == [2]
+    assert {each["subject"] for each in found["held"]} == {0}
+    again = upload(account, "archive", PEOPLE, 2)
+    assert again["samples"] == len(PEOPLE), "what was asked for by id keeps nobody out"
+
+
 @pytest.mark.validation
 def test_a_span_is_all_or_nothing(account: Account) -> None:
     one, two = upload(account, "clinic", PEOPLE, 1), upload(account, "archive", PEOPLE, 2)

@@ -95,6 +95,10 @@ def test_an_owner_changes_rules_and_letters_and_the_others_read_them(shared: Tra
     account, owner = shared.account, who["owner"]
     before = account.get("/v1/compliance/rules")
     page = owner.open("/console/settings/rules")
+    assert page.has("What the dates cost")
+    assert page.has("folds")
+    [pool] = account.get("/v1/compliance/remains")["pools"]
+    assert pool["hours"] is None or page.has("Built anew in")
     done = owner.send(page.form("/rules"), controller=HOSTILE, authority="BayLDA", keep_months="36", language="de")
     assert done.has("The rules are changed.")
     assert done.form("/rules").fields["controller"] == HOSTILE

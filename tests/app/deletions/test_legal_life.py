@@ -237,6 +237,12 @@ def test_two_people_refuse(trained: Trained) -> None:
         waits = account.http.post(f"{where}:{verb}", json={"reason": "again"})
         assert "second person" in is_problem(waits, 409, "decision-waits")["detail"]
     is_problem(account.http.post(f"{where}:approve"), 409, "same-person")
+    for key in account.get("/v1/api-keys")["items"]:  # rotated, it is the same person's
+        rotated = account.post(f"/v1/api-keys/{key['id']}:rotate", {"overlap_seconds": 3600}, 201)
+        again = account.post(f"/v1/api-keys/{rotated['id']}:rotate", {"overlap_seconds": 3600}, 201)
+        for each in (rotated, again):
+            own = {"Authorization": f"Bearer {each['token']}"}
+            is_problem(account.http.post(f"{where}:approve", headers=own), 409, "same-person")
     other = second_person(account)
     ended = account.post(f"{where}:approve", {}, None, **other)
     assert (ended["status"], ended["reason"], ended["proposal"]) == ("refused", "a lawsuit", None)

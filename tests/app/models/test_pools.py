@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import threading
+from datetime import timedelta
 
+import numpy as np
 import pytest
+from sqlalchemy import update
 
-from app.core.tables import Job, Model, ReferenceRow
+from app.blobs.open import open_blobs
+from app.core import db
+from app.core.positions import members
+from app.core.tables import Dataset, Job, Model, Receipt, ReferenceRow
+from app.deletions import retention
 from app.models import pools
 from app.models import records as models
+from engine import references
 from tests.trained import Trained
 
 
@@ -99,3 +107,33 @@ def test_the_share_counts_what_went_since(erased: int, trained: Trained) -> None
         from app.core.tables import Dataset
 
         assert pools.share_erased(pool, session.get_one(Dataset, trained.dataset)) == 0.0
+
+
+def test_a_reference_that_never_saw_the_samples_keeps_its_columns(trained: Trained) -> None:
+    account = trained.account
+    trained.forget(trained.ids[:1])
+    with account.database.write() as session:
+        gone = session.get_one(Dataset, trained.dataset)
+        [position] = members(gone.erased, gone.sample_count)
+        soon = db.now(session) + timedelta(days=1)
+        session.execute(update(Receipt).where(Receipt.subject == "reference-pool").values(due_at=soon))
+    old = in_use(trained)
+    assert pools.rebuild_stale(account.database) == 1
+    account.work()
+    new = in_use(trained)
+    assert new.name != old.name
+    blobs = open_blobs(account.settings)
+    was, now = ([references.from_file(blobs.fetch(each)) for each in pool.digests] for pool in (old, new))
+    saw = [bool(each.membership[position]) for each in was]
+    assert sorted(saw) == [False, False, True, True]
+    assert [a == b for a, b in zip(old.digests, new.digests, strict=True)] == [not each for each in saw]
+    assert not any(each.membership[position] for each in now)
+    others = [np.delete(each.membership, position) for each in now]
+    assert (np.sum(others, axis=0) == 2).all(), "each sample is in half of the models, as before"
+    with account.database.write() as session:
+        session.execute(update(Receipt).where(Receipt.subject == "reference-pool").values(due_at=db.now(session)))
+    assert retention.retire_due_pools(account.database) == 4
+    account.work()
+    assert in_use(trained).digests == new.digests
+    for digest in new.digests:
+        blobs.fetch(digest)
