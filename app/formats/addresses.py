@@ -34,6 +34,7 @@ from app.formats.manifest import (
     Columns,
     SourceError,
     check_columns,
+    repeated,
     require_form,
 )
 from app.formats.options import Options
@@ -89,10 +90,8 @@ def read(path: Path, options: Options, forms: Sequence[str]) -> Columns:
         found, addresses = _read_text(path, options, "ndjson" if begins.startswith(b"{") else "csv", forms)
     faults = ((row, fault_of(address, options.allowed or ())) for row, address in enumerate(addresses))
     errors = [f"row {row}: {fault}" for row, fault in faults if fault]
-    seen: dict[str, int] = {}
-    for row, address in enumerate(addresses):
-        if seen.setdefault(str(address), row) != row:
-            errors.append(f"row {row}: the same address as row {seen[str(address)]}")
+    pairs = repeated([str(address) for address in addresses])
+    errors += [f"row {row}: the same address as row {first}" for row, first in pairs]
     if errors:
         raise SourceError(f"{len(errors)} addresses cannot be taken", errors)
     return replace(found, form="addresses", addresses=[str(address) for address in addresses])

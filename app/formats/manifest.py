@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
 from app.formats.names import normal
 
 MAX_ROWS = 5_000_000
@@ -130,21 +132,19 @@ def check_columns(
         return [f"{_place(whole, row)}: {text}" for row, value in enumerate(values) if not good(value)]
 
     if ids is not None:
-        names = []
-        seen: dict[str, int] = {}
+        names, wrong = [], {}
         for row, sample in enumerate(ids):
             sent = "" if sample is None else str(sample)
             name = normal(sent)
             composed += name != sent
             names.append(name)
             if not 0 < len(name) <= MAX_ID_LENGTH or "\x00" in name:
-                errors.append(
-                    f"{_place(whole, row)}: the id must have 1 to {MAX_ID_LENGTH} characters, none of them NUL"
-                )
+                wrong[row] = f"the id must have 1 to {MAX_ID_LENGTH} characters, none of them NUL"
             elif name.startswith(ERASED_PREFIX):
-                errors.append(f"{_place(whole, row)}: the id must not begin with {ERASED_PREFIX}")
-            elif seen.setdefault(name, row) != row:
-                errors.append(f"{_place(whole, row)}: the same id as {_place(whole, seen[name])}")
+                wrong[row] = f"the id must not begin with {ERASED_PREFIX}"
+        for row, first in repeated(names):
+            wrong.setdefault(row, f"the same id as {_place(whole, first)}")
+        errors = [f"{_place(whole, row)}: {wrong[row]}" for row in sorted(wrong)]
     errors += faults(labels, *_label_rule(labels, label_names))
     errors += faults(splits or [], HOLDOUT.__contains__, f"the split must be one of {SPLITS}")
     people: list[str | None] | None = None
@@ -165,6 +165,16 @@ def check_columns(
     given = list(label_names) if label_names is not None else None
     plain = [normal(label) for label in labels] if labels and isinstance(labels[0], str) else list(labels)
     return Columns(len(labels), names, plain, given, holdout, people, form, told, entries)
+
+
+def repeated(names: Sequence[str]) -> list[tuple[int, int]]:
+    """Rows whose name an earlier row has, with the first such row. By their hashes: a table of millions is large."""
+    hashes = np.fromiter(map(hash, names), np.int64, len(names))
+    order = np.argsort(hashes, kind="stable")
+    alike = np.flatnonzero(hashes[order[1:]] == hashes[order[:-1]])
+    seen: dict[str, int] = {}
+    rows = np.sort(order[np.union1d(alike, alike + 1)]).tolist()
+    return [(row, first) for row in rows if (first := seen.setdefault(names[row], row)) != row]
 
 
 def _label_rule(labels: Sequence[Any], names: Sequence[str] | None) -> tuple[Callable[[Any], bool], str]:
@@ -222,14 +232,17 @@ def _place(part: Columns, row: int) -> str:
 def _refuse_shared_ids(parts: Sequence[Columns]) -> None:
     if len(parts) < 2:
         return
-    seen: dict[str, tuple[int, int]] = {}
-    errors = []
-    for number, part in enumerate(parts):
-        for row, name in enumerate(part.ids or []):
-            shard, other = seen.setdefault(name, (number, row))
-            if shard != number:
-                here, there = _place(part, row), _place(parts[shard], other)
-                errors.append(f"shard {number}, {here}: the same id as shard {shard}, {there}")
+    named = [(number, part) for number, part in enumerate(parts) if part.ids is not None]
+
+    def place(row: int) -> str:
+        for number, part in named:
+            if row < part.rows:
+                return f"shard {number}, {_place(part, row)}"
+            row -= part.rows
+        raise IndexError(row)
+
+    pairs = repeated([name for _, part in named for name in part.ids or []])
+    errors = [f"{place(row)}: the same id as {place(first)}" for row, first in pairs]
     if errors:
         raise SourceError(f"{len(errors)} ids are in two shards", errors)
 

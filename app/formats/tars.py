@@ -6,7 +6,7 @@ import json
 import tarfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +19,22 @@ BLOCK = 512
 LAYOUT = f"a sample is a picture (.{', .'.join(end[1:] for end in SUFFIXES)}) with a .cls or a .json of its name"
 
 
-@dataclass
+@dataclass(slots=True)  # there are millions
 class _Sample:
+    """start, size: where the bytes of its picture lie. The others: what `.cls` or `.json` say, the first that does."""
+
     key: str
     number: int
-    picture: tuple[int, int] | None = None  # where its bytes lie, and how many
-    said: dict[str, Any] = field(default_factory=dict)
+    start: int | None = None
+    size: int = 0
+    id: Any = None
+    label: Any = None
+    split: Any = None
+    subject: Any = None
+
+    def say(self, name: str, value: Any) -> None:
+        if getattr(self, name) is None:
+            setattr(self, name, value)
 
 
 def read(path: Path) -> Columns:
@@ -37,14 +47,14 @@ def read(path: Path) -> Columns:
     errors = [f"entry {each.number}: {_lack(each)}" for each in samples if _lack(each)]
     if errors:
         raise SourceError(f"{len(errors)} samples of the archive are not whole", errors)
-    kinds = {isinstance(each.said["label"], str) for each in samples}
-    labels = [str(each.said["label"]) if len(kinds) > 1 else each.said["label"] for each in samples]
-    splits = [each.said.get("split") for each in samples]
+    kinds = {isinstance(each.label, str) for each in samples}
+    labels = [str(each.label) if len(kinds) > 1 else each.label for each in samples]
+    splits = [each.split for each in samples]
     if any(splits) and not all(splits):
         raise SourceError("some samples of the archive name a split and others do not")
-    subjects = [each.said.get("subject") for each in samples]
+    subjects = [each.subject for each in samples]
     return check_columns(
-        [each.said.get("id", each.key) for each in samples],
+        [each.key if each.id is None else each.id for each in samples],
         labels,
         splits if any(splits) else None,
         subjects if any(subject is not None for subject in subjects) else None,
@@ -58,19 +68,19 @@ def pictures(path: Path) -> Iterator[tuple[str, bytes]]:
     samples, _ = _samples(path)
     with path.open("rb") as file:
         for each in samples:
-            start, size = each.picture or (0, 0)
-            file.seek(start)
-            yield f"entry {each.number}", file.read(size)
+            file.seek(each.start or 0)
+            yield f"entry {each.number}", file.read(each.size)
 
 
 def _lack(sample: _Sample) -> str:
-    if sample.picture is None or "label" not in sample.said:
+    if sample.start is None or sample.label is None:
         return LAYOUT
-    if isinstance(sample.said["label"], list):
+    if isinstance(sample.label, list):
         return MULTI_LABEL
-    if not isinstance(sample.said["label"], str | int):
+    if not isinstance(sample.label, str | int):
         return "the label must be an integer or a name"
-    wrong = [name for name in ("id", "subject") if isinstance(sample.said.get(name, ""), bool | float | list | dict)]
+    values = {"id": sample.id, "subject": sample.subject}
+    wrong = [name for name, value in values.items() if isinstance(value, bool | float | list | dict)]
     return f"{wrong[0]} must be a string, or an integer" if wrong else ""
 
 
@@ -79,7 +89,7 @@ def _samples(path: Path) -> tuple[list[_Sample], int]:
     errors: list[str] = []
     passed_over = 0
     with _opened(path) as archive:
-        for number, member in enumerate(archive):
+        for number, member in enumerate(_members(archive, path)):
             if number > 4 * MAX_ROWS:
                 raise SourceError(f"the archive has more than {4 * MAX_ROWS:,} members")
             place = member.name.removeprefix("./")  # as `tar -c .` writes it
@@ -97,11 +107,11 @@ def _samples(path: Path) -> tuple[list[_Sample], int]:
             sample = found.setdefault(key, _Sample(key, number))
             last = ending.lower().rpartition(".")[2]
             if f".{last}" in SUFFIXES:
-                if sample.picture is not None:
+                if sample.start is not None:
                     errors.append(f"entry {number}: a second picture of the sample of entry {sample.number}")
                 elif member.size > MAX_IMAGE_BYTES:
                     errors.append(f"entry {number}: the file is over {MAX_IMAGE_BYTES // 2**20} MiB")
-                sample.picture = (member.offset_data, member.size)
+                sample.start, sample.size = member.offset_data, member.size
             elif last in ("cls", "json") and member.size <= MAX_LABEL_BYTES:
                 file = archive.extractfile(member)
                 fault = _say(sample, last, file.read() if file else b"")
@@ -132,21 +142,31 @@ def _say(sample: _Sample, ending: str, data: bytes) -> str:
     try:
         text = data.decode("utf-8-sig").strip()
         if ending == "cls":
-            sample.said["label"] = int(text) if text.isdecimal() else text
+            sample.label = int(text) if text.isdecimal() else text
             return ""
         said = json.loads(text)
     except (ValueError, RecursionError):
         return f"the {ending} is not readable"
     if not isinstance(said, dict):
         return "the json is not an object"
-    if "label" not in said and "cls" in said:
-        said["label"] = said["cls"]
-    for name in ("id", "label", "split", "subject"):
-        if said.get(name) is not None:
-            sample.said.setdefault(name, said[name])
-    if sample.said.get("split") not in (None, *HOLDOUT):
+    for name, value in (*said.items(), ("label", said.get("cls"))):
+        if name in ("id", "label", "split", "subject"):
+            sample.say(name, value)
+    if sample.split not in (None, *HOLDOUT):
         return f"the split must be one of {', '.join(HOLDOUT)}"
     return ""
+
+
+def _members(archive: tarfile.TarFile, path: Path) -> Iterator[tarfile.TarInfo]:
+    """One after the other: an archive has millions, and the library keeps all that it has seen."""
+    end = 0
+    while (member := archive.next()) is not None:
+        archive.members.clear()  # type: ignore[attr-defined]
+        yield member
+        end = member.offset_data + -(-member.size // BLOCK) * BLOCK
+    # tarfile takes a header that is cut off, or broken behind the first, for the end.
+    if not _ends(path, end):
+        raise SourceError("the archive is damaged or cut off")
 
 
 @contextmanager
@@ -154,10 +174,6 @@ def _opened(path: Path) -> Iterator[tarfile.TarFile]:
     try:
         with tarfile.open(path, "r:") as archive:
             yield archive
-            # tarfile takes a header that is cut off, or broken behind the first, for the end.
-            end = max((member.offset_data + -(-member.size // BLOCK) * BLOCK for member in archive), default=0)
-            if not _ends(path, end):
-                raise SourceError("the archive is damaged or cut off")
     except (SourceError, MemoryError):
         raise
     except Exception as error:

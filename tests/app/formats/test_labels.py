@@ -11,7 +11,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from app.formats.manifest import Manifest, SourceError, check_columns, join
+from app.formats import manifest
+from app.formats.manifest import Manifest, SourceError, check_columns, join, repeated
 from app.formats.options import Options
 from app.formats.uploads import check, read
 from tests.app.formats.archive_cases import npz
@@ -172,6 +173,19 @@ def test_files_that_do_not_fit_together_are_refused() -> None:
     with pytest.raises(SourceError, match="1 ids are in two shards") as refused:
         join(parts)
     assert refused.value.errors == ["shard 1, row 1: the same id as shard 0, row 0"]
+
+
+def test_ids_that_are_there_twice_are_named_by_their_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    names = ["b", "a", "c", "a", "b", "a", "d"]
+    found = [(3, 1), (4, 0), (5, 1)]
+    assert repeated(names) == found
+    monkeypatch.setattr(manifest, "hash", lambda _: 7, raising=False)  # names of one hash are not the same
+    assert repeated(names) == found
+    assert repeated([]) == []
+    parts = [check_columns(ids, [0, 1], None, None) for ids in (["a", "b"], None, ["c", "b"])]
+    with pytest.raises(SourceError) as refused:
+        join(parts)
+    assert refused.value.errors == ["shard 2, row 1: the same id as shard 0, row 1"]
 
 
 def test_a_class_that_only_the_holdout_has_is_taken_and_told() -> None:
