@@ -28,6 +28,8 @@ MAX_PIXELS = 2**27  # of one picture: that of a telephone of 108 million has roo
 MAX_SIDE = 65_535
 BACKGROUND = 255  # white, which transparent pictures are laid on
 ORIENTATION = 0x0112  # EXIF
+FEWER_BITS = {"L;2": 3, "L;4": 15}
+"""Grey of 2 and 4 bits in a PNG, by Pillow's names, and the value that is white."""
 PHOTOMETRIC = 262  # TIFF: whether 0 is white
 ROWS_OF_A_BLOCK = 2**22  # pixels that are blended at a time
 APP1, APP2, START_OF_SCAN = 0xE1, 0xE2, 0xDA
@@ -179,6 +181,12 @@ def _converted(image: Any) -> Decoded:
     turned = image.getexif().get(ORIENTATION, 1)
     image.load()
     left = image.getexif().get(ORIENTATION, 1)  # Pillow turns some formats by itself
+    clear = image.info.get("transparency")
+    if deep and isinstance(clear, tuple):  # Pillow compares its low bytes with the pixels' high ones
+        raise _RefusedError("the image has 16 bits a channel and a transparent colour; save it with alpha, or 8 bits")
+    for stored_as, levels in FEWER_BITS.items():
+        if stored_as in stored and isinstance(clear, int):  # Pillow scales the pixels alone
+            image.info["transparency"] = clear * 255 // levels
     if deep:
         did.append("16-bit")
     if twelve:

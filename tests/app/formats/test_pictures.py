@@ -50,15 +50,19 @@ def tiff(values: Any, bits: int, photometric: int = 1, kind: int = 1, order: str
 
 def png16(values: Any, kind: int, transparent: Sequence[int] = ()) -> bytes:
     """A PNG of 16 bits by hand: Pillow writes none in colour or with alpha. kind: its colour type."""
+    rows = np.asarray(values).astype(">u2")
+    return png_of([row.tobytes() for row in rows], rows.shape[1], 16, kind, transparent)
+
+
+def png_of(rows: Sequence[bytes], width: int, bits: int, kind: int, transparent: Sequence[int] = ()) -> bytes:
+    """The same of rows of bytes."""
 
     def chunk(name: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
 
-    rows = np.asarray(values).astype(">u2")
-    height, width = rows.shape[:2]
-    data = b"".join(b"\0" + row.tobytes() for row in rows)
+    data = b"".join(b"\0" + row for row in rows)
     clear = chunk(b"tRNS", struct.pack(f">{len(transparent)}H", *transparent)) if transparent else b""
-    made = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 16, kind, 0, 0, 0)) + clear
+    made = chunk(b"IHDR", struct.pack(">IIBBBBB", width, len(rows), bits, kind, 0, 0, 0)) + clear
     return b"\x89PNG\r\n\x1a\n" + made + chunk(b"IDAT", zlib.compress(data)) + chunk(b"IEND", b"")
 
 
@@ -128,6 +132,8 @@ MODES: dict[str, tuple[bytes, str, Any, tuple[str, ...]]] = {
     ),
     "12 bits in 16-bit grey": (saved(picture(np.uint16([[0, 4095]]))), "I;16", [[0, 16]], ("16-bit", "few-levels")),
     "12 bits in 16-bit colour": (png16([[[0, 1, 4095]]], 2), "RGB", [[[0, 0, 15]]], ("16-bit", "few-levels")),
+    "2 bits and one clear": (png_of([b"\x1b"], 4, 2, 0, [2]), "L", [[0, 85, 255, 255]], ("transparent",)),
+    "4 bits and one clear": (png_of([b"\x01\x2f"], 4, 4, 0, [1]), "L", [[0, 255, 34, 255]], ("transparent",)),
     "black of 16 bits": (saved(picture(np.zeros((2, 2), np.uint16))), "I;16", np.zeros((2, 2)), ("16-bit",)),
     "CMYK JPEG": (
         INKED, "CMYK",
@@ -233,6 +239,10 @@ REFUSED = {
     "floats beyond one": (saved(picture(np.float32([[0, 3]])), "TIFF"), "floats outside"),
     "floats that are none": (saved(picture(np.float32([[0, np.nan]])), "TIFF"), "floats outside"),
     "integers of 32 bits": (saved(picture(np.int32([[0, 9]])), "TIFF"), "32 bits"),
+    "16-bit colour and one clear": (
+        png16([[[0x4000, 0x8000, 0xC000], [1, 2, 3]]], 2, [1, 2, 3]),
+        "a transparent colour",
+    ),
     "LAB": (saved(Image.new("LAB", (2, 2)), "TIFF"), "of the mode LAB"),
     "a vector": (b"%!PS-Adobe-3.0 EPSF-3.0\n", "cannot be decoded"),
 }
