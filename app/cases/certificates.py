@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 from app import events
 from app.core import db
 from app.core.errors import Conflict, NotFound
-from app.core.tables import CertificateRow, DeletionRequest
+from app.core.tables import CaseFile, CertificateRow, DeletionRequest
 from app.evidence import legal
 from app.rules.states import Decision
 
@@ -61,7 +61,7 @@ def standing(session: Session, row: CertificateRow) -> Standing:
 
 
 def revoke(session: Session, row: CertificateRow, reason: str) -> None:
-    """The controller no longer stands behind it; the log says so.
+    """The controller no longer stands behind it: the log says so, and a case file that was made before is made anew.
 
     Raises:
         Conflict: it is revoked already.
@@ -69,4 +69,6 @@ def revoke(session: Session, row: CertificateRow, reason: str) -> None:
     if row.revoked_at is not None:
         raise Conflict("The certificate is revoked already.", kind="revoked-already")
     row.revoked_at = db.now(session)
+    if (kept := session.get(CaseFile, row.request_id, with_for_update=True)) is not None:
+        kept.made_at = kept.problem = kept.content = None
     events.record_decision(session, row.tenant_id, legal.REVOKED, row.request_id, reason, certificate=row.digest)

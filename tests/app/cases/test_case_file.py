@@ -21,7 +21,7 @@ from lethe import verify
 from tests.app.cases.sealed import REQUESTS, case_of, faults, parts, sweep, trusted, zipped
 from tests.app.cases.test_people import PEOPLE, upload
 from tests.helpers import as_other, is_problem
-from tests.support import Account
+from tests.support import Account, Document
 from tests.trained import Trained
 
 
@@ -208,7 +208,9 @@ def test_a_revoked_certificate_is_called_that_by_the_case_file_and_the_verifier(
     early = case_of(account, made["id"])
     digest = newest(account, made["id"])
     account.post(f"/v1/certificates/{digest}:revoke", {"reason": "another Anna's pictures"})
-    case, keys = case_of(account, made["id"]), trusted(account)
+    is_problem(account.http.get(f"{REQUESTS}/{made['id']}/case-file"), 409, "case-file-not-ready")
+    sweep(account)  # without having been asked again
+    case, keys = account.http.get(f"{REQUESTS}/{made['id']}/case-file").content, trusted(account)
     since = account.get(f"/v1/certificates/{digest}/status")["since"]
     told = says(case, keys)
     assert told.endswith(f"Its certificate was REVOKED on {since}: do not rely on it.")
@@ -322,3 +324,22 @@ def test_the_requests_of_one_letter_name_each_other(account: Account) -> None:
     document = json.loads(parts(case_of(account, one))["case.json"])
     assert [(each["id"], each["status"]) for each in document["same_letter"]] == [(two, "fulfilled")]
     assert document["request"]["case"] == spread["case"]
+
+
+@pytest.mark.validation
+def test_the_service_checks_negative_reports_and_says_what_was_revoked(trained: Trained) -> None:
+    """As seen: a negative report was an error of the service."""
+    account = trained.account
+    made = trained.forget(trained.ids[:2])
+    sweep(account)
+    account.post(f"/v1/certificates/{newest(account, made['id'])}:revoke", {"reason": "wrong person"})
+    case = case_of(account, made["id"])
+
+    def check(content: bytes, kind: str) -> Document:
+        reply = account.http.post("/v1/case-files:verify", content=content, headers={"Content-Type": kind})
+        assert reply.status_code == 200, reply.text
+        return dict(reply.json())
+
+    found = check(parts(case)["negative-report.json"], "application/json")
+    assert (found["of"], found["verified"], found["uncertified"]) == ("negative report", True, [trained.model])
+    assert check(case, "application/zip")["revoked"] is not None
