@@ -120,7 +120,7 @@ def _is_locked(path: Path) -> bool:
 class Limits:
     """memory: bytes of private memory. file_bytes: of any one file that it writes, its answer among them."""
 
-    memory: int = 8 * 2**30  # five million rows of ids and labels take five
+    memory: int = 8 * 2**30  # five million rows with ids, splits and subjects take two
     cpu_seconds: int = 120
     file_bytes: int = MOST_ANSWER
     files: int = 64
