@@ -891,6 +891,8 @@ def decided(entry: Object) -> str:
     if kind == "request.refused":
         were, late = "was" if data.get("samples") == 1 else "were", ", LATE" if data.get("late") else ""
         return f"{samples_of(data)} {were} refused{ground_of(data)}{late}"
+    if kind == "request.given-up":
+        return f"{samples_of(data)} went over to another request"
     if kind == REVOKED:
         return f"the certificate {data['certificate']} was REVOKED"
     if kind == "request.remains-kept":

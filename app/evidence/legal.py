@@ -19,7 +19,7 @@ from app.core.tables import Refusal as RefusalRow
 REVOKED = "certificate.revoked"
 ANSWERS = (
     "request.refused", "request.extended", "request.held", "request.released", "request.cancelled",
-    "request.remains-kept",
+    "request.given-up", "request.remains-kept",
 )  # fmt: skip
 STEPS = (
     "request.accepted", "request.replayed", *ANSWERS, "request.identity-asked", "request.identity-confirmed",

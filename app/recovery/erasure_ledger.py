@@ -51,6 +51,9 @@ class Law:
     case_id: str | None
     identity: Identity
     refused: list[Refusal]
+    channel: str | None = None
+    extension_sent_at: datetime | None = None
+    answered_at: datetime | None = None
 
 
 @dataclass(frozen=True)
@@ -282,6 +285,9 @@ def _line(session: Session, settings: Settings, request: DeletionRequest) -> Lin
             case_id=request.case_id,
             identity=legal.identity_of(request),
             refused=list(legal.refused(session, request)),
+            channel=request.channel,
+            extension_sent_at=request.extension_sent_at,
+            answered_at=request.answered_at,
         ),
     )
 

@@ -301,6 +301,9 @@ def _law_of(line: Line) -> dict[str, Any]:
         "identity_asked_at": law.identity.asked_at,
         "identity_until": law.identity.until,
         "identity_ended_at": law.identity.ended_at,
+        "channel": law.channel,
+        "extension_sent_at": law.extension_sent_at,
+        "answered_at": law.answered_at,
         "refused_count": sum(each.samples for each in law.refused),
         "refusal_ground": law.refused[-1].ground if law.refused else None,
     }

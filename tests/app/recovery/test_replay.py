@@ -258,7 +258,7 @@ def test_a_request_the_backup_has_open_goes_on_and_what_was_refused_since_stays(
 
 LEGAL = (
     "received_at", "posted_at", "due_at", "extended_at", "confirmed_at", "ground", "samples", "samples_refused",
-    "refusal_ground", "identity", "case", "complaint_about", "jurisdiction", "rule",
+    "refusal_ground", "identity", "case", "complaint_about", "jurisdiction", "rule", "channel",
 )  # fmt: skip
 
 
@@ -269,7 +269,8 @@ def test_the_legal_life_of_a_request_comes_back_without_free_words(
     """As seen: ground, extension, date of entry and refused part were lost; the words of the officer were not. What the
     backup had held for the identity was not carried out again. known: as what the backup has it."""
     account, now = trained.account, datetime.now(UTC)
-    fields = {"ground": "17(1)(b)", "basis": "Anna took it back", "reference": "Anna", "received_reason": "Anna's post"}
+    fields = {"ground": "17(1)(b)", "basis": "Anna took it back", "reference": "Anna", "channel": "letter"}
+    fields |= {"received_reason": "Anna's post"}
     if known == "no":
         take(trained, snapshot)
     made = trained.delete(trained.ids[:4], received_at=f"{now - timedelta(days=5):%Y-%m-%d}", **fields)
