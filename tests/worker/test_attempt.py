@@ -90,7 +90,6 @@ def test_a_cancelled_job_is_cancelled(attempted: Callable[[Exception], Any]) -> 
     [
         StorageUnavailableError("the storage does not answer"),
         SupersededError("samples were erased"),
-        SourceError("a child that looked at pictures needed more than it may"),
         OSError(errno.ENOSPC, "No space left on device"),
         OSError(errno.EIO, "Input/output error"),
         ZeroDivisionError("a fault of ours"),
@@ -100,6 +99,17 @@ def test_a_cancelled_job_is_cancelled(attempted: Callable[[Exception], Any]) -> 
 @pytest.mark.validation
 def test_what_may_pass_queues_the_job_again(attempted: Callable[[Exception], Any], error: Exception) -> None:
     assert attempted(error)[0] == JobState.QUEUED
+
+
+@pytest.mark.validation
+def test_a_child_that_ends_over_stored_pictures_says_why(
+    attempted: Callable[[Exception], Any], trained: Trained
+) -> None:
+    """As seen: an unexpected SourceError."""
+    assert attempted(SourceError("looking at it takes more than 8 GiB of memory"))[0] == JobState.QUEUED
+    trained.account.work()
+    [job] = trained.account.get("/v1/jobs", state="dead")["items"]
+    assert job["problem"]["detail"].endswith("attempts: looking at it takes more than 8 GiB of memory")
 
 
 @pytest.mark.validation
