@@ -91,12 +91,11 @@ def most_samples() -> dict[str, object]:
     return _large(5_000_000, "PNG", 8, files=1)
 
 
-def page_of_two_million() -> dict[str, object]:
+def page_of_two_million(n: int = 2_000_000) -> dict[str, object]:
     """A page of 1000 of two million samples, which came as an array: ours and the other tree's, in turn."""
     times: dict[str, list[float]] = {"ours": [], BEFORE: []}
     with tempfile.TemporaryDirectory() as folder, _before(Path(folder)) as before:
         path = Path(folder) / "samples.npz"
-        n = 2_000_000
         images = np.random.default_rng(0).integers(0, 256, (n, 4, 4, 1), dtype=np.uint8)
         np.savez(path, images=images, labels=np.arange(n) % 10, ids=np.char.add("id-", np.arange(n).astype("U7")))
         for name, tree in (("ours", HERE), (BEFORE, before)):

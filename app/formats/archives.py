@@ -526,7 +526,7 @@ def images_of(found: Sequence[File]) -> list[Picture[File]]:
             errors.append(f"entry {member.number}: {NO_IMAGE}")
         elif (by_split and split is None) or not folders:
             errors.append(f"entry {member.number}: {LAYOUT}")
-        elif any(map(split_of, folders[1:])):
+        elif any(map(split_of, folders if folders[1:] else ())):  # alone it may be a class: a train is one
             errors.append(f"entry {member.number}: {SPLIT_WITHIN}")
         elif member.size > MAX_IMAGE_BYTES:
             errors.append(f"entry {member.number}: the file is over {MAX_IMAGE_BYTES // 2**20} MiB")

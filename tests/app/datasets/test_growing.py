@@ -191,7 +191,6 @@ def test_samples_that_are_erased_while_a_held_shard_is_taken_in_are_left_out(
     assert len(ids_of(account, made)) == 19
 
 
-@pytest.mark.validation
 def test_a_file_is_held_as_what_it_was_sent(account: Account) -> None:
     """As seen: what was held out became training data's twin, or was sent again."""
     files = [of_people(number) for number in (0, 1)]

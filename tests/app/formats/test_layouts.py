@@ -96,6 +96,11 @@ def test_a_file_of_one_split_is_of_that_split(write: Any, held: str) -> None:
     assert (found.holdout, found.ids) == ([True, True], [f"{held}/cat/1.png", f"{held}/dog/2.png"])
 
 
+def test_a_class_may_be_called_as_a_split_is_below_one(write: Any) -> None:
+    found = check(write(zipped({"train/train/1.png": png(1), "train/cat/2.png": png(2), "val/train/3.png": png(3)})))
+    assert (found.labels, found.class_names, found.holdout) == ([1, 0, 1], ["cat", "train"], [False, False, True])
+
+
 @pytest.mark.parametrize("name", ["trains", "latest", "value", "devices", "1", "set", "trainer", "contest"])
 def test_other_names_are_classes(write: Any, name: str) -> None:
     found = check(write(zipped({f"{name}/1.png": png(1), "zebra/2.png": png(2)})))
@@ -106,6 +111,7 @@ UNCLEAR: dict[str, tuple[list[str], str]] = {
     "the class before the split": (["cat/train/1.png", "cat/test/2.png", "dog/train/3.png"], "the split comes first"),
     "two roots": (["a/train/cat/1.png", "b/test/dog/2.png"], "the split comes first"),
     "splits of splits": (["train/cat/val2017/1.png", "test/cat/2.png"], "the split comes first"),
+    "splits within a split": (["train/train/cat/1.png", "train/val/dog/2.png"], "the split comes first"),
     "a split beside classes": (["training/cat/1.png", "cat/2.png"], "an image lies at"),
     "something around the classes": (
         ["root/images/cat/1.png", "root/images/dog/2.png", "root/masks/cat/1.png", "root/masks/dog/2.png"],
