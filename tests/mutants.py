@@ -200,8 +200,8 @@ MUTANTS = (
     Mutant(
         "deadline in the claim",
         "app/jobs/claiming.py",
-        "            due_at(now + URGENT).asc().nulls_last(),\n            (Job.id",
-        "            (Job.id",
+        "            deadline.asc().nulls_last(),\n",
+        "",
         ("tests/app/jobs/test_order.py::test_a_near_deadline_goes_before_every_hint_and_the_nearest_first",),
     ),
     Mutant(
