@@ -190,6 +190,7 @@ class Receipt(TypedDict):
 
 class ReceiptListed(Receipt):
     request: str
+    jurisdiction: str
     model: str | None
 
 

@@ -352,11 +352,19 @@ def list_all(
         bool | None,
         Query(description="only those with an extension or a refusal of which no letter is marked as sent"),
     ] = None,
+    answer_missing: Annotated[
+        bool | None, Query(description="only those that are fulfilled, and whose letter is not marked as sent")
+    ] = None,
+    confirm_pending: Annotated[
+        bool | None,
+        Query(description="only open ones whose receipt must still be confirmed to the person, the earliest first"),
+    ] = None,
 ) -> Page[DeletionOut]:
     """The requests, newest first."""
-    if unanswered and model is not None:
-        fault = {"in": "query", "pointer": "/unanswered", "code": "value_error", "detail": "not together with `model`"}
-        raise Unprocessable("The request does not fit its schema.", kind="schema", errors=[fault])
+    for name, ordered in (("unanswered", unanswered), ("confirm_pending", confirm_pending)):
+        if ordered and model is not None:
+            fault = {"in": "query", "pointer": f"/{name}", "code": "value_error", "detail": "not together with `model`"}
+            raise Unprocessable("The request does not fit its schema.", kind="schema", errors=[fault])
     tenant: Any = DeletionRequest.tenant_id
     if status == RequestStatus.INCOMPLETE:  # few: SQLite is kept from walking through all requests of the tenant
         tenant = tenant.concat("")
@@ -373,13 +381,19 @@ def list_all(
         query = query.where(_among(session, waiting.distinct()))
     if letter_missing:
         query = query.where(_among(session, _without_letter(who.tenant_id)))
+    if answer_missing:
+        query = query.where(*views.NO_ANSWER)
     if status is not None:
         query = query.where(views.having(status))
-    if unanswered:
+    if unanswered or confirm_pending:
         query = received.of(query.where(*views.UNANSWERED), DeletionRequest.received_at)
         if due_before is not None:
             query = query.where(DeletionRequest.due_at < moment(due_before))
-        rows, token = pager.rows_by_time_rising(session, query, DeletionRequest.due_at, DeletionRequest.id)
+        date = DeletionRequest.due_at
+        if confirm_pending:
+            date = DeletionRequest.confirm_by
+            query = query.where(date.is_not(None), DeletionRequest.confirmed_at.is_(None))
+        rows, token = pager.rows_by_time_rising(session, query, date, DeletionRequest.id)
         details = views.details(session, rows)
         return Page(items=[_show(row, details[row.id]) for row in rows], next_page_token=token)
     if due_before is not None:

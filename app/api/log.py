@@ -122,6 +122,9 @@ def list_receipts(
     model: Annotated[Name | None, Query(description=ID_OR_NAME)] = None,
     done: Annotated[bool | None, Query(description="what was purged, or what will be")] = None,
     due_before: Moment | None = None,
+    dated: Annotated[
+        bool | None, Query(description="true: only those with a date, the earliest first; false: only those without")
+    ] = None,
 ) -> Page[ReceiptListed]:
     """What was purged for the requests, and what will be at a date, newest first."""
     # As a join the database would begin at the requests, all of them.
@@ -135,10 +138,23 @@ def list_receipts(
         query = query.where(Receipt.done_at.is_not(None) if done else Receipt.done_at.is_(None))
     if due_before is not None:
         query = query.where(Receipt.due_at < moment(due_before))
-    rows, token = pager.rows(session, query, Receipt.id)
+    if dated:
+        query = query.where(Receipt.due_at.is_not(None))
+        rows, token = pager.rows_by_time_rising(session, query, Receipt.due_at, Receipt.id)
+    else:
+        query = query if dated is None else query.where(Receipt.due_at.is_(None))
+        rows, token = pager.rows(session, query, Receipt.id)
+    laws = dict(
+        session.execute(
+            select(DeletionRequest.id, DeletionRequest.jurisdiction).where(
+                DeletionRequest.id.in_({row.request_id for row in rows})
+            )
+        ).all()
+    )
     items = [
         ReceiptListed(
             request=row.request_id,
+            jurisdiction=laws[row.request_id],
             model=row.model_id,
             subject=row.subject,
             detail=row.detail,

@@ -728,6 +728,7 @@ class OwedObjects(BaseModel):
 
 class ReceiptListed(ReceiptOut):
     request: str
+    jurisdiction: str = Field(description="of the request")
     model: str | None
 
 

@@ -51,8 +51,9 @@ def _year(visit: Visit) -> int | None:
 
 @router.get("/evidence")
 async def evidence(visit: VisitDep) -> Response:
-    pending, certificates, keys, head = await asyncio.gather(
-        visit.api.get("/receipts", done=False, page_size=LATEST),
+    pending, undated, certificates, keys, head = await asyncio.gather(
+        listed(visit, "/receipts", at="receipts", done=False, dated=True),
+        listed(visit, "/receipts", at="undated", done=False, dated=False),
         listed(visit, "/certificates"),
         visit.api.get("/log/keys"),
         visit.api.find_text("/log/checkpoint"),
@@ -62,7 +63,8 @@ async def evidence(visit: VisitDep) -> Response:
     entries = await visit.api.get("/log/entries", start=start, limit=LATEST) if size else {"entries": []}
     return visit.page(
         "evidence.html.j2",
-        pending=sorted(pending["items"], key=lambda row: row["due_at"] or ""),
+        pending=pending,
+        undated=undated,
         listed=certificates,
         keys=keys["keys"],
         head=head,

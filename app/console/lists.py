@@ -17,14 +17,17 @@ class Listed:
     first: str  # address of the first page; empty on it
 
 
-async def listed(visit: Visit, path: str, **filters: Any) -> Listed:
-    """The page of the list that the address asks for; its rows are as many as the reader has chosen."""
-    token = visit.request.query_params.get("page_token")
+async def listed(visit: Visit, path: str, /, at: str = "page_token", **filters: Any) -> Listed:
+    """The page of the list that the address asks for; its rows are as many as the reader has chosen.
+
+    at: the parameter of the address that says which page; a page with several lists has one for each.
+    """
+    token = visit.request.query_params.get(at)
     found = await visit.api.get(path, page_size=visit.rows, page_token=token, **filters)
     return Listed(
         found["items"],
-        _address(visit, page_token=found["next_page_token"]) if found["next_page_token"] else "",
-        _address(visit, page_token=None) if token else "",
+        _address(visit, **{at: found["next_page_token"]}) if found["next_page_token"] else "",
+        _address(visit, **{at: None}) if token else "",
     )
 
 

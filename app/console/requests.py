@@ -30,12 +30,15 @@ SHOWN = {
     "open": "Open",
     "needs-attention": "Needs attention",
     "held": "On hold",
+    "to-confirm": "Receipt to confirm",
+    "to-tell": "Person to tell",
     "fulfilled": "Fulfilled",
     "incomplete": "Incomplete",
     "refused": "Refused",
     "cancelled": "Cancelled",
     "all": "All",
 }
+FLAGS = {"open": "unanswered", "to-confirm": "confirm_pending", "to-tell": "answer_missing"}
 LAWS = ("gdpr", "uk-gdpr", "ccpa")
 MOST_NAMED = 200
 OWED = "source-object"  # of a receipt: pictures in the storage of their owner
@@ -67,8 +70,8 @@ async def show_list(visit: VisitDep) -> Response:
     shown = shown if shown in SHOWN else "open"
     dataset, reference = given.get("dataset") or None, given.get("reference", "").strip()[:200] or None
     filters: dict[str, Any] = {"dataset": dataset, "reference": reference}
-    if shown == "open":
-        filters["unanswered"] = True
+    if shown in FLAGS:
+        filters[FLAGS[shown]] = True
     elif shown != "all":
         filters["status"] = shown
     rows, datasets = await asyncio.gather(

@@ -42,6 +42,11 @@ def timeline(request: Document, audits: list[Audit]) -> list[Step]:
     for receipt in request["receipts"]:
         if receipt["done_at"] is None and receipt["due_at"]:
             steps.append(
-                Step(receipt["due_at"], "forecast", f"Goes by then: {copy(receipt)[:1].lower()}{copy(receipt)[1:]}")
+                Step(
+                    receipt["due_at"],
+                    "forecast",
+                    f"Goes by then: {copy(receipt)[:1].lower()}{copy(receipt)[1:]}",
+                    day=True,
+                )
             )
     return sorted(dict.fromkeys(steps), key=lambda step: parse(step.at).replace(microsecond=0))

@@ -22,13 +22,14 @@ SOON = timedelta(days=7)
 async def today(visit: VisitDep) -> Response:
     soon = f"{visit.clock.now + SOON:%Y-%m-%dT%H:%M:%SZ}"
     api = visit.api
-    due, waiting, attention, held, letters, unsaid, running, ended, health = await asyncio.gather(
+    due, confirm, attention, held, letters, unsaid, unanswered, running, ended, health = await asyncio.gather(
         api.get("/deletion-requests", unanswered=True, due_before=soon, page_size=MOST),
-        api.get("/deletion-requests", unanswered=True, page_size=MOST),
+        api.get("/deletion-requests", confirm_pending=True, page_size=MOST),
         api.get("/deletion-requests", status="needs-attention", page_size=MOST),
         api.get("/deletion-requests", status="held", page_size=MOST),
         api.get("/deletion-requests", notice_unsent=True, page_size=MOST),
         api.get("/deletion-requests", letter_missing=True, page_size=MOST),
+        api.get("/deletion-requests", answer_missing=True, page_size=MOST),
         api.get("/jobs", state="running", page_size=MOST),
         api.get("/jobs", state="dead", page_size=10),
         _health(visit),
@@ -42,14 +43,16 @@ async def today(visit: VisitDep) -> Response:
         soon=[row for row in due["items"] if row not in late],
         more_due=due["next_page_token"] is not None,
         attention=attention["items"],
-        confirm=[row for row in waiting["items"] if row["confirm_by"] and not row["confirmed_at"]],
-        more_wait=waiting["next_page_token"] is not None,
+        confirm=confirm["items"],
+        more_confirm=confirm["next_page_token"] is not None,
         asked=[row for row in asked if row not in over],
         over=over,
         held=[row for row in held["items"] if row["identity"]["status"] != "asked"],
         letters=letters["items"],
         unsaid=unsaid["items"],
-        to_write=len({row["id"] for row in [*letters["items"], *unsaid["items"]]}),
+        unanswered=unanswered["items"],
+        more_unanswered=unanswered["next_page_token"] is not None,
+        to_write=len({row["id"] for row in [*letters["items"], *unsaid["items"], *unanswered["items"]]}),
         running=running["items"],
         given_up=ended["items"],
         health=health,

@@ -321,6 +321,22 @@ class DeletionRequest(Base):
     answered_how: Mapped[str | None] = mapped_column(Text)
     __table_args__ = (
         Index(
+            "ix_requests_to_confirm",
+            "tenant_id",
+            "confirm_by",
+            "id",
+            postgresql_where=text("confirm_by IS NOT NULL AND confirmed_at IS NULL AND fulfilled_at IS NULL"),
+            sqlite_where=text("confirm_by IS NOT NULL AND confirmed_at IS NULL AND fulfilled_at IS NULL"),
+        ),
+        Index(
+            "ix_requests_no_answer",
+            "tenant_id",
+            "received_at",
+            "id",
+            postgresql_where=text("fulfilled_at IS NOT NULL AND answered_at IS NULL"),
+            sqlite_where=text("fulfilled_at IS NOT NULL AND answered_at IS NULL"),
+        ),
+        Index(
             "ix_requests_extension_unsent",
             "tenant_id",
             "id",
@@ -647,6 +663,13 @@ class Receipt(Base):
         # Pages of the list, newest first: of what is not done, and of a model.
         Index(
             "ix_receipts_undone",
+            "id",
+            postgresql_where=text("done_at IS NULL"),
+            sqlite_where=text("done_at IS NULL"),
+        ),
+        Index(  # of what is not done, the earliest date first
+            "ix_receipts_dated",
+            "due_at",
             "id",
             postgresql_where=text("done_at IS NULL"),
             sqlite_where=text("done_at IS NULL"),

@@ -29,6 +29,13 @@ UNANSWERED = (
 )
 """The conditions that a request still needs an answer."""
 
+NO_ANSWER = (
+    DeletionRequest.fulfilled_at.is_not(None),
+    DeletionRequest.answered_at.is_(None),
+    DeletionRequest.decision.not_in((Decision.REFUSED, Decision.CANCELLED)),
+)
+"""The conditions that a request is carried out, and that nothing says that its person was told."""
+
 
 @dataclass
 class RequestDetails:

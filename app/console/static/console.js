@@ -24,9 +24,32 @@
     document.addEventListener(kind, (event) => { event.detail.target.textContent = "This part could not be loaded. Load the page again."; });
   }
 
-  // Progress of a job, by the service's event stream. When the job ends, the page is read once more.
-  const ENDED = ["succeeded", "rejected", "failed", "cancelled", "dead"];
-  for (const box of $$("[data-events]")) {
+  // Whether the reader is in the middle of something that reading the page again would wipe.
+  const changed = (field) => {
+    if (field.type === "hidden" || field.type === "submit" || field.type === "button") return false;
+    if (field.type === "checkbox" || field.type === "radio") return field.checked !== field.defaultChecked;
+    if (field.type === "file") return field.files.length > 0;
+    if (field.options) return field.selectedIndex !== Math.max(0, [...field.options].findIndex((each) => each.defaultSelected));
+    return field.value !== field.defaultValue;
+  };
+  const busy = () => document.querySelector("main details[open]") !== null
+    || document.activeElement.matches("main :is(input, select, textarea)")
+    || $$("main :is(input, select, textarea)").some(changed);
+
+  // Progress of a job, by the service's event stream. When the job ends, the page is read once more, unless somebody is
+  // writing in it. Two are followed at a time: a browser has few connections.
+  const ENDED = ["succeeded", "rejected", "failed", "cancelled", "dead"], FOLLOWED = 2;
+  const boxes = $$("[data-events]");
+  const over = (box) => {
+    if (!busy()) { location.reload(); return; }
+    const again = document.createElement("a");
+    again.href = "";
+    again.textContent = "Load the page again.";
+    again.addEventListener("click", (event) => { event.preventDefault(); location.reload(); });
+    box.querySelector("[data-over]").replaceChildren("It has ended. ", again);
+    if (boxes.length) follow(boxes.shift());
+  };
+  const follow = (box) => {
     const source = new EventSource(box.dataset.events);
     const bar = box.querySelector("progress"), stage = box.querySelector("[data-stage]"), share = box.querySelector("[data-share]");
     const told = (event) => {
@@ -36,11 +59,12 @@
         share.textContent = Math.round(100 * found.fraction) + "\u00a0%";
       }
       if (found.stage) stage.textContent = found.stage;
-      if (ENDED.includes(found.state)) { source.close(); setTimeout(() => location.reload(), 300); }
+      if (ENDED.includes(found.state)) { source.close(); setTimeout(() => over(box), 300); }
     };
     for (const kind of ["state", "progress"]) source.addEventListener(kind, told);
     window.addEventListener("pagehide", () => source.close());
-  }
+  };
+  boxes.splice(0, FOLLOWED).forEach(follow);
 
   // On to a page; one that differs by its fragment alone is read again.
   const go = (address) => {

@@ -14,9 +14,12 @@ from typing import Any
 
 import pytest
 import uvicorn
+from sqlalchemy import update
 
 from app.core.config import Settings
+from app.core.tables import Job
 from app.main import create_app
+from app.rules.states import JobState
 from tests.app.console.browsing import link
 from tests.conftest import POSTGRES
 from tests.support import Account, eventually, free_port, scratch_database
@@ -202,6 +205,30 @@ def test_an_officers_way(walk: Walk, tmp_path: Path) -> None:
     page.get_by_role("heading", name="Sign in").wait_for()
 
 
+def nothing_typed_is_lost_when_a_job_ends(walk: Walk) -> None:
+    """As read: the page was loaded again under the reader's hands, and what was typed was gone."""
+    page, shared = walk.page, walk.trained
+    job = shared.account.post(f"{shared.where}:train")["id"]
+
+    def put(state: JobState) -> None:
+        with shared.account.database.write() as session:
+            session.execute(update(Job).where(Job.id == job).values(state=state))
+
+    put(JobState.RUNNING)
+    page.goto(f"{walk.address}/console/models/{shared.model}")
+    page.locator("[data-events]").wait_for()
+    put(JobState.QUEUED)
+    page.get_by_label("Keep old versions").fill("33")
+    page.locator("summary", has_text="Roll back").click()
+    shared.account.post(f"/v1/jobs/{job}:cancel")
+    page.get_by_text("It has ended.").wait_for()
+    assert page.get_by_label("Keep old versions").input_value() == "33"
+    assert page.get_by_role("button", name="Roll back").is_visible()
+    walk.look()
+    page.get_by_role("link", name="Load the page again.").click()
+    page.locator("[data-events]").wait_for(state="detached")
+
+
 @pytest.mark.parametrize("walk", WALKS, indirect=True)
 def test_an_engineers_way(walk: Walk, tmp_path: Path) -> None:
     page, account = walk.page, walk.trained.account
@@ -250,6 +277,7 @@ def test_an_engineers_way(walk: Walk, tmp_path: Path) -> None:
     account.work()  # the page follows the job by the event stream, and is read again when it has ended
     page.get_by_text("Succeeded").first.wait_for()
     walk.look()
+    nothing_typed_is_lost_when_a_job_ends(walk)
     to(walk, "Jobs")
     walk.look()
     to(walk, "Settings")

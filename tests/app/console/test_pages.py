@@ -449,3 +449,68 @@ def test_people_are_found_over_all_datasets(shared: Trained, officer: Browser) -
     page = officer.send(officer.open("/console/requests/find").form("/find"), subjects="nobody <i>\n")
     assert page.has("Nothing.")
     assert page.form("/find").fields["subjects"].strip() == "nobody <i>"
+
+
+# -- dates and what is owed ------------------------------------------------------------------------
+
+
+def test_copies_go_on_days_of_the_law_which_are_not_after_the_due_date(shared: Trained, forgotten: str) -> None:
+    """As read in Berlin: due on 30 December, and the reference models "31 Dec, 00:59" after it."""
+    request = shared.account.get(f"/v1/deletion-requests/{forgotten}")
+    [last] = {row["due_at"] for row in request["receipts"] if row["subject"] == "reference-pool" and row["due_at"]}
+    assert last == request["due_at"]
+    with browser(shared.account.http.app, shared.account.database, "owner") as found:
+        found.http.cookies.set("lethe-zone", "Asia/Tokyo")  # where the last second of a UTC day is the next day
+        day = datetime.fromisoformat(last).strftime("%-d %b %Y")
+        assert found.open(f"/console/requests/{forgotten}").source.count(f">{day}</time>") >= 3
+        assert f">{day}</time>" in found.open("/console/evidence").source
+        shown = words.Clock("Asia/Tokyo").day(last)
+        for path in (f"/console/requests/{forgotten}", "/console/evidence"):
+            assert str(shown) not in found.open(path).source
+
+
+def test_the_most_urgent_rows_come_first_however_many_there_are(
+    shared: Trained, forgotten: str, officer: Browser, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As read: receipts to confirm were looked for among the first fifty open requests only."""
+    monkeypatch.setattr("app.console.today.MOST", 1)
+    made = shared.delete(shared.ids[250:251], jurisdiction="ccpa")["id"]
+    page = officer.open("/console")
+    assert page.has("Receipt to confirm")
+    assert f'/requests/{made}"' in page.source
+    assert made in officer.open("/console/requests?show=to-confirm").source
+    officer.send(officer.open(f"/console/requests/{made}").form("/confirm"))
+    assert made not in officer.open("/console/requests?show=to-confirm").source
+    assert shared.account.get("/v1/deletion-requests", confirm_pending=True)["items"] == []
+
+
+def test_who_was_not_told_of_a_fulfilled_request_is_on_today(
+    shared: Trained, forgotten: str, officer: Browser
+) -> None:
+    account = shared.account
+    assert officer.open("/console").has("Fulfilled, and the person was not told")
+    assert forgotten in officer.open("/console/requests?show=to-tell").source
+    before = [row["id"] for row in account.get("/v1/deletion-requests", answer_missing=True)["items"]]
+    at = f"/v1/deletion-requests/{forgotten}/notices"
+    letter = account.post(at, {"kind": "completion"})["id"]
+    account.post(f"{at}/{letter}:sent", {"how": "letter"})
+    after = [row["id"] for row in account.get("/v1/deletion-requests", answer_missing=True)["items"]]
+    assert [each for each in before if each not in after] == [forgotten]
+
+
+def test_receipts_are_listed_by_their_date_page_by_page(shared: Trained, forgotten: str) -> None:
+    with browser(shared.account.http.app, shared.account.database, "auditor") as auditor:
+        assert auditor.open("/console/evidence").has("Copies that are left")
+    seen: list[str] = []
+    token = None
+    while True:
+        found = shared.account.get("/v1/receipts", done=False, dated=True, page_size=1, page_token=token)
+        seen += [row["due_at"] for row in found["items"]]
+        token = found["next_page_token"]
+        if token is None:
+            break
+    assert seen == sorted(seen)
+    assert None not in seen
+    rest = shared.account.get("/v1/receipts", done=False, dated=False)["items"]
+    every = shared.account.get("/v1/receipts", done=False)["items"]
+    assert len(seen) + len(rest) == len(every)
