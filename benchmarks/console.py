@@ -66,7 +66,6 @@ def _paths(ids: dict[str, str]) -> list[str]:
         f"/console/models/{ids['model']}/compare",
         f"/console/jobs/job_{SIZE // 2 + 4:026d}",
         "/console/register",
-        "/console/register/figures",
         "/console/evidence",
         "/console/settings",
         f"/console/settings/webhooks/whk_{0:026d}",

@@ -19,21 +19,12 @@ LATEST = 50
 
 @router.get("/register")
 async def register(visit: VisitDep) -> Response:
-    """The page comes at once, and its figures when what is under way is counted."""
     if not visit.can("audit"):
         raise Forbidden("This needs a role with the scope `audit`.", kind="scope-missing")
     this_year = visit.clock.now.year
-    counted = "count" in visit.request.query_params
-    summary, figures = await _counted(visit) if counted else (None, None)
+    summary, figures = await _counted(visit)
     years = range(this_year, this_year - 6, -1)
     return visit.page("register.html.j2", summary=summary, figures=figures, year=_year(visit), years=years)
-
-
-@router.get("/register/figures")
-async def figures(visit: VisitDep) -> Response:
-    """The part of the page with the figures."""
-    summary, figures = await _counted(visit)
-    return visit.page("figures.html.j2", summary=summary, figures=figures)
 
 
 async def _counted(visit: Visit) -> tuple[Document, Document]:

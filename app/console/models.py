@@ -7,13 +7,14 @@ import json
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Path
-from fastapi.responses import Response
+from fastapi.responses import HTMLResponse, Response
 
 from app.api.http.patterns import id_pattern
-from app.console import charts
+from app.console import canaries, charts
 from app.console.calls import Document, Refused
 from app.console.lists import listed
-from app.console.visit import Form, PageRoute, Visit, VisitDep, number_of, see_other
+from app.console.policy_meaning import meaning
+from app.console.visit import HEADERS, PAGES, Form, PageRoute, Visit, VisitDep, number_of, see_other
 from app.core.errors import NotFound, Unprocessable
 
 router = APIRouter(prefix="/console/models", route_class=PageRoute, include_in_schema=False)
@@ -74,14 +75,14 @@ async def show(visit: VisitDep, model_id: ModelId) -> Response:
 async def page_of(visit: Visit, model_id: str, typed: Form | None, problem: Document | None) -> Response:
     seen, text = await visit.api.fetch(f"/models/{model_id}")
     model = json.loads(text)
-    dataset, versions, jobs, aliases, catalog, *affected = await asyncio.gather(
+    dataset, versions, jobs, aliases, catalog, measured, *affected = await asyncio.gather(
         visit.api.get(f"/datasets/{model['dataset']}"),
         visit.api.get(f"/models/{model_id}/versions", page_size=MOST_VERSIONS),
         visit.api.get("/jobs", model=model_id, page_size=30),
         visit.api.get(f"/models/{model_id}/aliases"),
         visit.api.get("/catalog"),
-        visit.api.get("/deletion-requests", model=model_id, status="accepted", page_size=MOST_WAITING),
-        visit.api.get("/deletion-requests", model=model_id, status="processing", page_size=MOST_WAITING),
+        canaries.by_version(visit.api, model_id),
+        *_open(visit, model_id),
     )
     rows = versions["items"]
     return visit.page(
@@ -99,12 +100,35 @@ async def page_of(visit: Visit, model_id: str, typed: Form | None, problem: Docu
         waiting=sum(len(each["items"]) for each in affected),
         more_wait=any(each["next_page_token"] for each in affected),
         lineage=charts.lineage(rows),
+        canaries=charts.canaries(measured),
         charts=charts.by_version(rows, model["policy"]),
         bars=charts.history(jobs["items"]),
         typed=typed or Form(),
         problem=problem,
         done=visit.request.query_params.get("done", ""),
     )
+
+
+def _open(visit: Visit, model_id: str) -> list[Any]:
+    """The calls for the model's open requests, by status."""
+    return [
+        visit.api.get("/deletion-requests", model=model_id, status=status, page_size=MOST_WAITING)
+        for status in ("accepted", "processing")
+    ]
+
+
+@router.post("/{model_id}/policy/meaning")
+async def say_meaning(visit: VisitDep, model_id: ModelId) -> Response:
+    """What the policy in the form would mean for open requests: a part of the page, renewed as the form changes."""
+    form = await visit.form()
+    model, *found = await asyncio.gather(visit.api.get(f"/models/{model_id}"), *_open(visit, model_id))
+    try:
+        then = _policy(model["policy"], form)
+        rows = [row for each in found for row in each["items"]]
+        lines: list[Any] = list(meaning(model["policy"], then, model_id, rows, visit.clock))
+    except Unprocessable as error:
+        lines = [error.detail]
+    return HTMLResponse(PAGES.get_template("meaning.html.j2").render(lines=lines), headers=HEADERS)
 
 
 @router.post("/{model_id}/policy")

@@ -14,7 +14,7 @@ from fastapi.responses import HTMLResponse, Response
 
 from app.api.case_schemas import NoticeCreate
 from app.api.http.patterns import id_pattern
-from app.console import verdicts
+from app.console import next_steps, verdicts
 from app.console.calls import Document, Refused
 from app.console.lists import listed
 from app.console.timeline import timeline
@@ -194,6 +194,13 @@ async def show(visit: VisitDep, request_id: RequestId) -> Response:
         models={each["id"]: each for each in named if each},
         audits=audits,
         sentence=verdicts.sentence(found, audits),
+        next_steps=next_steps.of_request(
+            found,
+            notices["notices"],
+            visit.clock,
+            certified=bool(certificates and certificates["items"]),
+            owed=len(objects or ()),
+        ),
         steps=timeline(found, audits),
         left=left,
         gone=[each for each in found["receipts"] if each["done_at"] is not None],

@@ -8,10 +8,10 @@ from typing import Annotated
 from fastapi import APIRouter, Path
 from fastapi.responses import Response
 
-from app.console import charts, verdicts
-from app.console.calls import Document, Refused
+from app.console import verdicts
+from app.console.calls import Refused
 from app.console.models import ModelId, page_of
-from app.console.visit import HEADERS, PAGES, Form, PageRoute, Visit, VisitDep, lines_of, number_of, see_other
+from app.console.visit import Form, PageRoute, VisitDep, lines_of, number_of, see_other
 from app.core.errors import NotFound
 
 router = APIRouter(prefix="/console/models", route_class=PageRoute, include_in_schema=False)
@@ -101,29 +101,6 @@ async def announce(visit: VisitDep, model_id: ModelId) -> Response:
     except Refused as error:
         return await page_of(visit, model_id, form, error.problem)
     return see_other(f"/console/models/{model_id}/versions/{made['number']}")
-
-
-@router.get("/{model_id}/canaries")
-async def canaries(visit: VisitDep, model_id: ModelId) -> Response:
-    """Audits of the canaries by the version that they measured: a part of the model's page."""
-    jobs = await visit.api.get("/jobs", model=model_id, kind="audit", state="succeeded", page_size=charts.MOST)
-    found = await asyncio.gather(*(_canary_audit(visit, job) for job in jobs["items"]))
-    points: dict[int, float] = {}
-    for each in found:  # the newest first
-        if each is not None:
-            points.setdefault(*each)
-    picture = charts.canaries(sorted(points.items()))
-    made = PAGES.get_template("canaries.html.j2").render(picture=picture)
-    return Response(made, media_type="text/html; charset=utf-8", headers=HEADERS)
-
-
-async def _canary_audit(visit: Visit, job: Document) -> tuple[int, float] | None:
-    found = await visit.api.find(f"/jobs/{job['id']}/audit")
-    report = found["report"] if found else {}
-    if report.get("of") != "canaries" or report["sham"] or report["version"] is None:
-        return None
-    auc = report["candidate"]["ft_auc"]
-    return (report["version"], auc["value"]) if auc else None
 
 
 @router.get("/{model_id}/audit-plan")

@@ -35,6 +35,7 @@ STATUSES = {
     "attention": "Needs attention",
     "current": "Current",
     "candidate": "Candidate",
+    "comparison": "Only to compare",
     "superseded": "Superseded",
     "ready": "Ready",
     "ingesting": "Being taken in",

@@ -40,6 +40,7 @@ HEADLINES: dict[Situation, str] = {
     "several-candidates": "Among several candidates it is too uncertain to decide",
     "judged-again": "It was judged again after a fail, and that cannot count as a pass",
 }
+NOTHING_TO_DO = "Nothing about this model. Tell the people whose requests it carries out, and keep their certificates."
 SETS = {"forget": "Forgotten", "retain": "Retained", "test": "Test"}
 
 
@@ -95,6 +96,7 @@ def render(
         columns.append(Column("retrained", "Retrained", comparison))
     return ENVIRONMENT.get_template("report.html.j2").render(
         report=report,
+        next_steps=report.next_steps or ([NOTHING_TO_DO] if report.forget_samples and not report.sham else []),
         name=name,
         covered=covered,
         judgement=report.judgement,

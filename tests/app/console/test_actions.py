@@ -12,7 +12,7 @@ from typing import Any, cast
 import pytest
 
 from app.console import charts
-from app.console.versions import _canary_audit
+from app.console.canaries import by_version
 from app.console.visit import lines_of
 from tests.app.cases.sealed import case_of, parts, zipped
 from tests.app.console.browsing import HOSTILE, Browser, Form, Page, browser, inert
@@ -218,7 +218,7 @@ def test_an_exact_retrain_is_started_while_the_samples_are_there(shared: Trained
 
 
 def test_audits_of_canaries_are_a_line_by_version(shared: Trained, who: dict[str, Browser]) -> None:
-    part = who["engineer"].open(f"/console/models/{shared.model}/canaries")
+    part = who["engineer"].open(f"/console/models/{shared.model}")
     assert part.has("No version was audited on its canaries yet.")
     audit = {"of": "canaries", "sham": False, "version": 3, "candidate": {"ft_auc": {"value": 0.53}}}
     for report, wanted in (
@@ -231,8 +231,11 @@ def test_audits_of_canaries_are_a_line_by_version(shared: Trained, who: dict[str
         async def find(_path: str, report: Any = report) -> Any:
             return {"report": report}
 
-        visit = cast("Any", SimpleNamespace(api=SimpleNamespace(find=find)))
-        assert asyncio.run(_canary_audit(visit, {"id": "job_1"})) == wanted
+        async def get(_path: str, **_: Any) -> Any:
+            return {"items": [{"id": "job_1"}]}
+
+        api = cast("Any", SimpleNamespace(find=find, get=get))
+        assert asyncio.run(by_version(api, "mdl_1")) == ([wanted] if wanted else [])
     picture = charts.canaries([(2, 0.6), (3, 0.53)])
     assert picture is not None
     assert "version 2: 0.6" in picture

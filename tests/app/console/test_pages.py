@@ -124,7 +124,11 @@ def test_a_request_says_its_verdict_first_then_what_to_do_next(
     assert page.has(report["judgement"]["verdict"].capitalize())
     for step in report["next_steps"]:
         assert page.has(step)
-    assert page.has("What to do next") == bool(report["next_steps"])
+    assert page.has("What to do next")
+    assert page.has("Tell the person that it is done: make the letter completion , and send it.")
+    assert page.has("Nothing to do until")
+    for path in (f"/console/models/{shared.model}/versions/2", f"/v1/models/{shared.model}/versions/2/audit"):
+        assert anybody[1].open(path).has("What to do next"), path
     assert f"/v1/models/{shared.model}/versions/2/audit" in page.source
     assert page.has("until the dates named")
 
@@ -484,9 +488,7 @@ def test_the_most_urgent_rows_come_first_however_many_there_are(
     assert shared.account.get("/v1/deletion-requests", confirm_pending=True)["items"] == []
 
 
-def test_who_was_not_told_of_a_fulfilled_request_is_on_today(
-    shared: Trained, forgotten: str, officer: Browser
-) -> None:
+def test_who_was_not_told_of_a_fulfilled_request_is_on_today(shared: Trained, forgotten: str, officer: Browser) -> None:
     account = shared.account
     assert officer.open("/console").has("Fulfilled, and the person was not told")
     assert forgotten in officer.open("/console/requests?show=to-tell").source
