@@ -35,7 +35,6 @@ from app.api import keys as api_keys
 from app.api import log as log_api
 from app.api.http import contract, docs_page, failures, session_cookie
 from app.api.http.admission import Admission, Routes
-from app.api.http.audit_replies import prefers
 from app.api.http.conditional import Conditional
 from app.api.http.connections import Crowd
 from app.api.http.deps import Parts, known_query
@@ -43,6 +42,7 @@ from app.api.http.event_stream import Follower
 from app.api.http.fast_path import Shortcut
 from app.api.http.head import Head
 from app.api.http.observe import Observe
+from app.api.http.preferences import prefers
 from app.api.http.prefix import Prefix
 from app.api.http.session_cookie import SessionCookie
 from app.console import router as console

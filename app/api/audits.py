@@ -156,9 +156,7 @@ def read(model: ModelId, number: Number, audit: AuditId, request: Request, who: 
     row = session.scalars(audit_rows.reports_of(version).where(AuditRow.id == audit)).first()
     if row is None:
         raise NotFound("The version has no such report.")
-    return audit_replies.answer(
-        request.headers.get("accept", ""), audit_replies.document(session, row, version.job_id), named.name
-    )
+    return audit_replies.answer(request, audit_replies.document(session, row, version.job_id), named.name)
 
 
 @router.get("/jobs/{job}/audit", **REPORT)
@@ -167,4 +165,4 @@ def read_of_job(job: job_api.JobId, request: Request, who: CallerDep, session: R
     row = job_api.find(session, who.tenant_id, job)
     found = audit_replies.of_job(session, row)
     named = models.get(session, who.tenant_id, row.model_id or "")
-    return audit_replies.answer(request.headers.get("accept", ""), found, named.name)
+    return audit_replies.answer(request, found, named.name)

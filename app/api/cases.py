@@ -39,7 +39,6 @@ from app.api.case_schemas import (
     TemplateOut,
 )
 from app.api.deletions import RequestId, order_of
-from app.api.http.audit_replies import prefers
 from app.api.http.conditional import IfMatchDep
 from app.api.http.deps import (
     CallerDep,
@@ -53,6 +52,7 @@ from app.api.http.deps import (
     problems,
 )
 from app.api.http.patterns import DIGEST, id_pattern
+from app.api.http.preferences import prefers
 from app.api.schemas import DeletionCreate, ReasonBody, in_place
 from app.cases import certificates, draft, file, notices, papers, people, recall
 from app.cases.notices import Text

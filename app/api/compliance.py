@@ -7,9 +7,9 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import Response, StreamingResponse
 
-from app.api.http.audit_replies import prefers
 from app.api.http.conditional import IfMatchDep
 from app.api.http.deps import CallerDep, PartsDep, Read, Write, needs, problems
+from app.api.http.preferences import prefers
 from app.api.schemas import PoolCost, RegisterEntry, RemainsCost, Summary
 from app.cases import register as printed_register
 from app.deletions import compliance, compliance_rules, costs

@@ -314,4 +314,4 @@ def get_audit(model: ModelId, number: Number, request: Request, who: CallerDep, 
     """The report that a version was published with, or else its newest; an exact retrain beside it where there is."""
     row = models.get(session, who.tenant_id, model)
     found = audit_replies.find(session, versions.get(session, row, number))
-    return audit_replies.answer(request.headers.get("accept", ""), found, row.name)
+    return audit_replies.answer(request, found, row.name)

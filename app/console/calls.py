@@ -55,10 +55,10 @@ class Api:
         headers, body = await self._call("GET", path, urlencode(given), b"", {"accept": accept} if accept else {})
         return headers.get("etag", ""), body
 
-    async def find_text(self, path: str, /) -> str:
+    async def find_text(self, path: str, /, **query: Any) -> str:
         """The same of a text; empty where there is none, or the role may not see it."""
         try:
-            return (await self.fetch(path))[1].decode()
+            return (await self.fetch(path, **query))[1].decode()
         except Refused as error:
             if error.status not in (403, 404):
                 raise

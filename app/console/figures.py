@@ -15,6 +15,7 @@ from app.core.errors import Forbidden
 router = APIRouter(prefix="/console", route_class=PageRoute, include_in_schema=False)
 FIRST_YEAR = 2000
 LATEST = 50
+MANY = 1000  # entries of the log in one file
 
 
 @router.get("/register")
@@ -42,27 +43,42 @@ def _year(visit: Visit) -> int | None:
 
 @router.get("/evidence")
 async def evidence(visit: VisitDep) -> Response:
-    pending, undated, certificates, keys, head = await asyncio.gather(
+    pending, undated, gone, certificates, keys, head, witnessed = await asyncio.gather(
         listed(visit, "/receipts", at="receipts", done=False, dated=True),
         listed(visit, "/receipts", at="undated", done=False, dated=False),
+        listed(visit, "/receipts", at="gone", done=True),
         listed(visit, "/certificates"),
         visit.api.get("/log/keys"),
         visit.api.find_text("/log/checkpoint"),
+        visit.api.find_text("/log/checkpoint", witnessed=True),
     )
     size = int(head.split("\n")[1]) if head else 0
-    start = max(0, size - LATEST)
-    entries = await visit.api.get("/log/entries", start=start, limit=LATEST) if size else {"entries": []}
+    end = _end(visit, size)
+    start = max(0, end - LATEST)
+    entries = await visit.api.get("/log/entries", start=start, limit=end - start) if end else {"entries": []}
     return visit.page(
         "evidence.html.j2",
         pending=pending,
         undated=undated,
         listed=certificates,
         keys=keys["keys"],
+        gone=gone,
         head=head,
+        witnessed=witnessed,
         size=size,
         start=start,
+        end=end,
+        latest=LATEST,
+        many=MANY,
         entries=list(enumerate(entries["entries"], start))[::-1],
     )
+
+
+def _end(visit: Visit, size: int) -> int:
+    """The leaf before which the entries of the page end."""
+    given = visit.request.query_params.get("leaf", "")
+    asked = int(given) if given.isascii() and given.isdigit() and len(given) < 16 else size
+    return min(asked, size) or size
 
 
 @router.post("/evidence/check")

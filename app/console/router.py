@@ -6,6 +6,7 @@ from fastapi import APIRouter
 
 from app.console import (
     assets,
+    audits,
     cases,
     datasets,
     figures,
@@ -38,6 +39,7 @@ ROUTERS = (
     jobs.router,
     models.router,
     versions.router,
+    audits.router,
     datasets.router,
     figures.router,
     letters.router,

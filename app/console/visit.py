@@ -29,7 +29,7 @@ from app.console.calls import Api, Document, Refused
 from app.core import logs, users
 from app.core.errors import AppError, Forbidden, NotFound, TooLarge, Unauthorized, Unprocessable
 from app.core.users import Visitor
-from app.reports.numbers import decimal, percent, true_minus
+from app.reports.numbers import decimal, percent, signed, true_minus
 from app.reports.page import NOTHING_TO_DO
 
 MOST_FIELDS = 500
@@ -65,7 +65,7 @@ def _environment() -> Environment:
         words.prose,
         words.copy,
     )
-    further = (words.size, words.duration, words.tone_mark, decimal, percent, true_minus)
+    further = (words.size, words.duration, words.tone_mark, words.points, decimal, percent, signed, true_minus)
     environment.filters.update({each.__name__: each for each in (*named, *further)})
     environment.globals.update(
         nothing_to_do=NOTHING_TO_DO, count=words.count, asset=asset, new_once=lambda: secrets.token_hex(16)

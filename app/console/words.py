@@ -127,6 +127,11 @@ def number(value: float | None) -> str:
     return "" if value is None else f"{value:,}".replace(",", "\u202f").replace("-", MINUS)
 
 
+def points(value: float) -> str:
+    """A difference of two shares, in points of a hundred, with its sign."""
+    return f"{round(value, 1) + 0.0:+.1f} points".replace("-", MINUS)
+
+
 def count(value: float, noun: str, many: str = "") -> str:
     return f"{number(value)} {noun if value == 1 else many or noun + 's'}"
 

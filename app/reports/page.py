@@ -73,6 +73,7 @@ def render(
     comparison_note: str = "",
     name: str = "",
     covered: Sequence[Covered] = (),
+    back: str = "",
 ) -> str:
     """The report as an HTML page.
 
@@ -82,6 +83,7 @@ def render(
         comparison_note: what the comparison is and where it comes from, one sentence.
         name: what the model is called; its id alone where that is not known.
         covered: the requests that it carries out.
+        back: where the reader came from; empty where the page is kept as a file.
 
     Raises:
         ValueError: the two lists of a ROC curve differ in length.
@@ -99,6 +101,7 @@ def render(
         next_steps=report.next_steps or ([NOTHING_TO_DO] if report.forget_samples and not report.sham else []),
         name=name,
         covered=covered,
+        back=back,
         judgement=report.judgement,
         columns=columns,
         comparison_note=comparison_note,

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from fastapi import Request
 from fastapi.responses import HTMLResponse, JSONResponse, Response
 from pydantic import Field
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from app.api.http import session_cookie
+from app.api.http.preferences import prefers
 from app.core.errors import NotFound
 from app.core.tables import AuditRow, CertificateRow, Job, OutcomeRow, Version
 from app.formats.audit_report import AuditReport, Measurement, Part
@@ -83,27 +86,19 @@ def _covered(session: Session, made_by: str | None) -> list[CoveredRequest]:
     return [CoveredRequest(id=each, certificate=newest.get(each)) for each in ids]
 
 
-def answer(accept: str, found: AuditDocument, name: str) -> Response:
-    """As JSON or, where it is asked for, as a page that calls the model by its name."""
-    if prefers("text/html", accept):
-        return HTMLResponse(page(found, name), headers={"Vary": "Accept"})
+def answer(request: Request, found: AuditDocument, name: str) -> Response:
+    """As JSON or, where it is asked for, as a page that calls the model by its name. In a session of the console it
+    leads back there."""
+    if prefers("text/html", request.headers.get("accept", "")):
+        here = session_cookie.of(request.app.state.parts.settings, request.scope)
+        back = f"{request.scope.get('root_path', '')}/console/models/{found.report.model}" if here else ""
+        return HTMLResponse(page(found, name, back), headers={"Vary": "Accept, Cookie"})
     return JSONResponse(found.model_dump(mode="json"), headers={"Vary": "Accept"})
 
 
-def page(found: AuditDocument, name: str) -> str:
+def page(found: AuditDocument, name: str, back: str = "") -> str:
     covered = [Covered(row.id, row.certificate) for row in found.requests]
     if found.retrained is None:
-        return render(found.report, name=name, covered=covered)
+        return render(found.report, name=name, covered=covered, back=back)
     note = f"exact retrain, version {found.retrained.version}, never published"
-    return render(found.report, found.retrained.measurement, note, name, covered)
-
-
-def prefers(wanted: str, accept: str) -> bool:
-    """Whether `wanted` is weighted above `application/json` in an Accept header."""
-    weights = {wanted: 0.0, "application/json": 0.0}
-    for part in accept.split(","):
-        media, *params = (piece.strip() for piece in part.split(";"))
-        quality = next((p[2:] for p in params if p.startswith("q=")), "1")
-        if media in weights:
-            weights[media] = float(quality) if quality.replace(".", "", 1).isdigit() else 0.0
-    return weights[wanted] > weights["application/json"]
+    return render(found.report, found.retrained.measurement, note, name, covered, back)

@@ -16,7 +16,7 @@ from starlette.responses import RedirectResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.api.http import failures
-from app.api.http.audit_replies import prefers
+from app.api.http.preferences import prefers
 from app.core.config import Settings
 from app.core.errors import Forbidden
 from app.core.users import csrf_token

@@ -7,7 +7,7 @@
 
   const box = document.createElement("p");
   box.innerHTML = '<label for="search">Search</label> <input id="search" type="search" autocomplete="off"> <small role="status"></small>';
-  document.querySelector("nav").before(box);
+  document.querySelector("header").append(box);
   const said = box.querySelector("small"), sections = $$("main section"), items = $$("nav li");
   const words = new Map(sections.map((section) => [section.id, section.textContent.toLowerCase()]));
   box.querySelector("input").addEventListener("input", (event) => {

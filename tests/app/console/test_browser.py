@@ -87,14 +87,26 @@ class Walk:
     def __init__(self, page: Any, trained: Trained, address: str) -> None:
         self.page, self.trained, self.address = page, trained, address
         self.faults: list[str] = []
+        self.fetched: list[str] = []  # by the page that is being loaded
         page.on("console", lambda said: self.faults.append(said.text) if said.type in ("error", "warning") else None)
         page.on("pageerror", lambda error: self.faults.append(str(error)))
         page.on("requestfailed", lambda call: self._has_failed(call))
-        page.on("request", lambda call: self._is_ours(call.url))
+        page.on("request", self._fetches)
+        page.on("load", lambda _: self._has_loaded())
 
-    def _is_ours(self, url: str) -> None:
-        if not url.startswith((self.address, "data:")):
-            self.faults.append(f"a request to {url}")
+    def _fetches(self, call: Any) -> None:
+        if not call.url.startswith((self.address, "data:")):
+            self.faults.append(f"a request to {call.url}")
+        if call.is_navigation_request():
+            self.fetched = []
+        if not call.url.startswith("data:"):
+            self.fetched.append(call.url)
+
+    def _has_loaded(self) -> None:
+        """Three requests a page at most, and two streams of jobs beside them: a browser has six connections."""
+        streams = [url for url in self.fetched if url.endswith("/events")]
+        if len(self.fetched) - len(streams) > 3 or len(streams) > 2:
+            self.faults.append(f"too many requests: {self.fetched}")
 
     def _has_failed(self, call: Any) -> None:
         """An event stream ends with its page, and so does a part of a page that is still on its way."""
@@ -282,3 +294,38 @@ def test_an_engineers_way(walk: Walk, tmp_path: Path) -> None:
     walk.look()
     to(walk, "Settings")
     walk.look()
+
+
+@pytest.mark.parametrize("walk", WALKS[:2], indirect=True)
+def test_axe_finds_nothing_on_the_pages_beside_these_ways(walk: Walk) -> None:
+    page, shared = walk.page, walk.trained
+    account = shared.account
+    at = 100 if page.viewport_size["width"] > 400 else 140
+    request = shared.forget(shared.ids[at : at + 20])["id"]
+    notice = account.post(f"/v1/deletion-requests/{request}/notices", {"kind": "completion"})["id"]
+    hook = account.post("/v1/webhooks", {"url": "https://93.184.216.34/hook"})["id"]
+    version = account.get(shared.where)["current_version"]
+    sign_in(walk, account, "owner")
+    model = f"/console/models/{shared.model}"
+    for path in (
+        "/docs",
+        "/console/settings",
+        f"/console/settings/webhooks/{hook}",
+        "/console/settings/rules",
+        "/console/settings/letters/completion/de",
+        f"{model}/compare?a={version}&b={version}",
+        f"{model}/versions/{version}",
+        model,
+        f"{shared.where}/versions/{version}/audit",
+        "/console/models/new",
+        "/console/requests/find",
+        f"/console/requests/{request}",
+        f"/console/requests/{request}/notices/{notice}",
+        f"/console/requests/{request}/nothing",
+        f"/console/jobs?model={shared.model}",
+        "/console/audits",
+    ):
+        page.goto(walk.address + path)
+        walk.look()
+    walk.faults = [each for each in walk.faults if "404" not in each]  # the browser notes every refusal
+    account.http.delete(f"/v1/webhooks/{hook}")

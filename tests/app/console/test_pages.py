@@ -11,9 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import update
 
 from app.console import assets, words
 from app.console.calls import Api
+from app.core.tables import Version
 from app.core.users import end_session
 from tests.app.console.browsing import COOKIE, HOSTILE, Browser, Form, Page, browser, inert, link
 from tests.support import Account
@@ -58,6 +60,8 @@ def paths(shared: Trained, request: str) -> list[str]:
         f"{model}/versions/1",
         f"{model}/versions/2",
         f"{model}/compare?a=1&b=2",
+        "/console/audits",
+        "/console/audits?show=asked",
         "/console/datasets",
         "/console/datasets/new",
         f"/console/datasets/{shared.dataset}",
@@ -516,3 +520,59 @@ def test_receipts_are_listed_by_their_date_page_by_page(shared: Trained, forgott
     rest = shared.account.get("/v1/receipts", done=False, dated=False)["items"]
     every = shared.account.get("/v1/receipts", done=False)["items"]
     assert len(seen) + len(rest) == len(every)
+
+
+def test_audits_of_every_model_are_on_a_page_and_two_of_them_side_by_side(shared: Trained, forgotten: str) -> None:
+    account = shared.account
+    with browser(account.http.app, account.database, "auditor") as auditor:
+        page = auditor.open("/console/audits")
+        assert f'/models/{shared.model}/versions/2"' in page.source
+        assert f'/models/{shared.model}/compare?a=1&b=2"' in page.source
+        assert 'aria-current="page">Audits' in page.source
+        both = auditor.open(f"/console/models/{shared.model}/compare?a=2&b=2")
+        assert both.has("Differences")
+        assert both.has("+0.000")
+        assert both.has("+0.0 points")
+        assert auditor.open(f"/console/models/{shared.model}/compare?a=1&b=2").has("no audit report")
+
+
+def test_evidence_has_every_entry_receipt_and_head(
+    shared: Trained, forgotten: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("app.console.figures.LATEST", 3)
+    account = shared.account
+    with browser(account.http.app, account.database, "auditor") as auditor:
+        page = auditor.open("/console/evidence")
+        assert page.has("Erased, with receipts")
+        assert page.has("The head as a file")
+        seen: list[str] = []
+        while True:
+            seen += re.findall(r'<tr><td class="num">(\d+)</td>', page.source)
+            earlier = re.search(r'href="(/console/evidence\?leaf=\d+)" rel="next"', page.source)
+            if earlier is None:
+                break
+            page = auditor.open(earlier[1])
+        assert [int(each) for each in seen] == list(range(int(seen[0]), -1, -1))
+        auditor.open("/console/evidence?leaf=none")
+        auditor.open("/console/evidence?leaf=0")
+
+
+def test_a_comparison_is_called_that_and_is_not_offered_to_be_promoted(shared: Trained, forgotten: str) -> None:
+    account = shared.account
+
+    def change(origin: str, state: str) -> None:
+        with account.database.write() as session:
+            these = (Version.model_id == shared.model, Version.number == 2)
+            session.execute(update(Version).where(*these).values(origin=origin, state=state))
+
+    was = account.get(f"{shared.where}/versions/2")
+    change("comparison", "candidate")
+    try:
+        with browser(account.http.app, account.database, "engineer") as engineer:
+            page = engineer.open(f"/console/models/{shared.model}")
+            assert page.has("Only to compare")
+            offered = page.source.partition('id="promote-version"')[2].partition("</select>")[0]
+            assert "<option>2</option>" not in offered
+            assert engineer.open(f"/console/models/{shared.model}/versions/2").has("It is never published.")
+    finally:
+        change(was["origin"], was["state"])
