@@ -335,6 +335,7 @@ class Job(TypedDict):
     request: str | None
     parent: str | None
     device: str | None
+    due_at: str | None
     escalation: Escalation | None
     result: Json | None
     problem: Json | None

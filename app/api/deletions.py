@@ -389,7 +389,7 @@ def list_all(
         query = received.of(query.where(*views.UNANSWERED), DeletionRequest.received_at)
         if due_before is not None:
             query = query.where(DeletionRequest.due_at < moment(due_before))
-        date = DeletionRequest.due_at
+        date: Any = DeletionRequest.due_at
         if confirm_pending:
             date = DeletionRequest.confirm_by
             query = query.where(date.is_not(None), DeletionRequest.confirmed_at.is_(None))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Collection, Sequence
+from datetime import datetime
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Header, Path, Query, Request
@@ -37,7 +38,7 @@ from app.api.http.status_polls import Noun, ObjectName, Poll
 from app.api.schemas import ID_OR_NAME, JobOut, Name, WorkerList, WorkerOut
 from app.core import logs
 from app.core.errors import NotFound
-from app.core.tables import Job, JobEvent, Model, OutcomeRow, Sample
+from app.core.tables import DeletionRequest, Job, JobEvent, Model, OutcomeRow, Sample
 from app.datasets import records as datasets
 from app.formats.manifest import ERASED_PREFIX
 from app.jobs import routing
@@ -66,10 +67,29 @@ def show(session: Session, job: Job) -> JobOut:
 
 def show_all(session: Session, rows: Sequence[Job]) -> list[JobOut]:
     waiting = routing.waiting_for(session, rows)
-    return [_show(session, row, waiting.get(row.id)) for row in rows]
+    due = _due(session, [row.id for row in rows if _carries(row)])
+    return [_show(session, row, waiting.get(row.id), due.get(row.id)) for row in rows]
 
 
-def _show(session: Session, job: Job, waiting_for: str | None) -> JobOut:
+def _carries(row: Any) -> bool:
+    """Whether a job still has requests to carry out."""
+    return row.kind == JobKind.UNLEARN and row.state not in TERMINAL_JOBS
+
+
+def _due(session: Session, job_ids: Sequence[str]) -> dict[str, datetime]:
+    """The earliest due date of the requests of each job."""
+    if not job_ids:
+        return {}
+    query = (
+        select(OutcomeRow.job_id, func.min(DeletionRequest.due_at))
+        .join(DeletionRequest, DeletionRequest.id == OutcomeRow.request_id)
+        .where(OutcomeRow.job_id.in_(job_ids))
+        .group_by(OutcomeRow.job_id)
+    )
+    return {job: due for job, due in session.execute(query) if job is not None}
+
+
+def _show(session: Session, job: Job, waiting_for: str | None, due: datetime | None) -> JobOut:
     eta = None
     if job.state == JobState.RUNNING and job.started_at and job.fraction >= 0.001:
         last = select(JobEvent.at).where(JobEvent.job_id == job.id).order_by(JobEvent.number.desc()).limit(1)
@@ -89,6 +109,7 @@ def _show(session: Session, job: Job, waiting_for: str | None) -> JobOut:
         request=job.request_id,
         parent=job.parent_id,
         device=job.device,
+        due_at=due,
         escalation=escalation.shown(session, job),
         result=job.result,
         problem=_named(session, job),
@@ -153,12 +174,16 @@ async def read_usual(request: Request, held: Parts, sent: HTTPAuthorizationCrede
 
 
 def _facts_of(session: Session, names: Collection[ObjectName]) -> dict[ObjectName, tuple[Any, ...]]:
-    """A job's document depends on its row, on the live workers, and on the steps of the model's policy."""
+    """A job's document depends on its row, the live workers, the steps of its policy, and its requests' due dates."""
     rows = session.execute(_FACTS, _ids(names)).all()
     queued = [row.id for row in rows if row.state == JobState.QUEUED]
     waiting = routing.waiting_for_ids(session, queued) if queued else {}
+    due = _due(session, [row.id for row in rows if _carries(row)])
     policies = dict(session.execute(_POLICIES, {"ids": {row.model_id for row in rows if row.model_id}}).all())
-    return {(row.tenant_id, row.id): (*row, waiting.get(row.id), policies.get(row.model_id)) for row in rows}
+    return {
+        (row.tenant_id, row.id): (*row, waiting.get(row.id), due.get(row.id), policies.get(row.model_id))
+        for row in rows
+    }
 
 
 def _read_many(session: Session, names: Collection[ObjectName]) -> dict[ObjectName, JobOut]:

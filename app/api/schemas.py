@@ -861,6 +861,9 @@ class JobOut(BaseModel):
     request: str | None
     parent: str | None = Field(description="the job that this one is a part of")
     device: str | None
+    due_at: Time | None = Field(
+        description="the earliest due date of the requests that it carries out, until it has ended"
+    )
     escalation: EscalationOut | None = Field(description="of an unlearn job: its step of the policy's escalation")
     result: dict[str, Any] | None
     problem: dict[str, Any] | None

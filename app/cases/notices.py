@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from datetime import datetime
+from datetime import date, datetime
 from functools import cache
 from pathlib import Path
 from typing import Literal, get_args
@@ -139,7 +139,7 @@ def make(session: Session, request: DeletionRequest, kind: Kind, language: Langu
         raise Conflict(f"There is nothing to say yet: {missing}.", kind="notice-too-early")
     rules = compliance_rules.of(session, request.tenant_id)
     chosen = language or rules.language
-    fields = _fields(session, request, details) | {
+    fields = _fields(session, request, details, chosen) | {
         "controller": rules.controller or NONE,
         "contact": rules.contact or NONE,
         "authority": rules.authority or AUTHORITIES.get(grounds.law_of(request.jurisdiction), NONE),
@@ -196,11 +196,35 @@ def keep(
     return row
 
 
-def _fields(session: Session, request: DeletionRequest, details: views.RequestDetails) -> dict[str, str]:
+MONTHS: Mapping[Language, tuple[str, ...]] = {
+    "en": (
+        "January", "February", "March", "April", "May", "June", "July", "August", "September", "October", "November",
+        "December",
+    ),
+    "de": (
+        "Januar", "Februar", "März", "April", "Mai", "Juni", "Juli", "August", "September", "Oktober", "November",
+        "Dezember",
+    ),
+    "fr": (
+        "janvier", "février", "mars", "avril", "mai", "juin", "juillet", "août", "septembre", "octobre", "novembre",
+        "décembre",
+    ),
+}  # fmt: skip
+
+
+def written(day: date, language: Language) -> str:
+    """A date as letters of that language have it."""
+    number = f"{day.day}." if language == "de" else "1er" if language == "fr" and day.day == 1 else str(day.day)
+    return f"{number} {MONTHS[language][day.month - 1]} {day.year}"
+
+
+def _fields(
+    session: Session, request: DeletionRequest, details: views.RequestDetails, language: Language
+) -> dict[str, str]:
     law = clock(request.jurisdiction)
 
     def day(moment: datetime | None) -> str:
-        return NONE if moment is None else law.day(moment).isoformat()
+        return NONE if moment is None else written(law.day(moment), language)
 
     return {
         "request": request.id,

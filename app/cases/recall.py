@@ -130,14 +130,15 @@ def issue(session: Session, request: DeletionRequest, language: Language | None)
     if not held:
         raise Conflict("Nobody has fetched a version that was trained on these samples.", kind="nothing-to-recall")
     rules = compliance_rules.of(session, request.tenant_id)
+    chosen = language or rules.language
     fields = dict.fromkeys(notices.FIELDS, notices.NONE) | {
         "request": request.id,
         "controller": rules.controller or notices.NONE,
         "contact": rules.contact or notices.NONE,
-        "today": f"{db.now(session):%Y-%m-%d}",
+        "today": notices.written(db.now(session).date(), chosen),
         "files": "\n".join(f"{each.model} version {each.number}: {each.digest}" for each in held),
     }
-    notice = notices.keep(session, request, "recall", language or rules.language, fields)
+    notice = notices.keep(session, request, "recall", chosen, fields)
     found = [{"model": each.model, "number": each.number, "digest": each.digest} for each in held]
     keys = sorted({fetched.key for each in held for fetched in each.downloads})
     row = Recall(

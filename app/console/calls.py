@@ -83,6 +83,11 @@ class Api:
         content = b"" if body is None else json.dumps(body).encode()
         return await self.send_file(method, path, content, "application/json", once=once, seen=seen)
 
+    async def send_lines(self, path: str, content: bytes, *, once: str = "") -> bytes:
+        """Send NDJSON; the reply is NDJSON."""
+        headers = {"content-type": "application/x-ndjson", "idempotency-key": once or secrets.token_hex(16)}
+        return (await self._call("POST", path, "", content, headers))[1]
+
     async def send_file(
         self, method: str, path: str, content: bytes, media_type: str, *, once: str = "", seen: str = ""
     ) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 from typing import Annotated
 
@@ -9,6 +10,7 @@ from fastapi import APIRouter, Path
 from fastapi.responses import Response
 
 from app.api.http.patterns import id_pattern
+from app.console.calls import Document
 from app.console.visit import PageRoute, VisitDep, lines_of, see_other
 from app.console.words import plain
 
@@ -26,12 +28,21 @@ async def find(visit: VisitDep) -> Response:
     found = (
         await visit.api.send("POST", "/deletion-requests:find", {"subjects": who}, once=form["once"]) if who else None
     )
-    return visit.page("people.html.j2", who=who, found=found, typed=form["subjects"])
+    return visit.page("people.html.j2", who=who, found=found, typed=form["subjects"], held_in=_by_dataset(who, found))
 
 
 @router.get("/find")
 async def ask(visit: VisitDep) -> Response:
-    return visit.page("people.html.j2", who=[], found=None, typed="")
+    return visit.page("people.html.j2", who=[], found=None, typed="", held_in=[])
+
+
+def _by_dataset(who: list[str], found: Document | None) -> list[tuple[str, str, list[str]]]:
+    """Dataset, its name, and the people of whom it holds something that no request has taken."""
+    held: dict[str, tuple[str, dict[str, None]]] = {}
+    for row in found["held"] if found else ():
+        if row["requested"] < row["samples"]:
+            held.setdefault(row["dataset"], (row["name"], {}))[1][who[row["subject"]]] = None
+    return [(dataset, name, list(people)) for dataset, (name, people) in held.items()]
 
 
 @router.post("/{request_id}/notices")
@@ -44,8 +55,11 @@ async def make_notice(visit: VisitDep, request_id: RequestId) -> Response:
 
 @router.get("/{request_id}/notices/{notice_id}")
 async def show_notice(visit: VisitDep, request_id: RequestId, notice_id: NoticeId) -> Response:
-    notice = await visit.api.get(f"/deletion-requests/{request_id}/notices/{notice_id}")
-    return visit.page("notice.html.j2", request_id=request_id, notice=notice)
+    notice, rules = await asyncio.gather(
+        visit.api.get(f"/deletion-requests/{request_id}/notices/{notice_id}"), visit.api.find("/compliance/rules")
+    )
+    unnamed = rules is not None and not (rules["controller"] and rules["contact"])
+    return visit.page("notice.html.j2", request_id=request_id, notice=notice, unnamed=unnamed)
 
 
 @router.get("/{request_id}/notices/{notice_id}/pdf")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from typing import Annotated, Any
 from urllib.parse import urlencode
 
@@ -42,6 +43,8 @@ async def show_list(visit: VisitDep) -> Response:
         visit.api.get("/jobs", state="running", page_size=50),
         visit.api.find("/workers"),
     )
+    if shown == "queued":  # as workers take them: what is due first, first
+        found = replace(found, rows=sorted(found.rows, key=lambda row: (row["due_at"] or "9999", row["created_at"])))
     page = visit.page(
         "jobs.html.j2",
         listed=found,

@@ -53,7 +53,7 @@ async def _new(visit: Visit, typed: Form, problem: Document | None = None) -> Re
 @router.post("")
 async def create(visit: VisitDep) -> Response:
     form = await visit.form()
-    body = {
+    body: Document = {
         "name": form.get("name", "").strip(),
         "dataset": form.get("dataset", ""),
         "architecture": {"name": form.get("architecture", "")},
@@ -61,10 +61,21 @@ async def create(visit: VisitDep) -> Response:
         "policy": {"method": {"name": form.get("method", "amun")}},
     }
     try:
+        if form["input"].strip():
+            body["input"] = _json(form["input"])
         made = await visit.api.send("POST", "/models", body, once=form.get("once", ""))
     except Refused as error:
         return await _new(visit, form, error.problem)
+    except Unprocessable as error:
+        return await _new(visit, form, error.document())
     return see_other(f"/console/models/{made['id']}")
+
+
+def _json(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise Unprocessable(f"The input contract is not JSON: {error}.", kind="schema") from None
 
 
 @router.get("/{model_id}")
@@ -105,8 +116,16 @@ async def page_of(visit: Visit, model_id: str, typed: Form | None, problem: Docu
         bars=charts.history(jobs["items"]),
         typed=typed or Form(),
         problem=problem,
+        input_shown=_pretty(model["input"]),
         done=visit.request.query_params.get("done", ""),
     )
+
+
+def _pretty(value: Any) -> str:
+    """JSON to read; empty where nothing in it is set."""
+    if not value or not any(value.values()):
+        return ""
+    return json.dumps({name: each for name, each in value.items() if each is not None}, indent=2, ensure_ascii=False)
 
 
 def _open(visit: Visit, model_id: str) -> list[Any]:

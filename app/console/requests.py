@@ -16,6 +16,7 @@ from app.api.case_schemas import NoticeCreate
 from app.api.http.patterns import id_pattern
 from app.console import next_steps, verdicts
 from app.console.calls import Document, Refused
+from app.console.csv_import import as_lines
 from app.console.lists import listed
 from app.console.timeline import timeline
 from app.console.visit import HEADERS, PAGES, Form, PageRoute, Visit, VisitDep, lines_of, see_other
@@ -94,6 +95,23 @@ async def show_list(visit: VisitDep) -> Response:
 @router.get("/new")
 async def new(visit: VisitDep) -> Response:
     return await _new(visit, Form())
+
+
+@router.post("/import")
+async def take_in(visit: VisitDep) -> Response:
+    """A table, or lines of JSON. The answer has a line for each."""
+    content, form = await visit.file(), visit.request.headers.get("content-type", "")
+    lines = as_lines(content) if form.startswith("text/csv") else content
+    once = visit.request.headers.get("idempotency-key", "")
+    said = await visit.api.send_lines("/deletion-requests:import", lines, once=once)
+    return Response(said, media_type="application/x-ndjson", headers=HEADERS)
+
+
+@router.post("/begin")
+async def begin(visit: VisitDep) -> Response:
+    """The form of a new request with what was found filled in; nothing is stored."""
+    form = await visit.form()
+    return await _new(visit, Form({name: form[name] for name in ("dataset", "by", "who")}))
 
 
 async def _new(visit: Visit, typed: Form, problem: Document | None = None) -> HTMLResponse:

@@ -65,7 +65,18 @@ def _environment() -> Environment:
         words.prose,
         words.copy,
     )
-    further = (words.size, words.duration, words.tone_mark, words.points, decimal, percent, signed, true_minus)
+    further = (
+        words.size,
+        words.duration,
+        words.tone_mark,
+        words.points,
+        words.labelled,
+        words.place,
+        decimal,
+        percent,
+        signed,
+        true_minus,
+    )
     environment.filters.update({each.__name__: each for each in (*named, *further)})
     environment.globals.update(
         nothing_to_do=NOTHING_TO_DO, count=words.count, asset=asset, new_once=lambda: secrets.token_hex(16)

@@ -230,14 +230,57 @@ def _zone(name: str) -> ZoneInfo:
         return ZoneInfo("UTC")
 
 
+LABELS = {
+    "dataset": "Dataset",
+    "subjects": "Who or what",
+    "sample_ids": "Who or what",
+    "jurisdiction": "Law, and where you act",
+    "received_at": "Received on",
+    "received_reason": "Why it is entered later",
+    "reference": "Your reference",
+    "channel": "How it came",
+    "ground": "Legal ground",
+    "basis": "The same in your register's words",
+    "model": "Model",
+    "allow_data_loss": "A model may lose its last sample of a class",
+    "name": "Name",
+    "input": "Input contract",
+    "controller": "Controller, as letters name you",
+    "contact": "Where people can write to",
+    "authority": "Supervisory authority that takes complaints",
+    "language": "Language of letters",
+    "keep_months": "References and letters are kept for months",
+    "max_requests": "Batch closes on requests",
+    "max_age_seconds": "and after days",
+    "utility_floor": "Accuracy may fall by",
+    "canaries": "Canaries of a job",
+    "grace_seconds": "Keep old versions",
+    "subject": "Subject",
+    "body": "Text",
+}
+"""Of the API's fields, as forms call them."""
+
+
+def labelled(value: Any) -> str:
+    """The service's own sentence, with its fields as forms call them."""
+    return re.sub(r"`(\w+)`", lambda found: f"“{LABELS[found[1]]}”" if found[1] in LABELS else found[0], str(value))
+
+
+def place(pointer: str) -> str:
+    """Where a fault is: the field as forms call it, and the line of a list."""
+    names = str(pointer).strip("/").split("/")
+    found = [f"line {int(name) + 1}" if name.isdigit() else LABELS.get(name, name.replace("_", " ")) for name in names]
+    return ", ".join(found)
+
+
 def problem_lines(problem: dict[str, Any]) -> list[str]:
     """Further facts of a refusal, a line each."""
     found = []
     for each in problem.get("errors", [])[:20]:
-        where = str(each.get("pointer", "")).strip("/").replace("/", " › ")
+        where = place(each.get("pointer", ""))
         found.append(f"{where}: {_fact(each)}" if where else _fact(each))
     return found
 
 
 def _fact(fault: dict[str, Any]) -> str:
-    return str(fault.get("detail") or fault.get("code", ""))
+    return labelled(fault.get("detail") or fault.get("code", ""))

@@ -66,6 +66,12 @@
   };
   boxes.splice(0, FOLLOWED).forEach(follow);
 
+  // What is folded is printed, too; what is a form is not (the style sheet).
+  window.addEventListener("beforeprint", () => {
+    for (const each of $$("main details:not([open])")) if (!each.querySelector("form")) { each.dataset.folded = ""; each.open = true; }
+  });
+  window.addEventListener("afterprint", () => $$("[data-folded]").forEach((each) => { each.open = false; delete each.dataset.folded; }));
+
   // On to a page; one that differs by its fragment alone is read again.
   const go = (address) => {
     const bare = (url) => new URL(url, location).href.split("#")[0], stays = bare(address) === bare(location);

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import base64
 import logging
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 
 import pytest
 
 from app.cases import notices, pdf
+from app.rules.compliance import Language
 from tests.app.cases.sealed import REQUESTS, log_of, sweep
 from tests.app.console.browsing import browser
 from tests.helpers import as_other, is_problem
@@ -78,7 +79,7 @@ def test_a_notice_is_rendered_kept_printed_and_marked_as_sent(trained: Trained) 
     notice = account.post(f"{where}/notices", {"kind": "acknowledgement", "language": "de"})
     assert "Hauptstraße 1" in notice["body"]
     assert "Zeichen Ä-7" in notice["body"]
-    assert made["due_at"][:10] in notice["body"]
+    assert notices.written(date.fromisoformat(made["due_at"][:10]), "de") in notice["body"]
     printed = account.http.get(f"{where}/notices/{notice['id']}", headers={"Accept": "application/pdf"})
     assert printed.content.startswith(b"%PDF-")
     assert printed.headers["content-disposition"].startswith("attachment")
@@ -147,8 +148,16 @@ def test_a_letter_asks_for_the_proof_of_identity(trained: Trained) -> None:
     until = (datetime.now(UTC) + timedelta(days=14)).date().isoformat()
     asked = account.post(f"{where}:identity", {"status": "asked", "until": until})
     notice = account.post(f"{where}/notices", {"kind": "identity"})
-    assert f"by {until}" in notice["body"]
-    assert asked["due_at"][:10] in notice["body"]
+    for day in (until, asked["due_at"][:10]):
+        assert notices.written(date.fromisoformat(day), "en") in notice["body"]
+
+
+@pytest.mark.parametrize(
+    ("language", "wanted"), [("en", "1 March 2027"), ("de", "1. März 2027"), ("fr", "1er mars 2027")]
+)
+def test_dates_in_letters_are_written_as_the_language_has_them(language: Language, wanted: str) -> None:
+    """As read: dates of German letters were 2027-03-01."""
+    assert notices.written(date(2027, 3, 1), language) == wanted
 
 
 def test_papers_are_bounded_and_never_shown(trained: Trained) -> None:

@@ -5,13 +5,14 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import json
 from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 
-from app.console import charts
+from app.console import charts, words
 from app.console.canaries import by_version
 from app.console.visit import lines_of
 from tests.app.cases.sealed import case_of, parts, zipped
@@ -252,3 +253,60 @@ def test_a_reference_finds_its_requests(shared: Trained, who: dict[str, Browser]
 def test_names_are_one_in_each_line_without_a_mark_before_the_first() -> None:
     """As pasted from a file: editors put a byte order mark before its first line."""
     assert lines_of("\ufeffann\r\nb\u2028c\r\n\r\nd\re") == ["ann", "b\u2028c", "d\re"]
+
+
+def test_a_job_says_when_its_requests_are_due_and_the_queue_begins_with_the_first(
+    shared: Trained, who: dict[str, Browser]
+) -> None:
+    made = shared.delete(shared.ids[235:236])
+    [job] = shared.account.get("/v1/jobs", request=made["id"])["items"]
+    due = made["due_at"]
+    assert (job["state"], job["due_at"] <= due) == ("queued", True)
+    assert shared.account.get(f"/v1/jobs/{job['id']}")["due_at"] == job["due_at"]
+    assert who["engineer"].open(f"/console/jobs/{job['id']}").has("Its requests are due from")
+    assert who["engineer"].open("/console/jobs?show=queued").has("its requests are due from")
+    before = shared.account.http.get(f"/v1/jobs/{job['id']}").headers["etag"]
+    shared.account.post(f"/v1/deletion-requests/{made['id']}:extend", {"reason": "Three hundred letters."})
+    after = shared.account.http.get(f"/v1/jobs/{job['id']}", headers={"If-None-Match": before})
+    assert after.status_code == (200 if job["due_at"] == due else 304)
+
+
+def test_an_input_contract_is_set_and_shown(shared: Trained, who: dict[str, Browser]) -> None:
+    engineer = who["engineer"]
+    form = engineer.open("/console/models/new").form("/console/models")
+    form.fields |= {"name": "n", "dataset": shared.dataset, "architecture": "small_cnn"}
+    kept = engineer.send(form, 422, input="{no")
+    assert kept.form("/console/models").fields["input"] == "{no"
+    page = engineer.send(form, input='{"mean": [0.5], "std": [0.25]}')
+    assert page.has('"mean": [')
+    assert engineer.open(f"/console/models/{shared.model}").has("Input contract")
+
+
+def test_a_table_of_requests_is_imported_row_by_row(shared: Trained, who: dict[str, Browser]) -> None:
+    one, two, three = shared.ids[240:243]
+    table = (
+        f'\ufeffDataset;Sample ids;Jurisdiction;Reference\r\n{shared.dataset};"{one}\n{two}";gdpr:DE;Fall Ä\r\n'
+        f"\r\n{shared.dataset};{three};nowhere;\r\n"
+    )
+    officer = who["officer"]
+    csrf = officer.open("/console").form("/sign-out").fields["csrf"]
+    headers = {"X-CSRF-Token": csrf, "Content-Type": "text/csv", "Idempotency-Key": "table-1", "HX-Request": "true"}
+    answers = []
+    for _ in range(2):  # sent twice, done once
+        sent = officer.http.post("/console/requests/import", content=table.encode(), headers=headers)
+        assert sent.status_code == 200, sent.text
+        answers.append([json.loads(line) for line in sent.text.splitlines()])
+    assert answers[0] == answers[1]
+    good, bad = answers[0]
+    assert (good["line"], good["status"], bad["line"], bad["status"]) == (1, 202, 3, 422)
+    made = shared.account.get(f"/v1/deletion-requests/{good['id']}")
+    assert (made["samples"], made["reference"], made["jurisdiction"]) == (2, "Fall Ä", "gdpr:DE")
+    for wrong in (b"dataset,who\n", "dataset\n\u00e4".encode("latin-1")):
+        refused = officer.http.post("/console/requests/import", content=wrong, headers=headers)
+        assert refused.status_code == 422
+
+
+def test_what_is_wrong_is_said_with_the_names_that_the_form_has() -> None:
+    assert words.place("/subjects/0") == "Who or what, line 1"
+    assert words.place("/policy/when") == "policy, when"
+    assert words.labelled("needs `received_reason` or `other`") == "needs “Why it is entered later” or `other`"

@@ -17,6 +17,7 @@ from app.console import assets, words
 from app.console.calls import Api
 from app.core.tables import Version
 from app.core.users import end_session
+from tests.app.cases.sealed import case_of
 from tests.app.console.browsing import COOKIE, HOSTILE, Browser, Form, Page, browser, inert, link
 from tests.support import Account
 from tests.trained import Trained
@@ -541,6 +542,7 @@ def test_evidence_has_every_entry_receipt_and_head(
 ) -> None:
     monkeypatch.setattr("app.console.figures.LATEST", 3)
     account = shared.account
+    case_of(account, forgotten)  # the log has a head then
     with browser(account.http.app, account.database, "auditor") as auditor:
         page = auditor.open("/console/evidence")
         assert page.has("Erased, with receipts")
@@ -576,3 +578,42 @@ def test_a_comparison_is_called_that_and_is_not_offered_to_be_promoted(shared: T
             assert engineer.open(f"/console/models/{shared.model}/versions/2").has("It is never published.")
     finally:
         change(was["origin"], was["state"])
+
+
+def test_people_who_were_found_begin_a_request(officer: Browser, monkeypatch: pytest.MonkeyPatch) -> None:
+    row = {"samples": 3, "requested": 0, "models": {}, "requests": {}, "dataset": "dst_1", "name": "Faces <b>"}
+    found = {
+        "held": [row | {"subject": 0}, row | {"subject": 1, "requested": 3}, row | {"subject": 2}],
+        "erased": [],
+        "not_read": [],
+    }
+
+    async def send(*_: Any, **__: Any) -> Any:
+        return found
+
+    form = officer.open("/console/requests/find").form("/find")
+    with monkeypatch.context() as patched:
+        patched.setattr(Api, "send", send)
+        page = officer.send(form, subjects="Anna\nBob\nCarl")
+    begin = page.form("/begin")
+    assert begin.fields["who"].splitlines() == ["Anna", "Carl"]
+    assert page.has("Forget 2 people in Faces <b>")
+    new = officer.send(begin, who="Anna\nCarl")
+    assert new.title == "New request · Lethe"
+    assert new.form("/console/requests").fields["who"].split() == ["Anna", "Carl"]
+    assert "/console/requests/find" in officer.open("/console/requests/new").source
+    nothing = officer.send(officer.open("/console/requests/find").form("/find"), subjects="digit-00001")
+    assert nothing.has("ids of samples are no people")
+
+
+def test_a_letter_without_a_sender_says_so_before_it_is_sent(shared: Trained, forgotten: str, officer: Browser) -> None:
+    account, at = shared.account, f"/v1/deletion-requests/{forgotten}/notices"
+    letter = account.post(at, {"kind": "acknowledgement", "language": "de"})
+    page = officer.open(f"/console/requests/{forgotten}/notices/{letter['id']}")
+    assert page.has("The letter does not say who you are.")
+    day = datetime.now(UTC)
+    assert re.search(rf"{day.day}\. [A-ZÄ][a-zä]+ {day.year}", letter["body"])
+    before = account.get("/v1/compliance/rules")
+    account.http.put("/v1/compliance/rules", json={**before, "controller": "We", "contact": "us@example.org"})
+    assert not officer.open(f"/console/requests/{forgotten}/notices/{letter['id']}").has("does not say who you are")
+    account.http.put("/v1/compliance/rules", json=before)
