@@ -12,7 +12,7 @@ import io
 import json
 import zipfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -50,6 +50,7 @@ from app.evidence.signing import SigningKey, canonical
 from app.evidence.transparency_log import Head
 from app.formats.audit_report import AuditReport
 from app.reports import page
+from app.rules.deadlines import clock
 
 VERIFIER = Path(__file__).parents[2] / "lethe" / "verify.py"
 CASE_TYPE = "urn:lethe:attestation/case/v2"  # fixed, as the next one: a new form of it gets a new version
@@ -325,6 +326,7 @@ def _add_audits(session: Session, case: Case) -> None:
 
 def _document(case: Case) -> dict[str, Any]:
     request, details = case.request, case.details
+    place = clock(request.jurisdiction)
     return {
         "made_at": _time(case.at),
         "request": {
@@ -337,11 +339,17 @@ def _document(case: Case) -> dict[str, Any]:
             "ground": request.ground,
             "basis": request.basis,
             "received_at": _time(request.received_at),
+            "received_on": str(place.day(request.received_at)),
+            "channel": request.channel,
             "posted_at": _time(request.posted_at or request.received_at),
             "received_reason": request.received_reason,
             "due_at": _time(request.due_at),
+            "due_on": str(place.day(request.due_at)),
             "extended_at": _time(request.extended_at),
             "extension_reason": request.extension_reason,
+            "extension_sent_at": _time(request.extension_sent_at),
+            "answered_at": _time(request.answered_at),
+            "answered_how": request.answered_how,
             "confirm_by": _time(request.confirm_by),
             "confirmed_at": _time(request.confirmed_at),
             "identity": request.identity,
@@ -361,6 +369,10 @@ def _document(case: Case) -> dict[str, Any]:
             "remains_reason": request.remains_reason,
             "erasure_complete_at": _time(details.complete_at(request)),
         },
+        "refusals": [
+            asdict(each) | {"at": _time(each.at), "letter_sent_at": _time(each.letter_sent_at)}
+            for each in details.refusals
+        ],
         "same_letter": list(case.letter),
         "models": [
             {
@@ -453,6 +465,16 @@ def _printed(case: Case) -> bytes:
     request = {name: value for name, value in document["request"].items() if value is not None}
     blocks: list[pdf.Block] = [
         [(name.replace("_", " "), str(value)) for name, value in request.items()],
+        "# Refusals",
+        [
+            (
+                f"{row['samples']} samples{', late' if row['late'] else ''}",
+                f"{row['at']}, {row['ground'] or 'no ground named'}: {row['reason'] or 'no reason is kept'}; "
+                + (f"letter sent {row['letter_sent_at']}" if row["letter_sent_at"] else "NO LETTER SENT"),
+            )
+            for row in document["refusals"]
+        ]
+        or "None.",
         "# Other requests of the same letter",
         [(row["id"], f"{row['status']}, dataset {row['dataset']}") for row in document["same_letter"]] or "None.",
         "# Models",

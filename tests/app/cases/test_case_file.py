@@ -291,6 +291,9 @@ def test_the_case_says_which_letters_were_sent_which_papers_came_and_who_was_tol
     account.post(f"{where}:recall", {})
     found = parts(case_of(account, made["id"], with_papers=True))
     document = json.loads(found["case.json"])
+    [refused] = document["refusals"]
+    assert (refused["samples"], refused["ground"], refused["reason"]) == (1, "17(3)(e)", "a lawsuit")
+    assert refused["letter_sent_at"] is None
     letters = {row["kind"]: row for row in document["notices"]}
     assert (letters["acknowledgement"]["sent_how"], letters["acknowledgement"]["sent_by_name"]) == (
         "registered letter",
@@ -343,3 +346,12 @@ def test_the_service_checks_negative_reports_and_says_what_was_revoked(trained: 
     found = check(parts(case)["negative-report.json"], "application/json")
     assert (found["of"], found["verified"], found["uncertified"]) == ("negative report", True, [trained.model])
     assert check(case, "application/zip")["revoked"] is not None
+
+
+def test_a_letter_of_new_years_day_came_on_that_day(trained: Trained) -> None:
+    """As read: in Berlin its clock begins before midnight UTC, and the case file printed the day before."""
+    fields = {"received_at": "2026-01-01", "received_reason": "it lay in another office", "channel": "letter"}
+    made = trained.delete(trained.ids[:2], jurisdiction="gdpr:DE", **fields)
+    request = json.loads(parts(case_of(trained.account, made["id"]))["case.json"])["request"]
+    assert made["received_at"].startswith("2025-12-31T23:00")
+    assert (request["received_on"], request["channel"]) == ("2026-01-01", "letter")
