@@ -16,7 +16,7 @@ from app.api.case_schemas import NoticeCreate
 from app.api.http.patterns import id_pattern
 from app.console import next_steps, verdicts
 from app.console.calls import Document, Refused
-from app.console.csv_import import as_lines
+from app.console.csv_import import COLUMNS, as_lines
 from app.console.lists import listed
 from app.console.timeline import timeline
 from app.console.visit import HEADERS, PAGES, Form, PageRoute, Visit, VisitDep, lines_of, see_other
@@ -32,14 +32,14 @@ SHOWN = {
     "needs-attention": "Needs attention",
     "held": "On hold",
     "to-confirm": "Receipt to confirm",
-    "to-tell": "Person to tell",
+    "to-answer": "Answer to send",
     "fulfilled": "Fulfilled",
     "incomplete": "Incomplete",
     "refused": "Refused",
     "cancelled": "Cancelled",
     "all": "All",
 }
-FLAGS = {"open": "unanswered", "to-confirm": "confirm_pending", "to-tell": "answer_missing"}
+FLAGS = {"open": "unanswered", "to-confirm": "confirm_pending", "to-answer": "answer_missing"}
 LAWS = ("gdpr", "uk-gdpr", "ccpa")
 MOST_NAMED = 200
 OWED = "source-object"  # of a receipt: pictures in the storage of their owner
@@ -83,6 +83,7 @@ async def show_list(visit: VisitDep) -> Response:
         listed=rows,
         shown=shown,
         tabs=SHOWN,
+        columns=COLUMNS,
         dataset=dataset,
         reference=reference,
         datasets=datasets["items"],

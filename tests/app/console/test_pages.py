@@ -493,10 +493,10 @@ def test_the_most_urgent_rows_come_first_however_many_there_are(
     assert shared.account.get("/v1/deletion-requests", confirm_pending=True)["items"] == []
 
 
-def test_who_was_not_told_of_a_fulfilled_request_is_on_today(shared: Trained, forgotten: str, officer: Browser) -> None:
+def test_a_fulfilled_request_without_a_letter_is_on_today(shared: Trained, forgotten: str, officer: Browser) -> None:
     account = shared.account
-    assert officer.open("/console").has("Fulfilled, and the person was not told")
-    assert forgotten in officer.open("/console/requests?show=to-tell").source
+    assert officer.open("/console").has("Fulfilled without a letter sent")
+    assert forgotten in officer.open("/console/requests?show=to-answer").source
     before = [row["id"] for row in account.get("/v1/deletion-requests", answer_missing=True)["items"]]
     at = f"/v1/deletion-requests/{forgotten}/notices"
     letter = account.post(at, {"kind": "completion"})["id"]

@@ -679,3 +679,41 @@ def test_what_a_version_before_recorded_is_kept_in_the_new_columns(trained: Trai
     assert account.post(REQUESTS, whole)["samples"] == 2
     part = {"dataset": trained.dataset, "complaint_about": where.rpartition("/")[2]}
     is_problem(account.http.post(REQUESTS, json=part), 409, "refused-samples-unknown")
+
+
+def test_what_is_still_to_be_said_is_listed_the_earliest_date_first(trained: Trained) -> None:
+    account = trained.account
+
+    def listed(path: str = REQUESTS, **filters: object) -> list[Document]:
+        rows, token = [], None
+        while True:
+            found = account.get(path, **filters, page_size=1, page_token=token)
+            rows += found["items"]
+            token = found["next_page_token"]
+            if token is None:
+                return rows
+
+    came = {"jurisdiction": "ccpa", "received_reason": "by post"}
+    days = [(TODAY - timedelta(days=n)).isoformat() for n in (1, 3, 2)]
+    made = [trained.delete([trained.ids[n]], received_at=day, **came)["id"] for n, day in enumerate(days)]
+    trained.delete(trained.ids[5:6])  # under a law that wants no confirmation
+    assert [row["id"] for row in listed(confirm_pending=True)] == [made[1], made[2], made[0]]
+    account.post(f"{REQUESTS}/{made[2]}:confirm", {})
+    assert [row["id"] for row in listed(confirm_pending=True)] == [made[1], made[0]]
+    is_problem(account.http.get(REQUESTS, params={"confirm_pending": True, "model": trained.model}), 422, "schema")
+    assert listed(answer_missing=True) == []
+    account.work()
+    assert listed(confirm_pending=True) == []
+    unsaid = listed(answer_missing=True)
+    assert len(unsaid) == 4
+    at = f"{REQUESTS}/{made[0]}/notices"
+    letter = account.post(at, {"kind": "completion"})["id"]
+    account.post(f"{at}/{letter}:sent", {"how": "letter"})
+    assert {row["id"] for row in listed(answer_missing=True)} == {row["id"] for row in unsaid} - {made[0]}
+    theirs = account.http.get(REQUESTS, params={"answer_missing": True}, headers=as_other(account))
+    assert theirs.json()["items"] == []
+    dated = listed("/v1/receipts", done=False, dated=True)
+    assert [row["due_at"] for row in dated] == sorted(row["due_at"] for row in dated)
+    assert {row["jurisdiction"] for row in dated} <= {"ccpa", "gdpr"}
+    both = [*dated, *listed("/v1/receipts", done=False, dated=False)]
+    assert len(both) == len(listed("/v1/receipts", done=False))
