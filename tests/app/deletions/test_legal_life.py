@@ -694,7 +694,7 @@ def test_what_is_still_to_be_said_is_listed_the_earliest_date_first(trained: Tra
                 return rows
 
     came = {"jurisdiction": "ccpa", "received_reason": "by post"}
-    days = [(TODAY - timedelta(days=n)).isoformat() for n in (1, 3, 2)]
+    days = [(TODAY - timedelta(days=n)).isoformat() for n in (3, 17, 10)]
     made = [trained.delete([trained.ids[n]], received_at=day, **came)["id"] for n, day in enumerate(days)]
     trained.delete(trained.ids[5:6])  # under a law that wants no confirmation
     assert [row["id"] for row in listed(confirm_pending=True)] == [made[1], made[2], made[0]]
