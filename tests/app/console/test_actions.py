@@ -6,15 +6,19 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import re
 from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
+from sqlalchemy import update
 
 from app.console import charts, words
 from app.console.canaries import by_version
 from app.console.visit import lines_of
+from app.core.tables import Job
+from app.rules.states import JobState
 from tests.app.cases.sealed import case_of, parts, zipped
 from tests.app.console.browsing import HOSTILE, Browser, Form, Page, browser, inert
 from tests.helpers import is_problem
@@ -310,3 +314,55 @@ def test_what_is_wrong_is_said_with_the_names_that_the_form_has() -> None:
     assert words.place("/subjects/0") == "Who or what, line 1"
     assert words.place("/policy/when") == "policy, when"
     assert words.labelled("needs `received_reason` or `other`") == "needs “Why it is entered later” or `other`"
+
+
+def test_a_queued_job_is_cancelled_and_tried_again(shared: Trained, who: dict[str, Browser]) -> None:
+    engineer = who["engineer"]
+    made = engineer.send(engineer.open(f"/console/models/{shared.model}").form("/start/references"), count="4")
+    at = next(form.action for form in made.forms if form.action.endswith("/cancel"))
+    assert engineer.send(made.form("/cancel")).has("Cancelled")
+    assert not any(form.action == at for form in engineer.open(at.removesuffix("/cancel")).forms)
+    job = at.split("/")[3]
+    with shared.account.database.write() as session:
+        session.execute(update(Job).where(Job.id == job).values(state=JobState.FAILED))
+    again = engineer.send(engineer.open(f"/console/jobs/{job}").form("/retry"))
+    assert again.has("Waiting")
+    engineer.send(again.form("/cancel"))
+    assert not any(form.action.endswith("/cancel") for form in who["officer"].open(f"/console/jobs/{job}").forms)
+
+
+def test_a_period_is_extended_and_a_webhook_lives_and_ends(shared: Trained, who: dict[str, Browser]) -> None:
+    request = shared.delete(shared.ids[245:246])["id"]
+    officer, owner, path = who["officer"], who["owner"], f"/console/requests/{request}"
+    done = officer.send(officer.open(path).form("/extend"), reason="Three hundred letters.")
+    assert done.has("The law's longer period is taken.")
+    assert done.has("Make and send the letter about the longer period")
+    assert not any(form.action.endswith("/extend") for form in done.forms)
+
+    page = owner.open("/console/settings")
+    made = owner.send(page.form("/webhooks"), url="https://93.184.216.34/hook", events="request.*")
+    first = re.search(r'class="secret">([^<]+)<', made.source)
+    [hook] = shared.account.get("/v1/webhooks")["items"]
+    at = f"/console/settings/webhooks/{hook['id']}"
+    second = re.search(r'class="secret">([^<]+)<', owner.send(owner.open(at).form("/rotate")).source)
+    assert first is not None
+    assert second is not None
+    assert first[1] != second[1]
+    owner.send(owner.open(at).form("/disable"))
+    assert not any(form.action.endswith("/disable") for form in owner.open(at).forms)
+
+
+def test_a_version_is_promoted_and_rolled_back_as_far_as_the_rules_allow(
+    shared: Trained, who: dict[str, Browser]
+) -> None:
+    engineer, path = who["engineer"], f"/console/models/{shared.model}"
+    now = shared.account.get(shared.where)["current_version"]
+    page = engineer.open(path)
+    refused = engineer.send(page.form("/promote"), 409, version=str(now))
+    assert refused.has("Not done")
+    assert shared.account.get(shared.where)["current_version"] == now
+    back = engineer.http.post(page.form("/roll-back").action, data=page.form("/roll-back").fields)
+    assert back.status_code in (200, 409)  # the parent may hold samples that were requested
+    csrf = {"csrf": who["officer"].open("/console").form("/sign-out").fields["csrf"]}
+    for verb in ("promote", "roll-back"):
+        assert who["officer"].send(Form(f"{path}/{verb}", csrf), 403, version="1").has("scope operate")
