@@ -329,3 +329,10 @@ def test_axe_finds_nothing_on_the_pages_beside_these_ways(walk: Walk) -> None:
         walk.look()
     walk.faults = [each for each in walk.faults if "404" not in each]  # the browser notes every refusal
     account.http.delete(f"/v1/webhooks/{hook}")
+    page.emulate_media(media="print")
+    page.goto(f"{walk.address}/console/requests/{request}")
+    page.evaluate("window.dispatchEvent(new Event('beforeprint'))")  # as the browser does
+    assert page.locator("main button:visible, main .button:visible, main form:visible").count() == 0
+    assert page.locator("details.act", has_text="Erased, with receipts").locator("table").is_visible()
+    page.goto(f"{walk.address}/console/requests/{request}/notices/{notice}")
+    assert page.locator("main").inner_text().strip() == page.locator(".letter").inner_text().strip()
