@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from app.formats import archives, uploads
+from app.formats import archives, tars, uploads
 from app.formats.addresses import of_folder
 from app.formats.manifest import SourceError
 from app.formats.options import Options
@@ -505,6 +505,16 @@ def test_bad_tars_are_refused_with_words(write: Any, name: str) -> None:
     said = refused.value.detail + " ".join(refused.value.errors)
     assert line in said
     assert "secret" not in said
+
+
+def test_the_members_of_a_tar_are_not_kept(write: Any) -> None:
+    """As seen: more than a kilobyte for each of millions."""
+    path = write(tar({f"{row}.cls": b"0" for row in range(50)}))
+    with tarfile.open(path) as archive:
+        for number, member in enumerate(tars._members(archive, path)):
+            assert member.name == f"{number}.cls"
+            assert not archive.members  # type: ignore[attr-defined]
+    assert number == 49
 
 
 def test_the_split_of_a_whole_file_is_said_beside_it(write: Any) -> None:
