@@ -13,6 +13,7 @@ import pytest
 from app.core import db
 from app.core.tables import JobEvent
 from lethe import Client, JobFailedError, ProblemError, TransferError
+from lethe.models import _form
 from tests.app.datasets.test_uploads import columns, parquet
 from tests.app.formats.archive_cases import png
 from tests.helpers import PARQUET, counts, incoming
@@ -270,6 +271,12 @@ def test_a_folder_is_sent_as_it_lies_and_a_file_is_not_sent_again_as_what_it_was
     (tmp_path / "empty").mkdir()
     with pytest.raises(TransferError, match="has no files"):
         lethe.datasets.upload(lethe.datasets.register("nothing")["id"], tmp_path / "empty")
+
+
+@pytest.mark.parametrize("name", ["rows.ndjson", "rows.jsonl", "ROWS.JSONL"])
+def test_lines_of_json_are_known_by_either_name(name: str) -> None:
+    """As seen: 415."""
+    assert _form(Path(name)) == "application/x-ndjson"
 
 
 def test_another_file_in_the_place_of_a_shard_is_seen(account: Account, connect: Connect, tmp_path: Path) -> None:
