@@ -40,6 +40,7 @@ class Tenant(Base):
     name: Mapped[str] = mapped_column(Text)
     created_at: Mapped[datetime]
     served_at: Mapped[datetime | None]  # when a worker last took a job of its: tenants take turns
+    served_urgent_at: Mapped[datetime | None]  # the same of jobs with an imminent deadline
 
 
 class ApiKey(Base):

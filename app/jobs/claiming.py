@@ -23,6 +23,7 @@ IMMINENT = timedelta(days=1)  # among deadlines this near, or over, tenants take
 URGENT = timedelta(days=7)  # a deadline this near goes before everything else
 LOOKING = (JobKind.AUDIT, JobKind.PRECOMPUTE)  # they make no version
 SOON = timedelta(days=45)  # one this near, as every first deadline of the laws is, before its tenant's other jobs
+ASIDE = timedelta(seconds=2)  # in which another worker takes what a job gave way to, and the job keeps its place
 EVERYTHING = Takes()
 
 
@@ -50,7 +51,8 @@ def claimable(now: datetime, hint: str | None = None) -> Select[Job]:
     """Queued jobs that are first in a free lane; a purge also waits for `_wanted_before` it.
 
     What must be done within `URGENT` for a legal deadline comes first, by that deadline. Where it is `IMMINENT`,
-    tenants take turns: who enters many requests that were late when they came keeps nobody else from a deadline. Then
+    tenants take turns: who enters many requests that were late when they came keeps nobody else from a deadline. While
+    an imminent purge waits only for what runs on its dataset, nothing older begins there but imminent unlearnings. Then
     comes the hinted job; then tenants take turns. Of one tenant, what has a deadline within `SOON` comes first, then
     the oldest job. A lane keeps its order whichever hint arrives first: unlearning must find the version that training
     makes. What a deletion waits for may overtake, and purges have no order, see `_waits_in_lane`.
@@ -59,6 +61,9 @@ def claimable(now: datetime, hint: str | None = None) -> Select[Job]:
     lane_busy = exists().where(other.lane == Job.lane, other.state == JobState.RUNNING)
     deadline = due_at(now + URGENT)
     imminent = deadline <= now + IMMINENT
+    near = _near_purges(now)
+    age = func.coalesce(Job.parent_id, Job.id)
+    in_the_way = exists().where(near.c.dataset_id == Job.dataset_id, near.c.id > age)
     return (
         select(Job)
         .join(Tenant, Tenant.id == Job.tenant_id)
@@ -68,10 +73,11 @@ def claimable(now: datetime, hint: str | None = None) -> Select[Job]:
             ~lane_busy,
             ~_waits_in_lane(now),
             or_(Job.kind != JobKind.PURGE, ~_wanted_before(now)),
+            or_(Job.kind == JobKind.PURGE, ~in_the_way, and_(Job.kind == JobKind.UNLEARN, imminent)),
         )
         .order_by(
             case((imminent, 0), else_=1),
-            case((imminent, Tenant.served_at)).asc().nulls_first(),
+            case((imminent, Tenant.served_urgent_at)).asc().nulls_first(),
             deadline.asc().nulls_last(),
             # Before what it passes, which inherits its deadline.
             case((and_(deadline.is_not(None), Job.kind == JobKind.UNLEARN), 0), else_=1),
@@ -96,7 +102,12 @@ def _waits_in_lane(now: datetime) -> ColumnElement[bool]:
     kind = func.coalesce(ahead.kind, "")  # as it stands, SQLite would look for the kind and not along the lane
 
     def there_is(*which: ColumnElement[bool]) -> ColumnElement[bool]:
-        before = (ahead.lane == Job.lane, ahead.state == JobState.QUEUED, ahead.id < Job.id, ahead.available_at <= now)
+        before = (
+            ahead.lane == Job.lane,
+            ahead.state == JobState.QUEUED,
+            ahead.id < Job.id,
+            ahead.available_at <= now + ASIDE,
+        )
         return exists().where(*before, *which)
 
     leads = _urgent_leads(now)
@@ -122,12 +133,12 @@ def _urgent_leads(now: datetime) -> CTE:
         select(mine.id, mine.lane, place.label("place"))
         .join(OutcomeRow, OutcomeRow.job_id == mine.id)
         .join(DeletionRequest, DeletionRequest.id == OutcomeRow.request_id)
-        .where(mine.state == JobState.QUEUED, mine.kind == JobKind.UNLEARN, mine.available_at <= now)
+        .where(mine.state == JobState.QUEUED, mine.kind == JobKind.UNLEARN, mine.available_at <= now + ASIDE)
         .where(DeletionRequest.due_at <= now + URGENT, DeletionRequest.decision == Decision.ACCEPTED)
         .group_by(mine.id, mine.lane)
         .subquery()
     )
-    return select(ranked.c.id, ranked.c.lane).where(ranked.c.place == 1).cte("urgent_leads")
+    return select(ranked.c.id, ranked.c.lane).where(ranked.c.place == 1).cte()
 
 
 def _hurries(now: datetime) -> ColumnElement[bool]:
@@ -190,10 +201,7 @@ def _wanted_before(now: datetime, *, running: bool = True) -> ColumnElement[bool
     compares = select(for_whom.label("request_id"), age).where(
         earlier.state == JobState.QUEUED, earlier.kind == JobKind.TRAIN, for_whom.is_not(None)
     )
-    works, compared = (
-        query.cte(name).prefix_with("MATERIALIZED", dialect="postgresql")
-        for name, query in (("at_work", at_work), ("compares", compares))
-    )
+    works, compared = (query.cte().prefix_with("MATERIALIZED", dialect="postgresql") for query in (at_work, compares))
     soon = exists().where(DeletionRequest.id == Job.request_id, DeletionRequest.due_at <= now + IMMINENT)
     to_unlearn = select(earlier.id).where(earlier.state == JobState.QUEUED, earlier.kind == JobKind.UNLEARN)
     unlearns = select(OutcomeRow.request_id).where(
@@ -204,6 +212,16 @@ def _wanted_before(now: datetime, *, running: bool = True) -> ColumnElement[bool
     if not running:
         return queued
     return or_(exists().where(works.c.dataset_id == Job.dataset_id, works.c.age < Job.id), queued)
+
+
+def _near_purges(now: datetime) -> CTE:
+    """Of each dataset, the youngest purge with an imminent deadline that waits for nothing but running jobs."""
+    due = (DeletionRequest.due_at <= now + IMMINENT, DeletionRequest.decision == Decision.ACCEPTED)
+    ready = (Job.kind == JobKind.PURGE, Job.state == JobState.QUEUED, Job.available_at <= now)
+    query = select(Job.dataset_id, func.max(Job.id).label("id")).join(
+        DeletionRequest, DeletionRequest.id == Job.request_id
+    )
+    return query.where(*due, *ready, ~_wanted_before(now, running=False)).group_by(Job.dataset_id).cte()
 
 
 def purges_waiting(session: Session, dataset_id: str) -> list[str]:
@@ -260,13 +278,15 @@ def claim_once(
     job = session.scalars(query).first()
     if job is None:
         return None
+    urgent = session.scalars(select(due_at(now + IMMINENT)).where(Job.id == job.id)).one() is not None
     job.state = move_job(JobState(job.state), JobState.RUNNING)
     job.fence += 1
     job.attempts += 1
     job.owner = owner
     job.lease_until = now + timedelta(seconds=lease_seconds)
     job.started_at = now
-    served = update(Tenant).where(Tenant.id == job.tenant_id).values(served_at=now)
+    stamps = {"served_at": now} | ({"served_urgent_at": now} if urgent else {})
+    served = update(Tenant).where(Tenant.id == job.tenant_id).values(**stamps)
     session.execute(served, execution_options={"synchronize_session": False})
     emit(session, job)
     session.flush()
@@ -290,35 +310,24 @@ def claim_once(
 
 def gives_way(session: Session, claim: Claim, takes: Takes) -> bool:
     """Whether the worker of `claim`, which takes `takes`, should put it back: a job with an urgent deadline waits for
-    it, or for a worker while none is free. A job that has an urgent deadline of its own, or one that it inherits,
-    gives way to an imminent one alone, and to none once its own is imminent; but to the unlearning that would pass it
-    in the queue it gives way whatever it inherits."""
+    it, or for a worker while none is free.
+
+    An unlearning whose own deadline is imminent gives way to nothing. What has, or inherits, another urgent deadline
+    gives way to imminent ones alone. A comparison has no right to keep the purge of its own request.
+    """
     now = db.now(session)
     open_ = (DeletionRequest.due_at <= now + URGENT, DeletionRequest.fulfilled_at.is_(None))
     if session.scalars(select(DeletionRequest.id).where(*open_).limit(1)).first() is None:
         return False  # as nearly always, and quickly found
-    own = _own_deadline(session, claim, now)
+    own = session.scalars(_carried_out(now + URGENT).where(OutcomeRow.job_id == claim.id)).one()
     if own is not None and own <= now + IMMINENT:
         return False
     busy = set(session.scalars(select(Job.owner).where(Job.state == JobState.RUNNING)))
     free = or_(false(), *(routing.takes(each).fits() for each in routing.live(session) if each.name not in busy))
-    running, older = aliased(Job), aliased(Job)
-    same_lane = exists().where(running.id == claim.id, running.lane == Job.lane)
-    queued = (older.lane == Job.lane, older.state == JobState.QUEUED, older.kind == JobKind.UNLEARN)
     ready = (Job.state == JobState.QUEUED, Job.available_at <= now)
-    hurried = select(Job.id).where(
-        *ready,
-        Job.kind == JobKind.UNLEARN,
-        same_lane,
-        ~exists().where(*queued, older.id < Job.id),
-        _hurries(now),
-        or_(takes.fits(), free),
-    )
-    if claim.kind != JobKind.UNLEARN and session.scalars(hurried.limit(1)).first():
+    if session.scalars(_hurried(claim, now).where(*ready, or_(takes.fits(), free)).limit(1)).first():
         return True
     inherited = session.scalars(select(due_at(now + URGENT)).where(Job.id == claim.id)).first()
-    if inherited is not None and inherited <= now + IMMINENT:
-        return False
     until = now + (URGENT if own is None and inherited is None else IMMINENT)
     held_up = select(Job.id).where(
         *ready,
@@ -335,12 +344,25 @@ def gives_way(session: Session, claim: Claim, takes: Takes) -> bool:
     return waiting is not None and session.scalars(select(Job.id).where(Job.id == waiting.id, free)).first() is None
 
 
-def _own_deadline(session: Session, claim: Claim, now: datetime) -> datetime | None:
-    """The first deadline within `URGENT` of what `claim` carries out, or is compared for."""
-    carried_out = select(OutcomeRow.request_id).where(OutcomeRow.job_id == claim.id)
-    whose = or_(DeletionRequest.id.in_(carried_out), DeletionRequest.id == (claim.params.get("exclude_request") or ""))
-    first = select(func.min(DeletionRequest.due_at)).where(whose, DeletionRequest.due_at <= now + URGENT)
-    return session.scalars(first.where(DeletionRequest.fulfilled_at.is_(None))).one()
+def _hurried(claim: Claim, now: datetime) -> Select[str]:
+    """The unlearning of the claimed job's lane that would go first there, if it has, or hurries for, an imminent
+    deadline."""
+    running, older = aliased(Job), aliased(Job)
+    leads = _urgent_leads(now)
+    same_lane = exists().where(running.id == claim.id, running.lane == Job.lane)
+    query = select(Job.id).where(Job.kind == JobKind.UNLEARN, same_lane)
+    imminent = _carried_out(now + IMMINENT).where(OutcomeRow.job_id == Job.id).correlate(Job).scalar_subquery()
+    leading = and_(Job.id.in_(select(leads.c.id)), imminent.is_not(None))
+    if claim.kind == JobKind.UNLEARN:
+        return query.where(leading)
+    ahead = (older.lane == Job.lane, older.state == JobState.QUEUED, older.kind == JobKind.UNLEARN, older.id < Job.id)
+    return query.where(or_(leading, and_(~exists().where(*ahead), _hurries(now))))
+
+
+def _carried_out(until: datetime) -> Select[datetime | None]:
+    """The first deadline up to `until` of the accepted requests that a job carries out."""
+    query = select(func.min(DeletionRequest.due_at)).join(OutcomeRow, OutcomeRow.request_id == DeletionRequest.id)
+    return query.where(DeletionRequest.due_at <= until, DeletionRequest.decision == Decision.ACCEPTED)
 
 
 def has_work(database: Database) -> bool:

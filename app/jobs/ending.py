@@ -16,7 +16,7 @@ from app.events.recording import record
 from app.evidence import negative
 from app.formats.manifest import ERASED_PREFIX
 from app.jobs import outbox, routing
-from app.jobs.claiming import URGENT, claimable, due_at
+from app.jobs.claiming import ASIDE, URGENT, claimable, due_at
 from app.jobs.parts import parts_of
 from app.jobs.queueing import emit
 from app.rules.sources import awaits_content
@@ -24,7 +24,6 @@ from app.rules.states import MAX_ATTEMPTS, JobKind, JobState, Outcome, move_job,
 
 THROWN_AWAY = "thrown_away"  # a parameter of a training: how often its work was whole, and of no use
 REFUSED_SINCE = "refused_since"  # a parameter: when storage first kept this job from its end
-ASIDE_SECONDS = 2.0  # in which another worker takes what a job gave way to
 # Parameters that put an unlearn job on a further step of an escalation; version 0.1 calls `step` `rung`.
 OF_A_STEP = ("step", "rung", "policy", "why")
 
@@ -141,7 +140,7 @@ def requeue(
 def step_aside(session: Session, job: Job) -> None:
     """Queue a job again that gave way to an urgent one. It waits a little, so that the other is taken, by whichever
     worker it goes to, and is not found behind this one again; the other's hint may have been spent behind it."""
-    requeue(session, job, "another job went first", pause_seconds=ASIDE_SECONDS, counted=False)
+    requeue(session, job, "another job went first", pause_seconds=ASIDE.total_seconds(), counted=False)
     session.flush()
     now = db.now(session)
     urgent = claimable(now).with_only_columns(Job.id).where(due_at(now + URGENT).is_not(None))

@@ -42,7 +42,7 @@ def test_a_training_gives_way_between_epochs_and_comes_out_the_same(
     account.work()
     job_id = account.post(f"/v1/models/{interrupted}:train", {"seed": 5})["id"]
     monkeypatch.setattr(run, "SECONDS_BETWEEN_WAY_CHECKS", 0.0)
-    monkeypatch.setattr(ending, "ASIDE_SECONDS", 0.0)
+    monkeypatch.setattr(ending, "ASIDE", timedelta(0))
     asks, made = Run.must_give_way, list[str]()
 
     def ask(self: Run) -> bool:
@@ -68,7 +68,7 @@ def test_a_pool_gives_way_between_its_models(trained: Trained, monkeypatch: pyte
     account = trained.account
     job_id = account.post(f"{trained.where}:references", {"count": 8, "seed": 9})["id"]
     monkeypatch.setattr(run, "SECONDS_BETWEEN_WAY_CHECKS", 0.0)
-    monkeypatch.setattr(ending, "ASIDE_SECONDS", 0.0)
+    monkeypatch.setattr(ending, "ASIDE", timedelta(0))
     asks, made = Run.must_give_way, list[str]()
 
     def ask(self: Run) -> bool:

@@ -415,19 +415,23 @@ def test_nothing_gives_way_to_what_its_worker_cannot_take(trained: Trained) -> N
         assert gives_way(session, held, trains), "another worker takes it"
 
 
-def test_a_comparison_with_a_deadline_of_its_own_does_not_give_way(trained: Trained) -> None:
-    account, database = trained.account, trained.account.database
+def test_a_comparison_keeps_no_purge(trained: Trained) -> None:
+    """As read: within a day of its request's due date it gave way to nothing, so that it made that very request late;
+    and for a request on hold for ever."""
+    database = trained.account.database
     made = trained.delete(trained.ids[:2])["id"]
     due_in(database, made, hours=1)
-    account.post(f"{trained.where}:train", {"seed": 1, "compare_only": True, "exclude_request": made})
-    with database.write() as session:
-        session.execute(update(Job).where(Job.kind == JobKind.UNLEARN).values(state="succeeded"))
-        session.execute(update(OutcomeRow).values(state="published"))
+    compared(trained, made)
+    published(trained)
     held = claim(database, "w", 60.0)
     assert held is not None
     assert held.params["exclude_request"] == made
-    due_in(database, trained.delete(trained.ids[4:6])["id"], hours=20)
     assert not yields(database, held)
+    purge = purges(trained, made)
+    assert yields(database, held)
+    found = put_back(database, held)
+    assert found is not None
+    assert found.id == purge
 
 
 def request_of(trained: Trained, found: Claim | None) -> str:
@@ -559,3 +563,96 @@ def test_a_refusing_storage_is_told_when_it_has_refused_for_so_long(trained: Tra
     assert [fails(waits=waits, patience=hour) for _ in range(3)] == [None] * 3
     earlier(hours=1)
     assert fails(waits=waits, patience=hour) == waits
+
+
+def purges(trained: Trained, request: str, dataset: str | None = None) -> str:
+    """A queued purge of the request."""
+    dataset = dataset or trained.dataset
+    fields: dict[str, Any] = {"tenant_id": keys.FIRST_TENANT, "kind": JobKind.PURGE, "lane": f"dataset:{dataset}"}
+    with trained.account.database.write() as session:
+        return enqueue(session, **fields, dataset_id=dataset, request_id=request).id
+
+
+def published(trained: Trained) -> None:
+    """As if all that is to be unlearned were."""
+    with trained.account.database.write() as session:
+        session.execute(update(Job).where(Job.kind == JobKind.UNLEARN).values(state="succeeded"))
+        session.execute(update(OutcomeRow).values(state="published"))
+
+
+def test_two_workers_that_train_on_a_dataset_make_room_for_an_imminent_purge(trained: Trained) -> None:
+    """As read: each gave way while the other ran, and took its training again, for ever."""
+    database = trained.account.database
+    fields: dict[str, Any] = {"tenant_id": keys.FIRST_TENANT, "kind": JobKind.TRAIN, "dataset_id": trained.dataset}
+    for number in range(3):
+        with database.write() as session:
+            enqueue(session, **fields, lane=f"model:{number}")
+    one, two = claim(database, "one", 60.0), claim(database, "two", 60.0)
+    assert one is not None
+    assert two is not None
+    made = trained.delete(trained.ids[:2])["id"]
+    published(trained)
+    due_in(database, made, hours=1)
+    purge = purges(trained, made)
+    assert yields(database, one)
+    assert put_back(database, one) is None
+    with database.write() as session:
+        session.execute(update(Job).where(Job.state == "queued").values(available_at=db.now(session)))
+    assert claim(database, "one", 60.0) is None, "neither that training nor the third begins"
+    assert yields(database, two)
+    found = put_back(database, two)
+    assert found is not None
+    assert found.id == purge
+
+
+def test_trainings_of_a_tenant_take_no_turn_from_its_deletions(trained: Trained) -> None:
+    """As read: each training that another worker took made its tenant's imminent deletion the last again."""
+    database, other = trained.account.database, another_tenant(trained.account.database)
+    made = [trained.delete(trained.ids[at : at + 1])["id"] for at in range(4)]
+    published(trained)
+    for each in made[:3]:
+        due_in(database, each, days=-9)
+        purges(trained, each)
+    due_in(database, made[3], hours=1)
+    last = purges(trained, made[3])
+    with database.write() as session:
+        session.execute(update(Job).where(Job.id == last).values(tenant_id=other))
+    order = []
+    for _ in range(2):
+        trains = train(database, other, "model:theirs")
+        assert ended(database, JobKind.TRAIN) == trains
+        order.append(ended(database, JobKind.PURGE))
+    assert last in order
+
+
+def ended(database: Database, kind: JobKind) -> str:
+    """The job of that kind that was claimed, and is over."""
+    found = claim(database, "w", 60.0, takes=Takes(kinds=frozenset({kind})))
+    assert found is not None
+    with database.write() as session:
+        session.execute(update(Job).where(Job.id == found.id).values(state="succeeded"))
+    return found.id
+
+
+def test_an_unlearning_gives_way_to_an_imminent_one_of_its_model(trained: Trained) -> None:
+    """As read: the later one's deadline counted as its own, and so protected what kept it."""
+    database = trained.account.database
+    due_in(database, trained.delete(trained.ids[:2])["id"], days=29)
+    held = claim(database, "w", 60.0)
+    assert held is not None
+    two = trained.delete(trained.ids[4:6])["id"]
+    due_in(database, two, days=2)
+    assert not yields(database, held)
+    due_in(database, two, hours=1)
+    assert yields(database, held)
+    assert request_of(trained, put_back(database, held)) == two
+
+
+def test_what_stands_aside_keeps_its_place_in_the_lane(trained: Trained) -> None:
+    """As read: for so long the lane was open to the next training of the model."""
+    database = trained.account.database
+    first, _second = (train(database, keys.FIRST_TENANT, "model:one") for _ in range(2))
+    held = claim(database, "w", 60.0)
+    assert held is not None
+    assert held.id == first
+    assert put_back(database, held) is None
