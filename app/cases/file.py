@@ -469,7 +469,7 @@ def _printed(case: Case) -> bytes:
         [
             (
                 f"{row['samples']} samples{', late' if row['late'] else ''}",
-                f"{row['at']}, {row['ground'] or 'no ground named'}: {row['reason'] or 'no reason is kept'}; "
+                f"{row['at']}, {row['ground'] or 'no legal ground'}: {row['reason'] or 'no reason is kept'}; "
                 + (f"letter sent {row['letter_sent_at']}" if row["letter_sent_at"] else "NO LETTER SENT"),
             )
             for row in document["refusals"]
