@@ -6,7 +6,7 @@ import csv
 import io
 import json
 from collections.abc import Iterator
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import boto3.session
@@ -20,6 +20,7 @@ from sqlalchemy import select
 from app.core import db
 from app.core.config import Settings
 from app.core.tables import AuditEvent, Job, OwedObject
+from app.jobs.ending import REFUSED_SINCE
 from tests.app.blobs.s3_server import s3_server
 from tests.app.console.browsing import browser
 from tests.helpers import PARQUET, blobs, is_problem
@@ -452,10 +453,11 @@ def test_storage_that_is_away_keeps_no_copy_of_the_service(
     def away(self: Objects, address: str) -> None:
         raise StorageUnavailableError("the object storage does not answer")
 
-    def again(tries: int) -> None:
+    def again(hours: float = 0.0) -> None:
         with account.database.write() as session:
             [job] = session.scalars(select(Job).where(Job.kind == "purge", Job.state == "queued"))
-            job.available_at, job.fence = db.now(session), job.fence + tries
+            since = datetime.fromisoformat(job.params[REFUSED_SINCE]) - timedelta(hours=hours)
+            job.available_at, job.params = db.now(session), {**job.params, REFUSED_SINCE: since.isoformat()}
             job.created_at -= timedelta(hours=2)  # it may have waited long for its turn
         account.work()
 
@@ -467,13 +469,13 @@ def test_storage_that_is_away_keeps_no_copy_of_the_service(
         mine = {row["digest"] for row in found["receipts"] if row["digest"]}
         assert mine
         assert not mine & blobs(account.settings)
-        again(0)
+        again()
         assert account.get(where)["status"] == "published", "it may pass"
-        again(119)
+        again(hours=1)
         told = account.get(where)
         assert told["status"] == "needs-attention"
         assert "does not answer" in told["reason"]
-    again(0)
+    again()
     assert account.get(where)["status"] == "fulfilled"
 
 
