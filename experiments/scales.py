@@ -216,13 +216,14 @@ def night(precision: str) -> Scale:
     """Whole CIFAR-10 on CPU cores, a night of two of them: disjoint forget sets, 16 references."""
     from dataclasses import replace
 
-    recipe = {"epochs": 12, "batch_size": 512, "learning_rate": 0.2, "augment": "crop_flip"}
+    # The rate must rise first: from the start at 0.2, in batches of 512, 12 epochs end at 75.8 % of the test set.
+    recipe = {"epochs": 12, "batch_size": 128, "learning_rate": 0.1, "augment": "crop_flip"}
     main = Setting(
         "CIFAR-10, airbench",
         World(
             Data("cifar10"),
             configuration("architectures", "airbench", {}),
-            configuration("recipes", "sgd", recipe | {"precision": precision or "bfloat16"}),
+            configuration("recipes", "fast", recipe | {"precision": precision or "bfloat16"}),
         ),
         references=16,
         models=(1, 10),
