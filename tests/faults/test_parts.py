@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,11 +12,14 @@ import pytest
 
 from app import jobs
 from app.core import crash_points
+from app.core.config import Settings
+from app.core.db import Database
 from app.core.keys import FIRST_TENANT
 from app.core.tables import Job, ReferenceRow
 from app.rules.states import JobKind, JobState
 from tests.faults.harness import Case, Prepared, account_of, case_of
 from tests.helpers import is_problem
+from tests.sessions import Once
 
 COUNT = 4
 PARENT = [
@@ -38,9 +42,35 @@ END = ["references.references.end", "references.uncommitted"]
 POINTS = PARENT + PART + AFTER_PART + END
 
 
-def start(case: Case, seed: int = 7, count: int = COUNT) -> str:
-    """A job for another pool than the prepared one; the prepared deletion is out of the way."""
+def drained(prepared: Prepared, folder: Path, database_url: str) -> Prepared:
+    """A copy of the prepared service whose deletion is done: out of the way of what is tried here."""
+    shutil.copytree(prepared.folder, folder)
+    settings = Settings(data_dir=folder, database_url=database_url, resume_seconds=0)
+    case = Case(prepared, settings, Database(settings))
     case.drain()
+    case.close()
+    return prepared._replace(folder=str(folder), database_url=database_url)
+
+
+@pytest.fixture(scope="module")
+def done_on_sqlite(on_sqlite: Prepared, tmp_path_factory: pytest.TempPathFactory) -> Prepared:
+    return drained(on_sqlite, tmp_path_factory.mktemp("done") / "data", "")
+
+
+@pytest.fixture(scope="module")
+def done_on_postgres(on_postgres: Prepared, tmp_path_factory: pytest.TempPathFactory, once: Once) -> Prepared:
+    url = once.database(on_postgres.database_url.rpartition("/")[2])
+    return drained(on_postgres, tmp_path_factory.mktemp("done") / "data", url)
+
+
+@pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.services)])
+def done(request: pytest.FixtureRequest) -> Prepared:
+    found: Prepared = request.getfixturevalue(f"done_on_{request.param}")
+    return found
+
+
+def start(case: Case, seed: int = 7, count: int = COUNT) -> str:
+    """A job for another pool than the prepared one."""
     with account_of(case.settings) as account:
         return str(account.post(f"/v1/models/{case.origin.model}:references", {"count": count, "seed": seed})["id"])
 
@@ -60,10 +90,10 @@ def made_by(case: Case, seed: int) -> str:
 
 
 @pytest.fixture(scope="module")
-def straight(on_sqlite: Prepared, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+def straight(done_on_sqlite: Prepared, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """The pool built by one worker without a fault, and the points that it passed."""
     passed: list[str] = []
-    with pytest.MonkeyPatch.context() as patch, case_of(on_sqlite, tmp_path_factory.mktemp("s") / "data") as case:
+    with pytest.MonkeyPatch.context() as patch, case_of(done_on_sqlite, tmp_path_factory.mktemp("s") / "data") as case:
         job = start(case)
         patch.setattr(crash_points, "point", passed.append)
         case.drain()
@@ -82,9 +112,9 @@ def test_the_list_holds_every_point_and_one_worker_is_enough(straight: dict[str,
 @pytest.mark.parametrize("point", POINTS)
 @pytest.mark.slow
 def test_a_kill_at_every_point_changes_nothing(
-    point: str, on_sqlite: Prepared, tmp_path: Path, straight: dict[str, Any]
+    point: str, done_on_sqlite: Prepared, tmp_path: Path, straight: dict[str, Any]
 ) -> None:
-    with case_of(on_sqlite, tmp_path / "data") as case:
+    with case_of(done_on_sqlite, tmp_path / "data") as case:
         job = start(case)
         case.killed_at(point)
         before = {part.id: part.state for part in parts(case, job)}
@@ -105,8 +135,8 @@ def test_a_kill_at_every_point_changes_nothing(
 @pytest.mark.services
 @pytest.mark.parametrize("point", ["references.parts.queued", "reference.uncommitted", "references.uncommitted"])
 @pytest.mark.slow
-def test_a_kill_on_postgres(point: str, on_postgres: Prepared, tmp_path: Path, straight: dict[str, Any]) -> None:
-    with case_of(on_postgres, tmp_path / "data") as case:
+def test_a_kill_on_postgres(point: str, done_on_postgres: Prepared, tmp_path: Path, straight: dict[str, Any]) -> None:
+    with case_of(done_on_postgres, tmp_path / "data") as case:
         job = start(case)
         case.killed_at(point)
         case.expire()
@@ -128,9 +158,9 @@ def shared_out(case: Case, job: str, act: Callable[[], None], monkeypatch: pytes
 
 
 def test_the_pool_is_the_same_whoever_trained_what(
-    on_sqlite: Prepared, tmp_path: Path, straight: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+    done_on_sqlite: Prepared, tmp_path: Path, straight: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with case_of(on_sqlite, tmp_path / "data") as case:
+    with case_of(done_on_sqlite, tmp_path / "data") as case:
         job = start(case)
 
         def help_out() -> None:
@@ -147,25 +177,18 @@ def test_the_pool_is_the_same_whoever_trained_what(
 def test_a_part_is_taken_from_its_own_job_whatever_the_worker_takes(on_sqlite: Prepared, tmp_path: Path) -> None:
     """A worker for `references` alone must not wait for ever for parts that nobody else takes."""
     with case_of(on_sqlite, tmp_path / "data", kinds=[JobKind.REFERENCES]) as case:
-        job = start_unhindered(case)
+        job = start(case)
         assert case.run_one()
         assert case.job(job).state == "succeeded"
         assert not case.run_one(), "nothing else is its affair"
         assert case.job().state == "queued"
 
 
-def start_unhindered(case: Case) -> str:
-    with account_of(case.settings) as account:
-        return str(account.post(f"/v1/models/{case.origin.model}:references", {"count": COUNT, "seed": 7})["id"])
-
-
 # -- ends ------------------------------------------------------------------------------------------
 
 
-def test_cancelling_the_job_cancels_its_parts(
-    prepared: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with case_of(prepared, tmp_path / "data") as case, account_of(case.settings) as account:
+def test_cancelling_the_job_cancels_its_parts(done: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with case_of(done, tmp_path / "data") as case, account_of(case.settings) as account:
         job = start(case)
         running: list[str] = []
 
@@ -189,9 +212,9 @@ def test_cancelling_the_job_cancels_its_parts(
         assert case.strays() == []
 
 
-def test_a_queued_job_that_is_cancelled_leaves_no_part(on_sqlite: Prepared, tmp_path: Path) -> None:
+def test_a_queued_job_that_is_cancelled_leaves_no_part(done_on_sqlite: Prepared, tmp_path: Path) -> None:
     """Its worker was killed, so it waits, and so do its parts."""
-    with case_of(on_sqlite, tmp_path / "data") as case, account_of(case.settings) as account:
+    with case_of(done_on_sqlite, tmp_path / "data") as case, account_of(case.settings) as account:
         job = start(case)
         case.killed_at("references.parts.queued")
         case.expire()
@@ -214,9 +237,9 @@ def bury(case: Case, number: int) -> Callable[[], None]:
 
 
 def test_a_dead_part_fails_its_job_with_the_reason_and_a_retry_goes_on(
-    on_sqlite: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, straight: dict[str, Any]
+    done_on_sqlite: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, straight: dict[str, Any]
 ) -> None:
-    with case_of(on_sqlite, tmp_path / "data") as case, account_of(case.settings) as account:
+    with case_of(done_on_sqlite, tmp_path / "data") as case, account_of(case.settings) as account:
         job = start(case)
         shared_out(case, job, bury(case, 2), monkeypatch)
         ended = case.job(job)
@@ -234,14 +257,14 @@ def test_a_dead_part_fails_its_job_with_the_reason_and_a_retry_goes_on(
 
 @pytest.mark.parametrize("obeys", [True, False])
 def test_a_retry_waits_for_a_sibling_that_is_still_being_stopped(
-    on_sqlite: Prepared,
+    done_on_sqlite: Prepared,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     straight: dict[str, Any],
     obeys: bool,
 ) -> None:
     """It ends as cancelled, or is done before it hears of it: its number is seen to by a new part either way."""
-    with case_of(on_sqlite, tmp_path / "data") as case, account_of(case.settings) as account:
+    with case_of(done_on_sqlite, tmp_path / "data") as case, account_of(case.settings) as account:
         job = start(case)
         running: list[jobs.Claim] = []
 
@@ -272,8 +295,8 @@ def test_a_retry_waits_for_a_sibling_that_is_still_being_stopped(
         assert [part.state for part in same] == ["cancelled" if obeys else "succeeded", "succeeded"]
 
 
-def test_a_part_is_its_jobs_own_affair(prepared: Prepared, tmp_path: Path) -> None:
-    with case_of(prepared, tmp_path / "data") as case, account_of(case.settings) as account:
+def test_a_part_is_its_jobs_own_affair(done: Prepared, tmp_path: Path) -> None:
+    with case_of(done, tmp_path / "data") as case, account_of(case.settings) as account:
         job = start(case)
         case.killed_at("references.parts.queued")
         shown = account.get("/v1/jobs", kind="reference")["items"]
@@ -287,16 +310,16 @@ def test_a_part_is_its_jobs_own_affair(prepared: Prepared, tmp_path: Path) -> No
 
 
 def test_two_jobs_for_one_pool_train_no_model_at_once(
-    on_sqlite: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    done_on_sqlite: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A part of the first is held by a dead worker when the second begins: their lane keeps the two apart."""
-    with case_of(on_sqlite, tmp_path / "data") as case:
+    with case_of(done_on_sqlite, tmp_path / "data") as case:
         first = start(case)
         case.killed_at("reference.signal.stored")
         (held,) = [part for part in parts(case, first) if part.state == "running"]
         with case.database.write() as session:
             jobs.finish(session, session.get_one(Job, first), JobState.FAILED, problem=jobs.problem("x", "x"))
-        second = start_unhindered(case)
+        second = start(case)
         seen: list[int] = []
 
         def hook(name: str) -> None:
@@ -315,9 +338,9 @@ def test_two_jobs_for_one_pool_train_no_model_at_once(
 
 
 def test_the_share_done_is_that_of_the_parts(
-    on_sqlite: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    done_on_sqlite: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with case_of(on_sqlite, tmp_path / "data") as case, account_of(case.settings) as account:
+    with case_of(done_on_sqlite, tmp_path / "data") as case, account_of(case.settings) as account:
         job = start(case)
         seen: list[float] = []
 
@@ -332,8 +355,8 @@ def test_the_share_done_is_that_of_the_parts(
         assert account.get(f"/v1/jobs/{job}")["fraction"] == 1.0
 
 
-def test_nothing_waits_behind_the_lane_of_a_part(on_sqlite: Prepared, tmp_path: Path) -> None:
-    with case_of(on_sqlite, tmp_path / "data") as case:
+def test_nothing_waits_behind_the_lane_of_a_part(done_on_sqlite: Prepared, tmp_path: Path) -> None:
+    with case_of(done_on_sqlite, tmp_path / "data") as case:
         start(case)
         case.killed_at("references.parts.queued")
         with case.database.write() as session:

@@ -24,26 +24,32 @@ def operation_id(route: APIRoute) -> str:
 
 
 def install(app: FastAPI) -> None:
-    """Let the application describe itself so."""
+    """Let the application describe itself so. Once a process: every application has the same routes."""
     plain: Callable[[], dict[str, Any]] = app.openapi
 
     def openapi() -> dict[str, Any]:
-        if app.openapi_schema is None:
-            document = plain()
-            for body in (Problem, DeletionCreate, ImportLine):  # that FastAPI does not see used
-                document["components"]["schemas"][body.__name__] = body.model_json_schema()
-            for schema in document["components"]["schemas"].values():
-                for member in schema.get("properties", {}).values():
-                    _say_default(member)
-            for item in document["paths"].values():
-                for method, operation in item.items():
-                    _say_scopes(method, operation)
-            conditional.describe(document)
-            described.describe(document)
-            app.openapi_schema = document
-        return app.openapi_schema
+        if not _document:
+            _document.update(_made_fit(plain()))
+        return _document
 
     app.openapi = openapi  # type: ignore[method-assign]
+
+
+_document: dict[str, Any] = {}
+
+
+def _made_fit(document: dict[str, Any]) -> dict[str, Any]:
+    for body in (Problem, DeletionCreate, ImportLine):  # that FastAPI does not see used
+        document["components"]["schemas"][body.__name__] = body.model_json_schema()
+    for schema in document["components"]["schemas"].values():
+        for member in schema.get("properties", {}).values():
+            _say_default(member)
+    for item in document["paths"].values():
+        for method, operation in item.items():
+            _say_scopes(method, operation)
+    conditional.describe(document)
+    described.describe(document)
+    return document
 
 
 def words(document: dict[str, Any]) -> list[str]:
