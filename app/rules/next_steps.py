@@ -20,7 +20,9 @@ class Finding:
     """What an audit found, as far as advice needs it.
 
     null_source: `none` without a null. leaks: the parent failed the same test; None without one. fits: the interval
-    lies inside the margin. training: the measured seconds of a training; None before one was measured.
+    lies inside the margin. training: the measured seconds of a training; None before one was measured. forgotten: the
+    samples that were judged, of `asked`. uncovered: those are too few for a verdict on all. too_few: the attack takes
+    more references of each sample than there are.
     """
 
     verdict: str
@@ -36,6 +38,9 @@ class Finding:
     fits: bool = False
     training: float | None = None
     exact: bool = False
+    asked: int = 0
+    uncovered: bool = False
+    too_few: bool = False
 
 
 def next_steps(found: Finding) -> list[str]:
@@ -54,6 +59,18 @@ def next_steps(found: Finding) -> list[str]:
         ]
     if not found.controls:
         return ["Keep a holdout: samples that no version is trained on. Without them nothing can be compared."]
+    if found.too_few:
+        return [
+            "Audit with `rmia`, which takes fewer references.",
+            f"Or train {ENOUGH_REFERENCES} references, each on one half of the data: "
+            f"{_price(found, ENOUGH_REFERENCES / 2)}.",
+        ]
+    if found.uncovered:
+        return [
+            f"Train 2 reference models, each on one half of the data, so that each sample is left out by one: "
+            f"{_price(found, 1)}. The present ones say nothing of {found.asked - found.forgotten:,} of "
+            f"{found.asked:,} forgotten samples."
+        ]
     if found.null_source == "none":
         return _without_null(found)
     if not found.fits:

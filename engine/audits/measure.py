@@ -41,7 +41,7 @@ from engine.references import ReferenceSignals
 
 FEWEST_REFERENCES = 4  # a jackknife leaves one out, and an IN and an OUT model must remain of each sample
 FEWEST_OF_A_KIND = 2  # IN and OUT models of a sample, for the same reason
-MOST_LOST = 0.1  # of the samples that some reference can judge: so many may lack one of a kind
+MOST_LOST = 0.1  # of the forgotten samples and of the controls: so many may be left out of a verdict
 FEW_FOR_LIRA = (
     f"LiRA takes at least {FEWEST_REFERENCES} reference models, of each sample two that saw it and two that did not; "
     "the audit rmia takes fewer"
@@ -110,9 +110,12 @@ def audit(
             eligible[np.setdiff1d(holdout, controls)] = False
         else:
             people = None
+    alone = assigned or len(retrained_logits) >= FEWEST_RETRAINS
     lens = _lens(groups, references, eligible, params)
+    if lens.problem and alone:
+        lens = Lens(None, params, eligible)
     references = lens.references
-    usable, scorable, problem = _usable(groups, lens, assigned or len(retrained_logits) >= FEWEST_RETRAINS)
+    usable, scorable, problem = _usable(groups, lens, alone)
     looks = [(candidate_logits, groups)]
     if known is not None:
         looks.append((candidate_logits, replace(groups, forget=known)))
@@ -176,6 +179,7 @@ def audit(
         before,
         candidates,
         fixed=references is None or lens.fixed or assigned,
+        uncovered=_uncovered(groups, usable) if scorable else "",
     )
     return measurements[0], parent, balanced, ruling
 
@@ -252,6 +256,17 @@ def _usable(groups: Groups, lens: Lens, alone: bool) -> tuple[Groups, bool, str]
     if not len(groups.forget):
         return usable, True, NO_FORGET_SET
     return usable, True, "" if len(usable.forget) else "no reference signals of the forget set"
+
+
+def _uncovered(groups: Groups, usable: Groups) -> str:
+    """That too many forgotten samples are judged by nobody for a pass of them all; empty where it is not so."""
+    asked, judged = len(groups.forget), len(usable.forget)
+    return f"of {asked} forgotten samples {judged} can be judged" if lost(asked, judged) else ""
+
+
+def lost(asked: int, judged: int) -> bool:
+    """Whether so many samples are judged by nobody that the others do not speak for all."""
+    return asked - judged > MOST_LOST * asked
 
 
 def _plain(

@@ -106,6 +106,7 @@ def judge(
     parent: Estimate | None,
     signal: Estimate | None,
     utility_kept: bool = True,
+    uncovered: str = "",
     candidates: int = 1,
     no_estimate: str = "no references",
     before: str = "parent",
@@ -118,6 +119,7 @@ def judge(
         parent: the parent's estimate by the same test; a parent that does not fail leaves nothing to detect.
         signal: RT-AUC - 0.5 of the candidate, None without retained samples. A collapsed model has FT-AUC 0.5 too.
         utility_kept: the candidate keeps the policy's utility floor.
+        uncovered: of which forgotten samples the estimate says nothing, where that is too many for a pass.
         candidates: of approximate methods that the policy may try; fixed beforehand, also for the first of them.
         before: what `parent` is called: what stands in its place may be something else.
     """
@@ -128,8 +130,8 @@ def judge(
         side = "still remembered" if candidate.low > margin else "over-forgotten: it stands out as unlike unseen data"
         return Ruling("fail", f"{side}: {span} lies outside ±{margin:g}")
     if not passes(candidate, margin):
-        least = smallest_margin(candidate, parent, signal, candidates)
-        could = "a set of this size and signal could not have passed any margin with 80 % power"
+        least = None if uncovered else smallest_margin(candidate, parent, signal, candidates)
+        could = uncovered or "a set of this size and signal could not have passed any margin with 80 % power"
         if least is not None:
             could = (
                 f"a set of this size and signal could have passed a margin of {least:.3f} at the smallest (80 % power)"
@@ -146,6 +148,8 @@ def judge(
         return Ruling("inconclusive", f"the candidate lost its own membership signal (RT-AUC); {span} shows little")
     if not utility_kept:
         return Ruling("inconclusive", f"the candidate fell under the utility floor; {span} shows little")
+    if uncovered:
+        return Ruling("inconclusive", f"{uncovered}; {span} shows nothing of the others")
     return Ruling("pass", f"{span} lies inside ±{margin:g}, and the {before} failed the same test")
 
 

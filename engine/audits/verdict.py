@@ -197,11 +197,13 @@ def judgement(
     before: str = "parent",
     candidates: int = 1,
     fixed: bool = False,
+    uncovered: str = "",
 ) -> Judgement:
     """Apply the verdict rule. A set without a valid null is inconclusive.
 
     estimates: of the candidate and, where there is one, of the parent or what stands in its place, called `before`.
     models: those that gave the null. fixed: no reference was left out, so the interval holds for these references.
+    uncovered: see `judge`; then no margin could have been passed.
     """
     own, parent = (*estimates, None, None)[:2]
     own_models = choice is not None and choice.source == "retrained"
@@ -213,6 +215,7 @@ def judgement(
         parent=parent,
         signal=signal,
         utility_kept=utility_kept,
+        uncovered=uncovered,
         candidates=candidates,
         no_estimate=problem or _no_control(balanced),
         before=before,
@@ -229,7 +232,7 @@ def judgement(
         difference=own.difference if own else None,
         standard_error=own.standard_error if own else None,
         interval=Interval(low=own.low, high=own.high) if own else None,
-        smallest_margin=smallest_margin(own, parent, signal, candidates) if own else None,
+        smallest_margin=smallest_margin(own, parent, signal, candidates) if own and not uncovered else None,
         parent_failed=fails(parent, margin) if parent else None,
         candidates=candidates,
         leans=leans(own, margin, candidates) if own else False,

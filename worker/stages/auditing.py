@@ -33,6 +33,7 @@ from app.reports import audit_rows
 from app.rules.next_steps import Finding, next_steps
 from app.rules.policy import Choice
 from engine import checkpoints, evaluation, places, seeding
+from engine.audits.measure import FEW_FOR_LIRA, lost
 from engine.audits.probes import ProbeCase
 from engine.audits.rmia import log_odds
 from engine.audits.verdict import FEWEST_RETRAINS
@@ -150,7 +151,9 @@ class Auditor:
             subjects=self._subjects,
             assigned=subject.canaries is not None and subject.canaries.assigned,
         )
-        return Measurements(*result, references=self._described())
+        balance, judgement = result[2:]
+        unread = balance is None and judgement.null is not None  # too few for this attack, and not needed
+        return Measurements(*result, references=None if unread else self._described())
 
     def _described(self) -> References | None:
         if self._references is None or self._pool is None:
@@ -334,6 +337,9 @@ def _next_steps(loaded: LoadedModel, subject: Subject, measured: Measurements, *
         fits=interval is not None and -judgement.margin <= interval.low and interval.high <= judgement.margin,
         training=training.total_seconds() if training else None,
         exact=subject.method is not None and catalog.METHODS[subject.method.name].exact,
+        asked=len(subject.forget),
+        uncovered=own is not None and lost(len(subject.forget), own.positives),
+        too_few=judgement.reason == FEW_FOR_LIRA,
     )
     return next_steps(found)
 

@@ -45,6 +45,8 @@ def test_a_pass_and_an_exact_retrain_need_nothing() -> None:
         ({"forgotten": 5000}, ["more reference models"]),
         ({"fits": True, "leaks": False}, ["leaks too little"]),
         ({"fits": True}, ["Retrain exactly"]),
+        ({"fits": True, "asked": 180, "uncovered": True}, ["left out by one", "nothing of 90 of 180", "10 minutes"]),
+        ({"null_source": "none", "references": 2, "too_few": True}, ["Audit with `rmia`", "16 references"]),
     ],
 )  # fmt: skip
 def test_each_reason_has_its_action_and_its_price(change: dict[str, object], words: list[str]) -> None:

@@ -439,3 +439,41 @@ def test_without_a_forget_set_the_models_own_signal_is_all():
 @pytest.mark.parametrize(("floor", "kept"), [(None, None), (0.0, True), (1.0, False)])
 def test_a_judgement_says_whether_utility_was_kept_whatever_else_it_found(floor, kept):
     assert judged(PARENT, utility_floor=floor).utility_kept is kept
+
+
+def pool_that_left_out(samples, models):
+    """`models` references, each of which saw half of the rest and of FORGET all but `samples`."""
+    design = references.membership(models, N, 5)
+    design[:, FORGET] = ~np.isin(FORGET, samples)
+    return references.stack(
+        [
+            references.ReferenceSignal(
+                (logits := answers(seen, 300 + number)).astype(np.float16),
+                rmia.log_odds(logits, LABELS).astype(np.float32),
+                seen,
+            )
+            for number, seen in enumerate(design)
+        ]
+    )
+
+
+@pytest.mark.parametrize("models", [2, 8])
+def test_what_was_judged_in_part_does_not_pass_for_all(models):
+    """References of the client's that left half of the forgotten samples out say nothing of the other half."""
+    judgement = judged(RETRAINED, pool=pool_that_left_out(FORGET[::2], models))
+    assert judgement.verdict == "inconclusive"
+    assert f"of {len(FORGET)} forgotten samples {len(FORGET) // 2} can be judged" in judgement.reason
+    assert judgement.smallest_margin is None
+    assert judged(PARENT, pool=pool_that_left_out(FORGET[::2], models)).verdict == "fail"
+    assert judged(RETRAINED, pool=pool_that_left_out(FORGET, models)).verdict == "pass"
+
+
+@pytest.mark.parametrize("models", [1, 2, 3])
+def test_an_attack_that_takes_more_references_goes_without_them_where_retrains_give_the_null(models):
+    few = references.ReferenceSignals(POOL.logits[:models], POOL.log_odds[:models], DESIGN[:models])
+    forget, remain = FORGET, np.setdiff1d(np.arange(TRAIN), FORGET)
+    given = dict(labels=LABELS, forget=forget, remain=remain, holdout=HELD_OUT, references=few, params=LiraParams())
+    *_, none = measure.audit(RETRAINED, PARENT, **given)
+    assert (none.verdict, none.null_source) == ("inconclusive", "none")
+    *_, own = measure.audit(RETRAINED, PARENT, **given, retrained_logits=retrains(forget, 5))
+    assert (own.verdict, own.null_source) == ("pass", "retrained")
