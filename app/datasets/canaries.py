@@ -27,7 +27,8 @@ class Canaries:
     """The canaries of a dataset, as one version has seen them.
 
     forgotten: an ancestor was trained on them and the version was not. known: it was. held_out: never trained on.
-    assigned: our coin decided which of them were held out.
+    assigned: our coin decided which of them were held out. Those that a request names are in none: who chooses them
+    may know what the model says of them, so no coin decided.
     """
 
     forgotten: Positions
@@ -71,8 +72,12 @@ def draw(session: Session, dataset: Dataset, model: Model, parent: Version, aske
     return chosen
 
 
-def of_version(session: Session, dataset: Dataset, version: Version) -> Canaries:
+def of_version(session: Session, dataset: Dataset, version: Version, *, requested: bool = False) -> Canaries:
+    """requested: with those that a request names."""
     size, there = dataset.sample_count, planted(session, dataset)
+    if not requested:
+        model = session.get_one(Model, version.model_id)
+        there = there[~(mask_of(dataset.requested, size) | mask_of(model.requested, size))[there]]
     known, taught = mask_of(version.trained_on, size)[there], mask_of(_taught(session, version), size)[there]
     held_out = np.isin(there, list(session.scalars(_canaries(dataset).where(Sample.holdout))))
     assigned = dataset.coin is not None and bool(held_out.any())

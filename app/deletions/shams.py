@@ -24,9 +24,10 @@ from app.models import records as models
 from app.models import versions
 from app.rules.audit_plan import least_margin
 from app.rules.policy import Policy
-from app.rules.states import JobKind
+from app.rules.states import JobKind, JobState
 
 MISSED = "gate.sham-missed"
+AGAIN = timedelta(hours=1)  # after one whose audit did not run to its end
 
 
 def of_version(session: Session, dataset: Dataset, version: Version) -> Canaries:
@@ -79,9 +80,12 @@ def _due(session: Session, model: Model) -> bool:
     shams = select(func.max(Job.created_at)).where(
         Job.model_id == model.id, Job.kind == JobKind.AUDIT, Job.params["sham"].as_boolean()
     )
-    last: datetime | None = session.scalars(shams).one()
-    if last is not None and last + timedelta(seconds=policy.sham_seconds) > db.now(session):
-        return False
+    period, now = timedelta(seconds=policy.sham_seconds), db.now(session)
+    unmeasured = Job.state.in_((JobState.FAILED, JobState.DEAD, JobState.CANCELLED))
+    for jobs, wait in ((shams.where(~unmeasured), period), (shams, min(AGAIN, period))):
+        last: datetime | None = session.scalars(jobs).one()
+        if last is not None and last + wait > now:
+            return False
     dataset = session.get_one(Dataset, model.dataset_id)
     if dataset.state != "ready" or not datasets.is_held(dataset):
         return False

@@ -82,6 +82,8 @@ class Relearning(Part):
     target: float
     reaches: Literal["loss", "accuracy"]
     most_steps: int
+    controlled: bool = Field(False, description="an exact retrain was measured beside it, in the same order")
+    control_steps: int | None = Field(None, description="of the retrain; absent where the cap came first")
 
 
 class ProbeFigure(Part):

@@ -258,7 +258,7 @@ def _forgotten_along(session: Session, claim: Claim, model: Model) -> bool:
     if current is None or dataset.id != model.dataset_id:
         return False
     asked = select(DeletionRequest.positions).join(OutcomeRow, OutcomeRow.request_id == DeletionRequest.id)
-    forgotten = canaries.of_version(session, dataset, current).forgotten
+    forgotten = canaries.of_version(session, dataset, current, requested=True).forgotten
     return any(
         np.isin(forgotten, unpack(positions)).any()
         for positions in session.scalars(asked.where(OutcomeRow.job_id == claim.id))

@@ -6,6 +6,7 @@ Each takes a case and its parameters and returns fields of a `Measurement` for t
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
@@ -103,7 +104,11 @@ def _nothing(why: str) -> NoReturn:
 
 
 def relearning(case: ProbeCase, params: RelearnParams) -> ProbeFigures:
-    """Steps until the forget set is back where the parent had it, or at the target that `params` name."""
+    """Steps until the forget set is back where the parent had it, or at the target that `params` name.
+
+    Beside the candidate's are those of an exact retrain, where one can be trained: how many steps a model takes that
+    holds nothing of the set.
+    """
     if not len(case.forget):
         raise ProbeError("there is no forget set to relearn")
     forget = case.tensor(case.forget)
@@ -111,13 +116,20 @@ def relearning(case: ProbeCase, params: RelearnParams) -> ProbeFigures:
     if case.parent is None and params.target is None:
         raise ProbeError("without the parent's checkpoint the target must be given")
     target = relearn.target_of(known, case.samples, forget, params)
-    found = {}
-    for name, model in case.models.items():
+
+    def steps(model: nn.Module) -> int | None:
         generator = seeding.generator(SEED, forget.device)
-        steps = relearn.relearn(model, case.samples, forget, params, generator, target).steps
-        figures = Relearning(steps=steps, target=target, reaches=params.reaches, most_steps=params.most_steps)
-        found[name] = {"relearning": figures}
-    return found
+        return relearn.relearn(model, case.samples, forget, params, generator, target).steps
+
+    common: dict[str, Any] = {"target": target, "reaches": params.reaches, "most_steps": params.most_steps}
+    beside: dict[str, Any] = {}
+    if case.retrained is not None:
+        with suppress(ProbeError):  # none can be trained
+            beside = {"controlled": True, "control_steps": steps(case.retrained())}
+    return {
+        name: {"relearning": Relearning(steps=steps(model), **common, **(beside if name == "candidate" else {}))}
+        for name, model in case.models.items()
+    }
 
 
 def robust_accuracy(case: ProbeCase, params: RobustParams) -> ProbeFigures:

@@ -307,6 +307,25 @@ def test_what_cannot_be_measured_is_refused_with_words(planted: Trained) -> None
     assert "knows no example of canaries" in refused["errors"][0]["detail"]
 
 
+def test_canaries_that_a_request_names_are_no_coins_toss(planted: Trained) -> None:
+    """Who names them may have seen what the model says of them; their erasure is their own affair."""
+    set_policy(planted, canaries=20, when={"mode": "batch", "max_requests": 9, "max_age_seconds": 86400})
+    database = planted.account.database
+    with database.read() as session:
+        rows = session.execute(select(Sample.sample_id, Sample.position, Sample.holdout).order_by(Sample.position))
+        mine = [row for row in rows if row.position in of(planted, Sample.subject == canaries.SUBJECT)]
+    named = [row for row in mine if not row.holdout][:5] + [row for row in mine if row.holdout][:3]
+    planted.delete([row.sample_id for row in named])
+    with database.read() as session:
+        model = session.get_one(Model, planted.model)
+        version = versions.current(session, model)
+        assert version is not None
+        found = canaries.of_version(session, session.get_one(Dataset, planted.dataset), version)
+    groups = [*found.forgotten.tolist(), *found.known.tolist(), *found.held_out.tolist()]
+    assert len(groups) == len(mine) - len(named)
+    assert not set(groups) & {row.position for row in named}
+
+
 # -- shams -----------------------------------------------------------------------------------------
 
 
@@ -344,6 +363,18 @@ def _age(planted: Trained, days: int) -> None:
     with planted.account.database.write() as session:
         for job in session.scalars(select(Job)):
             job.created_at -= timedelta(days=days)
+
+
+@pytest.mark.parametrize("trained", ["sqlite"], indirect=True)
+@pytest.mark.parametrize("end", ["failed", "dead", "cancelled"])
+def test_a_sham_that_was_not_measured_is_tried_again(planted: Trained, end: str) -> None:
+    database = planted.account.database
+    assert shams.start_due(database) == 1
+    with database.write() as session:
+        session.execute(update(Job).where(Job.kind == "audit").values(state=end))
+    assert shams.start_due(database) == 0, "not at once"
+    _age(planted, 1)
+    assert shams.start_due(database) == 1
 
 
 @pytest.mark.parametrize("trained", ["sqlite"], indirect=True)

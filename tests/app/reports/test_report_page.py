@@ -232,7 +232,7 @@ def escalated() -> AuditReport:
         ProbeRun(name="completeness", params={"steps": 10}, seconds=0.25, models_trained=1),
         ProbeRun(name="two_versions", params={}, seconds=0.25),
     ]
-    again = Relearning(steps=17, target=0.0123, reaches="loss", most_steps=40)
+    again = Relearning(steps=17, target=0.0123, reaches="loss", most_steps=40, controlled=True, control_steps=23)
     candidate = base.candidate.model_copy(
         update={
             "relearning": again,
@@ -577,7 +577,14 @@ def test_what_the_gate_decided_and_what_it_cost_is_said() -> None:
     text = Page(render(escalated(), RETRAINED)).text
     expected = [
         *("2 of 3", "Deadline alert.", "Published", "the half that judges", "job_before", "over-forgotten"),
-        *("90.1 %: not kept", "17 loss 0.012", "more than 40", "43.2 %", "0.543", "1,234.5 s and 32 models trained"),
+        *(
+            "90.1 %: not kept",
+            "17 loss 0.012; an exact retrain: 23",
+            "more than 40",
+            "43.2 %",
+            "0.543",
+            "1,234.5 s and 32 models trained",
+        ),
         *("an exact retrain 0.735", "\N{MINUS SIGN}0.122", "something is left", "Both versions known"),
     ]
     assert [words for words in expected if words not in text] == []
