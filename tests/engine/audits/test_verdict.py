@@ -472,8 +472,8 @@ def test_what_was_judged_in_part_does_not_pass_for_all(models):
 def test_an_attack_that_takes_more_references_goes_without_them_where_retrains_give_the_null(models):
     few = references.ReferenceSignals(POOL.logits[:models], POOL.log_odds[:models], DESIGN[:models])
     forget, remain = FORGET, np.setdiff1d(np.arange(TRAIN), FORGET)
-    given = dict(labels=LABELS, forget=forget, remain=remain, holdout=HELD_OUT, references=few, params=LiraParams())
-    *_, none = measure.audit(RETRAINED, PARENT, **given)
+    given = (RETRAINED, PARENT, LABELS, forget, remain, HELD_OUT, few, LiraParams())
+    *_, none = measure.audit(*given)
     assert (none.verdict, none.null_source) == ("inconclusive", "none")
-    *_, own = measure.audit(RETRAINED, PARENT, **given, retrained_logits=retrains(forget, 5))
+    *_, own = measure.audit(*given, retrained_logits=retrains(forget, 5))
     assert (own.verdict, own.null_source) == ("pass", "retrained")
