@@ -205,6 +205,20 @@ MUTANTS = (
         ("tests/app/jobs/test_order.py::test_a_near_deadline_goes_before_every_hint_and_the_nearest_first",),
     ),
     Mutant(
+        "the rank of a job that may give way",
+        "app/jobs/claiming.py",
+        "    if imminent and claim.kind in DELETES:\n        return False\n",
+        "",
+        ("tests/app/jobs/test_order.py::test_no_two_jobs_put_each_other_back",),
+    ),
+    Mutant(
+        "the place of what gave way to a purge",
+        "app/jobs/claiming.py",
+        "            or_(Job.kind == JobKind.PURGE, ~before_urgent, deadline.is_not(None)),\n",
+        "",
+        ("tests/app/jobs/test_order.py::test_no_two_jobs_put_each_other_back",),
+    ),
+    Mutant(
         "the tenant's turn",
         "app/jobs/claiming.py",
         "            Tenant.served_at.asc().nulls_first(),\n",

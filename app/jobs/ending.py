@@ -16,7 +16,7 @@ from app.events.recording import record
 from app.evidence import negative
 from app.formats.manifest import ERASED_PREFIX
 from app.jobs import outbox, routing
-from app.jobs.claiming import ASIDE, URGENT, claimable, due_at
+from app.jobs.claiming import ASIDE, IS_URGENT, claimable, due_at, moments
 from app.jobs.parts import parts_of
 from app.jobs.queueing import emit
 from app.rules.sources import awaits_content
@@ -143,8 +143,8 @@ def step_aside(session: Session, job: Job) -> None:
     requeue(session, job, "another job went first", pause_seconds=ASIDE.total_seconds(), counted=False)
     session.flush()
     now = db.now(session)
-    urgent = claimable(now).with_only_columns(Job.id).where(due_at(now + URGENT).is_not(None))
-    for job_id in session.scalars(urgent.limit(2)):
+    urgent = claimable().with_only_columns(Job.id).where(due_at(IS_URGENT).is_not(None))
+    for job_id in session.scalars(urgent.limit(2), moments(now)):
         outbox.hint(session, job_id)
 
 
@@ -281,8 +281,8 @@ def sweep(database: Database, rehint_seconds: float) -> tuple[int, int]:
             requeue(session, job, "its worker's lease ran out")
         old = now - timedelta(seconds=rehint_seconds)
         served = routing.served(routing.live(session))  # hints that nobody reads would fill the broker
-        ready = claimable(now).with_only_columns(Job.id).where(Job.hinted_at < old, served)
-        stale = list(session.scalars(ready.limit(outbox.BATCH)))
+        ready = claimable().with_only_columns(Job.id).where(Job.hinted_at < old, served)
+        stale = list(session.scalars(ready.limit(outbox.BATCH), moments(now)))
         if stale:
             session.execute(update(Job).where(Job.id.in_(stale)).values(hinted_at=now))
             for job_id in stale:

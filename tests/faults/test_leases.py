@@ -24,7 +24,6 @@ from app.core.keys import FIRST_TENANT
 from app.core.tables import Dataset, Job, JobArtifact, Model, Outbox, Version, Worker
 from app.jobs import Claim, LeaseLostError
 from app.jobs.claiming import claim_once
-from app.jobs.routing import Takes
 from app.models import versions
 from app.releases import publishing
 from app.rules.states import JobKind, JobState
@@ -217,7 +216,7 @@ def test_what_holds_a_lane_on_postgres_is_its_index(guarded: bool, database: Dat
     second: list[Claim | None] = []
     thread = threading.Thread(target=lambda: second.append(jobs.claim(database, "second", 60.0)))
     with database.write() as session:
-        first = claim_once(session, "first", 60.0, None, Takes().fits())
+        first = claim_once(session, "first", 60.0)
         assert first is not None
         assert first.id == claimed
         with database.write() as other:

@@ -13,7 +13,7 @@ from app.core.db import Database
 from app.core.tables import AuditEvent, DeletionRequest, Job, Model, Need, OutcomeRow, Tenant, Worker
 from app.deletions import compliance
 from app.jobs import Claim, claim, enqueue, fenced, gives_way, outbox, problem, requeue, step_aside
-from app.jobs.claiming import claimable
+from app.jobs.claiming import claimable, moments
 from app.jobs.ending import REFUSED_SINCE
 from app.jobs.routing import Takes
 from app.rules.states import JobKind
@@ -239,7 +239,7 @@ def test_an_imminent_unlearning_passes_all_that_does_not_unlearn(trained: Traine
     made = trained.delete(trained.ids[:2])["id"]
     due_in(account.database, made, seconds=2 * 86400)
     with account.database.write() as session:
-        [first, *_] = session.scalars(claimable(db.now(session)))
+        [first, *_] = session.scalars(claimable(), moments(db.now(session)))
         assert first.id == before, "it may need what that makes"
     due_in(account.database, made, seconds=60)
     found = claim(account.database, "w", 60.0)
@@ -656,3 +656,85 @@ def test_what_stands_aside_keeps_its_place_in_the_lane(trained: Trained) -> None
     assert held is not None
     assert held.id == first
     assert put_back(database, held) is None
+
+
+# -- every pair ------------------------------------------------------------------------------------
+
+KINDS = ("training", "comparison", "unlearning", "purge")
+DATES: dict[str, dict[str, float]] = {"imminent": {"hours": 2}, "urgent": {"days": 3}, "far": {"days": 25}}
+
+
+class Pairs:
+    """A job of each kind and date, of which a test lets two be there."""
+
+    def __init__(self, trained: Trained) -> None:
+        self.trained, self.database = trained, trained.account.database
+        self.jobs: dict[tuple[str, str], str] = {}
+        self.requests: dict[str, str] = {}
+        cases = [(kind, date) for kind in KINDS[1:] for date in DATES]
+        for number, (kind, date) in enumerate(cases):
+            request = trained.delete(trained.ids[number : number + 1])["id"]
+            due_in(self.database, request, **DATES[date])
+            with self.database.write() as session:
+                unlearning = session.scalars(select(OutcomeRow.job_id).where(OutcomeRow.request_id == request)).one()
+                session.execute(update(Job).where(Job.id == unlearning).values(lane=f"model:{number}"))
+                fields: dict[str, Any] = {"tenant_id": keys.FIRST_TENANT, "dataset_id": trained.dataset}
+                if kind == "comparison":
+                    params = {"exclude_request": request}
+                    made = enqueue(session, **fields, kind=JobKind.TRAIN, lane=f"model:{number}", params=params).id
+                elif kind == "purge":
+                    made = enqueue(session, **fields, kind=JobKind.PURGE, lane=f"p:{number}", request_id=request).id
+                else:
+                    made = str(unlearning)
+            self.jobs[kind, date], self.requests[made] = made, request
+        with self.database.write() as session:
+            fields = {"tenant_id": keys.FIRST_TENANT, "dataset_id": trained.dataset}
+            self.jobs["training", "none"] = enqueue(session, **fields, kind=JobKind.TRAIN, lane="model:t").id
+            self.other = enqueue(session, **fields, kind=JobKind.TRAIN, lane="model:other").id
+
+    def only(self, held: str, waiting: str, *, beside: bool) -> Claim:
+        """As it is while a worker runs the first, the second waits, and perhaps another trains on the dataset."""
+        with self.database.write() as session:
+            session.execute(update(Job).values(state="succeeded", owner=None))
+            session.execute(update(OutcomeRow).values(state="published"))
+            for job in (held, waiting):
+                session.execute(update(OutcomeRow).where(OutcomeRow.job_id == job).values(state="batched"))
+                values = {"state": "queued", "available_at": db.now(session), "attempts": 0}
+                session.execute(update(Job).where(Job.id == job).values(**values))
+            lease = db.now(session) + timedelta(minutes=5)
+            running = {held: "w"} | ({self.other: "beside"} if beside else {})
+            for job, owner in running.items():
+                values = {"state": "running", "owner": owner, "lease_until": lease}
+                session.execute(update(Job).where(Job.id == job).values(**values))
+            row = session.get_one(Job, held)
+            same = {name: getattr(row, name) for name in Claim.__dataclass_fields__ if name not in ("kind", "owner")}
+            return Claim(**same, kind=JobKind(row.kind), owner="w")
+
+
+@pytest.mark.validation
+@pytest.mark.parametrize("beside", [False, True])
+def test_no_two_jobs_put_each_other_back(trained: Trained, beside: bool) -> None:
+    """Comparisons and purges of one day did, for ever: whoever ran gave way to the one that waited. And a job that made
+    room for a purge began again while the purge still waited for another."""
+    pairs = Pairs(trained)
+    gave: set[tuple[tuple[str, str], tuple[str, str]]] = set()
+    for one, held in pairs.jobs.items():
+        for two, waiting in pairs.jobs.items():
+            if held == waiting:
+                continue
+            claimed = pairs.only(held, waiting, beside=beside)
+            if not yields(pairs.database, claimed):
+                continue
+            gave.add((one, two))
+            with pairs.database.write() as session:
+                step_aside(session, fenced(session, claimed))
+                session.flush()
+                session.execute(update(Job).where(Job.id == held).values(available_at=db.now(session)))
+            found = claim(pairs.database, "w", 60.0)
+            assert found is None or found.id == waiting, f"{one} gave way to {two}, and began again"
+    assert len(gave) > 10
+    assert not {pair for pair in gave if pair[::-1] in gave}
+    first = ("unlearning", "imminent")
+    assert {two for one, two in gave if one == first} == set(), "what deletes at once gives way to nothing"
+    kept = {("purge", "imminent"), ("purge", "urgent"), ("unlearning", "imminent"), ("unlearning", "urgent")}
+    assert {two for one, two in gave if one == ("training", "none")} >= (kept if not beside else {first})
