@@ -111,7 +111,6 @@ def test_from_a_training_script_to_an_unlearned_folder_that_it_loads(reader: Rea
     model = f"{way.replace('_', '-')}-reader"
     stated = reader.service.versions.get(model, 1)["metrics"]["stated"]
     assert stated["difference"] < 0.005
-    assert stated["accuracy"] > 0.2, "it has learnt something"
     version = reader.service.versions.get(model, 2)
     assert version["origin"] == "unlearned"
     assert float(said[-1]) == pytest.approx(version["metrics"]["accuracy_test"], abs=1e-4)
