@@ -1,8 +1,7 @@
-"""Another tenant's object answers exactly as an absent one, in every operation that the OpenAPI document names."""
+"""Bodies, lists and keys of tenants; `test_foreign` has the paths."""
 
 from __future__ import annotations
 
-import re
 from datetime import timedelta
 from typing import Any
 
@@ -11,20 +10,9 @@ from sqlalchemy import update
 
 from app.core import db
 from app.core.tables import ApiKey
-from tests.helpers import SAFETENSORS, as_other, counts, is_problem, other_tenant
+from tests.helpers import as_other, counts, is_problem, other_tenant
 from tests.support import QUICK_MODEL, Account
 from tests.trained import Trained
-
-NOUNS = {"dataset": "dst", "model": "mdl", "request": "del", "job": "job"}
-BODIES: dict[str, dict[str, Any]] = {
-    "/v1/models/{model}/versions": {"digest": "sha256:" + "0" * 64, "trained_on": "train-split"},
-}
-TYPES = {
-    "/v1/datasets/{dataset}/content": "application/vnd.apache.parquet",
-    "/v1/datasets/{dataset}/shards/{number}": "application/vnd.apache.parquet",
-    "/v1/models/{model}/versions/{number}/checkpoint": SAFETENSORS,
-    "/v1/models/{model}/references": "application/x-npz",
-}
 
 
 @pytest.fixture(scope="module")
@@ -34,47 +22,6 @@ def everything(shared: Trained) -> tuple[Trained, dict[str, str], dict[str, str]
     ours = {"dataset": shared.dataset, "model": shared.model, "request": made["id"], "number": "1"}
     ours["job"] = made["outcomes"][0]["job"]
     return shared, ours, as_other(shared.account) | {"X-Request-Id": "the-same"}
-
-
-def operations(shared: Trained) -> list[tuple[str, str]]:
-    document = shared.account.get("/v1/openapi.json")
-    found = [
-        (method, path)
-        for path, item in document["paths"].items()
-        for method in item
-        if set(re.findall(r"{(\w+)}", path)) & NOUNS.keys()
-    ]
-    assert len(found) >= 15
-    return found
-
-
-def test_every_operation_on_anothers_object_answers_as_on_an_absent_one(
-    everything: tuple[Trained, dict[str, str], dict[str, str]],
-) -> None:
-    shared, ours, theirs = everything
-    absent = {name: f"{prefix}_{'0' * 26}" for name, prefix in NOUNS.items()} | {"number": "1"}
-    before = counts(shared.account.database)
-    for method, path in [*operations(shared), ("head", "/v1/models/{model}/versions/{number}/checkpoint")]:
-        if not set(re.findall(r"{(\w+)}", path)) <= ours.keys():
-            continue  # nouns that this module makes none of
-
-        def call(ids: dict[str, str], method: str = method, path: str = path) -> Any:
-            body: dict[str, Any] = {}
-            if method == "put" and path not in TYPES:
-                body = {"json": BODIES.get(path, {}), "headers": theirs}
-            elif method == "put":
-                body = {"content": b"PAR1", "headers": {**theirs, "Content-Type": TYPES[path]}}
-            elif method == "post":
-                body = {"json": BODIES.get(path, {}), "headers": theirs}
-            return shared.account.http.request(method, path.format(**ids), **({"headers": theirs} | body))
-
-        found, missing = call(ours), call(absent)
-        assert found.status_code in (404, 422), (method, path, found.text)
-        assert (found.status_code, found.content) == (missing.status_code, missing.content), (method, path)
-        assert dict(found.headers) == dict(missing.headers), (method, path)
-        if found.status_code == 422:  # the operation asks for more than an empty body
-            assert call(ours | {"number": "1"}).json()["type"].endswith("/schema"), (method, path)
-    assert counts(shared.account.database) == before
 
 
 def test_bodies_that_name_anothers_object_answer_as_for_an_absent_one(
