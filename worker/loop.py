@@ -109,9 +109,9 @@ def _stop(number: int, _frame: FrameType | None) -> None:
 
 
 def _wait(changes: Changes, poll_seconds: float) -> None:
-    """Wait for a change of the database, at most for a second: a queued job may also become due by time alone."""
+    """Wait for a change of the database, at most for two seconds: a queued job may become due by time alone."""
     waited = 0.0
-    while waited < 1.0:
+    while waited < 2.0:
         time.sleep(poll_seconds)
         waited += poll_seconds
         if changes.seen():

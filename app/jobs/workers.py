@@ -25,7 +25,7 @@ from app.rules.states import JobState
 
 log = logging.getLogger("lethe.presence")
 
-SECONDS = 5.0
+SECONDS = 10.0
 FORGET_AFTER = timedelta(days=1)
 SETTLED_SECONDS = 60.0  # a folder that was touched since may be of an attempt that begins at this moment
 

@@ -40,7 +40,9 @@ log = logging.getLogger("lethe.sweep")
 HOUSEKEEPING_SECONDS = 600.0
 DAY_SECONDS = 24 * 3600.0
 DELIVERY_SECONDS = 0.5
-QUIET_SECONDS = 2.0  # what is due by time alone waits this long where nothing else changes the database
+QUIET_SECONDS = 5.0  # what is due by time alone waits this long where nothing else changes the database
+LIVELY_SECONDS = 2.0  # after a change more may come
+QUIET_PAUSE = 0.5  # between two rounds where none comes
 STOP_SECONDS = 5.0
 BESIDE_SECONDS = 0.25  # between two looks at what is due in a thread beside the rounds
 REPLIES_KEPT = timedelta(days=30)  # a client that has no reply for this long does not send the same call again
@@ -145,7 +147,7 @@ def _rounds(
         for period, duty in duties:
             if timer.is_time(duty, period):
                 _try(duty)
-        stop.wait(pause)
+        stop.wait(pause if timer.is_lively() else max(pause, QUIET_PAUSE))
 
 
 def _beside(settings: Settings, timer: Timer, stop: threading.Event, made: Callable[[Database], Duties]) -> None:
@@ -194,6 +196,10 @@ class Timer:
         """Look for changes of the database."""
         if self._changes.seen():
             self._changed = time.monotonic()
+
+    def is_lively(self) -> bool:
+        """Whether the database has changed lately, or may have."""
+        return time.monotonic() - self._changed < LIVELY_SECONDS
 
     def is_time(self, duty: Callable[[], object], period: float) -> bool:
         """Whether `duty` is to be done now; then it counts as done."""
