@@ -15,6 +15,8 @@ import io
 import json
 import re
 import sys
+import urllib.error
+import urllib.request
 import zipfile
 import zlib
 from collections.abc import Callable, Sequence
@@ -42,6 +44,7 @@ PREDICATE_TYPES = (PREDICATE_TYPE, *EARLIER_TYPES)
 NEGATIVE_TYPES = ("urn:lethe:attestation/no-deletion/v2", "urn:lethe:attestation/no-deletion/v1")
 CASE_TYPES = ("urn:lethe:attestation/case/v2", "urn:lethe:attestation/case/v1")
 DECISION_TYPES = ("urn:lethe:attestation/decision/v2", "urn:lethe:attestation/decision/v1")
+ONLINE_SECONDS, ONLINE_BYTES = 20.0, 2**16
 MANIFEST, CERTIFICATE, TRUST = "manifest.json", "certificate.json", "trust.json"
 NEGATIVE = "negative-report.json"
 MAX_BYTES = 64 * 2**20
@@ -1081,6 +1084,9 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("--membership", type=Path, help='{"salt": hex, "ids": [...]}: ids to look for')
     parser.add_argument("--previous", type=Path, action="append", default=[], help="superseded ones, newest first")
     parser.add_argument("--witness", action="append", default=[], help="NAME+HASH+KEY that must have countersigned")
+    parser.add_argument(
+        "--online", metavar="URL", help="ask this service how the certificate stands now; no key is needed"
+    )
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
     return parser
 
@@ -1100,6 +1106,37 @@ def _evidence(options: argparse.Namespace) -> Evidence:
         previous=[read(path) for path in options.previous],
         witnesses=options.witness,
     )
+
+
+def certificate_of(data: bytes, *, case: bool) -> str:
+    """The digest of the certificate in a file that was verified; empty for a case without one."""
+    envelope = parse_json(read_case(data)[MANIFEST] if case else data)
+    payload = unbase64(envelope["payload"])
+    if not case:
+        return "sha256:" + hashlib.sha256(payload).hexdigest()
+    return str(parse_json(payload)["predicate"]["certificate"] or "")
+
+
+def asked(url: str, digest: str) -> str:
+    """How the service at `url` says that the certificate stands now."""
+    if not digest:
+        refuse("there is no certificate in it to ask for")
+    if not url.startswith(("https://", "http://")):
+        refuse("give the address of the service as https://…")
+    address = f"{url.rstrip('/')}/v1/certificates/{digest}/status"
+    try:
+        with urllib.request.urlopen(address, timeout=ONLINE_SECONDS) as reply:  # noqa: S310 (http, by the line above)
+            document = parse_json(reply.read(ONLINE_BYTES))
+    except urllib.error.HTTPError as error:
+        refuse("the service knows no such certificate" if error.code == 404 else f"the service answered {error.code}")
+    except OSError as error:
+        refuse(f"the service cannot be asked: {getattr(error, 'reason', error)}")
+    if document["digest"] != digest:
+        refuse("the service answered for another certificate")
+    if document["status"] == "revoked":
+        refuse(f"REVOKED on {document['since']}: do not rely on it")
+    later = f" by {document['superseded_by']}" if document["superseded_by"] else ""
+    return f"{document['status']}{later}, since {document['since']}"
 
 
 def show(report: Report) -> str:
@@ -1138,6 +1175,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         report = check(read(options.certificate), trusted, _evidence(options))
     except (ValueError, KeyError, TypeError, AttributeError, OSError, UnsupportedAlgorithm) as error:
         report = Report([Check("input", False, str(error) or type(error).__name__)], of="file")
+    if options.online and report.verified:
+        digest = certificate_of(read(options.certificate), case=case)
+        report.check("status now", partial(asked, options.online, digest))
     document = asdict(report) | {"verified": report.verified, "verified_at": datetime.now(UTC).isoformat()}
     sys.stdout.write((json.dumps(document, indent=2) if options.json else show(report)) + "\n")
     return 0 if report.verified else 1

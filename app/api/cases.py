@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Query, Request
@@ -48,6 +48,8 @@ from app.api.http.deps import (
     Read,
     Write,
     accepted,
+    caller,
+    credentials_of,
     needs,
     problems,
 )
@@ -56,6 +58,7 @@ from app.api.http.preferences import prefers
 from app.api.schemas import DeletionCreate, ReasonBody, in_place
 from app.cases import certificates, draft, file, notices, papers, people, recall
 from app.cases.notices import Text
+from app.core import keys
 from app.core.errors import AppError, NotFound, Unprocessable
 from app.core.ids import new_id
 from app.core.tables import CasePaper, Dataset, DeletionRequest, Notice
@@ -65,6 +68,7 @@ from app.deletions.orders import Accepted, Impact, Order
 from app.rules.compliance import Language
 
 router = APIRouter(tags=["cases"])
+by_holders = APIRouter(tags=["cases"])  # asked without a key, too
 AT = "/deletion-requests/{request}"
 READ, REQUEST, AUDIT = needs("read"), needs("request"), needs("audit")
 NoticeId = Annotated[str, Path(pattern=id_pattern("ntc"))]
@@ -404,10 +408,17 @@ def issue_recall(
 # -- certificates and figures ----------------------------------------------------------------------
 
 
-@router.get("/certificates/{digest}/status", dependencies=[AUDIT], responses=problems(403, 404))
-def read_status(digest: Digest, who: CallerDep, session: Read) -> StatusOut:
-    """Whether the certificate is valid, superseded, contested or revoked."""
-    return _status(certificates.standing(session, certificates.get(session, who.tenant_id, digest)))
+@by_holders.get("/certificates/{digest}/status", responses=problems(401, 403, 404))
+def read_status(digest: Digest, held: PartsDep, request: Request) -> StatusOut:
+    """Whether the certificate is valid, superseded, contested or revoked. Its holder needs no key; which requests
+    contest it is for a key of scope `audit`."""
+    sent = request.headers.get("authorization")
+    who = None if sent is None else caller(held, credentials_of(sent))
+    with held.database.read() as session:
+        if who is None:
+            return _status(replace(certificates.standing(session, certificates.held(session, digest)), contested_by=[]))
+        keys.require(who, "audit")
+        return _status(certificates.standing(session, certificates.get(session, who.tenant_id, digest)))
 
 
 @router.post(

@@ -40,6 +40,18 @@ def get(session: Session, tenant_id: str, digest: str, *, lock: bool = False) ->
     return row
 
 
+def held(session: Session, digest: str) -> CertificateRow:
+    """The certificate that somebody holds: its digest is asked for by nobody else.
+
+    Raises:
+        NotFound: there is none.
+    """
+    row = session.get(CertificateRow, digest)
+    if row is None:
+        raise NotFound("There is no such certificate.")
+    return row
+
+
 def standing(session: Session, row: CertificateRow) -> Standing:
     """Revoked comes first, then superseded, then contested: while the complaint about it is open."""
     later = session.scalars(select(CertificateRow).where(CertificateRow.supersedes == row.digest)).first()

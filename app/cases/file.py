@@ -94,11 +94,12 @@ witnessed.txt         the newest head that witnesses have countersigned
 trust.json            the public keys
 
 A certificate can be revoked, contested or superseded later. manifest.json says how it stood when this file was made.
-Ask the service how it stands now, with a key of scope "audit", at
+Ask the service how it stands now; no key is needed:
 
-    /v1/certificates/DIGEST/status
+    lethe verify FILE --online https://ADDRESS
 
-where DIGEST is the certificate's in manifest.json. A revocation is in the log, too.
+asks ADDRESS/v1/certificates/DIGEST/status, where DIGEST is the certificate's in manifest.json. A revocation is in the
+log, too.
 """
 
 

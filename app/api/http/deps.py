@@ -105,6 +105,12 @@ ToRead = Annotated[HTTPAuthorizationCredentials | None, said("read")]
 ToRequest = Annotated[HTTPAuthorizationCredentials | None, said("request")]
 
 
+def credentials_of(header: str) -> HTTPAuthorizationCredentials | None:
+    """What an Authorization header holds, of an operation that may do without one."""
+    scheme, _, token = header.partition(" ")
+    return HTTPAuthorizationCredentials(scheme=scheme, credentials=token) if scheme.lower() == "bearer" else None
+
+
 def token_of(credentials: HTTPAuthorizationCredentials | None) -> str:
     """What was sent as a key; Unauthorized where nothing was."""
     if credentials is None:

@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import threading
 import warnings
 from datetime import UTC, datetime, timedelta
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
+from fastapi.testclient import TestClient
 
 from app.cases import file
 from app.core import db
@@ -167,6 +170,59 @@ def test_a_certificate_has_a_status(trained: Trained) -> None:
     sweep(account)
     entries = account.get("/v1/log/entries", limit=1000)["entries"]
     assert [each["data"]["certificate"] for each in entries if each["kind"] == "certificate.revoked"] == [row["digest"]]
+
+
+def test_who_holds_a_certificate_asks_without_a_key_how_it_stands(
+    trained: Trained, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    account = trained.account
+    made = trained.forget(trained.ids[:2])
+    case = case_of(account, made["id"])
+    digest, stranger = newest(account, made["id"]), TestClient(account.http.app)
+    path = f"/v1/certificates/{digest}/status"
+    for name, content in {"case.zip": case, "certificate.json": parts(case)["certificate.json"]}.items():
+        (tmp_path / name).write_bytes(content)
+    (tmp_path / "trust.json").write_bytes(account.http.get("/v1/log/keys").content)
+
+    class Service(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            found = stranger.get(self.path)
+            self.send_response(found.status_code)
+            self.end_headers()
+            self.wfile.write(found.content)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    def told(name: str, url: str) -> tuple[int, str]:
+        trust = ["--trust", str(tmp_path / "trust.json")]
+        return verify.main([str(tmp_path / name), *trust, "--online", url]), capsys.readouterr().out
+
+    server = HTTPServer(("127.0.0.1", 0), Service)
+    threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+    url = f"http://127.0.0.1:{server.server_port}/"
+    try:
+        for name in ("case.zip", "certificate.json"):
+            code, words = told(name, url)
+            assert (code, "status now: valid, since" in words) == (0, True)
+        again = account.post(REQUESTS, {"dataset": trained.dataset, "complaint_about": made["id"]})
+        found = stranger.get(path).json()
+        assert (found["status"], found["contested_by"]) == ("contested", []), "who complained is nobody's business"
+        assert account.get(path)["contested_by"] == [again["id"]]
+        account.post(f"/v1/certificates/{digest}:revoke", {"reason": "wrong person"})
+        code, words = told("certificate.json", url)
+        assert (code, "REVOKED" in words) == (1, True)
+    finally:
+        server.shutdown()
+        server.server_close()
+    assert told("certificate.json", url)[0] == 1, "who asks wants an answer"
+    assert told("certificate.json", "file:///etc/")[0] == 1
+    nothing = stranger.get(f"/v1/certificates/sha256:{'0' * 64}/status")
+    is_problem(nothing, 404, "not-found")
+    foreign = account.http.get(path, headers=as_other(account))
+    is_problem(foreign, 404, "not-found")
+    is_problem(stranger.get(path, headers={"Authorization": "Bearer lethe_x_y"}), 401, "unauthorized")
+    is_problem(stranger.get(path, headers={"Authorization": "Basic eDp5"}), 401, "unauthorized")
 
 
 def newest(account: Account, request: str) -> str:
