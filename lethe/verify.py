@@ -1109,9 +1109,11 @@ def _evidence(options: argparse.Namespace) -> Evidence:
 
 
 def certificate_of(data: bytes, *, case: bool) -> str:
-    """The digest of the certificate in a file that was verified; empty for a case without one."""
+    """The digest of the certificate in a file that was verified; empty for a negative report, or a case without one."""
     envelope = parse_json(read_case(data)[MANIFEST] if case else data)
     payload = unbase64(envelope["payload"])
+    if not case and parse_json(payload)["predicateType"] in NEGATIVE_TYPES:
+        return ""
     if not case:
         return "sha256:" + hashlib.sha256(payload).hexdigest()
     return str(parse_json(payload)["predicate"]["certificate"] or "")
@@ -1119,8 +1121,6 @@ def certificate_of(data: bytes, *, case: bool) -> str:
 
 def asked(url: str, digest: str) -> str:
     """How the service at `url` says that the certificate stands now."""
-    if not digest:
-        refuse("there is no certificate in it to ask for")
     if not url.startswith(("https://", "http://")):
         refuse("give the address of the service as https://…")
     address = f"{url.rstrip('/')}/v1/certificates/{digest}/status"
@@ -1177,7 +1177,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         report = Report([Check("input", False, str(error) or type(error).__name__)], of="file")
     if options.online and report.verified:
         digest = certificate_of(read(options.certificate), case=case)
-        report.check("status now", partial(asked, options.online, digest))
+        if digest:
+            report.check("status now", partial(asked, options.online, digest))
+        else:
+            report.unknown("status now", "a file with a certificate: of others there is no status")
     document = asdict(report) | {"verified": report.verified, "verified_at": datetime.now(UTC).isoformat()}
     sys.stdout.write((json.dumps(document, indent=2) if options.json else show(report)) + "\n")
     return 0 if report.verified else 1

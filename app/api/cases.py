@@ -41,6 +41,7 @@ from app.api.case_schemas import (
 from app.api.deletions import RequestId, order_of
 from app.api.http.conditional import IfMatchDep
 from app.api.http.deps import (
+    COUNTED_STRANGER,
     CallerDep,
     IdempotencyKey,
     IdempotentDep,
@@ -408,15 +409,16 @@ def issue_recall(
 # -- certificates and figures ----------------------------------------------------------------------
 
 
-@by_holders.get("/certificates/{digest}/status", responses=problems(401, 403, 404))
+@by_holders.get("/certificates/{digest}/status", dependencies=[COUNTED_STRANGER], responses=problems(401, 403, 404))
 def read_status(digest: Digest, held: PartsDep, request: Request) -> StatusOut:
     """Whether the certificate is valid, superseded, contested or revoked. Its holder needs no key; which requests
-    contest it is for a key of scope `audit`."""
+    contest it, and what superseded it, is for a key of scope `audit`."""
     sent = request.headers.get("authorization")
     who = None if sent is None else caller(held, credentials_of(sent))
     with held.database.read() as session:
         if who is None:
-            return _status(replace(certificates.standing(session, certificates.held(session, digest)), contested_by=[]))
+            found = certificates.standing(session, certificates.held(session, digest))
+            return _status(replace(found, superseded_by=None, contested_by=[]))
         keys.require(who, "audit")
         return _status(certificates.standing(session, certificates.get(session, who.tenant_id, digest)))
 

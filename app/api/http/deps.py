@@ -26,7 +26,7 @@ from app.api.http.known_keys import KnownKeys
 from app.api.http.paging import Pager
 from app.api.http.patterns import IDEMPOTENCY_KEY
 from app.api.http.replies import Reply, fingerprints, replayed, require_same_body
-from app.api.http.rooms import MOST_OF_STRANGERS, Rates, Room
+from app.api.http.rooms import MOST_OF_STRANGERS, AddressRates, Rates, Room
 from app.api.http.status_polls import Poll, Polls
 from app.blobs.open import open_blobs
 from app.core import db, keys, logs
@@ -68,6 +68,7 @@ class Parts:
         self.writers = asyncio.Semaphore(WRITERS)
         self.known = KnownKeys(self.database)
         self.rates = Rates(settings.key_calls_per_second, settings.tenant_calls_per_second)
+        self.addresses = AddressRates(rate=1, most=30)
         self.bodies = Room("bytes of bodies", settings.max_held_bytes, least=settings.max_json_bytes)
         self.strangers = Room("bytes of forms without a session", settings.max_held_bytes // 8, least=MOST_OF_STRANGERS)
         self.transfers = Room("uploads and downloads", settings.max_transfers)
@@ -116,6 +117,15 @@ def token_of(credentials: HTTPAuthorizationCredentials | None) -> str:
     if credentials is None:
         raise Unauthorized("Send an API key: `Authorization: Bearer lethe_…`.")
     return credentials.credentials
+
+
+async def counted_stranger(request: Request, held: PartsDep) -> None:
+    """Count a call without a key by the address that it comes from."""
+    if "authorization" not in request.headers:
+        held.addresses.take(request.client.host if request.client else "")
+
+
+COUNTED_STRANGER = Depends(counted_stranger)
 
 
 def caller(held: PartsDep, credentials: Credentials) -> Caller:

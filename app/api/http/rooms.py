@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import math
 import time
 from collections import Counter
@@ -12,6 +13,7 @@ from app.core.errors import TooManyRequests, Unavailable
 from app.core.keys import Caller
 
 MOST_OF_STRANGERS = 2**18  # bytes of one body that comes without a key or a session
+ADDRESSES = 10_000  # that are counted at a time
 
 
 class Room:
@@ -100,3 +102,34 @@ class Rates:
                 said = f"This {name} may make {rate:g} calls a second. Call again after the time in Retry-After."
                 raise TooManyRequests(said, headers=wait)
             self._left[owner] = (left - 1, now)
+
+
+class AddressRates:
+    """Calls without a key, of each address: `most` at once, and then `rate` a second."""
+
+    def __init__(self, rate: float, most: int) -> None:
+        self._rate, self._most = rate, most
+        self._left: dict[str, tuple[float, float]] = {}  # calls left, and when that was so; longest unseen first
+
+    def take(self, address: str) -> None:
+        """Count a call. Raises TooManyRequests, which says when to call again."""
+        now, owner = time.monotonic(), _network(address)
+        left, then = self._left.pop(owner, (float(self._most), now))
+        left = min(self._most, left + (now - then) * self._rate)
+        self._left[owner] = (left - 1 if left >= 1 else left, now)
+        while len(self._left) > ADDRESSES:
+            self._left.pop(next(iter(self._left)))
+        if left < 1:
+            wait = {"Retry-After": str(math.ceil((1 - left) / self._rate))}
+            raise TooManyRequests("Too many calls without a key came from this address.", headers=wait)
+
+
+def _network(address: str) -> str:
+    """What one caller has: one IPv4 address, or 2**64 addresses of IPv6."""
+    try:
+        found = ipaddress.ip_address(address)
+    except ValueError:
+        return address
+    if found.version == 6 and (inner := found.ipv4_mapped) is not None:
+        return str(inner)
+    return str(ipaddress.ip_network((found, 64), strict=False)) if found.version == 6 else str(found)

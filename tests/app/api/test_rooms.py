@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from app.api.http import rooms
-from app.api.http.rooms import Rates, Room
+from app.api.http.rooms import AddressRates, Rates, Room
 from app.core.errors import AppError, TooManyRequests, Unavailable
 from app.core.keys import Caller
 
@@ -86,3 +86,22 @@ def test_a_call_too_many_is_refused_until_its_time_has_come(monkeypatch: pytest.
 
 def test_without_a_rate_nothing_is_counted() -> None:
     assert not Rates(0, 0)
+
+
+def test_calls_without_a_key_are_counted_by_address(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [100.0]
+    monkeypatch.setattr(rooms.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(rooms, "ADDRESSES", 3)
+    rates = AddressRates(rate=0.5, most=2)
+    for address in ("192.0.2.1", "2001:db8::1", "2001:db8::ffff:2", "::ffff:192.0.2.1"):
+        rates.take(address)
+    for address in ("192.0.2.1", "2001:db8::3"):
+        with pytest.raises(TooManyRequests) as refused:
+            rates.take(address)
+        assert refused.value.headers == {"Retry-After": "2"}
+    rates.take("2001:db8:0:1::1")
+    now[0] += 2
+    rates.take("192.0.2.1")
+    for name in ("a", "", "b", "c"):
+        rates.take(name)
+    assert len(rates._left) == 3

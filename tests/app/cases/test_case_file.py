@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from fastapi.testclient import TestClient
 
+from app.api.http.rooms import AddressRates
 from app.cases import file
 from app.core import db
 from app.core.tables import DeletionRequest, Receipt
@@ -172,6 +173,21 @@ def test_a_certificate_has_a_status(trained: Trained) -> None:
     assert [each["data"]["certificate"] for each in entries if each["kind"] == "certificate.revoked"] == [row["digest"]]
 
 
+@pytest.mark.validation
+def test_online_a_refused_request_has_no_status(
+    trained: Trained, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As seen: a file that is whole was NOT VERIFIED, because it has no certificate."""
+    account = trained.account
+    made = trained.delete(trained.ids[:2])
+    account.post(f"{REQUESTS}/{made['id']}:refuse", {"reason": "a lawsuit", "ground": "17(3)(e)"})
+    (tmp_path / "case.zip").write_bytes(case_of(account, made["id"]))
+    (tmp_path / "trust.json").write_bytes(account.http.get("/v1/log/keys").content)
+    options = ["--trust", str(tmp_path / "trust.json"), "--online", "https://lethe.invalid"]
+    assert verify.main([str(tmp_path / "case.zip"), *options]) == 0
+    assert "not checked  status now" in capsys.readouterr().out
+
+
 def test_who_holds_a_certificate_asks_without_a_key_how_it_stands(
     trained: Trained, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -215,6 +231,14 @@ def test_who_holds_a_certificate_asks_without_a_key_how_it_stands(
     finally:
         server.shutdown()
         server.server_close()
+    for reply in [stranger.get(path) for _ in range(40)]:
+        if reply.status_code != 200:
+            is_problem(reply, 429, "too-many-requests")
+            break
+    else:
+        raise AssertionError("an address asks as often as it likes")
+    assert account.get(path)["status"] == "revoked", "a key is not an address"
+    stranger.app.state.parts.addresses = AddressRates(rate=1000, most=1000)
     assert told("certificate.json", url)[0] == 1, "who asks wants an answer"
     assert told("certificate.json", "file:///etc/")[0] == 1
     nothing = stranger.get(f"/v1/certificates/sha256:{'0' * 64}/status")
