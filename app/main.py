@@ -111,6 +111,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
 
     app.get("/", include_in_schema=False)(_first)
     app.get("/docs", include_in_schema=False, response_class=HTMLResponse)(_docs)
+    app.get("/docs/all", include_in_schema=False, response_class=HTMLResponse)(_whole_docs)
+    app.get("/docs/parts/{name}", include_in_schema=False, response_class=HTMLResponse)(_docs_part)
     return app
 
 
@@ -172,12 +174,25 @@ def _first(request: Request) -> Response:
 
 
 def _docs(request: Request, response: Response) -> str:
+    return _page(request, response, brief=True)
+
+
+def _page(request: Request, response: Response, *, brief: bool) -> str:
     """With what calls need beside the cookie, where the browser is in a session of the console."""
     settings: Settings = request.app.state.parts.settings
     token = session_cookie.of(settings, request.scope)
     csrf = users.csrf_token(settings, token) if token else ""
     root = request.scope.get("root_path", "")
     response.headers["Cache-Control"] = "no-store" if csrf else "no-cache"
-    return docs_page.render(
-        request.app.openapi(), f"{root}/v1/openapi.json", f"{root}/console/assets/{asset('docs').name}", csrf
-    )
+    script = f"{root}/console/assets/{asset('docs').name}"
+    return docs_page.render(request.app.openapi(), f"{root}/v1/openapi.json", script, csrf, brief=brief)
+
+
+def _whole_docs(request: Request, response: Response) -> str:
+    return _page(request, response, brief=False)
+
+
+def _docs_part(request: Request, name: str) -> str:
+    if (found := docs_page.part(request.app.openapi(), name)) is None:
+        raise HTTPException(404)
+    return found

@@ -17,25 +17,25 @@ PLAIN = "Successful Response"  # where the document has no word of its own
 LEAST, MOST = ("minLength", "minItems"), ("maxLength", "maxItems")
 
 
-def render(document: dict[str, Any], openapi_url: str, script: str = "", csrf: str = "") -> str:
+def render(document: dict[str, Any], openapi_url: str, script: str = "", csrf: str = "", *, brief: bool = False) -> str:
     """The page, whole without a script. script: the address of one of our own, which searches and calls. csrf: what it
-    sends with the cookie of a session."""
+    sends with the cookie of a session. brief: headings alone, a fifth of it; the script fetches each `part` that is
+    looked at."""
     schemas = document["components"]["schemas"]
     nouns: dict[str, list[dict[str, Any]]] = {}
     for path, item in document["paths"].items():
         for method, operation in item.items():
             noun = (operation.get("tags") or ["service"])[0]
-            nouns.setdefault(noun, []).append(_call(method, path, operation, schemas))
-    shown = [
-        {"name": name, "type": typed(schema), **_body(schema, schemas)} for name, schema in sorted(schemas.items())
-    ]
+            made = _heading(method, path, operation) if brief else _call(method, path, operation, schemas)
+            nouns.setdefault(noun, []).append(made)
     return pages.get_template("api.html.j2").render(
         document=document,
         nouns=nouns,
-        schemas=shown,
+        schemas=[{"name": name} if brief else _schema(name, schemas) for name in sorted(schemas)],
         openapi_url=openapi_url,
         script=script,
         csrf=csrf,
+        brief=brief,
         texts={tag["name"]: tag["description"] for tag in document.get("tags", ())},
         hooks=[
             _call(method, f"webhook: {name}", {"operationId": f"webhook-{name}", **operation}, schemas)
@@ -43,6 +43,32 @@ def render(document: dict[str, Any], openapi_url: str, script: str = "", csrf: s
             for method, operation in item.items()
         ],
     )
+
+
+def part(document: dict[str, Any], name: str) -> str | None:
+    """The section of a call, by its operation's id, or of a schema, by `schema-` and its name; None: there is none."""
+    schemas = document["components"]["schemas"]
+    parts: Any = pages.get_template("api_parts.html.j2").module
+    if (schema := name.removeprefix("schema-")) != name:
+        return str(parts.of_schema(_schema(schema, schemas))) if schema in schemas else None
+    for path, item in document["paths"].items():
+        for method, operation in item.items():
+            if operation["operationId"] == name:
+                return str(parts.of_call(_call(method, path, operation, schemas), "of the page"))
+    return None
+
+
+def _schema(name: str, schemas: dict[str, Any]) -> dict[str, Any]:
+    return {"name": name, "type": typed(schemas[name]), **_body(schemas[name], schemas)}
+
+
+def _heading(method: str, path: str, operation: dict[str, Any]) -> dict[str, Any]:
+    """What is said of a call before it is opened, and what a try of it asks for."""
+    media = next(iter(_contents(operation.get("requestBody", {}))), "")
+    queries = [each["name"] for each in operation.get("parameters", ()) if each["in"] == "query"]
+    text = (operation.get("description") or operation.get("summary", "")).split("\n\n")[0]
+    names = {"id": operation["operationId"], "method": method.upper(), "path": path}
+    return names | {"media": media, "query": " ".join(queries), "text": text.partition(". ")[0].rstrip(".") + "."}
 
 
 def _call(method: str, path: str, operation: dict[str, Any], schemas: dict[str, Any]) -> dict[str, Any]:

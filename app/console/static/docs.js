@@ -9,8 +9,35 @@
   box.innerHTML = '<label for="search">Search</label> <input id="search" type="search" autocomplete="off"> <small role="status"></small>';
   document.querySelector("header").append(box);
   const said = box.querySelector("small"), sections = $$("main section"), items = $$("nav li");
+  // What is looked at is fetched then; where the page is whole, everything is there.
+  const open = async (section) => {
+    if (!section?.matches("section[data-part]")) return;
+    section.removeAttribute("data-part");
+    const answer = await fetch(root + "/docs/parts/" + encodeURIComponent(section.id));
+    if (!answer.ok) { section.setAttribute("data-part", ""); return; }
+    const made = document.createElement("template");
+    made.innerHTML = await answer.text();
+    section.replaceChildren(...made.content.querySelector("section").childNodes);
+    if (section.dataset.method) offer(section);
+  };
+  const target = () => document.getElementById(decodeURIComponent(location.hash.slice(1)));
+  addEventListener("hashchange", () => open(target()).then(() => target()?.scrollIntoView()));
+  document.querySelector("main").addEventListener("click", (event) => {
+    if (event.target.closest("h3 a")) open(event.target.closest("section"));
+  });
+
   const words = new Map(sections.map((section) => [section.id, section.textContent.toLowerCase()]));
-  box.querySelector("input").addEventListener("input", (event) => {
+  let known = !document.querySelector("section[data-part]");
+  const learn = async () => {  // the names and texts that are not on the page yet
+    if (known) return;
+    known = true;
+    const address = document.querySelector('header a[href$="/v1/openapi.json"]').href, found = await (await fetch(address)).json();
+    const add = (id, what) => words.set(id, (words.get(id) || "") + " " + JSON.stringify(what).toLowerCase());
+    for (const item of Object.values(found.paths)) for (const call of Object.values(item)) add(call.operationId, call);
+    for (const [name, schema] of Object.entries(found.components.schemas)) add("schema-" + name, schema);
+  };
+  box.querySelector("input").addEventListener("input", async (event) => {
+    await learn();
     const wanted = event.target.value.toLowerCase().split(/\s+/).filter(Boolean);
     const fits = (id) => wanted.every((word) => (words.get(id) || "").includes(word));
     let left = 0;
@@ -26,11 +53,11 @@
     line.append(input);
     return line;
   };
-  for (const section of $$("section[data-method]")) {
+  const offer = (section) => {
     const { method, path, media } = section.dataset;
-    const open = Object.assign(document.createElement("button"), { type: "button", textContent: "Try it" });
-    open.addEventListener("click", () => {
-      open.hidden = true;
+    const tries = Object.assign(document.createElement("button"), { type: "button", textContent: "Try it" });
+    tries.addEventListener("click", () => {
+      tries.hidden = true;
       const form = document.createElement("form"), names = [...path.matchAll(/{(\w+)}/g)].map((found) => found[1]);
       for (const name of names) form.append(field("path:" + name, name));
       for (const name of (section.dataset.query || "").split(" ").filter(Boolean)) form.append(field("query:" + name, name));
@@ -40,7 +67,7 @@
         area.value = section.querySelector("pre[data-example]")?.textContent || "{}";
         form.append(area);
       }
-      const send = Object.assign(document.createElement("button"), { textContent: method + " it" }), reply = document.createElement("pre");
+      const send = Object.assign(document.createElement("button"), { textContent: method + " it" }), reply = Object.assign(document.createElement("pre"), { tabIndex: 0 });
       form.append(send);
       section.append(form, reply);
       form.addEventListener("submit", async (event) => {
@@ -64,6 +91,8 @@
         } catch (error) { reply.textContent = String(error); }
       });
     });
-    section.append(open);
-  }
+    section.append(tries);
+  };
+  for (const section of $$("section[data-method]:not([data-part])")) offer(section);
+  open(target()).then(() => target()?.scrollIntoView());
 })();

@@ -296,6 +296,28 @@ def test_an_engineers_way(walk: Walk, tmp_path: Path) -> None:
     walk.look()
 
 
+@pytest.mark.parametrize("walk", WALKS[:1], indirect=True)
+def test_the_page_of_the_api_opens_what_is_looked_at(walk: Walk) -> None:
+    page = walk.page
+    sign_in(walk, walk.trained.account, "owner")
+    page.goto(f"{walk.address}/docs#deletion_requests_create")
+    call = page.locator("#deletion_requests_create")
+    call.get_by_text("Parameters").wait_for()
+    call.get_by_role("link", name="DeletionCreate").first.click()
+    page.locator("#schema-DeletionCreate table").wait_for()
+    page.get_by_label("Search").fill("sample_ids subjects")
+    page.locator("header small", has_text=" of ").wait_for()
+    assert page.locator("#schema-DeletionCreate").is_visible()
+    assert not page.locator("#catalog_read").is_visible()
+    page.get_by_label("Search").fill("/v1/jobs")
+    jobs = page.locator('section[data-method="GET"][data-path="/v1/jobs"]')
+    jobs.locator("h3 a").click()
+    jobs.get_by_role("button", name="Try it").click()
+    jobs.get_by_role("button", name="GET it").click()
+    jobs.get_by_text('"items"').wait_for()
+    walk.look()
+
+
 @pytest.mark.parametrize("walk", WALKS[:2], indirect=True)
 def test_axe_finds_nothing_on_the_pages_beside_these_ways(walk: Walk) -> None:
     page, shared = walk.page, walk.trained
