@@ -192,10 +192,11 @@ def references(
     row = models.get(session, who.tenant_id, model)
     params: dict[str, Any] = {"count": body.count, "design": body.design}
     if body.versions is not None:
-        for version in body.versions:
-            found = versions.by_id(session, who.tenant_id, version)
-            versions.require_present(found)
-            pools.require_reference(session, row, found)
+        given = [versions.by_id(session, who.tenant_id, version) for version in body.versions]
+        for version in given:
+            versions.require_present(version)
+            pools.require_reference(session, row, version)
+        pools.require_left_out(session, row, given)
         params = {"versions": body.versions}
     job = models.start(session, row, JobKind.REFERENCES, seed=body.seed, params=params)
     return started(job, session, once)

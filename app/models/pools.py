@@ -13,6 +13,7 @@ from datetime import timedelta
 from functools import partial
 from itertools import groupby
 
+import numpy as np
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
@@ -24,6 +25,7 @@ from app.core.positions import mask_of
 from app.core.tables import Dataset, DeletionRequest, Job, Model, Receipt, ReferenceRow, Version
 from app.datasets import records as datasets
 from app.models import records as models
+from app.models import versions
 from app.rules.states import JobKind
 
 HALVES, FOLDS, GIVEN, GIVEN_OTHER = "halves", "folds", "given", "given-other"
@@ -116,6 +118,25 @@ def require_reference(session: Session, model: Model, version: Version) -> None:
     if not 0 < seen < dataset.sample_count:
         raise Unprocessable(
             "A reference must have been trained on some of the samples and not on others.", kind="references-refused"
+        )
+
+
+def require_left_out(session: Session, model: Model, given: Sequence[Version]) -> None:
+    """Refuse references each of which saw all that the model's current version was trained on.
+
+    Raises:
+        Unprocessable: no sample that may be asked for has a reference that left it out.
+    """
+    current = versions.current(session, model)
+    if current is None:
+        return
+    size = session.get_one(Dataset, model.dataset_id).sample_count
+    seen = np.logical_and.reduce([mask_of(version.trained_on, size) for version in given])
+    if seen[mask_of(current.trained_on, size)].all():
+        raise Unprocessable(
+            "Each of these saw every sample that the current version was trained on: none says what a model says that "
+            "left a sample out. Train references on halves, or send versions that were trained without some samples.",
+            kind="references-refused",
         )
 
 

@@ -13,6 +13,7 @@ from app.models import pools
 from app.models import records as models
 from engine import references
 from tests.helpers import is_problem
+from tests.support import QUICK_POLICY
 from tests.trained import Trained
 from tests.worker.test_audits import audit
 
@@ -187,14 +188,21 @@ def test_checkpoints_are_references_and_another_recipe_is_said_so(trained: Train
         account.http.post(f"{trained.where}:references", json={"versions": [own, taken[0]]}), 422, "references-refused"
     )
     is_problem(account.http.post(f"{trained.where}:references", json={"versions": [taken[0]] * 2}), 422, "schema")
+    seen = account.http.post(f"{trained.where}:references", json={"versions": taken})
+    refused = is_problem(seen, 422, "references-refused")
+    assert refused["detail"].startswith("Each of these saw every sample")
+    account.http.put(f"{trained.where}/policy", json=QUICK_POLICY | {"when": {"mode": "batch", "max_requests": 9}})
+    made = trained.delete(trained.ids[:100])["id"]
+    account.post(f"{trained.where}:train", {"exclude_request": made, "compare_only": True})
+    account.work()
+    [without] = account.get(f"{trained.where}/versions", origin="comparison")["items"]
+    taken[1] = without["id"]
     job = account.post(f"{trained.where}:references", {"versions": taken}, 202)["id"]
     account.work()
     assert account.get(f"/v1/jobs/{job}")["result"]["references"] == 2
     report = audit(trained, sample_ids=trained.ids[:100])
     assert report["references"]["design"] == "given-other"
-    # Both saw the whole train split: no forgotten sample has one that left it out.
-    assert report["judgement"]["verdict"] == "inconclusive"
-    assert report["judgement"]["reason"] == "no reference signals of the forget set"
+    assert report["candidate"]["ft_auc"]["positives"] == 100, "the comparison left them out"
 
 
 @SQLITE
