@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from datetime import datetime
 
 from sqlalchemy import delete, func, select
@@ -13,7 +14,7 @@ from app.blobs.folder import is_away
 from app.blobs.open import Blobs
 from app.core import db
 from app.core.db import Database
-from app.core.errors import Conflict, Unprocessable
+from app.core.errors import AppError, Conflict, Unprocessable
 from app.core.tables import (
     DeletionRequest,
     JobArtifact,
@@ -25,7 +26,10 @@ from app.deletions import erasure, views
 from app.deletions.erasure import _tick
 from app.deletions.views import REMAINS
 from app.jobs import outbox
+from app.models import pools
 from app.rules.states import VersionState
+
+log = logging.getLogger("lethe.sweeper")
 
 
 def purge_due_versions(database: Database, blobs: Blobs) -> int:
@@ -94,25 +98,38 @@ def _earliest(session: Session, version: Version) -> datetime | None:
 
 
 def retire_due_pools(database: Database) -> int:
-    """Retire reference pools whose date has come; how many signals. A new pool was queued before (`app.models.pools`).
+    """Retire reference pools whose date has come; how many signals. A new pool was queued before, or is now
+    (`app.models.pools`).
 
     A pool goes on the earliest date that any request has for it.
     """
     with database.write() as session:
         now = db.now(session)
+        _queue_successors(session, now)
         pending = select(Receipt).where(Receipt.subject == "reference-pool", Receipt.done_at.is_(None))
         due = session.scalars(pending.where(Receipt.due_at <= now).with_for_update(skip_locked=True)).all()
         if not due:
             return 0
-        pools = {_pool_of(receipt) for receipt in due}
-        rows = session.scalars(select(ReferenceRow).where(ReferenceRow.pool.in_(pools))).all()
+        gone = {_pool_of(receipt) for receipt in due}
+        rows = session.scalars(select(ReferenceRow).where(ReferenceRow.pool.in_(gone))).all()
         for row in rows:
             outbox.remove_blob(session, row.digest)
             session.delete(row)
         for receipt in session.scalars(pending).all():
-            if _pool_of(receipt) in pools:
+            if _pool_of(receipt) in gone:
                 receipt.done_at = now
         return len(rows)
+
+
+def _queue_successors(session: Session, now: datetime) -> None:
+    """What is gone, nobody sees is stale: a pool may be due before the sweep that looks for it."""
+    due = (Receipt.subject == "reference-pool", Receipt.done_at.is_(None), Receipt.due_at <= now)
+    of = select(DeletionRequest.dataset_id).join(Receipt, Receipt.request_id == DeletionRequest.id).where(*due)
+    for dataset_id in session.scalars(of.distinct()).all():
+        try:
+            pools.queue_successors(session, dataset_id)
+        except AppError as error:  # the date holds all the same
+            log.warning("no pool takes the place of one that goes (dataset %s): %s", dataset_id, error)
 
 
 def _pool_of(receipt: Receipt) -> str:

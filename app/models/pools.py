@@ -7,11 +7,12 @@ is the client's own models, trained as the model was, as the client says; of one
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
 from itertools import groupby
+from typing import Any
 
 import numpy as np
 from sqlalchemy import select
@@ -26,10 +27,12 @@ from app.core.tables import Dataset, DeletionRequest, Job, Model, Receipt, Refer
 from app.datasets import records as datasets
 from app.models import records as models
 from app.models import versions
-from app.rules.states import JobKind
+from app.rules.states import JobKind, JobState
 
 HALVES, FOLDS, GIVEN, GIVEN_OTHER = "halves", "folds", "given", "given-other"
 REBUILT_BEFORE = timedelta(days=7)  # a pool that is to go is built again this long before, so that audits go on
+FAILED = (JobState.FAILED, JobState.DEAD)
+TRIES = 3  # jobs that build a successor, where the ones before failed
 STALE_SHARE = 0.1  # of its samples erased: then a pool is built again
 
 
@@ -167,26 +170,107 @@ def share_erased(pool: Pool, dataset: Dataset) -> float:
 def rebuild_stale(database: Database) -> int:
     """Queue a new pool of the same size for each that has become stale while a model needs it; how many.
 
-    Once for each stale pool, in any number of calls and processes. Audits go on with the stale pool until
-    the new one is complete.
+    Once for each stale pool, in any number of calls and processes, and again where that job failed. Audits go on with
+    the stale pool until the new one is complete.
     """
     with database.read() as session:
-        datasets = session.scalars(select(ReferenceRow.dataset_id).distinct()).all()
-    return db.one_by_one(datasets, partial(_rebuild, database), "a stale pool could not be queued anew")
+        failed = select(Job.dataset_id).where(Job.kind == JobKind.REFERENCES, Job.state.in_(FAILED))
+        of = set(session.scalars(select(ReferenceRow.dataset_id).distinct())) | set(session.scalars(failed))
+    return db.one_by_one(sorted(filter(None, of)), partial(_rebuild, database), "a stale pool could not be queued anew")
 
 
 def _rebuild(database: Database, dataset_id: str) -> int:
     with database.read() as session:
-        if not _stale(session, dataset_id):
+        if not _wanted(session, dataset_id):
             return 0
     with database.write() as session:
-        session.execute(select(Dataset.id).where(Dataset.id == dataset_id).with_for_update())
-        stale = _stale(session, dataset_id)
-        for pool, model in stale:
-            # Another seed, so that it is another pool; made from the old one's name, so that it is always the same.
-            seed, params = int(pool.name[:7], 16), {"count": pool.size, "design": pool.design, "replaces": pool.name}
-            models.start(session, model, JobKind.REFERENCES, seed=seed, params=params)
-        return len(stale)
+        return queue_successors(session, dataset_id)
+
+
+def queue_successors(session: Session, dataset_id: str) -> int:
+    """Queue the pools that take the place of stale ones of the dataset, and have none queued yet; how many."""
+    session.execute(select(Dataset.id).where(Dataset.id == dataset_id).with_for_update())
+    wanted = _wanted(session, dataset_id)
+    for successor in wanted:
+        models.start(session, successor.model, JobKind.REFERENCES, seed=successor.seed, params=successor.params)
+    return len(wanted)
+
+
+@dataclass(frozen=True)
+class _Successor:
+    """A pool to build: for which model, from which seed, and the parameters of its job."""
+
+    model: Model
+    seed: int
+    params: dict[str, Any]
+
+
+def _wanted(session: Session, dataset_id: str) -> list[_Successor]:
+    owners = _owners(session, dataset_id)
+    if not owners:
+        return []
+    jobs = select(Job).where(Job.dataset_id == dataset_id, Job.kind == JobKind.REFERENCES).order_by(Job.id)
+    built = session.scalars(jobs).all()
+    used = in_use(session, list(owners))
+    wanted = [_successor(pool, owners[pool.family], built) for pool in _stale(session, dataset_id, used, built)]
+    return wanted + _failed(session, owners, used, built)
+
+
+def _owners(session: Session, dataset_id: str) -> dict[str, Model]:
+    """By family, the oldest model that needs its pool."""
+    live = select(Model).where(
+        Model.dataset_id == dataset_id, Model.purged_at.is_(None), Model.current_version.is_not(None)
+    )
+    owners: dict[str, Model] = {}
+    for model in session.scalars(live.order_by(Model.id)):
+        owners.setdefault(models.family(model), model)
+    return owners
+
+
+def _successor(pool: Pool, model: Model, built: Sequence[Job]) -> _Successor:
+    """With another seed, so that it is another pool; made from the old one's name, so that it is always the same. Which
+    model sees which samples stays as it was `drawn`, also when the old pool is gone."""
+    params: dict[str, Any] = {"count": pool.size, "design": pool.design, "replaces": pool.name}
+    if (drawn := _drawn(pool.name, built)) is not None:
+        params["drawn"] = drawn
+    return _Successor(model, int(pool.name[:7], 16), params)
+
+
+def _drawn(name: str, built: Sequence[Job]) -> int | None:
+    """The seed by which samples were drawn for a pool, or for the first of those whose place it took."""
+    made = {job.result["pool"]: job for job in built if job.result and "pool" in job.result}
+    seen = set[str]()
+    while (job := made.get(name)) is not None and name not in seen:
+        seen.add(name)
+        if "drawn" in job.params:
+            return int(job.params["drawn"])
+        if not job.params.get("replaces"):
+            return job.seed
+        name = job.params["replaces"]
+    return None
+
+
+def _failed(
+    session: Session, owners: Mapping[str, Model], used: Mapping[str, Pool], built: Sequence[Job]
+) -> list[_Successor]:
+    """Successors whose jobs failed, while no other pool has come, also where the one that they replace is gone."""
+    tried: dict[str, list[Job]] = {}
+    for job in built:
+        if job.params.get("replaces"):
+            tried.setdefault(job.params["replaces"], []).append(job)
+    found = []
+    for replaced, each in tried.items():
+        if len(each) >= TRIES or any(job.state not in FAILED for job in each):
+            continue
+        of = session.get(Model, each[-1].model_id)
+        family = models.family(of) if of is not None else ""
+        if family in owners and (family not in used or used[family].name == replaced):
+            found.append(_Successor(owners[family], each[-1].seed, _as_asked(each[-1].params)))
+    return found
+
+
+def _as_asked(params: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: params[name] for name in ("count", "design", "replaces", "drawn") if name in params}
 
 
 def _going(session: Session, dataset_id: str) -> set[str]:
@@ -200,23 +284,14 @@ def _going(session: Session, dataset_id: str) -> set[str]:
     return {detail.removeprefix("pool ").partition(":")[0] for detail in session.scalars(soon)}
 
 
-def _stale(session: Session, dataset_id: str) -> list[tuple[Pool, Model]]:
-    """Pools in use that are stale and not being replaced, each with the oldest model that needs it."""
+def _stale(session: Session, dataset_id: str, used: Mapping[str, Pool], built: Sequence[Job]) -> list[Pool]:
+    """Pools in use that are stale, and that no job was to replace."""
     dataset = session.get_one(Dataset, dataset_id)
-    live = select(Model).where(
-        Model.dataset_id == dataset_id, Model.purged_at.is_(None), Model.current_version.is_not(None)
-    )
-    owners: dict[str, Model] = {}
-    for model in session.scalars(live.order_by(Model.id)):
-        owners.setdefault(models.family(model), model)
-    going = _going(session, dataset_id)
-    pools = [
+    going, replaced = _going(session, dataset_id), {job.params.get("replaces") for job in built}
+    return [
         pool
-        for pool in in_use(session, list(owners)).values()
-        if pool.design in (HALVES, FOLDS) and (pool.name in going or share_erased(pool, dataset) > STALE_SHARE)
+        for pool in used.values()
+        if pool.design in (HALVES, FOLDS)
+        and pool.name not in replaced
+        and (pool.name in going or share_erased(pool, dataset) > STALE_SHARE)
     ]
-    if not pools:
-        return []
-    started = select(Job.params).where(Job.dataset_id == dataset_id, Job.kind == JobKind.REFERENCES)
-    replaced = {params.get("replaces") for params in session.scalars(started)}
-    return [(pool, owners[pool.family]) for pool in pools if pool.name not in replaced]

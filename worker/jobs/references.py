@@ -41,7 +41,8 @@ def build(run: Run) -> None:
         there = set(session.scalars(select(ReferenceRow.number).where(ReferenceRow.pool == pool)))
     lanes = {number: f"reference:{pool[:40]}:{number}" for number in range(count) if number not in there}
     with run.stage("references", 0.0, 1.0) as progress:
-        each = {"pool": pool, "count": count, "design": design, "replaces": run.claim.params.get("replaces")}
+        before = {name: run.claim.params.get(name) for name in ("replaces", "drawn")}
+        each = {"pool": pool, "count": count, "design": design, **before}
         together(run, progress, JobKind.REFERENCE, lanes, train_one, "reference model", **each)
     with run.resources.database.write() as session:
         job = jobs.fenced(session, run.claim)
@@ -71,7 +72,8 @@ def train_one(run: Run) -> None:
         return
     with run.stage("reference", 0.0, 1.0) as progress:
         draw = references.folds if params.get("design") == pools.FOLDS else references.membership
-        design = draw(count, loaded.samples.n, run.claim.seed)
+        drawn = params.get("drawn")  # as the models that are kept, whether those that they replace are there or not
+        design = draw(count, loaded.samples.n, run.claim.seed if drawn is None else drawn)
         if before is not None:  # as the others that are kept
             design[number] = before.membership
         design[:, loaded.erased] = False

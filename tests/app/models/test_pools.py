@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from datetime import timedelta
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,7 +18,9 @@ from app.deletions import retention
 from app.models import pools
 from app.models import records as models
 from engine import references
+from tests.support import Account
 from tests.trained import Trained
+from worker.jobs import references as building
 
 
 def in_use(trained: Trained) -> pools.Pool:
@@ -137,3 +140,89 @@ def test_a_reference_that_never_saw_the_samples_keeps_its_columns(trained: Train
     assert in_use(trained).digests == new.digests
     for digest in new.digests:
         blobs.fetch(digest)
+
+
+def due(account: Account, days: float) -> None:
+    with account.database.write() as session:
+        when = db.now(session) + timedelta(days=days)
+        session.execute(update(Receipt).where(Receipt.subject == "reference-pool").values(due_at=when))
+
+
+def memberships(account: Account, pool: pools.Pool) -> np.ndarray:
+    blobs = open_blobs(account.settings)
+    return np.stack([references.from_file(blobs.fetch(each)).membership for each in pool.digests])
+
+
+def test_a_pool_that_goes_while_its_successor_is_built_leaves_its_draw(
+    trained: Trained, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As seen: models that were kept had the old draw and the others another one, so that samples were in any number
+    of models. The successor of the successor keeps the draw, too."""
+    account = trained.account
+    old = in_use(trained)
+    before = memberships(account, old)
+    for turn in (1, 2):
+        trained.forget(trained.ids[turn : turn + 1])
+        due(account, days=1)
+        assert pools.rebuild_stale(account.database) == 1
+        kept, keep = list[Any](), building._keep
+
+        def first_ones(*given: Any, kept: list[Any] = kept, keep: Any = keep) -> None:
+            keep(*given)
+            kept.append(given)
+            if len(kept) == 2:
+                due(account, days=0)
+                assert retention.retire_due_pools(account.database) > 0
+
+        with monkeypatch.context() as patch:
+            patch.setattr(building, "_keep", first_ones)
+            account.work()
+        assert len(kept) >= 4
+        new = in_use(trained)
+        assert new.name != old.name
+        now = memberships(account, new)
+        with account.database.read() as session:
+            gone = session.get_one(Dataset, trained.dataset)
+            erased = members(gone.erased, gone.sample_count)
+        before[:, erased] = False
+        assert (now == before).all()
+        old = new
+
+
+def test_a_pool_that_is_due_at_once_has_its_successor_queued_first(trained: Trained) -> None:
+    """As seen: whichever sweep came first; a pool that went before it was seen was never built again."""
+    account = trained.account
+    trained.forget(trained.ids[:1])
+    old = in_use(trained)
+    due(account, days=0)
+    assert retention.retire_due_pools(account.database) == old.size
+    [job] = queued(trained)
+    assert job.params["replaces"] == old.name
+    account.work()
+    assert in_use(trained).size == old.size
+    assert (retention.retire_due_pools(account.database), pools.rebuild_stale(account.database)) == (0, 0)
+
+
+def test_a_successor_that_failed_is_tried_again_and_not_for_ever(trained: Trained) -> None:
+    """As seen: a pool whose successor failed was never built again, and at its date audits had none."""
+    account = trained.account
+    trained.forget(trained.ids[:1])
+    old = in_use(trained)
+    due(account, days=0)
+    assert retention.retire_due_pools(account.database) == old.size
+    for turn in range(1, pools.TRIES + 2):
+        jobs = queued(trained)
+        assert len(jobs) == (turn <= pools.TRIES)
+        with account.database.write() as session:
+            for job in jobs:
+                session.get_one(Job, job.id).state = "failed"
+        assert pools.rebuild_stale(account.database) == (turn < pools.TRIES)
+    assert account.post(f"/v1/jobs/{failed(trained)[0].id}:retry", {})
+    account.work()
+    assert in_use(trained).size == old.size
+    assert pools.rebuild_stale(account.database) == 0
+
+
+def failed(trained: Trained) -> list[Job]:
+    with trained.account.database.read() as session:
+        return session.query(Job).filter(Job.kind == "references", Job.state == "failed").all()
