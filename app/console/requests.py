@@ -22,7 +22,7 @@ from app.console.timeline import timeline
 from app.console.visit import HEADERS, PAGES, Form, PageRoute, Visit, VisitDep, lines_of, see_other
 from app.core.errors import NotFound, PreconditionFailed
 from app.rules.compliance import Channel
-from app.rules.grounds import GROUNDS, REFUSALS, law_of
+from app.rules.grounds import GROUNDS, REASONS, REFUSALS, law_of
 
 router = APIRouter(prefix="/console/requests", route_class=PageRoute, include_in_schema=False)
 RequestId = Annotated[str, Path(pattern=id_pattern("del"))]
@@ -210,6 +210,7 @@ async def show(visit: VisitDep, request_id: RequestId) -> Response:
         kinds=NOTICES,
         refusals=REFUSALS[law_of(found["jurisdiction"])],
         grounds=GROUNDS[law_of(found["jurisdiction"])],
+        reasons=REASONS[law_of(found["jurisdiction"])],
         models={each["id"]: each for each in named if each},
         audits=audits,
         sentence=verdicts.sentence(found, audits),
@@ -274,7 +275,8 @@ def _said(verb: str, form: Form) -> Document | None:
     if verb in ("confirm", "identity"):
         return {name: form[name].strip() for name in ("status", "until", "note") if form[name].strip()}
     ground = {"ground": form["ground"]} if verb == "refuse" and form["ground"] else {}
-    return {"reason": form["reason"].strip(), **ground}
+    said = [part for part in (form.get("usual", "").strip(), form["reason"].strip()) if part]
+    return {"reason": ". ".join(said), **ground}
 
 
 def _facts(request: Document) -> str:

@@ -48,6 +48,36 @@ GROUNDS: Mapping[str, Mapping[str, str]] = {
 REFUSALS: Mapping[str, Mapping[str, str]] = {"gdpr": GDPR_REFUSALS, "uk-gdpr": GDPR_REFUSALS, "ccpa": CCPA_REFUSALS}
 
 
+TAKEN_BACK = {
+    "taken back": "the person has taken the request back",
+    "entered twice": "another request has the same letter",
+    "entered wrongly": "the request was entered by mistake",
+}
+GDPR_REASONS = {
+    "extend": {"12(3), complex": "the request is complex", "12(3), many": "the number of the person's requests"},
+    "hold": {
+        "17(3)(b)": "a legal obligation to keep the data for now",
+        "17(3)(e)": "legal claims that are being brought or defended",
+        "18(1)(c)": "the person needs the data for a legal claim",
+        "18(2)": "the person agrees that they are kept for now",
+    },
+    "cancel": TAKEN_BACK,
+}
+REASONS: Mapping[str, Mapping[str, Mapping[str, str]]] = {
+    "gdpr": GDPR_REASONS,
+    "uk-gdpr": GDPR_REASONS,
+    "ccpa": {
+        "extend": {"1798.130(a)(2)(A)": "45 more days are reasonably necessary"},
+        "hold": {
+            "1798.105(d)(8)": "a legal obligation to keep the data for now",
+            "1798.145(a)": "an investigation, or legal claims that are being brought or defended",
+        },
+        "cancel": TAKEN_BACK,
+    },
+}
+"""What is usually said of the other decisions, by law and decision. A reason begins with it; free words may follow."""
+
+
 def law_of(jurisdiction: str) -> str:
     """The statute of a jurisdiction, without its place."""
     return jurisdiction.partition(":")[0]

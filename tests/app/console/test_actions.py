@@ -334,7 +334,12 @@ def test_a_queued_job_is_cancelled_and_tried_again(shared: Trained, who: dict[st
 def test_a_period_is_extended_and_a_webhook_lives_and_ends(shared: Trained, who: dict[str, Browser]) -> None:
     request = shared.delete(shared.ids[245:246])["id"]
     officer, owner, path = who["officer"], who["owner"], f"/console/requests/{request}"
-    done = officer.send(officer.open(path).form("/extend"), reason="Three hundred letters.")
+    shown = officer.open(path)
+    assert shown.has("12(3), complex: the request is complex")
+    assert shown.has("17(3)(e): legal claims")
+    assert officer.send(shown.form("/extend"), status=422).has("reason"), "neither a usual reason nor words"
+    usual = "12(3), many: the number of the person's requests"
+    done = officer.send(officer.open(path).form("/extend"), usual=usual, reason="Three hundred letters.")
     assert done.has("The law's longer period is taken.")
     assert done.has("Make and send the letter about the longer period")
     assert not any(form.action.endswith("/extend") for form in done.forms)
