@@ -10,8 +10,8 @@ from fastapi import APIRouter, Depends, Header, Path, Query, Request
 from fastapi.responses import JSONResponse, Response
 from fastapi.security import HTTPAuthorizationCredentials
 from fastapi.sse import EventSourceResponse, ServerSentEvent
-from sqlalchemy import Text, bindparam, cast, func, select
-from sqlalchemy.orm import Session
+from sqlalchemy import ColumnElement, Subquery, Text, bindparam, cast, func, select, union_all
+from sqlalchemy.orm import Session, with_expression
 
 from app import jobs
 from app.api.http.conditional import IfMatchDep
@@ -72,21 +72,32 @@ def show_all(session: Session, rows: Sequence[Job]) -> list[JobOut]:
 
 
 def _carries(row: Any) -> bool:
-    """Whether a job still has requests to carry out."""
-    return row.kind == JobKind.UNLEARN and row.state not in TERMINAL_JOBS
+    """Whether a job may still have requests to carry out, or to be compared for."""
+    return row.kind in (JobKind.UNLEARN, JobKind.PURGE, JobKind.TRAIN) and row.state not in TERMINAL_JOBS
 
 
 def _due(session: Session, job_ids: Sequence[str]) -> dict[str, datetime]:
     """The earliest due date of the requests of each job."""
     if not job_ids:
         return {}
-    query = (
-        select(OutcomeRow.job_id, func.min(DeletionRequest.due_at))
+    found = _deadlines(Job.id.in_(job_ids))
+    return dict(session.execute(select(found.c.id, found.c.due_at)).all())
+
+
+def _deadlines(*which: ColumnElement[bool]) -> Subquery:
+    """The earliest due date of the requests that a job unlearns, erases, or is compared for, by its id."""
+    due = DeletionRequest.due_at
+    unlearns = (
+        select(Job.id, due)
+        .join(OutcomeRow, OutcomeRow.job_id == Job.id)
         .join(DeletionRequest, DeletionRequest.id == OutcomeRow.request_id)
-        .where(OutcomeRow.job_id.in_(job_ids))
-        .group_by(OutcomeRow.job_id)
     )
-    return {job: due for job, due in session.execute(query) if job is not None}
+    erases = select(Job.id, due).join(DeletionRequest, DeletionRequest.id == Job.request_id)
+    for_whom = Job.params["exclude_request"].as_string()
+    compares = select(Job.id, due).join(DeletionRequest, DeletionRequest.id == for_whom)
+    kinds = {JobKind.UNLEARN: unlearns, JobKind.PURGE: erases, JobKind.TRAIN: compares}
+    each = union_all(*(query.where(Job.kind == kind, *which) for kind, query in kinds.items())).subquery()
+    return select(each.c.id, func.min(each.c.due_at).label("due_at")).group_by(each.c.id).subquery()
 
 
 def _show(session: Session, job: Job, waiting_for: str | None, due: datetime | None) -> JobOut:
@@ -144,6 +155,9 @@ def list_all(
     kind: Annotated[JobKind | None, Query()] = None,
     state: Annotated[JobState | None, Query()] = None,
     parent: Annotated[str | None, Query(pattern=id_pattern("job"), description="the parts of this job")] = None,
+    dated: Annotated[
+        bool, Query(description="jobs that have not ended and whose requests are due, the earliest date first")
+    ] = False,
 ) -> Page[JobOut]:
     """The jobs, newest first. Parts of a job are listed by their `parent` only."""
     query = select(Job).where(Job.tenant_id == who.tenant_id, Job.parent_id == parent)
@@ -154,7 +168,12 @@ def list_all(
         carry = set(session.scalars(select(OutcomeRow.job_id).where(OutcomeRow.request_id == request)))
         own = set(session.scalars(select(Job.id).where(Job.request_id == request)))
         query = query.where(Job.id.in_(carry | own))
-    if created:
+    if dated:
+        due = _deadlines(Job.tenant_id == who.tenant_id, Job.state.not_in(TERMINAL_JOBS))
+        query = created.of(query, Job.created_at).join(due, due.c.id == Job.id)
+        query = query.options(with_expression(Job.due_at, due.c.due_at))
+        rows, token = pager.rows_by_time_rising(session, query, due.c.due_at, Job.id)
+    elif created:
         rows, token = pager.rows_by_time(session, query, Job.created_at, Job.id, created)
     else:
         rows, token = pager.rows(session, query, Job.id)

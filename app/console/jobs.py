@@ -38,16 +38,19 @@ async def show_list(visit: VisitDep) -> Response:
     shown = visit.request.query_params.get("show", "all")
     shown = shown if shown in SHOWN else "all"
     model = visit.request.query_params.get("model") or None
-    found, running, workers = await asyncio.gather(
-        listed(visit, "/jobs", state=None if shown == "all" else shown, model=model),
+    waiting = shown == "queued"  # as workers take them: what is due first, first
+    found, undated, running, workers = await asyncio.gather(
+        listed(visit, "/jobs", state=None if shown == "all" else shown, model=model, dated=waiting or None),
+        listed(visit, "/jobs", at="undated", state=shown, model=model) if waiting else _nothing(),
         visit.api.get("/jobs", state="running", page_size=50),
         visit.api.find("/workers"),
     )
-    if shown == "queued":  # as workers take them: what is due first, first
-        found = replace(found, rows=sorted(found.rows, key=lambda row: (row["due_at"] or "9999", row["created_at"])))
+    if undated is not None:
+        undated = replace(undated, rows=[row for row in undated.rows if row["due_at"] is None])
     page = visit.page(
         "jobs.html.j2",
         listed=found,
+        undated=undated,
         shown=shown,
         tabs=SHOWN,
         model=model,

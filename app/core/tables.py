@@ -23,7 +23,7 @@ from sqlalchemy import (
     text,
 )
 from sqlalchemy.dialects.postgresql import JSONB
-from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, validates
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, query_expression, validates
 
 Json = JSON().with_variant(JSONB(), "postgresql")
 Serial = BigInteger().with_variant(Integer(), "sqlite")  # SQLite numbers only INTEGER keys by itself
@@ -493,6 +493,7 @@ class Job(Base):
     started_at: Mapped[datetime | None]
     finished_at: Mapped[datetime | None]
     traceparent: Mapped[str | None] = mapped_column(String(55))  # W3C: whoever asked for it
+    due_at: Mapped[datetime | None] = query_expression()  # no column: of its requests, where a list is in their order
     __table_args__ = (
         Index(
             "uq_jobs_running_lane",

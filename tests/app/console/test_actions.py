@@ -12,13 +12,15 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
-from sqlalchemy import update
+from sqlalchemy import delete, update
 
 from app.console import charts, words
 from app.console.canaries import by_version
 from app.console.visit import lines_of
-from app.core.tables import Job
-from app.rules.states import JobState
+from app.core import keys
+from app.core.tables import Job, JobEvent
+from app.jobs import enqueue
+from app.rules.states import JobKind, JobState
 from tests.app.cases.sealed import case_of, parts, zipped
 from tests.app.console.browsing import HOSTILE, Browser, Form, Page, browser, inert
 from tests.helpers import is_problem
@@ -269,6 +271,26 @@ def test_a_job_says_when_its_requests_are_due_and_the_queue_begins_with_the_firs
     assert shared.account.get(f"/v1/jobs/{job['id']}")["due_at"] == job["due_at"]
     assert who["engineer"].open(f"/console/jobs/{job['id']}").has("Its requests are due from")
     assert who["engineer"].open("/console/jobs?show=queued").has("its requests are due from")
+    with shared.account.database.write() as session:  # as it is later: a purge and a comparison of the request
+        fields = {"tenant_id": keys.FIRST_TENANT, "dataset_id": shared.dataset}
+        purge = enqueue(session, kind=JobKind.PURGE, lane="p", request_id=made["id"], **fields).id
+        compare = {"exclude_request": made["id"]}
+        comparison = enqueue(session, kind=JobKind.TRAIN, lane="c", params=compare, **fields).id
+        plain = enqueue(session, kind=JobKind.TRAIN, lane="t", **fields).id
+    listed = shared.account.get("/v1/jobs", state="queued", dated=True)["items"]
+    assert [row["due_at"] for row in listed] == sorted(row["due_at"] for row in listed)
+    assert {job["id"], purge, comparison} <= {row["id"] for row in listed}
+    assert plain not in {row["id"] for row in listed}
+    first = shared.account.get("/v1/jobs", state="queued", dated=True, page_size=1)
+    second = shared.account.get(
+        "/v1/jobs", state="queued", dated=True, page_size=1, page_token=first["next_page_token"]
+    )
+    assert [first["items"][0]["id"], second["items"][0]["id"]] == [row["id"] for row in listed[:2]]
+    waiting = who["engineer"].open("/console/jobs?show=queued").source
+    assert waiting.index(purge) < waiting.index("Without a date") < waiting.index(plain)
+    with shared.account.database.write() as session:
+        session.execute(delete(JobEvent).where(JobEvent.job_id.in_([purge, comparison, plain])))
+        session.execute(delete(Job).where(Job.id.in_([purge, comparison, plain])))
     before = shared.account.http.get(f"/v1/jobs/{job['id']}").headers["etag"]
     shared.account.post(f"/v1/deletion-requests/{made['id']}:extend", {"reason": "Three hundred letters."})
     after = shared.account.http.get(f"/v1/jobs/{job['id']}", headers={"If-None-Match": before})
