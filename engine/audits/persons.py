@@ -58,14 +58,18 @@ class People:
 
     def variance(self, parts: Sequence[tuple[Positions, Floats]]) -> float:
         """The variance of a sum over samples of terms that depend on each other within people: squares of the sums of
-        people. parts: positions with their terms, each centred."""
+        people, on either side as many times too small as the people there are few. Nobody is on both sides.
+
+        parts: positions with their terms, each centred; of the forgotten and of the controls by turns.
+        """
+        return sum(self._one_side(side) for side in (parts[0::2], parts[1::2]) if side)
+
+    def _one_side(self, parts: Sequence[tuple[Positions, Floats]]) -> float:
         totals = np.zeros(int(self.number.max()) + 1)
-        present = np.zeros(len(totals), dtype=bool)
         for positions, terms in parts:
             np.add.at(totals, self.number[positions], terms)
-            present[self.number[positions]] = True
-        people = int(present.sum())
-        return float((totals**2).sum() * people / max(1, people - 1))
+        people = self.effective(np.concatenate([positions for positions, _ in parts]))
+        return float((totals**2).sum() * people / max(1.0, people - 1))
 
     def student(self, groups: Groups) -> float:
         """The factor by which few people widen the interval: Student's, for the effective people of one side."""
