@@ -642,7 +642,7 @@ class Receipt(Base):
     digest: Mapped[str | None] = mapped_column(String(71))
     due_at: Mapped[datetime | None]
     done_at: Mapped[datetime | None]
-    sealed: Mapped[bool] = mapped_column(default=False, server_default=text("false"))
+    sealed: Mapped[bool] = mapped_column(default=False)
 
     @validates("due_at", "done_at")
     def _moved(self, _: str, moment: datetime | None) -> datetime | None:

@@ -9,26 +9,31 @@ branch_labels = None
 depends_on = None
 
 INDEX, REASONS = "ix_receipts_unsealed", "ix_downloads_reasons"
-# Of certificates that were sealed before, those of requests whose remains were given a later date are looked at again.
-SEALED = """
-UPDATE receipts SET sealed = true WHERE request_id IN (
-    SELECT c.request_id FROM certificates c JOIN deletion_requests r ON r.id = c.request_id
-    WHERE r.remains_until IS NULL
-    GROUP BY c.request_id
-    HAVING max(c.receipts_done) >= (
-        SELECT count(*) FROM receipts p WHERE p.request_id = c.request_id AND p.done_at IS NOT NULL
-    )
+# Only what no certificate has is written: nearly all receipts are in one. Of requests whose remains were given a later
+# date before, the certificates are looked at again.
+UNSEALED = """
+WITH done AS (SELECT request_id, count(done_at) AS done FROM receipts GROUP BY request_id),
+has AS (SELECT request_id, max(receipts_done) AS done FROM certificates GROUP BY request_id),
+open AS (
+    SELECT done.request_id FROM done
+    JOIN deletion_requests r ON r.id = done.request_id
+    LEFT JOIN has ON has.request_id = done.request_id
+    WHERE has.done IS NULL OR has.done < done.done OR r.remains_until IS NOT NULL
 )
+UPDATE receipts SET sealed = false WHERE request_id IN (SELECT request_id FROM open)
 """
 ERASED = "[erased at the end of its retention]"
 
 
 def upgrade() -> None:
-    op.add_column("receipts", sa.Column("sealed", sa.Boolean(), nullable=False, server_default=sa.text("false")))
-    op.execute(SEALED)
+    # A default writes no row. SQLite keeps it, as it can change none; the code always says a value.
+    op.add_column("receipts", sa.Column("sealed", sa.Boolean(), nullable=False, server_default=sa.text("true")))
+    op.execute(UNSEALED)
+    if op.get_bind().dialect.name == "postgresql":
+        op.alter_column("receipts", "sealed", server_default=None)
     op.execute(
         f"UPDATE deletion_requests SET basis = '{ERASED}' "  # noqa: S608
-        f"WHERE received_reason = '{ERASED}' AND basis <> 'erasure-request'"
+        f"WHERE received_reason = '{ERASED}' AND basis NOT IN ('erasure-request', '{ERASED}')"
     )
     op.create_index(
         INDEX,

@@ -32,6 +32,7 @@ from app.operations import migrate, sweepers
 from tests.conftest import POSTGRES
 from tests.helpers import is_problem
 from tests.support import Account, environment, eventually, scratch_database
+from tests.app.cases.sealed import sweep
 from tests.trained import Trained
 
 # -- health ----------------------------------------------------------------------------------------
@@ -383,3 +384,56 @@ def test_the_first_key_can_be_read_by_its_owner_only(settings: Settings, databas
     with database.read() as session:
         stored = session.execute(text("SELECT digest FROM api_keys")).scalar_one()
     assert token.split("_", 2)[2] not in stored
+
+
+def test_the_receipts_of_certificates_are_not_written_again_by_the_upgrade(trained: Trained) -> None:
+    """As seen: of a million requests it wrote all receipts, five millions, while the service stood still."""
+    account = trained.account
+    sealed = trained.forget(trained.ids[:2])["id"]
+    sweep(account)
+    owed = trained.forget(trained.ids[5:7])["id"]
+    open_ = trained.delete(trained.ids[8:9])["id"]
+    later = trained.forget(trained.ids[10:11])["id"]
+    sweep(account)
+    with account.database.write() as session:
+        session.execute(text("UPDATE deletion_requests SET remains_until = due_at WHERE id = :id"), {"id": later})
+        session.execute(text("DELETE FROM certificates WHERE request_id = :id"), {"id": owed})
+        session.execute(
+            text("UPDATE receipts SET request_id = :to WHERE request_id = :id AND subject = 'sample-bytes'"),
+            {"id": owed, "to": open_},
+        )
+
+    def run(*statements: str) -> Any:
+        with account.database.write() as session:
+            return [session.execute(text(each)) for each in statements][-1].all()
+
+    def move(to: str) -> None:
+        with account.database.engine.connect().execution_options(lethe_write=True) as connection, connection.begin():
+            config = migrate._config()
+            config.attributes["connection"] = connection
+            (command.downgrade if to == "0019" else command.upgrade)(config, to)
+
+    move("0019")
+    listed = "SELECT id, request_id FROM receipts"
+    if account.database.is_sqlite:
+        run(
+            "CREATE TABLE touched (id TEXT)",
+            "CREATE TRIGGER touch AFTER UPDATE ON receipts BEGIN INSERT INTO touched VALUES (new.id); END",
+            listed,
+        )
+    else:
+        run("CREATE TABLE untouched AS SELECT id, xmin::text AS x FROM receipts", listed)
+    move("head")
+    if account.database.is_sqlite:
+        written = {row.id for row in run("SELECT id FROM touched")}
+        run("DROP TRIGGER touch", "DROP TABLE touched", listed)
+    else:
+        changed = "SELECT r.id FROM receipts r JOIN untouched u ON u.id = r.id WHERE u.x <> r.xmin::text"
+        written = {row.id for row in run(changed)}
+        run("DROP TABLE untouched", listed)
+    rows = run("SELECT id, request_id, sealed FROM receipts")
+    assert {row.request_id for row in rows if not row.sealed} == {owed, open_, later}
+    assert {row.request_id for row in rows if row.sealed} == {sealed}
+    assert written == {row.id for row in rows if not row.sealed}
+    sweep(account)
+    assert account.get("/v1/certificates", request=owed)["items"]
