@@ -157,7 +157,6 @@ def _routes() -> Sequence[BaseRoute]:
     served = APIRouter(generate_unique_id_function=contract.operation_id)
     for router in ROUTERS:
         served.include_router(router, prefix="/v1", dependencies=[Depends(known_query)])
-    served.include_router(cases.by_holders, prefix="/v1", dependencies=[Depends(known_query)])
     return served.routes
 
 

@@ -25,7 +25,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.api.http import failures
 from app.api.http.connections import CONNECTION
-from app.api.http.deps import BY_METHOD_SCOPE, Parts, token_of
+from app.api.http.deps import BY_METHOD_SCOPE, WITHOUT_A_KEY, Parts, token_of
 from app.api.http.rooms import MOST_OF_STRANGERS, Room
 from app.core import keys, logs
 from app.core.errors import RequestTimeout, TooLarge, Unauthorized
@@ -39,10 +39,11 @@ UNDECLARED = -1
 
 @dataclass(frozen=True)
 class Guarded:
-    """What a route asks of a key. `route`: by which log and metrics name it."""
+    """What a route asks of a key. `route`: by which log and metrics name it. `without_key`: that may be left out."""
 
     scopes: frozenset[str]
     route: SimpleNamespace
+    without_key: bool = False
 
 
 class Routes:
@@ -60,7 +61,8 @@ class Routes:
                 scopes = frozenset(
                     _by_method(method) if scope == BY_METHOD_SCOPE else scope for scope in _scopes(route.dependant)
                 )
-                found = Guarded(scopes, SimpleNamespace(path_format=template))
+                without_key = route.openapi_extra == WITHOUT_A_KEY
+                found = Guarded(scopes, SimpleNamespace(path_format=template), without_key)
                 if converters:
                     self._formed.setdefault(method, []).append((pattern, found))
                 else:
@@ -99,7 +101,7 @@ class Admission:
             await self._app(scope, receive, send)
             return
         guarded = self._routes.find(scope["method"], scope["path"])
-        if guarded is None:
+        if guarded is None or (guarded.without_key and not _has_key(scope["headers"])):
             await (self._form(scope, receive, send) if length else self._app(scope, receive, send))
             return
         parts, held = self._parts, 0
@@ -165,6 +167,10 @@ def _length(headers: Iterable[tuple[bytes, bytes]]) -> int:
         if name == b"transfer-encoding":
             return UNDECLARED
     return 0
+
+
+def _has_key(headers: Iterable[tuple[bytes, bytes]]) -> bool:
+    return any(name == b"authorization" for name, _ in headers)
 
 
 def _token(headers: Iterable[tuple[bytes, bytes]]) -> str:

@@ -44,6 +44,7 @@ from app.rules.states import JobKind, JobState
 INTAKE_THREADS = 8  # datasets whose deletions are taken in at a time
 WRITERS = 20  # at most half of the threads: the one that holds a lock needs another thread to go on
 HEAVIEST_GROUP = 8 * 2**20  # bytes of bodies
+WITHOUT_A_KEY: dict[str, Any] = {"security": [{}]}  # of a route's `openapi_extra`: a key may be left out, too
 
 
 class Parts:
@@ -106,26 +107,11 @@ ToRead = Annotated[HTTPAuthorizationCredentials | None, said("read")]
 ToRequest = Annotated[HTTPAuthorizationCredentials | None, said("request")]
 
 
-def credentials_of(header: str) -> HTTPAuthorizationCredentials | None:
-    """What an Authorization header holds, of an operation that may do without one."""
-    scheme, _, token = header.partition(" ")
-    return HTTPAuthorizationCredentials(scheme=scheme, credentials=token) if scheme.lower() == "bearer" else None
-
-
 def token_of(credentials: HTTPAuthorizationCredentials | None) -> str:
     """What was sent as a key; Unauthorized where nothing was."""
     if credentials is None:
         raise Unauthorized("Send an API key: `Authorization: Bearer lethe_…`.")
     return credentials.credentials
-
-
-async def counted_stranger(request: Request, held: PartsDep) -> None:
-    """Count a call without a key by the address that it comes from."""
-    if "authorization" not in request.headers:
-        held.addresses.take(request.client.host if request.client else "")
-
-
-COUNTED_STRANGER = Depends(counted_stranger)
 
 
 def caller(held: PartsDep, credentials: Credentials) -> Caller:
@@ -136,6 +122,18 @@ def caller(held: PartsDep, credentials: Credentials) -> Caller:
 
 
 CallerDep = Annotated[Caller, Depends(caller)]
+
+
+def caller_or_stranger(
+    request: Request, held: PartsDep, credentials: Credentials, _: Any = said("audit")
+) -> Caller | None:
+    """Who calls, with the scope `audit`; None for one who sends no key at all, and is counted by the address."""
+    if "authorization" not in request.headers:
+        held.addresses.take(request.client.host if request.client else "")
+        return None
+    who = caller(held, credentials)
+    keys.require(who, "audit")
+    return who
 
 
 async def _one_transfer(held: PartsDep, who: CallerDep) -> AsyncIterator[None]:

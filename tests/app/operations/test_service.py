@@ -29,10 +29,10 @@ from app.core.tables import ApiKey, AuditEvent, Base, Tenant, Webhook
 from app.jobs import workers
 from app.main import create_app
 from app.operations import migrate, sweepers
+from tests.app.cases.sealed import sweep
 from tests.conftest import POSTGRES
 from tests.helpers import is_problem
 from tests.support import Account, environment, eventually, scratch_database
-from tests.app.cases.sealed import sweep
 from tests.trained import Trained
 
 # -- health ----------------------------------------------------------------------------------------
