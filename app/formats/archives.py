@@ -302,6 +302,12 @@ class Images:
         return sum(array.shape[0] for array in self.arrays)
 
     @property
+    def could_be_either(self) -> bool:
+        """Whether (N, C, H, W) has this shape as well as (N, H, W, C), and other pictures."""
+        shape = self.arrays[0].shape
+        return len(shape) == 4 and shape[1] in (1, 3) and shape[3] in (1, 3) and shape[1:] not in {(1, 1, 1)}
+
+    @property
     def shape(self) -> tuple[int, int, int]:
         """(H, W, C) of one image as it is kept."""
         sides = self.arrays[0].shape[1:]
@@ -415,7 +421,7 @@ def _read_npz(file: zipfile.ZipFile, found: Sequence[Member], passed_over: int) 
     if "holdout" in columns:
         splits = ["holdout" if held else "train" for held in columns["holdout"]]
     subjects = columns.get("subject") and [None if name == "" else name for name in columns["subject"]]
-    notes = Counter({"channels-first": rows * images.channels_first})
+    notes = Counter({"channels-first": rows * images.channels_first, "axes-either": rows * images.could_be_either})
     for array in images.arrays:
         notes[PIXELS[array.dtype.name]] += array.shape[0]
     notes.update({"ids-made": rows * ("ids" not in columns), "passed-over": passed_over})

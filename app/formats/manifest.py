@@ -69,6 +69,7 @@ NOTES = {
     "labels-with-gaps": "the labels have gaps; each label that occurs is a class, named by its number",
     "root-folder": "all lay in one folder; its name is not part of the ids",
     "folders-within-classes": "pictures lie in folders within that of their class; they belong to the class",
+    "axes-either": "the array could have its channels first or last; it was taken as (N, H, W, C)",
     "channels-first": "the array has its channels first (N, C, H, W); they are kept last",
     "floats": "pixels were floats in [0, 1]; they are kept as 8 bits",
     "16-bit": "pixels had 16 bits; they are kept as 8 bits",

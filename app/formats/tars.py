@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import tarfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,17 +17,19 @@ from app.formats.names import normal
 
 MAX_LABEL_BYTES = 2**16
 BLOCK = 512
+WHOLE = re.compile(r"-?(?:0|[1-9][0-9]{0,17})", re.ASCII)  # `007` is a name, as it is in a folder
 LAYOUT = f"a sample is a picture (.{', .'.join(end[1:] for end in SUFFIXES)}) with a .cls or a .json of its name"
 
 
 @dataclass(slots=True)  # there are millions
 class _Sample:
-    """start, size: where the bytes of its picture lie. The others: what `.cls` or `.json` say, the first that does."""
+    """start, size: where the bytes of its picture lie. cls: what its `.cls` says. The others: what `.json` says."""
 
     key: str
     number: int
     start: int | None = None
     size: int = 0
+    cls: int | str | None = None
     id: Any = None
     label: Any = None
     split: Any = None
@@ -47,6 +50,8 @@ def read(path: Path) -> Columns:
     errors = [f"entry {each.number}: {_lack(each)}" for each in samples if _lack(each)]
     if errors:
         raise SourceError(f"{len(errors)} samples of the archive are not whole", errors)
+    for each in samples:
+        each.say("label", each.cls)
     kinds = {isinstance(each.label, str) for each in samples}
     labels = [str(each.label) if len(kinds) > 1 else each.label for each in samples]
     splits = [each.split for each in samples]
@@ -73,11 +78,13 @@ def pictures(path: Path) -> Iterator[tuple[str, bytes]]:
 
 
 def _lack(sample: _Sample) -> str:
-    if sample.start is None or sample.label is None:
+    if sample.start is None or (sample.label is None and sample.cls is None):
         return LAYOUT
+    if sample.cls is not None and sample.label not in (None, sample.cls) and str(sample.label) != str(sample.cls):
+        return "its .cls and its .json say different labels"
     if isinstance(sample.label, list):
         return MULTI_LABEL
-    if not isinstance(sample.label, str | int):
+    if not isinstance(sample.label, str | int | None):
         return "the label must be an integer or a name"
     values = {"id": sample.id, "subject": sample.subject}
     wrong = [name for name, value in values.items() if isinstance(value, bool | float | list | dict)]
@@ -105,7 +112,7 @@ def _samples(path: Path) -> tuple[list[_Sample], int]:
             stem, _, ending = name.partition(".")
             key = normal(f"{folder}/{stem}" if folder else stem)
             sample = found.setdefault(key, _Sample(key, number))
-            last = ending.lower().rpartition(".")[2]
+            last = "cls" if ending.lower().endswith("cls.txt") else ending.lower().rpartition(".")[2]
             if f".{last}" in SUFFIXES:
                 if sample.start is not None:
                     errors.append(f"entry {number}: a second picture of the sample of entry {sample.number}")
@@ -142,7 +149,9 @@ def _say(sample: _Sample, ending: str, data: bytes) -> str:
     try:
         text = data.decode("utf-8-sig").strip()
         if ending == "cls":
-            sample.label = int(text) if text.isdecimal() else text
+            if sample.cls is not None:
+                return "a second label of its sample"
+            sample.cls = int(text) if WHOLE.fullmatch(text) else text
             return ""
         said = json.loads(text)
     except (ValueError, RecursionError):
@@ -151,7 +160,8 @@ def _say(sample: _Sample, ending: str, data: bytes) -> str:
         return "the json is not an object"
     for name, value in (*said.items(), ("label", said.get("cls"))):
         if name in ("id", "label", "split", "subject"):
-            sample.say(name, value)
+            is_truth = name == "label" and isinstance(value, bool)
+            sample.say(name, ("false", "true")[value] if is_truth else value)
     if sample.split not in (None, *HOLDOUT):
         return f"the split must be one of {', '.join(HOLDOUT)}"
     return ""

@@ -52,10 +52,22 @@ def read(path: Path, options: Options = AS_THEY_ARE, forms: Sequence[str] = ALL_
         require_form("webdataset", forms)
         found = tars.read(path)
     else:
-        raise SourceError("the file is neither Parquet nor a zip archive nor a tar archive")
+        raise SourceError(_unknown(magic))
     if found.holdout is None and options.split is not None:
         return replace(found, holdout=[HOLDOUT[options.split]] * found.rows)
     return found
+
+
+COMPRESSED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\x28\xb5\x2f\xfd": "zstandard", b"\xfd7zXZ": "xz"}
+
+
+def _unknown(magic: bytes) -> str:
+    if magic.startswith(b"PARE"):
+        return "the Parquet file is encrypted as a whole; send it without encryption"
+    for start, name in COMPRESSED.items():
+        if magic.startswith(start):
+            return f"the file is compressed ({name}); send what is in it, a tar archive or a Parquet file, as it is"
+    return "the file is neither Parquet nor a zip archive nor a tar archive"
 
 
 def pictures(

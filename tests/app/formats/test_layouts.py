@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import io
 import json
+import re
 import struct
 import tarfile
 import unicodedata
@@ -470,6 +471,61 @@ def test_a_webdatasets_json_says_label_split_subject_and_id(write: Any) -> None:
         ["eve", None],
         {"passed-over": 1, "untrained": 1},
     )
+
+
+@pytest.mark.parametrize(
+    ("said", "labels", "names"),
+    [
+        ({"0.cls": b"007", "1.cls": b"7", "2.cls": b"007"}, [0, 1, 0], ["007", "7"]),
+        ({"0.cls": "\u0661".encode(), "1.cls": b"1", "2.cls": b"1"}, [1, 0, 0], ["1", "\u0661"]),
+        ({"0.json": b'{"label": true}', "1.json": b'{"label": false}', "2.cls": b"true"}, [1, 0, 1], ["false", "true"]),
+        ({"0.cls.txt": b"b", "1.cls": b"a", "2.seg.cls.txt": b"b"}, [1, 0, 1], ["a", "b"]),
+        ({"0.cls": b"3", "0.json": b'{"cls": 3, "width": 8}', "1.cls": b"0", "2.cls": b"0"}, [1, 0, 0], ["0", "3"]),
+    ],
+)
+def test_a_webdatasets_labels_are_what_is_written(
+    write: Any, said: dict[str, bytes], labels: list[int], names: list[str]
+) -> None:
+    """As read: 007 and 7 were one class, and true was called True."""
+    found = check(write(tar({f"{row}.png": png(row) for row in range(3)} | said)))
+    assert (found.labels, found.class_names) == (labels, names)
+
+
+@pytest.mark.parametrize(
+    ("said", "words"),
+    [
+        ({"0.cls": b"1", "0.seg.cls": b"2"}, "a second label of its sample"),
+        ({"0.cls": b"1", "0.json": b'{"label": 2}'}, "its .cls and its .json say different labels"),
+        ({"0.cls": b"-1"}, "label"),
+    ],
+)
+def test_a_webdatasets_sample_has_one_label(write: Any, said: dict[str, bytes], words: str) -> None:
+    with pytest.raises(SourceError) as refused:
+        check(write(tar({"0.png": png(0)} | said)))
+    assert words in f"{refused.value} {refused.value.errors}"
+
+
+@pytest.mark.parametrize(
+    ("start", "words"),
+    [
+        (b"\x1f\x8b\x08", "compressed (gzip)"),
+        (b"BZh91AY", "compressed (bzip2)"),
+        (b"\x28\xb5\x2f\xfd", "compressed (zstandard)"),
+        (b"\xfd7zXZ\x00", "compressed (xz)"),
+        (b"PARE", "encrypted"),
+        (b"GIF89a", "neither Parquet nor a zip archive nor a tar archive"),
+    ],
+)
+def test_what_a_file_is_that_cannot_be_taken_is_said(write: Any, start: bytes, words: str) -> None:
+    with pytest.raises(SourceError, match=re.escape(words)):
+        check(write(start + bytes(600)))
+
+
+@pytest.mark.parametrize("shape", [(6, 3, 8, 3), (6, 3, 3, 3), (6, 1, 8, 1), (6, 1, 1, 3)])
+def test_axes_that_could_be_either_are_told(write: Any, shape: tuple[int, ...]) -> None:
+    array = np.arange(np.prod(shape), dtype=np.uint8).reshape(shape)
+    assert check(write(npz(images=array))).notes["axes-either"] == 6
+    assert load_content(write(npz(images=array)), 0, 0).images.shape[0] == 6
 
 
 def link(name: str) -> tarfile.TarInfo:
