@@ -35,12 +35,15 @@ async def _rules(visit: Visit, typed: Form | None, problem: Document | None) -> 
         visit.api.fetch("/compliance/rules"), visit.api.get("/compliance/remains")
     )
     rules = json.loads(text)
+    models = list(dict.fromkeys(model for row in remains["pools"] for model in row["models"]))
+    named = await asyncio.gather(*(visit.api.find(f"/models/{model}") for model in models))
     return visit.page(
         "rules.html.j2",
         seen=etag,
         status=int(problem["status"]) if problem else 200,
         rules={**rules, **_said(typed)} if typed is not None else rules,
         remains=remains,
+        names={each["id"]: each["name"] for each in named if each},
         languages=LANGUAGES,
         kinds=KINDS,
         problem=problem,
