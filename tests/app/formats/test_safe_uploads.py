@@ -88,6 +88,24 @@ def test_hostile_headers_are_refused_with_a_reason(name: str) -> None:
     assert len(refused.value.reason) < 600
 
 
+def resident(field: str) -> int:
+    """Resident memory of this process in bytes: now (VmRSS), or the most since its mark was put back (VmHWM)."""
+    status = Path("/proc/self/status").read_text()
+    return 1024 * next(int(line.split()[1]) for line in status.splitlines() if line.startswith(field))
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_hostile_header_takes_little_memory(name: str) -> None:
+    content = file(*HOSTILE[name])
+    Path("/proc/self/clear_refs").write_text("5")  # the mark of the most memory goes back to what is held now
+    before = resident("VmRSS")
+    with pytest.raises(CheckpointError):
+        read_header(content)
+    added = resident("VmHWM") - before
+    print(f"{name}: {added / 2**20:.1f} MiB")
+    assert added <= 64 * 2**20
+
+
 @pytest.mark.parametrize(
     ("data", "word"),
     [
