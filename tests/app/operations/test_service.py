@@ -260,7 +260,7 @@ def test_the_scopes_in_the_document_are_those_that_a_key_needs(shared: Trained, 
     for method, path, operation in operations(document):
         if "security" not in operation:
             continue
-        ((scopes,),) = [way.values() for way in operation["security"]]
+        ((scopes,),) = [way.values() for way in operation["security"] if way]  # without a key, where that is a way
         assert scopes, path
         for scope in every:
             reply = shared.account.http.request(
