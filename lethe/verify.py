@@ -1135,8 +1135,7 @@ def asked(url: str, digest: str) -> str:
         refuse("the service answered for another certificate")
     if document["status"] == "revoked":
         refuse(f"REVOKED on {document['since']}: do not rely on it")
-    later = f" by {document['superseded_by']}" if document["superseded_by"] else ""
-    return f"{document['status']}{later}, since {document['since']}"
+    return f"{document['status']}, since {document['since']}"
 
 
 def show(report: Report) -> str:

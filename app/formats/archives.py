@@ -305,7 +305,7 @@ class Images:
     def could_be_either(self) -> bool:
         """Whether (N, C, H, W) has this shape as well as (N, H, W, C), and other pictures."""
         shape = self.arrays[0].shape
-        return len(shape) == 4 and shape[1] in (1, 3) and shape[3] in (1, 3) and shape[1:] not in {(1, 1, 1)}
+        return len(shape) == 4 and shape[1] in (1, 3) and shape[3] in (1, 3) and shape[1:] != (1, 1, 1)
 
     @property
     def shape(self) -> tuple[int, int, int]:

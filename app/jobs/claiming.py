@@ -48,14 +48,13 @@ DELETES = (JobKind.UNLEARN, JobKind.PURGE)
 NOW, STANDS_ASIDE, IS_IMMINENT, IS_URGENT, IS_SOON = (
     bindparam(name, type_=Job.available_at.type) for name in ("now", "aside", "imminent", "urgent", "soon")
 )
-HINT: BindParameter[str] = bindparam("hint", type_=Job.id.type)
-PART_OF: BindParameter[str] = bindparam("part_of", type_=Job.id.type)
+HINT, THIS, PART_OF = (bindparam(name, type_=Job.id.type) for name in ("hint", "this", "part_of"))
 
 
-def moments(now: datetime, hint: str | None = None, part_of: str | None = None) -> Mapping[str, datetime | str]:
-    """What fills in a question of this module."""
+def moments(now: datetime, *, hint: str = "", this: str = "", part_of: str = "") -> Mapping[str, datetime | str]:
+    """What fills in a question of this module. hint, this, part_of: jobs."""
     near = {"aside": now + ASIDE, "imminent": now + IMMINENT, "urgent": now + URGENT, "soon": now + SOON}
-    return {"now": now, "hint": hint or "", "part_of": part_of or "", **near}
+    return {"now": now, "hint": hint, "this": this, "part_of": part_of, **near}
 
 
 @dataclass(frozen=True)
@@ -313,8 +312,8 @@ def _first(takes: Takes, *, part: bool) -> Select[Job]:
 
 @cache
 def _deadline(until: BindParameter[datetime]) -> Select[datetime | None]:
-    """`due_at` of the job with the id `HINT`."""
-    return select(due_at(until)).where(Job.id == HINT)
+    """`due_at` of the job `THIS`."""
+    return select(due_at(until)).where(Job.id == THIS)
 
 
 def claim_once(
@@ -326,10 +325,12 @@ def claim_once(
     part_of: str | None = None,
 ) -> Claim | None:
     now = db.now(session)
-    job = session.scalars(_first(takes, part=part_of is not None), moments(now, hint, part_of)).first()
+    job = session.scalars(
+        _first(takes, part=part_of is not None), moments(now, hint=hint or "", part_of=part_of or "")
+    ).first()
     if job is None:
         return None
-    urgent = session.scalars(_deadline(IS_IMMINENT), moments(now, job.id)).one() is not None
+    urgent = session.scalars(_deadline(IS_IMMINENT), moments(now, this=job.id)).one() is not None
     job.state = move_job(JobState(job.state), JobState.RUNNING)
     job.fence += 1
     job.attempts += 1
@@ -369,7 +370,7 @@ def gives_way(session: Session, claim: Claim, takes: Takes) -> bool:
     that does. A comparison has no right to keep the purge of its own request.
     """
     now = db.now(session)
-    filled = moments(now, claim.id)
+    filled = moments(now, this=claim.id)
     open_ = (DeletionRequest.due_at <= IS_URGENT, DeletionRequest.fulfilled_at.is_(None))
     if session.scalars(select(DeletionRequest.id).where(*open_).limit(1), filled).first() is None:
         return False  # as nearly always, and quickly found

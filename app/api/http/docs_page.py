@@ -19,7 +19,7 @@ LEAST, MOST = ("minLength", "minItems"), ("maxLength", "maxItems")
 
 def render(document: dict[str, Any], openapi_url: str, script: str = "", csrf: str = "", *, brief: bool = False) -> str:
     """The page, whole without a script. script: the address of one of our own, which searches and calls. csrf: what it
-    sends with the cookie of a session. brief: headings alone, a fifth of it; the script fetches each `part` that is
+    sends with the cookie of a session. brief: headings alone, an eighth of it; the script fetches each `part` that is
     looked at."""
     schemas = document["components"]["schemas"]
     nouns: dict[str, list[dict[str, Any]]] = {}
